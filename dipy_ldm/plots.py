@@ -327,8 +327,11 @@ def save_comparison(
         for ax, title in zip(line, (row.name, "after", "before minus after")):
             ax.set_title(title, fontsize=8)
             ax.set(xticks=[], yticks=[])
-        for place, side in ((0.02, "L"), (row.axial / row.before.shape[1] - 0.03, "R")):
-            line[0].text(place, 0.03, side, color="yellow", transform=line[0].transAxes)
+        share = row.axial / row.before.shape[1]
+        for start in (0, share):  # the coronal plane is as wide as the axial one
+            for place, side in ((start + 0.02, "L"), (start + share - 0.03, "R")):
+                marked = line[0]
+                marked.text(place, 0.03, side, color="yellow", transform=marked.transAxes)
     _save(figure, path)
 
 

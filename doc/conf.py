@@ -116,6 +116,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "capture_repr": ("_repr_html_",),
     "download_all_examples": False,
+    "image_scrapers": ("matplotlib", "figures.show_last_figure"),
     "image_srcset": ["2x"],
     "matplotlib_animations": False,
     "remove_config_comments": True,

@@ -67,14 +67,15 @@ def load_once(load, path, content):
 
 
 def refuse_faults_of_bids(root):
-    """Fail at what the validator of BIDS calls an error, where it is installed."""
+    """Fail at what the validator of BIDS calls an error."""
     places = os.pathsep.join([str(SCRIPTS), os.environ["PATH"]])
-    if validator := shutil.which("bids-validator-deno", path=places):
-        words = [validator, "--json", str(root)]
-        output = subprocess.run(words, capture_output=True, timeout=TIMEOUT).stdout
-        issues = json.loads(output)["issues"]["issues"]
-        errors = [issue for issue in issues if issue["severity"] == "error"]
-        assert not errors
+    validator = shutil.which("bids-validator-deno", path=places)
+    assert validator, "the group `test` of pyproject.toml has bids-validator-deno"
+    words = [validator, "--json", str(root)]
+    output = subprocess.run(words, capture_output=True, timeout=TIMEOUT).stdout
+    issues = json.loads(output)["issues"]["issues"]
+    errors = [issue for issue in issues if issue["severity"] == "error"]
+    assert not errors
 
 
 def load_model(path, load=None):

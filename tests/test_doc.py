@@ -220,6 +220,18 @@ def test_blocks_are_of_supported_languages(path):
         assert not re.search(r"(?m)^(?! *\.\. ).*::$|\.\. (code|sourcecode)::", text)
 
 
+def test_what_one_is_asked_to_cite_has_an_entry():
+    plan = (ROOT / "doc/guide/planning.rst").read_text()
+    works = (ROOT / "doc/references.bib").read_text().split("\n@")
+    entries = (ROOT / "CITATION.cff").read_text().lower()
+    keys = re.findall(r":footcite:p:`(\w+)`", plan)
+    assert len(keys) > 5
+    for key in keys:
+        (work,) = (work for work in works if f"{{{key}," in work)
+        title = re.search(r"title = \{(.*)\},", work)[1]
+        assert re.sub("[{}]", "", title).lower() in entries
+
+
 def test_broken_links_are_reported(tmp_path):
     check_links = scripts.load("doc/check_links.py")
     (tmp_path / "below").mkdir()

@@ -85,6 +85,10 @@ def test_source_archive_has_the_tracked_files(source):
     assert packed - known_to_git() - new == {"PKG-INFO"}
 
 
+def test_the_wheel_is_small(wheel):
+    assert wheel.stat().st_size < 60e6
+
+
 def test_the_wheel_has_the_package_and_no_more(source, wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from importlib.metadata import version
 from itertools import chain, count
 import json
 from pathlib import Path
@@ -99,6 +100,7 @@ def _versions():
 
     modules = ("keras", keras.backend.backend())
     versions = {name: sys.modules[name].__version__ for name in modules}
+    versions |= {name: version(name) for name in ("dipy", "nibabel", "numpy")}
     python = platform.python_version()
     return {"dipy_ldm": __version__, **versions, "python": python}
 

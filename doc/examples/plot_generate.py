@@ -14,18 +14,14 @@ import time
 import matplotlib.pyplot as plt
 
 from dipy_ldm import LatentDiffusion
-from dipy_ldm.plots import montage
+from dipy_ldm.plots import montage, plot_samples
 
 # %%
 # The model of digits that comes with the package. Some samples, as they come:
 
 model = LatentDiffusion.load("mnist")
 digits = model.predict(60, seed=1)
-
-figure, ax = plt.subplots(figsize=(9, 1.45), layout="constrained")
-ax.imshow(montage(digits, columns=20), cmap="gray")
-ax.set_axis_off()
-plt.show()
+plot_samples(digits, columns=20)
 
 # %%
 # Now the same noise for three samplers and several numbers of steps. The first call of

@@ -13,7 +13,7 @@ import numpy as np
 
 from dipy_ldm import LatentDiffusion
 from dipy_ldm.data import load_mnist
-from dipy_ldm.plots import montage
+from dipy_ldm.plots import montage, plot_latents
 
 # %%
 # The packaged model has the autoencoder in ``vqvae``. Each digit becomes 7 × 7 places
@@ -23,15 +23,7 @@ from dipy_ldm.plots import montage
 model = LatentDiffusion.load("mnist")
 digits, labels = load_mnist("test")
 latents = model.vqvae.encode(digits[:2000])
-low, high = np.percentile(latents, (1, 99), axis=(0, 1, 2))
-colours = np.clip((latents - low) / (high - low), 0, 1)
-
-figure, axes = plt.subplots(2, 1, figsize=(9, 1.4), layout="constrained")
-axes[0].imshow(montage(digits[:16], columns=16), cmap="gray")
-axes[1].imshow(montage(colours[:16], columns=16, gap=1))
-for ax in axes:
-    ax.set_axis_off()
-plt.show()
+plot_latents(latents[:16], columns=16)
 
 # %%
 # Each vector is replaced by the nearest of 1024 codes. The digits of this page use them
@@ -41,11 +33,12 @@ codes = model.vqvae.codes(latents)
 counts = np.bincount(codes.ravel(), minlength=model.vqvae.n_codes)
 print(f"{np.count_nonzero(counts)} of {len(counts)} codes in use")
 book = model.vqvae.codebook_
+low, high = np.percentile(book, (1, 99), axis=0)
 
 figure = plt.figure(figsize=(9, 3.8), layout="constrained")
 ax = figure.add_subplot(1, 2, 1, projection="3d")
 ax.scatter(*book.T, s=2 * np.sqrt(counts), c=np.clip((book - low) / (high - low), 0, 1))
-ax.set_title("the codes, in the colours of above")
+ax.set_title("the codes, in colours of their own")
 ax = figure.add_subplot(1, 2, 2)
 ax.plot(np.sort(counts)[::-1])
 ax.set(yscale="log", xlabel="codes, in order", ylabel="times used")

@@ -13,7 +13,7 @@ import numpy as np
 
 from dipy_ldm import VQVAE
 from dipy_ldm.data import load_mnist
-from dipy_ldm.plots import montage
+from dipy_ldm.plots import montage, plot_reconstructions
 
 # %%
 # The digits come with the package. Some thousands of them are enough for an example.
@@ -49,14 +49,7 @@ for epoch, (error, usage, perplexity) in enumerate(
 # Digits that the autoencoder has not seen, and below them what it made of them.
 
 reconstructed = vqvae.predict(test_digits[:16])
-figure, axes = plt.subplots(2, 1, figsize=(9, 1.7), layout="constrained")
-for ax, images, title in zip(
-    axes, (test_digits[:16], reconstructed), ("test digits", "reconstructed")
-):
-    ax.imshow(montage(images, columns=16), cmap="gray")
-    ax.set_title(title, loc="left")
-    ax.set_axis_off()
-plt.show()
+plot_reconstructions(test_digits[:16], reconstructed)
 
 # %%
 # What is lost shows in the difference: some of the edges of strokes.

@@ -13,15 +13,14 @@ guide <guide-first-volumes>`.
 from pathlib import Path
 import tempfile
 
-import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 from virtual_cohort import make_cohort
 
 from dipy_ldm import VQVAE, LatentDiffusion
-from dipy_ldm.data import load_volumes, write_volume
+from dipy_ldm.data import load_volumes
 from dipy_ldm.metrics import multiscale_ssim
-from dipy_ldm.plots import montage, planes
+from dipy_ldm.plots import plot_history, plot_reconstructions, plot_samples
 
 # %%
 # A cohort of virtual subjects, made from the MNI152 template that comes with nilearn.
@@ -47,26 +46,11 @@ volumes = load_volumes(files, voxel_size=8, cache_dir=folder / "cache")
 images = np.asarray(volumes.images, "float32")
 train, held_out = images[:72], images[72:]
 print(images.shape)
-
-
-def show(stacks, columns=4):
-    """Show three planes of each volume, one row for each name."""
-    figure, axes = plt.subplots(
-        len(stacks), 1, figsize=(9, 1.15 * len(stacks)), layout="constrained"
-    )
-    for ax, (name, stack) in zip(np.atleast_1d(axes), stacks.items()):
-        pictures = planes(stack[:columns], volumes.affine)
-        ax.imshow(montage(pictures, columns=columns), cmap="gray")
-        ax.set(xticks=[], yticks=[])
-        ax.set_ylabel(name, rotation=0, ha="right", va="center")
-    plt.show()
-
-
-show({"volumes": train})
+plot_samples(train[:4], affine=volumes.affine, columns=4)
 
 # %%
-# First the autoencoder. Held-out volumes show whether it is good enough; the
-# similarity of two equal volumes is 1.
+# First the autoencoder. Held-out volumes, and below each its reconstruction, show
+# whether it is good enough; the similarity of two equal volumes is 1.
 
 vqvae = VQVAE(widths=(16, 32), n_codes=256, n_codebooks=4, code_dim=8)
 vqvae.fit(
@@ -80,7 +64,7 @@ vqvae.fit(
 reconstructed = vqvae.predict(held_out)
 print(f"mean squared error {vqvae.history_['val_mse'][-1]:.4f}")
 print(f"similarity {multiscale_ssim(held_out, reconstructed).mean():.3f}")
-show({"held out": held_out, "reconstructed": reconstructed})
+plot_reconstructions(held_out[:4], reconstructed[:4], affine=volumes.affine)
 
 # %%
 # Then the diffusion model of its latents.
@@ -93,22 +77,13 @@ model.fit(
     batch_size=8,
     verbose=False,
 )
-
-figure, ax = plt.subplots(figsize=(5.5, 3.2), layout="constrained")
-for name in ("loss", "val_loss"):
-    ax.plot(model.history_[name], label=name)
-ax.set(xlabel="epoch", ylabel="loss")
-ax.legend()
-plt.show()
+plot_history(model)
 
 # %%
-# New volumes from noise, beside real ones. The grid of the model has an affine, with
-# which they become NIfTI files.
+# New volumes from noise, as NIfTI images: the grid of the model has an affine.
 
-generated = model.predict(4, seed=1)
-show({"real": held_out, "generated": generated})
-
-for number, volume in enumerate(generated):
-    path = folder / f"generated-{number}.nii.gz"
-    write_volume(path, volume, volumes.affine, description="synthetic")
-print(nib.load(folder / "generated-0.nii.gz").affine)
+generated = model.predict(4, seed=1, as_images=True)
+for number, image in enumerate(generated):
+    image.to_filename(folder / f"generated-{number}.nii.gz")
+print(generated[0].affine)
+plot_samples(generated, columns=4)

@@ -62,7 +62,7 @@ def test_digits_are_generated_again(tmp_path):
     assert (used["seed"], used["sampler"], used["guidance"]) == (5, "dpm++", 2.0)
     assert used["model_file"] == "mnist"
     assert document["versions"]["dipy_ldm"] == __version__
-    assert {"keras", "python"} < document["versions"].keys()
+    assert {"keras", "python", "dipy", "nibabel", "numpy"} < document["versions"].keys()
     again = ("--config", "samples.toml", "--out_dir", "again")
     execute("generate", *again, cwd=tmp_path)
     copies = tmp_path / "again"

@@ -16,7 +16,8 @@ from dipy_ldm.data.channels import split_channels
 from dipy_ldm.workflows._evaluation_images import read_for
 
 AFFINE = np.diag([8.0, 8, 8, 1])
-NAMES = ["T1w", "dseg", "desc-FA"]
+NAMES = ["T1w", "T2w", "dseg", "desc-FA"]
+LACKING = {(3, "dseg"), (5, "T2w"), (6, "T2w")}
 TRAINING = (
     "--steps_vqvae 6 --steps_ldm 4 --batch_size 2 --n_codes 16 --code_dim 2 "
     "--widths_vqvae 4 4 --widths_ldm 4 8 --precision float32 --validation 0.2"
@@ -25,15 +26,16 @@ TRAINING = (
 
 @pytest.fixture(scope="module")
 def bids(tmp_path_factory):
-    """Return a dataset of six subjects, of whom one has no segmentation."""
+    """Return a dataset of eight subjects, of whom three lack a file."""
     root, rng = tmp_path_factory.mktemp("bids"), np.random.default_rng(0)
-    for i in range(6):
+    for i in range(8):
         labels = np.zeros((12, 11, 13), "uint8")
         labels[2 : 9 + i % 2, 2:9, 3:10], labels[5:7, 5:7, 5 : 7 + i % 3] = 8, 200
         scan = (labels > 0) * rng.uniform(50, 99, labels.shape)
-        files = {"T1w": scan, "dseg": labels, "desc-FA_dwimap": scan / 99}
+        files = {"T1w": scan, "T2w": 99 - scan, "dseg": labels}
+        files["desc-FA_dwimap"] = scan / 99
         for end, data in files.items():
-            if (i, end) == (3, "dseg"):
+            if (i, end) in LACKING:
                 continue
             file = root / f"sub-{i}" / "anat" / f"sub-{i}_{end}.nii.gz"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -49,8 +51,8 @@ def folder(bids):
     folder = bids.parent / "channels"
     options = ["--channels", *NAMES, *TRAINING, "--cache_dir", folder / "cache"]
     output = execute("train", bids, *options, "--out_dir", folder, cwd=bids.parent)
-    assert "5 of 6 subjects" in output
-    assert "left out: sub-3 (no dseg)" in output
+    assert "5 of 8 subjects" in output
+    assert "left out: sub-3 (no dseg), sub-5 (no T2w), sub-6 (no T2w)" in output
     options = ["--n_samples", "4", "--bids", "--out_dir", "made"]
     execute("generate", "ldm.safetensors", *options, cwd=folder)
     return folder
@@ -61,16 +63,17 @@ def test_each_channel_is_a_file_of_its_own(folder):
     files = sorted(str(path.relative_to(sample)) for path in sample.glob("*/*.nii.gz"))
     assert files == [
         "anat/sub-S0001_desc-synthetic_T1w.nii.gz",
+        "anat/sub-S0001_desc-synthetic_T2w.nii.gz",
         "anat/sub-S0001_desc-synthetic_dseg.nii.gz",
         "dwi/sub-S0001_desc-FA_dwimap.nii.gz",
     ]
-    scan, labels, fa = (nib.load(sample / file) for file in files)
-    facts = json.loads((sample / files[1].replace(".nii.gz", ".json")).read_text())
+    scan, _, labels, fa = (nib.load(sample / file) for file in files)
+    facts = json.loads((sample / files[2].replace(".nii.gz", ".json")).read_text())
     assert (facts["Channel"], facts["Labels"]) == ("dseg", [8, 200])
     assert labels.get_data_dtype() == "int16"
     assert labels.header.get_intent() == ("label", (), "dseg")
     assert set(np.unique(labels.dataobj)) <= {0, 8, 200}
-    table = sample / files[1].replace(".nii.gz", ".tsv")
+    table = sample / files[2].replace(".nii.gz", ".tsv")
     assert table.read_text() == "index\tname\n8\tcortex\n200\tlesion\n"
     assert fa.header.get_intent()[2] == "desc-FA"
     assert 0 <= fa.get_fdata().min() <= fa.get_fdata().max() <= 1
@@ -106,7 +109,7 @@ def test_denoised_channels_are_files_of_their_own(folder, bids):
     files = (anat / f"sub-0_desc-denoised{end}_dseg.nii.gz" for end in ends)
     labels, difference, spread = map(nib.load, files)
     facts = json.loads((anat / "sub-0_desc-denoised_dseg.json").read_text())
-    assert (facts["Channel"], len(facts["Sources"])) == ("dseg", 3)
+    assert (facts["Channel"], len(facts["Sources"])) == ("dseg", 4)
     assert labels.get_data_dtype() == "int16"
     assert labels.header.get_intent()[0] == "label"
     before = nib.load(bids / "sub-0/anat/sub-0_dseg.nii.gz").get_fdata()
@@ -123,14 +126,16 @@ def test_channels_are_filled_by_name(folder, bids):
     hole[4:6, 4:6, 4:6] = 1
     nib.save(nib.Nifti1Image(hole, AFFINE), folder / "hole.nii.gz")
     options = ["--mask_files", "hole.nii.gz", "--channels", "dseg", "--n_samples", 2]
-    options += ["--steps", 2, "--resamplings", 1, "--out_dir", "filled"]
+    options += ["--steps", 2, "--resamplings", 1, "--bids", "--out_dir", "filled"]
     execute("inpaint", "ldm.safetensors", scans, *options, cwd=folder)
     ends = ("Mask", "Mean", "Std", "-0000", "-0001")
-    names = [p.name for p in sorted((folder / "filled").glob("*.nii.gz"))]
+    refuse_faults_of_bids(folder / "filled")
+    anat = folder / "filled/sub-0/anat"
+    names = [p.name for p in sorted(anat.glob("*.nii.gz"))]
     assert len(names) == len(ends)
     assert all("dseg" in name for name in names)
     before = nib.load(scans / "sub-0_dseg.nii.gz").get_fdata()
-    means = nib.load(folder / "filled/sub-0_desc-inpaintedMean_dseg.nii.gz")
+    means = nib.load(anat / "sub-0_desc-inpaintedMean_dseg.nii.gz")
     assert means.get_data_dtype() == "int16"
     assert set(np.unique(means.dataobj)) <= {0, 8, 200}
     npt.assert_array_equal(means.get_fdata()[hole == 0], before[hole == 0])
@@ -140,7 +145,7 @@ def test_channels_are_filled_by_name(folder, bids):
 def scan(bids):
     """Return the channels of a subject in memory, of which one is on a finer grid."""
     stem = str(bids / "sub-0/anat/sub-0")
-    ends = {"T1w": "T1w", "dseg": "dseg", "desc-FA": "desc-FA_dwimap"}
+    ends = {name: name for name in NAMES} | {"desc-FA": "desc-FA_dwimap"}
     scan = {name: nib.load(f"{stem}_{end}.nii.gz") for name, end in ends.items()}
     fine = np.asarray(scan["dseg"].dataobj).repeat(2, 0).repeat(2, 1).repeat(2, 2)
     affine = np.diag([4.0, 4, 4, 1])
@@ -166,17 +171,17 @@ def test_channels_in_memory_come_back_each_in_its_space(folder, scan, tmp_path):
     npt.assert_array_equal(*outside)
     (sample,) = model.predict(1, steps=1, as_images=True)
     assert set(np.unique(sample["dseg"].dataobj)) <= {0, 8, 200}
-    with pytest.raises(InputError, match="desc-FA is missing .given: T1w, dseg"):
-        model.denoise({"T1w": scan["T1w"], "dseg": scan["dseg"]})
-    with pytest.raises(InputError, match="unknown channel 'T2w'; choose one of T1w"):
-        model.inpaint(scan, mask, channels=["T2w"])
+    with pytest.raises(InputError, match="desc-FA is missing .given: T1w, T2w, dseg"):
+        model.denoise({name: scan[name] for name in NAMES[:-1]})
+    with pytest.raises(InputError, match="unknown channel 'PDw'; choose one of T1w"):
+        model.inpaint(scan, mask, channels=["PDw"])
 
 
 @pytest.mark.parametrize(
     ("option", "sentence"),
     [
         ("--suffix T1w", "channels have suffixes of their own; leave out --suffix"),
-        ("--channels T2w", "unknown channel 'T2w'; choose one of T1w, dseg"),
+        ("--channels PDw", "unknown channel 'PDw'; choose one of T1w, T2w, dseg"),
         ("--filter sub=3", "no file has the suffix dseg; there are "),
     ],
 )
@@ -200,7 +205,7 @@ def test_images_to_evaluate_by_are_put_together(folder, bids):
         real.images.shape[1:] == generated.images.shape[1:] == tuple(document["shape"])
     )
     assert (len(real.images), len(generated.images)) == (5, 4)
-    assert set(np.unique(generated.images[..., 1:3])) <= {0, 1}
+    assert set(np.unique(generated.images[..., 2:4])) <= {0, 1}
     assert "each label of dseg counts as a channel of 0 and 1." in real.notes[-1]
 
 
