@@ -1,6 +1,6 @@
 """Pictures: montages of images, latents, and the course of a training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 import io
 import math
@@ -48,8 +48,7 @@ def montage(
     """
     images = np.asarray(images, "float32")
     images = images if images.shape[-1] == 3 else images[..., :1]
-    low, high = images.min(), images.max()
-    images = (images - low) / (high - low or 1)
+    images = _normalized(images)
     columns = columns or _n_columns(images)
     rows = math.ceil(len(images) / columns)
     _, height, width, channels = images.shape
@@ -61,6 +60,12 @@ def montage(
         y, x = gap + row * (height + gap), gap + column * (width + gap)
         picture[y : y + height, x : x + width] = image
     return picture
+
+
+def _normalized(images):
+    """Scale images so that the darkest value is 0 and the brightest 1."""
+    low, high = images.min(), images.max()
+    return (images - low) / (high - low or 1)
 
 
 def _repeats(affine):
@@ -124,8 +129,9 @@ def pictures(
 
     Parameters
     ----------
-    images : ndarray, NIfTI image or list of these
-        Images, ``(n, *space, channels)``, or NIfTI images of one shape.
+    images : ndarray, NIfTI image, dict or list of these
+        Images, ``(n, *space, channels)``, or NIfTI images of one shape; of channels
+        with names a dictionary of such images, which stand below each other.
     affine : ndarray, optional
         From voxels of volumes to millimetres, ``(4, 4)``, as of :func:`planes`.
     channels : sequence of Channel
@@ -136,8 +142,12 @@ def pictures(
     ndarray
         Pictures, ``(n, h, w, channels)``.
     """
-    scans = [images] if hasattr(images, "get_fdata") else images
-    if isinstance(scans, list) and hasattr(scans[0], "get_fdata"):
+    scans: Any = images if isinstance(images, list) else [images]
+    if isinstance(scans[0], Mapping):
+        each = [pictures([scan[name] for scan in scans]) for name in scans[0]]
+        width = max(row.shape[2] for row in each)
+        return np.concatenate([_widened(_normalized(row), width) for row in each], 1)
+    if hasattr(scans[0], "get_fdata"):
         from nibabel import as_closest_canonical
 
         turned = [as_closest_canonical(scan) for scan in scans]
@@ -156,6 +166,12 @@ def _padded(pictures, height, value):
     above = missing // 2
     rows = [(0, 0), (above, missing - above), (0, 0), (0, 0)]
     return np.pad(pictures, rows, constant_values=value).astype("float32")
+
+
+def _widened(pictures, width):
+    """Pad pictures on the right to a width."""
+    columns = [(0, 0), (0, 0), (0, width - pictures.shape[2]), (0, 0)]
+    return np.pad(pictures, columns)
 
 
 def save_montage(
@@ -331,7 +347,9 @@ def save_comparison(
         for start in (0, share):  # the coronal plane is as wide as the axial one
             for place, side in ((start + 0.02, "L"), (start + share - 0.03, "R")):
                 marked = line[0]
-                marked.text(place, 0.03, side, color="yellow", transform=marked.transAxes)
+                marked.text(
+                    place, 0.03, side, color="yellow", transform=marked.transAxes
+                )
     _save(figure, path)
 
 
@@ -441,13 +459,17 @@ def plot_history(history: object) -> Figure:
 
 
 def plot_samples(
-    images: ShownLike, *, affine: np.ndarray | None = None, columns: int | None = None
+    images: ShownLike,
+    *,
+    affine: np.ndarray | None = None,
+    channels: Sequence = (),
+    columns: int | None = None,
 ) -> Figure:
     """Plot images side by side, and volumes by three planes.
 
     Parameters
     ----------
-    images, affine
+    images, affine, channels
         As of :func:`pictures`.
     columns : int, optional
         Images in a row; about a square if None.
@@ -457,17 +479,21 @@ def plot_samples(
     matplotlib.figure.Figure
         A montage.
     """
-    return _alone(montage(pictures(images, affine), columns=columns))
+    return _alone(montage(pictures(images, affine, channels), columns=columns))
 
 
 def plot_reconstructions(
-    images: ShownLike, reconstructed: ShownLike, *, affine: np.ndarray | None = None
+    images: ShownLike,
+    reconstructed: ShownLike,
+    *,
+    affine: np.ndarray | None = None,
+    channels: Sequence = (),
 ) -> Figure:
     """Plot rows of images, with their reconstructions, or what was denoised, below.
 
     Parameters
     ----------
-    images, reconstructed, affine
+    images, reconstructed, affine, channels
         As of :func:`pictures`.
 
     Returns
@@ -475,7 +501,8 @@ def plot_reconstructions(
     matplotlib.figure.Figure
         A montage.
     """
-    return _alone(beside(pictures(images, affine), pictures(reconstructed, affine)))
+    pair = (pictures(stack, affine, channels) for stack in (images, reconstructed))
+    return _alone(beside(*pair))
 
 
 def plot_latents(latents: np.ndarray, *, columns: int | None = None) -> Figure:

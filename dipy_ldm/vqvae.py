@@ -569,7 +569,8 @@ class VQVAE(Estimator):
     def _summary(self):
         *space, channels = self.shape_
         low, high = self.intensity_
-        images = f"{_times(space)}, channels: {channels}, from {low:.3g} to {high:.3g}"
+        names = ", ".join(channel.name for channel in self.channels_ or ()) or channels
+        images = f"{_times(space)}, channels: {names}, from {low:.3g} to {high:.3g}"
         if self.affine_ is not None:
             sizes = np.linalg.norm(self.affine_[:3, :3], axis=0)
             images += f", voxels of {_times(np.round(sizes, 2).tolist())} mm"

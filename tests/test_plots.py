@@ -104,6 +104,7 @@ def test_figures_show_themselves(tmp_path, rng):
         plots.plot_samples(volumes, affine=np.diag([2, 2, 2, 1])),
         plots.plot_samples(scans),
         plots.plot_samples(scans[0]),
+        plots.plot_samples([{"T1w": scan, "dseg": scan} for scan in scans]),
         plots.plot_reconstructions(images, images),
         plots.plot_reconstructions(scans, scans),
         plots.plot_latents(rng.random((4, 3, 3, 8))),
@@ -111,6 +112,16 @@ def test_figures_show_themselves(tmp_path, rng):
     ):
         assert isinstance(figure, Figure)
         assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_channels_stand_below_each_other_as_bright(rng):
+    fine, coarse = rng.random((8, 6, 7)), np.zeros((4, 3, 3), "uint8")
+    coarse[2] = 200
+    scans = {"T1w": fine, "dseg": coarse}
+    scan = {name: nib.Nifti1Image(data, np.eye(4)) for name, data in scans.items()}
+    (picture,) = plots.pictures(scan)
+    assert picture.shape == (7 + 3, 8 + 8 + 6, 1)
+    assert picture[:7].max() == picture[7:].max() == 1
 
 
 def test_scans_are_turned_so_that_left_is_left():

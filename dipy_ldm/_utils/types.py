@@ -1,6 +1,6 @@
 """Types that several folders share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy.typing as npt
@@ -32,4 +32,10 @@ class ImageOfNibabel(Protocol):
 
 
 # What is shown in pictures.
-ShownLike: TypeAlias = npt.ArrayLike | ImageOfNibabel | Sequence[ImageOfNibabel]
+ShownLike: TypeAlias = (
+    npt.ArrayLike
+    | ImageOfNibabel
+    | Mapping[str, ImageOfNibabel]
+    | Sequence[ImageOfNibabel]
+    | Sequence[Mapping[str, ImageOfNibabel]]
+)

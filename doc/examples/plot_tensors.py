@@ -25,7 +25,7 @@ from virtual_cohort import make_cohort
 
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm.data import load_volumes, split_channels
-from dipy_ldm.plots import pictures, plot_samples
+from dipy_ldm.plots import plot_samples
 
 # %%
 # Anatomy is that of virtual brains, by how bright a voxel is in T1: fluid is dark,
@@ -100,7 +100,8 @@ for channel in volumes.channels:
 # Each row is a map, and each column a subject: three planes of b = 0, FA and MD.
 
 images = np.asarray(volumes.images, "float32")
-plot_samples(pictures(images[:3], volumes.affine, volumes.channels), columns=3)
+shown = {"affine": volumes.affine, "channels": volumes.channels, "columns": 3}
+plot_samples(images[:3], **shown)
 
 # %%
 # One autoencoder and one diffusion model learn all of them.
@@ -118,7 +119,7 @@ model = LatentDiffusion(vqvae, widths=(32, 64))
 model.fit(images, epochs=80, batch_size=8, verbose=False)
 
 generated = model.predict(40, seed=1)
-plot_samples(pictures(generated[:3], volumes.affine, volumes.channels), columns=3)
+plot_samples(generated[:3], **shown)
 
 # %%
 # In their units again, no value leaves its range. How often FA and MD occur together

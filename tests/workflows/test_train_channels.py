@@ -87,6 +87,7 @@ def test_each_channel_is_a_file_of_its_own(folder):
 def test_model_keeps_its_channels(folder, bids):
     model = LatentDiffusion.load(folder / "ldm.safetensors")
     assert [channel.name for channel in model.channels_] == NAMES
+    assert "channels: T1w, T2w, dseg, desc-FA, from" in repr(model)
     how = {"channels": model.channels_, "cache_dir": folder / "cache"}
     volumes = load_volumes([bids], voxel_size=8, **how)
     clean = model.denoise(volumes.images)
