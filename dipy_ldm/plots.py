@@ -346,10 +346,8 @@ def save_comparison(
         share = row.axial / row.before.shape[1]
         for start in (0, share):  # the coronal plane is as wide as the axial one
             for place, side in ((start + 0.02, "L"), (start + share - 0.03, "R")):
-                marked = line[0]
-                marked.text(
-                    place, 0.03, side, color="yellow", transform=marked.transAxes
-                )
+                at = {"x": place, "y": 0.03, "transform": line[0].transAxes}
+                line[0].text(s=side, color="yellow", **at)
     _save(figure, path)
 
 

@@ -25,9 +25,10 @@ SAMPLERS = "ddpm", "ddim", "dpm++"
 # What an option means in all commands whose `run` does not say otherwise.
 _SHARED = """\
 model_file : string or Path
-    Model file written by dipy_train_ldm, or a packaged model: brains (synthetic, T1-like,
-    without skull, 2 mm, an early stage; conditions ventricles and brain, in ml, and
-    anatomy), or mnist (digits). Licence and limits: pretrained/README.md in the package.
+    Model file written by dipy_train_ldm, or a packaged model: brains (synthetic,
+    T1-like, without skull, 2 mm, an early stage; conditions ventricles and brain, in
+    ml, and anatomy), or mnist (digits). pretrained/README.md in the package has licence
+    and limits.
 input_files : variable string or Path
     NIfTI volumes, folders of them, wildcards, or lists of them in text, CSV or TSV
     files.
