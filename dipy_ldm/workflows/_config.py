@@ -124,6 +124,9 @@ class ConfigParser(IntrospectiveArgumentParser):
         # DIPY makes None of the word none, which is a strategy, and no number.
         base.none_or_dtype = lambda kind: kind
         subflows = super().add_workflow(workflow)
+        if example := getattr(workflow, "example", ""):
+            example = f"Example: {self.command} {example}"
+            self.description = f"{example}\n\n{self.description}"
         self.add_argument(
             "--config",
             metavar="string",

@@ -33,6 +33,7 @@ class LDMFlow(Workflow):
     outputs: Sequence[Path] = ()  # all files, in the end
     cure = ""  # what to do if it was interrupted
     choices: Mapping[str, Collection[str]] = {}  # words that an option may be
+    example = ""  # what follows the command's name, for its help
 
     @classmethod
     def get_short_name(cls):

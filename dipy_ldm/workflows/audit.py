@@ -21,6 +21,7 @@ from dipy_ldm.workflows._sources import SourceInputs
 class AuditLDMFlow(LDMFlow):
     """Search for training images among what a latent diffusion model generates."""
 
+    example = "ldm.safetensors --train_files scans/ --held_out others/"
     verdict = ""  # what was found, if there are copies
 
     @share_descriptions

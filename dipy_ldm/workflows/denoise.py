@@ -23,6 +23,7 @@ _STRENGTH, _THRESHOLD, _DILATE = 0.1, 0.5, 2.0
 class DenoiseLDMFlow(LDMFlow):
     """Reconstruct or denoise volumes with a latent diffusion model."""
 
+    example = "brains scan.nii.gz --strength 0.1 --out_dir clean"
     cure = "; add --resume to go on"
     choices = {"strategy": ("auto", "none"), "dtype": DTYPES}
 

@@ -18,6 +18,8 @@ from dipy_ldm.workflows._sources import SourceInputs
 class EvaluateLDMFlow(LDMFlow):
     """Evaluate what a latent diffusion model generates beside real images."""
 
+    example = "ldm.safetensors --real_files others/ --out_dir quality"
+
     @share_descriptions
     def run(
         self,

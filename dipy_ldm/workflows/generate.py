@@ -63,6 +63,7 @@ class _Job(NamedTuple):
 class GenerateLDMFlow(LDMFlow):
     """Generate images with a latent diffusion model."""
 
+    example = "brains --n_samples 8 --conditions ventricles=40 --out_dir made"
     choices = {"sampler": SAMPLERS, "strategy": STRATEGIES, "dtype": DTYPES}
 
     @share_descriptions

@@ -19,6 +19,7 @@ from dipy_ldm.workflows._outputs import LDMFlow, further_output
 class InpaintLDMFlow(LDMFlow):
     """Inpaint parts of volumes with a latent diffusion model."""
 
+    example = "brains scan.nii.gz --mask_files lesion.nii.gz --out_dir filled"
     cure = "; add --resume to go on"
     choices = {"strategy": ("auto", "none")}
 

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 class TrainLDMFlow(LDMFlow):
     """Train a latent diffusion model from images."""
 
+    example = "bids/ --suffix T1w --voxel_size 2 --init volumes --out_dir ldm"
     choices = {"strategy": STRATEGIES, "precision": PRECISIONS}
     verdict = ""  # what a check says in the end, if something must be fixed
     checkpoints: tuple = ()

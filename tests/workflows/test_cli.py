@@ -9,9 +9,24 @@ import pytest
 from tqdm import tqdm
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.workflows._config import ConfigParser, command_of
 from dipy_ldm.workflows._options import as_command_line, share_descriptions
+from dipy_ldm.workflows.audit import AuditLDMFlow
 from dipy_ldm.workflows.cli import _level, run
+from dipy_ldm.workflows.denoise import DenoiseLDMFlow
+from dipy_ldm.workflows.evaluate import EvaluateLDMFlow
+from dipy_ldm.workflows.generate import GenerateLDMFlow
+from dipy_ldm.workflows.inpaint import InpaintLDMFlow
 from dipy_ldm.workflows.train import TrainLDMFlow
+
+COMMANDS = (
+    TrainLDMFlow,
+    GenerateLDMFlow,
+    DenoiseLDMFlow,
+    InpaintLDMFlow,
+    EvaluateLDMFlow,
+    AuditLDMFlow,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +56,15 @@ def test_help_is_in_groups(capsys):
     titles = re.findall(r"^([a-z ]+.*):$", read_help(capsys), re.MULTILINE)
     groups = ["positional arguments", "options", "input", "model", "training"]
     assert titles == [*groups, "machine", "output arguments(optional)"]
+
+
+@pytest.mark.parametrize("flow", COMMANDS)
+def test_help_begins_with_an_example_that_works(flow):
+    parser = ConfigParser()
+    parser.add_workflow(flow())
+    name, command, *words = parser.description.splitlines()[0].split()
+    assert (name, command) == ("Example:", command_of(flow()))
+    parser.parse_args(words)
 
 
 def read_help(capsys):
