@@ -523,9 +523,9 @@ class VQVAE(Estimator):
         """Return the weights by their names in a model file."""
         return {"codebook": self.codebook_} | super().to_tensors()
 
-    def _parameters(self, rank=2):
+    def _parameters(self, rank=2, init=None):
         """Return the parameters of the fitted model, or else of the next fit."""
-        chosen = self._fitted_with or self._resolved(rank)
+        chosen = self._fitted_with or self._resolved(rank, init)
         return Parameters(**chosen)
 
     def _restore(self, tensors, document):

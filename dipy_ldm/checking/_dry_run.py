@@ -1,6 +1,6 @@
 """Trials: some real steps of both stages, and overfitting eight images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 import logging
 import math
@@ -42,9 +42,10 @@ class Paces(NamedTuple):
 class Overfit(NamedTuple):
     """Result of overfitting eight images.
 
-    ``steps`` is how many there were, ``mse`` the mean squared error of reconstructions
-    and ``baseline_mse`` that of the mean of all eight, both of images in [0, 1];
-    ``images`` and ``reconstructed`` are those, ``(n, *space, channels)``.
+    ``steps`` is how many there were, 0 of an autoencoder that is taken as it is,
+    ``mse`` the mean squared error of reconstructions and ``baseline_mse`` that of the
+    mean of all eight, both of images in [0, 1]; ``images`` and ``reconstructed`` are
+    those, ``(n, *space, channels)``.
     """
 
     steps: int
@@ -99,12 +100,18 @@ def time_training_steps(
     """Time some steps of both stages on images ``(batch, *space, channels)``."""
     begin, overrides = time.monotonic(), {"steps": _MAX_STEPS, "epochs": 1}
     until = [_stop_after(_MAX_STEPS, seconds)]
-    with _cut_short(recipe.vqvae):
-        options |= recipe.of_vqvae | overrides
-        recipe.vqvae.fit(images, callbacks=until, **options)
+    taken = {}
+    if recipe.of_vqvae:
+        options |= recipe.of_vqvae | overrides | {"init": recipe.init_vqvae}
+        with _cut_short(recipe.vqvae):
+            recipe.vqvae.fit(images, callbacks=until, **options)
+        taken = recipe.vqvae.step_seconds_
+    else:
+        recipe.vqvae.adapt(images)
+    options = recipe.of_model | overrides | {"init": recipe.init_model}
     with _cut_short(recipe.model):
-        recipe.model.fit(images, callbacks=until, **recipe.of_model | overrides)
-    taken = recipe.vqvae.step_seconds_ | recipe.model.step_seconds_
+        recipe.model.fit(images, callbacks=until, **options)
+    taken |= recipe.model.step_seconds_
     all_steps = sum(sum(durations[1:]) for durations in taken.values())
     start = time.monotonic() - begin - all_steps
     begin = time.monotonic()
@@ -120,19 +127,14 @@ def time_training_steps(
 def overfit(
     recipe: Any, images: np.ndarray, affine: np.ndarray | None, seconds: float
 ) -> Overfit:
-    """Overfit an autoencoder to eight images, to see that it can learn."""
-    images = _reduced(np.asarray(images, "float32"), affine)
-    vqvae = VQVAE(**recipe.vqvae.get_params())
-    overrides = {
-        "steps": _MAX_OVERFIT_STEPS,
-        "epochs": 1,
-        "accumulate": 1,
-        "strategy": None,
-        "batch_size": min(recipe.of_vqvae["batch_size"], len(images)),
-    }
-    with _cut_short(vqvae):
-        until = _stop_after(_MAX_OVERFIT_STEPS, seconds)
-        vqvae.fit(images, callbacks=[until], **recipe.of_vqvae | overrides)
+    """Overfit an autoencoder to eight images, or measure one that is trained."""
+    images = np.asarray(images, "float32")
+    if recipe.of_vqvae:
+        images = _reduced(images, affine)
+        vqvae = _overfitted(recipe, images, seconds)
+        steps = len(vqvae.step_seconds_["autoencoder"])
+    else:
+        vqvae, steps = recipe.vqvae.adapt(images), 0
     latents, (low, high) = vqvae.encode(images), vqvae.intensity_
     scale = (high - low) or 1
     reconstructed, codes_used = np.full_like(images, np.nan), 0
@@ -140,7 +142,7 @@ def overfit(
         reconstructed = vqvae.decode(latents)
         codes_used = len(np.unique(vqvae.codes(latents)))
     return Overfit(
-        len(vqvae.step_seconds_["autoencoder"]),
+        steps,
         float(np.mean((reconstructed - images) ** 2) / scale**2),
         float(np.mean((images - images.mean(axis=0)) ** 2) / scale**2),
         codes_used,
@@ -148,6 +150,23 @@ def overfit(
         images,
         reconstructed,
     )
+
+
+def _overfitted(recipe, images, seconds):
+    """Train an autoencoder like that of the training on few images."""
+    vqvae = VQVAE(**recipe.vqvae.get_params())
+    overrides = {
+        "steps": _MAX_OVERFIT_STEPS,
+        "epochs": 1,
+        "accumulate": 1,
+        "strategy": None,
+        "batch_size": min(recipe.of_vqvae["batch_size"], len(images)),
+        "init": recipe.init_vqvae,
+    }
+    with _cut_short(vqvae):
+        until = _stop_after(_MAX_OVERFIT_STEPS, seconds)
+        vqvae.fit(images, callbacks=[until], **recipe.of_vqvae | overrides)
+    return vqvae
 
 
 def _reduced(images, affine):
@@ -170,13 +189,10 @@ _LONG_HOURS = 24.0
 
 
 def check_time(
-    paces: Paces, trainings: tuple[ResolvedOptions, ResolvedOptions], n: int, n_all: int
+    paces: Paces, trainings: Mapping[str, ResolvedOptions], n: int, n_all: int
 ) -> Finding:
     """Estimate how long the training will take."""
-    steps = {
-        "autoencoder": trainings[0].length(n).total,
-        "diffusion": trainings[1].length(n).total,
-    }
+    steps = {stage: options.length(n).total for stage, options in trainings.items()}
     if "guide" in paces.each:
         steps["guide"] = guide_steps(steps["diffusion"])
     seconds = {stage: count * paces.each[stage] for stage, count in steps.items()}
@@ -223,9 +239,10 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
     pair = result.images, result.reconstructed
     alike = float(np.corrcoef(pair[0].ravel(), pair[1].ravel())[0, 1])
     share = result.mse / result.baseline_mse if result.baseline_mse else math.inf
+    when = f"After {result.steps} steps on them" if result.steps else "Without training"
     message = (
-        f"After {result.steps} steps on {n} images, their reconstructions have a mean "
-        f"squared error of {result.mse:.2g} ({share:.1%} of that of their mean, "
+        f"{when}, reconstructions of {n} images have a mean squared error of "
+        f"{result.mse:.2g} ({share:.1%} of that of their mean, "
         f"{result.baseline_mse:.2g}), and a correlation of {alike:.3f}, by "
         f"{result.codes_used:,} of {result.n_codes:,} codes"
     )
@@ -234,6 +251,9 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
     pictures = [Picture(shown, f"{n} images, reconstructed below")]
     if share < _MAX_LEARNT_ERROR:
         return green(title, f"{message}: they are learnt.", pictures=pictures)
+    if result.steps == 0:
+        cure = "Train the autoencoder, too (--steps_vqvae 1000), or leave out --init."
+        return amber(title, f"{message}.", cure, pictures=pictures)
     if result.steps < _MIN_TRIAL_STEPS:
         why = f"{message}; so few steps, in the time there was, are too few to judge."
         return grey(title, why)._replace(pictures=pictures)

@@ -1,6 +1,6 @@
 """What a training would be: subjects, devices, precision and memory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import os
 from typing import Any
 
@@ -70,9 +70,9 @@ def check_split(cohort: Cohort, share: float, seed: int, batch_size: int) -> Fin
     return green("held out", f"{message}.")
 
 
-def check_device(trainings: Sequence[ResolvedOptions]) -> Finding:
+def check_device(training: ResolvedOptions) -> Finding:
     """Describe the devices and the precision of the training."""
-    strategy = trainings[0].strategy
+    strategy = training.strategy
     gpus = _backend.gpu_capabilities(strategy)
     if gpus:
         able = ", ".join(sorted({".".join(map(str, gpu)) for gpu in gpus}))
@@ -82,24 +82,26 @@ def check_device(trainings: Sequence[ResolvedOptions]) -> Finding:
     replicas = _backend.count_replicas(strategy)
     if replicas > 1:
         message += f", {replicas} replicas that share each batch"
-    name, reason = trainings[0].precision
+    name, reason = training.precision
     return green("device", f"Training is on {message}, in {name}: {reason}.")
 
 
 def check_memory(
     recipe: Any,
-    trainings: Sequence[ResolvedOptions],
+    trainings: Mapping[str, ResolvedOptions],
     shape: tuple[int, ...],
     patch: int | Sequence[int] | None,
 ) -> Finding:
-    """Compare the memory that both stages need with what is free."""
-    parameters = recipe.vqvae._parameters(len(shape) - 2)
-    architecture = recipe.model._architecture(shape)
-    first = autoencoder.needed_memory(parameters, shape, patch, trainings[0])
-    second = diffusion.needed_memory(architecture, trainings[1])
-    needed = {"autoencoder": first, "diffusion": second}
-    free = _backend.free_memory(trainings[0].strategy)
-    return judge_memory(needed, free)
+    """Compare the memory that each stage needs with what is free."""
+    needed = {}
+    if first := trainings.get("autoencoder"):
+        parameters = recipe.vqvae._parameters(len(shape) - 2, recipe.init_vqvae)
+        how = (parameters, shape, patch, first)
+        needed["autoencoder"] = autoencoder.needed_memory(*how)
+    second = trainings["diffusion"]
+    architecture = recipe.model._architecture(shape, init=recipe.init_model)
+    needed["diffusion"] = diffusion.needed_memory(architecture, second)
+    return judge_memory(needed, _backend.free_memory(second.strategy))
 
 
 def judge_memory(needed: dict[str, float], free: float) -> Finding:
@@ -108,8 +110,9 @@ def judge_memory(needed: dict[str, float], free: float) -> Finding:
     table += [(s, n / 2**30, free / 2**30) for s, n in needed.items()]
     most = max(needed, key=lambda stage: needed[stage])
     message = (
-        f"{_STAGES[most]} needs {needed[most] / 2**30:.2g} GiB, more than the other "
-        f"stage, and {free / 2**30:.2g} GiB are free."
+        f"{_STAGES[most]} needs {needed[most] / 2**30:.2g} GiB"
+        + (", more than the other stage" if len(needed) > 1 else "")
+        + f", and {free / 2**30:.2g} GiB are free."
     )
     cure = (
         "Give a smaller --batch_size (with --accumulate, to the same result), --remat, "

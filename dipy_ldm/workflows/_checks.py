@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dipy_ldm import __version__, _backend, _presets
+from dipy_ldm import __version__, _backend, _presets, _serialization
 from dipy_ldm._conditions import learn
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm.checking import _dry_run as dry_run, _findings as report, _plan as plans
@@ -51,6 +51,8 @@ def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -
         logger.warning(
             "Of --dwi, directions and b = 0 are left out of the time and the memory."
         )
+    if options.init:  # is looked at before the volumes, which take longer
+        _serialization.read_document(_serialization.find(options.init))
     if options.input_files == ["mnist"] or not holds_volumes(options.input_files):
         sections, material = _look_at_images(options)
     else:
@@ -146,6 +148,7 @@ def _try_out(material, options, strategy):
     )
     settings = _presets.resolve(cohort, **sizes_of(options))
     recipe = training.make(settings, strategy, options)
+    recipe = training.begin_from(recipe, options)
     share = options.validation, options.seed, settings.batch_size
     parts = plans.check_split(cohort, *share)
     people = plans.check_subjects(cohort, options.init)
@@ -153,21 +156,27 @@ def _try_out(material, options, strategy):
         rest = _not_tried("there are too few images")
         return {"Training": [people, parts, *rest]}
     train, _ = split(cohort, *share)
-    shape, patch = material.images.shape, settings.patch
-    chosen = (
-        resolve("vqvae", len(shape) - 2, recipe.of_vqvae),
-        resolve("ldm", len(shape) - 2, recipe.of_model),
-    )
-    memory = plans.check_memory(recipe, chosen, train.images.shape, patch)
-    findings = [people, parts, plans.check_device(chosen), memory]
+    shape, patch = train.images.shape, settings.patch
+    recipe.check(shape, patch)
+    rank = len(shape) - 2
+    chosen = {"diffusion": resolve("ldm", rank, recipe.of_model)}
+    if recipe.of_vqvae:
+        first = resolve("vqvae", rank, recipe.of_vqvae)
+        chosen = {"autoencoder": first} | chosen
+    memory = plans.check_memory(recipe, chosen, shape, patch)
+    findings = [people, parts, plans.check_device(chosen["diffusion"]), memory]
     if memory.state == "red":
         trials = _not_tried("the memory would not suffice")
         return {"Training": findings, "Trials": trials}
-    recipe.check(train.images.shape, patch)
+    trials = _try_training(recipe, chosen, material, train.images, patch, options)
+    return {"Training": findings, "Trials": trials}
+
+
+def _try_training(recipe, chosen, material, images, patch, options):
+    """Take some steps of a training, and overfit few of its images."""
     if not options.seconds:
-        trials = _not_tried("no time was given for it")
-        return {"Training": findings, "Trials": trials}
-    few = np.asarray(train.images[: settings.batch_size], "float32")
+        return _not_tried("no time was given for it")
+    few = np.asarray(images[: chosen["diffusion"].batch_size], "float32")
     paces = dry_run.time_training_steps(
         recipe,
         few,
@@ -175,14 +184,13 @@ def _try_out(material, options, strategy):
         patch=patch,
         augment=training.augmentation(options),
     )
-    few = train.images[: dry_run.N_OVERFIT_IMAGES]
+    few = images[: dry_run.N_OVERFIT_IMAGES]
     trial = dry_run.overfit(recipe, few, material.affine, options.seconds)
-    n, n_all = len(train.images), len(material.images)
-    trials = [
+    n, n_all = len(images), len(material.images)
+    return [
         dry_run.check_time(paces, chosen, n, n_all),
         dry_run.check_overfit(trial, material.affine),
     ]
-    return {"Training": findings, "Trials": trials}
 
 
 def _not_tried(why):

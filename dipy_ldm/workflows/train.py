@@ -128,8 +128,7 @@ class TrainLDMFlow(LDMFlow):
             volumes of one channel, or brains, a whole model of T1-like brains. The
             autoencoder is used as it is or, with --steps_vqvae, fine-tuned; the
             diffusion model, if there is one, is the first of the training. Grid, voxel
-            size and conditions may be others. --check measures a training from scratch
-            all the same.
+            size and conditions may be others.
         epochs_vqvae : int, optional
             Epochs of the autoencoder. Default: 5 epochs (images) or 4,000 steps
             (volumes).

@@ -8,7 +8,7 @@ import numpy as np
 from processes import CHOSEN
 import pytest
 
-from dipy_ldm import _presets
+from dipy_ldm import LatentDiffusion, _presets
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.checking import _dry_run as trials, _dry_run as verdicts
 from dipy_ldm.checking._dry_run import Overfit, Paces
@@ -63,6 +63,20 @@ def test_blobs_are_overfitted(recipe, blobs):
     assert 1 < found.codes_used <= found.n_codes == 16
 
 
+def test_an_autoencoder_that_is_taken_as_it_is_is_not_trained(recipe, vqvae, blobs):
+    taken = recipe._replace(
+        vqvae=vqvae._snapshot(),
+        model=LatentDiffusion(vqvae, widths=(8,)),
+        of_vqvae={},
+    )
+    paces = trials.time_training_steps(taken, blobs[:4], 5)
+    assert set(paces.each) == {"guide", "diffusion"}
+    result = trials.overfit(taken, blobs[:8], None, 60)
+    assert result.steps == 0
+    message = verdicts.check_overfit(result, None).message
+    assert message.startswith("Without training, reconstructions of 8 images")
+
+
 def test_early_stopped_training_is_judged_by_its_results(recipe, blobs):
     wild = recipe._replace(of_vqvae=recipe.of_vqvae | {"learning_rate": 1e6})
     found = trials.overfit(wild, blobs[:8], None, 60)
@@ -92,7 +106,10 @@ GOOD = Overfit(300, 0.001, 0.08, 200, 256, images=IMAGES, reconstructed=IMAGES)
 
 def test_time_is_that_of_all_steps():
     first, second = {"steps": 2000, "batch_size": 4}, {"steps": 6000}
-    trainings = ResolvedOptions(1, **first), ResolvedOptions(1, **second)
+    trainings = {
+        "autoencoder": ResolvedOptions(1, **first),
+        "diffusion": ResolvedOptions(1, **second),
+    }
     paces = Paces(start=60.0, each={"autoencoder": 0.1, "diffusion": 0.5}, encoding=0.2)
     finding = verdicts.check_time(paces, trainings, n=100, n_all=110)
     assert finding.state == "green"
@@ -105,8 +122,9 @@ def test_time_is_that_of_all_steps():
 
 
 def test_a_guide_is_counted_and_days_are_amber():
-    trainings = (ResolvedOptions(5, batch_size=4),) * 2
     each = {"autoencoder": 1.0, "diffusion": 100.0, "guide": 10.0}
+    options = ResolvedOptions(5, batch_size=4)
+    trainings = {"autoencoder": options, "diffusion": options}
     finding = verdicts.check_time(Paces(1.0, each, 0.1), trainings, n=8000, n_all=8000)
     assert finding.state == "amber"
     assert "days" in finding.message
@@ -122,7 +140,14 @@ def test_images_that_are_learnt_are_green():
 
 @pytest.mark.parametrize(
     ("steps", "mse", "state"),
-    [(300, 0.09, "red"), (300, 0.05, "amber"), (50, 0.09, "grey"), (50, 0.01, "green")],
+    [
+        (300, 0.09, "red"),
+        (300, 0.05, "amber"),
+        (50, 0.09, "grey"),
+        (50, 0.01, "green"),
+        (0, 0.09, "amber"),
+        (0, 0.01, "green"),
+    ],
 )
 def test_overfitting_verdict_depends_on_the_steps(steps, mse, state):
     finding = verdicts.check_overfit(GOOD._replace(steps=steps, mse=mse), None)

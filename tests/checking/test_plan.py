@@ -9,7 +9,7 @@ import pytest
 from dipy_ldm import _presets
 from dipy_ldm.checking import _plan as plans
 from dipy_ldm.data._cohort import Cohort
-from dipy_ldm.training import ResolvedOptions, resolve
+from dipy_ldm.training import resolve
 from dipy_ldm.workflows import _training as training
 
 IMAGES = np.zeros((20, 16, 16, 1), "float32")
@@ -68,14 +68,17 @@ def test_too_few_images_are_red():
 
 
 def test_devices_and_precision_are_reported_with_reasons(recipe):
-    chosen = resolve("vqvae", 2, recipe.of_vqvae), resolve("ldm", 2, recipe.of_model)
-    assert all(isinstance(training, ResolvedOptions) for training in chosen)
-    message = plans.check_device(chosen).message
+    second = resolve("ldm", 2, recipe.of_model)
+    chosen = {"autoencoder": resolve("vqvae", 2, recipe.of_vqvae), "diffusion": second}
+    message = plans.check_device(second).message
     assert message.startswith("Training is on ")
     assert message.endswith(", in float32: as asked for.")
     finding = plans.check_memory(recipe, chosen, IMAGES.shape, None)
     assert finding.state == "green"
     assert [row[0] for row in finding.table[1:]] == ["autoencoder", "diffusion"]
+    alone = plans.check_memory(recipe, {"diffusion": second}, IMAGES.shape, None)
+    assert "more than the other stage" not in alone.message
+    assert [row[0] for row in alone.table[1:]] == ["diffusion"]
 
 
 def test_needed_memory_is_compared_with_free_memory():

@@ -188,6 +188,8 @@ def test_no_good_file_is_reported_on_the_page(tmp_path, check):
         (("--seconds", -1), "seconds must be at least 0"),
         (("--strategy", "multi_worker"), "the check is for one machine"),
         (("--coarsen", "age=5"), "--coarsen is for --conditions"),
+        (("--init", "nothing"), "nothing"),
+        (("--init", "mnist"), "for images of 2 dimensions with 1 channels"),
         (("--validation", 1), "validation must lie"),
     ],
 )
