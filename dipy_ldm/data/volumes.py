@@ -298,7 +298,7 @@ def plan_volumes(
         raise InputError("`source_labels` is for `source_files`; give these, too.")
     if source_files is not None:
         source_of = plans.pair_sources(files, find_volumes(source_files))
-        tasks = plans.with_sources(tasks, source_of, channels is True, skip_bad)
+        tasks = plans.with_sources(tasks, source_of, bool(channels), skip_bad)
     if grid is None:
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
     how = {"skip_bad": skip_bad, "shuffle": shuffle, "labels": source_labels}

@@ -216,7 +216,8 @@ class TrainLDMFlow(LDMFlow):
             Volumes: source images that the diffusion model learns to translate, such as
             another contrast of the same head, given as the inputs are, on any grid.
             They are paired with the inputs by the sub- and ses- of their names or,
-            where names have none, by their order.
+            where names have none, by their order. With --channels a fourth axis of
+            theirs holds channels, too, such as T1 and b = 0.
         source_labels : bool, optional
             Source images are segmentations.
         dwi : bool, optional

@@ -84,6 +84,17 @@ def test_channels_of_complete_subjects_are_put_together(bids, load, anatomy, cap
     npt.assert_array_equal(parts["T1w"][:1], alone.images[..., 0])
 
 
+def test_sources_may_have_several_channels_beside_named_ones(bids, load):
+    both = np.random.default_rng(1).uniform(50, 99, (*SHAPE, 2)).astype("float32")
+    for subject in ("sub-01", "sub-02_ses-1", "sub-03"):
+        put(bids.parent / "sources", subject, "pair", both)
+    source = bids.parent / "sources"
+    volumes = load(bids, channels=["T1w", "dseg"], source_files=[source])
+    assert volumes.sources.shape == (3, *SHAPE, 2)
+    with pytest.raises(InputError, match="channels"):
+        load(bids, suffix="T1w", source_files=[source])
+
+
 def test_records_go_through_a_model_file(bids, load):
     volumes = load(bids, channels=["dseg", "T1w", "desc-FA=-1:2:mm"])
     records = from_saved(to_saved(volumes.channels))
