@@ -620,18 +620,14 @@ def columns_of(channels: Sequence[Channel]) -> Iterator[tuple[Channel, slice]]:
         start += channel.width
 
 
-def count_columns(channels: Sequence[Channel]) -> int:
-    """Count the columns that networks have for channels."""
-    return sum(channel.width for channel in channels)
-
-
 def check_columns(channels: Sequence[Channel], n_columns: int) -> None:
     """Refuse records of other images."""
-    if channels and count_columns(channels) != n_columns:
+    n = sum(channel.width for channel in channels)
+    if channels and n != n_columns:
         raise InputError(
-            f"the channels {listed(channel.name for channel in channels)} take "
-            f"{count_columns(channels)} columns, and the images have {n_columns}; give "
-            "what load_volumes returned."
+            f"the channels {listed(channel.name for channel in channels)} take {n} "
+            f"columns, and the images have {n_columns}; give what load_volumes "
+            "returned."
         )
 
 
