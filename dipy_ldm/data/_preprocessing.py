@@ -154,17 +154,6 @@ def refuse_empty(file: str | Path, image: np.ndarray, grid: Grid) -> None:
         )
 
 
-def restore_file(image: np.ndarray, origin: Origin) -> np.ndarray:
-    """Resample and scale ``(*grid.shape, channels)`` back to its file's own."""
-    return origin.restore(unscale_intensities(image, origin.intensities), origin.data)
-
-
-def restore_spread(spread: np.ndarray, origin: Origin) -> np.ndarray:
-    """Bring deviations ``(*grid.shape, channels)`` back to their file's own."""
-    low, high = origin.intensities
-    return origin.restore(spread * (high - low), 0.0)
-
-
 def conform_source(
     file: str | Path, grid: Grid, channels: bool = False, labels: bool = False
 ) -> np.ndarray:

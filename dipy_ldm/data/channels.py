@@ -27,8 +27,7 @@ from dipy_ldm.data._preprocessing import (
     conform_voxels,
     read_labels,
     refuse_empty,
-    restore_file,
-    restore_spread,
+    unscale_intensities,
 )
 from dipy_ldm.data._tables import read_table
 
@@ -105,11 +104,13 @@ class Channel:
 
     def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
         """Return columns on a grid as values of their file, ``(x, y, z, 1)``."""
-        return restore_file(images, origin)
+        values = unscale_intensities(images, origin.intensities)
+        return origin.restore(values, origin.data)
 
     def spread(self, repeated: np.ndarray, origin: Origin) -> np.ndarray:
         """Return how much repeated columns differ, in the space of their file."""
-        return restore_spread(np.std(repeated, 0, ddof=1), origin)
+        low, high = origin.intensities
+        return origin.restore(np.std(repeated, 0, ddof=1) * (high - low), 0.0)
 
     def difference(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Return what was taken away from values."""
