@@ -9,13 +9,7 @@ from nibabel.affines import voxel_sizes
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._grid import (
-    Grid,
-    conform,
-    conform_labels,
-    is_within_a_voxel,
-    restore,
-)
+from dipy_ldm.data._grid import Grid, conform, is_within_a_voxel, restore
 from dipy_ldm.data._nifti import read_each, read_mask, read_volume
 from dipy_ldm.data._plan import Task
 
@@ -99,8 +93,8 @@ class Origin(NamedTuple):
 
     def restore(self, image: np.ndarray, outside: np.ndarray | float) -> np.ndarray:
         """Resample ``(*grid.shape, channels)`` to the file's own grid."""
-        shape = self.data.shape[:3]
-        return restore(image, self.grid, self.affine, shape, outside)
+        own = Grid(self.data.shape[:3], self.affine)
+        return restore(image, self.grid, own, outside)
 
 
 def conform_file(
@@ -161,7 +155,7 @@ def conform_source(
     if not labels:
         return conform_file(file, grid, channels)[0]
     data, affine = read_labels(file, channels, "leave `source_labels` out")
-    return conform_labels(data, affine, grid).astype("int32")
+    return conform(data, affine, grid, nearest=True).astype("int32")
 
 
 def read_labels(
