@@ -199,10 +199,10 @@ class MaskedScan(NamedTuple):
     @classmethod
     def of(cls, channel, file, data, affine, hole, hole_affine) -> Self:
         """Bring a hole to the grid of a volume."""
-        shape = data.shape[:3]
-        if not same_grid(shape, affine, hole.shape, hole_affine):
+        grid = Grid(data.shape[:3], affine)
+        if not same_grid(grid, Grid(hole.shape, hole_affine)):
             share = hole[..., None].astype("float32")
-            hole = conform(share, hole_affine, Grid(shape, affine))[..., 0] >= 0.5
+            hole = conform(share, hole_affine, grid)[..., 0] >= 0.5
         return cls(channel, file, data, affine, hole)
 
     def conformed(self, grid: Grid) -> tuple[np.ndarray, Origin]:

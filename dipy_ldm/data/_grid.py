@@ -100,17 +100,12 @@ def _refuse_scattered(infos, boxes):
     )
 
 
-def same_grid(
-    shape_a: tuple[int, ...],
-    affine_a: np.ndarray,
-    shape_b: tuple[int, ...],
-    affine_b: np.ndarray,
-) -> bool:
-    """Return whether grids ``(x, y, z)`` have their voxels in the same places."""
-    if tuple(shape_a) != tuple(shape_b):
+def same_grid(one: Any, other: Any) -> bool:
+    """Return whether grids, or headers, have their voxels in the same places."""
+    if tuple(one.shape) != tuple(other.shape):
         return False
-    difference = np.linalg.solve(affine_a, affine_b) - np.eye(4)
-    return _farthest(difference, shape_b) < 0.1
+    difference = np.linalg.solve(one.affine, other.affine) - np.eye(4)
+    return _farthest(difference, other.shape) < 0.1
 
 
 def is_within_a_voxel(shape: tuple[int, ...], affine: np.ndarray, grid: Grid) -> bool:

@@ -85,7 +85,7 @@ def match_masks(
 
 def mask_complaint(info: VolumeInfo, mask: VolumeInfo) -> str:
     """Describe a mask of another grid than its volume; empty if it has the same."""
-    if same_grid(info.shape, info.affine, mask.shape, mask.affine):
+    if same_grid(info, mask):
         return ""
     return (
         f"the mask {mask.file} has another grid (shape or affine) than {info.file}; "

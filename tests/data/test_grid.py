@@ -259,6 +259,7 @@ def test_grids_are_compared_by_where_their_voxels_are():
     moved, turned = affine.copy(), affine.copy()
     moved[:3, 3] += 0.01
     turned[:3, :3] *= 1.01
-    assert same_grid((50, 50, 50), affine, (50, 50, 50), moved)
-    assert not same_grid((50, 50, 50), affine, (50, 50, 50), turned)
-    assert not same_grid((50, 50, 50), affine, (50, 50, 49), affine)
+    grid = Grid((50, 50, 50), affine)
+    assert same_grid(grid, Grid((50, 50, 50), moved))
+    assert not same_grid(grid, Grid((50, 50, 50), turned))
+    assert not same_grid(grid, Grid((50, 50, 49), affine))
