@@ -35,8 +35,7 @@ def measure_range(data: np.ndarray) -> Intensities:
     are: then the 0.5th percentile.
     """
     ranges = [_range(data[..., i]) for i in range(data.shape[-1])]
-    low, high = np.array(ranges, "float32").T
-    return Intensities(low, high)
+    return Intensities(*np.array(ranges, "float32").T)
 
 
 def _range(channel):
