@@ -550,7 +550,7 @@ def as_channels(names: Iterable[str | Channel]) -> tuple[Channel, ...]:
 
     Parameters
     ----------
-    names : sequence of str or Channel
+    names : str, or sequence of str or Channel
         BIDS suffixes, such as T1w and dseg, or entities, such as desc-FA. What they are
         not known for follows them: ``aparc=labels``, ``CBF=0:200`` for the range of a
         map, ``CBF=0:200:mL/100g/min`` for its unit, too, ``mask=intensity``.
@@ -565,6 +565,7 @@ def as_channels(names: Iterable[str | Channel]) -> tuple[Channel, ...]:
     InputError
         If a name is there twice, or what follows it makes no sense.
     """
+    names = [names] if isinstance(names, str) else names
     channels = [n if isinstance(n, Channel) else _parse(n) for n in names]
     every = [channel.name for channel in channels]
     if twice := sorted({name for name in every if every.count(name) > 1}):
@@ -602,6 +603,7 @@ def choose_channels(
     every = {channel.name: channel for channel in channels}
     if "" in every:
         raise InputError("this model's channels have no names; leave out `channels`.")
+    names = [names] if isinstance(names, str) else names
     return tuple(choose("channel", name, every) for name in names)
 
 
