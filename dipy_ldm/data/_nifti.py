@@ -359,7 +359,13 @@ def write_volume(
     kind = choose("type of voxels", dtype, DTYPES)
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"{path} must end in .nii or .nii.gz; rename it.")
-    image = make_image(np.asarray(data), np.asarray(affine, float), kind)
+    data = np.asarray(data)
+    if kind.kind in "iu" and not np.isfinite(data).all():
+        raise InputError(
+            f"{path} would have NaN or infinite values, which {dtype} can't hold; "
+            "replace them, or choose float32."
+        )
+    image = make_image(data, np.asarray(affine, float), kind)
     image.header["descrip"] = description.encode()[:_DESCRIPTION_BYTES]
     image.header.set_intent(intent[0], (), intent[1][:_INTENT_BYTES])
     if comment:

@@ -291,6 +291,16 @@ def test_the_same_volume_makes_the_same_bytes(tmp_path):
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_whole_numbers_are_finite(tmp_path, value):
+    data = np.where(DATA > 150, value, DATA)
+    for dtype in ("uint8", "int16"):
+        with pytest.raises(InputError, match=f"infinite values, which {dtype} can't"):
+            write_volume(tmp_path / "a.nii", data, AFFINE, dtype=dtype)
+    write_volume(tmp_path / "a.nii", data, AFFINE)
+    npt.assert_array_equal(nib.load(tmp_path / "a.nii").get_fdata(), data)
+
+
 def test_write_errors_are_one_sentence(tmp_path):
     with pytest.raises(InputError, match=r"must end in .nii or .nii.gz"):
         write_volume(tmp_path / "a.img", DATA, AFFINE)
