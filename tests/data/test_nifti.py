@@ -258,6 +258,14 @@ def test_written_volumes_come_back(tmp_path, ending):
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_files_may_be_in_the_home_folder(tmp_path, monkeypatch, ending):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_volume(f"~/a{ending}", DATA, AFFINE)
+    assert [path.name for path in tmp_path.iterdir()] == [f"a{ending}"]
+    npt.assert_array_equal(read_volume(f"~/a{ending}")[0][..., 0], DATA)
+
+
 def test_channels_are_a_fourth_axis(tmp_path):
     write_volume(tmp_path / "a.nii", TWO, AFFINE)
     npt.assert_array_equal(read_volume(tmp_path / "a.nii", channels=True)[0], TWO)
