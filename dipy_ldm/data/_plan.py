@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 import logging
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from dipy_ldm._utils.checks import InputError
@@ -286,8 +285,8 @@ class Plan(NamedTuple):
     subjects: list
     grid: Grid
     skip_bad: bool
-    labels: bool = False
-    listed: Mapping[str, list[Row]] = MappingProxyType({})
+    labels: bool
+    listed: Mapping[str, list[Row]]
 
     @property
     def infos(self):
