@@ -59,8 +59,7 @@ def with_masks(
 ) -> list[Task]:
     """Pair volumes with masks; those without a good mask are bad."""
     pairs, complaints = match_masks(tasks, mask_of)
-    n_good = len(mask_of) - len(complaints)
-    refuse_files(complaints, max(0, n_good), skip_bad)
+    refuse_files(complaints, len(mask_of) - len(complaints), skip_bad)
     return _refuse_none(pairs, "mask")
 
 
