@@ -100,8 +100,7 @@ def conform_file(
     file: str | Path, grid: Grid, channels: bool = False
 ) -> tuple[np.ndarray, Origin]:
     """Read a volume as ``(*grid.shape, channels)`` in [0, 1]."""
-    data, affine = read_volume(file, channels)
-    return conform_voxels(file, data, affine, grid)
+    return conform_voxels(file, *read_volume(file, channels), grid)
 
 
 def conform_voxels(

@@ -207,9 +207,8 @@ class Map(Channel):
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read a map, and refuse one that leaves its range."""
         data, affine = read_volume(file)
-        width = self.high - self.low
         low, high = float(data.min()), float(data.max())
-        margin = _ROUNDING * width
+        margin = _ROUNDING * (self.high - self.low)
         if low < self.low - margin or high > self.high + margin:
             raise InputError(
                 f"{file} has values from {low:g} to {high:g}, outside of the range of "
