@@ -20,7 +20,8 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._paths import find_volumes
-from dipy_ldm.data._preprocessing import conform_voxels, restore_file
+from dipy_ldm.data._preprocessing import conform_voxels
+from dipy_ldm.data.channels import Channel
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.metrics import dice, psnr
@@ -331,7 +332,7 @@ def difference(model, grid, data, affine, strength, options):
     results = [
         model.denoise(image[None], first=i, **options)[0] for i in range(repeats)
     ]
-    result = restore_file(np.mean(results, 0), origin)
+    result = Channel("T1w").bring_back(np.mean(results, 0), origin)
     return (data - result)[..., 0] / scale_of(data)
 
 

@@ -142,23 +142,18 @@ def _read_masked(scans, masks, grid, channels):
     with files_of(scans) as (files, folder), files_of(masks) as (mask_files, _):
         sets = channel_files_of(files, channels)
         mask_of = find_masks([own[0] for own in sets], mask_files)
-        return [
-            [
-                scan._replace(file=displayed_path(scan.file, folder))
-                for scan in _masked(own, mask_of[own[0]], grid, channels)
-            ]
-            for own in sets
-        ]
-
-
-def _masked(files, mask_file, grid, channels):
-    file = files[0]
-    own = read_header(file, channels[0].width > 1)
-    if complaint := mask_complaint(own, read_header(mask_file, channels=False)):
-        raise InputError(complaint)
-    hole = read_mask(mask_file)[..., 0] > 0
-    check_on_grid(mask_file, hole, own.affine, grid)
-    return read_masked(channels, files, hole, own.affine)
+        masked = []
+        for own in sets:
+            info, mask = read_header(own[0], channels[0].width > 1), mask_of[own[0]]
+            if complaint := mask_complaint(info, read_header(mask, channels=False)):
+                raise InputError(complaint)
+            hole = read_mask(mask)[..., 0] > 0
+            check_on_grid(mask, hole, info.affine, grid)
+            parts = read_masked(channels, own, hole, info.affine)
+            masked.append(
+                [p._replace(file=displayed_path(p.file, folder)) for p in parts]
+            )
+        return masked
 
 
 def read_masked(
@@ -199,10 +194,10 @@ class MaskedScan(NamedTuple):
     @classmethod
     def of(cls, channel, file, data, affine, hole, hole_affine) -> Self:
         """Bring a hole to the grid of a volume."""
-        shape = data.shape[:3]
-        if not same_grid(shape, affine, hole.shape, hole_affine):
+        grid = Grid(data.shape[:3], affine)
+        if not same_grid(grid, Grid(hole.shape, hole_affine)):
             share = hole[..., None].astype("float32")
-            hole = conform(share, hole_affine, Grid(shape, affine))[..., 0] >= 0.5
+            hole = conform(share, hole_affine, grid)[..., 0] >= 0.5
         return cls(channel, file, data, affine, hole)
 
     def conformed(self, grid: Grid) -> tuple[np.ndarray, Origin]:

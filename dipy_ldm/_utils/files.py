@@ -41,14 +41,20 @@ def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[
     try:
         mode = _mode(place)
         # What is private is so from the beginning, and what is read-only not yet.
-        with _created(place, 0o666 if mode is None else mode | 0o600) as partial:
-            yield partial
-            flush(partial)
-            if mode not in (None, _mode(partial)):
-                partial.chmod(mode)
-            if previous is not None:
-                _keep(place, Path(previous))
-            os.replace(partial, place)
+        partial, stream = _create(place, 0o666 if mode is None else mode | 0o600)
+        with closing(stream):
+            try:
+                yield partial
+                flush(partial)
+                if mode not in (None, _mode(partial)):
+                    partial.chmod(mode)
+                if previous is not None:
+                    _keep(place, Path(previous))
+                os.replace(partial, place)
+            except BaseException:
+                # Not once it has its place: its name may be another's by then.
+                partial.unlink(missing_ok=True)
+                raise
         _flush_folder(place.parent)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -64,21 +70,8 @@ def _mode(path):
         return stat.S_IMODE(path.stat().st_mode)
 
 
-@contextmanager
-def _created(place, mode):
-    """Create a file beside a place for this writer alone, and remove it on errors."""
-    partial, stream = _create(place, mode)
-    with closing(stream):
-        try:
-            yield partial
-        except BaseException:
-            # Not once it has its place: its name may be another's by then.
-            partial.unlink(missing_ok=True)
-            raise
-
-
 def _create(place, mode):
-    """Create and lock a partial file beside its final place."""
+    """Create and lock a partial file beside a place, for this writer alone."""
     name = place.name
     if len(os.fsencode(name)) > _LONG:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()

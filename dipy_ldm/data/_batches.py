@@ -40,27 +40,16 @@ def read_windows(
     """
     windows = np.empty((len(index), *size, images.shape[-1]), "float32")
     for window, i, corner in zip(windows, index, corners):
-        # At least one voxel, the nearest, of a window that lies outside.
-        axes = [
-            (min(max(first, 0), end - 1), max(min(first + length, end), 1))
+        nearest = [
+            np.arange(first, first + length).clip(0, end - 1)
             for first, length, end in zip(corner, size, images.shape[1:-1])
         ]
-        inside = images[i][tuple(slice(low, high) for low, high in axes)]
-        if inside.shape != window.shape:
-            inside = _with_edges(inside, axes, corner, size)
+        inside = images[i][tuple(slice(n[0], n[-1] + 1) for n in nearest)]
+        for axis, places in enumerate(nearest):
+            if inside.shape[axis] < len(places):
+                inside = inside.take(places - places[0], axis)
         window[...] = inside
     return windows
-
-
-def _with_edges(inside, axes, corner, size):
-    """Repeat the edge of what lies inside, as far as the window goes."""
-    missing = [
-        (max(low - first, 0), max(first + length - high, 0))
-        for (low, high), first, length in zip(axes, corner, size)
-    ]
-    whole = np.pad(inside, [*missing, (0, 0)], mode="edge")
-    # Longer, where the window lies outside by more than its own length.
-    return whole[tuple(slice(length) for length in size)]
 
 
 def read_whole(images: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

@@ -8,6 +8,7 @@ grid is the coarser one.
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from nibabel.orientations import io_orientation
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError
@@ -70,8 +71,6 @@ def _three(name, value, kind):
 
 def _sizes(affine):
     """Return the voxel sizes of a volume, in the order right, front, top."""
-    from nibabel.orientations import io_orientation
-
     order = io_orientation(affine)[:, 0].astype(int)
     sizes = np.empty(3)
     sizes[order] = np.linalg.norm(affine[:3, :3], axis=0)
@@ -101,17 +100,12 @@ def _refuse_scattered(infos, boxes):
     )
 
 
-def same_grid(
-    shape_a: tuple[int, ...],
-    affine_a: np.ndarray,
-    shape_b: tuple[int, ...],
-    affine_b: np.ndarray,
-) -> bool:
-    """Return whether grids ``(x, y, z)`` have their voxels in the same places."""
-    if tuple(shape_a) != tuple(shape_b):
+def same_grid(one: Any, other: Any) -> bool:
+    """Return whether grids, or headers, have their voxels in the same places."""
+    if tuple(one.shape) != tuple(other.shape):
         return False
-    difference = np.linalg.solve(affine_a, affine_b) - np.eye(4)
-    return _farthest(difference, shape_b) < 0.1
+    difference = np.linalg.solve(one.affine, other.affine) - np.eye(4)
+    return _farthest(difference, other.shape) < 0.1
 
 
 def is_within_a_voxel(shape: tuple[int, ...], affine: np.ndarray, grid: Grid) -> bool:
@@ -120,51 +114,40 @@ def is_within_a_voxel(shape: tuple[int, ...], affine: np.ndarray, grid: Grid) ->
     return bool((widths > shape[:3]).all())
 
 
-def conform(data: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
-    """Resample a volume ``(x, y, z, channels)`` to ``(*grid.shape, channels)``."""
-    return _resample(data, affine, grid.shape, grid.affine)
-
-
-def conform_labels(data: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
-    """Resample labels ``(x, y, z, channels)`` to the grid by nearest neighbours."""
-    return _resample(data, affine, grid.shape, grid.affine, _take_nearest)
-
-
-def restore(
-    data: np.ndarray,
-    grid: Grid,
-    affine: np.ndarray,
-    shape: tuple[int, ...],
-    outside: np.ndarray | float,
+def conform(
+    data: np.ndarray, affine: np.ndarray, grid: Grid, nearest: bool = False
 ) -> np.ndarray:
-    """Resample a volume on the grid to a file's own grid.
+    """Resample a volume ``(x, y, z, channels)`` to ``(*grid.shape, channels)``.
 
-    Shapes: data ``(*grid.shape, channels)``, shape ``(x, y, z)``, outside ``(*shape,
-    channels)``, result ``(*shape, channels)``.
+    It is interpolated linearly, or has the values of the nearest voxels.
     """
-    inside = _resample(data, grid.affine, shape, affine)
-    ones = np.ones((*grid.shape, 1), "float32")
-    weight = _resample(ones, grid.affine, shape, affine)
-    return (inside + (1 - weight) * outside).astype("float32", copy=False)
-
-
-def _resample(data, affine, shape, new_affine, take=None):
-    """Interpolate each channel at the voxels of another grid."""
-    take = take or _interpolate
-    step = _index_map(affine, shape, new_affine)
-    if data.shape[:3] == tuple(shape) and (step == np.eye(4)).all():
+    step = _index_map(affine, grid)
+    if data.shape[:3] == tuple(grid.shape) and (step == np.eye(4)).all():
         return data.astype("float32")
-    result = np.empty((*shape, data.shape[-1]), "float32")
+    result = np.empty((*grid.shape, data.shape[-1]), "float32")
     for i in range(data.shape[-1]):
-        result[..., i] = take(data[..., i], step, shape)
+        result[..., i] = _interpolate(data[..., i], step, grid.shape, nearest)
     return result
 
 
-def _index_map(affine, shape, new_affine):
-    """Return the affine from the new grid's indices to those of the data."""
-    step = np.linalg.solve(affine, new_affine)
+def restore(
+    data: np.ndarray, grid: Grid, own: Grid, outside: np.ndarray | float
+) -> np.ndarray:
+    """Resample a volume on the grid to a file's own grid.
+
+    Shapes: data ``(*grid.shape, channels)``, outside and result ``(*own.shape,
+    channels)``.
+    """
+    inside = conform(data, grid.affine, own)
+    weight = conform(np.ones((*grid.shape, 1), "float32"), grid.affine, own)
+    return (inside + (1 - weight) * outside).astype("float32", copy=False)
+
+
+def _index_map(affine, grid):
+    """Return the affine from the grid's indices to those of the data."""
+    step = np.linalg.solve(affine, grid.affine)
     # Voxels that only rounding moves are copied, not interpolated.
-    if _farthest(step - np.round(step), shape) < _TOLERANCE:
+    if _farthest(step - np.round(step), grid.shape) < _TOLERANCE:
         step = np.round(step)
     # Exactly what it is by its meaning, which DIPY checks.
     step[3] = 0, 0, 0, 1
@@ -177,25 +160,17 @@ def _farthest(difference, shape):
     return (np.abs(difference) @ reach).max()
 
 
-def _map(channel, step, shape):
-    # It takes most of a second to import.
+def _interpolate(channel, step, shape, nearest):
+    # They take most of a second to import.
     from dipy.align.imaffine import AffineMap
-
-    return AffineMap(step, domain_grid_shape=shape, codomain_grid_shape=channel.shape)
-
-
-def _take_nearest(channel, step, shape):
-    return _map(channel, step, shape).transform(channel, interpolation="nearest")
-
-
-def _interpolate(channel, step, shape):
-    # As slow to import as DIPY's.
     from scipy.ndimage import gaussian_filter
 
+    places = AffineMap(step, domain_grid_shape=shape, codomain_grid_shape=channel.shape)
+    if nearest:
+        return places.transform(channel, interpolation="nearest")
     # How many voxels of the data one of the new voxels takes, along each axis.
     width = np.linalg.norm(step[:3, :3], axis=1)
     sigma = np.sqrt(np.maximum(width**2 - 1, 0) / _WIDTH_TO_VARIANCE)
     smooth = gaussian_filter(channel.astype("float32"), sigma, mode="nearest")
-    result = _map(channel, step, shape).transform(smooth)
     # The weights add up to 1 but for rounding.
-    return result.clip(min(channel.min(), 0), max(channel.max(), 0))
+    return places.transform(smooth).clip(min(channel.min(), 0), max(channel.max(), 0))

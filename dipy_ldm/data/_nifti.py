@@ -278,6 +278,7 @@ def read_mask(file: str | Path) -> np.ndarray:
 
 
 def _read(file, channels):
+    file = Path(file).expanduser()
     info = read_header(file, channels)
     data = _voxels(file).reshape(*info.shape, info.channels)
     _refuse_values(file, data)
@@ -355,11 +356,17 @@ def write_volume(
     Whole numbers that fit into the type are written as they are, without scaling. The
     intent is a code of NIfTI, and a name.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     kind = choose("type of voxels", dtype, DTYPES)
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"{path} must end in .nii or .nii.gz; rename it.")
-    image = make_image(np.asarray(data), np.asarray(affine, float), kind)
+    data = np.asarray(data)
+    if kind.kind in "iu" and not np.isfinite(data).all():
+        raise InputError(
+            f"{path} would have NaN or infinite values, which {dtype} can't hold; "
+            "replace them, or choose float32."
+        )
+    image = make_image(data, np.asarray(affine, float), kind)
     image.header["descrip"] = description.encode()[:_DESCRIPTION_BYTES]
     image.header.set_intent(intent[0], (), intent[1][:_INTENT_BYTES])
     if comment:

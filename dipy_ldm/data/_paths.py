@@ -59,9 +59,8 @@ def _reasons(path, generated):
         if match.is_file() and match.name.lower().endswith(_LISTS):
             reasons |= dict.fromkeys(_read_list(match)[0])
         else:
-            named = Path(path).parts
-            reasons |= {file: _aside(file, named) for file in _files(match)}
-    if not (generated or Path(path).expanduser().is_file()):
+            reasons |= {file: _aside(file, path.parts) for file in _files(match)}
+    if not (generated or path.is_file()):
         candidates = [file for file, reason in reasons.items() if not reason]
         generated_files = list(filter(_is_generated, candidates))
         if len(generated_files) < len(candidates):  # else they are what is wanted
@@ -85,11 +84,7 @@ def _is_generated(file):
 
 def holds_volumes(paths: Sequence[str | Path]) -> bool:
     """Return whether inputs are, by their names, volumes rather than images."""
-    candidates = (
-        Path(name)
-        for path in _sequence(paths)
-        for name in _names(Path(path).expanduser())
-    )
+    candidates = (Path(name) for path in _sequence(paths) for name in _names(path))
     return any(
         path.name.lower().endswith(_NIFTI + _LISTS)
         or next(_search(path), None) is not None
@@ -98,12 +93,13 @@ def holds_volumes(paths: Sequence[str | Path]) -> bool:
 
 
 def _sequence(paths):
-    """Return paths as a sequence, also if there is one."""
-    sequence = [paths] if isinstance(paths, str | Path) else paths
-    if not all(str(path).strip() for path in sequence):
+    """Return paths as a list, also if there is one."""
+    paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not all(str(path).strip() for path in paths):
         # It would be the folder that one is in.
         raise InputError("a path is empty; give files or folders of them.")
-    return sequence
+    # Not of pathlib, which fails at a name such as ~1.npy.
+    return [Path(os.path.expanduser(path)) for path in paths]
 
 
 def _names(path):
@@ -111,9 +107,12 @@ def _names(path):
     return [path] if path.exists() else iglob(str(path), recursive=True)
 
 
+def match_paths(paths: Sequence[str | Path]) -> list[Path]:
+    """List the files and folders behind paths."""
+    return [match for path in _sequence(paths) for match in _match(path)]
+
+
 def _match(path):
-    """List the files and folders behind a path."""
-    path = Path(path).expanduser()
     matches = sorted(map(Path, _names(path)))
     if not matches:
         raise InputError(f"there is no file {path}; check the path.")
@@ -168,7 +167,7 @@ def _refuse_folder(error):
 def rows_of_lists(paths: Sequence[str | Path]) -> dict[str, list[Row]]:
     """Return the rows of lists, by the paths of volumes."""
     rows_of: dict[str, list[Row]] = {}
-    for path in (match for pattern in _sequence(paths) for match in _match(pattern)):
+    for path in match_paths(paths):
         if path.is_file() and path.name.lower().endswith(_LISTS):
             files, lines, named = _read_list(path)
             rows = (

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 import logging
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from dipy_ldm._utils.checks import InputError
@@ -60,8 +59,7 @@ def with_masks(
 ) -> list[Task]:
     """Pair volumes with masks; those without a good mask are bad."""
     pairs, complaints = match_masks(tasks, mask_of)
-    n_good = len(mask_of) - len(complaints)
-    refuse_files(complaints, max(0, n_good), skip_bad)
+    refuse_files(complaints, len(mask_of) - len(complaints), skip_bad)
     return _refuse_none(pairs, "mask")
 
 
@@ -85,7 +83,7 @@ def match_masks(
 
 def mask_complaint(info: VolumeInfo, mask: VolumeInfo) -> str:
     """Describe a mask of another grid than its volume; empty if it has the same."""
-    if same_grid(info.shape, info.affine, mask.shape, mask.affine):
+    if same_grid(info, mask):
         return ""
     return (
         f"the mask {mask.file} has another grid (shape or affine) than {info.file}; "
@@ -286,8 +284,8 @@ class Plan(NamedTuple):
     subjects: list
     grid: Grid
     skip_bad: bool
-    labels: bool = False
-    listed: Mapping[str, list[Row]] = MappingProxyType({})
+    labels: bool
+    listed: Mapping[str, list[Row]]
 
     @property
     def infos(self):

@@ -9,13 +9,7 @@ from nibabel.affines import voxel_sizes
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._grid import (
-    Grid,
-    conform,
-    conform_labels,
-    is_within_a_voxel,
-    restore,
-)
+from dipy_ldm.data._grid import Grid, conform, is_within_a_voxel, restore
 from dipy_ldm.data._nifti import read_each, read_mask, read_volume
 from dipy_ldm.data._plan import Task
 
@@ -41,8 +35,7 @@ def measure_range(data: np.ndarray) -> Intensities:
     are: then the 0.5th percentile.
     """
     ranges = [_range(data[..., i]) for i in range(data.shape[-1])]
-    low, high = np.array(ranges, "float32").T
-    return Intensities(low, high)
+    return Intensities(*np.array(ranges, "float32").T)
 
 
 def _range(channel):
@@ -99,16 +92,15 @@ class Origin(NamedTuple):
 
     def restore(self, image: np.ndarray, outside: np.ndarray | float) -> np.ndarray:
         """Resample ``(*grid.shape, channels)`` to the file's own grid."""
-        shape = self.data.shape[:3]
-        return restore(image, self.grid, self.affine, shape, outside)
+        own = Grid(self.data.shape[:3], self.affine)
+        return restore(image, self.grid, own, outside)
 
 
 def conform_file(
     file: str | Path, grid: Grid, channels: bool = False
 ) -> tuple[np.ndarray, Origin]:
     """Read a volume as ``(*grid.shape, channels)`` in [0, 1]."""
-    data, affine = read_volume(file, channels)
-    return conform_voxels(file, data, affine, grid)
+    return conform_voxels(file, *read_volume(file, channels), grid)
 
 
 def conform_voxels(
@@ -154,17 +146,6 @@ def refuse_empty(file: str | Path, image: np.ndarray, grid: Grid) -> None:
         )
 
 
-def restore_file(image: np.ndarray, origin: Origin) -> np.ndarray:
-    """Resample and scale ``(*grid.shape, channels)`` back to its file's own."""
-    return origin.restore(unscale_intensities(image, origin.intensities), origin.data)
-
-
-def restore_spread(spread: np.ndarray, origin: Origin) -> np.ndarray:
-    """Bring deviations ``(*grid.shape, channels)`` back to their file's own."""
-    low, high = origin.intensities
-    return origin.restore(spread * (high - low), 0.0)
-
-
 def conform_source(
     file: str | Path, grid: Grid, channels: bool = False, labels: bool = False
 ) -> np.ndarray:
@@ -172,7 +153,7 @@ def conform_source(
     if not labels:
         return conform_file(file, grid, channels)[0]
     data, affine = read_labels(file, channels, "leave `source_labels` out")
-    return conform_labels(data, affine, grid).astype("int32")
+    return conform(data, affine, grid, nearest=True).astype("int32")
 
 
 def read_labels(

@@ -235,7 +235,7 @@ def _of_channel(files, name):
             f"the channel {name} is missing (given: {listed(files) or 'none'}); give "
             "each scan as a dictionary with all channels, by their names."
         )
-    return Path(files[name])
+    return Path(files[name]).expanduser()
 
 
 def read_sources(source, info: Source | None, grid: Grid | None) -> Any:

@@ -161,11 +161,6 @@ class Sources(NamedTuple):
     info: Source
     size: tuple[int, ...]
 
-    @property
-    def shape(self):
-        """Shape of one, ``(*size, channels)``."""
-        return (*self.size, self.info.channels)
-
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Read those of some numbers ``(n,)``, ``(n, *size, channels)``."""
         places = [max(0, int(number)) for number in rows]

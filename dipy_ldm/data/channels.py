@@ -27,8 +27,7 @@ from dipy_ldm.data._preprocessing import (
     conform_voxels,
     read_labels,
     refuse_empty,
-    restore_file,
-    restore_spread,
+    unscale_intensities,
 )
 from dipy_ldm.data._tables import read_table
 
@@ -105,11 +104,13 @@ class Channel:
 
     def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
         """Return columns on a grid as values of their file, ``(x, y, z, 1)``."""
-        return restore_file(images, origin)
+        values = unscale_intensities(images, origin.intensities)
+        return origin.restore(values, origin.data)
 
     def spread(self, repeated: np.ndarray, origin: Origin) -> np.ndarray:
         """Return how much repeated columns differ, in the space of their file."""
-        return restore_spread(np.std(repeated, 0, ddof=1), origin)
+        low, high = origin.intensities
+        return origin.restore(np.std(repeated, 0, ddof=1) * (high - low), 0.0)
 
     def difference(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Return what was taken away from values."""
@@ -206,9 +207,8 @@ class Map(Channel):
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read a map, and refuse one that leaves its range."""
         data, affine = read_volume(file)
-        width = self.high - self.low
         low, high = float(data.min()), float(data.max())
-        margin = _ROUNDING * width
+        margin = _ROUNDING * (self.high - self.low)
         if low < self.low - margin or high > self.high + margin:
             raise InputError(
                 f"{file} has values from {low:g} to {high:g}, outside of the range of "
@@ -549,7 +549,7 @@ def as_channels(names: Iterable[str | Channel]) -> tuple[Channel, ...]:
 
     Parameters
     ----------
-    names : sequence of str or Channel
+    names : str, or sequence of str or Channel
         BIDS suffixes, such as T1w and dseg, or entities, such as desc-FA. What they are
         not known for follows them: ``aparc=labels``, ``CBF=0:200`` for the range of a
         map, ``CBF=0:200:mL/100g/min`` for its unit, too, ``mask=intensity``.
@@ -564,6 +564,7 @@ def as_channels(names: Iterable[str | Channel]) -> tuple[Channel, ...]:
     InputError
         If a name is there twice, or what follows it makes no sense.
     """
+    names = [names] if isinstance(names, str) else names
     channels = [n if isinstance(n, Channel) else _parse(n) for n in names]
     every = [channel.name for channel in channels]
     if twice := sorted({name for name in every if every.count(name) > 1}):
@@ -601,6 +602,7 @@ def choose_channels(
     every = {channel.name: channel for channel in channels}
     if "" in every:
         raise InputError("this model's channels have no names; leave out `channels`.")
+    names = [names] if isinstance(names, str) else names
     return tuple(choose("channel", name, every) for name in names)
 
 
@@ -620,18 +622,14 @@ def columns_of(channels: Sequence[Channel]) -> Iterator[tuple[Channel, slice]]:
         start += channel.width
 
 
-def count_columns(channels: Sequence[Channel]) -> int:
-    """Count the columns that networks have for channels."""
-    return sum(channel.width for channel in channels)
-
-
 def check_columns(channels: Sequence[Channel], n_columns: int) -> None:
     """Refuse records of other images."""
-    if channels and count_columns(channels) != n_columns:
+    n = sum(channel.width for channel in channels)
+    if channels and n != n_columns:
         raise InputError(
-            f"the channels {listed(channel.name for channel in channels)} take "
-            f"{count_columns(channels)} columns, and the images have {n_columns}; give "
-            "what load_volumes returned."
+            f"the channels {listed(channel.name for channel in channels)} take {n} "
+            f"columns, and the images have {n_columns}; give what load_volumes "
+            "returned."
         )
 
 

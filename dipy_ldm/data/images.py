@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from glob import glob
 from pathlib import Path
 
 from PIL import Image
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._paths import match_paths
 
 __all__ = ["load_images"]
 
@@ -39,7 +39,10 @@ def load_images(paths: Sequence[str | Path]) -> np.ndarray:
 
 def read_images(paths: Sequence[str | Path]) -> tuple[np.ndarray, list[Path]]:
     """Load images as :func:`load_images`, and return the file of each."""
-    pieces = {file: _read(file) for path in paths for file in _files(Path(path))}
+    matches = match_paths(paths)
+    pieces = {file: _read(file) for path in matches for file in _files(path)}
+    if not pieces:
+        raise InputError("there are no images; give files or folders of them.")
     _refuse_mixed(pieces)
     first = next(iter(pieces))
     for file, images in pieces.items():
@@ -82,21 +85,15 @@ def _refuse_infinite(images, files):
 
 
 def _files(path):
-    """List the image files behind a path."""
-    if path.is_dir():
-        files = sorted(f for f in path.iterdir() if f.suffix.lower() in _READERS)
-        if not files:
-            raise InputError(
-                f"the folder {path} has no images (.npy, .npz, .png) or volumes (.nii, "
-                ".nii.gz)."
-            )
-        return files
-    if path.exists():
+    """List the image files in a folder, or the file itself."""
+    if not path.is_dir():
         return [path]
-    # A quoted wildcard, or one of a shell that does not expand it.
-    files = sorted(map(Path, glob(str(path))))
+    files = sorted(f for f in path.iterdir() if f.suffix.lower() in _READERS)
     if not files:
-        raise InputError(f"there is no file {path}; check the path.")
+        raise InputError(
+            f"the folder {path} has no images (.npy, .npz, .png) or volumes (.nii, "
+            ".nii.gz)."
+        )
     return files
 
 
@@ -121,9 +118,7 @@ def _read(file):
 
 def _checked(file, images):
     """Add the axis of channels, and refuse invalid images."""
-    if not (np.issubdtype(images.dtype, np.number) or images.dtype == bool) or (
-        np.iscomplexobj(images)
-    ):
+    if images.dtype.kind not in "biuf":
         raise InputError(
             f"{file} holds values of type {images.dtype}; give real numbers."
         )

@@ -247,22 +247,9 @@ def load_volumes(
     OSError
         If the cache can't be written, as one sentence.
     """
-    plan = plan_volumes(
-        paths,
-        suffix=suffix,
-        filter=filter,
-        voxel_size=voxel_size,
-        shape=shape,
-        grid=grid,
-        channels=channels,
-        mask_files=mask_files,
-        source_files=source_files,
-        source_labels=source_labels,
-        dwi=dwi,
-        skip_bad=skip_bad,
-        shuffle=shuffle,
-    )
-    return conform_volumes(plan, cache_dir, cache_limit, verbose=verbose)
+    options = dict(locals())
+    how = {name: options.pop(name) for name in ("cache_dir", "cache_limit", "verbose")}
+    return conform_volumes(plan_volumes(**options), **how)
 
 
 def plan_volumes(

@@ -170,11 +170,7 @@ def _volumes(document, paths, option, choice, cache_dir):
             f"the model is of {shape[3]} channels, and the volumes of `{option}` have "
             f"{n_channels}; give files like its training data."
         )
-    other = [
-        info
-        for info in plan.infos
-        if not same_grid(info.shape[:3], info.affine, grid.shape, grid.affine)
-    ]
+    other = [info for info in plan.infos if not same_grid(info, grid)]
     notes = []
     if other:
         size = " x ".join(map(str, grid.shape))

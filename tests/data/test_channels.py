@@ -173,7 +173,8 @@ def test_maps_are_measured_where_there_is_something():
 
 def test_channels_are_chosen_by_their_names():
     channels = as_channels(["T1w", "dseg"])
-    assert choose_channels(["dseg"], channels) == channels[1:]
+    for one in ("dseg", ["dseg"]):
+        assert choose_channels(one, channels) == channels[1:]
     for every in (None, True):
         assert choose_channels(every, channels) == channels
     with pytest.raises(InputError, match="channels have no names; leave out"):
@@ -251,3 +252,4 @@ def test_damaged_records_are_refused(saved):
 def test_usual_names_have_their_kinds():
     kinds = [channel.kind for channel in as_channels(["T1w", "dseg", "param-MD", "fa"])]
     assert kinds == ["intensity", "labels", "map", "map"]
+    assert as_channels("T1w") == (Channel("T1w"),)

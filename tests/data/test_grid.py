@@ -78,7 +78,7 @@ def test_a_landmark_stays_within_half_a_voxel(number):
         there = centroid(data, affine)
         npt.assert_allclose(there, landmark, atol=0.5 * min(pose["sizes"]))
         npt.assert_allclose(centroid(conformed, grid.affine), there, atol=0.1 * size)
-        back = restore(conformed, grid, affine, tuple(shape), data)
+        back = restore(conformed, grid, Grid(tuple(shape), affine), data)
         assert back.shape == data.shape
         npt.assert_allclose(centroid(back, affine), there, atol=0.1 * size)
 
@@ -116,7 +116,7 @@ def test_the_default_grid_holds_every_voxel_and_copies_it(shape, order):
     conformed = conform(data, affine, grid)
     turned = np.flip(data, (0, 2)).transpose(*inverse, 3)
     npt.assert_array_equal(conformed, turned)
-    npt.assert_array_equal(restore(conformed, grid, affine, shape, 0), data)
+    npt.assert_array_equal(restore(conformed, grid, Grid(shape, affine), 0), data)
 
 
 def test_the_same_grid_is_a_copy():
@@ -159,7 +159,7 @@ def test_requested_shape_is_centred_and_keeps_voxels_in_place():
         conformed = conform(data, affine, grid)
         # Cropped or padded: no voxel is a mixture.
         assert set(conformed.ravel()) <= {0, *data.ravel()}
-        back = restore(conformed, grid, affine, shape, data)
+        back = restore(conformed, grid, Grid(shape, affine), data)
         npt.assert_array_equal(back, data)
 
 
@@ -168,7 +168,8 @@ def test_outside_of_the_grid_are_the_values_of_the_file():
     affine = affine_of(shape, (2, 2, 2), (10, 20, 30))
     grid = choose_grid([info_of(shape, affine)], voxel_size=3, shape=10)
     own = np.full((*shape, 1), 7, "float32")
-    back = restore(np.full((10, 10, 10, 1), 5, "float32"), grid, affine, shape, own)
+    fives = np.full((10, 10, 10, 1), 5, "float32")
+    back = restore(fives, grid, Grid(shape, affine), own)
     assert (back.min(), back.max()) == (5, 7)
     # What the grid holds, less the voxels in which the two are blended.
     assert 0.6 < (back == 5).sum() * 2**3 / 30**3 < 1
@@ -258,6 +259,7 @@ def test_grids_are_compared_by_where_their_voxels_are():
     moved, turned = affine.copy(), affine.copy()
     moved[:3, 3] += 0.01
     turned[:3, :3] *= 1.01
-    assert same_grid((50, 50, 50), affine, (50, 50, 50), moved)
-    assert not same_grid((50, 50, 50), affine, (50, 50, 50), turned)
-    assert not same_grid((50, 50, 50), affine, (50, 50, 49), affine)
+    grid = Grid((50, 50, 50), affine)
+    assert same_grid(grid, Grid((50, 50, 50), moved))
+    assert not same_grid(grid, Grid((50, 50, 50), turned))
+    assert not same_grid(grid, Grid((50, 50, 49), affine))

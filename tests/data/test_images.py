@@ -172,9 +172,22 @@ def test_bad_files_are_answered_with_their_cure(tmp_path, case):
     assert str(tmp_path) in str(refusal.value)
 
 
+def test_images_are_found_in_the_ways_of_volumes(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("a/b/c.npy", "~1.npy"):
+        np.save(tmp_path / name, IMAGES)
+    for path in ("~/a/b/c.npy", "~/a/b", "~/a/*", "a/**/*.npy", "~1.npy"):
+        for paths in (path, [path]):
+            assert load_images(paths).shape == (4, 6, 5, 1)
+
+
 def test_paths_that_are_none(tmp_path):
     with pytest.raises(InputError, match="there is no file"):
         load_images([tmp_path / "a.npy"])
     (tmp_path / "a.jpg").write_text("")
     with pytest.raises(InputError, match="of no known kind"):
         load_images([tmp_path / "a.jpg"])
+    with pytest.raises(InputError, match="there are no images"):
+        load_images([])

@@ -258,6 +258,14 @@ def test_written_volumes_come_back(tmp_path, ending):
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_files_may_be_in_the_home_folder(tmp_path, monkeypatch, ending):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_volume(f"~/a{ending}", DATA, AFFINE)
+    assert [path.name for path in tmp_path.iterdir()] == [f"a{ending}"]
+    npt.assert_array_equal(read_volume(f"~/a{ending}")[0][..., 0], DATA)
+
+
 def test_channels_are_a_fourth_axis(tmp_path):
     write_volume(tmp_path / "a.nii", TWO, AFFINE)
     npt.assert_array_equal(read_volume(tmp_path / "a.nii", channels=True)[0], TWO)
@@ -289,6 +297,16 @@ def test_the_same_volume_makes_the_same_bytes(tmp_path):
     for name in ("a.nii.gz", "b.nii.gz"):
         write_volume(tmp_path / name, DATA, AFFINE)
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_whole_numbers_are_finite(tmp_path, value):
+    data = np.where(DATA > 150, value, DATA)
+    for dtype in ("uint8", "int16"):
+        with pytest.raises(InputError, match=f"infinite values, which {dtype} can't"):
+            write_volume(tmp_path / "a.nii", data, AFFINE, dtype=dtype)
+    write_volume(tmp_path / "a.nii", data, AFFINE)
+    npt.assert_array_equal(nib.load(tmp_path / "a.nii").get_fdata(), data)
 
 
 def test_write_errors_are_one_sentence(tmp_path):

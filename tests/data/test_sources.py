@@ -38,7 +38,7 @@ def test_sources_are_read_by_their_numbers_up_to_the_latents_edge():
     found = prepare_sources(Source(1, (0.0, 29.0), [], ""), images, 4)
     assert found.size == (4, 8)
     read = found.read(np.array([1.0, -1.0, 0.0], "float32"))
-    assert read.shape == (3, *found.shape)
+    assert read.shape == (3, 4, 8, 1)
     assert read.dtype == "float32"
     npt.assert_allclose(read[0, :3, :5], images[1] / 29, rtol=1e-6)
     npt.assert_array_equal(read[2, 3, :], read[2, 2, :])

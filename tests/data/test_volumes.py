@@ -20,7 +20,8 @@ from dipy_ldm.data import (
     volumes,
 )
 from dipy_ldm.data._nifti import read_volume
-from dipy_ldm.data._preprocessing import conform_file, restore_file, restore_spread
+from dipy_ldm.data._preprocessing import conform_file
+from dipy_ldm.data.channels import Channel
 
 SHAPE = (12, 10, 8)
 ORIENTATIONS = ["RAS", "LPS", "PIR"]
@@ -425,7 +426,7 @@ def test_a_file_goes_to_a_grid_and_comes_back(tmp_path, load, shape):
         grid = volumes.Grid(images.shape[1:4], grid_affine)
         image, origin = conform_file(file, grid)
         npt.assert_array_equal(image, images[0])
-        back = restore_file(image, origin)
+        back = Channel("T1w").bring_back(image, origin)
         assert back.shape == own.shape
         # The brightest voxels were clipped.
         clipped = own.clip(max=origin.intensities.high)
@@ -435,12 +436,13 @@ def test_a_file_goes_to_a_grid_and_comes_back(tmp_path, load, shape):
 def test_a_small_grid_leaves_the_rest_of_the_file_alone(cohort, load):
     grid = volumes.Grid((6, 6, 4), load(cohort).affine)
     image, origin = conform_file(cohort / "2.nii.gz", grid)
-    back = restore_file(np.ones_like(image), origin)
+    back = Channel("T1w").bring_back(np.ones_like(image), origin)
     own, _ = read_volume(cohort / "2.nii.gz")
     changed = ~np.isclose(back, own)
     assert changed.sum() == 6 * 6 * 4
     npt.assert_allclose(back[changed], origin.intensities.high[0])
-    spread = restore_spread(np.full_like(image, 0.1), origin)
+    repeated = np.stack([0 * image, np.full_like(image, 0.1 * np.sqrt(2))])
+    spread = Channel("T1w").spread(repeated, origin)
     npt.assert_array_equal(spread > 0, changed)
     npt.assert_allclose(spread[changed], 0.1 * origin.intensities.high[0], rtol=1e-5)
 

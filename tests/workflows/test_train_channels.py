@@ -178,6 +178,14 @@ def test_channels_in_memory_come_back_each_in_its_space(folder, scan, tmp_path):
         model.inpaint(scan, mask, channels=["PDw"])
 
 
+def test_files_of_channels_may_be_in_the_home_folder(folder, bids, monkeypatch):
+    monkeypatch.setenv("HOME", str(bids))
+    ends = {"T1w": "T1w", "dseg": "dseg", "desc-FA": "desc-FA_dwimap"}
+    files = {name: f"~/sub-0/anat/sub-0_{end}.nii.gz" for name, end in ends.items()}
+    clean = LatentDiffusion.load(folder / "ldm.safetensors").denoise(files, strength=0)
+    assert set(clean) == set(ends)
+
+
 @pytest.mark.parametrize(
     ("option", "sentence"),
     [
