@@ -38,15 +38,15 @@ def show_options(options: type) -> Callable[[Method], Method]:
     return show
 
 
-def restores_if_refused(fit: Method) -> Method:
-    """Let an estimator be what it was before a fit that is refused before its steps."""
+def keeps_earlier_fit(fit: Method) -> Method:
+    """Let an estimator be what it was before a fit that ends before its first step."""
 
     @wraps(fit)
     def fit_or_restore(self, *args, **options):
         before = dict(vars(self))
         try:
             return fit(self, *args, **options)
-        except InputError:
+        except BaseException:
             seconds = vars(self).get("step_seconds_")
             began = seconds is not before.get("step_seconds_") and any(seconds.values())
             if not began:
@@ -194,7 +194,8 @@ class Estimator:
         """Return the fitted estimator that a fit begins from; None for none."""
         if isinstance(init, cls):
             init._check_fitted()
-            return init
+            # A fit may begin from the estimator that it changes.
+            return init._snapshot()
         return None if init is None else cls.load(init)
 
     def to_tensors(self) -> dict[str, np.ndarray]:

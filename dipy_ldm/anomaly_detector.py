@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import _backend, _documents, _serialization
-from dipy_ldm._base import Entry, Estimator, restores_if_refused, show_options
+from dipy_ldm._base import Entry, Estimator, keeps_earlier_fit, show_options
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_counts
 from dipy_ldm.anomaly._lesions import Atlas
@@ -87,7 +87,7 @@ class AnomalyDetector(Estimator):
         self.seed = seed
 
     @show_options(FitOptions)
-    @restores_if_refused
+    @keeps_earlier_fit
     def fit(
         self,
         images: npt.ArrayLike,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import _backend, _documents, _serialization
-from dipy_ldm._base import Entry, Estimator, restores_if_refused, show_options
+from dipy_ldm._base import Entry, Estimator, keeps_earlier_fit, show_options
 from dipy_ldm._conditions import (
     UNSPECIFIED,
     Condition,
@@ -205,7 +205,7 @@ class LatentDiffusion(Estimator):
         self.seed = seed
 
     @show_options(FitOptions)
-    @restores_if_refused
+    @keeps_earlier_fit
     def fit(
         self,
         images: ImagesLike,
@@ -301,27 +301,24 @@ class LatentDiffusion(Estimator):
         resolved = resolve("ldm", rank, options, guide_path)
         architecture = self._architecture(loaded.shape, conditioning.source, start)
         training.check(architecture, len(loaded), resolved)
-        # An interruption before the networks are there leaves what was fitted before.
-        new = self._snapshot()
-        new.fingerprint_, new.step_seconds_ = check_trainable(loaded).fingerprint, {}
-        new.conditions_, new.source_ = conditioning.conditions, conditioning.source
-        new.vqvae_, new.detector_ = self.vqvae._snapshot(), None
-        new.precision_ = log_precision(resolved.precision)
-        new._fitted_with = self._resolved(rank, start)
-        settings = new._fitted_with | {
-            "images": new.fingerprint_,
+        self.fingerprint_, self.step_seconds_ = check_trainable(loaded).fingerprint, {}
+        self.conditions_, self.source_ = conditioning.conditions, conditioning.source
+        self.vqvae_, self.detector_ = self.vqvae._snapshot(), None
+        self.precision_ = log_precision(resolved.precision)
+        self._fitted_with = self._resolved(rank, start)
+        settings = self._fitted_with | {
+            "images": self.fingerprint_,
             **conditioning.settings(),
-            "vqvae": survey(new.vqvae_.codebook_).fingerprint,
+            "vqvae": survey(self.vqvae_.codebook_).fingerprint,
             "the shape of the validation data": validation.shape or (),
             "init": start and _serialization.checksum(start.to_tensors()),
         }
         with _backend.spread(resolved.strategy):
             # Before anything is exchanged.
             _backend.require_agreement(settings | resolved.settings())
-            latents = new._learn_latents(loaded, conditioning)
-            held_out = new._encode_held_out(held_out, conditioning)
-            new._build(start)
-            vars(self).update(vars(new))
+            latents = self._learn_latents(loaded, conditioning)
+            held_out = self._encode_held_out(held_out, conditioning)
+            self._build(start)
             stages = training.stages(
                 self._denoiser, latents, held_out, resolved, settings
             )

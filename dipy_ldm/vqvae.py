@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import _backend, _presets, _serialization
-from dipy_ldm._base import Entry, Estimator, restores_if_refused, show_options
+from dipy_ldm._base import Entry, Estimator, keeps_earlier_fit, show_options
 from dipy_ldm._own_space import accepts_scans
 from dipy_ldm._utils.checks import (
     InputError,
@@ -168,7 +168,7 @@ class VQVAE(Estimator):
         self.seed = seed
 
     @show_options(FitOptions)
-    @restores_if_refused
+    @keeps_earlier_fit
     def fit(
         self,
         images: ImagesLike,

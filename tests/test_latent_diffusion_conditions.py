@@ -286,10 +286,11 @@ def test_fit_knows_whose_images_are(vqvae, blobs, known_of, begin):
     for subjects, known in ((None, True), (whose, False)):
         model = LatentDiffusion(vqvae, **TINY)
         them = {"subjects": subjects, "validation_subjects": ["a", "b", "a", "c"]}
-        _, held_out = begin(model, blobs, known_of, **them, **options)
+        latents, held_out = begin(model, blobs, known_of, **them, **options)
         npt.assert_array_equal(held_out.subjects, [0, 1, 0, 2])
         # Of one subject nothing is known of others.
-        assert model.conditional_mean_.weights.any() == known
+        assert latents.conditional_mean.weights.any() == known
+        assert not hasattr(model, "conditional_mean_")
     model = LatentDiffusion(vqvae, **TINY)
     for them, sentence in (
         ({"subjects": ["a"]}, "`subjects` must have a subject for each of 64"),
