@@ -17,7 +17,7 @@ import pytest
 
 from dipy_ldm import VQVAE, _backend, _serialization
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.autoencoder._training import draw_vectors, limit_images, score, verdict
+from dipy_ldm.autoencoder._training import AutoencoderStage, draw_vectors, score
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._batches import Augmentation
@@ -497,19 +497,26 @@ def test_learning_nothing_is_not_passed_over(scans, caplog, monkeypatch):
         VQVAE(**lost).fit(scans, steps=120, **options)
 
 
-def test_collapsed_codes_are_warned_of(vqvae, blobs):
-    sentence = verdict(vqvae._codec, survey(blobs), blobs, False, {"perplexity": 1.2})
+def test_collapsed_codes_are_warned_of():
+    stage = object.__new__(AutoencoderStage)
+    sentence = stage.verdict({"perplexity": 1.2})
     assert sentence.startswith("nearly all latents have the same code")
 
 
 def test_to_validate_takes_a_tenth_of_the_time():
-    training = ResolvedOptions(epochs=1, batch_size=4)
     images = np.zeros((50, 8, 8, 8, 1))
-    kept = partial(limit_images, images, training=training, length=Length(20, 100))
+    stage = object.__new__(AutoencoderStage)
+    stage.options = ResolvedOptions(epochs=1, batch_size=4)
+
+    def kept(size, total=100):
+        stage.data = run.TrainingData(images, survey(images), size)
+        stage.length = Length(20, total)
+        return stage.affordable(images)
+
     assert len(kept(size=(8, 8, 8))) == 25  # 24 and a bit
     assert len(kept(size=(4, 4, 4))) == 4
     # Of all the time there is, where a training ends before its first round does.
-    assert len(kept(size=(8, 8, 8), length=Length(20, 4))) == 5
+    assert len(kept(size=(8, 8, 8), total=4)) == 5
 
 
 def test_few_dead_codes_are_revived_from_few_pieces(volumes, volume_vqvae):
