@@ -15,7 +15,8 @@ from dipy_ldm._base import Entry, Estimator, keeps_earlier_fit, show_options
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_counts
 from dipy_ldm.anomaly._lesions import Atlas
-from dipy_ldm.anomaly._training import LESION_WEIGHT, DetectorStage, Parameters, check
+from dipy_ldm.anomaly._network import Parameters
+from dipy_ldm.anomaly._training import LESION_WEIGHT, DetectorStage, check
 from dipy_ldm.data import _checks as checks
 from dipy_ldm.data._batches import read_windows, scaled_to, window_size
 from dipy_ldm.nn import _analysis as analysis, _building as building
