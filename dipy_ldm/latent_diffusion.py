@@ -570,7 +570,7 @@ class LatentDiffusion(Estimator):
         .. footbibliography::
         """
         self._check_fitted()
-        images = self._check_images(images, self.vqvae_)
+        images = self._check_images(images)
         inputs = self._inputs(conditions, source, len(images))
         checks.check_shares(strength=strength)
         if options.get("steps") is None:
@@ -654,7 +654,7 @@ class LatentDiffusion(Estimator):
             leaves nothing to go by.
         """
         self._check_fitted()
-        images = self._check_images(images, self.vqvae_)
+        images = self._check_images(images)
         inputs = self._inputs(conditions, source, len(images))
         checks.check_counts(n_samples=n_samples, resamplings=resamplings)
         options.setdefault("steps", inpainting.STEPS)
@@ -704,7 +704,7 @@ class LatentDiffusion(Estimator):
         lesions, or with few, as of :meth:`fit`.
         """
         self._check_fitted()
-        images = self._check_images(images, self.vqvae_)
+        images = self._check_images(images)
         refuse_all_but_scans(self.channels_)
         if validation_data is not None:
             grid = grid_of(self.vqvae_.shape_, self.vqvae_.affine_)
@@ -987,12 +987,11 @@ class LatentDiffusion(Estimator):
     def _of_images(self):
         return len(self.latent_shape_) == 3
 
-    def _check_images(self, images: ImagesLike, vqvae: VQVAE) -> np.ndarray:
+    def _check_images(self, images: ImagesLike) -> np.ndarray:
         """Return images as an array, of the shape that the autoencoder knows."""
-        vqvae._check_fitted()
-        grid = grid_of(vqvae.shape_, vqvae.affine_)
-        cohort = read_cohort(images, grid, vqvae.channels_)
-        return as_fitted(cohort.images, vqvae.shape_, "autoencoder")
+        grid = grid_of(self.vqvae_.shape_, self.vqvae_.affine_)
+        cohort = read_cohort(images, grid, self.channels_)
+        return as_fitted(cohort.images, self.vqvae_.shape_, "autoencoder")
 
     def _grid(self):
         refuse_series(self.conditions_)
