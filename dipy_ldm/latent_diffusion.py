@@ -1047,12 +1047,11 @@ class LatentDiffusion(Estimator):
         """Warn of images that are far from those of the training, where these agree."""
         if self.gaussian_ is None:
             return
-        gaussian, mean = self.gaussian_, self.conditional_mean_
-        if mean is not None:  # conditions may be any that the training had
-            loadings = np.concatenate([gaussian.loadings, mean.loadings()])
-            gaussian = gaussian._replace(loadings=loadings)
-        distances = gaussian.relative_distances(self._scaled(latents))
-        for number in np.flatnonzero(distances > gaussian.max_distance):
+        # Conditions may be any that the training had.
+        deviation, max_distance = self._denoiser.spread
+        distances = self.gaussian_.relative_distances(self._scaled(latents))
+        distances *= (self.gaussian_.deviation / deviation) ** 2
+        for number in np.flatnonzero(distances > max_distance):
             logger.warning(
                 "%s is unlike the training images (%.1f times as far from their mean "
                 "as they are), and the result may mean nothing: bring it to their "

@@ -1,8 +1,8 @@
 """The networks of a diffusion model, and the denoisers that samplers see of them."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import NamedTuple, cast
 
 import keras
 import numpy as np
@@ -14,6 +14,7 @@ from dipy_ldm.data._sources import ConditioningInputs, Source
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.diffusion import _guidance as denoisers, schedules
 from dipy_ldm.nn import _building as building
+from dipy_ldm.prior._gaussian import Gaussian
 from dipy_ldm.prior._latent_prior import LatentPrior
 
 # The guide is to be worse than the denoiser in the same way: narrower.
@@ -175,6 +176,18 @@ class ConditionalDenoiser:
             return 0.0
         mean = self._conditional_mean(conditioning)
         return self.prior.gaussian.mean + (0 if mean is None else mean)
+
+    @cached_property
+    def spread(self) -> tuple[float, float]:
+        """Deviation of latents under any conditions, and their largest distance."""
+        mean, gaussian = (
+            self.prior.conditional_mean,
+            cast(Gaussian, self.prior.gaussian),
+        )
+        if mean is not None:
+            loadings = np.concatenate([gaussian.loadings, mean.loadings()])
+            gaussian = gaussian._replace(loadings=loadings)
+        return gaussian.deviation, gaussian.max_distance
 
     def _conditional_mean(self, conditioning):
         mean = self.prior.conditional_mean
