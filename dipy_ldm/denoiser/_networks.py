@@ -79,21 +79,21 @@ class Architecture(NamedTuple):
         chosen, source = self.parameters, self.source
         estimate = (self.directions, chosen.schedule, chosen.target)
         narrower = _GUIDE_WIDTH if guide else 1
-        return unet_network.seeded_unet(
-            chosen.seed,
-            self.latent_shape,
-            widths=[max(1, width // narrower) for width in chosen.widths],
-            blocks=chosen.blocks,
-            attention=chosen.attention,
-            conditions=[condition.size for condition in self.conditions.values()],
-            source=source
-            and unet_network.SourceShape(
-                self.factor, source.channels, len(source.labels)
-            ),
-            expects=self.expects,
-            estimate=None if self.directions is None else estimate,
-            remat=remat,
-        )
+        with building.seeded(chosen.seed):
+            return unet_network.unet(
+                self.latent_shape,
+                widths=[max(1, width // narrower) for width in chosen.widths],
+                blocks=chosen.blocks,
+                attention=chosen.attention,
+                conditions=[condition.size for condition in self.conditions.values()],
+                source=source
+                and unet_network.SourceShape(
+                    self.factor, source.channels, len(source.labels)
+                ),
+                expects=self.expects,
+                estimate=None if self.directions is None else estimate,
+                remat=remat,
+            )
 
     def build(self) -> dict[str, keras.Model]:
         """Build denoiser and guide, if there is one, by the names in a model file."""

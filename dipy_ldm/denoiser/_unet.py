@@ -18,7 +18,7 @@ from dipy_ldm.nn._blocks import (
     to_output,
     upsample_to,
 )
-from dipy_ldm.nn._building import SeededInitializer, seeded
+from dipy_ldm.nn._building import SeededInitializer
 from dipy_ldm.nn._layers import (
     CONVOLUTIONS,
     ConditionFeatures,
@@ -124,7 +124,7 @@ def unet(
     *,
     widths: Sequence[int],
     blocks: int,
-    attention: Sequence[bool],
+    attention: Sequence[bool] | None = None,
     conditions: Sequence[int] = (),
     source: SourceShape | None = None,
     expects: bool = False,
@@ -140,6 +140,7 @@ def unet(
 
     Shapes: shape ``(*space, channels)``, result ``(batch, *shape)``.
     """
+    attention = attention or [False] * len(widths)
     if len(attention) != len(widths):
         raise InputError(
             f"attention needs one entry a level: {len(widths)}, not {len(attention)}."
@@ -179,23 +180,6 @@ def unnormalised(network: keras.Model) -> list[str]:
     """Name the kernels that work on what no block has normalised."""
     kinds: tuple[Any, ...] = tuple(CONVOLUTIONS.values())
     return [x.kernel.path for x in network.layers if isinstance(x, kinds)]
-
-
-def seeded_unet(
-    seed: int,
-    shape: tuple[int, ...],
-    *,
-    widths: Sequence[int],
-    attention: Sequence[bool] | None = None,
-    **options,
-) -> keras.Model:
-    """Build a U-Net with weights that follow from a seed.
-
-    Shapes: shape ``(*space, channels)``.
-    """
-    attention = attention or [False] * len(widths)
-    with seeded(seed):
-        return unet(shape, widths=widths, attention=attention, **options)
 
 
 def _stem(image, source, width, remat):
