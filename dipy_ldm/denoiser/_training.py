@@ -210,14 +210,20 @@ def noisy_latents(
     latents: Latents,
     batch_size: int,
     shift: int = 0,
-    **replaced,
+    **options,
 ) -> Batches:
     """Return batches of noisy latents; the shift changes the noise."""
     parameters = denoiser.architecture.parameters
+    if latents.conditioning is not None:
+        table, sources = latents.conditioning
+        mean = latents.conditional_mean
+        expected = None if mean is None else mean.predict
+        given = {"conditions": table, "sources": sources, "expected": expected}
+        options = given | options
     return noisy_batches(
         latents.clean,
         batch_size,
-        **latents.noising_options | replaced,
+        **options,
         schedule=parameters.schedule,
         target=parameters.target,
         seed=parameters.seed + shift,
@@ -243,7 +249,7 @@ class Validation:
         self.table: Any = None
         if tables:
             self.table, self.subjects = tables[0][:, :-1], tables[0][:, -1]
-        sources = latents.noising_options.get("sources")
+        sources: Any = latents.conditioning and latents.conditioning.sources
         self.read = sources and sources.read
         self.batch_size = batch_size if sources else 256
         self.names = list(denoiser.architecture.conditions)
