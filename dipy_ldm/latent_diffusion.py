@@ -569,7 +569,6 @@ class LatentDiffusion(Estimator):
         ----------
         .. footbibliography::
         """
-        self._check_fitted()
         images = self._check_images(images)
         inputs = self._inputs(conditions, source, len(images))
         checks.check_shares(strength=strength)
@@ -653,7 +652,6 @@ class LatentDiffusion(Estimator):
             If the model is not fitted, an argument can't be used, or a mask is empty or
             leaves nothing to go by.
         """
-        self._check_fitted()
         images = self._check_images(images)
         inputs = self._inputs(conditions, source, len(images))
         checks.check_counts(n_samples=n_samples, resamplings=resamplings)
@@ -703,7 +701,6 @@ class LatentDiffusion(Estimator):
         :meth:`dipy_ldm.anomaly_detector.AnomalyDetector.fit`, images those without
         lesions, or with few, as of :meth:`fit`.
         """
-        self._check_fitted()
         images = self._check_images(images)
         refuse_all_but_scans(self.channels_)
         if validation_data is not None:
@@ -989,6 +986,7 @@ class LatentDiffusion(Estimator):
 
     def _check_images(self, images: ImagesLike) -> np.ndarray:
         """Return images as an array, of the shape that the autoencoder knows."""
+        self._check_fitted()
         grid = grid_of(self.vqvae_.shape_, self.vqvae_.affine_)
         cohort = read_cohort(images, grid, self.channels_)
         return as_fitted(cohort.images, self.vqvae_.shape_, "autoencoder")
@@ -1061,14 +1059,12 @@ class LatentDiffusion(Estimator):
             )
 
     def _decode(self, latents, tile):
-        return self.vqvae_.decode(self._unscaled(latents), tile=tile)
+        unscaled = latents * self.latent_scale_ + self.latent_mean_
+        return self.vqvae_.decode(unscaled, tile=tile)
 
     def _scaled(self, latents):
         """Scale latents to mean 0 and variance 1."""
         return (latents - self.latent_mean_) / self.latent_scale_
-
-    def _unscaled(self, latents):
-        return latents * self.latent_scale_ + self.latent_mean_
 
     def _batch_size(self, batch_size):
         space = self.vqvae_.shape_[:-1]
