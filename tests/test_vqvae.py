@@ -56,6 +56,7 @@ def test_shapes_and_range(vqvae, blobs):
     assert images.min() >= blobs.min()
     assert images.max() <= blobs.max()
     assert vqvae.codes(latents).shape == (5, 4, 3, 1)
+    npt.assert_array_equal(vqvae.codes(latents.astype(float)), vqvae.codes(latents))
     # Other sizes come back in their own.
     assert vqvae.predict(np.zeros((2, 9, 22, 1))).shape == (2, 9, 22, 1)
 

@@ -187,7 +187,8 @@ class Codec:
 
         Shapes: latents ``(n, *space, code_dim)``, result ``(n, *space, n_codebooks)``.
         """
-        return ops.convert_to_numpy(self.quantizer.nearest(latents))
+        vectors = np.asarray(latents, "float32")
+        return ops.convert_to_numpy(self.quantizer.nearest(vectors))
 
     def needed_memory(
         self,
