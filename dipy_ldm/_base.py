@@ -143,11 +143,13 @@ class Estimator:
     def set_params(self, **params) -> Self:
         """Change parameters; what is fitted stays as it is until the next fit."""
         names = self.get_params(deep=False)
-        for name, value in params.items():
+        # An estimator goes before its own parameters, which are of the new one.
+        for name, value in sorted(params.items(), key=lambda item: "__" in item[0]):
             outer, _, inner = name.partition("__")
             nested = names.get(outer)
             if name in names:
                 setattr(self, name, value)
+                names[name] = value
             elif inner and isinstance(nested, Estimator):
                 nested.set_params(**{inner: value})
             else:
