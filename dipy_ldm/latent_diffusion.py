@@ -97,9 +97,9 @@ class LatentDiffusion(Estimator):
         Default: 128 and 128 for images; 64, 128 and 256 for volumes.
     blocks : int
         Residual blocks of each level.
-    attention : sequence of bool, optional
-        Whether a level has self-attention, one entry a level; the middle always
-        has. Default: no level.
+    attention : bool or sequence of bool, optional
+        Whether a level has self-attention, one entry a level or one for all; the
+        middle always has. Default: no level.
     schedule : {"cosine", "linear"}
         How noise grows with time.
     target : {"v", "noise", "clean"}
@@ -189,7 +189,7 @@ class LatentDiffusion(Estimator):
         *,
         widths: Sequence[int] | None = None,
         blocks: int = 1,
-        attention: Sequence[bool] | None = None,
+        attention: bool | Sequence[bool] | None = None,
         schedule: str = "cosine",
         target: str = "v",
         guide: bool | None = None,
@@ -930,8 +930,14 @@ class LatentDiffusion(Estimator):
 
     def _resolved(self, rank, init=None):
         chosen = super()._resolved(rank, init)
-        levels = chosen["attention"]
-        return chosen | {"attention": levels and [bool(level) for level in levels]}
+        levels, guide = chosen["attention"], chosen["guide"]
+        if isinstance(levels, bool):
+            levels = [levels] * len(chosen["widths"])
+        # As types that a model file may have.
+        return chosen | {
+            "attention": levels and [bool(level) for level in levels],
+            "guide": None if guide is None else bool(guide),
+        }
 
     def _architecture(self, shape, source=None, init=None):
         """Return the architecture of a fit's networks, without the prior."""

@@ -331,6 +331,14 @@ def test_bad_arguments_elsewhere(diffusion, vqvae, blobs):
             LatentDiffusion(vqvae, **parameters, **TINY).fit(images, **options, **FIT)
 
 
+@pytest.mark.parametrize("attention", [False, True])
+def test_one_entry_of_attention_is_for_all_levels(vqvae, attention):
+    chosen = LatentDiffusion(vqvae, attention=attention, guide=0)._resolved(2)
+    assert chosen["attention"] == [attention, attention]
+    # A model file has no whole number there.
+    assert chosen["guide"] is False
+
+
 def test_unfitted_names_the_call_to_make(vqvae, blobs):
     with pytest.raises(InputError, match="call fit"):
         LatentDiffusion(vqvae).predict()
