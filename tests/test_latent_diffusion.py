@@ -326,9 +326,10 @@ def test_bad_arguments_elsewhere(diffusion, vqvae, blobs):
         (blobs, {}, {"validation_data": spoilt}, "validation image 2 has NaN"),
         (blobs, {"schedule": "square"}, {}, "cosine, linear"),
         (blobs, {"target": "score"}, {}, "v, noise, clean"),
+        (blobs, {"blocks": (1, 2)}, {}, "blocks must be a number, not"),
     ):
         with pytest.raises(InputError, match=sentence):
-            LatentDiffusion(vqvae, **parameters, **TINY).fit(images, **options, **FIT)
+            LatentDiffusion(vqvae, **TINY | parameters).fit(images, **options, **FIT)
 
 
 @pytest.mark.parametrize("attention", [False, True])

@@ -451,6 +451,9 @@ def test_unfitted_names_the_call_to_make(call):
         ({"seed": 2**32}, "seed must be a whole number from 0"),
         ({"widths": (8, 2.5)}, "widths must be a whole number, not 2.5"),
         ({"widths": "wide"}, "widths must be a number, not 'wide'"),
+        ({"blocks": (1, 2)}, r"blocks must be a number, not \[1, 2\]"),
+        ({"blocks": None}, "blocks must be a number, not None"),
+        ({"commitment": "0.25"}, "commitment must be a number, not .0.25."),
     ],
 )
 def test_bad_hyperparameters_are_answered_with_their_cure(options, sentence):

@@ -11,7 +11,7 @@ import numpy as np
 
 from dipy_ldm import _backend
 from dipy_ldm._utils import tiling as tiles
-from dipy_ldm._utils.checks import check_patch, check_seed, check_sizes
+from dipy_ldm._utils.checks import check_patch, check_seed, check_sizes, whole
 from dipy_ldm._utils.types import Batches
 from dipy_ldm.anomaly._lesions import Atlas, lesion_batches
 from dipy_ldm.anomaly._network import Parameters
@@ -41,7 +41,8 @@ def check(
     Shapes: shape ``(n, *space, channels)``.
     """
     check_seed(parameters.seed)
-    check_sizes(widths=parameters.widths, blocks=parameters.blocks)
+    check_sizes(widths=parameters.widths)
+    whole("blocks", parameters.blocks, 1)
     options.check(shape[0])
     check_patch(patch, len(shape) - 2)
     size = parameters.window(shape[1:-1], patch)

@@ -11,7 +11,7 @@ import numpy as np
 
 from dipy_ldm import _backend, _documents, _serialization
 from dipy_ldm._utils import tiling as tiles
-from dipy_ldm._utils.checks import check_seed, check_sizes, choose
+from dipy_ldm._utils.checks import at_least, check_seed, check_sizes, choose, whole
 from dipy_ldm.autoencoder import losses
 from dipy_ldm.autoencoder._network import encoder_and_decoder, factor_of
 from dipy_ldm.autoencoder._sharpening import REACH, sharpened
@@ -43,13 +43,15 @@ class Parameters(NamedTuple):
         choose("loss", self.loss, losses.LOSSES)
         choose("bottleneck", self.bottleneck, BOTTLENECKS)
         check_seed(self.seed)
-        names = ("widths", "blocks", "n_codes", "n_codebooks", "code_dim")
-        check_sizes(**{name: getattr(self, name) for name in names})
+        check_sizes(widths=self.widths)
+        for name in ("blocks", "n_codes", "n_codebooks", "code_dim"):
+            whole(name, getattr(self, name), 1)
+        at_least("commitment", self.commitment, 0)
 
     @property
     def factor(self):
         """How many times smaller than images latents are, per side."""
-        check_sizes(widths=self.widths, blocks=self.blocks)
+        check_sizes(widths=self.widths)
         return factor_of(self.widths)
 
     def latent_shape(self, space: tuple[int, ...]) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from dipy_ldm import _backend, _documents, _serialization
 from dipy_ldm._conditions import UNSPECIFIED, Condition, from_saved
-from dipy_ldm._utils.checks import check_seed, check_sizes, choose
+from dipy_ldm._utils.checks import check_seed, check_sizes, choose, whole
 from dipy_ldm.data._sources import ConditioningInputs, Source
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.diffusion import _guidance as denoisers, schedules
@@ -41,7 +41,8 @@ class Parameters(NamedTuple):
     def check(self) -> None:
         """Refuse parameters with which nothing can be built."""
         check_seed(self.seed)
-        check_sizes(widths=self.widths, blocks=self.blocks)
+        check_sizes(widths=self.widths)
+        whole("blocks", self.blocks, 1)
         choose("schedule", self.schedule, schedules.SCHEDULES)
         choose("target", self.target, schedules.TARGETS)
 
