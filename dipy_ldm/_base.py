@@ -198,6 +198,11 @@ class Estimator:
             init._check_fitted()
             # A fit may begin from the estimator that it changes.
             return init._snapshot()
+        if isinstance(init, Estimator):
+            raise InputError(
+                f"`init` must be a {cls.__name__} or a file, not a "
+                f"{type(init).__name__}."
+            )
         return None if init is None else cls.load(init)
 
     def to_tensors(self) -> dict[str, np.ndarray]:

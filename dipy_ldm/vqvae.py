@@ -541,7 +541,7 @@ class VQVAE(Estimator):
     @classmethod
     def _read_init(cls, init):
         """Return the autoencoder that a fit begins from, also that of a whole model."""
-        if init is None or isinstance(init, cls):
+        if init is None or isinstance(init, Estimator):
             return super()._read_init(init)
         path = _serialization.find(init)
         if _serialization.read_document(path)["kind"] != "latent_diffusion":

@@ -393,6 +393,9 @@ def test_a_denoiser_does_not_begin_from_an_autoencoder(vqvae, blobs, tmp_path):
     sentence = "holds an autoencoder alone, not a diffusion model"
     with pytest.raises(InputError, match=sentence):
         LatentDiffusion(vqvae).fit(blobs, init=tmp_path / "v.safetensors")
+    sentence = "`init` must be a LatentDiffusion or a file, not a VQVAE"
+    with pytest.raises(InputError, match=sentence):
+        LatentDiffusion(vqvae).fit(blobs, init=vqvae)
 
 
 def test_packaged_brains_accept_a_template_and_follow_brain_volume(caplog):
