@@ -148,7 +148,7 @@ def unet(
     latents, times = keras.Input(shape), keras.Input(())
     mean = [keras.Input(shape)] if expects else []
     encoded = [keras.Input((len(conditions),))] if conditions else []
-    time = _embed(times, *encoded, width=128, sizes=conditions)
+    time = _embed(times, encoded, conditions)
     source_image = [] if source is None else [keras.Input(source.shape(shape))]
     stems = [_stem(image, source, widths[0], remat) for image in source_image]
     linear = [] if estimate is None else LinearEstimate(*estimate)(latents, times)
@@ -237,18 +237,19 @@ def _attend(x):
     return layers.Add()([x, layers.Reshape((*space, width))(tokens)])
 
 
-def _embed(times, encoded=None, *, width, sizes):
+def _embed(times, encoded, sizes):
     """Embed times and conditions into the features that modulate every block."""
-    x = TimeEmbedding(width)(times)
-    for _ in range(2):
-        x = layers.Dense(
-            width, activation=swish, kernel_initializer=SeededInitializer()
-        )(x)
-        if encoded is not None:
-            # Before the last layer, in which what they mean together is learnt.
-            draw = SeededInitializer("RandomNormal", stddev=0.5)
-            features = ConditionFeatures(sizes)(encoded)
-            learnt = layers.Dense(width, use_bias=False, kernel_initializer=draw)
-            x = layers.Add()([x, learnt(features)])
-            encoded = None
-    return x
+    width = 128
+
+    def dense(x):
+        draw = SeededInitializer()
+        return layers.Dense(width, activation=swish, kernel_initializer=draw)(x)
+
+    x = dense(TimeEmbedding(width)(times))
+    for values in encoded:
+        # Before the last layer, in which what they mean together is learnt.
+        features = ConditionFeatures(sizes)(values)
+        draw = SeededInitializer("RandomNormal", stddev=0.5)
+        learnt = layers.Dense(width, use_bias=False, kernel_initializer=draw)
+        x = layers.Add()([x, learnt(features)])
+    return dense(x)
