@@ -18,7 +18,7 @@ from dipy_ldm.anomaly._network import Parameters
 from dipy_ldm.metrics import dice
 from dipy_ldm.nn import _building as building
 from dipy_ldm.training import _memory as memory
-from dipy_ldm.training._options import BASE_FAN_IN, ResolvedOptions
+from dipy_ldm.training._options import ResolvedOptions
 from dipy_ldm.training._trainer import Stage, TrainingData
 
 # Windows on which the detector is validated at least, and those in which it is found
@@ -104,12 +104,7 @@ class DetectorStage(Stage):
         """Build the network for windows, in the precision of the training."""
         channels = self.data.images.shape[-1]
         built = self.parameters.build(self.data.size, channels, self.options.remat)
-        model = _backend.ReplicatedModel(built.inputs, built.outputs)
-        optimizer = self.options.optimizer(
-            self.length.total, global_clipnorm=1.0, base_fan_in=BASE_FAN_IN
-        )
-        model.compile(optimizer, loss=lesion_loss, auto_scale_loss=False)
-        return model
+        return self.compiled(built.inputs, built.outputs, lesion_loss)
 
     def end_round(
         self, model: keras.Model, number: int, last: bool

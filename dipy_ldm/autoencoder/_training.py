@@ -20,7 +20,7 @@ from dipy_ldm.data._checks import survey
 from dipy_ldm.data.channels import columns_of, to_saved
 from dipy_ldm.metrics import detail_correlation
 from dipy_ldm.training import _memory as memory
-from dipy_ldm.training._options import BASE_FAN_IN, ResolvedOptions
+from dipy_ldm.training._options import ResolvedOptions
 from dipy_ldm.training._trainer import Stage, TrainingData
 
 # Pieces of images that are encoded at least for codes to be revived.
@@ -132,24 +132,11 @@ class AutoencoderStage(Stage):
         )
         images = encoder.inputs[0]
         reconstructed = decoder(quantizer(encoder(images)))
-        model = _backend.ReplicatedModel(images, reconstructed)
-        model.compile(
-            self.options.optimizer(
-                self.length.total,
-                # Without a bound, few early batches would rule Adam's moments for long.
-                global_clipnorm=1.0,
-                base_fan_in=BASE_FAN_IN,
-            ),
-            loss=losses.reconstruction(
-                parameters.loss,
-                channels,
-                self.baseline,
-                [(i, c.loss) for c, i in columns_of(self.data.channels) if c.loss],
-            ),
-            metrics=[losses.error(channels)],
-            auto_scale_loss=False,  # the optimizer does
-        )
-        return model
+        columns = columns_of(self.data.channels)
+        parts = [(own, c.loss) for c, own in columns if c.loss]
+        loss = losses.reconstruction(parameters.loss, channels, self.baseline, parts)
+        metrics = [losses.error(channels)]
+        return self.compiled(images, reconstructed, loss, metrics)
 
     def begin(self, model: keras.Model) -> None:
         """Initialise the codes from encoded images, unless there are codes."""

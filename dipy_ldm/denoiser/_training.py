@@ -149,22 +149,21 @@ class DenoiserStage(Stage):
         architecture = self.denoiser.architecture
         network = architecture.unet(self.guide, self.options.remat)
         unet_network.set_prior(network, self.denoiser.prior.gaussian)
-        model = _backend.ReplicatedModel(network.inputs, network.outputs)
-        optimizer = self.options.optimizer(
-            self.length.total,
+        return self.compiled(
+            network.inputs,
+            network.outputs,
+            "mse",
             # The less is left to learn, the smaller gradients are, but for some.
             global_clipnorm=self.baseline / self.white_baseline,
             # With as many inputs as there are over voxels, kernels between blocks let
             # what is the same everywhere grow until nothing else is seen; blocks take
             # it away.
             base_fan_in=BASE_FAN_IN if architecture.of_volumes else None,
-            unnormalised=unet_network.unnormalised(model),
+            unnormalised=unet_network.unnormalised(network),
             averages=self.averaged.trainable_variables,
             # A short training must not average over what it began with.
             ema_momentum=max(0.0, min(0.999, 1 - 10 / self.length.total)),
         )
-        model.compile(optimizer, loss="mse", auto_scale_loss=False)
-        return model
 
     def begin(self, model: keras.Model) -> None:
         """Let it begin with what was taken over, if anything was."""
