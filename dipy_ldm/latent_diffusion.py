@@ -731,8 +731,8 @@ class LatentDiffusion(Estimator):
                 "this model has no detector; train one with fit_detector(images), or "
                 "--steps_detector of dipy_train_ldm."
             )
-        array = np.asarray(images)
-        return self.detector_.predict(array, batch_size=batch_size, tile=tile)
+        images = read_cohort(images).images
+        return self.detector_.predict(images, batch_size=batch_size, tile=tile)
 
     def denoiser(
         self,

@@ -389,7 +389,7 @@ class VQVAE(Estimator):
         check_counts(batch_size=batch_size, tile=tile)
         if are_scans(images):
             images = read_scans(images, *self._grid())[0]
-        array = checks.as_array(np.asarray(images), rank=len(self.shape_) - 1)
+        array = checks.as_array(read_cohort(images).images, rank=len(self.shape_) - 1)
         checks.check_channels("images", array, self.shape_[-1])
         return self._codec.encode(array, batch_size, tile)
 
@@ -459,8 +459,9 @@ class VQVAE(Estimator):
         InputError
             If the images or an option can't be used.
         """
+        images = read_cohort(images).images
         latents = self.encode(images, batch_size=batch_size, tile=tile)
-        space = np.asarray(images).shape[1:-1]
+        space = images.shape[1:-1]
         return self.decode(latents, space=space, batch_size=batch_size, tile=tile)
 
     def codes(self, latents: np.ndarray) -> np.ndarray:
