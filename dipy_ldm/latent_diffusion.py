@@ -980,7 +980,8 @@ class LatentDiffusion(Estimator):
             **LatentPrior.network_options(saved),
         )
         self._denoiser = ConditionalDenoiser(architecture, prior)
-        take_over(self._denoiser, init and init._denoiser)
+        if init is not None:
+            take_over(self._denoiser, init._denoiser)
         self.denoiser_, self.guide_ = self._denoiser.network, self._denoiser.guide
 
     @property

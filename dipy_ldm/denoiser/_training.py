@@ -217,8 +217,8 @@ def noisy_latents(
         table, sources = latents.conditioning
         mean = latents.conditional_mean
         expected = None if mean is None else mean.predict
-        given = {"conditions": table, "sources": sources, "expected": expected}
-        options = given | options
+        inputs = {"conditions": table, "sources": sources, "expected": expected}
+        options = inputs | options
     return noisy_batches(
         latents.clean,
         batch_size,
