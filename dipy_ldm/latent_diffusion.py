@@ -800,6 +800,7 @@ class LatentDiffusion(Estimator):
         Sampling
             The options, of which none is left open.
         """
+        self._check_fitted()
         checks.check_counts(n=n)
         checks.at_least("guidance", guidance, 0)
         conditional = bool(self.conditions_) or self.source_ is not None
@@ -830,6 +831,7 @@ class LatentDiffusion(Estimator):
         up to a strength of about 0.1, 3 at 0.2 and 5 at 0.4. More were not measured to
         come nearer to the truth.
         """
+        self._check_fitted()
         times = samplers.make_sampler(sampler).grid(self._schedule, 20)
         return 1 + int(np.sum(times < strength - 1e-6))
 
