@@ -1,9 +1,8 @@
 """How the autoencoder is trained: its stage, and the life of its codes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 import math
-from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -77,7 +76,7 @@ class AutoencoderStage(Stage):
         codec: Codec,
         data: TrainingData,
         options: ResolvedOptions,
-        initial: Mapping[str, np.ndarray] = MappingProxyType({}),
+        initial: dict[str, np.ndarray],
     ) -> None:
         self.codec = codec
         # Weights to begin with, by their names in a model file.
@@ -143,7 +142,7 @@ class AutoencoderStage(Stage):
         if self.initial:
             for name in ("encoder", "decoder"):
                 network = model.get_layer(name)
-                weights = _serialization.weights(network, name) | dict(self.initial)
+                weights = _serialization.weights(network, name) | self.initial
                 _serialization.set_weights(network, name, weights)
         if "codebook" in self.initial:
             model.get_layer("quantizer").codebook.assign(self.initial["codebook"])
