@@ -30,13 +30,7 @@ from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._checks import as_fitted, check_trainable, check_validation, survey
 from dipy_ldm.data._gradients import refuse_series
-from dipy_ldm.data._scans import (
-    ImagesLike,
-    grid_of,
-    read_cohort,
-    read_sources,
-    require_affine,
-)
+from dipy_ldm.data._scans import ImagesLike, grid_of, read_sources, require_affine
 from dipy_ldm.data._sidecars import SyntheticImage, model_facts
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
 from dipy_ldm.data.channels import chosen_columns, harden, refuse_all_but_scans
@@ -334,10 +328,7 @@ class LatentDiffusion(Estimator):
         """Load images and what belongs to them, as far as it is not given."""
         if images is None:
             return None, Examples(None, conditions, source, subjects)
-        self.vqvae._check_fitted()
-        grid = grid_of(self.vqvae.shape_, self.vqvae.affine_)
-        channels = self.vqvae.channels_
-        cohort = read_cohort(images, grid, channels, verbose=verbose)
+        cohort = self.vqvae._read_cohort(images, verbose)
         source = cohort.sources if source is None else source
         subjects = cohort.subjects if subjects is None else subjects
         return cohort.images, Examples(cohort.shape, conditions, source, subjects)
@@ -704,8 +695,7 @@ class LatentDiffusion(Estimator):
         images = self._check_images(images)
         refuse_all_but_scans(self.channels_)
         if validation_data is not None:
-            grid = grid_of(self.vqvae_.shape_, self.vqvae_.affine_)
-            validation_data = read_cohort(validation_data, grid, self.channels_).images
+            validation_data = self.vqvae_._read_cohort(validation_data).images
         self.detector_ = AnomalyDetector(seed=self.seed).fit(
             images, validation_data=validation_data, patch=patch, **options
         )
@@ -731,7 +721,7 @@ class LatentDiffusion(Estimator):
                 "this model has no detector; train one with fit_detector(images), or "
                 "--steps_detector of dipy_train_ldm."
             )
-        images = read_cohort(images).images
+        images = self.vqvae_._read_cohort(images).images
         return self.detector_.predict(images, batch_size=batch_size, tile=tile)
 
     def denoiser(
@@ -996,9 +986,8 @@ class LatentDiffusion(Estimator):
     def _check_images(self, images: ImagesLike) -> np.ndarray:
         """Return images as an array, of the shape that the autoencoder knows."""
         self._check_fitted()
-        grid = grid_of(self.vqvae_.shape_, self.vqvae_.affine_)
-        cohort = read_cohort(images, grid, self.channels_)
-        return as_fitted(cohort.images, self.vqvae_.shape_, "autoencoder")
+        images = self.vqvae_._read_cohort(images).images
+        return as_fitted(images, self.vqvae_.shape_, "autoencoder")
 
     def _grid(self):
         refuse_series(self.conditions_)

@@ -554,6 +554,12 @@ class VQVAE(Estimator):
 
         return cls.from_saved(*_serialization.load(path, "latent_diffusion", expected))
 
+    def _read_cohort(self, images, verbose=False):
+        """Load images on the grid of the training images; arrays stay as they are."""
+        self._check_fitted()
+        grid = grid_of(self.shape_, self.affine_)
+        return read_cohort(images, grid, self.channels_, verbose=verbose)
+
     def _grid(self):
         """Return the grid of volumes, None of images, and the channels."""
         affine = require_affine(self.affine_) if len(self.shape_) == 4 else None

@@ -154,7 +154,8 @@ class ConditionalDenoiser:
             weak = self._denoiser(self.predict, nothing, no_mean)
         else:
             weak = self._denoiser(self.predict_guide, inputs, mean)
-            if self._is_specified(conditioning):
+            columns = conditioning.table[:, : len(self.architecture.conditions)]
+            if (columns != UNSPECIFIED).any():
                 less = (np.full_like(inputs[0], UNSPECIFIED), *inputs[1:])
                 other = self._denoiser(self.predict_guide, less, no_mean)
                 weak = denoisers.mixed(weak, other, UNCONDITIONAL_SHARE)
@@ -193,11 +194,6 @@ class ConditionalDenoiser:
     def _conditional_mean(self, conditioning):
         mean = self.prior.conditional_mean
         return None if mean is None else mean.predict(conditioning.table)
-
-    def _is_specified(self, conditioning):
-        """Return whether any condition is specified."""
-        columns = conditioning.table[:, : len(self.architecture.conditions)]
-        return (columns != UNSPECIFIED).any()
 
     def _denoiser(self, predict, inputs, mean):
         """Return a denoiser of a network that is given the same at every time."""
