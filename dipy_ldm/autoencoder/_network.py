@@ -151,11 +151,7 @@ def _sum(name, inputs, *results):
 
 
 def encoder_and_decoder(
-    space: tuple[int | None, ...],
-    channels: int,
-    *,
-    seed: int,
-    **options,
+    space: tuple[int | None, ...], channels: int, *, seed: int, **options
 ) -> tuple[keras.Model, keras.Model]:
     """Build both networks for images of a size, with weights drawn from a seed."""
     with seeded(seed):
