@@ -38,15 +38,15 @@ def show_options(options: type) -> Callable[[Method], Method]:
     return show
 
 
-def restores_if_refused(fit: Method) -> Method:
-    """Let an estimator be what it was before a fit that is refused before its steps."""
+def keeps_earlier_fit(fit: Method) -> Method:
+    """Let an estimator be what it was before a fit that ends before its first step."""
 
     @wraps(fit)
     def fit_or_restore(self, *args, **options):
         before = dict(vars(self))
         try:
             return fit(self, *args, **options)
-        except InputError:
+        except BaseException:
             seconds = vars(self).get("step_seconds_")
             began = seconds is not before.get("step_seconds_") and any(seconds.values())
             if not began:
@@ -143,11 +143,13 @@ class Estimator:
     def set_params(self, **params) -> Self:
         """Change parameters; what is fitted stays as it is until the next fit."""
         names = self.get_params(deep=False)
-        for name, value in params.items():
+        # An estimator goes before its own parameters, which are of the new one.
+        for name, value in sorted(params.items(), key=lambda item: "__" in item[0]):
             outer, _, inner = name.partition("__")
             nested = names.get(outer)
             if name in names:
                 setattr(self, name, value)
+                names[name] = value
             elif inner and isinstance(nested, Estimator):
                 nested.set_params(**{inner: value})
             else:
@@ -194,7 +196,13 @@ class Estimator:
         """Return the fitted estimator that a fit begins from; None for none."""
         if isinstance(init, cls):
             init._check_fitted()
-            return init
+            # A fit may begin from the estimator that it changes.
+            return init._snapshot()
+        if isinstance(init, Estimator):
+            raise InputError(
+                f"`init` must be a {cls.__name__} or a file, not a "
+                f"{type(init).__name__}."
+            )
         return None if init is None else cls.load(init)
 
     def to_tensors(self) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 import math
 from typing import Any, Self, Unpack
 
@@ -11,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import _backend, _documents, _serialization
-from dipy_ldm._base import Entry, Estimator, restores_if_refused, show_options
+from dipy_ldm._base import Entry, Estimator, keeps_earlier_fit, show_options
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_counts
 from dipy_ldm.anomaly._lesions import Atlas
-from dipy_ldm.anomaly._training import LESION_WEIGHT, DetectorStage, Parameters, check
+from dipy_ldm.anomaly._network import Parameters
+from dipy_ldm.anomaly._training import LESION_WEIGHT, DetectorStage, check
 from dipy_ldm.data import _checks as checks
 from dipy_ldm.data._batches import read_windows, scaled_to, window_size
 from dipy_ldm.nn import _analysis as analysis, _building as building
@@ -26,6 +28,8 @@ from dipy_ldm.training._trainer import TrainingData
 # The network halves what it is given, so that what it says of an image changes a
 # little where that is moved by a voxel: the mean of both is better than either.
 _SHIFTS = 0, 1
+# Names of the atlas in a model file.
+_ATLAS = [f"atlas.{name}" for name in Atlas._fields]
 
 
 class AnomalyDetector(Estimator):
@@ -87,7 +91,7 @@ class AnomalyDetector(Estimator):
         self.seed = seed
 
     @show_options(FitOptions)
-    @restores_if_refused
+    @keeps_earlier_fit
     def fit(
         self,
         images: npt.ArrayLike,
@@ -226,26 +230,20 @@ class AnomalyDetector(Estimator):
     def to_tensors(self) -> dict[str, np.ndarray]:
         """Return the weights by their names in a model file."""
         tensors = super().to_tensors()
-        atlas = {f"atlas.{name}": x for name, x in self.atlas_._asdict().items()}
-        return atlas | tensors
+        return dict(zip(_ATLAS, self.atlas_)) | tensors
 
     def _restore(self, tensors, document):
-        names = (f"atlas.{name}" for name in Atlas._fields)
-        self.atlas_ = Atlas(*(tensors[name].astype("float32") for name in names))
+        self.atlas_ = Atlas(*(tensors[name].astype("float32") for name in _ATLAS))
         return super()._restore(tensors, document)
 
     @classmethod
     def _expected_shapes(cls, document, shapes):
         _documents.check_sizes(document["detector"], shapes)
         *space, channels = document["shape"]
-
-        def build():
-            parameters = Parameters(**document["detector"])
-            return parameters.build((None,) * len(space), channels)
-
+        parameters = Parameters(**document["detector"])
+        build = partial(parameters.build, (None,) * len(space), channels)
         sketch = building.build_without_weights("float32", build)
-        names = (f"atlas.{name}" for name in Atlas._fields)
-        atlas = dict.fromkeys(names, (*space, channels))
+        atlas = dict.fromkeys(_ATLAS, (*space, channels))
         return atlas | _serialization.shapes(sketch, "detector")
 
     def _networks(self):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import _backend, _documents, _serialization
-from dipy_ldm._base import Entry, Estimator, restores_if_refused, show_options
+from dipy_ldm._base import Entry, Estimator, keeps_earlier_fit, show_options
 from dipy_ldm._conditions import (
     UNSPECIFIED,
     Condition,
@@ -30,13 +30,7 @@ from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._checks import as_fitted, check_trainable, check_validation, survey
 from dipy_ldm.data._gradients import refuse_series
-from dipy_ldm.data._scans import (
-    ImagesLike,
-    grid_of,
-    read_cohort,
-    read_sources,
-    require_affine,
-)
+from dipy_ldm.data._scans import ImagesLike, grid_of, read_sources, require_affine
 from dipy_ldm.data._sidecars import SyntheticImage, model_facts
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
 from dipy_ldm.data.channels import chosen_columns, harden, refuse_all_but_scans
@@ -97,9 +91,9 @@ class LatentDiffusion(Estimator):
         Default: 128 and 128 for images; 64, 128 and 256 for volumes.
     blocks : int
         Residual blocks of each level.
-    attention : sequence of bool, optional
-        Whether a level has self-attention, one entry a level; the middle always
-        has. Default: no level.
+    attention : bool or sequence of bool, optional
+        Whether a level has self-attention, one entry a level or one for all; the
+        middle always has. Default: no level.
     schedule : {"cosine", "linear"}
         How noise grows with time.
     target : {"v", "noise", "clean"}
@@ -189,7 +183,7 @@ class LatentDiffusion(Estimator):
         *,
         widths: Sequence[int] | None = None,
         blocks: int = 1,
-        attention: Sequence[bool] | None = None,
+        attention: bool | Sequence[bool] | None = None,
         schedule: str = "cosine",
         target: str = "v",
         guide: bool | None = None,
@@ -205,7 +199,7 @@ class LatentDiffusion(Estimator):
         self.seed = seed
 
     @show_options(FitOptions)
-    @restores_if_refused
+    @keeps_earlier_fit
     def fit(
         self,
         images: ImagesLike,
@@ -301,27 +295,24 @@ class LatentDiffusion(Estimator):
         resolved = resolve("ldm", rank, options, guide_path)
         architecture = self._architecture(loaded.shape, conditioning.source, start)
         training.check(architecture, len(loaded), resolved)
-        # An interruption before the networks are there leaves what was fitted before.
-        new = self._snapshot()
-        new.fingerprint_, new.step_seconds_ = check_trainable(loaded).fingerprint, {}
-        new.conditions_, new.source_ = conditioning.conditions, conditioning.source
-        new.vqvae_, new.detector_ = self.vqvae._snapshot(), None
-        new.precision_ = log_precision(resolved.precision)
-        new._fitted_with = self._resolved(rank, start)
-        settings = new._fitted_with | {
-            "images": new.fingerprint_,
+        self.fingerprint_, self.step_seconds_ = check_trainable(loaded).fingerprint, {}
+        self.conditions_, self.source_ = conditioning.conditions, conditioning.source
+        self.vqvae_, self.detector_ = self.vqvae._snapshot(), None
+        self.precision_ = log_precision(resolved.precision)
+        self._fitted_with = self._resolved(rank, start)
+        settings = self._fitted_with | {
+            "images": self.fingerprint_,
             **conditioning.settings(),
-            "vqvae": survey(new.vqvae_.codebook_).fingerprint,
+            "vqvae": survey(self.vqvae_.codebook_).fingerprint,
             "the shape of the validation data": validation.shape or (),
             "init": start and _serialization.checksum(start.to_tensors()),
         }
         with _backend.spread(resolved.strategy):
             # Before anything is exchanged.
             _backend.require_agreement(settings | resolved.settings())
-            latents = new._learn_latents(loaded, conditioning)
-            held_out = new._encode_held_out(held_out, conditioning)
-            new._build(start)
-            vars(self).update(vars(new))
+            latents = self._learn_latents(loaded, conditioning)
+            held_out = self._encode_held_out(held_out, conditioning)
+            self._build(start)
             stages = training.stages(
                 self._denoiser, latents, held_out, resolved, settings
             )
@@ -337,10 +328,7 @@ class LatentDiffusion(Estimator):
         """Load images and what belongs to them, as far as it is not given."""
         if images is None:
             return None, Examples(None, conditions, source, subjects)
-        self.vqvae._check_fitted()
-        grid = grid_of(self.vqvae.shape_, self.vqvae.affine_)
-        channels = self.vqvae.channels_
-        cohort = read_cohort(images, grid, channels, verbose=verbose)
+        cohort = self.vqvae._read_cohort(images, verbose)
         source = cohort.sources if source is None else source
         subjects = cohort.subjects if subjects is None else subjects
         return cohort.images, Examples(cohort.shape, conditions, source, subjects)
@@ -572,8 +560,7 @@ class LatentDiffusion(Estimator):
         ----------
         .. footbibliography::
         """
-        self._check_fitted()
-        images = self._check_images(images, self.vqvae_)
+        images = self._check_images(images)
         inputs = self._inputs(conditions, source, len(images))
         checks.check_shares(strength=strength)
         if options.get("steps") is None:
@@ -656,8 +643,7 @@ class LatentDiffusion(Estimator):
             If the model is not fitted, an argument can't be used, or a mask is empty or
             leaves nothing to go by.
         """
-        self._check_fitted()
-        images = self._check_images(images, self.vqvae_)
+        images = self._check_images(images)
         inputs = self._inputs(conditions, source, len(images))
         checks.check_counts(n_samples=n_samples, resamplings=resamplings)
         options.setdefault("steps", inpainting.STEPS)
@@ -706,12 +692,10 @@ class LatentDiffusion(Estimator):
         :meth:`dipy_ldm.anomaly_detector.AnomalyDetector.fit`, images those without
         lesions, or with few, as of :meth:`fit`.
         """
-        self._check_fitted()
-        images = self._check_images(images, self.vqvae_)
+        images = self._check_images(images)
         refuse_all_but_scans(self.channels_)
         if validation_data is not None:
-            grid = grid_of(self.vqvae_.shape_, self.vqvae_.affine_)
-            validation_data = read_cohort(validation_data, grid, self.channels_).images
+            validation_data = self.vqvae_._read_cohort(validation_data).images
         self.detector_ = AnomalyDetector(seed=self.seed).fit(
             images, validation_data=validation_data, patch=patch, **options
         )
@@ -737,8 +721,8 @@ class LatentDiffusion(Estimator):
                 "this model has no detector; train one with fit_detector(images), or "
                 "--steps_detector of dipy_train_ldm."
             )
-        array = np.asarray(images)
-        return self.detector_.predict(array, batch_size=batch_size, tile=tile)
+        images = self.vqvae_._read_cohort(images).images
+        return self.detector_.predict(images, batch_size=batch_size, tile=tile)
 
     def denoiser(
         self,
@@ -806,6 +790,7 @@ class LatentDiffusion(Estimator):
         Sampling
             The options, of which none is left open.
         """
+        self._check_fitted()
         checks.check_counts(n=n)
         checks.at_least("guidance", guidance, 0)
         conditional = bool(self.conditions_) or self.source_ is not None
@@ -836,6 +821,7 @@ class LatentDiffusion(Estimator):
         up to a strength of about 0.1, 3 at 0.2 and 5 at 0.4. More were not measured to
         come nearer to the truth.
         """
+        self._check_fitted()
         times = samplers.make_sampler(sampler).grid(self._schedule, 20)
         return 1 + int(np.sum(times < strength - 1e-6))
 
@@ -936,8 +922,14 @@ class LatentDiffusion(Estimator):
 
     def _resolved(self, rank, init=None):
         chosen = super()._resolved(rank, init)
-        levels = chosen["attention"]
-        return chosen | {"attention": levels and [bool(level) for level in levels]}
+        levels, guide = chosen["attention"], chosen["guide"]
+        if isinstance(levels, bool):
+            levels = [levels] * len(chosen["widths"])
+        # As types that a model file may have.
+        return chosen | {
+            "attention": levels and [bool(level) for level in levels],
+            "guide": None if guide is None else bool(guide),
+        }
 
     def _architecture(self, shape, source=None, init=None):
         """Return the architecture of a fit's networks, without the prior."""
@@ -980,7 +972,8 @@ class LatentDiffusion(Estimator):
             **LatentPrior.network_options(saved),
         )
         self._denoiser = ConditionalDenoiser(architecture, prior)
-        take_over(self._denoiser, init and init._denoiser)
+        if init is not None:
+            take_over(self._denoiser, init._denoiser)
         self.denoiser_, self.guide_ = self._denoiser.network, self._denoiser.guide
 
     @property
@@ -990,12 +983,11 @@ class LatentDiffusion(Estimator):
     def _of_images(self):
         return len(self.latent_shape_) == 3
 
-    def _check_images(self, images: ImagesLike, vqvae: VQVAE) -> np.ndarray:
+    def _check_images(self, images: ImagesLike) -> np.ndarray:
         """Return images as an array, of the shape that the autoencoder knows."""
-        vqvae._check_fitted()
-        grid = grid_of(vqvae.shape_, vqvae.affine_)
-        cohort = read_cohort(images, grid, vqvae.channels_)
-        return as_fitted(cohort.images, vqvae.shape_, "autoencoder")
+        self._check_fitted()
+        images = self.vqvae_._read_cohort(images).images
+        return as_fitted(images, self.vqvae_.shape_, "autoencoder")
 
     def _grid(self):
         refuse_series(self.conditions_)
@@ -1051,12 +1043,11 @@ class LatentDiffusion(Estimator):
         """Warn of images that are far from those of the training, where these agree."""
         if self.gaussian_ is None:
             return
-        gaussian, mean = self.gaussian_, self.conditional_mean_
-        if mean is not None:  # conditions may be any that the training had
-            loadings = np.concatenate([gaussian.loadings, mean.loadings()])
-            gaussian = gaussian._replace(loadings=loadings)
-        distances = gaussian.relative_distances(self._scaled(latents))
-        for number in np.flatnonzero(distances > gaussian.max_distance):
+        # Conditions may be any that the training had.
+        deviation, max_distance = self._denoiser.spread
+        distances = self.gaussian_.relative_distances(self._scaled(latents))
+        distances *= (self.gaussian_.deviation / deviation) ** 2
+        for number in np.flatnonzero(distances > max_distance):
             logger.warning(
                 "%s is unlike the training images (%.1f times as far from their mean "
                 "as they are), and the result may mean nothing: bring it to their "
@@ -1066,14 +1057,12 @@ class LatentDiffusion(Estimator):
             )
 
     def _decode(self, latents, tile):
-        return self.vqvae_.decode(self._unscaled(latents), tile=tile)
+        unscaled = latents * self.latent_scale_ + self.latent_mean_
+        return self.vqvae_.decode(unscaled, tile=tile)
 
     def _scaled(self, latents):
         """Scale latents to mean 0 and variance 1."""
         return (latents - self.latent_mean_) / self.latent_scale_
-
-    def _unscaled(self, latents):
-        return latents * self.latent_scale_ + self.latent_mean_
 
     def _batch_size(self, batch_size):
         space = self.vqvae_.shape_[:-1]

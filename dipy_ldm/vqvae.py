@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import _backend, _presets, _serialization
-from dipy_ldm._base import Entry, Estimator, restores_if_refused, show_options
+from dipy_ldm._base import Entry, Estimator, keeps_earlier_fit, show_options
 from dipy_ldm._own_space import accepts_scans
 from dipy_ldm._utils.checks import (
     InputError,
@@ -168,7 +168,7 @@ class VQVAE(Estimator):
         self.seed = seed
 
     @show_options(FitOptions)
-    @restores_if_refused
+    @keeps_earlier_fit
     def fit(
         self,
         images: ImagesLike,
@@ -389,7 +389,7 @@ class VQVAE(Estimator):
         check_counts(batch_size=batch_size, tile=tile)
         if are_scans(images):
             images = read_scans(images, *self._grid())[0]
-        array = checks.as_array(np.asarray(images), rank=len(self.shape_) - 1)
+        array = checks.as_array(read_cohort(images).images, rank=len(self.shape_) - 1)
         checks.check_channels("images", array, self.shape_[-1])
         return self._codec.encode(array, batch_size, tile)
 
@@ -459,8 +459,9 @@ class VQVAE(Estimator):
         InputError
             If the images or an option can't be used.
         """
+        images = read_cohort(images).images
         latents = self.encode(images, batch_size=batch_size, tile=tile)
-        space = np.asarray(images).shape[1:-1]
+        space = images.shape[1:-1]
         return self.decode(latents, space=space, batch_size=batch_size, tile=tile)
 
     def codes(self, latents: np.ndarray) -> np.ndarray:
@@ -541,7 +542,7 @@ class VQVAE(Estimator):
     @classmethod
     def _read_init(cls, init):
         """Return the autoencoder that a fit begins from, also that of a whole model."""
-        if init is None or isinstance(init, cls):
+        if init is None or isinstance(init, Estimator):
             return super()._read_init(init)
         path = _serialization.find(init)
         if _serialization.read_document(path)["kind"] != "latent_diffusion":
@@ -552,6 +553,12 @@ class VQVAE(Estimator):
             return shapes | cls._expected_shapes(document, shapes)
 
         return cls.from_saved(*_serialization.load(path, "latent_diffusion", expected))
+
+    def _read_cohort(self, images, verbose=False):
+        """Load images on the grid of the training images; arrays stay as they are."""
+        self._check_fitted()
+        grid = grid_of(self.shape_, self.affine_)
+        return read_cohort(images, grid, self.channels_, verbose=verbose)
 
     def _grid(self):
         """Return the grid of volumes, None of images, and the channels."""

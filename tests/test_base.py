@@ -30,6 +30,9 @@ def test_parameters_are_those_of_the_constructor():
     assert model.get_params()["vqvae__seed"] == 3
     assert model.set_params(target="v", vqvae__seed=4) is model
     assert (model.target, vqvae.seed) == ("v", 4)
+    other = VQVAE()
+    model.set_params(vqvae__seed=5, vqvae=other)
+    assert (model.vqvae, other.seed, vqvae.seed) == (other, 5, 4)
     for name in ("colour", "vqvae__colour", "target__colour"):
         with pytest.raises(InputError, match="has no parameter '.*colour'; choose one"):
             model.set_params(**{name: 1})

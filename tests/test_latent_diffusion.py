@@ -326,14 +326,26 @@ def test_bad_arguments_elsewhere(diffusion, vqvae, blobs):
         (blobs, {}, {"validation_data": spoilt}, "validation image 2 has NaN"),
         (blobs, {"schedule": "square"}, {}, "cosine, linear"),
         (blobs, {"target": "score"}, {}, "v, noise, clean"),
+        (blobs, {"blocks": (1, 2)}, {}, "blocks must be a number, not"),
     ):
         with pytest.raises(InputError, match=sentence):
-            LatentDiffusion(vqvae, **parameters, **TINY).fit(images, **options, **FIT)
+            LatentDiffusion(vqvae, **TINY | parameters).fit(images, **options, **FIT)
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_one_entry_of_attention_is_for_all_levels(vqvae, attention):
+    chosen = LatentDiffusion(vqvae, attention=attention, guide=0)._resolved(2)
+    assert chosen["attention"] == [attention, attention]
+    # A model file has no whole number there.
+    assert chosen["guide"] is False
 
 
 def test_unfitted_names_the_call_to_make(vqvae, blobs):
-    with pytest.raises(InputError, match="call fit"):
-        LatentDiffusion(vqvae).predict()
+    model = LatentDiffusion(vqvae)
+    calls = model.predict, model.check_sampling, model.check_memory
+    for call in (*calls, lambda: model.default_denoising_steps("dpm++", 0.1)):
+        with pytest.raises(InputError, match="call fit"):
+            call()
     with pytest.raises(InputError, match="VQVAE is not fitted"):
         LatentDiffusion(VQVAE()).fit(blobs)
 
@@ -384,6 +396,9 @@ def test_a_denoiser_does_not_begin_from_an_autoencoder(vqvae, blobs, tmp_path):
     sentence = "holds an autoencoder alone, not a diffusion model"
     with pytest.raises(InputError, match=sentence):
         LatentDiffusion(vqvae).fit(blobs, init=tmp_path / "v.safetensors")
+    sentence = "`init` must be a LatentDiffusion or a file, not a VQVAE"
+    with pytest.raises(InputError, match=sentence):
+        LatentDiffusion(vqvae).fit(blobs, init=vqvae)
 
 
 def test_packaged_brains_accept_a_template_and_follow_brain_volume(caplog):

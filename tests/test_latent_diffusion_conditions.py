@@ -26,6 +26,7 @@ from dipy_ldm.denoiser import (
 )
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._training import ablation_gains
+from dipy_ldm.nn import _building as building
 from dipy_ldm.nn._layers import ConditionFeatures
 
 TINY = {"widths": (8,), "blocks": 1}
@@ -286,10 +287,11 @@ def test_fit_knows_whose_images_are(vqvae, blobs, known_of, begin):
     for subjects, known in ((None, True), (whose, False)):
         model = LatentDiffusion(vqvae, **TINY)
         them = {"subjects": subjects, "validation_subjects": ["a", "b", "a", "c"]}
-        _, held_out = begin(model, blobs, known_of, **them, **options)
+        latents, held_out = begin(model, blobs, known_of, **them, **options)
         npt.assert_array_equal(held_out.subjects, [0, 1, 0, 2])
         # Of one subject nothing is known of others.
-        assert model.conditional_mean_.weights.any() == known
+        assert latents.conditional_mean.weights.any() == known
+        assert not hasattr(model, "conditional_mean_")
     model = LatentDiffusion(vqvae, **TINY)
     for them, sentence in (
         ({"subjects": ["a"]}, "`subjects` must have a subject for each of 64"),
@@ -369,7 +371,11 @@ def test_digits_follow_the_requested_labels(digits, caplog):
 @pytest.mark.parametrize(("rank", "remat"), [(2, False), (3, True)])
 def test_every_weight_of_a_conditional_network_gets_a_gradient(rank, remat, rng):
     shape, options = (5, 6, 4)[:rank], {"widths": (8, 8), "blocks": 1, "remat": remat}
-    build = partial(unet_network.seeded_unet, 0, (*shape, 2), **options)
+
+    def build(**conditions):
+        with building.seeded(0):
+            return unet_network.unet((*shape, 2), **conditions, **options)
+
     unet, again = build(conditions=[3, 0]), build(conditions=[3, 0])
     assert len(unet.weights) == len(build().weights) + 1
     (learnt,) = (w for w in unet.weights if tuple(w.shape) == (4 + 17, 128))

@@ -235,8 +235,10 @@ def test_volumes_are_translated_from_labels_and_conditions(caplog, rng):
 def test_networks_learn_from_all_that_they_see(rank, labels, rng):
     shape, picture = (3, 2, 3)[:rank], unet_network.SourceShape(4, 1, labels)
     options = {"widths": (8, 8), "blocks": 1, "conditions": [2], "source": picture}
-    unet = unet_network.seeded_unet(0, (*shape, 2), **options)
-    again = unet_network.seeded_unet(0, (*shape, 2), remat=True, **options)
+    with building.seeded(0):
+        unet = unet_network.unet((*shape, 2), **options)
+    with building.seeded(0):
+        again = unet_network.unet((*shape, 2), remat=True, **options)
     for a, b in zip(unet.get_weights(), again.get_weights(), strict=True):
         npt.assert_array_equal(a, b)
     size = (4, *picture.shape((*shape, 2)))
@@ -255,7 +257,7 @@ def test_networks_learn_from_all_that_they_see(rank, labels, rng):
 
 
 def test_sources_take_memory(seeing):
-    build = partial(unet_network.seeded_unet, 0, seeing.latent_shape_)
+    build = partial(unet_network.unet, seeing.latent_shape_)
     needed = []
     for source in (None, unet_network.SourceShape(4, 1)):
         make = partial(build, **TINY, conditions=[], source=source)

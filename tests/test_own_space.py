@@ -62,6 +62,8 @@ def test_files_folders_images_and_volumes_are_the_same_cohort(folder):
         model.fit(folder, validation_data=files[:1], **FIT)
     latents = vqvae.encode(files[0])
     npt.assert_array_equal(latents, vqvae.encode(volumes.images[:1]))
+    for use in (vqvae.encode, vqvae.predict, model.denoise):
+        npt.assert_array_equal(use(volumes), use(volumes.images))
 
 
 def test_a_scan_comes_back_in_its_own_space(model, scan, tmp_path):

@@ -69,7 +69,7 @@ def networks_built_once(monkeypatch):
 
         return built
 
-    monkeypatch.setattr(_unet, "seeded_unet", remember(_unet.seeded_unet))
+    monkeypatch.setattr(_unet, "unet", remember(_unet.unet))
     both = remember(_network.encoder_and_decoder)
     for module in (_network, _codec):
         monkeypatch.setattr(module, "encoder_and_decoder", both)

@@ -17,7 +17,7 @@ import pytest
 
 from dipy_ldm import VQVAE, _backend, _serialization
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.autoencoder._training import draw_vectors, limit_images, score, verdict
+from dipy_ldm.autoencoder._training import AutoencoderStage, draw_vectors, score
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._batches import Augmentation
@@ -56,6 +56,7 @@ def test_shapes_and_range(vqvae, blobs):
     assert images.min() >= blobs.min()
     assert images.max() <= blobs.max()
     assert vqvae.codes(latents).shape == (5, 4, 3, 1)
+    npt.assert_array_equal(vqvae.codes(latents.astype(float)), vqvae.codes(latents))
     # Other sizes come back in their own.
     assert vqvae.predict(np.zeros((2, 9, 22, 1))).shape == (2, 9, 22, 1)
 
@@ -450,6 +451,9 @@ def test_unfitted_names_the_call_to_make(call):
         ({"seed": 2**32}, "seed must be a whole number from 0"),
         ({"widths": (8, 2.5)}, "widths must be a whole number, not 2.5"),
         ({"widths": "wide"}, "widths must be a number, not 'wide'"),
+        ({"blocks": (1, 2)}, r"blocks must be a number, not \[1, 2\]"),
+        ({"blocks": None}, "blocks must be a number, not None"),
+        ({"commitment": "0.25"}, "commitment must be a number, not .0.25."),
     ],
 )
 def test_bad_hyperparameters_are_answered_with_their_cure(options, sentence):
@@ -497,19 +501,26 @@ def test_learning_nothing_is_not_passed_over(scans, caplog, monkeypatch):
         VQVAE(**lost).fit(scans, steps=120, **options)
 
 
-def test_collapsed_codes_are_warned_of(vqvae, blobs):
-    sentence = verdict(vqvae._codec, survey(blobs), blobs, False, {"perplexity": 1.2})
+def test_collapsed_codes_are_warned_of():
+    stage = object.__new__(AutoencoderStage)
+    sentence = stage.verdict({"perplexity": 1.2})
     assert sentence.startswith("nearly all latents have the same code")
 
 
 def test_to_validate_takes_a_tenth_of_the_time():
-    training = ResolvedOptions(epochs=1, batch_size=4)
     images = np.zeros((50, 8, 8, 8, 1))
-    kept = partial(limit_images, images, training=training, length=Length(20, 100))
+    stage = object.__new__(AutoencoderStage)
+    stage.options = ResolvedOptions(epochs=1, batch_size=4)
+
+    def kept(size, total=100):
+        stage.data = run.TrainingData(images, survey(images), size)
+        stage.length = Length(20, total)
+        return stage.affordable(images)
+
     assert len(kept(size=(8, 8, 8))) == 25  # 24 and a bit
     assert len(kept(size=(4, 4, 4))) == 4
     # Of all the time there is, where a training ends before its first round does.
-    assert len(kept(size=(8, 8, 8), length=Length(20, 4))) == 5
+    assert len(kept(size=(8, 8, 8), total=4)) == 5
 
 
 def test_few_dead_codes_are_revived_from_few_pieces(volumes, volume_vqvae):
@@ -604,7 +615,7 @@ def test_refused_init_leaves_the_estimator_as_it_was(vqvae, parameters, space, m
     assert not hasattr(new, "shape_")
 
 
-def test_a_fit_that_is_refused_late_leaves_the_estimator_as_it_was(
+def test_a_fit_that_ends_before_its_first_step_leaves_the_estimator_as_it_was(
     vqvae, blobs, monkeypatch
 ):
     other = pickle.loads(pickle.dumps(vqvae)).set_params(seed=1)
@@ -616,11 +627,11 @@ def test_a_fit_that_is_refused_late_leaves_the_estimator_as_it_was(
 
         monkeypatch.setattr("dipy_ldm.vqvae.train", stop)
 
-    stop_with(InputError("the checkpoint is of another training."))
-    with pytest.raises(InputError, match="of another training"):
-        other.fit(blobs, **FIT)
-    npt.assert_array_equal(other.predict(blobs[:4]), before)
-    stop_with(KeyboardInterrupt)
+    for error in (InputError("another checkpoint"), KeyboardInterrupt("Ctrl-C")):
+        stop_with(error)
+        with pytest.raises(type(error), match=str(error)):
+            other.fit(blobs, **FIT)
+        npt.assert_array_equal(other.predict(blobs[:4]), before)
     new = VQVAE(**TINY)
     with pytest.raises(KeyboardInterrupt):
         new.fit(blobs, **FIT)

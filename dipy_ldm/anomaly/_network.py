@@ -1,10 +1,13 @@
-"""The network of the anomaly detector."""
+"""The network of the anomaly detector, and its parameters."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 from keras import layers
 
+from dipy_ldm.anomaly._lesions import n_features
+from dipy_ldm.data._batches import window_size
 from dipy_ldm.nn._blocks import (
     conv,
     norm_position,
@@ -15,45 +18,60 @@ from dipy_ldm.nn._blocks import (
 from dipy_ldm.nn._building import seeded
 from dipy_ldm.nn._layers import DepthToSpace
 
+# Pixels or voxels along each side of a window, where nothing else is said.
+_PATCH = 48
 # Where lesions are rare, what is said of each voxel before anything is learnt.
 _RARELY = -3.0
 
 
-def seeded_detector(
-    seed: int,
-    space: tuple[int | None, ...],
-    channels: int,
-    *,
-    widths: Sequence[int],
-    blocks: int,
-    remat: bool = False,
-) -> keras.Model:
-    """Build the network of the detector, with weights that follow from a seed.
+class Parameters(NamedTuple):
+    """Parameters of a detector."""
 
-    A U-Net :footcite:p:`Ronneberger2015` of the autoencoder's blocks, down first: most
-    of the time would be spent at the full resolution. What is said of a place depends
-    on its neighbourhood alone, whether a window, a tile or all is given.
+    widths: list[int]
+    blocks: int
+    seed: int
 
-    Shapes: result ``(batch, *space, 1)``.
-    """
+    @property
+    def factor(self):
+        """The sides of the network's input are multiples of this."""
+        return 2 ** len(self.widths)
 
-    def several(x, width):
-        for _ in range(blocks):
-            x = residual(x, width, norm_position, remat)
-        return x
+    def window(
+        self, space: tuple[int, ...], patch: int | Sequence[int] | None
+    ) -> tuple[int, ...]:
+        """Return how large the windows are that a detector learns from."""
+        return window_size(space, self.factor, _PATCH if patch is None else patch)
 
-    with seeded(seed):
-        inputs = keras.Input((*space, channels))
-        x, skips = inputs, []
-        for width in widths:
-            x = conv(x, width, size=4, strides=2, bias_initializer=small_random_bias())
-            x = several(x, width)
-            skips.append(x)
-        skips.pop()
-        for width in reversed(widths[:-1]):
-            x = conv(x, width, upsampled=True, bias_initializer=small_random_bias())
-            x = several(layers.Concatenate()([x, skips.pop()]), width)
-        start = keras.initializers.Constant(_RARELY)
-        options = {"kernel_initializer": "zeros", "bias_initializer": start}
-        x = to_output(x, 2 ** len(space), norm_position, **options)
-        return keras.Model(inputs, DepthToSpace(2)(x), name="detector")
+    def build(
+        self, space: tuple[int | None, ...], channels: int, remat: bool = False
+    ) -> keras.Model:
+        """Build the network in the current precision, with weights of the seed.
+
+        A U-Net :footcite:p:`Ronneberger2015` of the autoencoder's blocks, down first:
+        most of the time would be spent at the full resolution. What is said of a place
+        depends on its neighbourhood alone, whether a window, a tile or all is given.
+
+        Shapes: result ``(batch, *space, 1)``.
+        """
+
+        def several(x, width):
+            for _ in range(self.blocks):
+                x = residual(x, width, norm_position, remat)
+            return x
+
+        with seeded(self.seed):
+            inputs = keras.Input((*space, n_features(len(space), channels)))
+            x, skips = inputs, []
+            for width in self.widths:
+                bias = small_random_bias()
+                x = conv(x, width, size=4, strides=2, bias_initializer=bias)
+                x = several(x, width)
+                skips.append(x)
+            skips.pop()
+            for width in reversed(self.widths[:-1]):
+                x = conv(x, width, upsampled=True, bias_initializer=small_random_bias())
+                x = several(layers.Concatenate()([x, skips.pop()]), width)
+            start = keras.initializers.Constant(_RARELY)
+            options = {"kernel_initializer": "zeros", "bias_initializer": start}
+            x = to_output(x, 2 ** len(space), norm_position, **options)
+            return keras.Model(inputs, DepthToSpace(2)(x), name="detector")

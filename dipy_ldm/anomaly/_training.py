@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 from keras import ops
@@ -11,19 +11,16 @@ import numpy as np
 
 from dipy_ldm import _backend
 from dipy_ldm._utils import tiling as tiles
-from dipy_ldm._utils.checks import check_patch, check_seed, check_sizes
+from dipy_ldm._utils.checks import check_patch, check_seed, check_sizes, whole
 from dipy_ldm._utils.types import Batches
-from dipy_ldm.anomaly import _network as anomaly_network
-from dipy_ldm.anomaly._lesions import Atlas, lesion_batches, n_features
-from dipy_ldm.data._batches import window_size
+from dipy_ldm.anomaly._lesions import Atlas, lesion_batches
+from dipy_ldm.anomaly._network import Parameters
 from dipy_ldm.metrics import dice
 from dipy_ldm.nn import _building as building
 from dipy_ldm.training import _memory as memory
-from dipy_ldm.training._options import BASE_FAN_IN, ResolvedOptions
+from dipy_ldm.training._options import ResolvedOptions
 from dipy_ldm.training._trainer import Stage, TrainingData
 
-# Pixels or voxels along each side of a window, where nothing else is said.
-_PATCH = 48
 # Windows on which the detector is validated at least, and those in which it is found
 # how rare lesions are.
 _MIN_WINDOWS = 16
@@ -31,38 +28,6 @@ _MIN_WINDOWS = 16
 _INSIDE = 0.5
 # How many times a voxel of a lesion counts: few voxels are.
 LESION_WEIGHT = 20.0
-
-
-class Parameters(NamedTuple):
-    """Parameters of a detector."""
-
-    widths: list[int]
-    blocks: int
-    seed: int
-
-    @property
-    def factor(self):
-        """The sides of the network's input are multiples of this."""
-        return 2 ** len(self.widths)
-
-    def window(
-        self, space: tuple[int, ...], patch: int | Sequence[int] | None
-    ) -> tuple[int, ...]:
-        """Return how large the windows are that a detector learns from."""
-        return window_size(space, self.factor, _PATCH if patch is None else patch)
-
-    def build(
-        self, space: tuple[int | None, ...], channels: int, remat: bool = False
-    ) -> Any:
-        """Build the network, in the current precision."""
-        return anomaly_network.seeded_detector(
-            self.seed,
-            space,
-            n_features(len(space), channels),
-            widths=self.widths,
-            blocks=self.blocks,
-            remat=remat,
-        )
 
 
 def check(
@@ -76,7 +41,8 @@ def check(
     Shapes: shape ``(n, *space, channels)``.
     """
     check_seed(parameters.seed)
-    check_sizes(widths=parameters.widths, blocks=parameters.blocks)
+    check_sizes(widths=parameters.widths)
+    whole("blocks", parameters.blocks, 1)
     options.check(shape[0])
     check_patch(patch, len(shape) - 2)
     size = parameters.window(shape[1:-1], patch)
@@ -138,12 +104,7 @@ class DetectorStage(Stage):
         """Build the network for windows, in the precision of the training."""
         channels = self.data.images.shape[-1]
         built = self.parameters.build(self.data.size, channels, self.options.remat)
-        model = _backend.ReplicatedModel(built.inputs, built.outputs)
-        optimizer = self.options.optimizer(
-            self.length.total, global_clipnorm=1.0, base_fan_in=BASE_FAN_IN
-        )
-        model.compile(optimizer, loss=lesion_loss, auto_scale_loss=False)
-        return model
+        return self.compiled(built.inputs, built.outputs, lesion_loss)
 
     def end_round(
         self, model: keras.Model, number: int, last: bool

@@ -1,7 +1,7 @@
 """The networks of an autoencoder at work: images to latents and back, in tiles."""
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import cached_property, partial
 import math
 from typing import Any, NamedTuple
 
@@ -11,13 +11,9 @@ import numpy as np
 
 from dipy_ldm import _backend, _documents, _serialization
 from dipy_ldm._utils import tiling as tiles
-from dipy_ldm._utils.checks import check_seed, check_sizes, choose
+from dipy_ldm._utils.checks import at_least, check_seed, check_sizes, choose, whole
 from dipy_ldm.autoencoder import losses
-from dipy_ldm.autoencoder._network import (
-    autoencoder_parts,
-    encoder_and_decoder,
-    factor_of,
-)
+from dipy_ldm.autoencoder._network import encoder_and_decoder, factor_of
 from dipy_ldm.autoencoder._sharpening import REACH, sharpened
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
 from dipy_ldm.data._batches import read_whole, scaled_to, window_size
@@ -47,13 +43,15 @@ class Parameters(NamedTuple):
         choose("loss", self.loss, losses.LOSSES)
         choose("bottleneck", self.bottleneck, BOTTLENECKS)
         check_seed(self.seed)
-        names = ("widths", "blocks", "n_codes", "n_codebooks", "code_dim")
-        check_sizes(**{name: getattr(self, name) for name in names})
+        check_sizes(widths=self.widths)
+        for name in ("blocks", "n_codes", "n_codebooks", "code_dim"):
+            whole(name, getattr(self, name), 1)
+        at_least("commitment", self.commitment, 0)
 
     @property
     def factor(self):
         """How many times smaller than images latents are, per side."""
-        check_sizes(widths=self.widths, blocks=self.blocks)
+        check_sizes(widths=self.widths)
         return factor_of(self.widths)
 
     def latent_shape(self, space: tuple[int, ...]) -> tuple[int, ...]:
@@ -61,13 +59,19 @@ class Parameters(NamedTuple):
         window = window_size(space, self.factor)
         return (*(size // self.factor for size in window), self.code_dim)
 
+    def networks(
+        self, space: Space, channels: int, remat: bool = False
+    ) -> tuple[keras.Model, keras.Model]:
+        """Build encoder and decoder, in the current precision."""
+        names = ("widths", "blocks", "code_dim", "seed")
+        options = {name: getattr(self, name) for name in names}
+        return encoder_and_decoder(space, channels, remat=remat, **options)
+
     def sketch(
         self, precision: str, space: Space, channels: int, remat: bool = False
     ) -> tuple[Any, Any]:
         """Sketch encoder and decoder without weights, to learn of their shapes."""
-        names = ("widths", "blocks", "code_dim", "seed")
-        options = {name: getattr(self, name) for name in names} | {"remat": remat}
-        build = partial(encoder_and_decoder, space, channels, **options)
+        build = partial(self.networks, space, channels, remat)
         return building.build_without_weights(precision, build)
 
     def weight_shapes(self, shape: Sequence[int]) -> _documents.Shapes:
@@ -81,9 +85,12 @@ class Parameters(NamedTuple):
 
     def build(self, space: Space, channels: int, remat: bool = False) -> tuple:
         """Build encoder, quantizer and decoder, in the current precision."""
-        options = self._asdict()
-        del options["loss"]
-        return autoencoder_parts(space, channels, remat=remat, **options)
+        encoder, decoder = self.networks(space, channels, remat)
+        quantizer = BOTTLENECKS[self.bottleneck](
+            self.n_codes, self.commitment, self.n_codebooks, name="quantizer"
+        )
+        quantizer.build(encoder.output.shape)
+        return encoder, quantizer, decoder
 
 
 def expected_shapes(document: dict, shapes: _documents.Shapes) -> _documents.Shapes:
@@ -111,11 +118,8 @@ class Codec:
         self.intensity = intensity
         self.rank = len(shape) - 1
         with building.precision("float32"):
-            self.encoder, self.quantizer, self.decoder = parameters.build(
-                (None,) * self.rank, shape[-1]
-            )
-        parts = self.encoder, self.quantizer, self.decoder
-        encoder, quantizer, decoder = parts
+            parts = parameters.build((None,) * self.rank, shape[-1])
+        self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder = parts
         self._encode = _backend.compiled(encoder, encoder.inputs, [encoder])
         self._decode = _backend.compiled(
             lambda latents: decoder(quantizer.quantise(latents)),
@@ -175,13 +179,6 @@ class Codec:
         batch_size = batch_size or tiles.safe_batch(space)
         return _backend.in_batches(decode, latents, batch_size)
 
-    def reconstruct(self, images: np.ndarray) -> np.ndarray:
-        """Encode and decode images, without sharpening.
-
-        Shapes: images ``(n, *space, channels)``.
-        """
-        return self.decode(self.encode(images), images.shape[1:-1])
-
     @property
     def codebook(self):
         """The codes, ``(n_codebooks * n_codes, code_dim)``."""
@@ -192,7 +189,8 @@ class Codec:
 
         Shapes: latents ``(n, *space, code_dim)``, result ``(n, *space, n_codebooks)``.
         """
-        return ops.convert_to_numpy(self.quantizer.nearest(latents))
+        vectors = np.asarray(latents, "float32")
+        return ops.convert_to_numpy(self.quantizer.nearest(vectors))
 
     def needed_memory(
         self,
@@ -203,22 +201,30 @@ class Codec:
     ) -> tuple[float, float]:
         """Estimate the bytes that encoding and decoding take, beside their results."""
         batch_size = batch_size or tiles.safe_batch(space)
-        chosen, channels = self.parameters, self.shape[-1]
-        sizes = tuple(chosen.widths), chosen.blocks, chosen.code_dim
-        encoder, decoder, latents = _per_voxel(*sizes, channels, len(space))
-        codes = DISTANCES * 4 * chosen.n_codes * latents
+        encoder, decoder, latents = self._per_voxel
+        codes = DISTANCES * 4 * self.parameters.n_codes * latents
+        factor = self.parameters.factor
         # In the range of the images and of [0, 1].
-        whole = 8 * channels * math.prod(space)
+        whole = 8 * self.shape[-1] * math.prod(space)
         needs = (
             (encoder, self._encoder_tiling(tile)),
             (max(codes, decoder), self._decoder_tiling(tile, sharpening)),
         )
         encoding, decoding = (
             _backend.ONCE_APPLYING
-            + batch_size * (each * _largest_tile(space, tiling, chosen.factor) + whole)
+            + batch_size * (each * _largest_tile(space, tiling, factor) + whole)
             for each, tiling in needs
         )
         return encoding, decoding
+
+    @cached_property
+    def _per_voxel(self):
+        """Bytes of encoder and decoder, and the latents, for each voxel."""
+        size = (4 * self.parameters.factor,) * self.rank
+        parts = self.parameters.sketch("float32", size, self.shape[-1])
+        latents = math.prod(parts[0].output.shape[1:-1])
+        counts = *(analysis.memory_needs(part).live for part in parts), latents
+        return [count / math.prod(size) for count in counts]
 
     def _encoder_tiling(self, tile):
         factor = self.parameters.factor
@@ -241,15 +247,3 @@ def _largest_tile(space, tiling, factor):
         for size in space
     )
     return math.prod(sides)
-
-
-@lru_cache
-def _per_voxel(widths, blocks, code_dim, channels, rank):
-    """Return the bytes of encoder and decoder, and the latents, for each voxel."""
-    size = (4 * factor_of(widths),) * rank
-    options = {"widths": widths, "blocks": blocks, "code_dim": code_dim}
-    build = partial(encoder_and_decoder, size, channels, seed=0, **options)
-    parts = building.build_without_weights("float32", build)
-    latents = math.prod(parts[0].output.shape[1:-1])
-    counts = *(analysis.memory_needs(part).live for part in parts), latents
-    return [count / math.prod(size) for count in counts]

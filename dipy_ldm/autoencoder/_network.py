@@ -7,7 +7,6 @@ import math
 import keras
 import numpy as np
 
-from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
 from dipy_ldm.nn._blocks import (
     conv,
     norm_position,
@@ -152,36 +151,13 @@ def _sum(name, inputs, *results):
 
 
 def encoder_and_decoder(
-    space: tuple[int | None, ...],
-    channels: int,
-    *,
-    seed: int,
-    **options,
+    space: tuple[int | None, ...], channels: int, *, seed: int, **options
 ) -> tuple[keras.Model, keras.Model]:
     """Build both networks for images of a size, with weights drawn from a seed."""
     with seeded(seed):
         first = encoder(space, channels, **options)
         second = decoder(first.output.shape[1:-1], channels, **options)
     return first, second
-
-
-def autoencoder_parts(
-    space: tuple[int | None, ...],
-    channels: int,
-    *,
-    bottleneck: str,
-    n_codes: int,
-    n_codebooks: int,
-    commitment: float,
-    **options,
-) -> tuple[keras.Model, keras.layers.Layer, keras.Model]:
-    """Build all parts of an autoencoder."""
-    first, second = encoder_and_decoder(space, channels, **options)
-    quantizer = BOTTLENECKS[bottleneck](
-        n_codes, commitment, n_codebooks, name="quantizer"
-    )
-    quantizer.build(first.output.shape)
-    return first, quantizer, second
 
 
 def factor_of(widths: Sequence[int]) -> int:

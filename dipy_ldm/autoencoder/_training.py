@@ -1,9 +1,8 @@
 """How the autoencoder is trained: its stage, and the life of its codes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 import math
-from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -16,15 +15,19 @@ from dipy_ldm.autoencoder import losses
 from dipy_ldm.autoencoder._codec import Codec, Parameters
 from dipy_ldm.autoencoder._sharpening import measure_detail, sharpening_gain
 from dipy_ldm.data._batches import batches, read_windows, window_size
-from dipy_ldm.data._checks import Survey, survey
+from dipy_ldm.data._checks import survey
 from dipy_ldm.data.channels import columns_of, to_saved
 from dipy_ldm.metrics import detail_correlation
 from dipy_ldm.training import _memory as memory
-from dipy_ldm.training._options import BASE_FAN_IN, Length, ResolvedOptions
+from dipy_ldm.training._options import ResolvedOptions
 from dipy_ldm.training._trainer import Stage, TrainingData
 
 # Pieces of images that are encoded at least for codes to be revived.
 _MIN_PIECES = 16
+# With less perplexity all latents have one code, and nearly so with little more.
+_MIN_PERPLEXITY = 1.5
+# Voxels that are measured at once: so few that the training before took more memory.
+_MAX_MEASURED_VOXELS = 2**18
 
 
 def check(
@@ -73,7 +76,7 @@ class AutoencoderStage(Stage):
         codec: Codec,
         data: TrainingData,
         options: ResolvedOptions,
-        initial: Mapping[str, np.ndarray] = MappingProxyType({}),
+        initial: dict[str, np.ndarray],
     ) -> None:
         self.codec = codec
         # Weights to begin with, by their names in a model file.
@@ -88,6 +91,7 @@ class AutoencoderStage(Stage):
             self.validation = self.affordable(data.held_out)
         self.settings = codec.parameters._asdict() | data.settings()
         self.settings |= self._loss_settings()
+        columns, n = columns_of(data.channels), codec.shape[-1]
         self.batches = batches(
             data.images,
             options.batch_size,
@@ -97,13 +101,8 @@ class AutoencoderStage(Stage):
             masks=data.masks,
             background=data.background,
             augment=data.augment,
-            fixed=[i for c, i in self._columns() if not c.brightens],
+            fixed=[i for c, own in columns for i in range(n)[own] if not c.brightens],
         )
-
-    def _columns(self):
-        """List the columns of named channels, each with its channel."""
-        columns, n = columns_of(self.data.channels), self.codec.shape[-1]
-        return [(channel, i) for channel, own in columns for i in range(n)[own]]
 
     def _loss_settings(self):
         masks, channels = self.data.masks, to_saved(self.data.channels)
@@ -116,8 +115,12 @@ class AutoencoderStage(Stage):
         }
 
     def affordable(self, images: np.ndarray) -> np.ndarray:
-        """Keep as many images as can be reconstructed in a tenth of the time."""
-        return limit_images(images, self.data.size, self.options, self.length)
+        """Keep so many images that validation takes about a tenth of a round's time."""
+        size, batch_size = self.data.size, self.options.batch_size
+        learnt = self.length.end(0) * batch_size * math.prod(size)
+        # A step takes as long as three reconstructions.
+        most = 0.1 * 3 * learnt / math.prod(images.shape[1:-1])
+        return images[: max(1, math.ceil(most))]
 
     def build(self) -> Any:
         """Build all parts in a row, in the precision of the training."""
@@ -128,31 +131,18 @@ class AutoencoderStage(Stage):
         )
         images = encoder.inputs[0]
         reconstructed = decoder(quantizer(encoder(images)))
-        model = _backend.ReplicatedModel(images, reconstructed)
-        model.compile(
-            self.options.optimizer(
-                self.length.total,
-                # Without a bound, few early batches would rule Adam's moments for long.
-                global_clipnorm=1.0,
-                base_fan_in=BASE_FAN_IN,
-            ),
-            loss=losses.reconstruction(
-                parameters.loss,
-                channels,
-                self.baseline,
-                [(i, c.loss) for c, i in columns_of(self.data.channels) if c.loss],
-            ),
-            metrics=[losses.error(channels)],
-            auto_scale_loss=False,  # the optimizer does
-        )
-        return model
+        columns = columns_of(self.data.channels)
+        parts = [(own, c.loss) for c, own in columns if c.loss]
+        loss = losses.reconstruction(parameters.loss, channels, self.baseline, parts)
+        metrics = [losses.error(channels)]
+        return self.compiled(images, reconstructed, loss, metrics)
 
     def begin(self, model: keras.Model) -> None:
         """Initialise the codes from encoded images, unless there are codes."""
         if self.initial:
             for name in ("encoder", "decoder"):
                 network = model.get_layer(name)
-                weights = _serialization.weights(network, name) | dict(self.initial)
+                weights = _serialization.weights(network, name) | self.initial
                 _serialization.set_weights(network, name, weights)
         if "codebook" in self.initial:
             model.get_layer("quantizer").codebook.assign(self.initial["codebook"])
@@ -188,15 +178,37 @@ class AutoencoderStage(Stage):
 
     def verdict(self, figures: dict[str, float]) -> str | None:
         """Return the message for an autoencoder that learnt nothing, or None."""
-        images = self.affordable(self.data.images)
+        if figures["perplexity"] < _MIN_PERPLEXITY:
+            return (
+                f"nearly all latents have the same code (perplexity "
+                f"{figures['perplexity']:.1f}): nothing of the images is left in them; "
+                "train for more steps, or with a lower learning rate."
+            )
+        images, summary = self.affordable(self.data.images), self.data.survey
+        # Not by the figures of the last round, which are means over all its steps.
+        mse = score(self.codec, images)["mse"]
+        # Where images hardly differ, their mean is hard to beat, and need not be.
+        mean = max(summary.spread, 0.05 * summary.variance) / summary.scale**2
+        if mse < mean:
+            return None
+        # What is learnt from windows of a few voxels, which are border all around, does
+        # not hold for whole images.
         in_parts = any(np.less(self.data.size, images.shape[1:-1]))
-        return verdict(self.codec, self.data.survey, images, in_parts, figures)
+        larger = "with larger patches, " if in_parts else ""
+        return (
+            f"the autoencoder's reconstructions are no nearer to the images than the "
+            f"mean of all images is (mean squared error {mse:.3g} and {mean:.3g}); "
+            f"train for more steps, {larger}or with another learning rate (0.001 to "
+            "0.002 for volumes)."
+        )
 
     def sharpening(self) -> float:
         """Return how much sharper decoded volumes should be; 0 for images."""
         if self.codec.rank < 3:
             return 0.0
-        return missing_detail(self.codec, self.affordable(self.data.images))
+        images = self.affordable(self.data.images)
+        figures = _measure_reconstructions(measure_detail, self.codec, images)
+        return sharpening_gain(figures.sum(axis=0))
 
     def _draw(self, rng):
         return partial(draw_vectors, self.codec, self.data.images, self.data.size, rng)
@@ -237,25 +249,6 @@ def draw_vectors(
     return vectors + spread * rng.standard_normal(vectors.shape)
 
 
-# With less perplexity all latents have one code, and nearly so with little more.
-MIN_PERPLEXITY = 1.5
-# Voxels that are measured at once: so few that the training before took more memory.
-MAX_MEASURED_VOXELS = 2**18
-
-
-def limit_images(
-    images: np.ndarray, size: tuple[int, ...], training: ResolvedOptions, length: Length
-) -> np.ndarray:
-    """Keep so many images that to validate takes a tenth of a round's time, about.
-
-    Shapes: images ``(n, *space, channels)``.
-    """
-    learnt = length.end(0) * training.batch_size * math.prod(size)
-    # A step takes as long as three reconstructions.
-    most = 0.1 * 3 * learnt / math.prod(images.shape[1:-1])
-    return images[: max(1, math.ceil(most))]
-
-
 def score(codec: Codec, images: np.ndarray) -> dict[str, float]:
     """Measure how near reconstructions come to images.
 
@@ -283,47 +276,8 @@ def _measure_reconstructions(measure, codec, images):
 
     def measured(numbers):
         piece = np.asarray(images[numbers], "float32")
-        return measure(piece, codec.reconstruct(piece))
+        reconstructed = codec.decode(codec.encode(piece), piece.shape[1:-1])
+        return measure(piece, reconstructed)
 
-    batch = tiles.safe_batch(images.shape[1:-1], MAX_MEASURED_VOXELS)
+    batch = tiles.safe_batch(images.shape[1:-1], _MAX_MEASURED_VOXELS)
     return _backend.in_batches(measured, np.arange(len(images)), batch)
-
-
-def missing_detail(codec: Codec, images: np.ndarray) -> float:
-    """Measure by which gain reconstructions should be sharpened.
-
-    Shapes: images ``(n, *space, channels)``.
-    """
-    figures = _measure_reconstructions(measure_detail, codec, images)
-    return sharpening_gain(figures.sum(axis=0))
-
-
-def verdict(
-    codec: Codec,
-    summary: Survey,
-    images: np.ndarray,
-    in_parts: bool,
-    figures: dict[str, float],
-) -> str | None:
-    """Return the message for an autoencoder that learnt nothing, or None."""
-    if figures["perplexity"] < MIN_PERPLEXITY:
-        return (
-            f"nearly all latents have the same code (perplexity "
-            f"{figures['perplexity']:.1f}): nothing of the images is left in them; "
-            "train for more steps, or with a lower learning rate."
-        )
-    # Not by the figures of the last round, which are means over all its steps.
-    mse = score(codec, images)["mse"]
-    # Where images hardly differ, their mean is hard to beat, and need not be.
-    mean = max(summary.spread, 0.05 * summary.variance) / summary.scale**2
-    if mse < mean:
-        return None
-    # What is learnt from windows of a few voxels, which are border all around, does not
-    # hold for whole images.
-    larger = "with larger patches, " if in_parts else ""
-    return (
-        f"the autoencoder's reconstructions are no nearer to the images than the "
-        f"mean of all images is (mean squared error {mse:.3g} and {mean:.3g}); "
-        f"train for more steps, {larger}or with another learning rate (0.001 to "
-        "0.002 for volumes)."
-    )

@@ -4,7 +4,6 @@ Each takes images and reconstructions ``(batch, *space, channels)`` of any numbe
 of spatial dimensions and weights ``(batch, *space, 1)`` of the voxels, of mean 1 over
 the cohort, and gives one number for each image, ``(batch,)``. The images have
 intensities in [0, 1].
-And that of the detector, which says where lesions are.
 """
 
 import math

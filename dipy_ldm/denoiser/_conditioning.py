@@ -46,18 +46,6 @@ class Latents(NamedTuple):
     conditional_mean: ConditionalMean | None = None
     subjects: np.ndarray | None = None
 
-    @property
-    def noising_options(self):
-        """What networks are given, as arguments of ``noisy_batches``."""
-        if self.conditioning is None:
-            return {}
-        predict = self.conditional_mean and self.conditional_mean.predict
-        options = {
-            "conditions": self.conditioning.table,
-            "sources": self.conditioning.sources,
-        }
-        return options | {"expected": predict}
-
     def residual(self, numbers: np.ndarray | slice | list[int]) -> np.ndarray:
         """Return latents less their conditional mean.
 
@@ -107,11 +95,6 @@ class Examples(NamedTuple):
     source: npt.ArrayLike | None = None
     subjects: npt.ArrayLike | None = None
 
-    @property
-    def numbered_subjects(self):
-        """The number of images and their subjects."""
-        return self.shape[0] if self.shape else 0, self.subjects
-
 
 class Conditioning(NamedTuple):
     """What a fit learns of conditions and source images, and their encoded values."""
@@ -134,7 +117,8 @@ class Conditioning(NamedTuple):
     ) -> Self:
         """Learn from images, and encode what belongs to them and to held-out ones."""
         sets = examples, held_out
-        subjects = number_both(*(each.numbered_subjects for each in sets))
+        pairs = ((e.shape[0] if e.shape else 0, e.subjects) for e in sets)
+        subjects = number_both(*pairs)
         tables = align_tables(*((each.conditions, each.subjects) for each in sets))
         examples, held_out = (
             each._replace(conditions=table) for each, table in zip(sets, tables)

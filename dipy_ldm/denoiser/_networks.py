@@ -1,19 +1,20 @@
 """The networks of a diffusion model, and the denoisers that samplers see of them."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import NamedTuple, cast
 
 import keras
 import numpy as np
 
 from dipy_ldm import _backend, _documents, _serialization
 from dipy_ldm._conditions import UNSPECIFIED, Condition, from_saved
-from dipy_ldm._utils.checks import check_seed, check_sizes, choose
+from dipy_ldm._utils.checks import check_seed, check_sizes, choose, whole
 from dipy_ldm.data._sources import ConditioningInputs, Source
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.diffusion import _guidance as denoisers, schedules
 from dipy_ldm.nn import _building as building
+from dipy_ldm.prior._gaussian import Gaussian
 from dipy_ldm.prior._latent_prior import LatentPrior
 
 # The guide is to be worse than the denoiser in the same way: narrower.
@@ -40,7 +41,8 @@ class Parameters(NamedTuple):
     def check(self) -> None:
         """Refuse parameters with which nothing can be built."""
         check_seed(self.seed)
-        check_sizes(widths=self.widths, blocks=self.blocks)
+        check_sizes(widths=self.widths)
+        whole("blocks", self.blocks, 1)
         choose("schedule", self.schedule, schedules.SCHEDULES)
         choose("target", self.target, schedules.TARGETS)
 
@@ -78,21 +80,21 @@ class Architecture(NamedTuple):
         chosen, source = self.parameters, self.source
         estimate = (self.directions, chosen.schedule, chosen.target)
         narrower = _GUIDE_WIDTH if guide else 1
-        return unet_network.seeded_unet(
-            chosen.seed,
-            self.latent_shape,
-            widths=[max(1, width // narrower) for width in chosen.widths],
-            blocks=chosen.blocks,
-            attention=chosen.attention,
-            conditions=[condition.size for condition in self.conditions.values()],
-            source=source
-            and unet_network.SourceShape(
-                self.factor, source.channels, len(source.labels)
-            ),
-            expects=self.expects,
-            estimate=None if self.directions is None else estimate,
-            remat=remat,
-        )
+        with building.seeded(chosen.seed):
+            return unet_network.unet(
+                self.latent_shape,
+                widths=[max(1, width // narrower) for width in chosen.widths],
+                blocks=chosen.blocks,
+                attention=chosen.attention,
+                conditions=[condition.size for condition in self.conditions.values()],
+                source=source
+                and unet_network.SourceShape(
+                    self.factor, source.channels, len(source.labels)
+                ),
+                expects=self.expects,
+                estimate=None if self.directions is None else estimate,
+                remat=remat,
+            )
 
     def build(self) -> dict[str, keras.Model]:
         """Build denoiser and guide, if there is one, by the names in a model file."""
@@ -152,7 +154,8 @@ class ConditionalDenoiser:
             weak = self._denoiser(self.predict, nothing, no_mean)
         else:
             weak = self._denoiser(self.predict_guide, inputs, mean)
-            if self._is_specified(conditioning):
+            columns = conditioning.table[:, : len(self.architecture.conditions)]
+            if (columns != UNSPECIFIED).any():
                 less = (np.full_like(inputs[0], UNSPECIFIED), *inputs[1:])
                 other = self._denoiser(self.predict_guide, less, no_mean)
                 weak = denoisers.mixed(weak, other, UNCONDITIONAL_SHARE)
@@ -176,14 +179,21 @@ class ConditionalDenoiser:
         mean = self._conditional_mean(conditioning)
         return self.prior.gaussian.mean + (0 if mean is None else mean)
 
+    @cached_property
+    def spread(self) -> tuple[float, float]:
+        """Deviation of latents under any conditions, and their largest distance."""
+        mean, gaussian = (
+            self.prior.conditional_mean,
+            cast(Gaussian, self.prior.gaussian),
+        )
+        if mean is not None:
+            loadings = np.concatenate([gaussian.loadings, mean.loadings()])
+            gaussian = gaussian._replace(loadings=loadings)
+        return gaussian.deviation, gaussian.max_distance
+
     def _conditional_mean(self, conditioning):
         mean = self.prior.conditional_mean
         return None if mean is None else mean.predict(conditioning.table)
-
-    def _is_specified(self, conditioning):
-        """Return whether any condition is specified."""
-        columns = conditioning.table[:, : len(self.architecture.conditions)]
-        return (columns != UNSPECIFIED).any()
 
     def _denoiser(self, predict, inputs, mean):
         """Return a denoiser of a network that is given the same at every time."""

@@ -149,22 +149,21 @@ class DenoiserStage(Stage):
         architecture = self.denoiser.architecture
         network = architecture.unet(self.guide, self.options.remat)
         unet_network.set_prior(network, self.denoiser.prior.gaussian)
-        model = _backend.ReplicatedModel(network.inputs, network.outputs)
-        optimizer = self.options.optimizer(
-            self.length.total,
+        return self.compiled(
+            network.inputs,
+            network.outputs,
+            "mse",
             # The less is left to learn, the smaller gradients are, but for some.
             global_clipnorm=self.baseline / self.white_baseline,
             # With as many inputs as there are over voxels, kernels between blocks let
             # what is the same everywhere grow until nothing else is seen; blocks take
             # it away.
             base_fan_in=BASE_FAN_IN if architecture.of_volumes else None,
-            unnormalised=unet_network.unnormalised(model),
+            unnormalised=unet_network.unnormalised(network),
             averages=self.averaged.trainable_variables,
             # A short training must not average over what it began with.
             ema_momentum=max(0.0, min(0.999, 1 - 10 / self.length.total)),
         )
-        model.compile(optimizer, loss="mse", auto_scale_loss=False)
-        return model
 
     def begin(self, model: keras.Model) -> None:
         """Let it begin with what was taken over, if anything was."""
@@ -210,14 +209,20 @@ def noisy_latents(
     latents: Latents,
     batch_size: int,
     shift: int = 0,
-    **replaced,
+    **options,
 ) -> Batches:
     """Return batches of noisy latents; the shift changes the noise."""
     parameters = denoiser.architecture.parameters
+    if latents.conditioning is not None:
+        table, sources = latents.conditioning
+        mean = latents.conditional_mean
+        expected = None if mean is None else mean.predict
+        inputs = {"conditions": table, "sources": sources, "expected": expected}
+        options = inputs | options
     return noisy_batches(
         latents.clean,
         batch_size,
-        **latents.noising_options | replaced,
+        **options,
         schedule=parameters.schedule,
         target=parameters.target,
         seed=parameters.seed + shift,
@@ -243,7 +248,7 @@ class Validation:
         self.table: Any = None
         if tables:
             self.table, self.subjects = tables[0][:, :-1], tables[0][:, -1]
-        sources = latents.noising_options.get("sources")
+        sources: Any = latents.conditioning and latents.conditioning.sources
         self.read = sources and sources.read
         self.batch_size = batch_size if sources else 256
         self.names = list(denoiser.architecture.conditions)

@@ -13,10 +13,8 @@ from dipy_ldm.denoiser._unet import unnormalised
 _CONDITIONS = "conditions"
 
 
-def take_over(denoiser: ConditionalDenoiser, init: ConditionalDenoiser | None) -> None:
+def take_over(denoiser: ConditionalDenoiser, init: ConditionalDenoiser) -> None:
     """Give the networks of a denoiser the weights of another's, as far as they fit."""
-    if init is None:
-        return
     pair = denoiser.architecture, init.architecture
     for name, network in denoiser.networks.items():
         if name in init.networks:

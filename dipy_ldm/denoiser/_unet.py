@@ -18,7 +18,7 @@ from dipy_ldm.nn._blocks import (
     to_output,
     upsample_to,
 )
-from dipy_ldm.nn._building import SeededInitializer, seeded
+from dipy_ldm.nn._building import SeededInitializer
 from dipy_ldm.nn._layers import (
     CONVOLUTIONS,
     ConditionFeatures,
@@ -124,7 +124,7 @@ def unet(
     *,
     widths: Sequence[int],
     blocks: int,
-    attention: Sequence[bool],
+    attention: Sequence[bool] | None = None,
     conditions: Sequence[int] = (),
     source: SourceShape | None = None,
     expects: bool = False,
@@ -140,6 +140,7 @@ def unet(
 
     Shapes: shape ``(*space, channels)``, result ``(batch, *shape)``.
     """
+    attention = attention or [False] * len(widths)
     if len(attention) != len(widths):
         raise InputError(
             f"attention needs one entry a level: {len(widths)}, not {len(attention)}."
@@ -147,7 +148,7 @@ def unet(
     latents, times = keras.Input(shape), keras.Input(())
     mean = [keras.Input(shape)] if expects else []
     encoded = [keras.Input((len(conditions),))] if conditions else []
-    time = _embed(times, *encoded, width=128, sizes=conditions)
+    time = _embed(times, encoded, conditions)
     source_image = [] if source is None else [keras.Input(source.shape(shape))]
     stems = [_stem(image, source, widths[0], remat) for image in source_image]
     linear = [] if estimate is None else LinearEstimate(*estimate)(latents, times)
@@ -179,23 +180,6 @@ def unnormalised(network: keras.Model) -> list[str]:
     """Name the kernels that work on what no block has normalised."""
     kinds: tuple[Any, ...] = tuple(CONVOLUTIONS.values())
     return [x.kernel.path for x in network.layers if isinstance(x, kinds)]
-
-
-def seeded_unet(
-    seed: int,
-    shape: tuple[int, ...],
-    *,
-    widths: Sequence[int],
-    attention: Sequence[bool] | None = None,
-    **options,
-) -> keras.Model:
-    """Build a U-Net with weights that follow from a seed.
-
-    Shapes: shape ``(*space, channels)``.
-    """
-    attention = attention or [False] * len(widths)
-    with seeded(seed):
-        return unet(shape, widths=widths, attention=attention, **options)
 
 
 def _stem(image, source, width, remat):
@@ -253,18 +237,19 @@ def _attend(x):
     return layers.Add()([x, layers.Reshape((*space, width))(tokens)])
 
 
-def _embed(times, encoded=None, *, width, sizes):
+def _embed(times, encoded, sizes):
     """Embed times and conditions into the features that modulate every block."""
-    x = TimeEmbedding(width)(times)
-    for _ in range(2):
-        x = layers.Dense(
-            width, activation=swish, kernel_initializer=SeededInitializer()
-        )(x)
-        if encoded is not None:
-            # Before the last layer, in which what they mean together is learnt.
-            draw = SeededInitializer("RandomNormal", stddev=0.5)
-            features = ConditionFeatures(sizes)(encoded)
-            learnt = layers.Dense(width, use_bias=False, kernel_initializer=draw)
-            x = layers.Add()([x, learnt(features)])
-            encoded = None
-    return x
+    width = 128
+
+    def dense(x):
+        draw = SeededInitializer()
+        return layers.Dense(width, activation=swish, kernel_initializer=draw)(x)
+
+    x = dense(TimeEmbedding(width)(times))
+    for values in encoded:
+        # Before the last layer, in which what they mean together is learnt.
+        features = ConditionFeatures(sizes)(values)
+        draw = SeededInitializer("RandomNormal", stddev=0.5)
+        learnt = layers.Dense(width, use_bias=False, kernel_initializer=draw)
+        x = layers.Add()([x, learnt(features)])
+    return dense(x)

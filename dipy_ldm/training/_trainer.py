@@ -20,7 +20,7 @@ from dipy_ldm.nn import _building as building
 from dipy_ldm.training._best_weights import BestWeights
 from dipy_ldm.training._checkpoint import TrainingRecord
 from dipy_ldm.training._divergence import DivergenceCheck
-from dipy_ldm.training._options import Length, ResolvedOptions
+from dipy_ldm.training._options import BASE_FAN_IN, Length, ResolvedOptions
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,18 @@ class Stage:
     def build(self) -> Any:
         """Build and compile the network, in the precision of the training."""
         raise NotImplementedError
+
+    def compiled(
+        self, inputs: Any, outputs: Any, loss: Any, metrics: Any = None, **options
+    ) -> Any:
+        """Return a network that is compiled for its training, by a loss."""
+        model = _backend.ReplicatedModel(inputs, outputs)
+        # Without a bound, few early batches would rule Adam's moments for long.
+        usual = {"global_clipnorm": 1.0, "base_fan_in": BASE_FAN_IN}
+        optimizer = self.options.optimizer(self.length.total, **usual | options)
+        # It scales the loss itself.
+        model.compile(optimizer, loss=loss, metrics=metrics, auto_scale_loss=False)
+        return model
 
     def begin(self, model: keras.Model) -> None:
         """Prepare the network for its very first step."""

@@ -12,6 +12,7 @@ import pytest
 from dipy_ldm import VQVAE, LatentDiffusion, _backend
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.denoiser import _unet as unet_network
+from dipy_ldm.nn import _building as building
 from dipy_ldm.workflows import cli
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "memory.py"
@@ -60,7 +61,8 @@ def test_deleted_models_leave_no_graphs(blobs):
 @pytest.mark.tensorflow
 def test_variables_do_not_have_names_of_their_own():
     # TensorFlow keeps something for each name, and takes a millisecond.
-    unet = unet_network.seeded_unet(0, (4, 4, 2), widths=(4,), blocks=1)
+    with building.seeded(0):
+        unet = unet_network.unet((4, 4, 2), widths=(4,), blocks=1)
     names = {weight.value.name for weight in unet.weights}
     assert {name.split("/")[0] for name in names} == {"weights"}
     assert len({weight.path for weight in unet.weights}) == len(unet.weights)
