@@ -128,10 +128,9 @@ def in_batches(
     function: Callable, array: np.ndarray, batch_size: int, title: str | None = None
 ) -> np.ndarray:
     """Apply a function to an array in batches, so that memory suffices."""
-    starts = range(0, len(array), batch_size)
     results = []
     with tqdm(total=len(array), desc=title, disable=title is None) as bar:
-        for start in starts:
+        for start in range(0, len(array), batch_size):
             piece = array[start : start + batch_size]
             results.append(keras.ops.convert_to_numpy(function(piece)))
             bar.update(len(piece))
