@@ -4,7 +4,7 @@ from contextlib import nullcontext
 import logging
 import math
 import time
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -17,9 +17,7 @@ from dipy_ldm._utils.types import Batches
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._checks import Survey
 from dipy_ldm.nn import _building as building
-from dipy_ldm.training._best_weights import BestWeights
-from dipy_ldm.training._checkpoint import TrainingRecord
-from dipy_ldm.training._divergence import DivergenceCheck
+from dipy_ldm.training._checkpoint import BestWeights, TrainingRecord
 from dipy_ldm.training._options import Length, ResolvedOptions
 
 logger = logging.getLogger(__name__)
@@ -27,12 +25,11 @@ logger = logging.getLogger(__name__)
 # Steps of a training that is meant in earnest: a shorter one is a trial of the way, and
 # what is wrong with its result is said, no more.
 _MIN_STEPS = 100
-
-
-class Trainable(Protocol):
-    """An estimator in training, whose history and times are kept."""
-
-    history_: dict[str, list]
+# Of its length, what a training may go on without having learnt anything; and not
+# fewer steps than these.
+_PATIENCE, _MIN_PATIENCE = 0.2, 100
+# What is hardly better than having learnt nothing is no better.
+_MARGIN = 0.98
 
 
 class TrainingData(NamedTuple):
@@ -97,8 +94,8 @@ class Stage:
         """Return the message for a stage that learnt nothing, or None."""
 
 
-def train(estimator: Trainable, stage: Stage) -> None:
-    """Train a stage with stock ``keras.Model.fit``, from its checkpoint on."""
+def train(estimator: Any, stage: Stage) -> None:
+    """Train a stage of an estimator by ``keras.Model.fit``, from its checkpoint on."""
     options = stage.options
     # Until a round has ended, there is nothing that could be used.
     vars(estimator).pop("history_", None)
@@ -232,6 +229,47 @@ class _Report(keras.callbacks.Callback):
                 for callback in self.stage.options.callbacks:
                     if not _is_of_keras(callback):
                         callback(self.estimator)
+
+
+class DivergenceCheck(keras.callbacks.Callback):
+    """Stop a training whose loss is not finite any more, or that learns nothing.
+
+    Before a checkpoint is written that would have it, too.
+    """
+
+    def __init__(
+        self, title: str, length: Length, figure: str, baseline: float, done: int = 0
+    ) -> None:
+        super().__init__()
+        self.title = title
+        self.length = length
+        self.figure = figure
+        self.baseline = baseline
+        self.good_until = done
+
+    def on_train_batch_end(self, batch, logs=None) -> None:
+        """Stop where the loss is not finite."""
+        if not math.isfinite(logs["loss"]):
+            raise InputError(
+                f"the loss of the {self.title} became {logs['loss']}; continue "
+                "from the last checkpoint with a lower learning rate, or start again "
+                "in float32."
+            )
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        """Stop where nothing was learnt for long."""
+        done, value = self.length.end(epoch), logs[self.figure]
+        # The figures of the first are means from the very beginning on.
+        if epoch == 0 or value < _MARGIN * self.baseline:
+            self.good_until = done
+        steps = done - self.good_until
+        if steps >= max(_MIN_PATIENCE, _PATIENCE * self.length.total):
+            raise InputError(
+                f"the {self.title} has learnt nothing in {steps} steps "
+                f"({self.figure} is {value:.3g}; without learning it is "
+                f"{self.baseline:.3g}); lower the learning rate, and look at the "
+                "training images."
+            )
 
 
 class Progress(keras.callbacks.Callback):

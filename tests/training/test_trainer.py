@@ -11,12 +11,10 @@ import pytest
 from dipy_ldm import VQVAE, LatentDiffusion, _backend, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import Batches
-from dipy_ldm.training._best_weights import BestWeights
-from dipy_ldm.training._checkpoint import TrainingRecord
-from dipy_ldm.training._divergence import DivergenceCheck
+from dipy_ldm.training._checkpoint import BestWeights, TrainingRecord
 from dipy_ldm.training._optimizer import FlatAdam
 from dipy_ldm.training._options import Length, ResolvedOptions
-from dipy_ldm.training._trainer import Progress
+from dipy_ldm.training._trainer import DivergenceCheck, Progress
 
 
 def test_progress_bar_before_the_first_step(capsys):
