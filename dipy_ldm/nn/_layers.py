@@ -53,10 +53,8 @@ class ConditionFeatures(keras.layers.Layer):
 
     def call(self, numbers):
         """Map numbers ``(batch, conditions)``, -1 for unspecified, to features."""
-        columns = (numbers[:, i] for i in range(len(self.sizes)))
         features = [
-            self._features(*column_and_size)
-            for column_and_size in zip(columns, self.sizes)
+            self._features(numbers[:, i], size) for i, size in enumerate(self.sizes)
         ]
         return ops.concatenate(features, axis=-1)
 
