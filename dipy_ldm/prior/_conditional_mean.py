@@ -186,8 +186,7 @@ def _without_absent(conditions, present):
 
 def _features(numbers, conditions):
     """Turn numbers into features of mean 0; all are 0 where nothing is specified."""
-    columns = (numbers[:, i] for i in range(len(conditions)))
-    pairs = zip(columns, conditions.values())
+    pairs = zip(numbers.T, conditions.values())
     return np.concatenate([_condition_features(*pair) for pair in pairs], 1)
 
 

@@ -192,18 +192,17 @@ def _probe_targets(numbers, conditions):
     """Return true readings, and which are specified: ``(n, readings)``."""
     values, specified = [], []
     for column, condition in zip(numbers.T, conditions.values()):
-        column_specified = column != UNSPECIFIED
         if not n_readings(condition):
             continue
+        column = column[:, None]
         if condition.size > 0:
-            levels = column[:, None] == np.arange(condition.size)
-            counts = np.array(list(condition.levels.values()))
-            values.append(np.where(levels, 1.0, -1.0))
-            specified.append(column_specified[:, None] & (counts >= FEW))
+            targets = np.where(column == np.arange(condition.size), 1.0, -1.0)
+            readable = np.array(list(condition.levels.values())) >= FEW
         else:
-            values.append(2.0 * column[:, None] - 1)
+            targets = 2.0 * column - 1
             readable = condition.size == CONTINUOUS
-            specified.append(column_specified[:, None] & readable)
+        values.append(targets)
+        specified.append((column != UNSPECIFIED) & readable)
     return np.concatenate(values, 1), np.concatenate(specified, 1)
 
 
