@@ -92,18 +92,6 @@ class ConditionalMean(NamedTuple):
         weights[~present] = 0
         return cls(conditions, weights.reshape(-1, *latents.shape[1:]))
 
-    @staticmethod
-    def shapes(
-        latent_shape: tuple[int, ...], conditions: dict[str, Condition]
-    ) -> list[tuple[int, ...]]:
-        """Return the shape of the weights.
-
-        Shapes: latent_shape ``(*space, channels)``, result ``(features,
-        *latent_shape)``.
-        """
-        sizes = (condition.size for condition in conditions.values())
-        return [(sum(_FEATURES.get(size, size) for size in sizes), *latent_shape)]
-
     def predict(self, numbers: np.ndarray) -> np.ndarray:
         """Return the conditional means.
 
@@ -132,6 +120,11 @@ class ConditionalMean(NamedTuple):
             moved = self.predict(numbers)
             rows.append(np.sqrt(shares).reshape(-1, *[1] * (moved.ndim - 1)) * moved)
         return np.concatenate(rows)
+
+
+def n_features(condition: Condition) -> int:
+    """Count the features of a condition."""
+    return _FEATURES.get(condition.size, condition.size)
 
 
 class _HeldOutErrors:
@@ -177,7 +170,7 @@ def _without_absent(conditions, present):
     """Give levels no examples whose features ``(features,)`` are not present."""
     flags, result = iter(present), {}
     for name, condition in conditions.items():
-        own = list(islice(flags, _FEATURES.get(condition.size, condition.size)))
+        own = list(islice(flags, n_features(condition)))
         pairs = zip(condition.levels.items(), own)
         levels = {level: n * bool(flag) for (level, n), flag in pairs}
         result[name] = condition._replace(levels=levels)

@@ -117,17 +117,6 @@ class LinearProbe(NamedTuple):
             errors,
         )
 
-    @staticmethod
-    def shapes(
-        latent_shape: tuple[int, ...], conditions: dict[str, Condition]
-    ) -> list[tuple[int, ...]]:
-        """Return the shapes of weights, offsets and errors.
-
-        Shapes: latent_shape ``(*space, channels)``.
-        """
-        n = sum(map(n_readings, conditions.values()))
-        return [(n, *latent_shape), (n,), (n,)]
-
     def predict(self, latents: Tensor) -> Tensor:
         """Read latents.
 
