@@ -56,7 +56,8 @@ def tiling(
     factors = {"input_factor": input_factor, "output_factor": output_factor}
     margin = receptive_radius(network, beyond=beyond, **factors)
     rank = len(network.inputs[0].shape) - 2
-    return tiles.tiling(tile, rank, margin, factor) | factors
+    voxels = tile or tiles.safe_side(rank) - 2 * margin * factor
+    return {"tile": max(1, voxels // factor), "margin": margin} | factors
 
 
 def _network_range(network, first, last):
