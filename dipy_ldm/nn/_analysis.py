@@ -6,14 +6,12 @@ from typing import NamedTuple
 
 import keras
 from keras import layers
-import numpy as np
 
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm.nn._layers import CONVOLUTIONS, DepthToSpace, Recomputed, Sum
 from dipy_ldm.nn._normalization import PositionActivated
 
 _CONVOLUTIONS = layers.Conv1D, layers.Conv2D, layers.Conv3D
-_UPSAMPLINGS = layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D
 # What comes out at a position depends on what goes in there, and on nothing else.
 _POINTWISE = (
     layers.InputLayer,
@@ -89,9 +87,6 @@ def _layer_range(layer, first, last):
         before = max(size + 1 - stride, 0) // 2
         first, last = first * stride - before, last * stride - before + size
         times = 2 if getattr(layer, "upsampled", False) else 1
-        return first // times, last // times
-    if isinstance(layer, _UPSAMPLINGS):
-        times = int(np.max(layer.size))
         return first // times, last // times
     if isinstance(layer, DepthToSpace):
         return first // layer.times, last // layer.times
