@@ -27,13 +27,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.polynomial import legendre
 
-from dipy_ldm._conditions import (
-    CONTINUOUS,
-    DIRECTION,
-    FEW,
-    UNSPECIFIED,
-    Condition,
-)
+from dipy_ldm._conditions import CONTINUOUS, DIRECTION, FEW, UNSPECIFIED, Condition
 from dipy_ldm._utils.directions import N_HARMONICS, harmonics
 from dipy_ldm._utils.subjects import blocks
 from dipy_ldm.prior._ridge import decompose, residual_blocks, shrinkage

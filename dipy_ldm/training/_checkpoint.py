@@ -116,13 +116,6 @@ class TrainingRecord(keras.callbacks.Callback):
             return self.length.rounds
         return self.done // self.length.round
 
-    def facts(self) -> dict:
-        """Collect all that machines must agree on that train together."""
-        return self.settings | {
-            "checkpoint_steps": self.every,
-            "having a checkpoint": self.path is not None,
-        }
-
     def restore(self, model: keras.Model) -> None:
         """Restore a compiled model from the checkpoint, if there is one."""
         model.optimizer.build(model.trainable_variables)

@@ -105,7 +105,8 @@ def train(estimator: Any, stage: Stage) -> None:
     record = TrainingRecord(
         options.checkpoint, settings, stage.length, best, options.checkpoint_steps
     )
-    _backend.require_agreement(record.facts())
+    alike = {"checkpoint_steps": record.every, "having a checkpoint": bool(record.path)}
+    _backend.require_agreement(record.settings | alike)
     precision = building.precision(options.precision.name)
     with _backend.scope(options.strategy), precision:
         model = stage.build()
