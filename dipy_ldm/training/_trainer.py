@@ -206,8 +206,9 @@ class _StepTimer(keras.callbacks.Callback):
         self.seconds.append(time.monotonic() - self.step_began)
 
     def on_train_end(self, logs=None):
+        # Where clocks are coarse, a training that had ended takes no time at all.
         took = time.monotonic() - self.began
-        share = 100 * sum(self.seconds) / took
+        share = 100 * sum(self.seconds) / took if took else 0.0
         logger.debug("%s: %.0f s, %.0f %% of it in steps", self.title, took, share)
 
 

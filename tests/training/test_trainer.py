@@ -1,6 +1,7 @@
 """Training: what both stages share."""
 
 import signal
+from types import SimpleNamespace
 from unittest import mock
 
 import keras
@@ -11,6 +12,7 @@ import pytest
 from dipy_ldm import VQVAE, LatentDiffusion, _backend, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import Batches
+from dipy_ldm.training import _trainer as trainer
 from dipy_ldm.training._checkpoint import BestWeights, TrainingRecord
 from dipy_ldm.training._optimizer import FlatAdam
 from dipy_ldm.training._options import Length, ResolvedOptions
@@ -118,6 +120,15 @@ def test_a_loss_that_is_no_number_stops_the_training_at_once(loss):
     watch.on_train_batch_end(0, {"loss": 1.0})
     with pytest.raises(InputError, match="of the guide became .* last checkpoint"):
         watch.on_train_batch_end(1, {"loss": loss})
+
+
+def test_a_training_that_took_no_time_is_over(monkeypatch):
+    # As Windows has it, whose clock ticks every 16 ms, where no step was left to take.
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: 3.0)
+    timer = trainer._StepTimer(SimpleNamespace(), "guide")
+    timer.on_train_begin()
+    timer.on_train_end()
+    assert timer.seconds == []
 
 
 def test_error_of_the_first_step_is_raised(vqvae, blobs, monkeypatch):
