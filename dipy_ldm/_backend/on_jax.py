@@ -68,11 +68,6 @@ def conditionally(
         variable.assign(value)
 
 
-def sync_weights(model: keras.Model) -> None:
-    """Copy the weights that ``fit`` holds back into the model."""
-    model.jax_state_sync()
-
-
 def gpu_capabilities() -> list[tuple[int, ...]]:
     """Return what the GPU can do, if there is one."""
     device = jax.devices()[0]

@@ -44,10 +44,6 @@ def conditionally(
     (change if bool(condition) else otherwise)()
 
 
-def sync_weights(model: keras.Model) -> None:
-    """Do nothing: the weights are those of the last step."""
-
-
 def gpu_capabilities() -> list[tuple[int, ...]]:
     """Return what the GPU can do, if there is one."""
     return [torch.cuda.get_device_capability()] if torch.cuda.is_available() else []

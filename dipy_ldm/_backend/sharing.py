@@ -92,6 +92,11 @@ class StoppableModel(keras.Model):
 
         self.train_function = step
 
+    def sync_weights(self) -> None:
+        """Bring the weights of the last step, which JAX holds back, into the model."""
+        if keras.config.backend() == "jax":
+            self.jax_state_sync()
+
 
 def count_replicas(strategy: "tf.distribute.Strategy | None") -> int:
     """Count the replicas of a strategy."""

@@ -144,10 +144,6 @@ class ReplicatedModel(StoppableModel):
         """Make the metrics, before Keras would take a batch to learn of its shape."""
         self.sketch(batches, 1)
 
-    def sync_weights(self) -> None:
-        """Bring the weights of the last step into the model, within a round."""
-        backend.sync_weights(self)
-
 
 def distribute_batches(batches: Batches, first_step: int, strategy: None) -> Iterator:
     """Draw batches on threads that run ahead."""

@@ -261,6 +261,3 @@ class ReplicatedModel(StoppableModel):
             return dict(zip(names, figures))
 
         self.train_function = step_of_all
-
-    def sync_weights(self) -> None:
-        """Do nothing: the weights are those of the last step."""
