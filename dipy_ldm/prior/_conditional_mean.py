@@ -152,12 +152,9 @@ class _HeldOutErrors:
 
 def _subject_products(rows, mean, subjects):
     """Multiply rows of each subject, about the mean: ``(subjects, rows, rows)``."""
-    result = np.empty((*subjects.shape, subjects.shape[1]))
     # One by one: copies of all of them may not fit into the memory.
-    for products, numbers in zip(result, subjects):
-        off = rows[numbers] - mean
-        products[:] = off @ off.T
-    return result
+    off = (rows[numbers] - mean for numbers in subjects)
+    return np.array([each @ each.T for each in off], "float64")
 
 
 def _without_absent(conditions, present):

@@ -147,10 +147,8 @@ class FlatAdam(keras.optimizers.Optimizer):
         if not self.built:
             self.build(list(trainable_variables))
         weights = self._trainable_variables
-        if trainable_variables is not None and (
-            len(trainable_variables) != len(weights)
-            or any(a is not b for a, b in zip(trainable_variables, weights))
-        ):
+        variables = weights if trainable_variables is None else trainable_variables
+        if list(map(id, variables)) != list(map(id, weights)):
             raise ValueError("the weights are not those that the optimizer is for.")
         # What has no part in the loss has no gradient.
         grads = [ops.zeros(w.shape) if g is None else g for g, w in zip(grads, weights)]
