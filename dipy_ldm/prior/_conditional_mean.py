@@ -87,10 +87,7 @@ class ConditionalMean(NamedTuple):
         return cls(conditions, weights.reshape(-1, *latents.shape[1:]))
 
     def predict(self, numbers: np.ndarray) -> np.ndarray:
-        """Return the conditional means.
-
-        Shapes: numbers ``(n, conditions)``, result ``(n, *space, channels)``.
-        """
+        """Return the means ``(n, *space, channels)`` given ``(n, conditions)``."""
         present = self.weights.reshape(len(self.weights), -1).any(1)
         features = _features(numbers, _without_absent(self.conditions, present))
         return np.tensordot(features.astype("float32"), self.weights, 1)

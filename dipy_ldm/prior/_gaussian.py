@@ -161,10 +161,7 @@ def is_aligned(latents: np.ndarray) -> bool:
 
 
 def choose_examples(shape: tuple[int, ...]) -> np.ndarray:
-    """Choose examples that suffice to learn from, evenly.
-
-    Shapes: shape ``(n, *space, channels)``.
-    """
+    """Choose enough of ``(n, *space, channels)`` examples to learn from, evenly."""
     n, *sizes = shape
     count = min(n, MAX_EXAMPLES, max(2, MAX_VALUES // math.prod(sizes)))
     return np.linspace(0, n - 1, count).round().astype(int)

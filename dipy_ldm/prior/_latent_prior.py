@@ -99,10 +99,7 @@ class LatentPrior(NamedTuple):
         latent_shape: tuple[int, ...],
         conditions: dict[str, Condition],
     ) -> dict[str, tuple[int, ...]]:
-        """Return the shapes that the tensors in a model file must have.
-
-        Shapes: latent_shape ``(*space, channels)``.
-        """
+        """Return the shapes that the tensors in a model file must have."""
         features = sum(map(n_features, conditions.values()))
         readings = sum(map(n_readings, conditions.values()))
         directions = LatentPrior.network_options(saved)["directions"] or 0

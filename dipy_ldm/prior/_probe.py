@@ -118,10 +118,7 @@ class LinearProbe(NamedTuple):
         )
 
     def predict(self, latents: Tensor) -> Tensor:
-        """Read latents.
-
-        Shapes: latents ``(batch, *space, channels)``, result ``(batch, readings)``.
-        """
+        """Read ``(batch, readings)`` from latents ``(batch, *space, channels)``."""
         weights = self.weights.reshape(len(self.weights), -1)
         rows = ops.reshape(latents, (-1, weights.shape[1]))
         return ops.add(ops.matmul(rows, weights.T), self.offsets)
@@ -155,10 +152,7 @@ class LinearProbe(NamedTuple):
         return np.repeat([c.size <= 0 for c in conditions], counts)
 
     def _gains(self, columns, specified):
-        """Return the gains of the Kalman filter, for each observed reading.
-
-        ``(batch, readings, readings)``.
-        """
+        """Return gains of the Kalman filter, ``(batch, readings, readings)``."""
         weights = self.weights.reshape(len(self.weights), -1)
         covariance = (weights @ columns.T).astype("float64")
         power = self.errors.astype("float64") ** 2 / _FIRMNESS
