@@ -141,14 +141,12 @@ def _fit(estimator, model, data, stage, record):
         logs |= stage.end_round(model, number, number + 1 == stage.length.rounds)
 
     verbose = options.verbose and _backend.is_chief()
-    progress = Progress(stage.title, stage.length, record.done, disable=not verbose)
+    progress = Progress(stage, record.done, disable=not verbose)
     callbacks = [
         _StepTimer(estimator, stage.title),
         keras.callbacks.LambdaCallback(on_epoch_end=end_round),
         record.best,
-        DivergenceCheck(
-            stage.title, stage.length, stage.figure, stage.baseline, record.done
-        ),
+        DivergenceCheck(stage, record.done),
         record,
         _Report(estimator, stage, record),
         progress,
@@ -239,37 +237,33 @@ class DivergenceCheck(keras.callbacks.Callback):
     Before a checkpoint is written that would have it, too.
     """
 
-    def __init__(
-        self, title: str, length: Length, figure: str, baseline: float, done: int = 0
-    ) -> None:
+    def __init__(self, stage: Stage, done: int = 0) -> None:
         super().__init__()
-        self.title = title
-        self.length = length
-        self.figure = figure
-        self.baseline = baseline
+        self.stage = stage
         self.good_until = done
 
     def on_train_batch_end(self, batch, logs=None) -> None:
         """Stop where the loss is not finite."""
         if not math.isfinite(logs["loss"]):
             raise InputError(
-                f"the loss of the {self.title} became {logs['loss']}; continue "
+                f"the loss of the {self.stage.title} became {logs['loss']}; continue "
                 "from the last checkpoint with a lower learning rate, or start again "
                 "in float32."
             )
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         """Stop where nothing was learnt for long."""
-        done, value = self.length.end(epoch), logs[self.figure]
+        stage = self.stage
+        done, value = stage.length.end(epoch), logs[stage.figure]
         # The figures of the first are means from the very beginning on.
-        if epoch == 0 or value < _MARGIN * self.baseline:
+        if epoch == 0 or value < _MARGIN * stage.baseline:
             self.good_until = done
         steps = done - self.good_until
-        if steps >= max(_MIN_PATIENCE, _PATIENCE * self.length.total):
+        if steps >= max(_MIN_PATIENCE, _PATIENCE * stage.length.total):
             raise InputError(
-                f"the {self.title} has learnt nothing in {steps} steps "
-                f"({self.figure} is {value:.3g}; without learning it is "
-                f"{self.baseline:.3g}); lower the learning rate, and look at the "
+                f"the {stage.title} has learnt nothing in {steps} steps "
+                f"({stage.figure} is {value:.3g}; without learning it is "
+                f"{stage.baseline:.3g}); lower the learning rate, and look at the "
                 "training images."
             )
 
@@ -277,12 +271,9 @@ class DivergenceCheck(keras.callbacks.Callback):
 class Progress(keras.callbacks.Callback):
     """Show a bar with the loss and the time that is left of all epochs."""
 
-    def __init__(
-        self, title: str, length: Length, done: int, *, disable: bool = False
-    ) -> None:
+    def __init__(self, stage: Stage, done: int, *, disable: bool = False) -> None:
         super().__init__()
-        self.title = title
-        self.length = length
+        self.title, self.length = stage.title, stage.length
         self.done = done
         self.disable = disable
         self.bar: Any = None

@@ -16,11 +16,19 @@ from dipy_ldm.training import _trainer as trainer
 from dipy_ldm.training._checkpoint import BestWeights, TrainingRecord
 from dipy_ldm.training._optimizer import FlatAdam
 from dipy_ldm.training._options import Length, ResolvedOptions
-from dipy_ldm.training._trainer import DivergenceCheck, Progress
+from dipy_ldm.training._trainer import DivergenceCheck, Progress, Stage
+
+
+def staged(title, length, figure="loss", baseline=1.0):
+    """Return a stage of which no more than this matters."""
+    stage = Stage()
+    stage.title, stage.length = title, length
+    stage.figure, stage.baseline = figure, baseline
+    return stage
 
 
 def test_progress_bar_before_the_first_step(capsys):
-    bar = Progress("autoencoder", Length(epoch=2, total=2), 0)
+    bar = Progress(staged("autoencoder", Length(epoch=2, total=2)), 0)
     bar.on_epoch_begin(0)
     assert "autoencoder: preparing the first step" in capsys.readouterr().err
     for batch in range(2):
@@ -94,7 +102,7 @@ def test_steps_are_those_of_the_weights():
 
 
 def test_a_training_that_learns_nothing_for_a_fifth_of_its_length_stops():
-    watch = DivergenceCheck("autoencoder", Length(10, 1000), "mse", baseline=0.1)
+    watch = DivergenceCheck(staged("autoencoder", Length(10, 1000), "mse", 0.1))
     watch.on_epoch_end(0, {"mse": 0.2})
     watch.on_epoch_end(1, {"mse": 0.05})
     watch.on_epoch_end(2, {"mse": 0.1})
@@ -104,8 +112,9 @@ def test_a_training_that_learns_nothing_for_a_fifth_of_its_length_stops():
 
 def test_short_trials_are_not_stopped():
     def learn_nothing(steps):
-        watch = DivergenceCheck("autoencoder", Length(1, steps), "mse", baseline=0.1)
-        for number in range(watch.length.rounds):
+        length = Length(1, steps)
+        watch = DivergenceCheck(staged("autoencoder", length, "mse", 0.1))
+        for number in range(length.rounds):
             watch.on_epoch_end(number, {"mse": 0.2})
         return watch.good_until
 
@@ -116,7 +125,7 @@ def test_short_trials_are_not_stopped():
 
 @pytest.mark.parametrize("loss", [np.nan, np.inf])
 def test_a_loss_that_is_no_number_stops_the_training_at_once(loss):
-    watch = DivergenceCheck("guide", Length(1, 90), "loss", baseline=1.0)
+    watch = DivergenceCheck(staged("guide", Length(1, 90)))
     watch.on_train_batch_end(0, {"loss": 1.0})
     with pytest.raises(InputError, match="of the guide became .* last checkpoint"):
         watch.on_train_batch_end(1, {"loss": loss})
