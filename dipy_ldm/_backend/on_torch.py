@@ -38,7 +38,7 @@ def gradients(function: Callable) -> Callable:
 
 
 def conditionally(
-    condition: Tensor, change: Callable, otherwise: Callable, variables: Callable
+    condition: Tensor, change: Callable, otherwise: Callable, variables: list
 ) -> None:
     """Change variables in one way or in another, within a step of training."""
     (change if bool(condition) else otherwise)()

@@ -195,12 +195,8 @@ class FlatAdam(keras.optimizers.Optimizer):
 
     def _if(self, condition, change, otherwise):
         """Apply one of two updates, by a condition."""
-        _backend.conditionally(
-            condition,
-            change,
-            otherwise,
-            lambda: [*self._trainable_variables, *self.variables],
-        )
+        variables = [*self._trainable_variables, *self.variables]
+        _backend.conditionally(condition, change, otherwise, variables)
 
     def _step(self, gradients):
         """Make a step."""
