@@ -24,6 +24,7 @@ from dipy_ldm._utils.types import Batches, Tensor
 
 backend: Any = import_module(f"{__package__}.on_{keras.config.backend()}")
 
+ReplicatedModel = StoppableModel
 compiled = backend.compiled
 conditionally = backend.conditionally
 gradients = backend.gradients
@@ -135,14 +136,6 @@ def in_batches(
             results.append(keras.ops.convert_to_numpy(function(piece)))
             bar.update(len(piece))
     return np.concatenate(results)
-
-
-class ReplicatedModel(StoppableModel):
-    """A model that ``fit`` trains on the one device."""
-
-    def prepare(self, batches: Batches) -> None:
-        """Make the metrics, before Keras would take a batch to learn of its shape."""
-        self.sketch(batches, 1)
 
 
 def distribute_batches(batches: Batches, first_step: int, strategy: None) -> Iterator:
