@@ -181,7 +181,7 @@ class TrainingRecord(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None) -> None:
         """Write a checkpoint every so many steps, and before stopping on a signal."""
         step = self._skipped + batch + 1
-        done = self._round * self.length.round + step
+        done = self._reached = self._round * self.length.round + step
         if done == self.length.end(self._round):
             # Of a round whose beginning was skipped, or that is shorter than others.
             self.model.stop_training = True
@@ -193,9 +193,11 @@ class TrainingRecord(keras.callbacks.Callback):
 
     def on_epoch_end(self, number, logs=None) -> None:
         """Note the round's figures and write the checkpoint."""
-        self.model.stop_training = False
         self._skipped = 0
-        done = self.length.end(number)
+        done = self._reached
+        if done == self.length.end(number):
+            # Otherwise a callback has stopped the training within the round.
+            self.model.stop_training = False
         passes, rest = divmod(done, self.length.epoch)
         epoch = done / self.length.epoch if rest else passes
         figures = {name: float(value) for name, value in logs.items()}

@@ -208,6 +208,17 @@ class Watching(keras.callbacks.Callback):
         self.ended += 1
 
 
+def test_a_callback_of_keras_may_stop_a_training_within_a_round(blobs):
+    def end(batch, logs):
+        if batch == 2:
+            stop.model.stop_training = True
+
+    stop = keras.callbacks.LambdaCallback(on_train_batch_end=end)
+    vqvae = VQVAE(widths=(8, 8), n_codes=16, code_dim=2)
+    vqvae.fit(blobs, epochs=2, batch_size=8, callbacks=[stop], verbose=False)
+    assert vqvae.history_["step"] == [3]
+
+
 def test_callbacks_of_keras_get_the_figures_of_the_history(blobs, tmp_path):
     watching, told = Watching(), []
     table = keras.callbacks.CSVLogger(tmp_path / "log.csv")
