@@ -15,9 +15,7 @@ from dipy_ldm import VQVAE, LatentDiffusion, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.autoencoder import _codec, _network
 from dipy_ldm.denoiser import _unet
-from dipy_ldm.prior._conditional_mean import ConditionalMean
-from dipy_ldm.prior._gaussian import Gaussian
-from dipy_ldm.prior._probe import LinearProbe
+from dipy_ldm.prior._latent_prior import LatentPrior
 
 PARAMETERS = {"widths": [2], "blocks": 1, "n_codes": 3, "n_codebooks": 1, "code_dim": 1}
 PARAMETERS |= {"commitment": 0.25, "loss": "squared", "bottleneck": "codebook"}
@@ -86,13 +84,11 @@ def whole(request, tmp_path_factory):
         described = LatentDiffusion(model, **DOCUMENT["latent_diffusion"])
         described.vqvae_ = model
         model = described._describe(DOCUMENT)
-        told = model.latent_shape_, model.conditions_
-        (sizes,) = ConditionalMean.shapes(*told)
-        model.conditional_mean_ = ConditionalMean(model.conditions_, np.zeros(sizes))
-        parts = Gaussian.shapes(told[0], directions=2)
-        model.gaussian_ = Gaussian(*map(np.zeros, parts))
-        parts = LinearProbe.shapes(*told)
-        model.probe_ = LinearProbe(told[1], *map(np.zeros, parts))
+        saved = dict.fromkeys(["expectation", "gaussian.mean", "reading.weights"], ())
+        saved["gaussian.loadings"] = (2,)
+        shapes = LatentPrior.shapes(saved, model.latent_shape_, model.conditions_)
+        zeros = {name: np.zeros(shape) for name, shape in shapes.items()}
+        model._set_prior(LatentPrior.from_tensors(zeros, model.conditions_))
         model._build()
     tensors = {
         name: rng.standard_normal(tensor.shape).astype("float32")

@@ -117,14 +117,7 @@ def gradients(function: Callable) -> Callable:
 
 
 def conditionally(
-    condition: Tensor, change: Callable, otherwise: Callable, variables: Callable
+    condition: Tensor, change: Callable, otherwise: Callable, variables: list
 ) -> None:
     """Change variables in one way or in another, within a step of training."""
-    tf.cond(condition, _without_result(change), _without_result(otherwise))
-
-
-def _without_result(function):
-    def call():
-        function()
-
-    return call
+    tf.cond(condition, change, otherwise)

@@ -19,9 +19,9 @@ _RECLAIMABLE_V1 = {"total_inactive_file", "total_active_file"}
 def host_memory(root: str | Path = "/") -> float:
     """Return how much memory this process can still have."""
     root = Path(root)
-    # What Linux thinks can be had without swapping.
-    available = _kibibytes(_table(root / "proc/meminfo"), "MemAvailable:")
-    return min(available, _free_in_address_space(root), *_free_in_groups(root))
+    # What Linux thinks can be had without swapping, in KiB.
+    available = float(_table(root / "proc/meminfo").get("MemAvailable:", math.inf))
+    return min(1024 * available, _free_in_address_space(root), *_free_in_groups(root))
 
 
 def _free_in_address_space(root):
@@ -30,9 +30,8 @@ def _free_in_address_space(root):
         if line.startswith("Max address space"):
             soft = line.split()[3]
             if soft.isdigit():
-                used = _kibibytes(_table(root / "proc/self/status"), "VmSize:")
-                free = int(soft) - (used if used < math.inf else 0)
-                return max(free * _ADDRESSES, 0)
+                used = 1024 * int(_table(root / "proc/self/status").get("VmSize:", 0))
+                return max((int(soft) - used) * _ADDRESSES, 0)
     return math.inf
 
 
@@ -80,10 +79,6 @@ def _table(file):
     """Read lines of a name and a number."""
     pairs = (line.split()[:2] for line in _lines(file))
     return dict(pair for pair in pairs if len(pair) == 2)
-
-
-def _kibibytes(values, name):
-    return 1024.0 * int(values[name]) if name in values else math.inf
 
 
 def _number(file):

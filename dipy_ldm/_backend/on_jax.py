@@ -47,30 +47,23 @@ def gradients(function: Callable) -> Callable:
 
 
 def conditionally(
-    condition: Tensor, change: Callable, otherwise: Callable, variables: Callable
+    condition: Tensor, change: Callable, otherwise: Callable, variables: list
 ) -> None:
     """Change variables in one way or in another, within a step of training."""
-    changed = variables()
 
     def after(function):
         def values():
             # Within a branch nothing may be assigned to what is outside of it.
-            mapping = [(v, v.value) for v in changed]
+            mapping = [(v, v.value) for v in variables]
             with keras.StatelessScope(state_mapping=mapping) as scope:
                 function()
-            return [scope.get_current_value(v) for v in changed]
+            return [scope.get_current_value(v) for v in variables]
 
         return values
 
-    for variable, value in zip(
-        changed, jax.lax.cond(condition, after(change), after(otherwise))
-    ):
+    changed = jax.lax.cond(condition, after(change), after(otherwise))
+    for variable, value in zip(variables, changed):
         variable.assign(value)
-
-
-def sync_weights(model: keras.Model) -> None:
-    """Copy the weights that ``fit`` holds back into the model."""
-    model.jax_state_sync()
 
 
 def gpu_capabilities() -> list[tuple[int, ...]]:

@@ -38,14 +38,10 @@ def gradients(function: Callable) -> Callable:
 
 
 def conditionally(
-    condition: Tensor, change: Callable, otherwise: Callable, variables: Callable
+    condition: Tensor, change: Callable, otherwise: Callable, variables: list
 ) -> None:
     """Change variables in one way or in another, within a step of training."""
     (change if bool(condition) else otherwise)()
-
-
-def sync_weights(model: keras.Model) -> None:
-    """Do nothing: the weights are those of the last step."""
 
 
 def gpu_capabilities() -> list[tuple[int, ...]]:

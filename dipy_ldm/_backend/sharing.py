@@ -44,11 +44,12 @@ class StoppableModel(keras.Model):
     train_function: Any
     _sketching = False
 
-    def sketch(self, batches: Batches, replicas: int) -> None:
+    def prepare(self, batches: Batches, replicas: int = 1) -> None:
         """Create metrics and optimizer from the specs of the batches.
 
-        Keras does so in the first step, and has all of the network traced once more, to
-        know the shapes of what it returns; which its layers know.
+        Before the first step, so that a checkpoint can be restored. Keras does so in
+        it, and has all of the network traced once more, to know the shapes of what it
+        returns; which its layers know.
         """
         self._sketching = SKETCHES_METRICS
         try:
@@ -91,6 +92,11 @@ class StoppableModel(keras.Model):
             return figures
 
         self.train_function = step
+
+    def sync_weights(self) -> None:
+        """Bring the weights of the last step, which JAX holds back, into the model."""
+        if keras.config.backend() == "jax":
+            self.jax_state_sync()
 
 
 def count_replicas(strategy: "tf.distribute.Strategy | None") -> int:

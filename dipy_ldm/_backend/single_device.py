@@ -24,6 +24,7 @@ from dipy_ldm._utils.types import Batches, Tensor
 
 backend: Any = import_module(f"{__package__}.on_{keras.config.backend()}")
 
+ReplicatedModel = StoppableModel
 compiled = backend.compiled
 conditionally = backend.conditionally
 gradients = backend.gradients
@@ -128,26 +129,13 @@ def in_batches(
     function: Callable, array: np.ndarray, batch_size: int, title: str | None = None
 ) -> np.ndarray:
     """Apply a function to an array in batches, so that memory suffices."""
-    starts = range(0, len(array), batch_size)
     results = []
     with tqdm(total=len(array), desc=title, disable=title is None) as bar:
-        for start in starts:
+        for start in range(0, len(array), batch_size):
             piece = array[start : start + batch_size]
             results.append(keras.ops.convert_to_numpy(function(piece)))
             bar.update(len(piece))
     return np.concatenate(results)
-
-
-class ReplicatedModel(StoppableModel):
-    """A model that ``fit`` trains on the one device."""
-
-    def prepare(self, batches: Batches) -> None:
-        """Make the metrics, before Keras would take a batch to learn of its shape."""
-        self.sketch(batches, 1)
-
-    def sync_weights(self) -> None:
-        """Bring the weights of the last step into the model, within a round."""
-        backend.sync_weights(self)
 
 
 def distribute_batches(batches: Batches, first_step: int, strategy: None) -> Iterator:

@@ -213,8 +213,7 @@ def _start(devices):
     """Start TensorFlow; return the names of the chosen devices, as it has them."""
     shown = tf.config.get_visible_devices("GPU")
     visible = [name for name, gpu in _gpus().items() if gpu in shown]
-    unseen = {*_gpus()} - {*visible}
-    if hidden := [name for name in devices or () if name in unseen]:
+    if hidden := [n for n in devices or () if n in _gpus() and n not in visible]:
         raise InputError(
             f"TensorFlow was started without {', '.join(hidden)} in this process; name "
             "all devices at first, or start another process."

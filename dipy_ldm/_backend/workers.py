@@ -212,15 +212,11 @@ class ReplicatedModel(StoppableModel):
     It ends on all machines if an end is asked for on any.
     """
 
-    def prepare(self, batches: Batches) -> None:
-        """Create the metrics from the specs of the batches.
-
-        Before the first step, so that a checkpoint can be brought back; Keras does so
-        in the first step.
-        """
+    def prepare(self, batches: Batches, replicas: int = 1) -> None:
+        """Create metrics and optimizer, for the replicas that there are."""
         strategy = self.distribute_strategy
         with strategy.scope():
-            self.sketch(batches, strategy.num_replicas_in_sync)
+            super().prepare(batches, strategy.num_replicas_in_sync)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Do nothing: ``prepare`` has done it.
@@ -261,6 +257,3 @@ class ReplicatedModel(StoppableModel):
             return dict(zip(names, figures))
 
         self.train_function = step_of_all
-
-    def sync_weights(self) -> None:
-        """Do nothing: the weights are those of the last step."""

@@ -1,6 +1,5 @@
 """Subjects of images: all images of a subject stay on one side of a split."""
 
-from collections.abc import Callable
 import hashlib
 from typing import Any
 
@@ -59,20 +58,3 @@ def blocks(subjects: np.ndarray) -> list[np.ndarray]:
     order = np.argsort(groups, kind="stable")
     sizes = counts[groups[order]]
     return [order[sizes == size].reshape(-1, size) for size in np.unique(sizes)]
-
-
-def solve_within(
-    block: Callable[[np.ndarray], np.ndarray], right: np.ndarray, subjects: np.ndarray
-) -> np.ndarray:
-    """Solve linear equations of the images of each subject by themselves.
-
-    Errors of fits to all other subjects are such solutions, as those of fits to all
-    other images are quotients.
-
-    Shapes: block ``(subjects, images of each)``, right ``(n, m)``, subjects ``(n,)``,
-    result ``(n, m)``.
-    """
-    solutions = np.empty_like(right)
-    for rows in blocks(subjects):
-        solutions[rows] = np.linalg.solve(block(rows), right[rows])
-    return solutions

@@ -28,12 +28,6 @@ def safe_side(rank: int) -> int:
     return round(TILE_VOXELS ** (1 / rank))
 
 
-def tiling(tile: int | None, rank: int, margin: int, factor: int) -> dict[str, int]:
-    """Return the size and overlap of tiles, as :func:`in_tiles` takes them."""
-    voxels = tile or safe_side(rank) - 2 * margin * factor
-    return {"tile": max(1, voxels // factor), "margin": margin}
-
-
 def in_tiles(
     function: Callable,
     array: np.ndarray,

@@ -42,10 +42,7 @@ def release_times(shares: np.ndarray, schedule: str) -> np.ndarray:
 
 
 def check_masks(masks: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-    """Return masks as holes of bool, or refuse them.
-
-    Shapes: masks ``(n, *space)``, shape ``(n, *space)``, result ``(n, *space)``.
-    """
+    """Return masks as holes of bool, of the shape ``(n, *space)``, or refuse them."""
     masks = np.asarray(masks)
     if masks.shape in (shape[1:] + (1,), shape + (1,)):
         masks = masks[..., 0]
@@ -170,10 +167,7 @@ def blend(images: np.ndarray, inpainted: np.ndarray, holes: np.ndarray) -> np.nd
 
 
 def check_covered(shares: np.ndarray) -> None:
-    """Refuse masks that leave no latent untouched.
-
-    Shapes: shares ``(n, *space, 1)``.
-    """
+    """Refuse masks of which shares ``(n, *space, 1)`` leave no latent untouched."""
     covered = (shares > 0).all(tuple(range(1, shares.ndim)))
     if covered.any():
         raise InputError(

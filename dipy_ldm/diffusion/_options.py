@@ -81,8 +81,7 @@ def resolve(options: SamplingOptions) -> Sampling:
     chosen = Sampling(**options)
     if chosen.steps is None:
         chosen = chosen._replace(steps=default_steps(chosen.sampler))
-    names = ("steps", "batch_size", "tile")
-    check_counts(**{name: getattr(chosen, name) for name in names})
+    check_counts(steps=chosen.steps, batch_size=chosen.batch_size, tile=chosen.tile)
     whole("first", chosen.first, 0)
     whole("seed", chosen.seed, 0)
     samplers.make_sampler(chosen.sampler, chosen.eta)

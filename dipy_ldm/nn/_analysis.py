@@ -1,18 +1,17 @@
 """Static analysis of networks: the memory they need and their receptive field."""
 
+from collections.abc import Iterable
 import math
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import keras
 from keras import layers
-import numpy as np
 
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm.nn._layers import CONVOLUTIONS, DepthToSpace, Recomputed, Sum
 from dipy_ldm.nn._normalization import PositionActivated
 
 _CONVOLUTIONS = layers.Conv1D, layers.Conv2D, layers.Conv3D
-_UPSAMPLINGS = layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D
 # What comes out at a position depends on what goes in there, and on nothing else.
 _POINTWISE = (
     layers.InputLayer,
@@ -55,7 +54,8 @@ def tiling(
     factors = {"input_factor": input_factor, "output_factor": output_factor}
     margin = receptive_radius(network, beyond=beyond, **factors)
     rank = len(network.inputs[0].shape) - 2
-    return tiles.tiling(tile, rank, margin, factor) | factors
+    voxels = tile or tiles.safe_side(rank) - 2 * margin * factor
+    return {"tile": max(1, voxels // factor), "margin": margin} | factors
 
 
 def _network_range(network, first, last):
@@ -88,9 +88,6 @@ def _layer_range(layer, first, last):
         first, last = first * stride - before, last * stride - before + size
         times = 2 if getattr(layer, "upsampled", False) else 1
         return first // times, last // times
-    if isinstance(layer, _UPSAMPLINGS):
-        times = int(np.max(layer.size))
-        return first // times, last // times
     if isinstance(layer, DepthToSpace):
         return first // layer.times, last // layer.times
     if isinstance(layer, _POINTWISE):
@@ -115,49 +112,39 @@ class MemoryNeeds(NamedTuple):
     again: int = 0
     live: float = 0.0
 
-    def followed_by(self, other: Self) -> Self:
-        """Return what two networks need, one after the other."""
-        return self._replace(
-            kept=self.kept + other.kept,
-            again=max(self.again, other.again),
-            live=max(self.live, other.live),
-        )
-
 
 def memory_needs(network: keras.Model) -> MemoryNeeds:
     """Estimate what a network needs for one example."""
-    total = MemoryNeeds()
-    for layer in network.layers:
-        total = total.followed_by(_of_layer(layer))
-    return total
+    return one_after_another(map(_of_layer, network.layers))
+
+
+def one_after_another(needs: Iterable[MemoryNeeds]) -> MemoryNeeds:
+    """Return what layers or networks need, one after the other."""
+    kept, again, live = zip(*needs)
+    return MemoryNeeds(sum(kept), max(again), max(live))
 
 
 def _of_layer(layer):
-    input_bytes = sum(map(_bytes, _listed(layer.input)))
+    input_bytes = sum(map(_bytes, keras.tree.flatten(layer.input)))
     if isinstance(layer, keras.Model):
         inside = memory_needs(layer)
         # What a block is given is added to its result in the end.
         return inside._replace(live=inside.live + input_bytes)
-    output_bytes = sum(map(_bytes, _listed(layer.output)))
+    outputs = keras.tree.flatten(layer.output)
+    output_bytes = sum(map(_bytes, outputs))
     if isinstance(layer, Sum):
-        inside = MemoryNeeds(kept=output_bytes)
-        for network in layer.networks:
-            inside = inside.followed_by(memory_needs(network))
-        return inside
+        parts = map(memory_needs, layer.networks)
+        return one_after_another([MemoryNeeds(kept=output_bytes), *parts])
     if isinstance(layer, Recomputed):
         inside = memory_needs(layer.block)
         live = input_bytes + inside.live
         return MemoryNeeds(output_bytes, inside.kept + inside.again, live)
     times = next((n for kind, n in _COPIES.items() if isinstance(layer, kind)), 1)
     live = input_bytes + (0 if isinstance(layer, _IN_PLACE) else times * output_bytes)
-    halved = all(_width(tensor) == 2 for tensor in _listed(layer.output))
+    halved = all(_width(tensor) == 2 for tensor in outputs)
     if halved and isinstance(layer, CONVOLUTIONS[3]):
         live *= _HALVED
     return MemoryNeeds(output_bytes, 0, live)
-
-
-def _listed(tensors) -> list:
-    return list(tensors) if isinstance(tensors, list | tuple) else [tensors]
 
 
 def _width(tensor):

@@ -12,27 +12,20 @@ from dipy_ldm.nn._layers import CONVOLUTIONS, Cut, Recomputed
 from dipy_ldm.nn._normalization import Activated, GroupScale, PositionActivated, swish
 
 
-def rank_of(x):
-    """Count the spatial dimensions of a tensor."""
-    return len(x.shape) - 2
-
-
 def conv(x, width, size=3, strides=1, upsampled=False, **kwargs):
     """Convolve a tensor of any rank; the result is as large, divided by the strides.
 
     Or twice as large: what is convolved has each side doubled first.
     """
-    convolution = CONVOLUTIONS[rank_of(x)]
-    kwargs = {
-        "kernel_initializer": SeededInitializer(),
-        "upsampled": upsampled,
-    } | kwargs
+    space = x.shape[1:-1]
+    kwargs = {"kernel_initializer": SeededInitializer(), "padding": "same"} | kwargs
     # In bfloat16, TensorFlow's gradients for so few voxels are wrong on processors, up
     # to NaN: tests/denoiser/test_unet.py tells when this is no longer needed.
     least = 2 if upsampled else 3
-    if rank_of(x) == 3 and any(n is not None and n < least for n in x.shape[1:-1]):
-        kwargs = kwargs | {"dtype": "float32"}
-    return convolution(width, size, strides=strides, padding="same", **kwargs)(x)
+    if len(space) == 3 and any(n is not None and n < least for n in space):
+        kwargs["dtype"] = "float32"
+    convolution = CONVOLUTIONS[len(space)]
+    return convolution(width, size, strides=strides, upsampled=upsampled, **kwargs)(x)
 
 
 def small_random_bias():
@@ -117,5 +110,5 @@ def upsample_to(x, like, width):
     space = like.shape[1:-1]
     if space == tuple(2 * n for n in x.shape[1:-1]):
         return conv(x, width, upsampled=True)
-    x = getattr(layers, f"UpSampling{rank_of(x)}D")(2)(x)
+    x = getattr(layers, f"UpSampling{len(space)}D")(2)(x)
     return conv(Cut(space)(x), width)

@@ -15,10 +15,7 @@ from dipy_ldm._utils.directions import N_HARMONICS, harmonics
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class TimeEmbedding(keras.layers.Layer):
-    """Turn times into sines and cosines of many frequencies.
-
-    The features of :footcite:p:`Vaswani2017`, for times in [0, 1].
-    """
+    """Turn times in [0, 1] into sines and cosines :footcite:p:`Vaswani2017`."""
 
     def __init__(self, width: int, **kwargs) -> None:
         # Sines of large arguments need all their digits.
@@ -53,10 +50,8 @@ class ConditionFeatures(keras.layers.Layer):
 
     def call(self, numbers):
         """Map numbers ``(batch, conditions)``, -1 for unspecified, to features."""
-        columns = (numbers[:, i] for i in range(len(self.sizes)))
         features = [
-            self._features(*column_and_size)
-            for column_and_size in zip(columns, self.sizes)
+            self._features(numbers[:, i], size) for i, size in enumerate(self.sizes)
         ]
         return ops.concatenate(features, axis=-1)
 
@@ -254,10 +249,7 @@ class Recomputed(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class DepthToSpace(keras.layers.Layer):
-    """Make an image of the channels of each position, ``times`` larger per side.
-
-    After :footcite:p:`Shi2016`, for any number of spatial dimensions.
-    """
+    """Make a larger image of the channels of each position :footcite:p:`Shi2016`."""
 
     def __init__(self, times: int, **kwargs) -> None:
         # Like the images that it makes: what is given is not rounded.

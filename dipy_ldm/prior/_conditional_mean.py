@@ -27,13 +27,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.polynomial import legendre
 
-from dipy_ldm._conditions import (
-    CONTINUOUS,
-    DIRECTION,
-    FEW,
-    UNSPECIFIED,
-    Condition,
-)
+from dipy_ldm._conditions import CONTINUOUS, DIRECTION, FEW, UNSPECIFIED, Condition
 from dipy_ldm._utils.directions import N_HARMONICS, harmonics
 from dipy_ldm._utils.subjects import blocks
 from dipy_ldm.prior._ridge import decompose, residual_blocks, shrinkage
@@ -92,23 +86,8 @@ class ConditionalMean(NamedTuple):
         weights[~present] = 0
         return cls(conditions, weights.reshape(-1, *latents.shape[1:]))
 
-    @staticmethod
-    def shapes(
-        latent_shape: tuple[int, ...], conditions: dict[str, Condition]
-    ) -> list[tuple[int, ...]]:
-        """Return the shape of the weights.
-
-        Shapes: latent_shape ``(*space, channels)``, result ``(features,
-        *latent_shape)``.
-        """
-        sizes = (condition.size for condition in conditions.values())
-        return [(sum(_FEATURES.get(size, size) for size in sizes), *latent_shape)]
-
     def predict(self, numbers: np.ndarray) -> np.ndarray:
-        """Return the conditional means.
-
-        Shapes: numbers ``(n, conditions)``, result ``(n, *space, channels)``.
-        """
+        """Return the means ``(n, *space, channels)`` given ``(n, conditions)``."""
         present = self.weights.reshape(len(self.weights), -1).any(1)
         features = _features(numbers, _without_absent(self.conditions, present))
         return np.tensordot(features.astype("float32"), self.weights, 1)
@@ -132,6 +111,11 @@ class ConditionalMean(NamedTuple):
             moved = self.predict(numbers)
             rows.append(np.sqrt(shares).reshape(-1, *[1] * (moved.ndim - 1)) * moved)
         return np.concatenate(rows)
+
+
+def n_features(condition: Condition) -> int:
+    """Count the features of a condition."""
+    return _FEATURES.get(condition.size, condition.size)
 
 
 class _HeldOutErrors:
@@ -165,19 +149,16 @@ class _HeldOutErrors:
 
 def _subject_products(rows, mean, subjects):
     """Multiply rows of each subject, about the mean: ``(subjects, rows, rows)``."""
-    result = np.empty((*subjects.shape, subjects.shape[1]))
     # One by one: copies of all of them may not fit into the memory.
-    for products, numbers in zip(result, subjects):
-        off = rows[numbers] - mean
-        products[:] = off @ off.T
-    return result
+    off = (rows[numbers] - mean for numbers in subjects)
+    return np.array([each @ each.T for each in off], "float64")
 
 
 def _without_absent(conditions, present):
     """Give levels no examples whose features ``(features,)`` are not present."""
     flags, result = iter(present), {}
     for name, condition in conditions.items():
-        own = list(islice(flags, _FEATURES.get(condition.size, condition.size)))
+        own = list(islice(flags, n_features(condition)))
         pairs = zip(condition.levels.items(), own)
         levels = {level: n * bool(flag) for (level, n), flag in pairs}
         result[name] = condition._replace(levels=levels)
@@ -186,8 +167,7 @@ def _without_absent(conditions, present):
 
 def _features(numbers, conditions):
     """Turn numbers into features of mean 0; all are 0 where nothing is specified."""
-    columns = (numbers[:, i] for i in range(len(conditions)))
-    pairs = zip(columns, conditions.values())
+    pairs = zip(numbers.T, conditions.values())
     return np.concatenate([_condition_features(*pair) for pair in pairs], 1)
 
 

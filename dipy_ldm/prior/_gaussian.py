@@ -128,7 +128,7 @@ class Gaussian(NamedTuple):
     ) -> np.ndarray:
         """Multiply vectors by the covariance of clean latents given noisy ones.
 
-        Shapes: ways ``(n, *space, channels)``, result ``(n, numbers)``.
+        Shapes: vectors ``(n, *space, channels)``, result ``(n, numbers)``.
         """
 
         def share(power):
@@ -143,14 +143,6 @@ class Gaussian(NamedTuple):
         # Along the directions instead of what is there already.
         along = vectors @ loadings.T / lengths * share(lengths)
         return product + (along - product @ loadings.T / lengths) @ loadings
-
-    @staticmethod
-    def shapes(latent_shape: tuple[int, ...], directions: int) -> list[tuple[int, ...]]:
-        """Return the shapes of mean, loadings and rest.
-
-        Shapes: latent_shape ``(*space, channels)``.
-        """
-        return [latent_shape, (directions, *latent_shape), latent_shape]
 
 
 def is_aligned(latents: np.ndarray) -> bool:
@@ -169,10 +161,7 @@ def is_aligned(latents: np.ndarray) -> bool:
 
 
 def choose_examples(shape: tuple[int, ...]) -> np.ndarray:
-    """Choose examples that suffice to learn from, evenly.
-
-    Shapes: shape ``(n, *space, channels)``.
-    """
+    """Choose enough of ``(n, *space, channels)`` examples to learn from, evenly."""
     n, *sizes = shape
     count = min(n, MAX_EXAMPLES, max(2, MAX_VALUES // math.prod(sizes)))
     return np.linspace(0, n - 1, count).round().astype(int)

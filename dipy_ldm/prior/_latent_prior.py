@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from dipy_ldm._conditions import FEW, UNSPECIFIED, Condition
-from dipy_ldm.prior._conditional_mean import ConditionalMean
+from dipy_ldm.prior._conditional_mean import ConditionalMean, n_features
 from dipy_ldm.prior._gaussian import Gaussian, choose_examples, is_aligned
 from dipy_ldm.prior._probe import LinearProbe, n_readings
 
@@ -99,16 +99,14 @@ class LatentPrior(NamedTuple):
         latent_shape: tuple[int, ...],
         conditions: dict[str, Condition],
     ) -> dict[str, tuple[int, ...]]:
-        """Return the shapes that the tensors in a model file must have.
-
-        Shapes: latent_shape ``(*space, channels)``.
-        """
-        parts = (
-            ConditionalMean.shapes(latent_shape, conditions),
-            Gaussian.shapes(
-                latent_shape, LatentPrior.network_options(saved)["directions"] or 0
-            ),
-            LinearProbe.shapes(latent_shape, conditions),
+        """Return the shapes that the tensors in a model file must have."""
+        features = sum(map(n_features, conditions.values()))
+        readings = sum(map(n_readings, conditions.values()))
+        directions = LatentPrior.network_options(saved)["directions"] or 0
+        parts: tuple[list[tuple[int, ...]], ...] = (
+            [(features, *latent_shape)],
+            [latent_shape, (directions, *latent_shape), latent_shape],
+            [(readings, *latent_shape), (readings,), (readings,)],
         )
         pairs = (pair for pair in zip(_NAMES, parts) if pair[0][0] in saved)
         return {name: shape for pair_of in pairs for name, shape in zip(*pair_of)}

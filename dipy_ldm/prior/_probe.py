@@ -117,22 +117,8 @@ class LinearProbe(NamedTuple):
             errors,
         )
 
-    @staticmethod
-    def shapes(
-        latent_shape: tuple[int, ...], conditions: dict[str, Condition]
-    ) -> list[tuple[int, ...]]:
-        """Return the shapes of weights, offsets and errors.
-
-        Shapes: latent_shape ``(*space, channels)``.
-        """
-        n = sum(map(n_readings, conditions.values()))
-        return [(n, *latent_shape), (n,), (n,)]
-
     def predict(self, latents: Tensor) -> Tensor:
-        """Read latents.
-
-        Shapes: latents ``(batch, *space, channels)``, result ``(batch, readings)``.
-        """
+        """Read ``(batch, readings)`` from latents ``(batch, *space, channels)``."""
         weights = self.weights.reshape(len(self.weights), -1)
         rows = ops.reshape(latents, (-1, weights.shape[1]))
         return ops.add(ops.matmul(rows, weights.T), self.offsets)
@@ -166,10 +152,7 @@ class LinearProbe(NamedTuple):
         return np.repeat([c.size <= 0 for c in conditions], counts)
 
     def _gains(self, columns, specified):
-        """Return the gains of the Kalman filter, for each observed reading.
-
-        ``(batch, readings, readings)``.
-        """
+        """Return gains of the Kalman filter, ``(batch, readings, readings)``."""
         weights = self.weights.reshape(len(self.weights), -1)
         covariance = (weights @ columns.T).astype("float64")
         power = self.errors.astype("float64") ** 2 / _FIRMNESS
@@ -192,18 +175,17 @@ def _probe_targets(numbers, conditions):
     """Return true readings, and which are specified: ``(n, readings)``."""
     values, specified = [], []
     for column, condition in zip(numbers.T, conditions.values()):
-        column_specified = column != UNSPECIFIED
         if not n_readings(condition):
             continue
+        column = column[:, None]
         if condition.size > 0:
-            levels = column[:, None] == np.arange(condition.size)
-            counts = np.array(list(condition.levels.values()))
-            values.append(np.where(levels, 1.0, -1.0))
-            specified.append(column_specified[:, None] & (counts >= FEW))
+            targets = np.where(column == np.arange(condition.size), 1.0, -1.0)
+            readable = np.array(list(condition.levels.values())) >= FEW
         else:
-            values.append(2.0 * column[:, None] - 1)
+            targets = 2.0 * column - 1
             readable = condition.size == CONTINUOUS
-            specified.append(column_specified[:, None] & readable)
+        values.append(targets)
+        specified.append((column != UNSPECIFIED) & readable)
     return np.concatenate(values, 1), np.concatenate(specified, 1)
 
 

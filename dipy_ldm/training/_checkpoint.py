@@ -1,11 +1,11 @@
-"""The history of a training, and the file from which it goes on."""
+"""The history and the best weights of a training, and the file it goes on from."""
 
 import json
 import logging
-import os
 from pathlib import Path
 import signal
 import time
+from typing import Any
 
 import keras
 from keras import ops
@@ -14,10 +14,64 @@ import numpy as np
 from dipy_ldm import _backend, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.signals import Terminated
-from dipy_ldm.training._best_weights import BestWeights
 from dipy_ldm.training._options import Length
 
 logger = logging.getLogger(__name__)
+
+# The figure by which weights are best, and what they are called in a checkpoint.
+_LOSS = "val_loss"
+_BEST = "lowest"
+# A rise by less is hardly one; by more, time was spent on memorising images.
+_RISE = 1.02
+
+
+class BestWeights(keras.callbacks.Callback):
+    """Keep the weights of the round in which ``val_loss`` was lowest."""
+
+    def __init__(self, title: str, network: keras.Model | None) -> None:
+        super().__init__()
+        self.title = title
+        self.network = network
+        self.tensors: dict[str, np.ndarray] = {}
+        self.loss = np.inf
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        """Keep the weights if the loss is the lowest so far."""
+        loss = logs.get(_LOSS, np.inf)
+        if self.network is not None and loss < self.loss:
+            self.loss = loss
+            weights = _serialization.weights(self.network, _BEST)
+            # Copies: the weights may be changed in place.
+            self.tensors = {name: np.array(weight) for name, weight in weights.items()}
+
+    def restore(self, tensors: dict[str, np.ndarray], history: dict[str, list]) -> None:
+        """Restore the kept weights from a checkpoint."""
+        prefix = f"{_BEST}."
+        self.tensors = {n: x for n, x in tensors.items() if n.startswith(prefix)}
+        if self.tensors:
+            self.loss = min(history[_LOSS])
+
+    def figures(self) -> dict[str, float]:
+        """Return what the loss of the weights is."""
+        return {_LOSS: self.loss} if self.tensors else {}
+
+    def restore_to_network(self, history: dict[str, list[Any]]) -> None:
+        """Restore the kept weights, and warn if the loss has risen since."""
+        if not self.tensors:
+            return
+        _serialization.set_weights(self.network, _BEST, self.tensors)
+        losses, steps = history[_LOSS], history["step"]
+        if losses[-1] > _RISE * self.loss:
+            logger.warning(
+                "%s: the validation loss rose from %.3g after %d steps to %.3g after "
+                "%d. Restored the weights with the lowest. Training longer overfits; "
+                "use more images.",
+                self.title,
+                self.loss,
+                steps[losses.index(self.loss)],
+                losses[-1],
+                steps[-1],
+            )
 
 
 class TrainingRecord(keras.callbacks.Callback):
@@ -62,13 +116,6 @@ class TrainingRecord(keras.callbacks.Callback):
             return self.length.rounds
         return self.done // self.length.round
 
-    def facts(self) -> dict:
-        """Collect all that machines must agree on that train together."""
-        return self.settings | {
-            "checkpoint_steps": self.every,
-            "having a checkpoint": self.path is not None,
-        }
-
     def restore(self, model: keras.Model) -> None:
         """Restore a compiled model from the checkpoint, if there is one."""
         model.optimizer.build(model.trainable_variables)
@@ -78,7 +125,10 @@ class TrainingRecord(keras.callbacks.Callback):
             self._refuse_others(document["settings"])
             self.history, self.done = document["history"], document["steps"]
         state = dict(_variables(model))
-        if self.done and not _fits(tensors, state):
+        if self.done and any(
+            name not in tensors or tensors[name].shape != tuple(variable.shape)
+            for name, variable in state.items()
+        ):
             raise InputError(
                 f"{self.path} was written by an earlier version; remove it."
             )
@@ -88,12 +138,8 @@ class TrainingRecord(keras.callbacks.Callback):
                 f"the checkpoint {self.path} is not the same for all workers (steps in "
                 f"it: {seen}); write to a folder that all machines share."
             )
-        if (
-            self.path
-            and whole == _serialization.before(self.path)
-            and _backend.is_chief()
-        ):
-            os.replace(whole, self.path)
+        if whole is not None and whole != self.path and _backend.is_chief():
+            whole.replace(self.path)
         if self.done:
             for name, variable in state.items():
                 variable.assign(tensors[name])
@@ -135,7 +181,7 @@ class TrainingRecord(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None) -> None:
         """Write a checkpoint every so many steps, and before stopping on a signal."""
         step = self._skipped + batch + 1
-        done = self._round * self.length.round + step
+        done = self._reached = self._round * self.length.round + step
         if done == self.length.end(self._round):
             # Of a round whose beginning was skipped, or that is shorter than others.
             self.model.stop_training = True
@@ -147,9 +193,11 @@ class TrainingRecord(keras.callbacks.Callback):
 
     def on_epoch_end(self, number, logs=None) -> None:
         """Note the round's figures and write the checkpoint."""
-        self.model.stop_training = False
         self._skipped = 0
-        done = self.length.end(number)
+        done = self._reached
+        if done == self.length.end(number):
+            # Otherwise a callback has stopped the training within the round.
+            self.model.stop_training = False
         passes, rest = divmod(done, self.length.epoch)
         epoch = done / self.length.epoch if rest else passes
         figures = {name: float(value) for name, value in logs.items()}
@@ -177,8 +225,8 @@ class TrainingRecord(keras.callbacks.Callback):
         tensors |= self.best.tensors
         document = {"settings": self.settings, "steps": done, "history": self.history}
         if _backend.is_chief():
-            what = "checkpoint", tensors, document, _serialization.before(self.path)
-            _serialization.save(self.path, *what)
+            previous = _serialization.before(self.path)
+            _serialization.save(self.path, "checkpoint", tensors, document, previous)
             logger.debug("%s holds %s steps", self.path, document["steps"])
         self._spent += time.monotonic() - start
 
@@ -189,14 +237,6 @@ class TrainingRecord(keras.callbacks.Callback):
             "written, and the same training goes on from it.",
             self.signal,
         )
-
-
-def _fits(tensors, variables):
-    """Return whether there is a tensor of the right shape for each variable."""
-    return all(
-        name in tensors and tensors[name].shape == tuple(variable.shape)
-        for name, variable in variables.items()
-    )
 
 
 def _variables(model):

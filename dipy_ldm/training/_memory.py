@@ -3,12 +3,11 @@
 The numbers were measured on processors: ``benchmarks/memory.py``.
 """
 
-from functools import reduce
 from typing import Any
 
 from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.nn._analysis import MemoryNeeds, memory_needs
+from dipy_ldm.nn._analysis import memory_needs, one_after_another
 from dipy_ldm.training._optimizer import MAX_GROUP_SIZE
 from dipy_ldm.training._options import ResolvedOptions
 
@@ -33,7 +32,7 @@ def estimate_training(
     """Estimate what training takes."""
     weights = 4 * sum(part.count_params() for part in parts)
     each = [memory_needs(part) for part in parts]
-    both = reduce(MemoryNeeds.followed_by, each)
+    both = one_after_another(each)
     step = max(
         both.kept + max(both.again, _GRADIENTS * both.live),
         each[0].kept + DISTANCES * distances,

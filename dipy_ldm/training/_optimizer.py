@@ -115,40 +115,26 @@ class FlatAdam(keras.optimizers.Optimizer):
         # TensorFlow's alone have one.
         strategy = getattr(self, "_distribution_strategy", None)
         with _backend.scope(strategy):
-            groups = [self._group(*group) for group in self._update_groups(variables)]
-        vars(self)["_groups"] = groups
+            vars(self)["_groups"] = list(self._make_groups(variables))
         self.built = True
 
-    def _update_groups(self, variables):
-        """Divide weights, with their places, into groups that are changed alike."""
-        kernels = [
-            place
-            for place, weight in enumerate(variables)
-            if self.orthogonal and _is_kernel(weight)
-        ]
-        others: dict[float, list] = {}
+    def _make_groups(self, variables):
+        """Divide weights into groups that are changed alike, and make their state."""
+        # Kernels that change by orthogonal matrices come first.
+        alike: dict[float | None, list] = {None: []}
         for place, weight in enumerate(variables):
-            if place not in kernels:
-                others.setdefault(self._share(weight), []).append(place)
-        for alike in (kernels, *others.values()):
-            for places in _grouped(variables, alike):
-                weights = [variables[place] for place in places]
-                yield weights, places, alike is not kernels
-
-    def _group(self, weights, places, scaled):
-        """Make what is kept of the weights of a group."""
-        shape = (sum(math.prod(weight.shape) for weight in weights),)
-        kept = {
-            "momentum": True,
-            "velocity": scaled,
-            "sum": bool(self.gradient_accumulation_steps),
-        }
-        variables = {
-            name: self.add_variable(shape, name=name)
-            for name, needed in kept.items()
-            if needed
-        }
-        return _Group(weights, places, **variables)
+            orthogonal = self.orthogonal and _is_kernel(weight)
+            share = None if orthogonal else self._share(weight)
+            alike.setdefault(share, []).append(place)
+        for share, places in alike.items():
+            names = ["momentum"] if share is None else ["momentum", "velocity"]
+            if self.gradient_accumulation_steps:
+                names.append("sum")
+            for group in _grouped(variables, places):
+                weights = [variables[place] for place in group]
+                shape = (sum(math.prod(weight.shape) for weight in weights),)
+                state = {name: self.add_variable(shape, name=name) for name in names}
+                yield _Group(weights, group, **state)
 
     def scale_loss(self, loss):
         """Multiply the loss, as Keras asks before it takes the gradients."""
@@ -161,10 +147,8 @@ class FlatAdam(keras.optimizers.Optimizer):
         if not self.built:
             self.build(list(trainable_variables))
         weights = self._trainable_variables
-        if trainable_variables is not None and (
-            len(trainable_variables) != len(weights)
-            or any(a is not b for a, b in zip(trainable_variables, weights))
-        ):
+        variables = weights if trainable_variables is None else trainable_variables
+        if list(map(id, variables)) != list(map(id, weights)):
             raise ValueError("the weights are not those that the optimizer is for.")
         # What has no part in the loss has no gradient.
         grads = [ops.zeros(w.shape) if g is None else g for g, w in zip(grads, weights)]
@@ -197,29 +181,22 @@ class FlatAdam(keras.optimizers.Optimizer):
         """Make a step if there are gradients enough for it, or keep them."""
         sums = [group.sum + vector for group, vector in zip(self._groups, gradients)]
         batches = self.gradient_accumulation_steps
-        self._if(
-            ops.equal((self._iterations + 1) % batches, 0),
-            lambda: self._step_of_sums(sums),
-            lambda: self._keep(sums),
-        )
+
+        def step():
+            for group in self._groups:
+                group.sum.assign(ops.zeros(group.sum.shape))
+            self._step([total / batches for total in sums])
+
+        def keep():
+            for group, total in zip(self._groups, sums):
+                group.sum.assign(total)
+
+        self._if(ops.equal((self._iterations + 1) % batches, 0), step, keep)
 
     def _if(self, condition, change, otherwise):
         """Apply one of two updates, by a condition."""
-        _backend.conditionally(
-            condition,
-            change,
-            otherwise,
-            lambda: [*self._trainable_variables, *self.variables],
-        )
-
-    def _keep(self, sums):
-        for group, total in zip(self._groups, sums):
-            group.sum.assign(total)
-
-    def _step_of_sums(self, sums):
-        for group in self._groups:
-            group.sum.assign(ops.zeros(group.sum.shape))
-        self._step([total / self.gradient_accumulation_steps for total in sums])
+        variables = [*self._trainable_variables, *self.variables]
+        _backend.conditionally(condition, change, otherwise, variables)
 
     def _step(self, gradients):
         """Make a step."""
@@ -269,18 +246,15 @@ class FlatAdam(keras.optimizers.Optimizer):
             self._average(1)
             return
         due = ops.equal(self._iterations % interval, 0)
-        due = ops.logical_or(due, self._is_first())
+        # Before the first step, however many batches it is of.
+        due = ops.logical_or(due, ops.equal(self.iterations, 0))
         self._if(due, lambda: self._average(interval), lambda: None)
-
-    def _is_first(self):
-        """Return whether no step was made before, however many batches it is of."""
-        return ops.equal(self.iterations, 0)
 
     def _average(self, batches):
         """Update the moving averages as for so many batches."""
         # The first step's weights are their own average.
         share = 1 - self.ema_momentum**batches
-        share = ops.where(self._is_first(), 1.0, share)
+        share = ops.where(ops.equal(self.iterations, 0), 1.0, share)
         _backend.run_two_at_a_time(
             partial(self._follow_weights, group, share) for group in self._groups
         )

@@ -173,12 +173,9 @@ def resolve(
     chosen = _presets.of_rank(rank).fit_options(stage, scalars(options))
     strategy = _backend.make_strategy(chosen.get("strategy", "auto"))
     began = _precision_before(chosen.get("checkpoint"), *checkpoints)
-    precision = chosen.get("precision", "auto")
-    chosen |= {
-        "strategy": strategy,
-        "precision": choose_precision(precision, rank, strategy, began),
-    }
-    return ResolvedOptions(**chosen)
+    name = chosen.get("precision", "auto")
+    precision = choose_precision(name, rank, strategy, began)
+    return ResolvedOptions(**chosen | {"strategy": strategy, "precision": precision})
 
 
 def _precision_before(*checkpoints):

@@ -82,12 +82,16 @@ def _of_gpus(capabilities):
 @cache
 def _of_processor(rank):
     """Time a convolution, forward and backward."""
-    full, half = (_Convolution(p, rank) for p in ("float32", "bfloat16"))
-    if not half.works:
+    full, half = (_convolution_timer(p, rank) for p in ("float32", "bfloat16"))
+    # The first time, which also compiles it, does not count.
+    full()
+    try:
+        half()
+    except Exception:  # each back-end has its own for what it can't compute
         reason = "this processor does not compute convolutions in bfloat16"
         return ["float32"], Precision("float32", reason)
     # The fastest of several: another process may be in the way of some.
-    times = np.array([(full.time(), half.time()) for _ in range(_TRIES)])
+    times = np.array([(full(), half()) for _ in range(_TRIES)])
     in_full, in_half = times.min(0)
     ratio = in_half / in_full
     fastest = "bfloat16" if ratio < _WORTH else "float32"
@@ -95,31 +99,22 @@ def _of_processor(rank):
     return ["float32", "bfloat16"], Precision(fastest, reason)
 
 
-class _Convolution:
-    """A convolution, forward and backward, of which a machine shows how fast it is."""
+def _convolution_timer(precision, rank):
+    """Return a function that times a convolution, forward and backward, in seconds."""
+    # Some milliseconds in float32; up to thirty times that where it is emulated.
+    shape = {2: (8, 28, 28, 32), 3: (1, 12, 12, 12, 32)}[rank]
+    kernel = (*(3,) * rank, 32, 32)
+    inputs = [ops.cast(ops.ones(s), precision) for s in (shape, kernel)]
 
-    def __init__(self, precision, rank):
-        # Some milliseconds in float32; up to thirty times that where it is emulated.
-        shape = {2: (8, 28, 28, 32), 3: (1, 12, 12, 12, 32)}[rank]
-        kernel = (*(3,) * rank, 32, 32)
-        self._inputs = [ops.cast(ops.ones(s), precision) for s in (shape, kernel)]
-        self._gradients = _backend.gradients(self._convolve)
-        try:
-            # Which compiles it, too.
-            self.time()
-        except Exception:  # each back-end has its own for what it can't compute
-            self.works = False
-        else:
-            self.works = True
+    @_backend.gradients
+    def differentiate(x, kernel):
+        y = ops.conv(x, kernel, padding="same")
+        return ops.conv(ops.silu(y), kernel, padding="same")
 
-    def time(self):
-        """Compute it, and return the seconds that it took."""
+    def seconds():
         start = time.perf_counter()
-        for gradient in self._gradients(*self._inputs):
+        for gradient in differentiate(*inputs):
             ops.convert_to_numpy(gradient)
         return time.perf_counter() - start
 
-    @staticmethod
-    def _convolve(x, kernel):
-        y = ops.conv(x, kernel, padding="same")
-        return ops.conv(ops.silu(y), kernel, padding="same")
+    return seconds

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 import logging
 import math
 import time
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -17,9 +17,7 @@ from dipy_ldm._utils.types import Batches
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._checks import Survey
 from dipy_ldm.nn import _building as building
-from dipy_ldm.training._best_weights import BestWeights
-from dipy_ldm.training._checkpoint import TrainingRecord
-from dipy_ldm.training._divergence import DivergenceCheck
+from dipy_ldm.training._checkpoint import BestWeights, TrainingRecord
 from dipy_ldm.training._options import BASE_FAN_IN, Length, ResolvedOptions
 
 logger = logging.getLogger(__name__)
@@ -27,12 +25,11 @@ logger = logging.getLogger(__name__)
 # Steps of a training that is meant in earnest: a shorter one is a trial of the way, and
 # what is wrong with its result is said, no more.
 _MIN_STEPS = 100
-
-
-class Trainable(Protocol):
-    """An estimator in training, whose history and times are kept."""
-
-    history_: dict[str, list]
+# Of its length, what a training may go on without having learnt anything; and not
+# fewer steps than these.
+_PATIENCE, _MIN_PATIENCE = 0.2, 100
+# What is hardly better than having learnt nothing is no better.
+_MARGIN = 0.98
 
 
 class TrainingData(NamedTuple):
@@ -109,8 +106,8 @@ class Stage:
         """Return the message for a stage that learnt nothing, or None."""
 
 
-def train(estimator: Trainable, stage: Stage) -> None:
-    """Train a stage with stock ``keras.Model.fit``, from its checkpoint on."""
+def train(estimator: Any, stage: Stage) -> None:
+    """Train a stage of an estimator by ``keras.Model.fit``, from its checkpoint on."""
     options = stage.options
     # Until a round has ended, there is nothing that could be used.
     vars(estimator).pop("history_", None)
@@ -120,7 +117,8 @@ def train(estimator: Trainable, stage: Stage) -> None:
     record = TrainingRecord(
         options.checkpoint, settings, stage.length, best, options.checkpoint_steps
     )
-    _backend.require_agreement(record.facts())
+    alike = {"checkpoint_steps": record.every, "having a checkpoint": bool(record.path)}
+    _backend.require_agreement(record.settings | alike)
     precision = building.precision(options.precision.name)
     with _backend.scope(options.strategy), precision:
         model = stage.build()
@@ -155,14 +153,12 @@ def _fit(estimator, model, data, stage, record):
         logs |= stage.end_round(model, number, number + 1 == stage.length.rounds)
 
     verbose = options.verbose and _backend.is_chief()
-    progress = Progress(stage.title, stage.length, record.done, disable=not verbose)
+    progress = Progress(stage, record.done, disable=not verbose)
     callbacks = [
         _StepTimer(estimator, stage.title),
         keras.callbacks.LambdaCallback(on_epoch_end=end_round),
         record.best,
-        DivergenceCheck(
-            stage.title, stage.length, stage.figure, stage.baseline, record.done
-        ),
+        DivergenceCheck(stage, record.done),
         record,
         _Report(estimator, stage, record),
         progress,
@@ -220,8 +216,9 @@ class _StepTimer(keras.callbacks.Callback):
         self.seconds.append(time.monotonic() - self.step_began)
 
     def on_train_end(self, logs=None):
+        # Where clocks are coarse, a training that had ended takes no time at all.
         took = time.monotonic() - self.began
-        share = 100 * sum(self.seconds) / took
+        share = 100 * sum(self.seconds) / took if took else 0.0
         logger.debug("%s: %.0f s, %.0f %% of it in steps", self.title, took, share)
 
 
@@ -246,15 +243,49 @@ class _Report(keras.callbacks.Callback):
                         callback(self.estimator)
 
 
+class DivergenceCheck(keras.callbacks.Callback):
+    """Stop a training whose loss is not finite any more, or that learns nothing.
+
+    Before a checkpoint is written that would have it, too.
+    """
+
+    def __init__(self, stage: Stage, done: int = 0) -> None:
+        super().__init__()
+        self.stage = stage
+        self.good_until = done
+
+    def on_train_batch_end(self, batch, logs=None) -> None:
+        """Stop where the loss is not finite."""
+        if not math.isfinite(logs["loss"]):
+            raise InputError(
+                f"the loss of the {self.stage.title} became {logs['loss']}; continue "
+                "from the last checkpoint with a lower learning rate, or start again "
+                "in float32."
+            )
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        """Stop where nothing was learnt for long."""
+        stage = self.stage
+        done, value = stage.length.end(epoch), logs[stage.figure]
+        # The figures of the first are means from the very beginning on.
+        if epoch == 0 or value < _MARGIN * stage.baseline:
+            self.good_until = done
+        steps = done - self.good_until
+        if steps >= max(_MIN_PATIENCE, _PATIENCE * stage.length.total):
+            raise InputError(
+                f"the {stage.title} has learnt nothing in {steps} steps "
+                f"({stage.figure} is {value:.3g}; without learning it is "
+                f"{stage.baseline:.3g}); lower the learning rate, and look at the "
+                "training images."
+            )
+
+
 class Progress(keras.callbacks.Callback):
     """Show a bar with the loss and the time that is left of all epochs."""
 
-    def __init__(
-        self, title: str, length: Length, done: int, *, disable: bool = False
-    ) -> None:
+    def __init__(self, stage: Stage, done: int, *, disable: bool = False) -> None:
         super().__init__()
-        self.title = title
-        self.length = length
+        self.title, self.length = stage.title, stage.length
         self.done = done
         self.disable = disable
         self.bar: Any = None

@@ -9,6 +9,7 @@ import pytest
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm.autoencoder import _network as autoencoder_network
 from dipy_ldm.nn import _analysis as analysis
+from dipy_ldm.nn._layers import DepthToSpace
 
 to_numpy = ops.convert_to_numpy
 
@@ -34,8 +35,8 @@ def test_reach_is_how_far_the_decoder_looks(widths, blocks, rng):
 
 def upsampled(latents):
     """Build a decoder of another kind: of other kernels, one dilated, and factors."""
-    x = keras.layers.Conv2D(4, 5, padding="same")(latents)
-    x = keras.layers.UpSampling2D(3)(x)
+    x = keras.layers.Conv2D(36, 5, padding="same")(latents)
+    x = DepthToSpace(3)(x)
     x = keras.layers.Conv2D(4, 3, padding="same", dilation_rate=2)(x)
     return keras.layers.Conv2D(1, 4, strides=1, padding="same")(x)
 

@@ -13,6 +13,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.diffusion.schedules import SCHEDULES, rates
 from dipy_ldm.prior import _probe as readings
 from dipy_ldm.prior._gaussian import Gaussian
+from dipy_ldm.prior._latent_prior import LatentPrior
 from dipy_ldm.prior._probe import _FIRMNESS, LinearProbe, _probe_targets
 from dipy_ldm.prior._ridge import fit_kernel_ridge
 
@@ -165,9 +166,8 @@ def denoise(x, t):
 def test_classes_of_many_levels_are_not_read():
     latents, numbers, conditions = cohort(90, site=[f"s{i % 9}" for i in range(90)])
     probe = LinearProbe.learn(latents, numbers, conditions)
-    assert (
-        probe.weights.shape == (3, *SHAPE) == LinearProbe.shapes(SHAPE, conditions)[0]
-    )
+    shapes = LatentPrior.shapes({"reading.weights": ()}, SHAPE, conditions)
+    assert probe.weights.shape == (3, *SHAPE) == shapes["reading.weights"]
     npt.assert_array_equal(probe._continuous(), [True, False, False])
 
 

@@ -17,16 +17,16 @@ from dipy_ldm.training._precision import Precision, choose_precision
 def pretend_processor(monkeypatch, seconds):
     """Stand in for a processor on which bfloat16 takes so many times as long."""
 
-    class Convolution:
-        def __init__(self, name, rank):
-            self.works = name == "float32" or seconds is not None
-            self.seconds = 1 if name == "float32" else seconds
+    def convolution_timer(name, rank):
+        def time():
+            if name == "bfloat16" and seconds is None:
+                raise RuntimeError("there is no such convolution")
+            return 1 if name == "float32" else seconds
 
-        def time(self):
-            return self.seconds
+        return time
 
     precision._of_processor.cache_clear()
-    monkeypatch.setattr(precision, "_Convolution", Convolution)
+    monkeypatch.setattr(precision, "_convolution_timer", convolution_timer)
     monkeypatch.setattr(_backend, "gpu_capabilities", lambda strategy: [])
 
 

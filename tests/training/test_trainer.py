@@ -1,6 +1,7 @@
 """Training: what both stages share."""
 
 import signal
+from types import SimpleNamespace
 from unittest import mock
 
 import keras
@@ -11,16 +12,23 @@ import pytest
 from dipy_ldm import VQVAE, LatentDiffusion, _backend, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import Batches
-from dipy_ldm.training._best_weights import BestWeights
-from dipy_ldm.training._checkpoint import TrainingRecord
-from dipy_ldm.training._divergence import DivergenceCheck
+from dipy_ldm.training import _trainer as trainer
+from dipy_ldm.training._checkpoint import BestWeights, TrainingRecord
 from dipy_ldm.training._optimizer import FlatAdam
 from dipy_ldm.training._options import Length, ResolvedOptions
-from dipy_ldm.training._trainer import Progress
+from dipy_ldm.training._trainer import DivergenceCheck, Progress, Stage
+
+
+def staged(title, length, figure="loss", baseline=1.0):
+    """Return a stage of which no more than this matters."""
+    stage = Stage()
+    stage.title, stage.length = title, length
+    stage.figure, stage.baseline = figure, baseline
+    return stage
 
 
 def test_progress_bar_before_the_first_step(capsys):
-    bar = Progress("autoencoder", Length(epoch=2, total=2), 0)
+    bar = Progress(staged("autoencoder", Length(epoch=2, total=2)), 0)
     bar.on_epoch_begin(0)
     assert "autoencoder: preparing the first step" in capsys.readouterr().err
     for batch in range(2):
@@ -94,7 +102,7 @@ def test_steps_are_those_of_the_weights():
 
 
 def test_a_training_that_learns_nothing_for_a_fifth_of_its_length_stops():
-    watch = DivergenceCheck("autoencoder", Length(10, 1000), "mse", baseline=0.1)
+    watch = DivergenceCheck(staged("autoencoder", Length(10, 1000), "mse", 0.1))
     watch.on_epoch_end(0, {"mse": 0.2})
     watch.on_epoch_end(1, {"mse": 0.05})
     watch.on_epoch_end(2, {"mse": 0.1})
@@ -104,8 +112,9 @@ def test_a_training_that_learns_nothing_for_a_fifth_of_its_length_stops():
 
 def test_short_trials_are_not_stopped():
     def learn_nothing(steps):
-        watch = DivergenceCheck("autoencoder", Length(1, steps), "mse", baseline=0.1)
-        for number in range(watch.length.rounds):
+        length = Length(1, steps)
+        watch = DivergenceCheck(staged("autoencoder", length, "mse", 0.1))
+        for number in range(length.rounds):
             watch.on_epoch_end(number, {"mse": 0.2})
         return watch.good_until
 
@@ -116,10 +125,19 @@ def test_short_trials_are_not_stopped():
 
 @pytest.mark.parametrize("loss", [np.nan, np.inf])
 def test_a_loss_that_is_no_number_stops_the_training_at_once(loss):
-    watch = DivergenceCheck("guide", Length(1, 90), "loss", baseline=1.0)
+    watch = DivergenceCheck(staged("guide", Length(1, 90)))
     watch.on_train_batch_end(0, {"loss": 1.0})
     with pytest.raises(InputError, match="of the guide became .* last checkpoint"):
         watch.on_train_batch_end(1, {"loss": loss})
+
+
+def test_a_training_that_took_no_time_is_over(monkeypatch):
+    # As Windows has it, whose clock ticks every 16 ms, where no step was left to take.
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: 3.0)
+    timer = trainer._StepTimer(SimpleNamespace(), "guide")
+    timer.on_train_begin()
+    timer.on_train_end()
+    assert timer.seconds == []
 
 
 def test_error_of_the_first_step_is_raised(vqvae, blobs, monkeypatch):
@@ -188,6 +206,17 @@ class Watching(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self.ended += 1
+
+
+def test_a_callback_of_keras_may_stop_a_training_within_a_round(blobs):
+    def end(batch, logs):
+        if batch == 2:
+            stop.model.stop_training = True
+
+    stop = keras.callbacks.LambdaCallback(on_train_batch_end=end)
+    vqvae = VQVAE(widths=(8, 8), n_codes=16, code_dim=2)
+    vqvae.fit(blobs, epochs=2, batch_size=8, callbacks=[stop], verbose=False)
+    assert vqvae.history_["step"] == [3]
 
 
 def test_callbacks_of_keras_get_the_figures_of_the_history(blobs, tmp_path):

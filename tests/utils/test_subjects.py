@@ -7,7 +7,7 @@ import pytest
 
 from dipy_ldm._utils import subjects
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.subjects import number_both, number_subjects, solve_within
+from dipy_ldm._utils.subjects import number_both, number_subjects
 
 
 def test_subjects_are_numbered():
@@ -49,17 +49,3 @@ def test_a_fingerprint_tells_who_has_several_images():
 def test_images_of_a_subject_are_gathered():
     blocks = subjects.blocks(np.array([4, 1, 4, 2, 1, 0]))
     assert [part.tolist() for part in blocks] == [[[5], [3]], [[1, 4], [0, 2]]]
-
-
-def test_equations_of_each_subject_are_solved(rng):
-    whose, right = np.array([0, 1, 0, 2, 1, 0]), rng.standard_normal((6, 2))
-    matrix = rng.standard_normal((6, 6)) + 9 * np.eye(6)
-
-    def block(rows):
-        return matrix[rows[:, :, None], rows[:, None, :]]
-
-    solution = solve_within(block, right, whose)
-    alike = whose[:, None] == whose
-    npt.assert_allclose((matrix * alike) @ solution, right)
-    alone = solve_within(block, right, np.arange(6))
-    npt.assert_allclose(alone, right / matrix.diagonal()[:, None])

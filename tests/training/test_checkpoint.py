@@ -8,7 +8,7 @@ import pytest
 
 from dipy_ldm import LatentDiffusion
 from dipy_ldm.denoiser import _training as diffusion
-from dipy_ldm.training._best_weights import BestWeights
+from dipy_ldm.training._checkpoint import BestWeights
 
 LOSSES = [0.5, 0.3, 0.31, 0.4]
 
