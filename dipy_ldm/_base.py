@@ -12,19 +12,25 @@ import keras
 import numpy as np
 
 from dipy_ldm import _presets, _serialization
-from dipy_ldm._utils.checks import InputError, plain
+from dipy_ldm._utils.checks import InputError, choose, plain
 from dipy_ldm.nn import _building as building
 
 Method = TypeVar("Method", bound=Callable)
 
 
 def show_options(options: type) -> Callable[[Method], Method]:
-    """Show each of a method's ``**options`` in its signature, as notebooks ask for it.
+    """Show each of a method's ``**options`` in its signature, and refuse others.
 
-    Type checkers know them by the annotation alone.
+    Notebooks ask for the signature; type checkers know options by the annotation alone.
     """
 
     def show(method):
+        @wraps(method)
+        def checked(self, *args, **options):
+            for name in options:
+                choose("option", name, names)
+            return method(self, *args, **options)
+
         signature = inspect.signature(method)
         shown = list(signature.parameters.values())[:-1]
         for name, kind in options.__annotations__.items():
@@ -32,8 +38,9 @@ def show_options(options: type) -> Callable[[Method], Method]:
             shown.append(
                 inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, **kwargs)
             )
-        method.__signature__ = signature.replace(parameters=shown)
-        return method
+        names = {parameter.name: None for parameter in shown}
+        checked.__signature__ = signature.replace(parameters=shown)
+        return checked
 
     return show
 

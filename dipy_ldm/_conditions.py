@@ -42,7 +42,7 @@ _TEXT_NUMBERS = 100
 _FEW_LEVELS = 10
 _NAME = re.compile("sub-.")
 # Equal shares of the examples between which ranks are told, at most.
-_SHARES = 32
+SHARES = 32
 # With fewer examples, a level may be one person's.
 FEW = 5
 # The b-value in s/mm^2: few shells, and so no ranks but the number itself, within what
@@ -314,7 +314,7 @@ def _quantiles(numbers):
     three that are nearest to it.
     """
     ordered = np.sort(np.array(numbers, float))
-    shares = min(_SHARES, 2 * max(1, len(ordered) // (2 * FEW)))
+    shares = min(SHARES, 2 * max(1, len(ordered) // (2 * FEW)))
     inner = np.arange(1, shares) / shares * (len(ordered) - 1)
     around = (
         ordered[math.floor(place - 0.5) : math.ceil(place + 0.5) + 1] for place in inner

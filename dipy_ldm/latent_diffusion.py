@@ -273,6 +273,11 @@ class LatentDiffusion(Estimator):
             If the images or an option can't be used, or nothing can be taken from
             `init`.
         """
+        if not isinstance(self.vqvae, VQVAE):
+            raise InputError(
+                f"`vqvae` must be a fitted VQVAE, not {self.vqvae!r}; of a file it is "
+                "VQVAE.load(path)."
+            )
         verbose = options.get("verbose", True)
         loaded, examples = self._read_examples(
             images, conditions, source, subjects, verbose

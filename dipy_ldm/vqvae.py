@@ -262,6 +262,8 @@ class VQVAE(Estimator):
         self.fingerprint_ = survey.fingerprint
         self._fitted_with = chosen
         size = window_size(images.shape[1:-1], self.factor, patch)
+        if augment and not isinstance(augment, Augmentation):
+            raise InputError(f"`augment` must be an Augmentation, not {augment!r}.")
         if augment is None:
             augment = _presets.of_rank(images.ndim - 2).augment
         data = TrainingData(

@@ -304,6 +304,7 @@ def test_another_fit_starts_afresh_and_resumed_is_the_uninterrupted(
         ({"seed": -1}, "seed must be at least 0"),
         ({"sampler": "euler"}, "ddpm, ddim, dpm"),
         ({"sampler": "ddim", "eta": 2}, "between 0 and 1"),
+        ({"step": 2}, "unknown option 'step'; choose one of n, "),
     ],
 )
 def test_bad_options_of_predict(diffusion, arguments, sentence):
@@ -330,6 +331,8 @@ def test_bad_arguments_elsewhere(diffusion, vqvae, blobs):
     ):
         with pytest.raises(InputError, match=sentence):
             LatentDiffusion(vqvae, **TINY | parameters).fit(images, **options, **FIT)
+    with pytest.raises(InputError, match=r"VQVAE.load\(path\)"):
+        LatentDiffusion("v.safetensors").fit(blobs)
 
 
 @pytest.mark.parametrize("attention", [False, True])

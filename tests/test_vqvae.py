@@ -342,6 +342,8 @@ def test_bad_images_are_answered_with_their_cure(images, sentence):
         ({"affine": np.zeros((4, 4))}, "finite, invertible 4 x 4"),
         ({"affine": np.full((4, 4), np.nan)}, "affine must be a finite"),
         ({"affine": "RAS"}, "affine must be a finite"),
+        ({"augment": True}, "must be an Augmentation, not True"),
+        ({"epoch": 2}, "unknown option 'epoch'; choose one of images, "),
     ],
 )
 def test_bad_options_are_answered_with_their_cure(options, sentence):

@@ -19,7 +19,7 @@ class InputError(ValueError):
     """What the user gave can't be used; the message is one sentence naming the cure."""
 
 
-def choose(kind: str, name: str, table: dict) -> Any:
+def choose(kind: str, name: str, table: Mapping[str, Any]) -> Any:
     """Look up a named choice."""
     # Only a string is looked up: a list, say, is unhashable and would raise TypeError.
     if isinstance(name, str) and name in table:
@@ -97,8 +97,8 @@ def check_counts(**counts: int | None) -> None:
 def check_shares(**shares: float) -> None:
     """Refuse shares outside of 0 to 1."""
     for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise InputError(f"{name} must lie between 0 and 1, not {share}.")
+        if not isinstance(share, Real) or not 0 <= share <= 1:
+            raise InputError(f"{name} must lie between 0 and 1, not {plain(share)!r}.")
 
 
 def check_rate(rate: float | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from dipy_ldm._conditions import (
+    SHARES,
     DIRECTION,
     FEW,
     UNSPECIFIED,
@@ -53,9 +54,10 @@ class Population(NamedTuple):
         """
         if numbers is None or len(conditions) < 2:
             return None
-        # No finer than the quantiles of each number, which a model file has, too.
+        # No finer than the quantiles of each number, which a model file has, too; of a
+        # b-value it has the limits alone.
         shares = [len(c.quantiles) - 1 for c in conditions.values() if c.quantiles]
-        bins = min(shares, default=1)
+        bins = min((share for share in shares if share > 1), default=SHARES)
         codes = _codes(numbers[:, : len(conditions)], conditions, bins)
         whose = np.arange(len(codes)) if subjects is None else subjects
         is_number = np.array([bool(c.quantiles) for c in conditions.values()])

@@ -152,6 +152,10 @@ def _fit(estimator, model, data, stage, record):
     def end_round(number, logs):
         logs |= stage.end_round(model, number, number + 1 == stage.length.rounds)
 
+    def stop_together(number, logs):
+        # Those of Keras are the chief's alone, and the others would wait for it.
+        model.stop_training = any(_backend.gather_from_workers(model.stop_training))
+
     verbose = options.verbose and _backend.is_chief()
     progress = Progress(stage, record.done, disable=not verbose)
     callbacks = [
@@ -163,6 +167,7 @@ def _fit(estimator, model, data, stage, record):
         _Report(estimator, stage, record),
         progress,
         *(c for c in options.callbacks if _is_of_keras(c) and _backend.is_chief()),
+        keras.callbacks.LambdaCallback(on_epoch_end=stop_together),
     ]
     heeded = nullcontext() if record.path is None else deferred(ask)
     try:

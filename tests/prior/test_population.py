@@ -147,6 +147,17 @@ def test_numbers_go_with_the_levels_of_many_classes():
     assert min(heavy["size"]) > 28
 
 
+def test_shells_are_drawn_as_they_were():
+    rng = np.random.default_rng(0)
+    table = {"bval": np.tile([1000.0, 3000.0], 60), "age": rng.uniform(20, 80, 120)}
+    conditions = learn(table, 120)
+    numbers = ConditionBatch.of(conditions, table).numbers
+    population = Population.learn(numbers, conditions)
+    drawn = np.array(draw_conditions(conditions, population, None, 200)["bval"])
+    assert np.abs(np.subtract.outer(drawn, [1000, 3000])).min(1).max() < 100
+    assert 0.3 < np.mean(drawn > 2000) < 0.7
+
+
 def test_scans_of_one_subject_are_no_crowd():
     table = {"sex": ["F", "M"] * 20 + ["F"] * 9, "site": ["a"] * 40 + ["b"] * 9}
     known = learn(table, 49)

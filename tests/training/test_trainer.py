@@ -219,6 +219,19 @@ def test_a_callback_of_keras_may_stop_a_training_within_a_round(blobs):
     assert vqvae.history_["step"] == [3]
 
 
+def test_all_machines_stop_where_one_does(blobs, monkeypatch):
+    other = iter([True])  # stops after its first round
+
+    def gather(value):
+        return [value, value is False and next(other, False)]
+
+    monkeypatch.setattr(_backend, "gather_from_workers", gather)
+    vqvae = VQVAE(widths=(8, 8), n_codes=16, code_dim=2)
+    fit = {"batch_size": 8, "precision": "float32", "verbose": False}
+    vqvae.fit(blobs, epochs=3, **fit)
+    assert len(vqvae.history_["step"]) == 1
+
+
 def test_callbacks_of_keras_get_the_figures_of_the_history(blobs, tmp_path):
     watching, told = Watching(), []
     table = keras.callbacks.CSVLogger(tmp_path / "log.csv")

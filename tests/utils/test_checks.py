@@ -1,6 +1,13 @@
 import pytest
 
-from dipy_ldm._utils.checks import InputError, at_least, check_seed, check_sizes, choose
+from dipy_ldm._utils.checks import (
+    InputError,
+    at_least,
+    check_seed,
+    check_shares,
+    check_sizes,
+    choose,
+)
 
 TABLE = {"ddpm": 1, "ddim": 2, "dpm++": 3}
 
@@ -31,6 +38,13 @@ def test_at_least_names_parameter_and_minimum(value):
     with pytest.raises(InputError) as caught:
         at_least("n_samples", value, 1)
     assert str(caught.value) == f"n_samples must be at least 1, not {value}."
+
+
+@pytest.mark.parametrize("share", ["0.1", None, -0.1, 1.1, float("nan")])
+def test_shares_lie_between_0_and_1(share):
+    check_shares(strength=0, eta=1)
+    with pytest.raises(InputError, match="strength must lie between 0 and 1, not"):
+        check_shares(strength=share)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 0.5, float("nan")])
