@@ -1,8 +1,7 @@
 """Source images of a command."""
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -55,15 +54,3 @@ class SourceInputs(NamedTuple):
         """Read a source on the grid of the model, ``(1, *space, channels)``."""
         several, labels = self.source.channels > 1, bool(self.source.labels)
         return conform_source(file, self.grid, several, labels)[None]
-
-
-def pieces(
-    sources: SourceInputs | None, names: Sequence, numbers: range, at_once: int
-) -> Iterator[tuple]:
-    """Yield the source, names and numbers of each batch of samples, in order."""
-    files: list[Any] = [None] if sources is None else [*sources.own]
-    for i, file in enumerate(files):
-        own = names[i * len(numbers) :]
-        for start in range(0, len(numbers), at_once):
-            batch = numbers[start : start + at_once]
-            yield file, own[start : start + len(batch)], batch

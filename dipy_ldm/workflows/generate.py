@@ -34,7 +34,7 @@ from dipy_ldm.workflows._outputs import (
 )
 from dipy_ldm.workflows._samples import Samples
 from dipy_ldm.workflows._series import Series, read_table
-from dipy_ldm.workflows._sources import SourceInputs, pieces
+from dipy_ldm.workflows._sources import SourceInputs
 
 if TYPE_CHECKING:  # they take seconds to import
     from dipy_ldm.evaluation._copy_filter import CopyReplacer
@@ -235,7 +235,7 @@ class GenerateLDMFlow(LDMFlow):
         sampling = job.sampling | {"batch_size": 1, "verbose": False}
         at_once = _backend.count_replicas(sampling["strategy"])
         sources = job.sources
-        work = [*pieces(sources, job.samples.names, job.numbers, at_once)]
+        work = [*_batches(job, at_once)]
         noise = number_noise(sources.files) if sources else {}
         for file, names, batch in tqdm(work, "generate", disable=quiet):
             source = {"source": sources.read(file)} if sources else {}
@@ -273,9 +273,7 @@ class GenerateLDMFlow(LDMFlow):
         pictures: list[np.ndarray] = []
         captions: list[str] = []
         names = {*job.requested.table} - {BVAL, DIRECTION}
-        for file, (files,), (number,) in pieces(
-            job.sources, job.samples.names, job.numbers, 1
-        ):
+        for file, (files,), (number,) in _batches(job, 1):
             series = Series.of(file, gradients, job.sources.grid)
             first = job.numbers.start if job.sampling["same_noise"] else number
             place = number - job.numbers.start
@@ -326,6 +324,16 @@ def _check_options(options):
         raise InputError(
             "`suffix` and `skull_stripped` are for `bids`; add it, or leave them out."
         )
+
+
+def _batches(job, at_once):
+    """Yield the source, names and numbers of each batch of samples, in order."""
+    n = len(job.numbers)
+    for i, file in enumerate(job.sources.own if job.sources else [None]):
+        names = job.samples.names[i * n :]
+        for start in range(0, n, at_once):
+            batch = job.numbers[start : start + at_once]
+            yield file, names[start : start + len(batch)], batch
 
 
 def _generate(job, numbers, noise=0):
