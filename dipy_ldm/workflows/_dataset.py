@@ -8,7 +8,6 @@ from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm.data._paths import entity, suffix
-from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data.channels import Channel
 from dipy_ldm.workflows._outputs import write_text
 
@@ -71,15 +70,6 @@ def begin_dataset(
         write_text(root / ".bidsignore", "\n".join([*ignored, ""]))
     write_json(root / _DATASET_FILES[0], document)
     write_text(root / "README", readme)
-
-
-def is_stripped(file: Path) -> bool:
-    """Return whether a scan has no skull, by its JSON: BIDS asks for that."""
-    try:
-        facts = json.loads(sidecar(file).read_text("utf-8"))
-        return bool(facts.get("SkullStripped", False))
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def ignored_names(channels: Sequence[Channel]) -> tuple[str, ...]:

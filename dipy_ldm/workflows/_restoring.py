@@ -44,7 +44,7 @@ from dipy_ldm.data.channels import (
     from_saved as channels_from,
 )
 from dipy_ldm.workflows import _dataset as bids, _launch as launch
-from dipy_ldm.workflows._conditions import RequestedConditions
+from dipy_ldm.workflows._conditions import RequestedConditions, read_facts
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._options import parse_channels, parse_filter
 from dipy_ldm.workflows._outputs import (
@@ -145,7 +145,9 @@ class Job(NamedTuple):
         inputs += [] if masks is None else [masks[file]]
         inputs += [self.source_of[file]] if self.sources else []
         facts = {"Noise": self.noise[file], "Sources": list(map(str, inputs))}
-        return facts | ({"SkullStripped": bids.is_stripped(file)} if self.bids else {})
+        if self.bids:  # which asks for it
+            facts["SkullStripped"] = bool(read_facts(file).get("SkullStripped"))
+        return facts
 
     def arguments(self, task: Task) -> dict[str, Any]:
         """Return the conditions, the source and the number of the noise of a volume."""
