@@ -216,12 +216,12 @@ def name_outputs(
     return outputs
 
 
-def refuse_equal(outputs: Iterable[Path], verb: str) -> None:
+def refuse_equal(outputs: Iterable[Path], verb: str, noun: str = "volumes") -> None:
     """Refuse to write two results to one file."""
     output, count = Counter(outputs).most_common(1)[0]
     if count > 1:
         raise InputError(
-            f"{count} of the volumes would be written to {output}; {verb} them one "
+            f"{count} of the {noun} would be written to {output}; {verb} them one "
             "after the other, with another --out_dir each."
         )
 

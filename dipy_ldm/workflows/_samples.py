@@ -1,6 +1,5 @@
 """Where samples go: beside one another, or into a BIDS derivatives dataset."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import json
@@ -21,7 +20,12 @@ from dipy_ldm.data._tables import as_text
 from dipy_ldm.data.channels import from_saved as channels_from
 from dipy_ldm.workflows import _dataset as bids
 from dipy_ldm.workflows._conditions import read_facts
-from dipy_ldm.workflows._outputs import further_output, name_outputs, write_text
+from dipy_ldm.workflows._outputs import (
+    further_output,
+    name_outputs,
+    refuse_equal,
+    write_text,
+)
 from dipy_ldm.workflows._sources import SourceInputs
 
 
@@ -93,12 +97,7 @@ class Samples(NamedTuple):
             for file in sources.own
             for end in ends
         ]
-        first, count = Counter(own[0] for own in names).most_common(1)[0]
-        if count > 1:
-            raise InputError(
-                f"{count} of the source images would be written to {first}; generate "
-                "from them one after the other, with another --out_dir each."
-            )
+        refuse_equal([own[0] for own in names], "generate from", "source images")
         tables = ENDS if makes_series(conditions) else ()
         return cls(names, log, None, root, None, ignored, tables)
 
