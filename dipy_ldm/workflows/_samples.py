@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from dipy.workflows.workflow import Workflow
 import numpy as np
 
 from dipy_ldm._conditions import Condition, from_saved
@@ -68,7 +67,6 @@ class Samples(NamedTuple):
     @classmethod
     def in_dataset(
         cls,
-        flow: Workflow,
         root: Path,
         numbers: range,
         suffix: str | None,

@@ -190,7 +190,7 @@ class GenerateLDMFlow(LDMFlow):
         if not numbers:
             return  # there are more workers than samples
         samples = (
-            Samples.in_dataset(self, stem.parent, numbers, suffix, document, sources)
+            Samples.in_dataset(stem.parent, numbers, suffix, document, sources)
             if bids
             else Samples.in_folder(stem, numbers, document, cluster, sources)
         )
