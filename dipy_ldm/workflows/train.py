@@ -6,6 +6,7 @@ import logging
 from dipy_ldm import _presets, _serialization
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.files import claimed, make_folder, refuse_claimed
+from dipy_ldm.data._checks import survey
 from dipy_ldm.data._cohort import split
 from dipy_ldm.data.channels import refuse_all_but_scans
 from dipy_ldm.workflows import (
@@ -297,7 +298,7 @@ class TrainLDMFlow(LDMFlow):
         planned = inputs.plan_training(options)
         if options.steps_detector:
             refuse_all_but_scans(planned.cohort.channels)
-        settings = _presets.resolve(planned, **sizes_of(options))
+        settings = _presets.resolve(planned.cohort, **sizes_of(options))
         inputs.check_split(
             planned, options.validation, options.seed, settings.batch_size
         )
@@ -437,7 +438,11 @@ def _load(planned, strategy, chief, options):
         data = planned.load(
             cache_dir=options.cache_dir, cache_limit=options.cache_limit, verbose=chief
         )
-        inputs.survey(data, chief)
+        if data.affine is not None:
+            # The result is kept in the cache, too.
+            survey(data.images, verbose=chief)
+            if data.sources is not None:
+                survey(data.sources, "source image", chief)
     return data
 
 
