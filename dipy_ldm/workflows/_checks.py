@@ -99,12 +99,7 @@ def _of_b0s(material):
 
 
 def _look_at_images(options):
-    plan = inputs.plan(
-        *inputs.named_inputs(options),
-        **inputs.grid_options(options),
-        mask_files=options.mask_files,
-    )
-    data = plan.load()
+    data = inputs.plan_training(options).load()
     names = [f"image {i}" for i in range(len(data.images))]
     subjects = data.subjects or names
     material = Material(data.images, None, names, (), subjects)
