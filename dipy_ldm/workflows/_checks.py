@@ -72,9 +72,8 @@ def _look_at_volumes(options):
     sections = {"Files": files}
     if material is not None:
         if conditions:
-            listed = rows_of_lists(paths)
             sections["Conditions"] = _of_tables(
-                conditions, material.files, listed, steps
+                conditions, material.files, paths, steps
             )
         # Named channels are compared by the first of them.
         first = slice(1 if material.channels else None)
@@ -111,10 +110,10 @@ def _look_at_images(options):
     return sections, material
 
 
-def _of_tables(names, files, listed, steps):
+def _of_tables(names, files, paths, steps):
     """Check the conditions that tables list for volumes, as a training does."""
     try:
-        covariates = read_covariates(names, files, listed, steps)
+        covariates = read_covariates(names, files, rows_of_lists(paths), steps)
         learn(covariates.values, len(files))
     except InputError as error:
         return [refused("conditions", error)]

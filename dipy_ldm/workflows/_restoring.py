@@ -135,19 +135,16 @@ class Job(NamedTuple):
         facts = provenance(self.model_path, **details)
         facts |= self.requested.facts(self.requested.numbers)
         facts |= {name.capitalize(): value for name, value in sampling.items()}
-        return [
-            Task(parts, facts | self._own_facts(file, masks))
-            for file, parts in self.parts.items()
-        ]
-
-    def _own_facts(self, file, masks):
-        inputs = [part.file for part in self.parts[file]]
-        inputs += [] if masks is None else [masks[file]]
-        inputs += [self.source_of[file]] if self.sources else []
-        facts = {"Noise": self.noise[file], "Sources": list(map(str, inputs))}
-        if self.bids:  # which asks for it
-            facts["SkullStripped"] = bool(read_facts(file).get("SkullStripped"))
-        return facts
+        tasks = []
+        for file, parts in self.parts.items():
+            inputs = [part.file for part in parts]
+            inputs += [] if masks is None else [masks[file]]
+            inputs += [self.source_of[file]] if self.sources else []
+            own = {"Noise": self.noise[file], "Sources": list(map(str, inputs))}
+            if self.bids:  # which asks for it
+                own["SkullStripped"] = bool(read_facts(file).get("SkullStripped"))
+            tasks.append(Task(parts, facts | own))
+        return tasks
 
     def arguments(self, task: Task) -> dict[str, Any]:
         """Return the conditions, the source and the number of the noise of a volume."""

@@ -140,18 +140,15 @@ def _check_masks(infos, masks, dilate, grid, factor):
     for file, affine in affine_of.items():
         hole = _read_hole(file, affine, dilate)
         unknown = check_on_grid(file, hole, affine, grid)
-        if hole.all() or not _has_context(hole, unknown, affine, grid, factor):
+        inside = conform(np.ones((*hole.shape, 1), "float32"), affine, grid) > 0.5
+        masks_on_grid = np.stack([unknown, inside[..., 0]])
+        touched, visible = inpainting.hole_shares(masks_on_grid, factor)
+        # A latent that is known is inside the volume, and outside the hole.
+        if hole.all() or not ((touched == 0) & (visible > 0)).any():
             raise InputError(
                 f"the mask {file} covers the whole image at the resolution of the "
                 "latents; give a smaller mask."
             )
-
-
-def _has_context(hole, unknown, affine, grid, factor):
-    """Return whether any latent is known: inside the volume, outside the hole."""
-    reached = conform(np.ones((*hole.shape, 1), "float32"), affine, grid)[..., 0] > 0.5
-    touched, visible = inpainting.hole_shares(np.stack([unknown, reached]), factor)
-    return bool(((touched == 0) & (visible > 0)).any())
 
 
 def _read_hole(file, affine, dilate):
