@@ -4,7 +4,7 @@ from nibabel.affines import voxel_sizes
 import numpy as np
 
 from dipy_ldm._own_space import check_on_grid, read_masked
-from dipy_ldm._utils.checks import InputError, at_least, whole
+from dipy_ldm._utils.checks import InputError, at_least, check_counts, check_seed
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm.data._grid import conform
 from dipy_ldm.data._nifti import check_headers, read_mask
@@ -86,7 +86,8 @@ class InpaintLDMFlow(LDMFlow):
         """
         options = gather(locals())
         at_least("dilate", dilate, 0)
-        whole("n_samples", n_samples, 1)
+        check_seed(seed)
+        check_counts(n_samples=n_samples, steps=steps, resamplings=resamplings)
         if not mask_files:
             raise InputError(
                 "there is no mask of what to inpaint; name one with `mask_files`."
