@@ -53,7 +53,10 @@ def name_written(paths: Sequence[Path]) -> str:
     """Name what a command wrote, the first files of many, and their folder."""
     names = [path.name for path in paths[:3]]
     more = f" and {len(paths) - 3} further files" if len(paths) > 3 else ""
-    folder = os.path.commonpath([str(path.parent) for path in paths]) or "."
+    folders = [path.parent for path in paths]
+    if any(folder.is_absolute() for folder in folders):
+        folders = [folder.absolute() for folder in folders]
+    folder = os.path.commonpath(folders) or "."
     where = "" if folder == "." else f" in {folder}"
     return f"wrote {', '.join(names)}{more}{where}"
 
