@@ -29,15 +29,14 @@ from dipy_ldm.workflows._sources import SourceInputs
 
 
 class Samples(NamedTuple):
-    """Files of samples, one for each named channel, and the ends of tables of each."""
+    """Files of samples of a model, one for each named channel."""
 
     names: list[list[Path]]
     log: Path
+    document: dict
     picture: Path | None = None
     dataset: Path | None = None
-    described: dict[str, dict] | None = None
-    ignored: tuple[str, ...] = ()
-    tables: tuple[str, ...] = ()
+    of_sources: bool = False
 
     @classmethod
     def in_folder(
@@ -50,19 +49,19 @@ class Samples(NamedTuple):
     ) -> Self:
         """Name files that begin with a stem or, of source images, with their names."""
         own = _numbered(stem, numbers.start) if cluster else stem
+        picture = _with_end(own, ".png")
         if len(document["shape"]) != 4:
-            return cls([[_with_end(own, ".npz")]], stem, _with_end(own, ".png"))
+            return cls([[_with_end(own, ".npz")]], stem, document, picture)
         if sources is None:
             stems = [_numbered(stem, i) for i in numbers]
-            return cls(_of_channels(stems, document), stem, _with_end(own, ".png"))
+            return cls(_of_channels(stems, document), stem, document, picture)
         outputs = name_outputs(sources.files, stem, "generate")
         stems = [outputs[file] for file in sources.own]
         if len(numbers) > 1:
             stems = [further_output(n, f"-{i:04d}") for n in stems for i in numbers]
         stems = [path.with_name(path.name.removesuffix(".nii.gz")) for path in stems]
-        picture = None if cluster else _with_end(stem, ".png")
-        tables = ENDS if makes_series(from_saved(document["conditions"])) else ()
-        return cls(_of_channels(stems, document), stem, picture, tables=tables)
+        names = _of_channels(stems, document)
+        return cls(names, stem, document, None if cluster else picture)
 
     @classmethod
     def in_dataset(
@@ -82,13 +81,10 @@ class Samples(NamedTuple):
         kinds = [(c.suffix or c.name.rpartition("-")[2], c.name) for c in channels]
         kinds = kinds or [(check_suffix(suffix, document.get("suffix")), "")]
         bids.refuse_other_dataset(root)
-        conditions = from_saved(document["conditions"])
-        ignored = bids.ignored_names(channels)
         log = root / "code" / "samples"
         if sources is None:
             names = [[scan_path(root, i, *kind) for kind in kinds] for i in numbers]
-            described = describe_columns(conditions)
-            return cls(names, log, None, root, described, ignored)
+            return cls(names, log, document, dataset=root)
         ends = [f"{i:04d}" for i in numbers] if len(numbers) > 1 else [""]
         names = [
             [source_path(root, file, end, *kind) for kind in kinds]
@@ -96,8 +92,7 @@ class Samples(NamedTuple):
             for end in ends
         ]
         refuse_equal([own[0] for own in names], "generate from", "source images")
-        tables = ENDS if makes_series(conditions) else ()
-        return cls(names, log, None, root, None, ignored, tables)
+        return cls(names, log, document, dataset=root, of_sources=True)
 
     @property
     def paths(self):
@@ -106,7 +101,8 @@ class Samples(NamedTuple):
         volumes = [file for file in files if file.suffix == ".gz"]
         pictures = [] if self.picture is None else [self.picture]
         sidecars = [sidecar(file) for file in volumes]
-        tables = [path.with_suffix(end) for path in sidecars for end in self.tables]
+        ends = ENDS if makes_series(from_saved(self.document["conditions"])) else ()
+        tables = [path.with_suffix(end) for path in sidecars for end in ends]
         return [*files, *sidecars, *tables, *pictures]
 
     @property
@@ -119,16 +115,18 @@ class Samples(NamedTuple):
     def being_written(self) -> Iterator[None]:
         """Make the folders of the files and, in the end, write a dataset's table."""
         if self.dataset is not None:
-            about = {} if self.described is not None else bids.OF_SCANS
-            bids.begin_dataset(self.dataset, self.ignored, **about)
+            channels = channels_from(self.document.get("channels"))
+            about = bids.OF_SCANS if self.of_sources else {}
+            bids.begin_dataset(self.dataset, bids.ignored_names(channels), **about)
         for folder in {file.parent for own in self.names for file in own}:
             make_folder(folder)
         try:
             yield
         finally:
             # Also of what there is when it is interrupted.
-            if self.dataset is not None and self.described is not None:
-                list_participants(self.dataset, self.described)
+            if self.dataset is not None and not self.of_sources:
+                conditions = from_saved(self.document["conditions"])
+                list_participants(self.dataset, describe_columns(conditions))
 
     def draw(
         self, images: np.ndarray, captions: Sequence[str], columns: int | None = None
