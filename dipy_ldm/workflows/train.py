@@ -299,9 +299,8 @@ class TrainLDMFlow(LDMFlow):
         if options.steps_detector:
             refuse_all_but_scans(planned.cohort.channels)
         settings = _presets.resolve(planned.cohort, **sizes_of(options))
-        inputs.check_split(
-            planned, options.validation, options.seed, settings.batch_size
-        )
+        share = options.validation, options.seed, settings.batch_size
+        inputs.check_split(planned, *share)
         strategy = _make_strategy(strategy, options.devices)
         recipe = training.make(settings, strategy, options)
         recipe = training.begin_from(recipe, options)
@@ -309,9 +308,7 @@ class TrainLDMFlow(LDMFlow):
         chief = launch.is_first(cluster)
         with self._claim_outputs(paths, options.resume, chief):
             data = _load(planned, strategy, chief, options)
-            train, held_out = split(
-                data, options.validation, options.seed, settings.batch_size
-            )
+            train, held_out = split(data, *share)
             inputs.check_conditions(train)
             self._clear_checkpoints(options.resume, chief)
             report = training.Report(paths[1], paths[2], train, bool(recipe.of_vqvae))
