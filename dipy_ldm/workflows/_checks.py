@@ -6,13 +6,12 @@ import logging
 from pathlib import Path
 import time
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
-from dipy_ldm import __version__, _backend, _presets
+from dipy_ldm import __version__, _presets
 from dipy_ldm._conditions import learn
-from dipy_ldm._utils.checks import InputError, choose
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.checking import _dry_run as dry_run, _findings as report, _plan as plans
 from dipy_ldm.checking._findings import amber, green, grey, refused, worst
 from dipy_ldm.checking._headers import Material, read_volumes
@@ -25,7 +24,6 @@ from dipy_ldm.data._covariates import (
     summarise,
 )
 from dipy_ldm.data._paths import holds_volumes, rows_of_lists
-from dipy_ldm.nn import _building as building
 from dipy_ldm.training import resolve
 from dipy_ldm.workflows import _inputs as inputs, _training as training
 from dipy_ldm.workflows._options import as_command_line, sizes_of
@@ -34,12 +32,6 @@ from dipy_ldm.workflows._outputs import write_page
 logger = logging.getLogger(__name__)
 
 _TRIALS = "time", "overfitting"
-
-
-def start(options: SimpleNamespace) -> Any:
-    """Choose the devices, and refuse unknown names before files are read."""
-    choose("precision", options.precision, {"auto": None, **building.PRECISIONS})
-    return _backend.make_strategy(options.strategy, options.devices, alone=True)
 
 
 def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -> str:

@@ -270,10 +270,10 @@ class TrainLDMFlow(LDMFlow):
                 "the check is for one machine; leave out `strategy`, or give mirrored "
                 "or none."
             )
+        strategy = _make_strategy(options.strategy, options.devices, alone=True)
         with launch.quiet_start():
             from dipy_ldm.workflows import _checks as checks
 
-            strategy = checks.start(options)
         self.verdict = checks.check(options, strategy, outputs)
         finish(self, outputs, options)
 
@@ -419,12 +419,12 @@ def _join(cluster, options, path):
     return _make_strategy(options.strategy, options.devices)
 
 
-def _make_strategy(name, devices):
+def _make_strategy(name, devices, alone=False):
     """Choose the devices, which starts TensorFlow."""
     with launch.quiet_start():
         from dipy_ldm import _backend
 
-        return _backend.make_strategy(name, devices)
+        return _backend.make_strategy(name, devices, alone=alone)
 
 
 def _load(planned, strategy, chief, options):
