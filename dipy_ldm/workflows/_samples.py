@@ -116,8 +116,8 @@ class Samples(NamedTuple):
         """Make the folders of the files and, in the end, write a dataset's table."""
         if self.dataset is not None:
             channels = channels_from(self.document.get("channels"))
-            about = bids.OF_SCANS if self.of_sources else {}
-            bids.begin_dataset(self.dataset, bids.ignored_names(channels), **about)
+            ignored = bids.ignored_names(channels)
+            bids.begin_dataset(self.dataset, ignored, of_scans=self.of_sources)
         for folder in {file.parent for own in self.names for file in own}:
             make_folder(folder)
         try:
