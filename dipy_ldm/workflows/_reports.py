@@ -131,26 +131,22 @@ def refuse_training_images(
         )
 
 
-def load_reference(
-    path: str | Path,
-    images: tuple[EvaluationImages, EvaluationImages],
-    devices: list[str] | None,
-) -> Reference:
-    """Load the model that stands beside an audited one."""
-    model, _ = launch.load(_serialization.find(path), devices, None)
-    train, held_out = images
-    return Reference(model, train.images, held_out.images)
-
-
 def audit_on(
     device: object,
     model: "LatentDiffusion",
     images: tuple[EvaluationImages, EvaluationImages, EvaluationImages | None],
-    options: dict,
-    **further: Any,
+    reference_images: Sequence[EvaluationImages] | None,
+    options: SimpleNamespace,
+    sampling: dict,
 ) -> Audit:
-    """Audit a model on a device, with progress bars."""
+    """Audit a model on a device, beside a reference if there is one."""
     train, held_out, generated = images
+    reference = None
+    if reference_images:
+        path = _serialization.find(options.reference)
+        other, _ = launch.load(path, options.devices, None)
+        own_train, own_held_out, _ = reference_images
+        reference = Reference(other, own_train.images, own_held_out.images)
     with spread(device):
         result = audit(
             model,
@@ -161,9 +157,11 @@ def audit_on(
             source=train.sources,
             source_held_out=held_out.sources,
             requested=generated.conditions if generated else None,
+            reference=reference,
+            n=options.n_samples,
+            seed=options.seed,
             verbose=True,
-            **options,
-            **further,
+            **sampling,
         )
     notes = [note for group in images if group for note in group.notes]
     result.notes = [*dict.fromkeys(notes), *result.notes]
