@@ -1,7 +1,6 @@
 """Runs that can be repeated: the options of a command in a TOML file, and back."""
 
 import argparse
-from collections.abc import Sequence
 from itertools import chain, count
 import json
 from pathlib import Path
@@ -18,7 +17,7 @@ from dipy.workflows.workflow import Workflow
 from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.files import make_folder
-from dipy_ldm.workflows._outputs import LDMFlow, write_text
+from dipy_ldm.workflows._outputs import write_text
 
 # What differs between a run and its repetition.
 _NOT_KEPT = ("check", "resume")
@@ -57,7 +56,7 @@ def write_config(
     kept = {name: v for name, v in vars(options).items() if name not in _NOT_KEPT}
     kept |= {name: v for name, v in used.items() if name in kept}
     kept |= {"out_strat": flow._output_strategy, "mix_names": flow._mix_names}
-    command = command_of(flow)
+    command = f"dipy_{flow.get_short_name()}"
     stem = re.sub(r"\.(safetensors|json)$", "", output.name)
     path = output.with_name(f"{stem}.toml")
     head = f"# To do the same again: {command} --config {path.name}"
@@ -67,19 +66,6 @@ def write_config(
     path = path if flow._force_overwrite else _unused(path, text)
     write_text(path, text)
     return path
-
-
-def finish(
-    flow: LDMFlow, outputs: Sequence[Path], options: SimpleNamespace, **used
-) -> None:
-    """Note what a run wrote, and write its options beside it."""
-    flow.outputs = outputs
-    write_config(flow, outputs[0], options, **used)
-
-
-def command_of(flow: Workflow) -> str:
-    """Return the name of the command of a workflow."""
-    return f"dipy_{flow.get_short_name()}"
 
 
 def _table(title, values):
@@ -118,7 +104,7 @@ class ConfigParser(IntrospectiveArgumentParser):
 
     def add_workflow(self, workflow: Workflow) -> dict:
         """Add the options of a workflow, and that for a file of them."""
-        self.command = command_of(workflow)
+        self.command = f"dipy_{workflow.get_short_name()}"
         # DIPY makes None of the word none, which is a strategy, and no number.
         base.none_or_dtype = lambda kind: kind
         subflows = super().add_workflow(workflow)

@@ -5,7 +5,7 @@ import time
 from dipy_ldm import _serialization
 from dipy_ldm.data._sidecars import fingerprint, provenance
 from dipy_ldm.workflows import _launch as launch
-from dipy_ldm.workflows._config import finish
+from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._evaluation_images import (
     read_for,
     reading_options,
@@ -117,7 +117,8 @@ class AuditLDMFlow(LDMFlow):
             files = _names(train_files, held_out, generated_files)
             pairs = reports.pairs_page(result, model, images[0], facts | files)
             write_text(outputs[-1], pairs, mode=0o600)
-        finish(self, outputs, options, **sampling)
+        self.outputs = outputs
+        write_config(self, outputs[0], options, **sampling)
         self.verdict = _verdict(result, outputs[-1] if pictures else None)
 
 

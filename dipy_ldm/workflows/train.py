@@ -14,7 +14,7 @@ from dipy_ldm.workflows import (
     _launch as launch,
     _training as training,
 )
-from dipy_ldm.workflows._config import finish, write_config
+from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._options import (
     PRECISIONS,
     STRATEGIES,
@@ -275,7 +275,8 @@ class TrainLDMFlow(LDMFlow):
             from dipy_ldm.workflows import _checks as checks
 
         self.verdict = checks.check(options, strategy, outputs)
-        finish(self, outputs, options)
+        self.outputs = outputs
+        write_config(self, outputs[0], options)
 
     def _train(self, options):
         """Train what is missing."""
