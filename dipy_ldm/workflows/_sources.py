@@ -6,14 +6,12 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import check_headers
 from dipy_ldm.data._paths import choose_files, find_volumes
 from dipy_ldm.data._preprocessing import conform_source
 from dipy_ldm.data._scans import refuse_other_channels
 from dipy_ldm.data._sources import Source, refuse_mismatch
-from dipy_ldm.workflows import _launch as launch
 
 
 class SourceInputs(NamedTuple):
@@ -45,10 +43,6 @@ class SourceInputs(NamedTuple):
         affine = np.array(document["affine"], "float64")
         grid = Grid(tuple(document["shape"][:3]), affine)
         return cls(source, grid, files, files)
-
-    def part_of(self, cluster: Cluster | None) -> Self:
-        """Choose what this of several workers works on."""
-        return self._replace(own=launch.part_of(cluster, self.files))
 
     def read(self, file: Path) -> np.ndarray:
         """Read a source on the grid of the model, ``(1, *space, channels)``."""

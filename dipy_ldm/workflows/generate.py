@@ -418,5 +418,5 @@ def _part_of(cluster, numbers, sources):
     """Choose what this of several workers generates: some samples, or sources."""
     if sources is None:
         return launch.part_of(cluster, numbers), None
-    sources = sources.part_of(cluster)
+    sources = sources._replace(own=launch.part_of(cluster, sources.files))
     return (numbers if sources.own else range(0)), sources
