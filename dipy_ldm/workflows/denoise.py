@@ -102,8 +102,6 @@ class DenoiseLDMFlow(LDMFlow):
             Models of named channels, whose files are put together by the sub- and ses-
             of their names: the channels that are written. Default: all. Without
             names: the fourth axis of the files holds channels.
-        bids : bool, optional
-            Write into a BIDS derivatives dataset, a folder for each subject.
         out_denoised : string, optional
             What is appended to the name of a volume or, where that is a name of BIDS,
             its desc-.

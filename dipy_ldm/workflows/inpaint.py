@@ -78,8 +78,6 @@ class InpaintLDMFlow(LDMFlow):
             Models of named channels, whose files are put together by the sub- and ses-
             of their names: the channels that are filled, and written. Default: all.
             Without names: the fourth axis of the files holds channels.
-        bids : bool, optional
-            Write into a BIDS derivatives dataset, a folder for each subject.
         out_inpainted : string, optional
             What is appended to the name of a volume or, where that is a name of BIDS,
             its desc-.
