@@ -70,6 +70,9 @@ def output_paths(
     folders before the inputs are known to be good, and goes on with status 0 where
     outputs exist.
     """
+    for name, text in names.items():
+        if not Path(text).name:
+            raise InputError(f"`{name}` is empty; give a name.")
     _, (paths,) = connect_output_paths(
         [[str(input_path)]],
         out_dir,

@@ -1,10 +1,17 @@
-"""Outputs: what is said of them in the end."""
+"""Outputs: how they are named, and what is said of them in the end."""
 
 from pathlib import Path
 
 import pytest
 
-from dipy_ldm.workflows._outputs import name_written
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.workflows._outputs import LDMFlow, name_written, output_paths
+
+
+@pytest.mark.parametrize("name", ["", "."])
+def test_an_empty_name_is_refused(name):
+    with pytest.raises(InputError, match="`out_samples` is empty; give a name"):
+        output_paths(LDMFlow(), "model", "out", out_samples=name)
 
 
 @pytest.mark.parametrize(
