@@ -71,14 +71,16 @@ def noted(note: Callable) -> Iterator[None]:
     there; who has it noted can heed it a little later.
     """
     before = signal.getsignal(signal.SIGINT)
+    # In the background, shells let jobs ignore it.
+    if not (_may_set() and callable(before)):
+        yield
+        return
 
     def heed(number, frame):
         note()
         before(number, frame)
 
-    # In the background, shells let jobs ignore it.
-    heeded = _may_set() and callable(before)
-    with _handled([signal.SIGINT] if heeded else [], heed):
+    with _handled([signal.SIGINT], heed):
         yield
 
 

@@ -180,7 +180,7 @@ def prepare(
     sources = SourceInputs.of(document, options.source_files)
     source_of = pair_sources(files, sources.files) if sources else {}
     (end,) = output_paths(flow, files[0], options.out_dir, **name)
-    outputs = _name_all(flow, options, sets, end, verb, outputs_of)
+    outputs = _name_all(options, sets, end, verb, outputs_of)
     end = end.parent / "code" / end.name if options.bids else end
     parts = {
         own[0]: [
@@ -206,7 +206,7 @@ def prepare(
     return Job(verb, path, grid, requested, *inputs, *where)
 
 
-def _name_all(flow, options, sets, end, verb, outputs_of):
+def _name_all(options, sets, end, verb, outputs_of):
     """Name what is written of each file, perhaps in a dataset."""
     names = name_outputs([*chain(*sets)], end, verb, bids_name)
     if options.bids:
