@@ -3,6 +3,7 @@
 import argparse
 from itertools import chain, count
 import json
+import math
 from pathlib import Path
 import platform
 import re
@@ -75,7 +76,9 @@ def _table(title, values):
 
 
 def _as_toml(value):
-    """Write texts, numbers and lists, which JSON writes as TOML does."""
+    """Write texts, numbers and lists, which JSON writes as TOML does, but for inf."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     indent = 4 if isinstance(value, list | tuple) and len(value) > 8 else None
     return json.dumps(value, ensure_ascii=False, default=str, indent=indent)
 
