@@ -262,10 +262,7 @@ class VQVAE(Estimator):
         self.fingerprint_ = survey.fingerprint
         self._fitted_with = chosen
         size = window_size(images.shape[1:-1], self.factor, patch)
-        if augment and not isinstance(augment, Augmentation):
-            raise InputError(f"`augment` must be an Augmentation, not {augment!r}.")
-        if augment is None:
-            augment = _presets.of_rank(images.ndim - 2).augment
+        augment = _checked_augmentation(augment, images.ndim - 2)
         data = TrainingData(
             images, survey, size, held_out, masks, background, augment, self.channels_
         )
@@ -596,6 +593,13 @@ class VQVAE(Estimator):
         self._codec = codec
         self.encoder_, self.decoder_ = codec.encoder, codec.decoder
         self.quantizer_: Any = codec.quantizer
+
+
+def _checked_augmentation(augment, rank):
+    """Return how images are changed in training, as is usual where nothing is said."""
+    if augment and not isinstance(augment, Augmentation):
+        raise InputError(f"`augment` must be an Augmentation, not {augment!r}.")
+    return _presets.of_rank(rank).augment if augment is None else augment
 
 
 def _read_held_out(images, shape, affine, channels):

@@ -39,9 +39,12 @@ def find_cluster() -> Cluster | None:
     if (config := os.environ.get("TF_CONFIG")) is not None:
         if config.strip() in ("", "{}"):
             return None  # as to TensorFlow
-        return _of_several(_from_tf_config(config))
-    # Of the step that srun started; a batch script itself is alone.
-    return _of_several(_from_slurm()) if _slurm_tasks() > 1 else None
+        cluster = _from_tf_config(config)
+    elif _slurm_tasks() > 1:  # of the step that srun started
+        cluster = _from_slurm()
+    else:  # a batch script itself is alone, too
+        return None
+    return cluster if len(cluster.addresses) > 1 else None
 
 
 def in_company() -> bool:
@@ -65,10 +68,6 @@ def _number(name, default):
             f"{name} must be a whole number, not {text!r}; start the command with "
             "srun, or unset it."
         ) from error
-
-
-def _of_several(cluster):
-    return cluster if len(cluster.addresses) > 1 else None
 
 
 def _from_tf_config(text):
@@ -217,7 +216,13 @@ def _receive(cluster, facts, server, end, limit):
         while missing := expected - {hello["worker"] for hello in hellos.values()}:
             ready = selector.select(max(0, end - time.monotonic()))
             if not ready:
-                refusal = _say_missing(cluster, missing, limit)
+                workers = (
+                    f"worker {i} at {cluster.addresses[i]}" for i in sorted(missing)
+                )
+                refusal = (
+                    f"no answer within {limit} s from {', '.join(workers)}; check that "
+                    "each was started and reaches the chief's port."
+                )
                 break
             for key, _ in ready:
                 if key.fileobj is server:
@@ -279,14 +284,6 @@ def _hello(text, expected):
         and message.get("job") == _job()
     )
     return message if good else None
-
-
-def _say_missing(cluster, missing, limit):
-    named = (f"worker {i} at {cluster.addresses[i]}" for i in sorted(missing))
-    return (
-        f"no answer within {limit} s from {', '.join(named)}; check that each was "
-        "started and reaches the chief's port."
-    )
 
 
 def difference(chief: dict, other: dict, worker: int) -> str | None:

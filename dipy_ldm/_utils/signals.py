@@ -3,7 +3,7 @@
 A scheduler says it by SIGTERM, and a terminal whose connection is lost by SIGHUP.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 import signal
 import threading
@@ -37,16 +37,19 @@ def reinstall() -> None:
 @contextmanager
 def deferred(ask: Callable) -> Iterator[None]:
     """Within this context, let SIGTERM and SIGHUP only ask for an end."""
-    before = {
-        number: signal.getsignal(number) for number in _ENDS if _can_handle(number)
-    }
-    for number in before:
-        signal.signal(number, lambda number, frame: ask(number))
+    with _handled(filter(_can_handle, _ENDS), lambda number, frame: ask(number)):
+        yield
+
+
+@contextmanager
+def _handled(numbers: Iterable[int], handler: Callable) -> Iterator[None]:
+    """Handle signals so within this context, and after it as before."""
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def _can_handle(number):
@@ -77,11 +80,8 @@ def noted(note: Callable) -> Iterator[None]:
         note()
         before(number, frame)
 
-    signal.signal(signal.SIGINT, heed)
-    try:
+    with _handled([signal.SIGINT], heed):
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _may_set():

@@ -102,15 +102,14 @@ def time_training_steps(
     until = [_stop_after(_MAX_STEPS, seconds)]
     taken = {}
     if recipe.of_vqvae:
-        options |= recipe.of_vqvae | overrides | {"init": recipe.init_vqvae}
+        options |= recipe.of_vqvae | overrides
         with _cut_short(recipe.vqvae):
             recipe.vqvae.fit(images, callbacks=until, **options)
         taken = recipe.vqvae.step_seconds_
     else:
         recipe.vqvae.adapt(images)
-    options = recipe.of_model | overrides | {"init": recipe.init_model}
     with _cut_short(recipe.model):
-        recipe.model.fit(images, callbacks=until, **options)
+        recipe.model.fit(images, callbacks=until, **recipe.of_model | overrides)
     taken |= recipe.model.step_seconds_
     all_steps = sum(sum(durations[1:]) for durations in taken.values())
     start = time.monotonic() - begin - all_steps
@@ -161,7 +160,6 @@ def _overfitted(recipe, images, seconds):
         "accumulate": 1,
         "strategy": None,
         "batch_size": min(recipe.of_vqvae["batch_size"], len(images)),
-        "init": recipe.init_vqvae,
     }
     with _cut_short(vqvae):
         until = _stop_after(_MAX_OVERFIT_STEPS, seconds)

@@ -95,11 +95,13 @@ def check_memory(
     """Compare the memory that each stage needs with what is free."""
     needed = {}
     if first := trainings.get("autoencoder"):
-        parameters = recipe.vqvae._parameters(len(shape) - 2, recipe.init_vqvae)
+        parameters = recipe.vqvae._parameters(
+            len(shape) - 2, recipe.of_vqvae.get("init")
+        )
         how = (parameters, shape, patch, first)
         needed["autoencoder"] = autoencoder.needed_memory(*how)
     second = trainings["diffusion"]
-    architecture = recipe.model._architecture(shape, init=recipe.init_model)
+    architecture = recipe.model._architecture(shape, init=recipe.of_model.get("init"))
     needed["diffusion"] = diffusion.needed_memory(architecture, second)
     return judge_memory(needed, _backend.free_memory(second.strategy))
 

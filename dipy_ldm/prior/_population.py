@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from dipy_ldm._conditions import (
-    SHARES,
     DIRECTION,
     FEW,
+    SHARES,
     UNSPECIFIED,
     Condition,
     ConditionsLike,

@@ -6,13 +6,12 @@ import logging
 from pathlib import Path
 import time
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
-from dipy_ldm import __version__, _backend, _presets, _serialization
+from dipy_ldm import __version__, _presets, _serialization
 from dipy_ldm._conditions import learn
-from dipy_ldm._utils.checks import InputError, choose
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.checking import _dry_run as dry_run, _findings as report, _plan as plans
 from dipy_ldm.checking._findings import amber, green, grey, refused, worst
 from dipy_ldm.checking._headers import Material, read_volumes
@@ -25,8 +24,6 @@ from dipy_ldm.data._covariates import (
     summarise,
 )
 from dipy_ldm.data._paths import holds_volumes, rows_of_lists
-from dipy_ldm.nn import _building as building
-from dipy_ldm.training import resolve
 from dipy_ldm.workflows import _inputs as inputs, _training as training
 from dipy_ldm.workflows._options import as_command_line, sizes_of
 from dipy_ldm.workflows._outputs import write_page
@@ -34,12 +31,6 @@ from dipy_ldm.workflows._outputs import write_page
 logger = logging.getLogger(__name__)
 
 _TRIALS = "time", "overfitting"
-
-
-def start(options: SimpleNamespace) -> Any:
-    """Choose the devices, and refuse unknown names before files are read."""
-    choose("precision", options.precision, {"auto": None, **building.PRECISIONS})
-    return _backend.make_strategy(options.strategy, options.devices, alone=True)
 
 
 def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -> str:
@@ -74,9 +65,8 @@ def _look_at_volumes(options):
     sections = {"Files": files}
     if material is not None:
         if conditions:
-            listed = rows_of_lists(paths)
             sections["Conditions"] = _of_tables(
-                conditions, material.files, listed, steps
+                conditions, material.files, paths, steps
             )
         # Named channels are compared by the first of them.
         first = slice(1 if material.channels else None)
@@ -101,12 +91,7 @@ def _of_b0s(material):
 
 
 def _look_at_images(options):
-    plan = inputs.plan(
-        *inputs.named_inputs(options),
-        **inputs.grid_options(options),
-        mask_files=options.mask_files,
-    )
-    data = plan.load()
+    data = inputs.plan_training(options).load()
     names = [f"image {i}" for i in range(len(data.images))]
     subjects = data.subjects or names
     material = Material(data.images, None, names, (), subjects)
@@ -118,10 +103,10 @@ def _look_at_images(options):
     return sections, material
 
 
-def _of_tables(names, files, listed, steps):
+def _of_tables(names, files, paths, steps):
     """Check the conditions that tables list for volumes, as a training does."""
     try:
-        covariates = read_covariates(names, files, listed, steps)
+        covariates = read_covariates(names, files, rows_of_lists(paths), steps)
         learn(covariates.values, len(files))
     except InputError as error:
         return [refused("conditions", error)]
@@ -158,11 +143,7 @@ def _try_out(material, options, strategy):
     train, _ = split(cohort, *share)
     shape, patch = train.images.shape, settings.patch
     recipe.check(shape, patch)
-    rank = len(shape) - 2
-    chosen = {"diffusion": resolve("ldm", rank, recipe.of_model)}
-    if recipe.of_vqvae:
-        first = resolve("vqvae", rank, recipe.of_vqvae)
-        chosen = {"autoencoder": first} | chosen
+    chosen = recipe.resolved(len(shape) - 2)
     memory = plans.check_memory(recipe, chosen, shape, patch)
     findings = [people, parts, plans.check_device(chosen["diffusion"]), memory]
     if memory.state == "red":

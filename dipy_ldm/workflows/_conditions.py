@@ -200,7 +200,7 @@ def requested_conditions_of(
 
 
 def read_facts(file: Path) -> dict[str, Any]:
-    """Read how the images of a file were generated; empty where nothing says so."""
+    """Read what a file, or the JSON beside it, says of its images, if anything."""
     try:
         if file.suffix == ".npz":
             with np.load(file) as arrays:

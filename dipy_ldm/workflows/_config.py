@@ -1,10 +1,10 @@
 """Runs that can be repeated: the options of a command in a TOML file, and back."""
 
 import argparse
-from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import chain, count
 import json
+import math
 from pathlib import Path
 import platform
 import re
@@ -19,7 +19,7 @@ from dipy.workflows.workflow import Workflow
 from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.files import make_folder
-from dipy_ldm.workflows._outputs import LDMFlow, write_text
+from dipy_ldm.workflows._outputs import write_text
 
 # What differs between a run and its repetition.
 _NOT_KEPT = ("check", "resume")
@@ -58,7 +58,7 @@ def write_config(
     kept = {name: v for name, v in vars(options).items() if name not in _NOT_KEPT}
     kept |= {name: v for name, v in used.items() if name in kept}
     kept |= {"out_strat": flow._output_strategy, "mix_names": flow._mix_names}
-    command = command_of(flow)
+    command = f"dipy_{flow.get_short_name()}"
     stem = re.sub(r"\.(safetensors|json)$", "", output.name)
     path = output.with_name(f"{stem}.toml")
     head = f"# To do the same again: {command} --config {path.name}"
@@ -70,19 +70,6 @@ def write_config(
     return path
 
 
-def finish(
-    flow: LDMFlow, outputs: Sequence[Path], options: SimpleNamespace, **used
-) -> None:
-    """Note what a run wrote, and write its options beside it."""
-    flow.outputs = outputs
-    write_config(flow, outputs[0], options, **used)
-
-
-def command_of(flow: Workflow) -> str:
-    """Return the name of the command of a workflow."""
-    return f"dipy_{flow.get_short_name()}"
-
-
 def _table(title, values):
     """Write values as lines of TOML; None is left out, which TOML does not have."""
     lines = (f"{n} = {_as_toml(v)}" for n, v in values.items() if v is not None)
@@ -90,7 +77,9 @@ def _table(title, values):
 
 
 def _as_toml(value):
-    """Write texts, numbers and lists, which JSON writes as TOML does."""
+    """Write texts, numbers and lists, which JSON writes as TOML does, but for inf."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     indent = 4 if isinstance(value, list | tuple) and len(value) > 8 else None
     return json.dumps(value, ensure_ascii=False, default=str, indent=indent)
 
@@ -120,7 +109,7 @@ class ConfigParser(IntrospectiveArgumentParser):
 
     def add_workflow(self, workflow: Workflow) -> dict:
         """Add the options of a workflow, and that for a file of them."""
-        self.command = command_of(workflow)
+        self.command = f"dipy_{workflow.get_short_name()}"
         # DIPY makes None of the word none, which is a strategy, and no number.
         base.none_or_dtype = lambda kind: kind
         subflows = super().add_workflow(workflow)

@@ -143,12 +143,10 @@ def _images(document, paths, option, generated):
     places = [(file, i) for file, own in groupby(files) for i, _ in enumerate(own)]
     places = [places[i] for i in order]
     names = [f"{file.name}, image {number}" for file, number in places]
-    conditions, notes = _conditions(document, places, paths, generated)
-    image_files = [file for file, _ in places]
-    subjects = find_subjects(image_files, rows_of_lists(paths))
-    return EvaluationImages(
-        images[order], names, image_files, conditions, notes, subjects
-    )
+    conditions, notes = _conditions(document, places, {}, generated)
+    files = [file for file, _ in places]
+    subjects = find_subjects(files)
+    return EvaluationImages(images[order], names, files, conditions, notes, subjects)
 
 
 def _check_shape(document, images, option):
@@ -188,13 +186,13 @@ def _volumes(document, paths, option, choice, cache_dir):
     files = [Path(file) for file in volumes.files]
     places = [(file, 0) for file in files]
     generated = choice["generated"]
-    conditions, further = _conditions(document, places, paths, generated)
+    conditions, further = _conditions(document, places, plan.listed, generated)
     names = [file.name for file in files]
     details = conditions, notes + further, plan.subjects, volumes.sources
     return EvaluationImages(volumes.images, names, files, *details)
 
 
-def _conditions(document, places, paths, generated):
+def _conditions(document, places, rows, generated):
     """Look up the model's conditions in the images' files or in tables."""
     names = list(document["conditions"])
     if not names:
@@ -203,7 +201,7 @@ def _conditions(document, places, paths, generated):
         return requested, []
     files = [file for file, _ in places]
     try:
-        return read_covariates(names, files, rows_of_lists(paths)).values, []
+        return read_covariates(names, files, rows).values, []
     except InputError as error:
         if generated:
             return None, []

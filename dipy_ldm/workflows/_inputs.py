@@ -11,10 +11,10 @@ import numpy as np
 from dipy_ldm._conditions import Condition, learn
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import ALONE
-from dipy_ldm.data import _checks as arrays, load_mnist
+from dipy_ldm.data import load_mnist
 from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.data._covariates import as_covariates, read_covariates, summarise
-from dipy_ldm.data._paths import common_suffix, holds_volumes, rows_of_lists
+from dipy_ldm.data._paths import common_suffix, holds_volumes
 from dipy_ldm.data._sources import Source
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.images import read_images
@@ -33,14 +33,13 @@ logger = logging.getLogger(__name__)
 class InputPlan(NamedTuple):
     """What the inputs are, before volumes are read.
 
-    ``shape`` is that of all images, ``affine`` is None for images, ``cohort`` has
-    numbers in place of its images, ``load`` takes the further arguments of
+    ``shape`` is that of all images, ``cohort`` has numbers in place of its images,
+    ``load`` takes the further arguments of
     :func:`dipy_ldm.data.volumes.conform_volumes` and returns the whole
     :class:`dipy_ldm.data._cohort.Cohort`; ``source`` is what headers say of sources.
     """
 
     shape: tuple
-    affine: np.ndarray | None
     cohort: Cohort
     load: Callable
     source: Source | None = None
@@ -60,12 +59,14 @@ def plan(
         # In the order of the files, those held out could be all of one site.
         planned = plan_volumes(input_files, shuffle=True, **options)
         files = [info.file for info in planned.infos]
-        cohort = Cohort(np.arange(len(files)), None, planned.affine)
-        kinds = {"suffix": common_suffix(files), "channels": planned.channels}
-        cohort = cohort._replace(subjects=planned.subjects, **kinds)
-        cohort = _add_conditions(
-            cohort, conditions, files, rows_of_lists(input_files), steps
+        cohort = Cohort(
+            np.arange(len(files)),
+            affine=planned.affine,
+            subjects=planned.subjects,
+            suffix=common_suffix(files),
+            channels=planned.channels,
         )
+        cohort = _add_conditions(cohort, conditions, files, planned.listed, steps)
         if gradients := planned.gradients(cohort.images):
             values = (cohort.conditions or {}) | gradients
             units = (cohort.units or {}) | (gradients.units or {})
@@ -73,13 +74,13 @@ def plan(
         load = partial(_load, planned, cohort)
         channels = planned.source_channels
         source = Source(channels, [0.0, 1.0], [], "") if channels else None
-        return InputPlan(planned.shape, planned.affine, cohort, load, source)
+        return InputPlan(planned.shape, cohort, load, source)
     for name, value in options.items():
         if value:
             raise InputError(f"`{name}` is for volumes; leave it out for images.")
     data = _read_images(input_files, conditions, steps)
     cohort = data._replace(images=np.arange(len(data.images)))
-    return InputPlan(data.shape, None, cohort, lambda **options: data)
+    return InputPlan(data.shape, cohort, lambda **options: data)
 
 
 def plan_training(options: SimpleNamespace) -> InputPlan:
@@ -167,14 +168,6 @@ def check_split(
         apart, training_subjects = set(held_out.subjects), set(train.subjects or ())
         text = "%d of %d subjects are held out to validate."
         logger.info(text, len(apart), len(apart | training_subjects))
-
-
-def survey(data: Cohort, verbose: bool = False) -> None:
-    """Summarise volumes for all workers, who find the result in the cache."""
-    if data.affine is not None:
-        arrays.survey(data.images, verbose=verbose)
-        if data.sources is not None:
-            arrays.survey(data.sources, "source image", verbose=verbose)
 
 
 def check_conditions(train: Cohort) -> dict[str, Condition]:

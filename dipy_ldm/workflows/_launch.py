@@ -86,15 +86,10 @@ def keep_log(cluster: Cluster | None, path: Path) -> None:
     logger.propagate = is_first(cluster)
     for console in logging.getLogger().handlers:
         console.setLevel(logging.INFO)
-    logger.debug(
-        "dipy_ldm %s on %s, worker %d of %d (%s): %s",
-        __version__,
-        socket.gethostname(),
-        cluster.index,
-        len(cluster.addresses),
-        ", ".join(cluster.addresses),
-        " ".join(sys.argv),
-    )
+    n, addresses = len(cluster.addresses), ", ".join(cluster.addresses)
+    worker = f"worker {cluster.index} of {n} ({addresses})"
+    place = f"dipy_ldm {__version__} on {socket.gethostname()}"
+    logger.debug("%s, %s: %s", place, worker, " ".join(sys.argv))
 
 
 # Others are for experts, in Python or by dipy_generate_ldm.

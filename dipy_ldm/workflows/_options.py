@@ -70,6 +70,8 @@ resume : bool, optional
 dtype : string, optional
     Data type of written volumes: float32, float64, or an integer type such as int16 or
     uint8.
+bids : bool, optional
+    Write into a BIDS derivatives dataset, a folder for each subject.
 out_dir : string or Path, optional
     Output directory.
 """

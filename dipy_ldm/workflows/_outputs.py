@@ -54,7 +54,10 @@ def name_written(paths: Sequence[Path]) -> str:
     """Name what a command wrote, the first files of many, and their folder."""
     names = [path.name for path in paths[:3]]
     more = f" and {len(paths) - 3} further files" if len(paths) > 3 else ""
-    folder = os.path.commonpath([str(path.parent) for path in paths]) or "."
+    folders = [path.parent for path in paths]
+    if any(folder.is_absolute() for folder in folders):
+        folders = [folder.absolute() for folder in folders]
+    folder = os.path.commonpath(folders) or "."
     where = "" if folder == "." else f" in {folder}"
     return f"wrote {', '.join(names)}{more}{where}"
 
@@ -68,6 +71,9 @@ def output_paths(
     folders before the inputs are known to be good, and goes on with status 0 where
     outputs exist.
     """
+    for name, text in names.items():
+        if not Path(text).name:
+            raise InputError(f"`{name}` is empty; give a name.")
     _, (paths,) = connect_output_paths(
         [[str(input_path)]],
         out_dir,
@@ -217,12 +223,12 @@ def name_outputs(
     return outputs
 
 
-def refuse_equal(outputs: Iterable[Path], verb: str) -> None:
+def refuse_equal(outputs: Iterable[Path], verb: str, noun: str = "volumes") -> None:
     """Refuse to write two results to one file."""
     output, count = Counter(outputs).most_common(1)[0]
     if count > 1:
         raise InputError(
-            f"{count} of the volumes would be written to {output}; {verb} them one "
+            f"{count} of the {noun} would be written to {output}; {verb} them one "
             "after the other, with another --out_dir each."
         )
 

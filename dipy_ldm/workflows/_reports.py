@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 import re
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dipy_ldm import _serialization
 from dipy_ldm._backend import spread
@@ -24,13 +24,11 @@ from dipy_ldm.evaluation._html import report
 from dipy_ldm.evaluation._probe import measure_agreement
 from dipy_ldm.evaluation.audit import Audit, Reference, audit, in_pieces
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
+from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._conditions import read_facts
 from dipy_ldm.workflows._evaluation_images import EvaluationImages
 from dipy_ldm.workflows._outputs import write_page
-
-if TYPE_CHECKING:  # they take seconds to import
-    from dipy_ldm.latent_diffusion import LatentDiffusion
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +49,7 @@ def _short(value):
 
 
 def evaluate_images(
-    model: "LatentDiffusion",
+    model: LatentDiffusion,
     real: EvaluationImages,
     generated: EvaluationImages | None,
     options: SimpleNamespace,
@@ -113,7 +111,7 @@ def write_series(
 
 
 def refuse_training_images(
-    model: "LatentDiffusion", train: EvaluationImages, held_out: EvaluationImages
+    model: LatentDiffusion, train: EvaluationImages, held_out: EvaluationImages
 ) -> None:
     """Refuse held-out images that are training images."""
     train_prints, held_out_prints = (
@@ -131,26 +129,22 @@ def refuse_training_images(
         )
 
 
-def load_reference(
-    path: str | Path,
-    images: tuple[EvaluationImages, EvaluationImages],
-    devices: list[str] | None,
-) -> Reference:
-    """Load the model that stands beside an audited one."""
-    model, _ = launch.load(_serialization.find(path), devices, None)
-    train, held_out = images
-    return Reference(model, train.images, held_out.images)
-
-
 def audit_on(
     device: object,
-    model: "LatentDiffusion",
+    model: LatentDiffusion,
     images: tuple[EvaluationImages, EvaluationImages, EvaluationImages | None],
-    options: dict,
-    **further: Any,
+    reference_images: Sequence[EvaluationImages] | None,
+    options: SimpleNamespace,
+    sampling: dict,
 ) -> Audit:
-    """Audit a model on a device, with progress bars."""
+    """Audit a model on a device, beside a reference if there is one."""
     train, held_out, generated = images
+    reference = None
+    if reference_images:
+        path = _serialization.find(options.reference)
+        other, _ = launch.load(path, options.devices, None)
+        own_train, own_held_out, _ = reference_images
+        reference = Reference(other, own_train.images, own_held_out.images)
     with spread(device):
         result = audit(
             model,
@@ -161,9 +155,11 @@ def audit_on(
             source=train.sources,
             source_held_out=held_out.sources,
             requested=generated.conditions if generated else None,
+            reference=reference,
+            n=options.n_samples,
+            seed=options.seed,
             verbose=True,
-            **options,
-            **further,
+            **sampling,
         )
     notes = [note for group in images if group for note in group.notes]
     result.notes = [*dict.fromkeys(notes), *result.notes]
@@ -198,7 +194,7 @@ def write_audit(outputs: Sequence[Path], result: Audit, facts: dict) -> None:
 
 
 def pairs_page(
-    result: Audit, model: "LatentDiffusion", train: EvaluationImages, facts: dict
+    result: Audit, model: LatentDiffusion, train: EvaluationImages, facts: dict
 ) -> str:
     """Write the page of the most suspicious pairs, which shows training images."""
     names = {pair.train: train.names[pair.train] for pair in result.pairs}

@@ -44,7 +44,7 @@ from dipy_ldm.data.channels import (
     from_saved as channels_from,
 )
 from dipy_ldm.workflows import _dataset as bids, _launch as launch
-from dipy_ldm.workflows._conditions import RequestedConditions
+from dipy_ldm.workflows._conditions import RequestedConditions, read_facts
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._options import parse_channels, parse_filter
 from dipy_ldm.workflows._outputs import (
@@ -135,17 +135,16 @@ class Job(NamedTuple):
         facts = provenance(self.model_path, **details)
         facts |= self.requested.facts(self.requested.numbers)
         facts |= {name.capitalize(): value for name, value in sampling.items()}
-        return [
-            Task(parts, facts | self._own_facts(file, masks))
-            for file, parts in self.parts.items()
-        ]
-
-    def _own_facts(self, file, masks):
-        inputs = [part.file for part in self.parts[file]]
-        inputs += [] if masks is None else [masks[file]]
-        inputs += [self.source_of[file]] if self.sources else []
-        facts = {"Noise": self.noise[file], "Sources": list(map(str, inputs))}
-        return facts | ({"SkullStripped": bids.is_stripped(file)} if self.bids else {})
+        tasks = []
+        for file, parts in self.parts.items():
+            inputs = [part.file for part in parts]
+            inputs += [] if masks is None else [masks[file]]
+            inputs += [self.source_of[file]] if self.sources else []
+            own = {"Noise": self.noise[file], "Sources": list(map(str, inputs))}
+            if self.bids:  # which asks for it
+                own["SkullStripped"] = bool(read_facts(file).get("SkullStripped"))
+            tasks.append(Task(parts, facts | own))
+        return tasks
 
     def arguments(self, task: Task) -> dict[str, Any]:
         """Return the conditions, the source and the number of the noise of a volume."""
@@ -181,7 +180,7 @@ def prepare(
     sources = SourceInputs.of(document, options.source_files)
     source_of = pair_sources(files, sources.files) if sources else {}
     (end,) = output_paths(flow, files[0], options.out_dir, **name)
-    outputs = _name_all(flow, options, sets, end, verb, outputs_of)
+    outputs = _name_all(options, sets, end, verb, outputs_of)
     end = end.parent / "code" / end.name if options.bids else end
     parts = {
         own[0]: [
@@ -207,7 +206,7 @@ def prepare(
     return Job(verb, path, grid, requested, *inputs, *where)
 
 
-def _name_all(flow, options, sets, end, verb, outputs_of):
+def _name_all(options, sets, end, verb, outputs_of):
     """Name what is written of each file, perhaps in a dataset."""
     names = name_outputs([*chain(*sets)], end, verb, bids_name)
     if options.bids:
@@ -262,7 +261,7 @@ def work(
     launch.keep_log(job.cluster, job.end)
     if options.bids:
         ignored = bids.ignored_names(tasks[0].channels)
-        bids.begin_dataset(job.end.parents[1], ignored, **bids.OF_SCANS)
+        bids.begin_dataset(job.end.parents[1], ignored, of_scans=True)
     remaining = _remaining(flow, tasks, job.verb) if options.resume else tasks
     quiet = not launch.is_first(job.cluster)
     rows: list[plots.Comparison] = []

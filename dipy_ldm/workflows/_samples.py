@@ -1,13 +1,11 @@
 """Where samples go: beside one another, or into a BIDS derivatives dataset."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import json
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from dipy.workflows.workflow import Workflow
 import numpy as np
 
 from dipy_ldm._conditions import Condition, from_saved
@@ -21,20 +19,24 @@ from dipy_ldm.data._tables import as_text
 from dipy_ldm.data.channels import from_saved as channels_from
 from dipy_ldm.workflows import _dataset as bids
 from dipy_ldm.workflows._conditions import read_facts
-from dipy_ldm.workflows._outputs import further_output, name_outputs, write_text
+from dipy_ldm.workflows._outputs import (
+    further_output,
+    name_outputs,
+    refuse_equal,
+    write_text,
+)
 from dipy_ldm.workflows._sources import SourceInputs
 
 
 class Samples(NamedTuple):
-    """Files of samples, one for each named channel, and the ends of tables of each."""
+    """Files of samples of a model, one for each named channel."""
 
     names: list[list[Path]]
     log: Path
+    document: dict
     picture: Path | None = None
     dataset: Path | None = None
-    described: dict[str, dict] | None = None
-    ignored: tuple[str, ...] = ()
-    tables: tuple[str, ...] = ()
+    of_sources: bool = False
 
     @classmethod
     def in_folder(
@@ -47,24 +49,23 @@ class Samples(NamedTuple):
     ) -> Self:
         """Name files that begin with a stem or, of source images, with their names."""
         own = _numbered(stem, numbers.start) if cluster else stem
+        picture = _with_end(own, ".png")
         if len(document["shape"]) != 4:
-            return cls([[_with_end(own, ".npz")]], stem, _with_end(own, ".png"))
+            return cls([[_with_end(own, ".npz")]], stem, document, picture)
         if sources is None:
             stems = [_numbered(stem, i) for i in numbers]
-            return cls(_of_channels(stems, document), stem, _with_end(own, ".png"))
+            return cls(_of_channels(stems, document), stem, document, picture)
         outputs = name_outputs(sources.files, stem, "generate")
         stems = [outputs[file] for file in sources.own]
         if len(numbers) > 1:
             stems = [further_output(n, f"-{i:04d}") for n in stems for i in numbers]
         stems = [path.with_name(path.name.removesuffix(".nii.gz")) for path in stems]
-        picture = None if cluster else _with_end(stem, ".png")
-        tables = ENDS if makes_series(from_saved(document["conditions"])) else ()
-        return cls(_of_channels(stems, document), stem, picture, tables=tables)
+        names = _of_channels(stems, document)
+        return cls(names, stem, document, None if cluster else picture)
 
     @classmethod
     def in_dataset(
         cls,
-        flow: Workflow,
         root: Path,
         numbers: range,
         suffix: str | None,
@@ -80,27 +81,18 @@ class Samples(NamedTuple):
         kinds = [(c.suffix or c.name.rpartition("-")[2], c.name) for c in channels]
         kinds = kinds or [(check_suffix(suffix, document.get("suffix")), "")]
         bids.refuse_other_dataset(root)
-        conditions = from_saved(document["conditions"])
-        ignored = bids.ignored_names(channels)
         log = root / "code" / "samples"
         if sources is None:
             names = [[scan_path(root, i, *kind) for kind in kinds] for i in numbers]
-            described = describe_columns(conditions)
-            return cls(names, log, None, root, described, ignored)
+            return cls(names, log, document, dataset=root)
         ends = [f"{i:04d}" for i in numbers] if len(numbers) > 1 else [""]
         names = [
             [source_path(root, file, end, *kind) for kind in kinds]
             for file in sources.own
             for end in ends
         ]
-        first, count = Counter(own[0] for own in names).most_common(1)[0]
-        if count > 1:
-            raise InputError(
-                f"{count} of the source images would be written to {first}; generate "
-                "from them one after the other, with another --out_dir each."
-            )
-        tables = ENDS if makes_series(conditions) else ()
-        return cls(names, log, None, root, None, ignored, tables)
+        refuse_equal([own[0] for own in names], "generate from", "source images")
+        return cls(names, log, document, dataset=root, of_sources=True)
 
     @property
     def paths(self):
@@ -109,7 +101,8 @@ class Samples(NamedTuple):
         volumes = [file for file in files if file.suffix == ".gz"]
         pictures = [] if self.picture is None else [self.picture]
         sidecars = [sidecar(file) for file in volumes]
-        tables = [path.with_suffix(end) for path in sidecars for end in self.tables]
+        ends = ENDS if makes_series(from_saved(self.document["conditions"])) else ()
+        tables = [path.with_suffix(end) for path in sidecars for end in ends]
         return [*files, *sidecars, *tables, *pictures]
 
     @property
@@ -122,16 +115,18 @@ class Samples(NamedTuple):
     def being_written(self) -> Iterator[None]:
         """Make the folders of the files and, in the end, write a dataset's table."""
         if self.dataset is not None:
-            about = {} if self.described is not None else bids.OF_SCANS
-            bids.begin_dataset(self.dataset, self.ignored, **about)
+            channels = channels_from(self.document.get("channels"))
+            ignored = bids.ignored_names(channels)
+            bids.begin_dataset(self.dataset, ignored, of_scans=self.of_sources)
         for folder in {file.parent for own in self.names for file in own}:
             make_folder(folder)
         try:
             yield
         finally:
             # Also of what there is when it is interrupted.
-            if self.dataset is not None and self.described is not None:
-                list_participants(self.dataset, self.described)
+            if self.dataset is not None and not self.of_sources:
+                conditions = from_saved(self.document["conditions"])
+                list_participants(self.dataset, describe_columns(conditions))
 
     def draw(
         self, images: np.ndarray, captions: Sequence[str], columns: int | None = None

@@ -28,6 +28,11 @@ def read_table(
                 "or train one with it."
             )
         return None
+    if document["source"] is None:
+        raise InputError(
+            "this model has directions, and no source images that a series could be "
+            "made of; generate with LatentDiffusion.predict, or train one with `dwi`."
+        )
     if not (bvals and bvecs):
         raise InputError(
             "this model makes diffusion series; give their b-values as `bvals` and "

@@ -1,20 +1,17 @@
 """Source images of a command."""
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import check_headers
 from dipy_ldm.data._paths import choose_files, find_volumes
 from dipy_ldm.data._preprocessing import conform_source
 from dipy_ldm.data._scans import refuse_other_channels
 from dipy_ldm.data._sources import Source, refuse_mismatch
-from dipy_ldm.workflows import _launch as launch
 
 
 class SourceInputs(NamedTuple):
@@ -47,23 +44,7 @@ class SourceInputs(NamedTuple):
         grid = Grid(tuple(document["shape"][:3]), affine)
         return cls(source, grid, files, files)
 
-    def part_of(self, cluster: Cluster | None) -> Self:
-        """Choose what this of several workers works on."""
-        return self._replace(own=launch.part_of(cluster, self.files))
-
     def read(self, file: Path) -> np.ndarray:
         """Read a source on the grid of the model, ``(1, *space, channels)``."""
         several, labels = self.source.channels > 1, bool(self.source.labels)
         return conform_source(file, self.grid, several, labels)[None]
-
-
-def pieces(
-    sources: SourceInputs | None, names: Sequence, numbers: range, at_once: int
-) -> Iterator[tuple]:
-    """Yield the source, names and numbers of each batch of samples, in order."""
-    files: list[Any] = [None] if sources is None else [*sources.own]
-    for i, file in enumerate(files):
-        own = names[i * len(numbers) :]
-        for start in range(0, len(numbers), at_once):
-            batch = numbers[start : start + at_once]
-            yield file, own[start : start + len(batch)], batch

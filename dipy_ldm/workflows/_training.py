@@ -19,6 +19,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._sources import Source
+from dipy_ldm.training import ResolvedOptions, resolve
 from dipy_ldm.workflows._outputs import write_text
 
 if TYPE_CHECKING:  # they take seconds to import
@@ -28,7 +29,7 @@ if TYPE_CHECKING:  # they take seconds to import
 
 
 class Recipe(NamedTuple):
-    """Both estimators, how each is trained, and what each begins from, if anything.
+    """Both estimators, and the options of all trainings.
 
     Without options of its own the autoencoder is taken as it is.
     """
@@ -38,8 +39,6 @@ class Recipe(NamedTuple):
     of_vqvae: dict
     of_model: dict
     of_detector: dict | None = None
-    init_vqvae: "VQVAE | None" = None
-    init_model: "LatentDiffusion | None" = None
 
     def check(
         self,
@@ -52,17 +51,26 @@ class Recipe(NamedTuple):
         Shapes: shape ``(n, *space, channels)``.
         """
         if self.of_vqvae:
-            init = self.init_vqvae
-            self.vqvae.check(shape, init=init, patch=patch, **self.of_vqvae)
+            self.vqvae.check(shape, patch=patch, **self.of_vqvae)
         else:
             from dipy_ldm.vqvae import refuse_other_images
 
             refuse_other_images(self.vqvae.shape_, shape[1:])
-        self.model.check(shape, source, init=self.init_model, **self.of_model)
+        self.model.check(shape, source, **self.of_model)
         if self.of_detector is not None:
             from dipy_ldm.anomaly_detector import AnomalyDetector
 
             AnomalyDetector().check(shape, **self.of_detector)
+
+    def resolved(self, rank: int) -> dict[str, ResolvedOptions]:
+        """Resolve the options of the stages before the detector that are trained."""
+        stages = {"autoencoder": "vqvae", "diffusion": "ldm"}
+        options = zip(stages.items(), (self.of_vqvae, self.of_model))
+        return {
+            title: resolve(stage, rank, {k: v for k, v in of.items() if k != "init"})
+            for (title, stage), of in options
+            if of
+        }
 
     def fit(
         self,
@@ -80,7 +88,6 @@ class Recipe(NamedTuple):
         if self.of_vqvae:
             self.vqvae.fit(
                 cohort.images,
-                init=self.init_vqvae,
                 validation_data=validation.get("images"),
                 masks=cohort.masks,
                 checkpoint=checkpoints[0],
@@ -94,7 +101,6 @@ class Recipe(NamedTuple):
         model = self.model.fit(
             cohort.images,
             cohort.conditions,
-            init=self.init_model,
             source=cohort.sources,
             subjects=cohort.subjects,
             validation_data=validation.get("images"),
@@ -152,9 +158,9 @@ def begin_from(recipe: Recipe, options: SimpleNamespace) -> Recipe:
     kind = _serialization.read_document(_serialization.find(init))["kind"]
     whole = LatentDiffusion.load(init) if kind == "latent_diffusion" else None
     vqvae = whole.vqvae_ if whole else VQVAE.load(init)
-    recipe = recipe._replace(init_model=whole)
+    recipe = recipe._replace(of_model=recipe.of_model | {"init": whole})
     if options.epochs_vqvae or options.steps_vqvae:
-        return recipe._replace(init_vqvae=vqvae)
+        return recipe._replace(of_vqvae=recipe.of_vqvae | {"init": vqvae})
     model = recipe.model.set_params(vqvae=vqvae)
     return recipe._replace(vqvae=vqvae, model=model, of_vqvae={})
 

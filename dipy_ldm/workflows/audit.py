@@ -5,7 +5,7 @@ import time
 from dipy_ldm import _serialization
 from dipy_ldm.data._sidecars import fingerprint, provenance
 from dipy_ldm.workflows import _launch as launch
-from dipy_ldm.workflows._config import finish
+from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._evaluation_images import (
     read_for,
     reading_options,
@@ -97,20 +97,17 @@ class AuditLDMFlow(LDMFlow):
         document = _serialization.read_document(path, "latent_diffusion")
         other_document = reference_document(path, document, reference)
         images = _read(document, options, generated_files, source_files)
-        other_images = other_document and _read(other_document, options)
+        reference_images = other_document and _read(other_document, options)
         with launch.quiet_start():
             from dipy_ldm.workflows import _reports as reports
 
         model, device = launch.load(path, devices, None)
-        other = other_images and reports.load_reference(
-            reference, other_images[:2], devices
-        )
         reports.refuse_training_images(model, *images[:2])
         sampling = launch.choose_sampling(model, options)
         facts = provenance(path, Seed=seed) | _facts(images, reference)
         facts |= {name.capitalize(): value for name, value in sampling.items()}
         result = reports.audit_on(
-            device, model, images, sampling, reference=other, n=n_samples, seed=seed
+            device, model, images, reference_images, options, sampling
         )
         facts["Seconds"] = round(time.monotonic() - start, 1)
         reports.write_audit(outputs[:2], result, facts)
@@ -121,7 +118,8 @@ class AuditLDMFlow(LDMFlow):
             files = _names(train_files, held_out, generated_files)
             pairs = reports.pairs_page(result, model, images[0], facts | files)
             write_text(outputs[-1], pairs, mode=0o600)
-        finish(self, outputs, options, **sampling)
+        self.outputs = outputs
+        write_config(self, outputs[0], options, **sampling)
         self.verdict = _verdict(result, outputs[-1] if pictures else None)
 
 

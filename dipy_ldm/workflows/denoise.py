@@ -6,7 +6,13 @@ from nibabel.affines import voxel_sizes
 import numpy as np
 
 from dipy_ldm import _serialization
-from dipy_ldm._utils.checks import InputError, at_least, check_shares
+from dipy_ldm._utils.checks import (
+    InputError,
+    at_least,
+    check_counts,
+    check_seed,
+    check_shares,
+)
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.data._scans import conform_channels
@@ -97,8 +103,6 @@ class DenoiseLDMFlow(LDMFlow):
             Models of named channels, whose files are put together by the sub- and ses-
             of their names: the channels that are written. Default: all. Without
             names: the fourth axis of the files holds channels.
-        bids : bool, optional
-            Write into a BIDS derivatives dataset, a folder for each subject.
         out_denoised : string, optional
             What is appended to the name of a volume or, where that is a name of BIDS,
             its desc-.
@@ -136,8 +140,10 @@ class DenoiseLDMFlow(LDMFlow):
 
 def _check_options(options):
     """Refuse numbers that make no sense, and options that have no effect."""
+    check_seed(options.seed)
+    check_counts(steps=options.steps)
     at_least("repeats", options.repeats, 1)
-    check_shares(threshold=options.threshold)
+    check_shares(strength=options.strength, threshold=options.threshold)
     at_least("dilate", options.dilate, 0)
     if options.lesions and options.strength != _STRENGTH:
         raise InputError(

@@ -8,7 +8,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._gradients import makes_series
 from dipy_ldm.data._sidecars import provenance
 from dipy_ldm.workflows import _launch as launch
-from dipy_ldm.workflows._config import finish
+from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._evaluation_images import read_for, read_series, reading_options
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, json_and_page
@@ -110,7 +110,8 @@ class EvaluateLDMFlow(LDMFlow):
             reports.write_series(outputs, *series, facts)
         else:
             reports.write_evaluation(outputs, result, facts, measured)
-        finish(self, outputs, options, **sampling)
+        self.outputs = outputs
+        write_config(self, outputs[0], options, **sampling)
 
 
 def _read_images(document, options):

@@ -13,7 +13,7 @@ from dipy_ldm._utils.checks import InputError, at_least, check_seed
 from dipy_ldm._utils.files import replacing
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import parse_conditions, take_rows
-from dipy_ldm.data._gradients import DIRECTION
+from dipy_ldm.data._gradients import DIRECTION, Gradients
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.data._scans import require_affine
 from dipy_ldm.data._sidecars import provenance
@@ -34,7 +34,7 @@ from dipy_ldm.workflows._outputs import (
 )
 from dipy_ldm.workflows._samples import Samples
 from dipy_ldm.workflows._series import Series, read_table
-from dipy_ldm.workflows._sources import SourceInputs, pieces
+from dipy_ldm.workflows._sources import SourceInputs
 
 if TYPE_CHECKING:  # they take seconds to import
     from dipy_ldm.evaluation._copy_filter import CopyReplacer
@@ -49,15 +49,23 @@ _SAMPLING = "sampler", "steps", "guidance", "seed", "same_noise"
 class _Job(NamedTuple):
     """What is generated and written."""
 
-    model: "LatentDiffusion"
-    numbers: range
+    document: dict
+    request: dict | str
+    gradients: Gradients | None
     sources: SourceInputs | None
+    numbers: range
     requested: RequestedConditions
     samples: Samples
+    dtype: str
+    model: "LatentDiffusion"
     sampling: dict
     facts: dict
-    dtype: str
     replacer: "CopyReplacer | None"
+
+    @property
+    def n_refused(self):
+        """Number of copies so far."""
+        return self.replacer.refused if self.replacer else 0
 
 
 class GenerateLDMFlow(LDMFlow):
@@ -165,7 +173,8 @@ class GenerateLDMFlow(LDMFlow):
         out_samples : string, optional
             Stem of the names of the files.
         """
-        options = _checked(gather(locals()))
+        options = gather(locals())
+        _check_options(options)
         (stem,) = output_paths(self, model_file, out_dir, out_samples=out_samples)
         # Wrong paths are answered before the seconds that Keras takes.
         path = _serialization.find(model_file)
@@ -182,7 +191,7 @@ class GenerateLDMFlow(LDMFlow):
         if not numbers:
             return  # there are more workers than samples
         samples = (
-            Samples.in_dataset(self, stem.parent, numbers, suffix, document, sources)
+            Samples.in_dataset(stem.parent, numbers, suffix, document, sources)
             if bids
             else Samples.in_folder(stem, numbers, document, cluster, sources)
         )
@@ -195,22 +204,24 @@ class GenerateLDMFlow(LDMFlow):
         facts |= {"SkullStripped": skull_stripped} if bids else {}
         alone = not (same_noise or cluster or sources)
         replacer = _load_replacer(no_copies, model, facts, numbers, alone)
-        outputs = samples, sampling, facts, dtype, replacer
-        job = _Job(model, numbers, sources, requested, *outputs)
-        series = gradients and partial(
-            self._write_series, gradients=gradients, request=request, document=document
-        )
-        self._write(
-            job, series or (self._write_volumes if is_volume else self._write_images)
-        )
+        inputs = document, request, gradients, sources, numbers, requested
+        self._write(_Job(*inputs, samples, dtype, model, sampling, facts, replacer))
         if launch.is_first(cluster):
             used = {name: sampling[name] for name in ("steps", "guidance")}
             write_config(self, samples.log, options, n_samples=n_samples, **used)
 
-    def _write(self, job, write):
+    def _write(self, job):
         """Generate and write all samples."""
         with job.samples.being_written():
-            write(job)
+            if job.gradients:
+                self._write_series(job)
+            elif len(job.document["shape"]) == 4:
+                self._write_volumes(job)
+            else:
+                self._write_images(job)
+        if job.replacer:
+            text = "%d samples were copies, and were replaced by others."
+            logger.info(text, job.n_refused)
         self.outputs = job.samples.paths
 
     def _write_volumes(self, job):
@@ -225,15 +236,14 @@ class GenerateLDMFlow(LDMFlow):
         sampling = job.sampling | {"batch_size": 1, "verbose": False}
         at_once = _backend.count_replicas(sampling["strategy"])
         sources = job.sources
-        work = [*pieces(sources, job.samples.names, job.numbers, at_once)]
+        work = [*_batches(job, at_once)]
         noise = number_noise(sources.files) if sources else {}
         for file, names, batch in tqdm(work, "generate", disable=quiet):
             source = {"source": sources.read(file)} if sources else {}
-            before = _count_refused(job)
+            before = job.n_refused
             own_job = job._replace(sampling=sampling | source)
             volumes, used = _generate(own_job, batch, noise.get(file, 0))
-            count = _count_refused(job) - before
-            refused = {"Refused": count} if job.replacer else {}
+            refused = {"Refused": job.n_refused - before} if job.replacer else {}
             for number, sample, files, volume in zip(batch, used, names, volumes):
                 own = {"Sample": sample}
                 own |= job.requested.facts(range(number, number + 1))
@@ -249,9 +259,8 @@ class GenerateLDMFlow(LDMFlow):
         job.samples.draw(
             np.stack(pictures), job.requested.captions(job.numbers), columns=2
         )
-        _log_refused(job)
 
-    def _write_series(self, job, gradients, request, document):
+    def _write_series(self, job):
         """Generate and write diffusion series, and draw planes of the first volumes.
 
         All volumes of a series have the same noise: what differs between them is due to
@@ -259,20 +268,20 @@ class GenerateLDMFlow(LDMFlow):
         """
         from dipy_ldm import plots
 
+        gradients = job.gradients
         sampling = job.sampling | {"batch_size": 1, "same_noise": True}
         noise = number_noise(job.sources.files)
         pictures: list[np.ndarray] = []
         captions: list[str] = []
         names = {*job.requested.table} - {BVAL, DIRECTION}
-        for file, (files,), (number,) in pieces(
-            job.sources, job.samples.names, job.numbers, 1
-        ):
+        for file, (files,), (number,) in _batches(job, 1):
             series = Series.of(file, gradients, job.sources.grid)
             first = job.numbers.start if job.sampling["same_noise"] else number
-            conditions = series.conditions(request, names, number - job.numbers.start)
+            place = number - job.numbers.start
+            conditions = series.conditions(job.request, names, place)
             rows = range(first, first + len(gradients.weighted))
             requested = RequestedConditions.of(
-                document, conditions, rows, sampling["seed"], True
+                job.document, conditions, rows, sampling["seed"], True
             )
             images = job.model.predict(
                 len(rows),
@@ -301,8 +310,7 @@ class GenerateLDMFlow(LDMFlow):
         arrays |= job.requested.arrays(job.numbers)
         facts = job.facts | job.requested.facts(job.numbers)
         if job.replacer:
-            facts["Refused"] = _count_refused(job)
-        _log_refused(job)
+            facts["Refused"] = job.n_refused
         arrays |= {"synthetic": True, "description": json.dumps(facts)}
         path = job.samples.names[0][0]
         with replacing(path) as partial_path, open(partial_path, "wb") as file:
@@ -310,27 +318,28 @@ class GenerateLDMFlow(LDMFlow):
         job.samples.draw(images, job.requested.captions(job.numbers))
 
 
-def _checked(options):
-    """Return options, and refuse what makes no sense before any file is read."""
+def _check_options(options):
+    """Refuse what makes no sense before any file is read."""
     check_seed(options.seed)
     if not options.bids and (options.suffix or options.skull_stripped):
         raise InputError(
             "`suffix` and `skull_stripped` are for `bids`; add it, or leave them out."
         )
-    return options
+
+
+def _batches(job, at_once):
+    """Yield the source, names and numbers of each batch of samples, in order."""
+    n = len(job.numbers)
+    for i, file in enumerate(job.sources.own if job.sources else [None]):
+        names = job.samples.names[i * n :]
+        for start in range(0, n, at_once):
+            batch = job.numbers[start : start + at_once]
+            yield file, names[start : start + len(batch)], batch
 
 
 def _generate(job, numbers, noise=0):
     """Generate some of the samples; return their numbers as well."""
     conditions = job.requested.subset(numbers)
-    if job.replacer is None:
-        # The noise of a sample is numbered from ``noise`` on.
-        same = job.sampling["same_noise"]
-        first = (job.requested.numbers if same else numbers).start + noise
-        images = job.model.predict(
-            len(numbers), conditions=conditions, first=first, **job.sampling
-        )
-        return images, [*numbers]
 
     def generate(places, first):
         subset = conditions
@@ -340,18 +349,12 @@ def _generate(job, numbers, noise=0):
             len(places), conditions=subset, first=first, **job.sampling
         )
 
-    return job.replacer.generate(generate, numbers)
-
-
-def _count_refused(job):
-    return job.replacer.refused if job.replacer else 0
-
-
-def _log_refused(job):
-    """Log how many samples were copies, if these were searched for."""
     if job.replacer:
-        text = "%d samples were copies, and were replaced by others."
-        logger.info(text, _count_refused(job))
+        return job.replacer.generate(generate, numbers)
+    # The noise of a sample is numbered from ``noise`` on.
+    same = job.sampling["same_noise"]
+    first = (job.requested.numbers if same else numbers).start + noise
+    return generate(range(len(numbers)), first), [*numbers]
 
 
 def _load_replacer(path, model, facts, numbers, alone):
@@ -416,5 +419,5 @@ def _part_of(cluster, numbers, sources):
     """Choose what this of several workers generates: some samples, or sources."""
     if sources is None:
         return launch.part_of(cluster, numbers), None
-    sources = sources.part_of(cluster)
+    sources = sources._replace(own=launch.part_of(cluster, sources.files))
     return (numbers if sources.own else range(0)), sources

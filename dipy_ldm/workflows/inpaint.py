@@ -4,7 +4,7 @@ from nibabel.affines import voxel_sizes
 import numpy as np
 
 from dipy_ldm._own_space import check_on_grid, read_masked
-from dipy_ldm._utils.checks import InputError, at_least, whole
+from dipy_ldm._utils.checks import InputError, at_least, check_counts, check_seed
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm.data._grid import conform
 from dipy_ldm.data._nifti import check_headers, read_mask
@@ -79,15 +79,14 @@ class InpaintLDMFlow(LDMFlow):
             Models of named channels, whose files are put together by the sub- and ses-
             of their names: the channels that are filled, and written. Default: all.
             Without names: the fourth axis of the files holds channels.
-        bids : bool, optional
-            Write into a BIDS derivatives dataset, a folder for each subject.
         out_inpainted : string, optional
             What is appended to the name of a volume or, where that is a name of BIDS,
             its desc-.
         """
         options = gather(locals())
         at_least("dilate", dilate, 0)
-        whole("n_samples", n_samples, 1)
+        check_seed(seed)
+        check_counts(n_samples=n_samples, steps=steps, resamplings=resamplings)
         if not mask_files:
             raise InputError(
                 "there is no mask of what to inpaint; name one with `mask_files`."
@@ -141,18 +140,15 @@ def _check_masks(infos, masks, dilate, grid, factor):
     for file, affine in affine_of.items():
         hole = _read_hole(file, affine, dilate)
         unknown = check_on_grid(file, hole, affine, grid)
-        if hole.all() or not _has_context(hole, unknown, affine, grid, factor):
+        inside = conform(np.ones((*hole.shape, 1), "float32"), affine, grid) > 0.5
+        masks_on_grid = np.stack([unknown, inside[..., 0]])
+        touched, visible = inpainting.hole_shares(masks_on_grid, factor)
+        # A latent that is known is inside the volume, and outside the hole.
+        if hole.all() or not ((touched == 0) & (visible > 0)).any():
             raise InputError(
                 f"the mask {file} covers the whole image at the resolution of the "
                 "latents; give a smaller mask."
             )
-
-
-def _has_context(hole, unknown, affine, grid, factor):
-    """Return whether any latent is known: inside the volume, outside the hole."""
-    reached = conform(np.ones((*hole.shape, 1), "float32"), affine, grid)[..., 0] > 0.5
-    touched, visible = inpainting.hole_shares(np.stack([unknown, reached]), factor)
-    return bool(((touched == 0) & (visible > 0)).any())
 
 
 def _read_hole(file, affine, dilate):

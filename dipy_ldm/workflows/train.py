@@ -6,6 +6,7 @@ import logging
 from dipy_ldm import _presets, _serialization
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.files import claimed, make_folder, refuse_claimed
+from dipy_ldm.data._checks import survey
 from dipy_ldm.data._cohort import split
 from dipy_ldm.data.channels import refuse_all_but_scans
 from dipy_ldm.workflows import (
@@ -13,7 +14,7 @@ from dipy_ldm.workflows import (
     _launch as launch,
     _training as training,
 )
-from dipy_ldm.workflows._config import finish, write_config
+from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._options import (
     PRECISIONS,
     STRATEGIES,
@@ -270,12 +271,13 @@ class TrainLDMFlow(LDMFlow):
                 "the check is for one machine; leave out `strategy`, or give mirrored "
                 "or none."
             )
+        strategy = _make_strategy(options.strategy, options.devices, alone=True)
         with launch.quiet_start():
             from dipy_ldm.workflows import _checks as checks
 
-            strategy = checks.start(options)
         self.verdict = checks.check(options, strategy, outputs)
-        finish(self, outputs, options)
+        self.outputs = outputs
+        write_config(self, outputs[0], options)
 
     def _train(self, options):
         """Train what is missing."""
@@ -298,10 +300,9 @@ class TrainLDMFlow(LDMFlow):
         planned = inputs.plan_training(options)
         if options.steps_detector:
             refuse_all_but_scans(planned.cohort.channels)
-        settings = _presets.resolve(planned, **sizes_of(options))
-        inputs.check_split(
-            planned, options.validation, options.seed, settings.batch_size
-        )
+        settings = _presets.resolve(planned.cohort, **sizes_of(options))
+        share = options.validation, options.seed, settings.batch_size
+        inputs.check_split(planned, *share)
         strategy = _make_strategy(strategy, options.devices)
         recipe = training.make(settings, strategy, options)
         recipe = training.begin_from(recipe, options)
@@ -309,9 +310,7 @@ class TrainLDMFlow(LDMFlow):
         chief = launch.is_first(cluster)
         with self._claim_outputs(paths, options.resume, chief):
             data = _load(planned, strategy, chief, options)
-            train, held_out = split(
-                data, options.validation, options.seed, settings.batch_size
-            )
+            train, held_out = split(data, *share)
             inputs.check_conditions(train)
             self._clear_checkpoints(options.resume, chief)
             report = training.Report(paths[1], paths[2], train, bool(recipe.of_vqvae))
@@ -422,12 +421,12 @@ def _join(cluster, options, path):
     return _make_strategy(options.strategy, options.devices)
 
 
-def _make_strategy(name, devices):
+def _make_strategy(name, devices, alone=False):
     """Choose the devices, which starts TensorFlow."""
     with launch.quiet_start():
         from dipy_ldm import _backend
 
-        return _backend.make_strategy(name, devices)
+        return _backend.make_strategy(name, devices, alone=alone)
 
 
 def _load(planned, strategy, chief, options):
@@ -438,7 +437,11 @@ def _load(planned, strategy, chief, options):
         data = planned.load(
             cache_dir=options.cache_dir, cache_limit=options.cache_limit, verbose=chief
         )
-        inputs.survey(data, chief)
+        if data.affine is not None:
+            # The result is kept in the cache, too.
+            survey(data.images, verbose=chief)
+            if data.sources is not None:
+                survey(data.sources, "source image", chief)
     return data
 
 

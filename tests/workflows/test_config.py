@@ -171,6 +171,12 @@ def test_the_file_of_another_run_is_kept(tmp_path):
     assert "seed = 3" in (tmp_path / "denoised.toml").read_text()
 
 
+def test_a_limit_may_be_infinite(tmp_path):
+    options = config.SimpleNamespace(input_files=["mnist"], cache_limit=float("inf"))
+    file = config.write_config(TrainLDMFlow(), tmp_path / "ldm", options)
+    assert parse(TrainLDMFlow, "--config", file)["cache_limit"] == float("inf")
+
+
 def test_the_check_and_the_training_take_each_others_files(tmp_path):
     file = write(tmp_path / "check.toml", '[dipy_train_ldm]\ninput_files = ["a.npy"]\n')
     used = parse(TrainLDMFlow, "--config", file, "--check")

@@ -16,6 +16,8 @@ from processes import answer, execute, load_model
 import pytest
 
 from dipy_ldm import InputError
+from dipy_ldm._conditions import Condition, to_saved
+from dipy_ldm.workflows._series import read_table
 
 SHORT = (
     "--dwi --batch_size 4 --steps_vqvae 4 --steps_ldm 10 --n_codes 64 "
@@ -132,6 +134,13 @@ def test_tables_are_for_models_of_series(model_path, tmp_path):
     arguments = (model_path, "--bvals", "a.bval", "--bvecs", "a.bvec")
     output = execute("generate", *arguments, cwd=tmp_path, status=2)
     assert "trained without dwi; leave out --bvals and --bvecs" in answer(output)
+
+
+def test_series_are_for_models_of_sources():
+    conditions = to_saved({"direction": Condition("direction", {}, [])})
+    document = {"conditions": conditions, "source": None}
+    with pytest.raises(InputError, match="no source images .* train one with `dwi`"):
+        read_table(document, "a.bval", "a.bvec", {})
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,13 @@ def test_wrong_input_gets_a_sentence(cohort, command, tmp_path, option, words):
     assert not (tmp_path / "check.html").exists()
 
 
+def test_options_of_volumes_are_refused_as_by_the_training(command, folder):
+    options = (folder / "blobs.npy", *TINY[2:], "--skip_bad")
+    for name in ("check", "train"):
+        output = command(name, *options, status=2)
+        assert "--skip_bad is for volumes" in answer(output)
+
+
 def test_nothing_is_overwritten_unasked(cohort, command, tmp_path):
     (tmp_path / "check.html").write_text("mine")
     assert "--force" in answer(command("check", cohort, status=2))

@@ -450,7 +450,9 @@ BAD_DENOISING = {
         "model is of 1 channels, and both.nii has 2; give",
     ),
     "no repeats": ("MODEL volumes --repeats 0", "repeats must be at least 1"),
-    "too much": ("MODEL volumes/0.nii --strength 2", "must lie between 0 and"),
+    # In one sentence, not one of each volume.
+    "too much": ("MODEL volumes --strength 2", ": --strength must lie between 0 and"),
+    "a seed below 0": ("MODEL volumes --seed -1", ": --seed must be a whole number"),
 }
 
 
