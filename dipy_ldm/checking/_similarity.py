@@ -76,7 +76,9 @@ def centred_cubes(images: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 def _cube(image, affine, width, side):
-    centre = affine[:3, :3] @ center_of_mass(image[..., 0]) + affine[:3, 3]
+    # The middle of a volume that lacks the label which is looked at.
+    content = image[..., 0] if image.any() else np.ones(image.shape[:3])
+    centre = affine[:3, :3] @ center_of_mass(content) + affine[:3, 3]
     placed = np.diag([width, width, width, 1.0])
     placed[:3, 3] = centre - (side - 1) / 2 * width
     return conform(np.asarray(image), affine, Grid((side,) * 3, placed))[..., 0]

@@ -50,6 +50,12 @@ def test_cubes_are_centred_wherever_the_content_lies(heads):
     npt.assert_allclose(cube, moved, atol=0.02)
 
 
+def test_a_volume_without_content_has_an_empty_cube(heads):
+    lesions = np.stack([heads[0], 0 * heads[1]])
+    cube, empty = likeness.centred_cubes(lesions, AFFINE)
+    assert cube.any() and not empty.any()
+
+
 def test_all_views_are_different_and_the_first_is_none(small):
     turned = {view.of(small[0]).tobytes() for view in VIEWS}
     assert len(VIEWS) == len(turned) == len(set(map(str, VIEWS))) == 48
