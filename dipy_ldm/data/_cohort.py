@@ -1,7 +1,7 @@
 """A cohort: images, what matters on them and where they are, and parts of it."""
 
 from collections.abc import Iterable, Sequence
-import math
+from itertools import groupby
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -48,8 +48,6 @@ class Cohort(NamedTuple):
 def draw_order(subjects: Sequence, seed: int) -> list[int]:
     """Draw an order in which the images of each subject are neighbours."""
     order = np.random.default_rng(seed).permutation(len(subjects)).tolist()
-    if isinstance(subjects, range):  # all are others
-        return order
     places: dict[Any, list[int]] = {}
     for i in order:
         places.setdefault(subjects[i], []).append(i)
@@ -60,8 +58,11 @@ def count_held_out(cohort: Cohort, share: float, batch_size: int, seed: int) -> 
     """Count the images that are held out, of whole subjects; none of a share of 0."""
     n = cohort.shape[0]
     subjects = range(n) if cohort.subjects is None else cohort.subjects
-    taken = (subjects[i] for i in _order(cohort, seed))
-    count = _count_whole(taken, math.ceil(share * n))
+    count = 0
+    for _, images in groupby(_order(cohort, seed), key=lambda i: subjects[i]):
+        if count >= share * n:
+            break
+        count += len(list(images))
     kind = "images" if cohort.affine is None else "volumes"
     if n - count < batch_size:
         raise InputError(
@@ -82,16 +83,6 @@ def _order(cohort, seed):
     if cohort.affine is not None:
         return range(n)[::-1]
     return draw_order(range(n) if cohort.subjects is None else cohort.subjects, seed)
-
-
-def _count_whole(subjects: Iterable, least: int) -> int:
-    """Count the first images, until they are enough and of whole subjects."""
-    count, last = 0, None
-    for subject in subjects:
-        if count >= least and subject != last:
-            break
-        count, last = count + 1, subject
-    return count if least else 0
 
 
 def split(
