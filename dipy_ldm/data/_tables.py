@@ -50,7 +50,7 @@ def as_text(value: Any) -> str:
 _INHERITING = ("scans", "sessions")
 # A comma for a point, as spreadsheets write it in the languages whose columns stand
 # between semicolons.
-_DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+)")
+_DECIMAL_COMMA = re.compile(r"\A([+-]?\d+),(\d+)\Z")
 # How spreadsheets declare what stands between columns, in the first line.
 _DECLARED = re.compile(r'"?sep=([;,\t])"?')
 _MAX_COMPLAINTS = 50
@@ -131,7 +131,9 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
         del numbered[0]
     cells = _split(path, numbered, separator)
     if separator == ";":
-        cells = [(n, [_DECIMAL_COMMA.sub(_point, c) for c in row]) for n, row in cells]
+        cells = [
+            (n, [_DECIMAL_COMMA.sub(r"\1.\2", c) for c in row]) for n, row in cells
+        ]
     return cells
 
 
@@ -159,12 +161,6 @@ def _stray_quote(path, number):
         f'{path}, line {number}: a cell begins with a quote (") that does not end it; '
         "remove the quote, or write the cell in quotes and each quote within it twice."
     )
-
-
-def _point(match):
-    """Replace the decimal comma of a number by a point."""
-    whole = match.span() == (0, len(match.string))
-    return ".".join(match.groups()) if whole else match.group()
 
 
 def _separator(path, lines):
