@@ -9,16 +9,17 @@ import re
 from typing import Any, NamedTuple
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import MISSING
 
-# In lower case: BIDS, an empty cell, R and numpy.
-_MISSING = ("n/a", "", "na", "nan")
+# In lower case: of BIDS, R and numpy.
+_MISSING_CELLS = (*MISSING, "na", "nan")
 SEX_COLUMNS = ("sex", "gender")
 _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"}
 
 
 def is_missing(text: str | None) -> bool:
     """Return whether a cell is missing."""
-    return text is None or text.strip().lower() in _MISSING
+    return text is None or text.strip().lower() in _MISSING_CELLS
 
 
 def as_number(text: str) -> float | None:
