@@ -8,6 +8,7 @@ sphere, and ``UNSPECIFIED`` where nothing is said.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 import math
 import re
 from typing import Any, NamedTuple, Self, TypeAlias
@@ -210,9 +211,9 @@ def learn(
                 f"{name} must have {n} values, one for each image, not {len(values)}; "
                 "give None for those that are not known."
             )
-    facts = (units or {}).get, (meanings or {}).get
+    units, meanings = units or {}, meanings or {}
     learnt = {
-        name: Condition(*_learn(name, values), *(of(name) for of in facts))
+        name: Condition(*_learn(name, values), units.get(name), meanings.get(name))
         for name, values in table.items()
     }
     for name, condition in learnt.items():
@@ -277,25 +278,37 @@ def _learn(name, values):
         bvals = [number_of(name, value) for value in present]
         limits = [(1 - _MARGIN) * min(bvals), (1 + _MARGIN) * max(bvals)]
         return "continuous", {}, limits, missing
-    numbers = [value for value in present if not isinstance(value, str | bool)]
-    if numbers and len(numbers) < len(present):
-        text = next(value for value in present if isinstance(value, str | bool))
-        raise InputError(
-            f"{name} has numbers and also {text!r}; give numbers or text alone, and "
-            "None for what is missing."
-        )
+    check_values(name, values)
     if len(set(present)) < 2:
-        value = repr(present[0]) if present else "missing"
         raise InputError(
-            f"{name} is {value} for all images, and there is nothing to learn from it; "
-            "leave it out."
+            f"{name} is {present[0]!r} for all images, and there is nothing to learn "
+            "from it; leave it out."
         )
-    if numbers and not are_codes(numbers):
-        return "continuous", {}, _quantiles(numbers), missing
+    if not is_class(name, present):
+        return "continuous", {}, _quantiles(present), missing
     counts = Counter(map(level_of, present))
     _refuse_numbers_as_text(name, counts)
     levels = {level: counts[level] for level in in_order(counts)}
     return "class", levels, [], missing
+
+
+def check_values(name: str, values: Iterable) -> list:
+    """Return values that are not missing; refuse none, or numbers beside text."""
+    present = [value for value in values if value is not None]
+    if not present:
+        raise InputError(f"{name} is missing for all images; leave it out.")
+    texts = [value for value in present if isinstance(value, str | bool)]
+    if 0 < len(texts) < len(present):
+        raise InputError(
+            f"{name} has numbers and also {texts[0]!r}; give numbers or text alone, "
+            "and None for what is missing."
+        )
+    return present
+
+
+def is_class(name: str, present: list) -> bool:
+    """Return whether values are of a class: text, truth values or codes."""
+    return name != BVAL and (isinstance(present[0], str | bool) or are_codes(present))
 
 
 def _vector(name, value):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dipy_ldm._conditions import check_values
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import Table, as_table, listed
@@ -23,9 +24,8 @@ from dipy_ldm.data import _plan as plans
 import dipy_ldm.data._cache as cache
 from dipy_ldm.data._covariates import (
     Covariates,
-    coarsened,
     read_covariates,
-    refuse_mixed,
+    round_to_steps,
     summarise,
 )
 from dipy_ldm.data._grid import Grid, choose_grid
@@ -132,10 +132,11 @@ class Volumes(_Fields):
         if table is None:
             covariates = read_covariates(names, self.files, self.listed, coarsen)
         else:
-            covariates = Covariates(self._joined(names, table), {}, {}, self.subjects)
-            refuse_mixed(covariates.values)
-            for name, step in (coarsen or {}).items():
-                covariates.values[name] = coarsened(name, covariates.values, step)
+            values = self._joined(names, table)
+            for name, column in values.items():
+                check_values(name, column)
+            round_to_steps(values, coarsen or {})
+            covariates = Covariates(values, {}, {}, self.subjects)
         logger.info("%s", summarise(covariates))
         return Table(covariates.values, covariates.units, covariates.levels)
 

@@ -7,7 +7,7 @@ import pytest
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import _paths
-from dipy_ldm.data._covariates import read_covariates, refuse_mixed, summarise
+from dipy_ldm.data._covariates import read_covariates, summarise
 from dipy_ldm.data._paths import entity, find_volumes, rows_of_lists, suffix
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data._tables import as_text
@@ -119,13 +119,6 @@ def test_ages_are_coarsened(bids):
         look_up(["age"], bids, steps={"weight": 5})
     with pytest.raises(InputError, match="a step above 0 for age, not 0"):
         look_up(["age"], bids, steps={"age": 0})
-
-
-def test_columns_without_values_or_of_two_kinds_are_refused():
-    refuse_mixed({"age": [61, None, 5.5], "sex": ["F", None], "lesion": [True, False]})
-    for column, sentence in (([None], "missing for all"), ([1, "x"], "numbers and")):
-        with pytest.raises(InputError, match=f"age (is|has) {sentence}"):
-            refuse_mixed({"age": column})
 
 
 def test_all_bad_rows_are_in_one_report(bids):
