@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dipy_ldm._conditions import FEW, Condition, check_values
+from dipy_ldm._conditions import FEW, Condition, check_values, is_class
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import as_table, counted, level_of, listed
 from dipy_ldm.data._table_rows import MatchedRows, find_rows, find_subjects
@@ -166,20 +166,15 @@ _MAX_CODES = 10
 def as_covariates(
     table: Any, conditions: Mapping[str, Condition], subjects: Iterable
 ) -> Covariates:
-    """Return the conditions of ``fit`` as covariates; directions are not of people."""
-    values = as_table(table)
-    for name, condition in conditions.items():
-        if condition.kind == "direction":
-            del values[name]
-        if condition.levels and name in values:
-            values[name] = [v if v is None else level_of(v) for v in values[name]]
+    """Return the conditions of ``fit`` as covariates."""
     units = {name: entry.units for name, entry in conditions.items() if entry.units}
     meanings = {name: entry.meanings or {} for name, entry in conditions.items()}
-    return Covariates(values, units, meanings, list(subjects))
+    return Covariates(as_table(table), units, meanings, list(subjects))
 
 
 def summarise(covariates: Covariates) -> str:
     """Summarise covariates as lines of text."""
+    covariates = covariates._replace(values=_shown(covariates.values))
     subjects = covariates.subjects
     images = counted(len(subjects), "image")
     people = counted(len(set(subjects)), "subject")
@@ -194,6 +189,18 @@ def summarise(covariates: Covariates) -> str:
         rows = counted(covariates.unused, "row")
         lines.append(f"{rows} of participants have no image")
     return "\n".join(lines + _hints(covariates) + _warnings(covariates))
+
+
+def _shown(values):
+    """Return columns with classes as text, and without directions: not of people."""
+    columns = {}
+    for name, column in values.items():
+        present = [value for value in column if value is not None]
+        if is_class(name, present):
+            column = [v if v is None else level_of(v) for v in column]
+        if not isinstance(present[0], tuple):
+            columns[name] = column
+    return columns
 
 
 def _line(name, covariates):

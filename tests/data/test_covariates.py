@@ -7,7 +7,7 @@ import pytest
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import _paths
-from dipy_ldm.data._covariates import read_covariates, summarise
+from dipy_ldm.data._covariates import Covariates, read_covariates, summarise
 from dipy_ldm.data._paths import entity, find_volumes, rows_of_lists, suffix
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data._tables import as_text
@@ -195,6 +195,22 @@ def test_the_summary_hints_at_mistakes(tmp_path):
     text = summarise(look_up(["code", "case"], tmp_path / "list.csv"))
     assert "code is taken for a number; if its 2 values are codes" in text
     assert "case has classes that differ in case: A, a" in text
+
+
+def test_the_summary_takes_codes_and_truth_values_for_classes():
+    values = {
+        "group": [0, 1, 1],
+        "lesion": [True, False, None],
+        "score": [0.0, 1.0, 2.0],
+    }
+    values["direction"] = [(0.0, 0.0, 1.0)] * 3
+    text = summarise(Covariates(values, {}, {}, ["a", "b", "c"]))
+    assert "group: 1 2, 0 1" in text
+    assert "lesion: True 1, False 1; 1 missing" in text
+    assert "score: 0 to 2, mean 1" in text
+    assert "group has classes of fewer than 5 subjects" in text
+    assert "group is taken for a number" not in text
+    assert "direction" not in text
 
 
 def test_subjects_come_from_names_or_a_column(tmp_path):
