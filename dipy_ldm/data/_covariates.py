@@ -152,7 +152,7 @@ def round_to_steps(values: dict[str, list], steps: Mapping[str, float]) -> None:
                 f"{name} has classes and can't be coarsened; leave it out."
             )
         values[name] = [
-            None if value is None else step * math.floor(value / step + 0.5)
+            None if value is None else float(step * math.floor(value / step + 0.5))
             for value in values[name]
         ]
 

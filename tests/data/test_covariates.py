@@ -113,6 +113,8 @@ def test_units_levels_and_codes(bids):
 def test_ages_are_coarsened(bids):
     found = look_up(["age", "sex"], bids, steps={"age": 5})
     assert found.values["age"] == [60, 70, 70, None]
+    # Whole numbers could be taken for codes of classes.
+    assert isinstance(found.values["age"][0], float)
     with pytest.raises(InputError, match="sex has classes"):
         look_up(["sex"], bids, steps={"sex": 5})
     with pytest.raises(InputError, match=r"weight, which is no condition \(age\)"):
