@@ -6,8 +6,8 @@ header swaps axes is turned about its own middle, not about that of the grid.
 
 from collections.abc import Callable, Sequence
 from itertools import permutations, product
-from typing import NamedTuple
 
+from nibabel.orientations import apply_orientation, ornt2axcodes, ornt_transform
 import numpy as np
 from scipy.ndimage import center_of_mass, gaussian_filter
 
@@ -40,30 +40,20 @@ _BLUR = 1.0
 _BLOCK = 1000
 
 
-class View(NamedTuple):
-    """A way to turn a cube: its axes exchanged, then some of them mirrored."""
-
-    order: tuple[int, ...]
-    signs: tuple[int, ...]
-
-    @property
-    def changes(self):
-        """Number of axes that are elsewhere or mirrored."""
-        moved = sum(axis != place for place, axis in enumerate(self.order))
-        return moved + self.signs.count(-1)
-
-    def of(self, cube: np.ndarray) -> np.ndarray:
-        """Turn a cube, ``(side, side, side)``."""
-        flips = tuple(slice(None, None, sign) for sign in self.signs)
-        return cube.transpose(self.order)[flips]
-
-    def __str__(self):
-        """Name the axes, such as LAS; those of a volume as it should be are RAS."""
-        ends = "LR", "PA", "IS"
-        return "".join(ends[a][sign > 0] for a, sign in zip(self.order, self.signs))
+# All orientations of nibabel, ``(48, 3, 2)``; the first is RAS.
+VIEWS = np.array(
+    [[*zip(p, f)] for p in permutations(range(3)) for f in product((1, -1), repeat=3)]
+)
 
 
-VIEWS = [View(p, f) for p in permutations(range(3)) for f in product((1, -1), repeat=3)]
+def turned(cube: np.ndarray, view: np.ndarray) -> np.ndarray:
+    """Turn a cube ``(side, side, side)`` from RAS to another orientation."""
+    return apply_orientation(cube, ornt_transform(VIEWS[0], view))
+
+
+def axes_of(view: np.ndarray) -> str:
+    """Name the axes of an orientation, such as LAS."""
+    return "".join(ornt2axcodes(view))
 
 
 def centred_cubes(images: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -100,10 +90,10 @@ def likeness_to_median(small: np.ndarray) -> np.ndarray:
 def compare_views(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compare cubes with their median in 48 views: margins and best ones, ``(n,)``."""
     median = np.median(small, axis=0)
-    views = unit_vectors(np.stack([view.of(median) for view in VIEWS]))
+    views = unit_vectors(np.stack([turned(median, view) for view in VIEWS]))
     correlations = unit_vectors(small) @ views.T
     # Of those that fit about as well, the one that changes least.
-    changes = np.array([view.changes for view in VIEWS])
+    changes = (VIEWS != VIEWS[0]).sum((1, 2))
     best = (correlations - _PLAIN * changes)[:, 1:].argmax(axis=1) + 1
     return correlations[np.arange(len(correlations)), best] - correlations[:, 0], best
 
@@ -124,11 +114,13 @@ def check_orientation(
             "No volume is more like the median of all when that is mirrored or turned "
             "(swapped left and right can't be told where both sides are alike).",
         )
-    rows = [(f"{names[i]}: {VIEWS[best[i]]}", float(margins[i])) for i in bad]
+    axes = [axes_of(VIEWS[best[i]]) for i in bad]
+    rows = [(f"{names[i]}: {own}", float(margins[i])) for i, own in zip(bad, axes)]
+    listing = listed([f"{names[i]} ({own})" for i, own in zip(bad, axes)], 3)
     return red(
         title,
         f"{counted(len(bad), 'volume')} with axes that are swapped beside the others, "
-        f"which are RAS: {listed([f'{names[i]} ({VIEWS[best[i]]})' for i in bad], 3)}.",
+        f"which are RAS: {listing}.",
         "Correct the orientation in the headers of these files, from their DICOM files "
         "if there are any.",
         table=[("file, and its axes", "more alike by (correlation)"), *rows],
