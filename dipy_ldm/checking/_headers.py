@@ -15,7 +15,7 @@ import numpy as np
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.progress import log_filter, tqdm
 from dipy_ldm._utils.values import counted, listed
-from dipy_ldm.checking._findings import Finding, amber, green, grey, red
+from dipy_ldm.checking._findings import Finding, amber, green, red
 from dipy_ldm.data._gradients import Gradients, describe
 from dipy_ldm.data._grid import bounding_box, choose_grid
 from dipy_ldm.data._nifti import VolumeInfo, read_headers
@@ -38,7 +38,7 @@ from dipy_ldm.data.channels import Channel, as_channels
 from dipy_ldm.data.volumes import conform_volumes
 
 # So many are needed for one to be other than most.
-MIN_VOLUMES = 3
+_MIN_VOLUMES = 3
 # How many times larger or smaller than most a volume must be for another unit.
 _OTHER_UNIT = 4.0
 # Longest sides of volumes, in mm: beyond the inner limits is no person, beyond the
@@ -77,7 +77,7 @@ def check_units(infos: Sequence[VolumeInfo]) -> tuple[Finding, list[int]]:
     larger, smaller = np.minimum(*ratios), np.maximum(*ratios)
     limit = np.log(_OTHER_UNIT)
     bad = np.flatnonzero((larger > limit) | (smaller < -limit)).tolist()
-    bad = bad if len(infos) >= MIN_VOLUMES else []
+    bad = bad if len(infos) >= _MIN_VOLUMES else []
     usual = float(np.median(np.delete(extents, bad)))
     if not bad:
         return _usual_size(usual), []
@@ -124,7 +124,7 @@ def check_places(infos: Sequence[VolumeInfo]) -> tuple[Finding, list[int]]:
     usual = centres[away.argmin()]
     # Boxes that don't even reach over the common centre have nothing in common.
     apart = (np.abs(centres - usual) > sides / 2).any(axis=1)
-    bad = np.flatnonzero(apart).tolist() if len(infos) >= MIN_VOLUMES else []
+    bad = np.flatnonzero(apart).tolist() if len(infos) >= _MIN_VOLUMES else []
     middle = " x ".join(f"{mm:.0f}" for mm in np.median(sides, axis=0))
     if not bad:
         return green("places", f"The volumes overlap; most are {middle} mm."), []
@@ -211,13 +211,6 @@ def _other_axes(file, axes):
     except (ValueError, HeaderDataError):  # rounded quaternions are common
         return "invalid"
     return "" if qform_axes == axes else qform_axes
-
-
-def too_few(title: str, n: int, least: int) -> Finding:
-    """Return a grey finding: too few volumes to compare."""
-    return grey(
-        title, f"Not looked at: of {n} images, too few to compare ({least} are needed)."
-    )
 
 
 class Material(NamedTuple):

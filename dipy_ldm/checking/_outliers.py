@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 import hashlib
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dipy.segment.threshold import otsu
 import numpy as np
@@ -13,8 +13,8 @@ from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import counted, listed
 from dipy_ldm.checking import _similarity as likeness
 from dipy_ldm.checking._findings import Finding, amber, gallery, green, robust_scores
-from dipy_ldm.checking._headers import Material, too_few
-from dipy_ldm.checking._similarity import MIN_VOLUMES
+from dipy_ldm.checking._headers import Material
+from dipy_ldm.checking._similarity import MIN_VOLUMES, too_few
 from dipy_ldm.data.channels import columns_of
 
 # Standard deviations. Of 200 virtual brains the farthest lies 3 of them out.
@@ -142,7 +142,7 @@ def check_shapes(small: np.ndarray, names: Sequence[str], show: Callable) -> Fin
 def _judge(title, figures, least, names, show, cure):
     """Report outliers in any figure, and show the farthest."""
     if len(figures) < MIN_VOLUMES:
-        return too_few(title, len(figures), MIN_VOLUMES)
+        return too_few(title, len(figures))
     scores = robust_scores(figures, list(least.values()))
     far = np.abs(scores).max(axis=1)
     order = np.argsort(-far)
@@ -152,14 +152,13 @@ def _judge(title, figures, least, names, show, cure):
     for i in shown:
         place = np.abs(scores[i]).argmax()
         table.append((names[i], list(least)[place], float(scores[i, place])))
-    further: dict[str, Any] = {"table": table}
-    further["pictures"] = show(shown[:4], "The most unusual; the last is a usual one")
+    pictures = show(shown[:4], "The most unusual; the last is a usual one")
     if not bad:
         message = f"None lies {_OUTLIER_SCORE:g} robust standard deviations from most."
-        return green(title, message, **further)
-    message = f"{counted(len(bad), 'image')} far from most: "
-    message += f"{listed([names[i] for i in bad], 5)}."
-    return amber(title, message, cure, **further)
+        return green(title, message, table=table, pictures=pictures)
+    listing = listed([names[i] for i in bad], 5)
+    message = f"{counted(len(bad), 'image')} far from most: {listing}."
+    return amber(title, message, cure, table=table, pictures=pictures)
 
 
 def check_background(brightness: Brightness) -> Finding:

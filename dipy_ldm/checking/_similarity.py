@@ -13,8 +13,7 @@ from scipy.ndimage import center_of_mass, gaussian_filter
 
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import counted, listed
-from dipy_ldm.checking._findings import Finding, green, red
-from dipy_ldm.checking._headers import too_few
+from dipy_ldm.checking._findings import Finding, green, grey, red
 from dipy_ldm.data._grid import Grid, conform
 
 # Voxels along a side of a cube: enough to tell front from back.
@@ -98,13 +97,21 @@ def compare_views(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return correlations[np.arange(len(correlations)), best] - correlations[:, 0], best
 
 
+def too_few(title: str, n: int) -> Finding:
+    """Return a grey finding: too few volumes to compare."""
+    why = (
+        f"Not looked at: of {n} images, too few to compare ({MIN_VOLUMES} are needed)."
+    )
+    return grey(title, why)
+
+
 def check_orientation(
     small: np.ndarray, names: Sequence[str], show: Callable
 ) -> Finding:
     """Find volumes whose content contradicts the orientation of their headers."""
     title = "orientation of the images"
     if len(small) < MIN_VOLUMES:
-        return too_few(title, len(small), MIN_VOLUMES)
+        return too_few(title, len(small))
     margins, best = compare_views(small)
     bad = np.flatnonzero(margins > _TURNED)
     bad = bad[np.argsort(-margins[bad])].tolist()
@@ -134,7 +141,7 @@ def check_duplicates(
     """Find volumes that are there twice, also on another grid or with other noise."""
     title = "duplicate subjects"
     if len(small) < MIN_VOLUMES:
-        return too_few(title, len(small), MIN_VOLUMES)
+        return too_few(title, len(small))
     pairs = find_near_duplicates(small)
     if not pairs:
         return green(title, "No two volumes are equal, or nearly so.")
