@@ -20,8 +20,8 @@ from dipy_ldm.data._gradients import Gradients, describe
 from dipy_ldm.data._grid import bounding_box, choose_grid
 from dipy_ldm.data._nifti import VolumeInfo, read_headers
 from dipy_ldm.data._paths import (
-    choose_entities,
     choose_files,
+    choose_for_channels,
     expand,
     find_volumes,
     rows_of_lists,
@@ -35,7 +35,7 @@ from dipy_ldm.data._plan import (
     read_series,
 )
 from dipy_ldm.data.channels import Channel, as_channels
-from dipy_ldm.data.volumes import conform_volumes
+from dipy_ldm.data.volumes import conform_volumes, refuse_beside_series
 
 # So many are needed for one to be other than most.
 _MIN_VOLUMES = 3
@@ -245,13 +245,14 @@ def read_volumes(
 ) -> tuple[list[Finding], Material | None]:
     """Read all volumes, without those that can't be used or would spoil the grid."""
     files = find_volumes(paths)
+    if dwi:
+        refuse_beside_series(channels)
     if isinstance(channels, bool):
         files = choose_files(files, suffix, filter)
         tasks, sentences = _read_tasks(files, channels, dwi)
     else:
-        tasks, sentences = _plan_named_channels(
-            choose_entities(files, filter), channels
-        )
+        files = choose_for_channels(files, suffix, filter)
+        tasks, sentences = _plan_named_channels(files, channels)
         files = [task.info.file for task in tasks] or files
     with _quietly():
         if not tasks:

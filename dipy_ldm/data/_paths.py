@@ -274,6 +274,17 @@ def choose_entities(
     return chosen
 
 
+def choose_for_channels(
+    files: Sequence[Path],
+    suffixes: str | Sequence[str] | None,
+    values: Mapping[str, str | Sequence[str]] | None,
+) -> list[Path]:
+    """Choose the files of named channels, by entities alone."""
+    if suffixes:
+        raise InputError("channels have suffixes of their own; leave out `suffix`.")
+    return choose_entities(files, values)
+
+
 def choose_named(files: Sequence[Path], name: str) -> list[Path]:
     """Choose the files of a channel, by their suffix or an entity such as desc-FA."""
     key, dash, value = name.partition("-")

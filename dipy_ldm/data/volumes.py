@@ -31,8 +31,8 @@ from dipy_ldm.data._covariates import (
 from dipy_ldm.data._grid import Grid, choose_grid
 from dipy_ldm.data._nifti import check_headers, refuse_files
 from dipy_ldm.data._paths import (
-    choose_entities,
     choose_files,
+    choose_for_channels,
     entity,
     expand,
     find_volumes,
@@ -285,12 +285,8 @@ def plan_volumes(
 ) -> plans.Plan:
     """Read the headers of volumes, and choose their grid, as :func:`load_volumes`."""
     files = find_volumes(paths, generated)
-    if dwi and (channels or source_files is not None):
-        name = "channels" if channels else "source_files"
-        raise InputError(
-            f"`dwi` makes an image of each volume, and its source of b = 0; leave out "
-            f"`{name}`, or `dwi`."
-        )
+    if dwi:
+        refuse_beside_series(channels, source_files)
     files, tasks = _plan_tasks(files, suffix, filter, channels, dwi, skip_bad)
     if mask_files is not None:
         mask_of = plans.pair_masks(files, expand(mask_files))
@@ -306,6 +302,18 @@ def plan_volumes(
     return plans.make_plan(tasks, grid, rows_of_lists(paths), **how)
 
 
+def refuse_beside_series(
+    channels: bool | Sequence, source_files: Sequence[str | Path] | None = None
+) -> None:
+    """Refuse options that make no sense for diffusion series."""
+    if channels or source_files is not None:
+        name = "channels" if channels else "source_files"
+        raise InputError(
+            f"`dwi` makes an image of each volume, and its source of b = 0; leave out "
+            f"`{name}`, or `dwi`."
+        )
+
+
 def _plan_tasks(files, suffix, filter, channels, dwi, skip_bad):
     """Choose files; return them, and what is to be made of those with good headers."""
     if isinstance(channels, bool):
@@ -314,9 +322,7 @@ def _plan_tasks(files, suffix, filter, channels, dwi, skip_bad):
             return files, plans.plan_series(files, skip_bad)
         infos, _ = check_headers(files, channels, skip_bad)
         return files, [plans.Task(info) for info in infos]
-    if suffix:
-        raise InputError("channels have suffixes of their own; leave out `suffix`.")
-    files = choose_entities(files, filter)
+    files = choose_for_channels(files, suffix, filter)
     tasks = plans.plan_channels(files, as_channels(channels), skip_bad)
     return [task.info.file for task in tasks], tasks
 
