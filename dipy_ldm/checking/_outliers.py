@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 import hashlib
 import math
-from typing import NamedTuple
 
 from dipy.segment.threshold import otsu
 import numpy as np
@@ -28,20 +27,6 @@ _MIN_GRID_SHARE = 0.35
 _QUANTILES = 0.05, 0.25, 0.5, 0.75, 0.95
 
 
-class Brightness(NamedTuple):
-    """How bright images are, and where any of them is.
-
-    ``figures`` ``(n, figures)`` are of each image, the last one the background at its
-    edge. Before it come, of volumes, quantiles within what is shown, the share of it
-    that is as bright as can be, and roughness; of images, which show different things,
-    mean and contrast. ``most`` is the brightest of all images at each place,
-    ``(*space)``.
-    """
-
-    figures: np.ndarray
-    most: np.ndarray
-
-
 # Figures of each image, and what a difference must be to count: of brightness from 0 to
 # 1, in the log of a volume, in voxels of the cubes, and in correlation.
 _OF_VOLUMES = {
@@ -58,22 +43,26 @@ _OF_SHAPE = {
 }
 
 
-def measure_brightness(images: np.ndarray) -> Brightness:
-    """Measure how bright each of the images ``(n, *space, channels)`` is."""
+def measure_brightness(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Measure how bright images are, and where any of them is.
+
+    Shapes: images ``(n, *space, channels)``, figures ``(n, figures)``, the brightest of
+    all images at each place ``(*space)``.
+    """
     # Volumes have been brought to [0, 1].
     ends = (0, 1) if images.ndim == 5 else (images.min(), images.max())
     low, high = map(np.float32, ends)
-    most = np.zeros(images.shape[1:-1], "float32")
+    brightest = np.zeros(images.shape[1:-1], "float32")
     figures = []
     for image in tqdm(images, "brightness"):
         scaled = (np.asarray(image[..., 0], "float32") - low) / (high - low or 1)
-        np.maximum(most, scaled, out=most)
+        np.maximum(brightest, scaled, out=brightest)
         figures.append(_brightness(scaled))
-    return Brightness(np.array(figures), most)
+    return np.array(figures), brightest
 
 
 def _brightness(image):
-    """Measure brightness and extent of an image in [0, 1]."""
+    """Return the figures of `_OF_VOLUMES` or `_OF_IMAGES` for an image in [0, 1]."""
     background = float(np.median(_edge(image)))
     if image.ndim == 2:
         return [image.mean(), image.std(), background]
@@ -96,13 +85,13 @@ def _edge(image):
 
 
 def check_intensities(
-    brightness: Brightness, names: Sequence[str], show: Callable
+    figures: np.ndarray, names: Sequence[str], show: Callable
 ) -> Finding:
     """Find images of unusual brightness."""
     return _judge(
         "intensities",
-        brightness.figures,
-        _OF_VOLUMES if brightness.most.ndim == 3 else _OF_IMAGES,
+        figures,
+        _OF_IMAGES if figures.shape[1] == len(_OF_IMAGES) else _OF_VOLUMES,
         names,
         show,
         "Look at these images: another contrast or modality, artefacts, or a few very "
@@ -161,9 +150,9 @@ def _judge(title, figures, least, names, show, cure):
     return amber(title, message, cure, table=table, pictures=pictures)
 
 
-def check_background(brightness: Brightness) -> Finding:
+def check_background(figures: np.ndarray) -> Finding:
     """Check whether the background of volumes is dark."""
-    level = float(np.median(brightness.figures[:, -1]))
+    level = float(np.median(figures[:, -1]))
     if level <= _BRIGHT_BACKGROUND:
         message = f"The edge of a usual volume has a level of {level:.2g}."
         return green("background", message)
@@ -175,15 +164,15 @@ def check_background(brightness: Brightness) -> Finding:
     )
 
 
-def check_grid(brightness: Brightness, affine: np.ndarray | None) -> Finding:
+def check_grid(brightest: np.ndarray, affine: np.ndarray | None) -> Finding:
     """Check the size of the grid, and how much of it is used."""
-    space = brightness.most.shape
+    space = brightest.shape
     unit = "pixels" if affine is None else "voxels"
     message = f"{' x '.join(map(str, space))} {unit}"
     if affine is not None:
         sizes = [f"{mm:.3g}" for mm in np.diag(affine)[:3]]
         message += f" of {' x '.join(dict.fromkeys(sizes))} mm, axes RAS"
-    used = _used(brightness.most)
+    used = _used(brightest)
     share = math.prod(used) / math.prod(space)
     sides = " x ".join(map(str, used))
     message += f"; what any image shows takes {sides} ({share:.0%})."
@@ -195,12 +184,12 @@ def check_grid(brightness: Brightness, affine: np.ndarray | None) -> Finding:
     return amber("grid", message, cure)
 
 
-def _used(most):
+def _used(brightest):
     """Return the sides of the box that holds all that is brighter than the edge."""
-    darkest = max(0.0, float(most.min()))
-    places = np.argwhere(most > darkest + _BRIGHT_BACKGROUND)
+    darkest = max(0.0, float(brightest.min()))
+    places = np.argwhere(brightest > darkest + _BRIGHT_BACKGROUND)
     if not len(places):
-        return most.shape
+        return brightest.shape
     return tuple(map(int, np.ptp(places, axis=0) + 1))
 
 
@@ -243,30 +232,30 @@ def check_channels(material: Material) -> list[Finding]:
 
 def check_images(material: Material) -> list[Finding]:
     """Check every image."""
-    brightness = measure_brightness(material.images)
+    figures, brightest = measure_brightness(material.images)
     if material.affine is None:
-        return _of_images(material, brightness)
+        return _of_images(material, figures, brightest)
     small = likeness.centred_cubes(material.images, material.affine)
     usual = int(likeness.likeness_to_median(small).argmax())
     names, subjects = material.names, material.subjects
     show = gallery(material.images, material.affine, usual)
     return [
-        check_grid(brightness, material.affine),
-        check_background(brightness),
+        check_grid(brightest, material.affine),
+        check_background(figures),
         likeness.check_orientation(small, names, show),
         likeness.check_duplicates(small, names, subjects, show),
-        check_intensities(brightness, names, show),
+        check_intensities(figures, names, show),
         check_shapes(small, names, show),
     ]
 
 
-def _of_images(material, brightness):
+def _of_images(material, figures, brightest):
     """Judge images of two dimensions, of which no place is the same for all."""
-    scores = robust_scores(brightness.figures, 0.01)
+    scores = robust_scores(figures, 0.01)
     usual = int(np.abs(scores).max(axis=1).argmin())
     show = gallery(material.images, None, usual)
     return [
-        check_grid(brightness, None),
-        check_intensities(brightness, material.names, show),
+        check_grid(brightest, None),
+        check_intensities(figures, material.names, show),
         check_equal_images(material.images, material.names),
     ]
