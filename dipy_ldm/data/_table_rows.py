@@ -16,7 +16,9 @@ from dipy_ldm._utils.values import (
     SUBJECT_COLUMNS,
     Table,
     columns_of,
+    level_of,
     listed,
+    values_of,
     with_codes,
 )
 from dipy_ldm.data._paths import entity
@@ -95,7 +97,7 @@ def _listed_subject(rows):
 
 def _prefixed(key, name):
     """Write a name as those of files have it: many tables leave the prefix out."""
-    name = str(name).strip()
+    name = level_of(name).strip()
     return name if name.startswith(f"{key}-") else f"{key}-{name}"
 
 
@@ -236,7 +238,7 @@ def _keys_of_subjects(table, columns, subjects, sessions):
     rows: list[tuple] = [(_prefixed("sub", label),) for label in names]
     images: list[tuple] = [(_prefixed("sub", label),) for label in subjects]
     if sessions is not None and "session_id" in columns:
-        labels = columns.pop("session_id")
+        labels = values_of("session_id", columns.pop("session_id"))
         rows = [(*key, _prefixed("ses", own)) for key, own in zip(rows, labels)]
         images = [(*key, _prefixed("ses", own)) for key, own in zip(images, sessions)]
     return rows, [[key] for key in images]
