@@ -280,13 +280,13 @@ def check_series(series: Sequence[Gradients]) -> Finding:
             shells.setdefault(b, []).append(n)
     head = "b (s/mm^2)", "series", "fewest directions", "most directions"
     rows = [(b, len(n), min(n), max(n)) for b, n in sorted(shells.items())]
-    few = [f"{b:g}" for b, n in shells.items() if len(n) <= _FEW * len(series)]
+    few = [f"{b:g}" for b, n, *_ in rows if n <= _FEW * len(series)]
     message = f"{describe(series)}."
     if not few:
         return green("series", message, table=[head, *rows])
     return amber(
         "series",
-        f"{message} Few series have b of about {listed(sorted(few))}.",
+        f"{message} Few series have b of about {listed(few)}.",
         "Leave out these volumes: little is learnt of their b-values.",
         table=[head, *rows],
     )
