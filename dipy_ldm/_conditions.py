@@ -91,48 +91,41 @@ class Condition(NamedTuple):
         """Return whether a value stands for "unspecified"."""
         return value is None or (is_none(value) and value not in self.levels)
 
-    def number(self, name: str, value: Value, lenient: bool = False) -> float:
-        """Encode a value: the number of a level, a rank, or ``UNSPECIFIED``.
+    def encode(
+        self, name: str, value: Value, lenient: bool = False
+    ) -> tuple[float, str | None]:
+        """Return the number of a level, a rank, or ``UNSPECIFIED``; and a warning.
 
         None, and ``"none"`` where that is no level, are for what is not specified; so
-        is, if lenient, an unknown level.
+        is, if lenient, an unknown level. A warning, if any, is about an unusual but
+        valid value.
         """
         if self.leaves_out(value):
-            return UNSPECIFIED
+            return UNSPECIFIED, None
+        if self.kind == "direction":
+            return number_of_direction(_vector(name, value)), None
         if self.kind == "class":
-            levels = list(self.levels)
-            if (level := level_of(value)) in levels:
-                return float(levels.index(level))
+            levels, level = list(self.levels), level_of(value)
+            if level in levels:
+                return float(levels.index(level)), None
             if lenient:
-                return UNSPECIFIED
+                return UNSPECIFIED, f"{name} {level} is not known, and left out."
             raise InputError(
                 f"{name} has no level {level!r}; choose one of {listed(levels)}."
             )
-        if self.kind == "direction":
-            return number_of_direction(_vector(name, value))
+        number, warning = number_of(name, value), None
+        low, high = self.quantiles[0], self.quantiles[-1]
+        if not low <= number <= high:
+            nearest = low if number < low else high
+            warning = (
+                f"{name} {number:g} lies outside of the {low:g} to {high:g} that the "
+                f"model has learnt from, and is taken for {nearest:g}."
+            )
         # Where several quantiles are the same, the mean of their ranks.
         knots, place = np.unique(self.quantiles, return_inverse=True)
         ranks = np.linspace(0, 1, len(self.quantiles))
         means = np.bincount(place, ranks) / np.bincount(place)
-        return float(np.interp(number_of(name, value), knots, means))
-
-    def surprise(self, name: str, value: Value) -> str | None:
-        """Return a warning about an unusual but valid value, if any."""
-        if self.leaves_out(value) or self.kind == "direction":
-            return None
-        if self.kind == "class":
-            if (level := level_of(value)) in self.levels:
-                return None
-            return f"{name} {level} is not known, and left out."
-        low, high = self.quantiles[0], self.quantiles[-1]
-        number = number_of(name, value)
-        if low <= number <= high:
-            return None
-        nearest = low if number < low else high
-        return (
-            f"{name} {number:g} lies outside of the {low:g} to {high:g} that the model "
-            f"has learnt from, and is taken for {nearest:g}."
-        )
+        return float(np.interp(number, knots, means)), warning
 
 
 class ConditionBatch(NamedTuple):
@@ -157,12 +150,11 @@ class ConditionBatch(NamedTuple):
         range_warnings: list[str] = []
         for name, values in table.items():
             condition, column = conditions[name], list(conditions).index(name)
-            sentences = dict.fromkeys(
-                condition.surprise(name, value) for value in values
-            )
+            different = dict.fromkeys(values)
+            encoded = {v: condition.encode(name, v, lenient) for v in different}
+            numbers[:, column] = [encoded[value][0] for value in values]
+            sentences = dict.fromkeys(warning for _, warning in encoded.values())
             range_warnings += filter(None, sentences)
-            ranks = {v: condition.number(name, v, lenient) for v in set(values)}
-            numbers[:, column] = [ranks[value] for value in values]
         return cls(numbers, range_warnings)
 
 
