@@ -1,6 +1,6 @@
 """Images that are brighter, larger or otherwise unlike most, by robust scores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import hashlib
 import math
 
@@ -25,8 +25,6 @@ _BRIGHT_BACKGROUND = 0.1
 # Of the grid, what holds all that any image shows: with less, most of it is empty.
 _MIN_GRID_SHARE = 0.35
 _QUANTILES = 0.05, 0.25, 0.5, 0.75, 0.95
-
-
 # Figures of each image, and what a difference must be to count: of brightness from 0 to
 # 1, in the log of a volume, in voxels of the cubes, and in correlation.
 _OF_VOLUMES = {
@@ -40,6 +38,12 @@ _OF_SHAPE = {
     "size (log)": 0.05,
     **dict.fromkeys(("width", "depth", "height"), 0.15),
     "similarity to the median": 0.01,
+}
+_CURES = {
+    "intensities": "Look at these images: another contrast or modality, artefacts, or "
+    "a few very bright voxels that set the range; leave out what is not meant.",
+    "shapes": "Look at these volumes: cut off, not skull-stripped as the others are, "
+    "of another part of the body, or rare anatomy; leave out what is not meant.",
 }
 
 
@@ -84,21 +88,6 @@ def _edge(image):
     return np.concatenate([end.ravel() for end in ends])
 
 
-def check_intensities(
-    figures: np.ndarray, names: Sequence[str], show: Callable
-) -> Finding:
-    """Find images of unusual brightness."""
-    return _judge(
-        "intensities",
-        figures,
-        _OF_IMAGES if figures.shape[1] == len(_OF_IMAGES) else _OF_VOLUMES,
-        names,
-        show,
-        "Look at these images: another contrast or modality, artefacts, or a few very "
-        "bright voxels that set the range; leave out what is not meant.",
-    )
-
-
 def measure_shape(small: np.ndarray) -> np.ndarray:
     """Measure size and extent of what volumes show, ``(n, 5)``."""
     median = np.median(small, axis=0)
@@ -115,21 +104,14 @@ def _extent(mask):
     return [math.log(len(places)), *places.std(axis=0)]
 
 
-def check_shapes(small: np.ndarray, names: Sequence[str], show: Callable) -> Finding:
-    """Find volumes of unusual size or shape."""
-    return _judge(
-        "shapes",
-        measure_shape(small),
-        _OF_SHAPE,
-        names,
-        show,
-        "Look at these volumes: cut off, not skull-stripped as the others are, of "
-        "another part of the body, or rare anatomy; leave out what is not meant.",
-    )
-
-
-def _judge(title, figures, least, names, show, cure):
-    """Report outliers in any figure, and show the farthest."""
+def check_outliers(
+    title: str,
+    figures: np.ndarray,
+    least: Mapping[str, float],
+    names: Sequence[str],
+    show: Callable,
+) -> Finding:
+    """Find outliers in any of the figures ``(n, figures)``, and show the farthest."""
     if len(figures) < MIN_VOLUMES:
         return too_few(title, len(figures))
     scores = robust_scores(figures, list(least.values()))
@@ -147,7 +129,7 @@ def _judge(title, figures, least, names, show, cure):
         return green(title, message, table=table, pictures=pictures)
     listing = listed([names[i] for i in bad], 5)
     message = f"{counted(len(bad), 'image')} far from most: {listing}."
-    return amber(title, message, cure, table=table, pictures=pictures)
+    return amber(title, message, _CURES[title], table=table, pictures=pictures)
 
 
 def check_background(figures: np.ndarray) -> Finding:
@@ -244,8 +226,8 @@ def check_images(material: Material) -> list[Finding]:
         check_background(figures),
         likeness.check_orientation(small, names, show),
         likeness.check_duplicates(small, names, subjects, show),
-        check_intensities(figures, names, show),
-        check_shapes(small, names, show),
+        check_outliers("intensities", figures, _OF_VOLUMES, names, show),
+        check_outliers("shapes", measure_shape(small), _OF_SHAPE, names, show),
     ]
 
 
@@ -256,6 +238,6 @@ def _of_images(material, figures, brightest):
     show = gallery(material.images, None, usual)
     return [
         check_grid(brightest, None),
-        check_intensities(figures, material.names, show),
+        check_outliers("intensities", figures, _OF_IMAGES, material.names, show),
         check_equal_images(material.images, material.names),
     ]
