@@ -317,15 +317,12 @@ def _quietly():
 
 def _check_headers(infos):
     """Compare headers, and leave out what would spoil the grid."""
-    units, bad = check_units(infos)
-    infos = _without(infos, bad)
-    places, bad = check_places(infos)
-    infos = _without(infos, bad)
-    return [units, places, check_sizes(infos), check_axes(infos)], infos
-
-
-def _without(items, bad):
-    return [item for i, item in enumerate(items) if i not in bad]
+    findings = []
+    for check in (check_units, check_places):
+        finding, bad = check(infos)
+        findings.append(finding)
+        infos = [info for i, info in enumerate(infos) if i not in bad]
+    return [*findings, check_sizes(infos), check_axes(infos)], infos
 
 
 def _with_masks(files, tasks, mask_files):
