@@ -174,13 +174,8 @@ def _key(row, column):
 
 def align_tables(*tables: tuple[Any, Any]) -> list:
     """Join each table with names of rows to the subjects beside it; others stay."""
-    aligned = []
-    for table, subjects in tables:
-        rows = join_rows(table, subjects)
-        if isinstance(table, Table) and rows is not None:
-            rows = Table(rows, table.units, table.meanings)
-        aligned.append(table if rows is None else rows)
-    return aligned
+    joined = [join_rows(table, subjects) for table, subjects in tables]
+    return [table if rows is None else rows for rows, (table, _) in zip(joined, tables)]
 
 
 def join_rows(
@@ -200,7 +195,10 @@ def join_rows(
         values = list(table)
         return [values[number] for number in numbers]
     lists = {name: _as_list(name, values) for name, values in columns.items()}
-    return {name: [column[i] for i in numbers] for name, column in lists.items()}
+    rows = {name: [column[i] for i in numbers] for name, column in lists.items()}
+    return (
+        Table(rows, table.units, table.meanings) if isinstance(table, Table) else rows
+    )
 
 
 def _as_list(name, values):
