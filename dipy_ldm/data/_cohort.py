@@ -54,16 +54,40 @@ def draw_order(subjects: Sequence, seed: int) -> list[int]:
     return [i for neighbours in places.values() for i in neighbours]
 
 
-def count_held_out(cohort: Cohort, share: float, batch_size: int, seed: int) -> int:
-    """Count the images that are held out, of whole subjects; none of a share of 0."""
-    n = cohort.shape[0]
+def split(
+    cohort: Cohort, share: float, seed: int, batch_size: int
+) -> tuple[Cohort, Cohort | None]:
+    """Hold a share of the images out, and with an image all others of its subject.
+
+    Volumes must be in an order of :func:`draw_order`: the last are taken. Drawn again,
+    they would have to be copied into memory.
+    """
+    n, images = len(cohort.images), cohort.images
     subjects = range(n) if cohort.subjects is None else cohort.subjects
-    count = 0
-    for _, images in groupby(_order(cohort, seed), key=lambda i: subjects[i]):
+    if cohort.affine is not None:
+        count = _count_held_out(subjects[::-1], share, batch_size, "volumes")
+        order = np.arange(n)
+    else:
+        drawn = draw_order(subjects, seed)
+        owners = [subjects[i] for i in drawn]
+        count = _count_held_out(owners, share, batch_size, "images")
+        # Those held out first, then the others.
+        order = np.roll(drawn, -count)
+        images = images[order]
+    train = _part(cohort, images, order, slice(n - count))
+    if count == 0:
+        return train, None
+    held_out = _part(cohort, images, order, slice(n - count, None))
+    return train, held_out._replace(masks=None)
+
+
+def _count_held_out(subjects, share, batch_size, kind):
+    """Count the first images that are a share of all, of whole subjects."""
+    n, count = len(subjects), 0
+    for _, images in groupby(subjects):
         if count >= share * n:
             break
         count += len(list(images))
-    kind = "images" if cohort.affine is None else "volumes"
     if n - count < batch_size:
         raise InputError(
             f"of {n} {kind}, {n - count} are left to learn from ({count} held out to "
@@ -71,40 +95,6 @@ def count_held_out(cohort: Cohort, share: float, batch_size: int, seed: int) -> 
             "`batch_size` or `validation`."
         )
     return count
-
-
-def _order(cohort, seed):
-    """Return the order in which images are taken to be held out.
-
-    Volumes are in a drawn order already: drawn again, they would have to be copied into
-    memory.
-    """
-    n = cohort.shape[0]
-    if cohort.affine is not None:
-        return range(n)[::-1]
-    return draw_order(range(n) if cohort.subjects is None else cohort.subjects, seed)
-
-
-def split(
-    cohort: Cohort, share: float, seed: int, batch_size: int
-) -> tuple[Cohort, Cohort | None]:
-    """Hold a share of the images out, and with an image all others of its subject.
-
-    Volumes must be in an order of :func:`draw_order`: the last are taken.
-    """
-    count = count_held_out(cohort, share, batch_size, seed)
-    order = np.arange(len(cohort.images))
-    images = cohort.images
-    if cohort.affine is None:
-        # Those held out first, then the others.
-        order = np.roll(_order(cohort, seed), -count)
-        images = images[order]
-    n_train = len(images) - count
-    train = _part(cohort, images, order, slice(n_train))
-    if count == 0:
-        return train, None
-    held_out = _part(cohort, images, order, slice(n_train, None))
-    return train, held_out._replace(masks=None)
 
 
 def _part(cohort, images, order, part):
