@@ -102,22 +102,17 @@ def _merged(name, rows, described):
     levels: dict[str, str] = {}
     for table in tables:
         meant = described[table].get(name, Description())
-        unit = _unit(name, meant.unit, table)
+        unit = meant.unit
+        # BIDS says so of its own tables.
+        if name == "age" and table.name.endswith(("participants.tsv", "sessions.tsv")):
+            unit = unit or "years"
         if unit is not None:
-            units.setdefault(unit, table)
+            units.setdefault(_UNITS.get(unit.strip().lower(), unit.strip()), table)
         levels = meant.levels | levels
     if len(units) > 1:
         each = " and ".join(f"{unit} in {table}" for unit, table in units.items())
         raise InputError(f"{name} is in {each}; bring it to one unit first.")
     return Description(next(iter(units), None), levels)
-
-
-def _unit(name, unit, table):
-    if unit is None:
-        # BIDS says so of its own tables.
-        kinds = "participants.tsv", "sessions.tsv"
-        return "years" if name == "age" and table.name.endswith(kinds) else None
-    return _UNITS.get(unit.strip().lower(), unit.strip())
 
 
 def _typed(name, rows, meant, complaints):
