@@ -64,16 +64,16 @@ def split(
     """
     n, images = len(cohort.images), cohort.images
     subjects = range(n) if cohort.subjects is None else cohort.subjects
-    if cohort.affine is not None:
-        count = _count_held_out(subjects[::-1], share, batch_size, "volumes")
-        order = np.arange(n)
-    else:
+    if cohort.affine is None:
         drawn = draw_order(subjects, seed)
         owners = [subjects[i] for i in drawn]
         count = _count_held_out(owners, share, batch_size, "images")
         # Those held out first, then the others.
         order = np.roll(drawn, -count)
         images = images[order]
+    else:
+        count = _count_held_out(subjects[::-1], share, batch_size, "volumes")
+        order = np.arange(n)
     train = _part(cohort, images, order, slice(n - count))
     if count == 0:
         return train, None
