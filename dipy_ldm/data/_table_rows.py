@@ -185,13 +185,14 @@ def join_rows(
     files: Sequence | None = None,
 ) -> Any:
     """Join the rows of a table to images, by subject, session or path."""
-    columns = dict(columns_of(table) or {})
+    named = columns_of(table)
+    columns = dict(named or {})
     keys = _keys_of_paths(columns, files)
     keys = keys or _keys_of_subjects(table, columns, subjects, sessions)
     if keys is None:
         return None
     numbers = _rows_of(*keys)
-    if not columns:
+    if named is None:
         values = list(table)
         return [values[number] for number in numbers]
     lists = {name: _as_list(name, values) for name, values in columns.items()}

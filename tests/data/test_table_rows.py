@@ -60,6 +60,11 @@ def test_rows_follow_sessions_and_files_where_they_tell():
     assert join_rows(labels, SUBJECTS) == [8, 7, 8]
 
 
+def test_names_alone_are_no_conditions():
+    for table in ({"participant_id": SUBJECTS[:2]}, FRAME[["participant_id"]]):
+        assert join_rows(table, SUBJECTS) == {}
+
+
 @pytest.mark.parametrize(
     "table", [{"age": [1, 2, 3]}, np.arange(3), FRAME[["age"]], FRAME.age, [1, 2, 3]]
 )
