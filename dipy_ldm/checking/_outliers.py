@@ -214,30 +214,24 @@ def check_channels(material: Material) -> list[Finding]:
 
 def check_images(material: Material) -> list[Finding]:
     """Check every image."""
-    figures, brightest = measure_brightness(material.images)
-    if material.affine is None:
-        return _of_images(material, figures, brightest)
-    small = likeness.centred_cubes(material.images, material.affine)
+    images, affine, names = material.images, material.affine, material.names
+    figures, brightest = measure_brightness(images)
+    if affine is None:
+        usual = int(np.abs(robust_scores(figures, 0.01)).max(axis=1).argmin())
+        show = gallery(images, None, usual)
+        return [
+            check_grid(brightest, None),
+            check_outliers("intensities", figures, _OF_IMAGES, names, show),
+            check_equal_images(images, names),
+        ]
+    small = likeness.centred_cubes(images, affine)
     usual = int(likeness.likeness_to_median(small).argmax())
-    names, subjects = material.names, material.subjects
-    show = gallery(material.images, material.affine, usual)
+    show = gallery(images, affine, usual)
     return [
-        check_grid(brightest, material.affine),
+        check_grid(brightest, affine),
         check_background(figures),
         likeness.check_orientation(small, names, show),
-        likeness.check_duplicates(small, names, subjects, show),
+        likeness.check_duplicates(small, names, material.subjects, show),
         check_outliers("intensities", figures, _OF_VOLUMES, names, show),
         check_outliers("shapes", measure_shape(small), _OF_SHAPE, names, show),
-    ]
-
-
-def _of_images(material, figures, brightest):
-    """Judge images of two dimensions, of which no place is the same for all."""
-    scores = robust_scores(figures, 0.01)
-    usual = int(np.abs(scores).max(axis=1).argmin())
-    show = gallery(material.images, None, usual)
-    return [
-        check_grid(brightest, None),
-        check_outliers("intensities", figures, _OF_IMAGES, material.names, show),
-        check_equal_images(material.images, material.names),
     ]
