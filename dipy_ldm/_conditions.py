@@ -8,6 +8,7 @@ sphere, and ``UNSPECIFIED`` where nothing is said.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 import math
 import re
 from typing import Any, NamedTuple, Self, TypeAlias
@@ -90,48 +91,41 @@ class Condition(NamedTuple):
         """Return whether a value stands for "unspecified"."""
         return value is None or (is_none(value) and value not in self.levels)
 
-    def number(self, name: str, value: Value, lenient: bool = False) -> float:
-        """Encode a value: the number of a level, a rank, or ``UNSPECIFIED``.
+    def encode(
+        self, name: str, value: Value, lenient: bool = False
+    ) -> tuple[float, str | None]:
+        """Return the number of a level, a rank, or ``UNSPECIFIED``; and a warning.
 
         None, and ``"none"`` where that is no level, are for what is not specified; so
-        is, if lenient, an unknown level.
+        is, if lenient, an unknown level. A warning, if any, is about an unusual but
+        valid value.
         """
         if self.leaves_out(value):
-            return UNSPECIFIED
+            return UNSPECIFIED, None
+        if self.kind == "direction":
+            return number_of_direction(_vector(name, value)), None
         if self.kind == "class":
-            levels = list(self.levels)
-            if (level := level_of(value)) in levels:
-                return float(levels.index(level))
+            levels, level = list(self.levels), level_of(value)
+            if level in levels:
+                return float(levels.index(level)), None
             if lenient:
-                return UNSPECIFIED
+                return UNSPECIFIED, f"{name} {level} is not known, and left out."
             raise InputError(
                 f"{name} has no level {level!r}; choose one of {listed(levels)}."
             )
-        if self.kind == "direction":
-            return number_of_direction(_vector(name, value))
+        number, warning = number_of(name, value), None
+        low, high = self.quantiles[0], self.quantiles[-1]
+        if not low <= number <= high:
+            nearest = low if number < low else high
+            warning = (
+                f"{name} {number:g} lies outside of the {low:g} to {high:g} that the "
+                f"model has learnt from, and is taken for {nearest:g}."
+            )
         # Where several quantiles are the same, the mean of their ranks.
         knots, place = np.unique(self.quantiles, return_inverse=True)
         ranks = np.linspace(0, 1, len(self.quantiles))
         means = np.bincount(place, ranks) / np.bincount(place)
-        return float(np.interp(number_of(name, value), knots, means))
-
-    def surprise(self, name: str, value: Value) -> str | None:
-        """Return a warning about an unusual but valid value, if any."""
-        if self.leaves_out(value) or self.kind == "direction":
-            return None
-        if self.kind == "class":
-            if (level := level_of(value)) in self.levels:
-                return None
-            return f"{name} {level} is not known, and left out."
-        low, high = self.quantiles[0], self.quantiles[-1]
-        number = number_of(name, value)
-        if low <= number <= high:
-            return None
-        nearest = low if number < low else high
-        return (
-            f"{name} {number:g} lies outside of the {low:g} to {high:g} that the model "
-            f"has learnt from, and is taken for {nearest:g}."
-        )
+        return float(np.interp(number, knots, means)), warning
 
 
 class ConditionBatch(NamedTuple):
@@ -156,12 +150,11 @@ class ConditionBatch(NamedTuple):
         range_warnings: list[str] = []
         for name, values in table.items():
             condition, column = conditions[name], list(conditions).index(name)
-            sentences = dict.fromkeys(
-                condition.surprise(name, value) for value in values
-            )
+            different = dict.fromkeys(values)
+            encoded = {v: condition.encode(name, v, lenient) for v in different}
+            numbers[:, column] = [encoded[value][0] for value in values]
+            sentences = dict.fromkeys(warning for _, warning in encoded.values())
             range_warnings += filter(None, sentences)
-            ranks = {v: condition.number(name, v, lenient) for v in set(values)}
-            numbers[:, column] = [ranks[value] for value in values]
         return cls(numbers, range_warnings)
 
 
@@ -210,9 +203,9 @@ def learn(
                 f"{name} must have {n} values, one for each image, not {len(values)}; "
                 "give None for those that are not known."
             )
-    facts = (units or {}).get, (meanings or {}).get
+    units, meanings = units or {}, meanings or {}
     learnt = {
-        name: Condition(*_learn(name, values), *(of(name) for of in facts))
+        name: Condition(*_learn(name, values), units.get(name), meanings.get(name))
         for name, values in table.items()
     }
     for name, condition in learnt.items():
@@ -277,25 +270,37 @@ def _learn(name, values):
         bvals = [number_of(name, value) for value in present]
         limits = [(1 - _MARGIN) * min(bvals), (1 + _MARGIN) * max(bvals)]
         return "continuous", {}, limits, missing
-    numbers = [value for value in present if not isinstance(value, str | bool)]
-    if numbers and len(numbers) < len(present):
-        text = next(value for value in present if isinstance(value, str | bool))
-        raise InputError(
-            f"{name} has numbers and also {text!r}; give numbers or text alone, and "
-            "None for what is missing."
-        )
+    check_values(name, values)
     if len(set(present)) < 2:
-        value = repr(present[0]) if present else "missing"
         raise InputError(
-            f"{name} is {value} for all images, and there is nothing to learn from it; "
-            "leave it out."
+            f"{name} is {present[0]!r} for all images, and there is nothing to learn "
+            "from it; leave it out."
         )
-    if numbers and not are_codes(numbers):
-        return "continuous", {}, _quantiles(numbers), missing
+    if not is_class(name, present):
+        return "continuous", {}, _quantiles(present), missing
     counts = Counter(map(level_of, present))
     _refuse_numbers_as_text(name, counts)
     levels = {level: counts[level] for level in in_order(counts)}
     return "class", levels, [], missing
+
+
+def check_values(name: str, values: Iterable) -> list:
+    """Return values that are not missing; refuse none, or numbers beside text."""
+    present = [value for value in values if value is not None]
+    if not present:
+        raise InputError(f"{name} is missing for all images; leave it out.")
+    texts = [value for value in present if isinstance(value, str | bool)]
+    if 0 < len(texts) < len(present):
+        raise InputError(
+            f"{name} has numbers and also {texts[0]!r}; give numbers or text alone, "
+            "and None for what is missing."
+        )
+    return present
+
+
+def is_class(name: str, present: list) -> bool:
+    """Return whether values are of a class: text, truth values or codes."""
+    return name != BVAL and (isinstance(present[0], str | bool) or are_codes(present))
 
 
 def _vector(name, value):

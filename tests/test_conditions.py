@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from dipy_ldm import _conditions
-from dipy_ldm._conditions import UNSPECIFIED, ConditionBatch, learn
+from dipy_ldm._conditions import UNSPECIFIED, ConditionBatch, check_values, learn
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table, as_table, parse_conditions
 from dipy_ldm.denoiser._conditioning import Conditioning, Examples
@@ -51,7 +51,7 @@ def test_quantiles_of_few_are_not_their_values(n):
     assert n < 10 or counts.min() >= 4
     # Ranks are what they were, but for a few examples.
     ranks = np.argsort(np.argsort(values)) / (n - 1)
-    told = [condition.number("age", value) for value in values]
+    told = [condition.encode("age", value)[0] for value in values]
     assert n < 10 or np.abs(told - ranks).max() < max(0.15, 2 / n)
 
 
@@ -244,6 +244,17 @@ def test_requests_without_conditions_are_refused():
 def test_invalid_training_conditions_are_refused(given, sentence):
     with pytest.raises(InputError, match=sentence):
         learn(given, 3)
+
+
+def test_values_are_there_and_of_one_kind():
+    assert check_values("age", [61, None, 5.5]) == [61, 5.5]
+    assert check_values("lesion", [True, False]) == [True, False]
+    for column, sentence in (
+        ([None], "is missing"),
+        ([1, "x"], "has numbers and also"),
+    ):
+        with pytest.raises(InputError, match=f"age {sentence}"):
+            check_values("age", column)
 
 
 def test_numbers_written_as_text():

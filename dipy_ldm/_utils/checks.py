@@ -1,6 +1,6 @@
 """Checks of what the user gave, and the one error they raise."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import math
 from numbers import Integral, Real
 from typing import Any
@@ -105,14 +105,6 @@ def check_rate(rate: float | None) -> None:
     """Refuse invalid learning rates."""
     if not isinstance(rate, Real) or not 0 < rate < math.inf:
         raise InputError(f"learning_rate must be above 0 and finite, not {rate!r}.")
-
-
-def scalars(options: Mapping[str, Any]) -> dict:
-    """Convert numpy's numbers among options to Python's; the others stay."""
-    return {
-        name: plain(value) if isinstance(value, np.generic | np.ndarray) else value
-        for name, value in options.items()
-    }
 
 
 def plain(value: Any) -> Any:

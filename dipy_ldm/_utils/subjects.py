@@ -28,19 +28,15 @@ def number_both(
     learnt: tuple[int, Any], held_out: tuple[int, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return numbers of subjects, of images and of held-out ones, who must differ."""
-    names = "subjects", "validation_subjects"
-    numbers, subject_names = [], []
-    for name, (n, subjects) in zip(names, (learnt, held_out)):
-        numbers.append(number_subjects(subjects, n, name))
-        subject_names.append(
-            set() if subjects is None else set(values_of(name, subjects))
-        )
-    if both := (subject_names[0] & subject_names[1]) - {None}:
+    sets = ("subjects", *learnt), ("validation_subjects", *held_out)
+    first, second = (number_subjects(own, n, name) for name, n, own in sets)
+    names = [set(values_of(name, own)) for name, _, own in sets]
+    if both := (names[0] & names[1]) - {None}:
         raise InputError(
-            f"{listed(map(str, both))} are in both `subjects` and "
+            f"{listed(both)} are in both `subjects` and "
             "`validation_subjects`; leave them out of one."
         )
-    return numbers[0], numbers[1]
+    return first, second
 
 
 def fingerprint(subjects: np.ndarray) -> str | None:

@@ -25,7 +25,7 @@ KEYS = (*SUBJECT_COLUMNS, "session_id", "filename")
 # How columns are called that are of one person each.
 IDENTIFIERS = (*KEYS, "id", "sub_id", "record_id", "eid", "rid", "ptid")
 # Text that says that there is nothing to say.
-_MISSING = ("", "n/a")
+MISSING = ("", "n/a")
 
 
 class Table(dict):
@@ -209,7 +209,7 @@ def _is_vector(value):
 
 def _is_missing(value):
     if isinstance(value, str):
-        return value.strip().casefold() in _MISSING
+        return value.strip().casefold() in MISSING
     if isinstance(value, Real):
         return value != value
     # Those of pandas, which can't be compared.

@@ -254,7 +254,7 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
         return amber(title, f"{message}.", cure, pictures=pictures)
     if result.steps < _MIN_TRIAL_STEPS:
         why = f"{message}; so few steps, in the time there was, are too few to judge."
-        return grey(title, why)._replace(pictures=pictures)
+        return grey(title, why, pictures=pictures)
     cure = (
         "Look at the pictures: are images dark but for a few voxels, or all alike? If "
         "not, try another --learning_rate (0.001 to 0.002 is usual for volumes)."

@@ -71,9 +71,9 @@ def refused(title: str, error: InputError) -> Finding:
     return red(title, f"{problem}.", cure)
 
 
-def grey(title: str, why: str) -> Finding:
+def grey(title: str, why: str, **further) -> Finding:
     """Return a grey finding: what could not be checked, and why."""
-    return Finding(title, "grey", why)
+    return Finding(title, "grey", why, **further)
 
 
 def worst(findings: Iterable[Finding]) -> str:

@@ -15,13 +15,13 @@ import numpy as np
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.progress import log_filter, tqdm
 from dipy_ldm._utils.values import counted, listed
-from dipy_ldm.checking._findings import Finding, amber, green, grey, red
+from dipy_ldm.checking._findings import Finding, amber, green, red
 from dipy_ldm.data._gradients import Gradients, describe
 from dipy_ldm.data._grid import bounding_box, choose_grid
 from dipy_ldm.data._nifti import VolumeInfo, read_headers
 from dipy_ldm.data._paths import (
-    choose_entities,
     choose_files,
+    choose_for_channels,
     expand,
     find_volumes,
     rows_of_lists,
@@ -35,10 +35,10 @@ from dipy_ldm.data._plan import (
     read_series,
 )
 from dipy_ldm.data.channels import Channel, as_channels
-from dipy_ldm.data.volumes import conform_volumes
+from dipy_ldm.data.volumes import conform_volumes, refuse_beside_series
 
 # So many are needed for one to be other than most.
-MIN_VOLUMES = 3
+_MIN_VOLUMES = 3
 # How many times larger or smaller than most a volume must be for another unit.
 _OTHER_UNIT = 4.0
 # Longest sides of volumes, in mm: beyond the inner limits is no person, beyond the
@@ -47,61 +47,10 @@ _SIDES_OF_PEOPLE = 60.0, 2500.0
 _SIDES_OF_ANIMALS = 2.0, 10_000.0
 # How many times wider than most, or than its own narrowest side, a voxel is coarse.
 _COARSE, _THICK = 1.75, 3.0
+# How many times as large numbers are in other units than in millimetres.
+_UNITS = {1e-3: "metres", 1e-2: "decimetres", 1e-1: "centimetres", 1e3: "micrometres"}
 # Share of series up to which a b-value is rare.
 _FEW = 0.25
-
-
-class Header(NamedTuple):
-    """Facts of a header by which volumes are compared.
-
-    ``sizes`` are those of a voxel, in mm, in the order of the file's axes; ``box`` has
-    the corners of the volume in the world; ``axes`` tell where the file's axes lead to,
-    such as RAS; ``other_axes`` are those of its qform where that differs from its
-    sform.
-    """
-
-    file: Path
-    shape: tuple
-    sizes: np.ndarray
-    box: tuple[np.ndarray, np.ndarray]
-    axes: str
-    other_axes: str
-    oriented: bool
-
-    @property
-    def extent(self) -> float:
-        """Longest side of the volume, in mm."""
-        return float((self.sizes * self.shape).max())
-
-
-def describe_headers(infos: Sequence[VolumeInfo]) -> list[Header]:
-    """Read the facts of headers that are compared."""
-    return [_describe(info) for info in tqdm(infos, "headers")]
-
-
-def _describe(info):
-    header = nib.load(info.file).header
-    axes = "".join(aff2axcodes(info.affine))
-    return Header(
-        info.file,
-        info.shape,
-        voxel_sizes(info.affine),
-        bounding_box(info.shape, info.affine),
-        axes,
-        _other_axes(header, axes),
-        info.oriented,
-    )
-
-
-def _other_axes(header, axes):
-    """Return the axes of the qform where the sform has others."""
-    if not (header["sform_code"] > 0 and header["qform_code"] > 0):
-        return ""
-    try:
-        qform_axes = "".join(aff2axcodes(header.get_qform()))
-    except (ValueError, HeaderDataError):  # rounded quaternions are common
-        return "invalid"
-    return "" if qform_axes == axes else qform_axes
 
 
 def check_files(complaints: Sequence[str], n: int) -> Finding:
@@ -116,42 +65,39 @@ def check_files(complaints: Sequence[str], n: int) -> Finding:
     )
 
 
-def check_units(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
+def check_units(infos: Sequence[VolumeInfo]) -> tuple[Finding, list[int]]:
     """Find volumes whose header is in another unit than millimetres."""
-    extents = np.array([header.extent for header in headers])
-    widths = np.array([np.median(header.sizes) for header in headers])
-    # That of a volume, even if half of all are of another unit.
-    middles = (np.percentile(v, 50, method="lower") for v in (extents, widths))
-    ratios = [np.log(v / middle) for v, middle in zip((extents, widths), middles)]
+    sizes = np.array([voxel_sizes(info.affine) for info in infos])
+    extents = (sizes * [info.shape for info in infos]).max(axis=1)
+    # Beside that of a volume, even if half of all are of another unit.
+    ratios = [
+        np.log(lengths / np.percentile(lengths, 50, method="lower"))
+        for lengths in (extents, np.median(sizes, axis=1))
+    ]
     larger, smaller = np.minimum(*ratios), np.maximum(*ratios)
     limit = np.log(_OTHER_UNIT)
     bad = np.flatnonzero((larger > limit) | (smaller < -limit)).tolist()
-    bad = bad if len(headers) >= MIN_VOLUMES else []
+    bad = bad if len(infos) >= _MIN_VOLUMES else []
     usual = float(np.median(np.delete(extents, bad)))
-    if bad:
-        return _wrong_units([headers[i] for i in bad], usual), bad
-    return _usual_size(usual), []
-
-
-def _wrong_units(headers, usual):
-    rows = [(str(h.file), h.extent, h.extent / usual) for h in headers]
-    sizes = listed([_sized(h, h.extent / usual) for h in headers], 3)
-    return red(
+    if not bad:
+        return _usual_size(usual), []
+    rows = [(str(infos[i].file), extents[i], extents[i] / usual) for i in bad]
+    finding = red(
         "units",
-        f"{counted(len(headers), 'volume')} of another size than most: {sizes}.",
+        f"{counted(len(bad), 'volume')} of another size than most: "
+        f"{listed([_sized(*row) for row in rows], 3)}.",
         "Write the affine of these files in millimetres (multiply its first three "
         "rows), or convert them again.",
         table=[("file", "longest side (mm)", "times the others"), *rows],
     )
+    return finding, bad
 
 
-def _sized(header, ratio):
+def _sized(file, extent, ratio):
     """Describe the length of a volume, and which unit would explain it."""
-    guesses = {1e-3: "metres", 1e-2: "decimetres", 1e-1: "centimetres"}
-    guesses[1e3] = "micrometres"
-    near = min(guesses, key=lambda factor: abs(np.log(ratio / factor)))
-    why = f", as if in {guesses[near]}" if 0.4 < ratio / near < 2.5 else ""
-    return f"{header.file.name} has a longest side of {header.extent:.3g} mm{why}"
+    near = min(_UNITS, key=lambda factor: abs(np.log(ratio / factor)))
+    why = f", as if in {_UNITS[near]}" if 0.4 < ratio / near < 2.5 else ""
+    return f"{Path(file).name} has a longest side of {extent:.3g} mm{why}"
 
 
 def _usual_size(extent):
@@ -169,54 +115,54 @@ def _usual_size(extent):
     return green("units", f"{message}, and none is of another unit.")
 
 
-def check_places(headers: Sequence[Header]) -> tuple[Finding, list[int]]:
+def check_places(infos: Sequence[VolumeInfo]) -> tuple[Finding, list[int]]:
     """Find volumes that lie far from the others."""
-    boxes = np.array([header.box for header in headers])
+    boxes = np.array([bounding_box(info.shape, info.affine) for info in infos])
     centres, sides = boxes.mean(axis=1), boxes[:, 1] - boxes[:, 0]
     # That of a volume, even if there are two groups.
     away = np.linalg.norm(centres - np.median(centres, axis=0), axis=1)
     usual = centres[away.argmin()]
     # Boxes that don't even reach over the common centre have nothing in common.
     apart = (np.abs(centres - usual) > sides / 2).any(axis=1)
-    bad = np.flatnonzero(apart).tolist() if len(headers) >= MIN_VOLUMES else []
+    bad = np.flatnonzero(apart).tolist() if len(infos) >= _MIN_VOLUMES else []
     middle = " x ".join(f"{mm:.0f}" for mm in np.median(sides, axis=0))
     if not bad:
         return green("places", f"The volumes overlap; most are {middle} mm."), []
     far = np.linalg.norm(centres - usual, axis=1)
-    rows = [(str(headers[i].file), far[i]) for i in bad]
+    rows = [(str(infos[i].file), far[i]) for i in bad]
     finding = red(
         "places",
         f"{counted(len(bad), 'volume')} elsewhere than most: "
-        f"{_names(headers[i] for i in bad)}.",
+        f"{_names(infos[i] for i in bad)}.",
         "Align them with the others, or fix the last column of their affines.",
         table=[("file", "from the others (mm)"), *rows],
     )
     return finding, bad
 
 
-def _names(headers):
-    return listed([header.file.name for header in headers], 5)
+def _names(infos):
+    return listed([info.file.name for info in infos], 5)
 
 
-def check_sizes(headers: Sequence[Header]) -> Finding:
+def check_sizes(infos: Sequence[VolumeInfo]) -> Finding:
     """Compare voxel sizes and shapes."""
-    sizes = np.array([header.sizes for header in headers])
-    shapes = np.array([header.shape for header in headers])
+    sizes = np.array([voxel_sizes(info.affine) for info in infos])
+    shapes = np.array([info.shape for info in infos])
     widest = sizes.max(axis=1)
     coarse = widest > _COARSE * np.median(widest)
     thick = widest / sizes.min(axis=1) > _THICK
-    bad = [header for header, x in zip(headers, coarse | thick) if x]
+    bad = np.flatnonzero(coarse | thick).tolist()
     message = (
         f"Voxels are {_range(sizes)} mm wide (median {np.median(sizes):.3g}), volumes "
         f"{_range(shapes)} voxels a side."
     )
     if not bad:
         return green("sizes", message)
-    rows = [(str(header.file), *map(float, header.sizes)) for header in bad]
+    rows = [(str(infos[i].file), *map(float, sizes[i])) for i in bad]
     return amber(
         "sizes",
         f"{message} {counted(len(bad), 'file')} with voxels much wider than most, or "
-        f"thick slices: {_names(bad)}.",
+        f"thick slices: {_names(infos[i] for i in bad)}.",
         "The model learns their blur, too; leave them out, or choose a --voxel_size "
         "that all have.",
         table=[("file", "x (mm)", "y (mm)", "z (mm)"), *rows],
@@ -228,12 +174,17 @@ def _range(values):
     return low if low == high else f"{low} to {high}"
 
 
-def check_axes(headers: Sequence[Header]) -> Finding:
+def check_axes(infos: Sequence[VolumeInfo]) -> Finding:
     """Check the orientations of headers, and whether sform and qform agree."""
-    counts = Counter(header.axes for header in headers).most_common()
+    axes = ["".join(aff2axcodes(info.affine)) for info in infos]
+    counts = Counter(axes).most_common()
     message = f"Axes of the files: {', '.join(f'{a} ({n})' for a, n in counts)}."
-    unsure = [header for header in headers if not header.oriented]
-    twofold = [h for h in headers if h.other_axes]
+    unsure = [info for info in infos if not info.oriented]
+    twofold = [
+        f"{info.file.name} ({own}, {other})"
+        for info, own in zip(tqdm(infos, "headers"), axes)
+        if (other := _other_axes(info.file, own))
+    ]
     if not unsure and not twofold:
         return green("orientation in the headers", message)
     if unsure:
@@ -242,20 +193,24 @@ def check_axes(headers: Sequence[Header]) -> Finding:
             f"left and right are assumed: {_names(unsure)}."
         )
     if twofold:
-        pairs = [f"{h.file.name} ({h.axes}, {h.other_axes})" for h in twofold]
         message += (
             f" {counted(len(twofold), 'file')} whose qform is invalid or has other "
-            f"axes than the sform, which counts: {listed(pairs, 5)}."
+            f"axes than the sform, which counts: {listed(twofold, 5)}."
         )
     cure = "Convert these files again from DICOM, or look up which side is left."
     return amber("orientation in the headers", message, cure)
 
 
-def too_few(title: str, n: int, least: int) -> Finding:
-    """Return a grey finding: too few volumes to compare."""
-    return grey(
-        title, f"Not looked at: of {n} images, too few to compare ({least} are needed)."
-    )
+def _other_axes(file, axes):
+    """Return the axes of the qform where the sform has others."""
+    header = nib.load(file).header
+    if not (header["sform_code"] > 0 and header["qform_code"] > 0):
+        return ""
+    try:
+        qform_axes = "".join(aff2axcodes(header.get_qform()))
+    except (ValueError, HeaderDataError):  # rounded quaternions are common
+        return "invalid"
+    return "" if qform_axes == axes else qform_axes
 
 
 class Material(NamedTuple):
@@ -290,13 +245,14 @@ def read_volumes(
 ) -> tuple[list[Finding], Material | None]:
     """Read all volumes, without those that can't be used or would spoil the grid."""
     files = find_volumes(paths)
+    if dwi:
+        refuse_beside_series(channels)
     if isinstance(channels, bool):
         files = choose_files(files, suffix, filter)
         tasks, sentences = _read_tasks(files, channels, dwi)
     else:
-        tasks, sentences = _plan_named_channels(
-            choose_entities(files, filter), channels
-        )
+        files = choose_for_channels(files, suffix, filter)
+        tasks, sentences = _plan_named_channels(files, channels)
         files = [task.info.file for task in tasks] or files
     with _quietly():
         if not tasks:
@@ -324,13 +280,13 @@ def check_series(series: Sequence[Gradients]) -> Finding:
             shells.setdefault(b, []).append(n)
     head = "b (s/mm^2)", "series", "fewest directions", "most directions"
     rows = [(b, len(n), min(n), max(n)) for b, n in sorted(shells.items())]
-    few = [f"{b:g}" for b, n in shells.items() if len(n) <= _FEW * len(series)]
+    few = [f"{b:g}" for b, n, *_ in rows if n <= _FEW * len(series)]
     message = f"{describe(series)}."
     if not few:
         return green("series", message, table=[head, *rows])
     return amber(
         "series",
-        f"{message} Few series have b of about {listed(sorted(few))}.",
+        f"{message} Few series have b of about {listed(few)}.",
         "Leave out these volumes: little is learnt of their b-values.",
         table=[head, *rows],
     )
@@ -361,16 +317,12 @@ def _quietly():
 
 def _check_headers(infos):
     """Compare headers, and leave out what would spoil the grid."""
-    heads = describe_headers(infos)
-    units, bad = check_units(heads)
-    infos, heads = _without(infos, bad), _without(heads, bad)
-    places, bad = check_places(heads)
-    infos, heads = _without(infos, bad), _without(heads, bad)
-    return [units, places, check_sizes(heads), check_axes(heads)], infos
-
-
-def _without(items, bad):
-    return [item for i, item in enumerate(items) if i not in bad]
+    findings = []
+    for check in (check_units, check_places):
+        finding, bad = check(infos)
+        findings.append(finding)
+        infos = [info for i, info in enumerate(infos) if i not in bad]
+    return [*findings, check_sizes(infos), check_axes(infos)], infos
 
 
 def _with_masks(files, tasks, mask_files):

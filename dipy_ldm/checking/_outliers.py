@@ -1,9 +1,8 @@
 """Images that are brighter, larger or otherwise unlike most, by robust scores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import hashlib
 import math
-from typing import Any, NamedTuple
 
 from dipy.segment.threshold import otsu
 import numpy as np
@@ -13,8 +12,8 @@ from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import counted, listed
 from dipy_ldm.checking import _similarity as likeness
 from dipy_ldm.checking._findings import Finding, amber, gallery, green, robust_scores
-from dipy_ldm.checking._headers import Material, too_few
-from dipy_ldm.checking._similarity import MIN_VOLUMES
+from dipy_ldm.checking._headers import Material
+from dipy_ldm.checking._similarity import MIN_VOLUMES, too_few
 from dipy_ldm.data.channels import columns_of
 
 # Standard deviations. Of 200 virtual brains the farthest lies 3 of them out.
@@ -26,22 +25,6 @@ _BRIGHT_BACKGROUND = 0.1
 # Of the grid, what holds all that any image shows: with less, most of it is empty.
 _MIN_GRID_SHARE = 0.35
 _QUANTILES = 0.05, 0.25, 0.5, 0.75, 0.95
-
-
-class Brightness(NamedTuple):
-    """How bright images are, and where any of them is.
-
-    ``figures`` ``(n, figures)`` are of each image, the last one the background at its
-    edge. Before it come, of volumes, quantiles within what is shown, the share of it
-    that is as bright as can be, and roughness; of images, which show different things,
-    mean and contrast. ``most`` is the brightest of all images at each place,
-    ``(*space)``.
-    """
-
-    figures: np.ndarray
-    most: np.ndarray
-
-
 # Figures of each image, and what a difference must be to count: of brightness from 0 to
 # 1, in the log of a volume, in voxels of the cubes, and in correlation.
 _OF_VOLUMES = {
@@ -56,24 +39,34 @@ _OF_SHAPE = {
     **dict.fromkeys(("width", "depth", "height"), 0.15),
     "similarity to the median": 0.01,
 }
+_CURES = {
+    "intensities": "Look at these images: another contrast or modality, artefacts, or "
+    "a few very bright voxels that set the range; leave out what is not meant.",
+    "shapes": "Look at these volumes: cut off, not skull-stripped as the others are, "
+    "of another part of the body, or rare anatomy; leave out what is not meant.",
+}
 
 
-def measure_brightness(images: np.ndarray) -> Brightness:
-    """Measure how bright each of the images ``(n, *space, channels)`` is."""
+def measure_brightness(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Measure how bright images are, and where any of them is.
+
+    Shapes: images ``(n, *space, channels)``, figures ``(n, figures)``, the brightest of
+    all images at each place ``(*space)``.
+    """
     # Volumes have been brought to [0, 1].
     ends = (0, 1) if images.ndim == 5 else (images.min(), images.max())
     low, high = map(np.float32, ends)
-    most = np.zeros(images.shape[1:-1], "float32")
+    brightest = np.zeros(images.shape[1:-1], "float32")
     figures = []
     for image in tqdm(images, "brightness"):
         scaled = (np.asarray(image[..., 0], "float32") - low) / (high - low or 1)
-        np.maximum(most, scaled, out=most)
+        np.maximum(brightest, scaled, out=brightest)
         figures.append(_brightness(scaled))
-    return Brightness(np.array(figures), most)
+    return np.array(figures), brightest
 
 
 def _brightness(image):
-    """Measure brightness and extent of an image in [0, 1]."""
+    """Return the figures of `_OF_VOLUMES` or `_OF_IMAGES` for an image in [0, 1]."""
     background = float(np.median(_edge(image)))
     if image.ndim == 2:
         return [image.mean(), image.std(), background]
@@ -95,21 +88,6 @@ def _edge(image):
     return np.concatenate([end.ravel() for end in ends])
 
 
-def check_intensities(
-    brightness: Brightness, names: Sequence[str], show: Callable
-) -> Finding:
-    """Find images of unusual brightness."""
-    return _judge(
-        "intensities",
-        brightness.figures,
-        _OF_VOLUMES if brightness.most.ndim == 3 else _OF_IMAGES,
-        names,
-        show,
-        "Look at these images: another contrast or modality, artefacts, or a few very "
-        "bright voxels that set the range; leave out what is not meant.",
-    )
-
-
 def measure_shape(small: np.ndarray) -> np.ndarray:
     """Measure size and extent of what volumes show, ``(n, 5)``."""
     median = np.median(small, axis=0)
@@ -126,23 +104,16 @@ def _extent(mask):
     return [math.log(len(places)), *places.std(axis=0)]
 
 
-def check_shapes(small: np.ndarray, names: Sequence[str], show: Callable) -> Finding:
-    """Find volumes of unusual size or shape."""
-    return _judge(
-        "shapes",
-        measure_shape(small),
-        _OF_SHAPE,
-        names,
-        show,
-        "Look at these volumes: cut off, not skull-stripped as the others are, of "
-        "another part of the body, or rare anatomy; leave out what is not meant.",
-    )
-
-
-def _judge(title, figures, least, names, show, cure):
-    """Report outliers in any figure, and show the farthest."""
+def check_outliers(
+    title: str,
+    figures: np.ndarray,
+    least: Mapping[str, float],
+    names: Sequence[str],
+    show: Callable,
+) -> Finding:
+    """Find outliers in any of the figures ``(n, figures)``, and show the farthest."""
     if len(figures) < MIN_VOLUMES:
-        return too_few(title, len(figures), MIN_VOLUMES)
+        return too_few(title, len(figures))
     scores = robust_scores(figures, list(least.values()))
     far = np.abs(scores).max(axis=1)
     order = np.argsort(-far)
@@ -152,19 +123,18 @@ def _judge(title, figures, least, names, show, cure):
     for i in shown:
         place = np.abs(scores[i]).argmax()
         table.append((names[i], list(least)[place], float(scores[i, place])))
-    further: dict[str, Any] = {"table": table}
-    further["pictures"] = show(shown[:4], "The most unusual; the last is a usual one")
+    pictures = show(shown[:4], "The most unusual; the last is a usual one")
     if not bad:
         message = f"None lies {_OUTLIER_SCORE:g} robust standard deviations from most."
-        return green(title, message, **further)
-    message = f"{counted(len(bad), 'image')} far from most: "
-    message += f"{listed([names[i] for i in bad], 5)}."
-    return amber(title, message, cure, **further)
+        return green(title, message, table=table, pictures=pictures)
+    listing = listed([names[i] for i in bad], 5)
+    message = f"{counted(len(bad), 'image')} far from most: {listing}."
+    return amber(title, message, _CURES[title], table=table, pictures=pictures)
 
 
-def check_background(brightness: Brightness) -> Finding:
+def check_background(figures: np.ndarray) -> Finding:
     """Check whether the background of volumes is dark."""
-    level = float(np.median(brightness.figures[:, -1]))
+    level = float(np.median(figures[:, -1]))
     if level <= _BRIGHT_BACKGROUND:
         message = f"The edge of a usual volume has a level of {level:.2g}."
         return green("background", message)
@@ -176,15 +146,15 @@ def check_background(brightness: Brightness) -> Finding:
     )
 
 
-def check_grid(brightness: Brightness, affine: np.ndarray | None) -> Finding:
+def check_grid(brightest: np.ndarray, affine: np.ndarray | None) -> Finding:
     """Check the size of the grid, and how much of it is used."""
-    space = brightness.most.shape
+    space = brightest.shape
     unit = "pixels" if affine is None else "voxels"
     message = f"{' x '.join(map(str, space))} {unit}"
     if affine is not None:
         sizes = [f"{mm:.3g}" for mm in np.diag(affine)[:3]]
         message += f" of {' x '.join(dict.fromkeys(sizes))} mm, axes RAS"
-    used = _used(brightness.most)
+    used = _used(brightest)
     share = math.prod(used) / math.prod(space)
     sides = " x ".join(map(str, used))
     message += f"; what any image shows takes {sides} ({share:.0%})."
@@ -196,12 +166,12 @@ def check_grid(brightness: Brightness, affine: np.ndarray | None) -> Finding:
     return amber("grid", message, cure)
 
 
-def _used(most):
+def _used(brightest):
     """Return the sides of the box that holds all that is brighter than the edge."""
-    darkest = max(0.0, float(most.min()))
-    places = np.argwhere(most > darkest + _BRIGHT_BACKGROUND)
+    darkest = max(0.0, float(brightest.min()))
+    places = np.argwhere(brightest > darkest + _BRIGHT_BACKGROUND)
     if not len(places):
-        return most.shape
+        return brightest.shape
     return tuple(map(int, np.ptp(places, axis=0) + 1))
 
 
@@ -244,30 +214,24 @@ def check_channels(material: Material) -> list[Finding]:
 
 def check_images(material: Material) -> list[Finding]:
     """Check every image."""
-    brightness = measure_brightness(material.images)
-    if material.affine is None:
-        return _of_images(material, brightness)
-    small = likeness.centred_cubes(material.images, material.affine)
+    images, affine, names = material.images, material.affine, material.names
+    figures, brightest = measure_brightness(images)
+    if affine is None:
+        usual = int(np.abs(robust_scores(figures, 0.01)).max(axis=1).argmin())
+        show = gallery(images, None, usual)
+        return [
+            check_grid(brightest, None),
+            check_outliers("intensities", figures, _OF_IMAGES, names, show),
+            check_equal_images(images, names),
+        ]
+    small = likeness.centred_cubes(images, affine)
     usual = int(likeness.likeness_to_median(small).argmax())
-    names, subjects = material.names, material.subjects
-    show = gallery(material.images, material.affine, usual)
+    show = gallery(images, affine, usual)
     return [
-        check_grid(brightness, material.affine),
-        check_background(brightness),
+        check_grid(brightest, affine),
+        check_background(figures),
         likeness.check_orientation(small, names, show),
-        likeness.check_duplicates(small, names, subjects, show),
-        check_intensities(brightness, names, show),
-        check_shapes(small, names, show),
-    ]
-
-
-def _of_images(material, brightness):
-    """Judge images of two dimensions, of which no place is the same for all."""
-    scores = robust_scores(brightness.figures, 0.01)
-    usual = int(np.abs(scores).max(axis=1).argmin())
-    show = gallery(material.images, None, usual)
-    return [
-        check_grid(brightness, None),
-        check_intensities(brightness, material.names, show),
-        check_equal_images(material.images, material.names),
+        likeness.check_duplicates(small, names, material.subjects, show),
+        check_outliers("intensities", figures, _OF_VOLUMES, names, show),
+        check_outliers("shapes", measure_shape(small), _OF_SHAPE, names, show),
     ]

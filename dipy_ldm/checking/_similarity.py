@@ -6,15 +6,14 @@ header swaps axes is turned about its own middle, not about that of the grid.
 
 from collections.abc import Callable, Sequence
 from itertools import permutations, product
-from typing import NamedTuple
 
+from nibabel.orientations import apply_orientation, ornt2axcodes, ornt_transform
 import numpy as np
 from scipy.ndimage import center_of_mass, gaussian_filter
 
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import counted, listed
-from dipy_ldm.checking._findings import Finding, green, red
-from dipy_ldm.checking._headers import too_few
+from dipy_ldm.checking._findings import Finding, green, grey, red
 from dipy_ldm.data._grid import Grid, conform
 
 # Voxels along a side of a cube: enough to tell front from back.
@@ -40,30 +39,20 @@ _BLUR = 1.0
 _BLOCK = 1000
 
 
-class View(NamedTuple):
-    """A way to turn a cube: its axes exchanged, then some of them mirrored."""
-
-    order: tuple[int, ...]
-    signs: tuple[int, ...]
-
-    @property
-    def changes(self):
-        """Number of axes that are elsewhere or mirrored."""
-        moved = sum(axis != place for place, axis in enumerate(self.order))
-        return moved + self.signs.count(-1)
-
-    def of(self, cube: np.ndarray) -> np.ndarray:
-        """Turn a cube, ``(side, side, side)``."""
-        flips = tuple(slice(None, None, sign) for sign in self.signs)
-        return cube.transpose(self.order)[flips]
-
-    def __str__(self):
-        """Name the axes, such as LAS; those of a volume as it should be are RAS."""
-        ends = "LR", "PA", "IS"
-        return "".join(ends[a][sign > 0] for a, sign in zip(self.order, self.signs))
+# All orientations of nibabel, ``(48, 3, 2)``; the first is RAS.
+VIEWS = np.array(
+    [[*zip(p, f)] for p in permutations(range(3)) for f in product((1, -1), repeat=3)]
+)
 
 
-VIEWS = [View(p, f) for p in permutations(range(3)) for f in product((1, -1), repeat=3)]
+def turned(cube: np.ndarray, view: np.ndarray) -> np.ndarray:
+    """Turn a cube ``(side, side, side)`` from RAS to another orientation."""
+    return apply_orientation(cube, ornt_transform(VIEWS[0], view))
+
+
+def axes_of(view: np.ndarray) -> str:
+    """Name the axes of an orientation, such as LAS."""
+    return "".join(ornt2axcodes(view))
 
 
 def centred_cubes(images: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -76,7 +65,9 @@ def centred_cubes(images: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 def _cube(image, affine, width, side):
-    centre = affine[:3, :3] @ center_of_mass(image[..., 0]) + affine[:3, 3]
+    # The middle of a volume that lacks the label which is looked at.
+    content = image[..., 0] if image.any() else np.ones(image.shape[:3])
+    centre = affine[:3, :3] @ center_of_mass(content) + affine[:3, 3]
     placed = np.diag([width, width, width, 1.0])
     placed[:3, 3] = centre - (side - 1) / 2 * width
     return conform(np.asarray(image), affine, Grid((side,) * 3, placed))[..., 0]
@@ -98,12 +89,20 @@ def likeness_to_median(small: np.ndarray) -> np.ndarray:
 def compare_views(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compare cubes with their median in 48 views: margins and best ones, ``(n,)``."""
     median = np.median(small, axis=0)
-    views = unit_vectors(np.stack([view.of(median) for view in VIEWS]))
+    views = unit_vectors(np.stack([turned(median, view) for view in VIEWS]))
     correlations = unit_vectors(small) @ views.T
     # Of those that fit about as well, the one that changes least.
-    changes = np.array([view.changes for view in VIEWS])
+    changes = (VIEWS != VIEWS[0]).sum((1, 2))
     best = (correlations - _PLAIN * changes)[:, 1:].argmax(axis=1) + 1
     return correlations[np.arange(len(correlations)), best] - correlations[:, 0], best
+
+
+def too_few(title: str, n: int) -> Finding:
+    """Return a grey finding: too few volumes to compare."""
+    why = (
+        f"Not looked at: of {n} images, too few to compare ({MIN_VOLUMES} are needed)."
+    )
+    return grey(title, why)
 
 
 def check_orientation(
@@ -112,7 +111,7 @@ def check_orientation(
     """Find volumes whose content contradicts the orientation of their headers."""
     title = "orientation of the images"
     if len(small) < MIN_VOLUMES:
-        return too_few(title, len(small), MIN_VOLUMES)
+        return too_few(title, len(small))
     margins, best = compare_views(small)
     bad = np.flatnonzero(margins > _TURNED)
     bad = bad[np.argsort(-margins[bad])].tolist()
@@ -122,11 +121,13 @@ def check_orientation(
             "No volume is more like the median of all when that is mirrored or turned "
             "(swapped left and right can't be told where both sides are alike).",
         )
-    rows = [(f"{names[i]}: {VIEWS[best[i]]}", float(margins[i])) for i in bad]
+    axes = [axes_of(VIEWS[best[i]]) for i in bad]
+    rows = [(f"{names[i]}: {own}", float(margins[i])) for i, own in zip(bad, axes)]
+    listing = listed([f"{names[i]} ({own})" for i, own in zip(bad, axes)], 3)
     return red(
         title,
         f"{counted(len(bad), 'volume')} with axes that are swapped beside the others, "
-        f"which are RAS: {listed([f'{names[i]} ({VIEWS[best[i]]})' for i in bad], 3)}.",
+        f"which are RAS: {listing}.",
         "Correct the orientation in the headers of these files, from their DICOM files "
         "if there are any.",
         table=[("file, and its axes", "more alike by (correlation)"), *rows],
@@ -140,7 +141,7 @@ def check_duplicates(
     """Find volumes that are there twice, also on another grid or with other noise."""
     title = "duplicate subjects"
     if len(small) < MIN_VOLUMES:
-        return too_few(title, len(small), MIN_VOLUMES)
+        return too_few(title, len(small))
     pairs = find_near_duplicates(small)
     if not pairs:
         return green(title, "No two volumes are equal, or nearly so.")

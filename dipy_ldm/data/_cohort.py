@@ -1,7 +1,7 @@
 """A cohort: images, what matters on them and where they are, and parts of it."""
 
 from collections.abc import Iterable, Sequence
-import math
+from itertools import groupby
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -48,50 +48,10 @@ class Cohort(NamedTuple):
 def draw_order(subjects: Sequence, seed: int) -> list[int]:
     """Draw an order in which the images of each subject are neighbours."""
     order = np.random.default_rng(seed).permutation(len(subjects)).tolist()
-    if isinstance(subjects, range):  # all are others
-        return order
     places: dict[Any, list[int]] = {}
     for i in order:
         places.setdefault(subjects[i], []).append(i)
     return [i for neighbours in places.values() for i in neighbours]
-
-
-def count_held_out(cohort: Cohort, share: float, batch_size: int, seed: int) -> int:
-    """Count the images that are held out, of whole subjects; none of a share of 0."""
-    n = cohort.shape[0]
-    subjects = range(n) if cohort.subjects is None else cohort.subjects
-    taken = (subjects[i] for i in _order(cohort, seed))
-    count = _count_whole(taken, math.ceil(share * n))
-    kind = "images" if cohort.affine is None else "volumes"
-    if n - count < batch_size:
-        raise InputError(
-            f"of {n} {kind}, {n - count} are left to learn from ({count} held out to "
-            f"validate), fewer than a batch of {batch_size}; add {kind}, or lower "
-            "`batch_size` or `validation`."
-        )
-    return count
-
-
-def _order(cohort, seed):
-    """Return the order in which images are taken to be held out.
-
-    Volumes are in a drawn order already: drawn again, they would have to be copied into
-    memory.
-    """
-    n = cohort.shape[0]
-    if cohort.affine is not None:
-        return range(n)[::-1]
-    return draw_order(range(n) if cohort.subjects is None else cohort.subjects, seed)
-
-
-def _count_whole(subjects: Iterable, least: int) -> int:
-    """Count the first images, until they are enough and of whole subjects."""
-    count, last = 0, None
-    for subject in subjects:
-        if count >= least and subject != last:
-            break
-        count, last = count + 1, subject
-    return count if least else 0
 
 
 def split(
@@ -99,21 +59,42 @@ def split(
 ) -> tuple[Cohort, Cohort | None]:
     """Hold a share of the images out, and with an image all others of its subject.
 
-    Volumes must be in an order of :func:`draw_order`: the last are taken.
+    Volumes must be in an order of :func:`draw_order`: the last are taken. Drawn again,
+    they would have to be copied into memory.
     """
-    count = count_held_out(cohort, share, batch_size, seed)
-    order = np.arange(len(cohort.images))
-    images = cohort.images
+    n, images = len(cohort.images), cohort.images
+    subjects = range(n) if cohort.subjects is None else cohort.subjects
     if cohort.affine is None:
+        drawn = draw_order(subjects, seed)
+        owners = [subjects[i] for i in drawn]
+        count = _count_held_out(owners, share, batch_size, "images")
         # Those held out first, then the others.
-        order = np.roll(_order(cohort, seed), -count)
+        order = np.roll(drawn, -count)
         images = images[order]
-    n_train = len(images) - count
-    train = _part(cohort, images, order, slice(n_train))
+    else:
+        count = _count_held_out(subjects[::-1], share, batch_size, "volumes")
+        order = np.arange(n)
+    train = _part(cohort, images, order, slice(n - count))
     if count == 0:
         return train, None
-    held_out = _part(cohort, images, order, slice(n_train, None))
+    held_out = _part(cohort, images, order, slice(n - count, None))
     return train, held_out._replace(masks=None)
+
+
+def _count_held_out(subjects, share, batch_size, kind):
+    """Count the first images that are a share of all, of whole subjects."""
+    n, count = len(subjects), 0
+    for _, images in groupby(subjects):
+        if count >= share * n:
+            break
+        count += len(list(images))
+    if n - count < batch_size:
+        raise InputError(
+            f"of {n} {kind}, {n - count} are left to learn from ({count} held out to "
+            f"validate), fewer than a batch of {batch_size}; add {kind}, or lower "
+            "`batch_size` or `validation`."
+        )
+    return count
 
 
 def _part(cohort, images, order, part):

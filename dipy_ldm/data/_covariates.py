@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dipy_ldm._conditions import FEW, Condition
+from dipy_ldm._conditions import FEW, Condition, check_values, is_class
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import as_table, counted, level_of, listed
 from dipy_ldm.data._table_rows import MatchedRows, find_rows, find_subjects
@@ -61,8 +61,7 @@ def read_covariates(
         if meant.levels:
             levels[name] = {spelled(name, k): v for k, v in meant.levels.items()}
     refuse_rows(complaints, _CURE)
-    for name, step in (steps or {}).items():
-        values[name] = coarsened(name, values, step)
+    round_to_steps(values, steps or {})
     return Covariates(
         values,
         units,
@@ -103,9 +102,12 @@ def _merged(name, rows, described):
     levels: dict[str, str] = {}
     for table in tables:
         meant = described[table].get(name, Description())
-        unit = _unit(name, meant.unit, table)
+        unit = meant.unit
+        # BIDS says so of its own tables.
+        if name == "age" and table.name.endswith(("participants.tsv", "sessions.tsv")):
+            unit = unit or "years"
         if unit is not None:
-            units.setdefault(unit, table)
+            units.setdefault(_UNITS.get(unit.strip().lower(), unit.strip()), table)
         levels = meant.levels | levels
     if len(units) > 1:
         each = " and ".join(f"{unit} in {table}" for unit, table in units.items())
@@ -113,23 +115,13 @@ def _merged(name, rows, described):
     return Description(next(iter(units), None), levels)
 
 
-def _unit(name, unit, table):
-    if unit is None:
-        # BIDS says so of its own tables.
-        kinds = "participants.tsv", "sessions.tsv"
-        return "years" if name == "age" and table.name.endswith(kinds) else None
-    return _UNITS.get(unit.strip().lower(), unit.strip())
-
-
 def _typed(name, rows, meant, complaints):
     """Convert texts to numbers or classes, and collect complaints."""
     texts = [None if row is None else row.cells[name] for row in rows]
     texts = [None if is_missing(text) else text for text in texts]
+    n_present = len(check_values(name, texts))
     numbers = [None if text is None else as_number(text) for text in texts]
-    n_present = sum(text is not None for text in texts)
     n_numbers = sum(number is not None for number in numbers)
-    if not n_present:
-        raise InputError(f"{name} is missing for all images; leave it out.")
     classes = name.lower() in SEX_COLUMNS or (meant.levels and meant.unit is None)
     if classes or (meant.unit is None and 2 * n_numbers < n_present):
         return [text and spelled(name, text, meant.levels) for text in texts]
@@ -141,30 +133,23 @@ def _typed(name, rows, meant, complaints):
     return numbers
 
 
-def refuse_mixed(values: Mapping[str, list]) -> None:
-    """Refuse columns without any value, or with numbers beside text."""
-    for name, column in values.items():
-        kinds = {isinstance(v, str | bool) for v in column if v is not None}
-        if not kinds:
-            raise InputError(f"{name} is missing for all images; leave it out.")
-        if len(kinds) > 1:
-            raise InputError(f"{name} has numbers and text; correct it.")
-
-
-def coarsened(name: str, values: Mapping[str, list], step: float) -> list:
-    """Round numbers to multiples of a step."""
-    if name not in values:
-        raise InputError(
-            f"`coarsen` names {name}, which is no condition ({', '.join(values)})."
-        )
-    if not 0 < step < math.inf:
-        raise InputError(f"`coarsen` needs a step above 0 for {name}, not {step}.")
-    if any(isinstance(value, str) for value in values[name]):
-        raise InputError(f"{name} has classes and can't be coarsened; leave it out.")
-    return [
-        None if value is None else step * math.floor(value / step + 0.5)
-        for value in values[name]
-    ]
+def round_to_steps(values: dict[str, list], steps: Mapping[str, float]) -> None:
+    """Round columns of numbers to multiples of their steps."""
+    for name, step in steps.items():
+        if name not in values:
+            raise InputError(
+                f"`coarsen` names {name}, which is no condition ({', '.join(values)})."
+            )
+        if not 0 < step < math.inf:
+            raise InputError(f"`coarsen` needs a step above 0 for {name}, not {step}.")
+        if any(isinstance(value, str) for value in values[name]):
+            raise InputError(
+                f"{name} has classes and can't be coarsened; leave it out."
+            )
+        values[name] = [
+            None if value is None else float(step * math.floor(value / step + 0.5))
+            for value in values[name]
+        ]
 
 
 # More classes than these are not shown one by one.
@@ -176,20 +161,15 @@ _MAX_CODES = 10
 def as_covariates(
     table: Any, conditions: Mapping[str, Condition], subjects: Iterable
 ) -> Covariates:
-    """Return the conditions of ``fit`` as covariates; directions are not of people."""
-    values = as_table(table)
-    for name, condition in conditions.items():
-        if condition.kind == "direction":
-            del values[name]
-        if condition.levels and name in values:
-            values[name] = [v if v is None else level_of(v) for v in values[name]]
+    """Return the conditions of ``fit`` as covariates."""
     units = {name: entry.units for name, entry in conditions.items() if entry.units}
     meanings = {name: entry.meanings or {} for name, entry in conditions.items()}
-    return Covariates(values, units, meanings, list(subjects))
+    return Covariates(as_table(table), units, meanings, list(subjects))
 
 
 def summarise(covariates: Covariates) -> str:
     """Summarise covariates as lines of text."""
+    covariates = covariates._replace(values=_shown(covariates.values))
     subjects = covariates.subjects
     images = counted(len(subjects), "image")
     people = counted(len(set(subjects)), "subject")
@@ -204,6 +184,18 @@ def summarise(covariates: Covariates) -> str:
         rows = counted(covariates.unused, "row")
         lines.append(f"{rows} of participants have no image")
     return "\n".join(lines + _hints(covariates) + _warnings(covariates))
+
+
+def _shown(values):
+    """Return columns with classes as text, and without directions: not of people."""
+    columns = {}
+    for name, column in values.items():
+        present = [value for value in column if value is not None]
+        if is_class(name, present):
+            column = [v if v is None else level_of(v) for v in column]
+        if not isinstance(present[0], tuple):
+            columns[name] = column
+    return columns
 
 
 def _line(name, covariates):

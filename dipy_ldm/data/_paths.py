@@ -198,13 +198,12 @@ def _read_list(path):
 
 def _column(path, rows):
     """Find the column that holds NIfTI files."""
-    width = max(map(len, rows), default=0)
-    hits = [any(_looks_like_nifti(row, i) for row in rows) for i in range(width)]
-    if not any(hits):
+    hits = [i for row in rows for i in range(len(row)) if _looks_like_nifti(row, i)]
+    if not hits:
         raise InputError(
             f"{path} names no NIfTI files; give it a column of paths of .nii files."
         )
-    return hits.index(True)
+    return min(hits)
 
 
 def _looks_like_nifti(row, column):
@@ -273,12 +272,23 @@ def choose_entities(
     return chosen
 
 
+def choose_for_channels(
+    files: Sequence[Path],
+    suffixes: str | Sequence[str] | None,
+    values: Mapping[str, str | Sequence[str]] | None,
+) -> list[Path]:
+    """Choose the files of named channels, by entities alone."""
+    if suffixes:
+        raise InputError("channels have suffixes of their own; leave out `suffix`.")
+    return choose_entities(files, values)
+
+
 def choose_named(files: Sequence[Path], name: str) -> list[Path]:
     """Choose the files of a channel, by their suffix or an entity such as desc-FA."""
     key, dash, value = name.partition("-")
-    if not dash:
-        return _choose(files, "suffix", name, suffix)
-    return _choose(files, key, value, partial(_entity_value, key=key))
+    if dash:
+        return choose_entities(files, {key: value})
+    return _choose(files, "suffix", name, suffix)
 
 
 def _choose(files, key, allowed, value_of):

@@ -24,8 +24,8 @@ from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import VolumeInfo, check_headers, refuse_kind
 from dipy_ldm.data._paths import (
-    choose_entities,
     choose_files,
+    choose_for_channels,
     common_suffix,
     find_volumes,
     holds_volumes,
@@ -182,9 +182,7 @@ def find_channel_files(
     files, names = find_volumes(paths), [channel.name for channel in channels]
     if names == [""]:
         return [[file] for file in choose_files(files, suffixes, values, cure)]
-    if suffixes:
-        raise InputError("channels have suffixes of their own; leave out `suffix`.")
-    return put_together(choose_entities(files, values), names)
+    return put_together(choose_for_channels(files, suffixes, values), names)
 
 
 def check_channel_files(

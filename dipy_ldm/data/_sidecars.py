@@ -51,9 +51,10 @@ def write_with_sidecar(
     intent: tuple[str, str] = ("none", ""),
 ) -> None:
     """Write a volume ``(x, y, z, channels)`` and its sidecar."""
+    origin = {n: facts[n] for n in ("Conditions", "Sources") if facts.get(n)}
+    texts = describe(facts), json.dumps(origin) if origin else ""
     with sidecar_first(path, facts) as ready:
-        header_texts = describe(facts), comment(facts)
-        write_volume(path, volume, affine, dtype, *header_texts, ready, intent)
+        write_volume(path, volume, affine, dtype, *texts, ready, intent)
 
 
 def describe(facts: dict) -> str:
@@ -62,12 +63,6 @@ def describe(facts: dict) -> str:
     parts = [f"synthetic: dipy_ldm {__version__}", f"model {model}"]
     parts += [f"{n.lower()} {facts[n]}" for n in ("Seed", "Sample") if n in facts]
     return ", ".join(parts + ([facts["Channel"]] if "Channel" in facts else []))
-
-
-def comment(facts: dict) -> str:
-    """Describe conditions and sources of an image, for its header."""
-    entries = {n: facts[n] for n in ("Conditions", "Sources") if facts.get(n)}
-    return json.dumps(entries) if entries else ""
 
 
 @contextmanager

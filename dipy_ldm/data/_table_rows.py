@@ -4,7 +4,7 @@ As BIDS has them: ``scans.tsv``, then ``sessions.tsv``, then ``participants.tsv`
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import logging
 import os
 from pathlib import Path
@@ -16,7 +16,9 @@ from dipy_ldm._utils.values import (
     SUBJECT_COLUMNS,
     Table,
     columns_of,
+    level_of,
     listed,
+    values_of,
     with_codes,
 )
 from dipy_ldm.data._paths import entity
@@ -95,7 +97,7 @@ def _listed_subject(rows):
 
 def _prefixed(key, name):
     """Write a name as those of files have it: many tables leave the prefix out."""
-    name = str(name).strip()
+    name = level_of(name).strip()
     return name if name.startswith(f"{key}-") else f"{key}-{name}"
 
 
@@ -113,16 +115,18 @@ class _Tables:
         scan = os.path.abspath(file)
         for folder in Path(scan).parents:
             for stem in (f"{subject}_{session}", subject):
-                yield self._rows(folder / f"{stem}_scans.tsv", _scan, scan)
-            yield self._rows(folder / f"{subject}_sessions.tsv", _session, session)
+                yield self._rows(folder / f"{stem}_scans.tsv", "filename", scan)
+            sessions = folder / f"{subject}_sessions.tsv"
+            yield self._rows(sessions, "session_id", session)
             participants = folder / "participants.tsv"
-            yield _of_session(self._rows(participants, _participant, subject), session)
+            rows = self._rows(participants, "participant_id", subject)
+            yield _of_session(rows, session)
             if self._indexes[participants] is not None:
                 return
 
-    def _rows(self, path: Path, key_of: Callable, key: str | None) -> list[Row]:
+    def _rows(self, path: Path, column: str, key: str | None) -> list[Row]:
         if path not in self._indexes:
-            self._indexes[path] = _indexed(path, key_of) if path.is_file() else None
+            self._indexes[path] = _indexed(path, column) if path.is_file() else None
         return (self._indexes[path] or {}).get(key, [])
 
     def count_unused(self, rows):
@@ -137,10 +141,10 @@ class _Tables:
         )
 
 
-def _indexed(path, key_of):
+def _indexed(path, column):
     index = defaultdict(list)
     for row in read_table(path):
-        index[key_of(row)].append(row)
+        index[_key(row, column)].append(row)
     return dict(index)
 
 
@@ -148,7 +152,7 @@ def _of_session(rows, session):
     """Choose among rows for the sessions of one participant."""
     if not rows or "session_id" not in rows[0].cells:
         return rows
-    own = [row for row in rows if _session(row) == session]
+    own = [row for row in rows if _key(row, "session_id") == session]
     if own or len(rows) > 1:
         return own
     # One row is of all sessions, unless it names another.
@@ -156,37 +160,22 @@ def _of_session(rows, session):
     return rows if of_all else []
 
 
-def _scan(row):
-    return os.path.abspath(row.table.parent / _cell(row, "filename"))
-
-
-def _session(row):
-    return _prefixed("ses", _cell(row, "session_id"))
-
-
-def _participant(row):
-    return _prefixed("sub", _cell(row, "participant_id"))
-
-
-def _cell(row, name):
-    if name not in row.cells:
+def _key(row, column):
+    """Return the subject, session or file that a row is about."""
+    if column not in row.cells:
         raise InputError(
-            f"{row.table} has no column {name}; it is needed to match rows to files."
+            f"{row.table} has no column {column}; it is needed to match rows to files."
         )
-    return row.cells[name]
+    cell = row.cells[column]
+    if column == "filename":
+        return os.path.abspath(row.table.parent / cell)
+    return _prefixed({"participant_id": "sub", "session_id": "ses"}[column], cell)
 
 
 def align_tables(*tables: tuple[Any, Any]) -> list:
     """Join each table with names of rows to the subjects beside it; others stay."""
-    aligned = []
-    for table, subjects in tables:
-        rows = join_rows(table, subjects)
-        if rows is None:
-            rows = table
-        elif isinstance(table, Table):
-            rows = Table(rows, table.units, table.meanings)
-        aligned.append(rows)
-    return aligned
+    joined = [join_rows(table, subjects) for table, subjects in tables]
+    return [table if rows is None else rows for rows, (table, _) in zip(joined, tables)]
 
 
 def join_rows(
@@ -196,17 +185,21 @@ def join_rows(
     files: Sequence | None = None,
 ) -> Any:
     """Join the rows of a table to images, by subject, session or path."""
-    columns = dict(columns_of(table) or {})
+    named = columns_of(table)
+    columns = dict(named or {})
     keys = _keys_of_paths(columns, files)
     keys = keys or _keys_of_subjects(table, columns, subjects, sessions)
     if keys is None:
         return None
     numbers = _rows_of(*keys)
-    if not columns:
+    if named is None:
         values = list(table)
         return [values[number] for number in numbers]
     lists = {name: _as_list(name, values) for name, values in columns.items()}
-    return {name: [column[i] for i in numbers] for name, column in lists.items()}
+    rows = {name: [column[i] for i in numbers] for name, column in lists.items()}
+    return (
+        Table(rows, table.units, table.meanings) if isinstance(table, Table) else rows
+    )
 
 
 def _as_list(name, values):
@@ -244,7 +237,7 @@ def _keys_of_subjects(table, columns, subjects, sessions):
     rows: list[tuple] = [(_prefixed("sub", label),) for label in names]
     images: list[tuple] = [(_prefixed("sub", label),) for label in subjects]
     if sessions is not None and "session_id" in columns:
-        labels = columns.pop("session_id")
+        labels = values_of("session_id", columns.pop("session_id"))
         rows = [(*key, _prefixed("ses", own)) for key, own in zip(rows, labels)]
         images = [(*key, _prefixed("ses", own)) for key, own in zip(images, sessions)]
     return rows, [[key] for key in images]

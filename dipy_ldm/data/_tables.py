@@ -9,16 +9,17 @@ import re
 from typing import Any, NamedTuple
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import MISSING
 
-# In lower case: BIDS, an empty cell, R and numpy.
-_MISSING = ("n/a", "", "na", "nan")
+# In lower case: of BIDS, R and numpy.
+_MISSING_CELLS = (*MISSING, "na", "nan")
 SEX_COLUMNS = ("sex", "gender")
 _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"}
 
 
 def is_missing(text: str | None) -> bool:
     """Return whether a cell is missing."""
-    return text is None or text.strip().lower() in _MISSING
+    return text is None or text.strip().lower() in _MISSING_CELLS
 
 
 def as_number(text: str) -> float | None:
@@ -50,7 +51,7 @@ def as_text(value: Any) -> str:
 _INHERITING = ("scans", "sessions")
 # A comma for a point, as spreadsheets write it in the languages whose columns stand
 # between semicolons.
-_DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+)")
+_DECIMAL_COMMA = re.compile(r"\A([+-]?\d+),(\d+)\Z")
 # How spreadsheets declare what stands between columns, in the first line.
 _DECLARED = re.compile(r'"?sep=([;,\t])"?')
 _MAX_COMPLAINTS = 50
@@ -131,7 +132,9 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
         del numbered[0]
     cells = _split(path, numbered, separator)
     if separator == ";":
-        cells = [(n, [_DECIMAL_COMMA.sub(_point, c) for c in row]) for n, row in cells]
+        cells = [
+            (n, [_DECIMAL_COMMA.sub(r"\1.\2", c) for c in row]) for n, row in cells
+        ]
     return cells
 
 
@@ -159,12 +162,6 @@ def _stray_quote(path, number):
         f'{path}, line {number}: a cell begins with a quote (") that does not end it; '
         "remove the quote, or write the cell in quotes and each quote within it twice."
     )
-
-
-def _point(match):
-    """Replace the decimal comma of a number by a point."""
-    whole = match.span() == (0, len(match.string))
-    return ".".join(match.groups()) if whole else match.group()
 
 
 def _separator(path, lines):

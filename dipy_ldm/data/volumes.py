@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dipy_ldm._conditions import check_values
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import Table, as_table, listed
@@ -23,16 +24,15 @@ from dipy_ldm.data import _plan as plans
 import dipy_ldm.data._cache as cache
 from dipy_ldm.data._covariates import (
     Covariates,
-    coarsened,
     read_covariates,
-    refuse_mixed,
+    round_to_steps,
     summarise,
 )
 from dipy_ldm.data._grid import Grid, choose_grid
 from dipy_ldm.data._nifti import check_headers, refuse_files
 from dipy_ldm.data._paths import (
-    choose_entities,
     choose_files,
+    choose_for_channels,
     entity,
     expand,
     find_volumes,
@@ -132,10 +132,11 @@ class Volumes(_Fields):
         if table is None:
             covariates = read_covariates(names, self.files, self.listed, coarsen)
         else:
-            covariates = Covariates(self._joined(names, table), {}, {}, self.subjects)
-            refuse_mixed(covariates.values)
-            for name, step in (coarsen or {}).items():
-                covariates.values[name] = coarsened(name, covariates.values, step)
+            values = self._joined(names, table)
+            for name, column in values.items():
+                check_values(name, column)
+            round_to_steps(values, coarsen or {})
+            covariates = Covariates(values, {}, {}, self.subjects)
         logger.info("%s", summarise(covariates))
         return Table(covariates.values, covariates.units, covariates.levels)
 
@@ -271,12 +272,8 @@ def plan_volumes(
 ) -> plans.Plan:
     """Read the headers of volumes, and choose their grid, as :func:`load_volumes`."""
     files = find_volumes(paths, generated)
-    if dwi and (channels or source_files is not None):
-        name = "channels" if channels else "source_files"
-        raise InputError(
-            f"`dwi` makes an image of each volume, and its source of b = 0; leave out "
-            f"`{name}`, or `dwi`."
-        )
+    if dwi:
+        refuse_beside_series(channels, source_files)
     files, tasks = _plan_tasks(files, suffix, filter, channels, dwi, skip_bad)
     if mask_files is not None:
         mask_of = plans.pair_masks(files, expand(mask_files))
@@ -292,6 +289,18 @@ def plan_volumes(
     return plans.make_plan(tasks, grid, rows_of_lists(paths), **how)
 
 
+def refuse_beside_series(
+    channels: bool | Sequence, source_files: Sequence[str | Path] | None = None
+) -> None:
+    """Refuse options that make no sense for diffusion series."""
+    if channels or source_files is not None:
+        name = "channels" if channels else "source_files"
+        raise InputError(
+            f"`dwi` makes an image of each volume, and its source of b = 0; leave out "
+            f"`{name}`, or `dwi`."
+        )
+
+
 def _plan_tasks(files, suffix, filter, channels, dwi, skip_bad):
     """Choose files; return them, and what is to be made of those with good headers."""
     if isinstance(channels, bool):
@@ -300,9 +309,7 @@ def _plan_tasks(files, suffix, filter, channels, dwi, skip_bad):
             return files, plans.plan_series(files, skip_bad)
         infos, _ = check_headers(files, channels, skip_bad)
         return files, [plans.Task(info) for info in infos]
-    if suffix:
-        raise InputError("channels have suffixes of their own; leave out `suffix`.")
-    files = choose_entities(files, filter)
+    files = choose_for_channels(files, suffix, filter)
     tasks = plans.plan_channels(files, as_channels(channels), skip_bad)
     return [task.info.file for task in tasks], tasks
 

@@ -151,7 +151,7 @@ def _chances(seed, numbers, count):
 
 def _draw_row(row, conditions, population, chances):
     """Draw a value of each missing condition, given the others."""
-    numbers = [c.number(name, v) for v, (name, c) in zip(row, conditions.items())]
+    numbers = [c.encode(name, v)[0] for v, (name, c) in zip(row, conditions.items())]
     cell, bins = [(-1, -1)] * len(numbers), 1
     if population is not None:
         bins, (chance, *chances) = population.bins, chances

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypedDict
 import keras
 
 from dipy_ldm import _backend, _presets, _serialization
-from dipy_ldm._utils.checks import InputError, check_counts, check_rate, scalars
+from dipy_ldm._utils.checks import InputError, check_counts, check_rate, plain
 from dipy_ldm.training._optimizer import FlatAdam
 from dipy_ldm.training._precision import Precision, choose_precision
 
@@ -170,7 +170,7 @@ def resolve(
 
     Training may also have begun in other checkpoints than its own.
     """
-    chosen = _presets.of_rank(rank).fit_options(stage, scalars(options))
+    chosen = _presets.of_rank(rank).fit_options(stage, plain(options))
     strategy = _backend.make_strategy(chosen.get("strategy", "auto"))
     began = _precision_before(chosen.get("checkpoint"), *checkpoints)
     name = chosen.get("precision", "auto")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scans import save
 
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.checking import _headers as headers
 from dipy_ldm.data._nifti import read_headers
 
@@ -29,7 +30,7 @@ def scaled(size, origin=0.0):
 def read(files):
     infos, complaints = read_headers(files)
     assert not complaints
-    return headers.describe_headers(infos)
+    return infos
 
 
 def test_equal_headers_are_green(files):
@@ -127,6 +128,14 @@ def test_headers_that_training_reads_are_read(files):
     assert "1 file whose qform is invalid or has other axes" in finding.message
     assert "sub-0.nii (RAS, invalid)" in finding.message
     assert headers.check_units(heads)[0].state == "green"
+
+
+@pytest.mark.parametrize(
+    ("options", "name"), [({"suffix": "T1w"}, "suffix"), ({"dwi": True}, "channels")]
+)
+def test_options_that_a_training_refuses_are_refused(files, options, name):
+    with pytest.raises(InputError, match=f"leave out `{name}`"):
+        headers.read_volumes(files, channels=["T1w", "T2w"], **options)
 
 
 def test_bad_files_are_listed_with_their_cures():

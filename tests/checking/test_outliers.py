@@ -29,9 +29,18 @@ def names():
     return [f"sub-{i}" for i in range(N)]
 
 
+def judged_by(title, figures, least, names):
+    return outliers.check_outliers(title, figures, least, names, no_pictures)
+
+
 def judged(volumes, names):
-    found = outliers.measure_brightness(volumes)
-    return outliers.check_intensities(found, names, no_pictures)
+    figures, _ = outliers.measure_brightness(volumes)
+    return judged_by("intensities", figures, outliers._OF_VOLUMES, names)
+
+
+def judged_by_shape(cubes, names):
+    figures = outliers.measure_shape(cubes)
+    return judged_by("shapes", figures, outliers._OF_SHAPE, names)
 
 
 def test_scores_are_standard_deviations_of_normal_numbers():
@@ -50,7 +59,7 @@ def test_equal_numbers_are_no_outliers():
 
 def test_like_volumes_are_green(volumes, names):
     assert judged(volumes, names).state == "green"
-    assert outliers.check_shapes(volumes[..., 0], names, no_pictures).state == "green"
+    assert judged_by_shape(volumes[..., 0], names).state == "green"
 
 
 @pytest.mark.parametrize(
@@ -75,27 +84,27 @@ def test_shape_outlier_is_reported(volumes, names):
     cubes = volumes[..., 0]
     cubes[9] = 0
     cubes[9, 4:6, 4:6, 4:6] = 0.8
-    finding = outliers.check_shapes(cubes, names, no_pictures)
+    finding = judged_by_shape(cubes, names)
     assert finding.state == "amber"
     assert finding.message.endswith("sub-9.")
 
 
 def test_background_within_the_range_is_reported(volumes):
-    brightness = outliers.measure_brightness(np.where(volumes > 0, volumes, 0.5))
-    assert outliers.check_background(brightness).state == "amber"
-    brightness = outliers.measure_brightness(volumes)
-    assert outliers.check_background(brightness).state == "green"
+    figures, _ = outliers.measure_brightness(np.where(volumes > 0, volumes, 0.5))
+    assert outliers.check_background(figures).state == "amber"
+    figures, _ = outliers.measure_brightness(volumes)
+    assert outliers.check_background(figures).state == "green"
 
 
 def test_a_grid_that_is_empty_for_the_most_part_is_to_be_cropped(volumes):
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     padded = np.pad(volumes, [(0, 0), *[(6, 6)] * 3, (0, 0)])
-    finding = outliers.check_grid(outliers.measure_brightness(padded), affine)
+    finding = outliers.check_grid(outliers.measure_brightness(padded)[1], affine)
     assert finding.state == "amber"
     assert "--shape 8 9 9" in finding.cure
     assert "22 x 24 x 23 voxels of 2 mm" in finding.message
-    brightness = outliers.measure_brightness(volumes[:, 1:9, 1:10])
-    assert outliers.check_grid(brightness, affine).state == "green"
+    _, brightest = outliers.measure_brightness(volumes[:, 1:9, 1:10])
+    assert outliers.check_grid(brightest, affine).state == "green"
 
 
 def test_equal_images_are_reported():

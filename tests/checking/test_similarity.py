@@ -6,7 +6,7 @@ import pytest
 from scipy.ndimage import gaussian_filter, shift
 
 from dipy_ldm.checking import _similarity as likeness
-from dipy_ldm.checking._similarity import VIEWS
+from dipy_ldm.checking._similarity import VIEWS, axes_of, turned
 
 AFFINE = np.diag([8.0, 8.0, 8.0, 1.0])
 N = 12
@@ -50,11 +50,17 @@ def test_cubes_are_centred_wherever_the_content_lies(heads):
     npt.assert_allclose(cube, moved, atol=0.02)
 
 
+def test_a_volume_without_content_has_an_empty_cube(heads):
+    lesions = np.stack([heads[0], 0 * heads[1]])
+    cube, empty = likeness.centred_cubes(lesions, AFFINE)
+    assert cube.any() and not empty.any()
+
+
 def test_all_views_are_different_and_the_first_is_none(small):
-    turned = {view.of(small[0]).tobytes() for view in VIEWS}
-    assert len(VIEWS) == len(turned) == len(set(map(str, VIEWS))) == 48
-    assert str(VIEWS[0]) == "RAS"
-    npt.assert_array_equal(VIEWS[0].of(small[0]), small[0])
+    cubes = {turned(small[0], view).tobytes() for view in VIEWS}
+    assert len(VIEWS) == len(cubes) == len(set(map(axes_of, VIEWS))) == 48
+    assert axes_of(VIEWS[0]) == "RAS"
+    npt.assert_array_equal(turned(small[0], VIEWS[0]), small[0])
 
 
 def test_a_cohort_as_it_should_be_is_green(small, names):
@@ -66,14 +72,14 @@ def test_a_cohort_as_it_should_be_is_green(small, names):
 @pytest.mark.parametrize("view", [VIEWS[i] for i in (1, 2, 9, 20, 33, 47)])
 def test_swapped_axes_are_named(small, names, view):
     changed = small.copy()
-    changed[5] = view.of(small[5])
+    changed[5] = turned(small[5], view)
     finding = likeness.check_orientation(changed, names, no_pictures)
     assert finding.state == "red"
     (row,) = finding.table[1:]
     found = VIEWS[likeness.compare_views(changed)[1][5]]
-    assert row[0] == f"sub-5: {found}"
+    assert row[0] == f"sub-5: {axes_of(found)}"
     # But for left and right, which are alike in these.
-    pair = likeness.unit_vectors(np.stack([v.of(small[5]) for v in (found, view)]))
+    pair = likeness.unit_vectors(np.stack([turned(small[5], v) for v in (found, view)]))
     assert pair[0] @ pair[1] > 0.9
 
 

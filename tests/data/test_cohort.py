@@ -5,7 +5,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._cohort import Cohort, count_held_out, draw_order, split
+from dipy_ldm.data._cohort import Cohort, draw_order, split
 
 SCANS = [f"sub-{i}" for i in range(10) for _ in range(i % 3 + 1)]  # 19
 
@@ -67,4 +67,4 @@ def test_nothing_is_held_out_of_a_share_of_nothing():
 
 def test_split_with_too_few_training_images_is_refused():
     with pytest.raises(InputError, match=r"of 6 images, 0 are left .*\(6 held out"):
-        count_held_out(cohort(["sub-1"] * 6), 0.1, 1, 0)
+        split(cohort(["sub-1"] * 6), 0.1, 0, 1)

@@ -7,7 +7,7 @@ import pytest
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import _paths
-from dipy_ldm.data._covariates import read_covariates, refuse_mixed, summarise
+from dipy_ldm.data._covariates import Covariates, read_covariates, summarise
 from dipy_ldm.data._paths import entity, find_volumes, rows_of_lists, suffix
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data._tables import as_text
@@ -113,19 +113,14 @@ def test_units_levels_and_codes(bids):
 def test_ages_are_coarsened(bids):
     found = look_up(["age", "sex"], bids, steps={"age": 5})
     assert found.values["age"] == [60, 70, 70, None]
+    # Whole numbers could be taken for codes of classes.
+    assert isinstance(found.values["age"][0], float)
     with pytest.raises(InputError, match="sex has classes"):
         look_up(["sex"], bids, steps={"sex": 5})
     with pytest.raises(InputError, match=r"weight, which is no condition \(age\)"):
         look_up(["age"], bids, steps={"weight": 5})
     with pytest.raises(InputError, match="a step above 0 for age, not 0"):
         look_up(["age"], bids, steps={"age": 0})
-
-
-def test_columns_without_values_or_of_two_kinds_are_refused():
-    refuse_mixed({"age": [61, None, 5.5], "sex": ["F", None], "lesion": [True, False]})
-    for column, sentence in (([None], "missing for all"), ([1, "x"], "numbers and")):
-        with pytest.raises(InputError, match=f"age (is|has) {sentence}"):
-            refuse_mixed({"age": column})
 
 
 def test_all_bad_rows_are_in_one_report(bids):
@@ -202,6 +197,22 @@ def test_the_summary_hints_at_mistakes(tmp_path):
     text = summarise(look_up(["code", "case"], tmp_path / "list.csv"))
     assert "code is taken for a number; if its 2 values are codes" in text
     assert "case has classes that differ in case: A, a" in text
+
+
+def test_the_summary_takes_codes_and_truth_values_for_classes():
+    values = {
+        "group": [0, 1, 1],
+        "lesion": [True, False, None],
+        "score": [0.0, 1.0, 2.0],
+    }
+    values["direction"] = [(0.0, 0.0, 1.0)] * 3
+    text = summarise(Covariates(values, {}, {}, ["a", "b", "c"]))
+    assert "group: 1 2, 0 1" in text
+    assert "lesion: True 1, False 1; 1 missing" in text
+    assert "score: 0 to 2, mean 1" in text
+    assert "group has classes of fewer than 5 subjects" in text
+    assert "group is taken for a number" not in text
+    assert "direction" not in text
 
 
 def test_subjects_come_from_names_or_a_column(tmp_path):

@@ -52,10 +52,17 @@ def test_rows_follow_sessions_and_files_where_they_tell():
         "age": [1, 2, 3],
     }
     assert join_rows(several, SUBJECTS, SESSIONS) == {"age": [2, 3, 1]}
+    frame = pd.DataFrame(several).assign(session_id=[1, 2, np.nan])
+    assert join_rows(frame, SUBJECTS, ["ses-2", None, "ses-1"]) == {"age": [2, 3, 1]}
     paths = {"age": [1, 2, 3], "file": ["sub-02/a.nii.gz", "b.nii.gz", FILES[1]]}
     assert join_rows(paths, SUBJECTS, SESSIONS, FILES) == {"age": [2, 3, 1]}
     labels = pd.Series([7, 8], index=["sub-01", "sub-02"])
     assert join_rows(labels, SUBJECTS) == [8, 7, 8]
+
+
+def test_names_alone_are_no_conditions():
+    for table in ({"participant_id": SUBJECTS[:2]}, FRAME[["participant_id"]]):
+        assert join_rows(table, SUBJECTS) == {}
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_it_is_a_function_of_seed_and_sample(known, population):
 def test_few_samples_are_spread_as_all_are(known, population, seed, first):
     where = {"seed": seed, "first": first}
     drawn = draw_conditions(known, None, None, 50, **where)
-    ages = [known["age"].number("age", age) for age in drawn["age"]]
+    ages = [known["age"].encode("age", age)[0] for age in drawn["age"]]
     npt.assert_allclose(np.sort(ages), (np.arange(50) + 0.5) / 50, atol=0.08)
     women = share(drawn, "sex", "F")
     counts = known["sex"].levels
