@@ -19,12 +19,12 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._sources import Source
-from dipy_ldm.training import ResolvedOptions, resolve
 from dipy_ldm.workflows._outputs import write_text
 
 if TYPE_CHECKING:  # they take seconds to import
     from dipy_ldm.anomaly_detector import AnomalyDetector
     from dipy_ldm.latent_diffusion import LatentDiffusion
+    from dipy_ldm.training import ResolvedOptions
     from dipy_ldm.vqvae import VQVAE
 
 
@@ -62,8 +62,10 @@ class Recipe(NamedTuple):
 
             AnomalyDetector().check(shape, **self.of_detector)
 
-    def resolved(self, rank: int) -> dict[str, ResolvedOptions]:
+    def resolved(self, rank: int) -> "dict[str, ResolvedOptions]":
         """Resolve the options of the stages before the detector that are trained."""
+        from dipy_ldm.training import resolve
+
         stages = {"autoencoder": "vqvae", "diffusion": "ldm"}
         options = zip(stages.items(), (self.of_vqvae, self.of_model))
         return {
