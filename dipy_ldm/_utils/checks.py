@@ -1,6 +1,6 @@
 """Checks of what the user gave, and the one error they raise."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import math
 from numbers import Integral, Real
 from typing import Any

@@ -95,9 +95,8 @@ def check_memory(
     """Compare the memory that each stage needs with what is free."""
     needed = {}
     if first := trainings.get("autoencoder"):
-        parameters = recipe.vqvae._parameters(
-            len(shape) - 2, recipe.of_vqvae.get("init")
-        )
+        init = recipe.of_vqvae.get("init")
+        parameters = recipe.vqvae._parameters(len(shape) - 2, init)
         how = (parameters, shape, patch, first)
         needed["autoencoder"] = autoencoder.needed_memory(*how)
     second = trainings["diffusion"]

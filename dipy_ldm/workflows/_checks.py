@@ -97,7 +97,7 @@ def _look_at_images(options):
     material = Material(data.images, None, names, (), subjects)
     sections = {"Images": check_images(material)}
     if data.conditions:
-        learnt = learn(data.conditions, len(names))
+        learnt = learn(data.conditions, len(names), n_subjects=len(set(subjects)))
         covariates = as_covariates(data.conditions, learnt, subjects)
         sections["Conditions"] = _of_covariates(covariates)
     return sections, material
@@ -107,7 +107,8 @@ def _of_tables(names, files, paths, steps):
     """Check the conditions that tables list for volumes, as a training does."""
     try:
         covariates = read_covariates(names, files, rows_of_lists(paths), steps)
-        learn(covariates.values, len(files))
+        n_subjects = len(set(covariates.subjects))
+        learn(covariates.values, len(files), n_subjects=n_subjects)
     except InputError as error:
         return [refused("conditions", error)]
     return _of_covariates(covariates)
