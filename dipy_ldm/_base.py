@@ -6,7 +6,7 @@ from functools import wraps
 from html import escape
 import inspect
 from pathlib import Path
-from typing import NamedTuple, Self, TypeVar, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import keras
 import numpy as np
@@ -39,7 +39,7 @@ def show_options(options: type) -> Callable[[Method], Method]:
                 inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, **kwargs)
             )
         names = {parameter.name: None for parameter in shown}
-        checked.__signature__ = signature.replace(parameters=shown)
+        cast(Any, checked).__signature__ = signature.replace(parameters=shown)
         return checked
 
     return show

@@ -205,7 +205,9 @@ def learn(
             )
     units, meanings = units or {}, meanings or {}
     learnt = {
-        name: Condition(*_learn(name, values), units.get(name), meanings.get(name))
+        name: Condition(
+            *_learn(name, values), units=units.get(name), meanings=meanings.get(name)
+        )
         for name, values in table.items()
     }
     for name, condition in learnt.items():

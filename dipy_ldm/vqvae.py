@@ -23,6 +23,7 @@ from dipy_ldm.autoencoder._codec import Codec, Parameters, expected_shapes
 from dipy_ldm.autoencoder._training import AutoencoderStage, check
 from dipy_ldm.data import _checks as checks
 from dipy_ldm.data._batches import Augmentation, window_size
+from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._scans import (
     ImagesLike,
     are_scans,
@@ -553,7 +554,7 @@ class VQVAE(Estimator):
 
         return cls.from_saved(*_serialization.load(path, "latent_diffusion", expected))
 
-    def _read_cohort(self, images, verbose=False):
+    def _read_cohort(self, images: ImagesLike, verbose: bool = False) -> Cohort:
         """Load images on the grid of the training images; arrays stay as they are."""
         self._check_fitted()
         grid = grid_of(self.shape_, self.affine_)

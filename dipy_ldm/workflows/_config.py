@@ -107,6 +107,8 @@ def _unused(path, text):
 class ConfigParser(IntrospectiveArgumentParser):
     """DIPY's parser of a workflow's options, which may come from a file, too."""
 
+    description: str | None
+
     def add_workflow(self, workflow: Workflow) -> dict:
         """Add the options of a workflow, and that for a file of them."""
         self.command = f"dipy_{workflow.get_short_name()}"

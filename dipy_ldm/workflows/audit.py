@@ -97,7 +97,9 @@ class AuditLDMFlow(LDMFlow):
         document = _serialization.read_document(path, "latent_diffusion")
         other_document = reference_document(path, document, reference)
         images = _read(document, options, generated_files, source_files)
-        reference_images = other_document and _read(other_document, options)
+        reference_images = None
+        if other_document is not None:
+            reference_images = _read(other_document, options)
         with launch.quiet_start():
             from dipy_ldm.workflows import _reports as reports
 
