@@ -135,6 +135,14 @@ def unguided(monkeypatch):
 
 
 @pytest.fixture
+def untrained(monkeypatch):
+    """Let denoisers be built, and not trained, which takes long to compile."""
+    history = {"step": [1], "epoch": [1], "loss": [1.0]}
+    train = lambda model, stage: vars(model).update(history_=history)  # noqa: E731
+    monkeypatch.setattr("dipy_ldm.latent_diffusion.train", train)
+
+
+@pytest.fixture
 def numbered_anew():
     """Return what makes Keras number its layers from the beginning again.
 
@@ -246,16 +254,22 @@ def diffusion(vqvae, blobs):
 
 
 @pytest.fixture(scope="session")
-def digits():
+def digits(made_once):
     """Return 900 digits of three kinds, their names, and an autoencoder of them."""
     from dipy_ldm import VQVAE
     from dipy_ldm.data import load_mnist
 
     images, labels = load_mnist("train")
     which = np.flatnonzero(labels < 3)[:900]
-    vqvae = VQVAE(widths=(8, 16), n_codes=64)
-    vqvae.fit(images[which], epochs=8, batch_size=32, verbose=False)
-    return images[which], np.array(["naught", "one", "two"])[labels[which]], vqvae
+    images, labels = images[which], labels[which]
+
+    def make(folder):
+        vqvae = VQVAE(widths=(8, 16), n_codes=64)
+        vqvae.fit(images, epochs=8, batch_size=32, verbose=False)
+        vqvae.save(folder / "vqvae.safetensors")
+
+    vqvae = VQVAE.load(made_once("digits", make) / "vqvae.safetensors")
+    return images, np.array(["naught", "one", "two"])[labels], vqvae
 
 
 @pytest.fixture(scope="session")

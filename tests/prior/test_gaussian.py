@@ -366,7 +366,7 @@ def test_images_have_none_and_without_conditions_no_probe(trained, diffusion):
     assert trained.probe_ is diffusion.probe_ is None
 
 
-def test_volumes_that_are_not_aligned_have_none(trained, volumes, rng):
+def test_volumes_that_are_not_aligned_have_none(trained, volumes, rng, untrained):
     moved = [np.roll(v, rng.integers(0, 8, 3), (0, 1, 2)) for v in volumes]
     model = LatentDiffusion(trained.vqvae_, widths=(8,), guide=False)
     model.fit(np.stack(moved), epochs=1, batch_size=4, verbose=False)
