@@ -291,6 +291,22 @@ def model_path(made_once):
 
 
 @pytest.fixture
+def assert_unreadable(tmp_path):
+    """Return what writes a diffusion model that must be refused with a sentence."""
+    from dipy_ldm import LatentDiffusion, _serialization
+    from dipy_ldm._utils.checks import InputError
+
+    def assert_unreadable(tensors, document, sentence):
+        path = tmp_path / "m.safetensors"
+        _serialization.save(path, "latent_diffusion", tensors, document)
+        with pytest.raises(InputError, match=sentence) as refusal:
+            LatentDiffusion.load(path)
+        return str(refusal.value)
+
+    return assert_unreadable
+
+
+@pytest.fixture
 def command(monkeypatch, tmp_path):
     """Return ``execute`` for commands in this test's folder."""
     monkeypatch.chdir(tmp_path)
