@@ -298,7 +298,9 @@ def test_help_needs_neither_keras_nor_tensorflow():
     run_python("-c", f"import {modules}, sys; assert not {heavy} & set(sys.modules)")
 
 
-def test_a_training_begins_from_a_model_file(diffusion, blobs, tmp_path, monkeypatch):
+def test_a_training_begins_from_a_model_file(
+    diffusion, blobs, tmp_path, monkeypatch, untrained
+):
     diffusion.save(tmp_path / "m.safetensors")
     small = str(tmp_path / "small.npy")
     np.save(small, blobs[:20, :11])

@@ -198,7 +198,7 @@ def test_repeats_tell_how_far_results_vary(command, folder, path, tmp_path):
     assert json.loads((tmp_path / "sub-00_x.json").read_text())["Repeats"] == 2
 
 
-def test_channels_masks_and_bad_files(command, tmp_path):
+def test_channels_masks_and_bad_files(command, tmp_path, untrained):
     for name in ("both", "masks"):
         (tmp_path / name).mkdir()
     for i in (0, 1, 2, 3):
