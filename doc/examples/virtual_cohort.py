@@ -264,11 +264,6 @@ def draw_traits(i, seed=0, lesion=LESION):
     return Traits(swelling, shift, lesion if rng.random() < 0.5 else None)
 
 
-def make_volume(i, seed=0, detailed=False):
-    """Make the T1 volume of a subject, as :func:`make_subject` does."""
-    return make_subject(i, seed, detailed)[0]
-
-
 def make_subject(i, seed=0, detailed=False, traits=None, contrast="T1w"):
     """Make a volume of a subject; return the image and its covariates.
 
