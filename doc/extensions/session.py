@@ -74,7 +74,7 @@ def recorded():
 
 
 def read_parts(text):
-    """Split a session into parts, and each into its commands, by the names of the parts.
+    """Split a session into parts, by their names, and each of them into commands.
 
     A command goes on after a backslash, and within quotes.
     """
