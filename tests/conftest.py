@@ -134,12 +134,21 @@ def unguided(monkeypatch):
     monkeypatch.setattr(Architecture, "has_guide", False)
 
 
+def skip_training(estimator, stage):
+    """Stand in for a training, which takes long to compile: networks are there."""
+    estimator.history_ = {"step": [1], "epoch": [1], "loss": [1.0]}
+
+
 @pytest.fixture
 def untrained(monkeypatch):
-    """Let denoisers be built, and not trained, which takes long to compile."""
-    history = {"step": [1], "epoch": [1], "loss": [1.0]}
-    train = lambda model, stage: vars(model).update(history_=history)  # noqa: E731
-    monkeypatch.setattr("dipy_ldm.latent_diffusion.train", train)
+    """Let denoisers be built, and not trained."""
+    monkeypatch.setattr("dipy_ldm.latent_diffusion.train", skip_training)
+
+
+@pytest.fixture
+def untrained_autoencoders(monkeypatch):
+    """Let autoencoders be built, and not trained."""
+    monkeypatch.setattr("dipy_ldm.vqvae.train", skip_training)
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ def draw(rank, n=70):
 
 
 @pytest.fixture
-def lessons(monkeypatch):
-    """Return what autoencoders are trained with."""
+def lessons(monkeypatch, untrained_autoencoders):
+    """Return what autoencoders would be trained with."""
     seen = []
     stage = vqvae_module.AutoencoderStage
 
