@@ -33,7 +33,7 @@ if BACKEND != "tensorflow":
 
 from dipy.utils.logging import CustomHandler  # noqa: E402
 import numpy as np  # noqa: E402
-from processes import ABSENT, TINY, execute  # noqa: E402
+from processes import ABSENT, TINY, execute, skipped_training  # noqa: E402
 import pytest  # noqa: E402
 
 # Before any test imports TensorFlow, as a user is told to.
@@ -134,21 +134,18 @@ def unguided(monkeypatch):
     monkeypatch.setattr(Architecture, "has_guide", False)
 
 
-def skip_training(estimator, stage):
-    """Stand in for a training, which takes long to compile: networks are there."""
-    estimator.history_ = {"step": [1], "epoch": [1], "loss": [1.0]}
-
-
 @pytest.fixture
-def untrained(monkeypatch):
+def untrained():
     """Let denoisers be built, and not trained."""
-    monkeypatch.setattr("dipy_ldm.latent_diffusion.train", skip_training)
+    with skipped_training("latent_diffusion"):
+        yield
 
 
 @pytest.fixture
-def untrained_autoencoders(monkeypatch):
+def untrained_autoencoders():
     """Let autoencoders be built, and not trained."""
-    monkeypatch.setattr("dipy_ldm.vqvae.train", skip_training)
+    with skipped_training("vqvae"):
+        yield
 
 
 @pytest.fixture
