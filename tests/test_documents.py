@@ -151,7 +151,7 @@ def test_half_weights_are_read(saved, tmp_path):
     assert np.isfinite(loaded.predict(2, steps=2)).all()
 
 
-def test_weights_too_large_for_half_are_not_written(vqvae, saved, tmp_path):
+def test_weights_too_large_for_half_are_not_written(saved, tmp_path):
     tensors, document = saved
     model = LatentDiffusion.from_saved(tensors, document)
     model.denoiser_.trainable_variables[0].assign_add(1e6 * np.ones((128, 128)))

@@ -63,7 +63,7 @@ def test_training_writes_model_history_and_picture(trained):
         assert picture.size == (1200, 800)
 
 
-def test_an_autoencoder_that_is_taken_as_it_is_has_no_curve(folder):
+def test_an_autoencoder_that_is_taken_as_it_is_has_no_curve():
     shown = _training.Report("a.csv", "a.png", Cohort(np.zeros((1, 8, 8, 1))))
     stage = SimpleNamespace(history_={"epoch": [1]}, detector_=None)
     model = SimpleNamespace(history_={"epoch": [2]}, vqvae=stage)
