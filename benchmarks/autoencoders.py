@@ -6,12 +6,7 @@ Each measure prints a line of JSON for each training.
 import itertools
 import time
 
-from common import (
-    make_parser,
-    png_path,
-    print_scores,
-    vary_scan,
-)
+from common import make_parser, png_path, print_scores, vary_scan
 from dipy.data import get_fnames
 from keras import ops
 import numpy as np
@@ -169,34 +164,26 @@ def train_briefly(options):
     )
     for n, steps, loss, rate, seed in trainings:
         volumes = np.array(loaded[:n]) if options.train else vary_scan(loaded[0], n)
-        training = {
+        fit = {"steps": steps, "learning_rate": rate, "batch_size": options.batch_size}
+        yield {
             "n": len(volumes),
             "steps": steps,
             "loss": loss,
             "learning_rate": rate,
+            "seed": seed,
+            **score_brief_training(volumes, loss, seed, fit),
         }
-        scores = score_brief_training(
-            volumes, loss, seed, steps, rate, options.batch_size
-        )
-        yield training | {"seed": seed} | scores
 
 
-def score_brief_training(volumes, loss, seed, steps, rate, batch_size):
+def score_brief_training(volumes, loss, seed, fit):
     """Train an autoencoder and measure its reconstructions."""
     start = time.perf_counter()
-    sizes = {
-        name: getattr(_presets.VOLUMES, name) for name in ("code_dim", "n_codebooks")
-    }
-    vqvae, message = VQVAE(loss=loss, seed=seed, **sizes), None
+    usual, message = _presets.VOLUMES, None
+    sizes = {"code_dim": usual.code_dim, "n_codebooks": usual.n_codebooks}
+    vqvae = VQVAE(loss=loss, seed=seed, **sizes)
+    fit |= {"augment": Augmentation(shift=2, intensity=0.05, noise=0.1)}
     try:
-        vqvae.fit(
-            volumes,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=rate,
-            augment=Augmentation(shift=2, intensity=0.05, noise=0.1),
-            verbose=False,
-        )
+        vqvae.fit(volumes, verbose=False, **fit)
     except InputError as error:
         message = str(error)
     reconstructed = vqvae.predict(volumes)

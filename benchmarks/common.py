@@ -71,6 +71,20 @@ def call(*arguments):
     subprocess.run(command, check=True, stdout=sys.stderr)
 
 
+def train_once(options, names, *arguments):
+    """Train a model if it is not there, from its last checkpoint on; return its file.
+
+    Arguments are files to learn from, and options; names those of options that have
+    the value that they have here.
+    """
+    model = options.folder / "ldm.safetensors"
+    if not model.exists():
+        how = [f"--{name}={getattr(options, name)}" for name in names]
+        how += ["--widths_ldm", *options.widths_ldm, "--out_dir", options.folder]
+        call("-c", TRAIN, *arguments, *how, "--resume")
+    return model
+
+
 def draw_brains(folder, pattern, n, first, *options):
     """Draw brains without skull from label maps, unless there are as many files."""
     if len(list(folder.glob(pattern))) < n:

@@ -7,14 +7,7 @@ worth is shown on volumes that were held out, whose values are exact too, and on
 reconstructions.
 """
 
-from common import (
-    add_sampling,
-    load_model,
-    log,
-    make_parser,
-    print_scores,
-    sampling,
-)
+from common import add_sampling, load_model, log, make_parser, print_scores, sampling
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
@@ -211,10 +204,8 @@ def score_conditional_mean(options):
             subset = rng.permutation(len(train[0]))[:n]
             latents, numbers = (array[subset] for array in train)
             numbers_by_name = {"left": numbers, "permuted": rng.permutation(numbers)}
-            for name, permuted in numbers_by_name.items():
-                shares[name].append(
-                    unexplained_share(latents, permuted, conditions, *real)
-                )
+            for name, rows in numbers_by_name.items():
+                shares[name].append(unexplained_share(latents, rows, conditions, *real))
         ends = {name: [min(shares), max(shares)] for name, shares in shares.items()}
         yield {"n": n} | ends
 

@@ -12,15 +12,7 @@ its training took. What is there is left as it is.
 from pathlib import Path
 import time
 
-from common import (
-    TRAIN,
-    Parser,
-    call,
-    draw_brains,
-    load_model,
-    log,
-    print_scores,
-)
+from common import TRAIN, Parser, call, draw_brains, load_model, log, print_scores
 import numpy as np
 from volumes import (
     halve_all,

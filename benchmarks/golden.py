@@ -29,19 +29,11 @@ import numpy as np
 
 from dipy_ldm import VQVAE, LatentDiffusion
 
-TINY_VQVAE: dict[str, Any] = {
-    "widths": (8, 8),
-    "blocks": 1,
-    "n_codes": 16,
-    "code_dim": 2,
-}
+TINY_VQVAE: dict[str, Any] = {"widths": (8, 8), "blocks": 1, "n_codes": 16}
+TINY_VQVAE |= {"code_dim": 2}
 TINY_LDM: dict[str, Any] = {"widths": (8, 16), "blocks": 1}
-FIT: dict[str, Any] = {
-    "steps": 8,
-    "batch_size": 8,
-    "verbose": False,
-    "precision": "float32",
-}
+FIT: dict[str, Any] = {"steps": 8, "batch_size": 8, "verbose": False}
+FIT |= {"precision": "float32"}
 TOLERANCE = 1e-3
 # What differs from run to run or from place to place.
 VOLATILE = ("seconds", "time", "date", "memory", "version", "path", "host", "processor")
@@ -80,17 +72,8 @@ def check_autoencoder(rank, folder):
         model = VQVAE(**TINY_VQVAE | parameters)
         model.fit(blobs, validation_data=blobs[:8], **FIT | options)
         yield from prefixed(name, weights_of(model))
-        yield (
-            f"{name}/history",
-            np.array(
-                [
-                    value
-                    for key in sorted(model.history_)
-                    for value in model.history_[key]
-                ],
-                dtype=float,
-            ),
-        )
+        figures = [model.history_[key] for key in sorted(model.history_)]
+        yield f"{name}/history", np.concatenate(figures).astype(float)
     latents = model.encode(blobs)
     yield "encode", latents
     yield "decode", model.decode(latents)
@@ -170,83 +153,41 @@ def check_commands(rank, folder):
     blobs, size, contrast = images(3, n=44)
     affine = np.diag([2, 2, 2, 1])
     for kind, volumes in (("T1w", blobs), ("T2w", contrast)):
-        for i, volume in enumerate(volumes):
+        for i, volume in enumerate((1000 * volumes[..., 0]).astype("int16")):
             place = folder / "bids" / f"sub-{i:02d}" / "anat"
             place.mkdir(parents=True, exist_ok=True)
             path = place / f"sub-{i:02d}_{kind}.nii.gz"
-            nib.save(
-                nib.Nifti1Image((1000 * volume[..., 0]).astype("int16"), affine), path
-            )
+            nib.save(nib.Nifti1Image(volume, affine), path)
     rows = [f"sub-{i:02d}\t{value}" for i, value in enumerate(size)]
     table = "\n".join(["participant_id\tage", *rows]) + "\n"
     (folder / "bids" / "participants.tsv").write_text(table)
     mask = np.zeros(blobs.shape[1:-1], "uint8")
     mask[4:8, 4:8, 4:8] = 1
-    nib.save(nib.Nifti1Image(mask, affine), folder / "sub-00_mask.nii.gz")
+    mask_file = "sub-00_mask.nii.gz"
+    nib.save(nib.Nifti1Image(mask, affine), folder / mask_file)
     scans = [f"bids/sub-{i:02d}/anat/sub-{i:02d}_T1w.nii.gz" for i in range(44)]
-    train, others = scans[:24], scans[24:]
-    tiny = "--widths_vqvae 8 8 --widths_ldm 8 16 --n_codes 16 --code_dim 2".split()
-    short = "--steps_vqvae 8 --steps_ldm 8 --precision float32".split()
-    cache = ["--cache_dir", "cache"]
-    model = "out/ldm.safetensors"
+    train, others = " ".join(scans[:24]), " ".join(scans[24:])
+    tiny = "--widths_vqvae 8 8 --widths_ldm 8 16 --n_codes 16 --code_dim 2"
+    tiny += " --steps_vqvae 8 --steps_ldm 8 --precision float32 --cache_dir cache"
+    model, made = "out/ldm.safetensors", "--generated made"
     for line in (
-        [
-            "train",
-            *train,
-            *tiny,
-            *short,
-            *cache,
-            "--conditions",
-            "age",
-            "--steps_detector",
-            "8",
-            "--out_dir",
-            "out",
-        ],
-        ["check", *train, *tiny, *short, *cache, "--out_dir", "check"],
-        ["generate", model, "--n_samples", "44", "--out_dir", "made"],
-        ["generate", model, "--conditions", "age=3", "--bids", "--out_dir", "dataset"],
-        ["denoise", model, *scans[:2], "--difference", "--out_dir", "denoised"],
-        ["denoise", model, *scans[:1], "--lesions", "--out_dir", "lesions"],
-        [
-            "inpaint",
-            model,
-            scans[0],
-            "--mask_files",
-            "sub-00_mask.nii.gz",
-            "--out_dir",
-            "inpainted",
-        ],
-        [
-            "evaluate",
-            model,
-            "--real",
-            *others,
-            "--generated",
-            "made",
-            "--out_dir",
-            "evaluated",
-        ],
-        [
-            "audit",
-            model,
-            "--train",
-            *train,
-            "--held_out",
-            *others,
-            "--generated",
-            "made",
-            "--out_dir",
-            "audited",
-        ],
+        f"train {train} {tiny} --conditions age --steps_detector 8 --out_dir out",
+        f"check {train} {tiny} --out_dir check",
+        f"generate {model} --n_samples 44 --out_dir made",
+        f"generate {model} --conditions age=3 --bids --out_dir dataset",
+        f"denoise {model} {scans[0]} {scans[1]} --difference --out_dir denoised",
+        f"denoise {model} {scans[0]} --lesions --out_dir lesions",
+        f"inpaint {model} {scans[0]} --mask_files {mask_file} --out_dir inpainted",
+        f"evaluate {model} --real {others} {made} --out_dir evaluated",
+        f"audit {model} --train {train} --held_out {others} {made} --out_dir audited",
     ):
-        program = Path(sys.executable).parent / f"dipy_{line[0]}_ldm"
-        done = subprocess.run(
-            [program, *line[1:]], cwd=folder, capture_output=True, text=True
-        )
-        yield f"status/{line[0]}", np.array(done.returncode)
+        name, *arguments = line.split()
+        program = f"{Path(sys.executable).parent}/dipy_{name}_ldm"
+        command = [program, *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        yield f"status/{name}", np.array(done.returncode)
         if done.returncode:
-            print(line[0], done.stderr[-600:], file=sys.stderr)
+            print(name, done.stderr[-600:], file=sys.stderr)
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.is_file() and name.split("/")[0] not in ("bids", "cache"):

@@ -13,15 +13,7 @@ that of real pairs. What is there is left as it is.
 
 from pathlib import Path
 
-from common import (
-    TRAIN,
-    Parser,
-    call,
-    draw_brains,
-    load_model,
-    log,
-    print_scores,
-)
+from common import Parser, draw_brains, load_model, log, print_scores, train_once
 import keras
 from keras import layers, ops
 import label_maps
@@ -98,17 +90,10 @@ def merge(labels):
 
 
 def train(options):
-    """Train the model if it is not there, from its last checkpoint on."""
-    model = options.folder / "ldm.safetensors"
-    if not model.exists():
-        names = ("voxel_size", "steps_vqvae", "steps_ldm")
-        arguments = [f"--{name}={getattr(options, name)}" for name in names]
-        call(
-            *("-c", TRAIN, options.folder / "train", *arguments, "--resume"),
-            *("--widths_ldm", *options.widths_ldm, "--channels", *CHANNELS),
-            *("--out_dir", options.folder),
-        )
-    return model
+    """Train the model if it is not there."""
+    names = ("voxel_size", "steps_vqvae", "steps_ldm")
+    folder = options.folder / "train"
+    return train_once(options, names, folder, "--channels", *CHANNELS)
 
 
 def compare(options):

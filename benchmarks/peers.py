@@ -21,7 +21,6 @@ from dipy_ldm._utils.checks import InputError, at_least
 
 HERE = Path(__file__).resolve().parent
 OURS = "dipy_ldm"
-OURS_COMMAND = [sys.executable, HERE / "peers_ours.py"]
 # Of the processor, what decides which kernels there are.
 FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni")
 # What limits the kernels, where it is set.
@@ -80,11 +79,8 @@ def measure(options):
         at_least(name, getattr(options, name), 1)
     if options.batch_size is not None:
         at_least("batch_size", options.batch_size, 1)
-    return (
-        compare_peers(options)
-        if options.backends is None
-        else compare_backends(options)
-    )
+    compare = compare_peers if options.backends is None else compare_backends
+    return compare(options)
 
 
 def compare_peers(options):
@@ -95,8 +91,9 @@ def compare_peers(options):
     yield machine
     peak = max(machine["gflop_a_second"].values())
     for name in options.networks:
-        figures = measure_in_turn(name, options)
-        for peer in NETWORKS[name].peers:
+        peers = NETWORKS[name].peers
+        figures = measure_rounds((OURS, *peers), name, options)
+        for peer in peers:
             comparison = summarise(figures[OURS], figures[peer], peer, peak)
             yield {"network": name, **comparison}
 
@@ -105,77 +102,52 @@ def compare_backends(options):
     """Measure each network of dipy_ldm on each back-end of Keras."""
     yield {**describe_processor(), "precision": options.precision}
     for name in options.networks:
-        rounds = measure_rounds(
-            name,
-            options.rounds,
-            options.backends or BACKENDS,
-            lambda backend, name=name: measure_backend(backend, name, options),
-        )
-        yield {"network": name} | {side: collect(rounds[side]) for side in rounds}
+        line = {"network": name}
+        rounds = measure_rounds(options.backends or BACKENDS, name, options)
+        for side, figures in rounds.items():
+            spreads = collect(figures)
+            line[side] = {
+                key: spreads[key] for key in BACKEND_FIGURES if key in spreads
+            }
+        yield line
 
 
-def measure_backend(backend, name, options):
-    """Measure a network on a back-end, in a process of its own."""
-    task = {
-        "network": name,
-        "precision": options.precision,
-        "batch_size": options.batch_size or NETWORKS[name].batch_size,
-        "steps": options.steps,
-    }
-    failure = f"{backend} failed with {name}"
-    figures = run_task(OURS_COMMAND, task, failure, KERAS_BACKEND=backend)
-    return {name: figures[name] for name in BACKEND_FIGURES if name in figures}
-
-
-def measure_in_turn(name, options):
-    """Measure a network of each library in turn, for several rounds."""
-    network = NETWORKS[name]
-    batch_size = options.batch_size or network.batch_size
-    task = {"batch_size": batch_size, "steps": options.steps}
-    return measure_rounds(
-        name,
-        options.rounds,
-        (OURS, *network.peers),
-        lambda library: work(library, name, options, **task),
-    )
-
-
-def measure_rounds(name, rounds, sides, measure):
-    """Measure each side in turn, for several rounds."""
+def measure_rounds(sides, name, options):
+    """Measure a network on each side in turn, for several rounds."""
     figures: dict[str, list] = {side: [] for side in sides}
-    for number in range(rounds):
+    for number in range(options.rounds):
         for side in sides:
-            log(f"{name}, round {number + 1} of {rounds}: {side}")
-            result = measure(side)
+            log(f"{name}, round {number + 1} of {options.rounds}: {side}")
+            result = measure_side(side, name, options)
             figures[side].append(result)
             log(f"  {np.median(result['step']):.3f} seconds a step")
     return figures
 
 
-def work(library, name, options, **task):
-    """Measure in a process of its own, in the environment of the library."""
-    task |= {"network": name, "precision": options.precision}
-    if library == OURS:
-        command = OURS_COMMAND
-    else:
+def measure_side(side, name, options):
+    """Measure a network, or the machine, in a process of its own.
+
+    A side is a library, whose environment may be another, or a back-end of Keras.
+    """
+    task = {"network": name, "precision": options.precision}
+    if name:
+        task["batch_size"] = options.batch_size or NETWORKS[name].batch_size
+        task["steps"] = options.steps
+    command, environment = [sys.executable, HERE / "peers_ours.py"], dict(os.environ)
+    if side in BACKENDS:
+        environment["KERAS_BACKEND"] = side
+    elif side != OURS:
         command = [options.python_peers, HERE / "peers_torch.py"]
-        task["library"] = library
-    return run_task(
-        command, task, f"{library} failed with {name or 'a product of matrices'}"
-    )
-
-
-def run_task(command, task, failure, **environment):
-    """Run a script with a task in a process of its own; return its figures."""
+        task["library"] = side
     done = subprocess.run(
         [*map(str, command), json.dumps(task)],
         capture_output=True,
         text=True,
-        env=os.environ | environment,
+        env=environment,
     )
     if done.returncode:
         log(done.stderr)
-        raise InputError(f"{failure}.")
+        raise InputError(f"{side} failed with {name or 'a product of matrices'}.")
     return json.loads(done.stdout)
 
 
@@ -183,7 +155,7 @@ def describe_machine(options):
     """Describe processor, speed and versions."""
     log("measuring products of matrices")
     sides = {"tensorflow": OURS, "torch": "diffusers"}
-    facts = {name: work(side, None, options) for name, side in sides.items()}
+    facts = {name: measure_side(side, None, options) for name, side in sides.items()}
     versions = {"python": platform.python_version(), "numpy": np.__version__}
     for side in facts.values():
         versions |= side["versions"]

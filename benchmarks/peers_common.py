@@ -52,8 +52,11 @@ NETWORKS = {
 }
 
 
-def answer(measures):
-    """Do the task of the command line, and print its figures as a line of JSON."""
+def answer(**measures):
+    """Do the task of the command line, and print its figures as a line of JSON.
+
+    Arguments are what measures each kind of network, and the machine.
+    """
     task = json.loads(sys.argv[1])
     network = NETWORKS.get(task.pop("network"))
     kind = network.kind if network else "machine"

@@ -241,10 +241,4 @@ def measure_machine(network, precision, **options):
 
 
 if __name__ == "__main__":
-    answer(
-        {
-            "autoencoder": measure_autoencoder,
-            "unet": measure_unet,
-            "machine": measure_machine,
-        }
-    )
+    answer(autoencoder=measure_autoencoder, unet=measure_unet, machine=measure_machine)

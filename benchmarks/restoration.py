@@ -85,21 +85,26 @@ def squared_error(images, truth):
     return float(np.mean((images - truth) ** 2, dtype="float64"))
 
 
-def add_hole_options(parser):
-    """Add the options of :func:`score_holes`."""
+def add_volumes(parser, n):
+    """Add the model, volumes that it has not seen, and the seed."""
     parser.add_argument("model", help="a model file of volumes")
     parser.add_argument(
         "--real", nargs="+", required=True, help="volumes that it has not seen"
     )
+    parser.add_argument("--n", type=int, default=n, help="volumes at most")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def add_hole_options(parser):
+    """Add the options of :func:`score_holes`."""
+    add_volumes(parser, 12)
     parser.add_argument(
         "--train", nargs="+", required=True, help="volumes that it was trained on"
     )
-    parser.add_argument("--n", type=int, default=12, help="volumes at most")
     parser.add_argument("--diameters", type=float, nargs="+", default=[10, 20, 30])
     parser.add_argument("--n_samples", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--resamplings", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
 
 
 def score_holes(options):
@@ -230,11 +235,7 @@ def similarity(a, b):
 
 def add_difference_options(parser):
     """Add the options of :func:`score_differences`."""
-    parser.add_argument("model", help="a model file of volumes")
-    parser.add_argument(
-        "--real", nargs="+", required=True, help="volumes that it has not seen"
-    )
-    parser.add_argument("--n", type=int, default=12, help="volumes at most")
+    add_volumes(parser, 12)
     parser.add_argument("--diameter", type=float, default=10, help="in mm")
     parser.add_argument("--contrast", type=float, default=0.2)
     parser.add_argument(
@@ -242,7 +243,6 @@ def add_difference_options(parser):
     )
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--smooth", type=float, default=3.0, help="FWHM in mm")
-    parser.add_argument("--seed", type=int, default=0)
 
 
 def score_differences(options):
@@ -343,15 +343,10 @@ def scale_of(data):
 
 def add_detector_options(parser):
     """Add the options of :func:`score_detector`."""
-    parser.add_argument("model", help="a model file of volumes, with a detector")
-    parser.add_argument(
-        "--real", nargs="+", required=True, help="scans, not learnt from"
-    )
-    parser.add_argument("--n", type=int, default=24, help="scans at most")
+    add_volumes(parser, 24)
     parser.add_argument("--diameters", type=float, nargs="+", default=[10])
     parser.add_argument("--contrasts", type=float, nargs="+", default=[0.2])
     parser.add_argument("--threshold", type=float, default=0.5)
-    parser.add_argument("--seed", type=int, default=0)
 
 
 def score_detector(options):

@@ -12,7 +12,15 @@ What is there is left as it is.
 
 from pathlib import Path
 
-from common import Parser, call, draw_brains, load_model, log, print_scores
+from common import (
+    Parser,
+    call,
+    draw_brains,
+    load_model,
+    log,
+    print_scores,
+    train_once,
+)
 from dipy.core.sphere import HemiSphere, disperse_charges
 from dipy.io.gradients import read_bvals_bvecs
 from dipy.reconst.shm import real_sh_descoteaux_from_index
@@ -25,7 +33,8 @@ from dipy_ldm.data._gradients import Gradients
 from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.evaluation._tensors import fit_tensors
 
-CLI = "import sys; from dipy_ldm.workflows import cli; getattr(cli, sys.argv.pop(1))()"
+# After -c of Python, as TRAIN of what benchmarks share.
+GENERATE = "from dipy_ldm.workflows import cli; cli.generate()"
 # Labels of FreeSurfer.
 WHITE = (2, 7, 16, 28, 41, 46, 60, 77, 85, 192, *range(251, 256))
 FLUID = (4, 5, 14, 15, 24, 43, 44, 72)
@@ -164,19 +173,11 @@ def write(subject, path):
 
 
 def train(options):
-    """Train the model if it is not there, from its last checkpoint on."""
-    model = options.folder / "ldm.safetensors"
-    if not model.exists():
-        names = ("voxel_size", "steps_vqvae", "steps_ldm", "patch", "batch_size")
-        arguments = [f"--{name}={getattr(options, name)}" for name in names]
-        files = sorted((options.folder / "train").glob("*_dwi.nii.gz"))
-        call(
-            *("-c", CLI, "train", *files, "--dwi", *arguments),
-            *("--widths_ldm", *options.widths_ldm, "--validation", 0.1),
-            *("--init", "volumes"),
-            *("--out_dir", options.folder, "--resume"),
-        )
-    return model
+    """Train the model if it is not there."""
+    names = ("voxel_size", "steps_vqvae", "steps_ldm", "patch", "batch_size")
+    files = sorted((options.folder / "train").glob("*_dwi.nii.gz"))
+    how = "--dwi", "--validation", 0.1, "--init", "volumes"
+    return train_once(options, names, *files, *how)
 
 
 def make(options, model, name, bvals, directions):
@@ -192,7 +193,7 @@ def make(options, model, name, bvals, directions):
         for end, text in tables.items():
             paths[end].write_text(text)
         call(
-            *("-c", CLI, "generate", model, "--source_files", file),
+            *("-c", GENERATE, model, "--source_files", file),
             *("--bvals", paths[".bval"], "--bvecs", paths[".bvec"]),
             *("--out_dir", folder, "--force"),
         )

@@ -11,7 +11,15 @@ What is there is left as it is.
 
 from pathlib import Path
 
-from common import COHORT_SCRIPT, TRAIN, Parser, call, load_model, log, print_scores
+from common import (
+    COHORT_SCRIPT,
+    Parser,
+    call,
+    load_model,
+    log,
+    print_scores,
+    train_once,
+)
 import numpy as np
 
 from dipy_ldm.data.volumes import load_volumes
@@ -55,18 +63,10 @@ def prepare(options):
 
 
 def train(options):
-    """Train the model if it is not there, from its last checkpoint on."""
-    model = options.folder / "ldm.safetensors"
-    if not model.exists():
-        names = ("voxel_size", "steps_vqvae", "steps_ldm", "batch_size", "seed")
-        arguments = [f"--{name}={getattr(options, name)}" for name in names]
-        call(
-            *("-c", TRAIN, *files(options, "train", "T2w"), *arguments),
-            *("--widths_ldm", *options.widths_ldm),
-            *("--out_dir", options.folder, "--resume"),
-            *("--source_files", *files(options, "train", "T1w")),
-        )
-    return model
+    """Train the model if it is not there."""
+    names = ("voxel_size", "steps_vqvae", "steps_ldm", "batch_size", "seed")
+    images, sources = (files(options, "train", kind) for kind in ("T2w", "T1w"))
+    return train_once(options, names, *images, "--source_files", *sources)
 
 
 def files(options, name, contrast):

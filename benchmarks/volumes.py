@@ -64,20 +64,18 @@ def load_real(options, model, grid):
 
     Shapes: held_out ``(n, x, y, z, channels)``.
     """
-    held_out, train = (
-        load_volumes(
-            files,
-            grid=grid,
-            channels=model.vqvae.shape_[-1] > 1,
-            shuffle=True,
-            verbose=True,
-        ).images
-        for files in (options.real, options.train)
-    )
+    held_out, train = (load(f, model, grid) for f in (options.real, options.train))
     # Equally many of all, since the figures depend on the number.
     n = min(options.n_samples, len(held_out), len(train))
     at_least("the number of samples, and of volumes of each kind,", n, 2)
     return np.array(held_out[:n]), train
+
+
+def load(files, model, grid):
+    """Load volumes on the grid of a model, ``(n, x, y, z, channels)``."""
+    channels = model.vqvae.shape_[-1] > 1
+    how = {"grid": grid, "channels": channels}
+    return load_volumes(files, shuffle=True, verbose=True, **how).images
 
 
 def halve_all(volumes):
@@ -125,11 +123,7 @@ def score_diversity(generated, held_out):
     samples, real = (
         pair_similarity(kind, SEED).value for kind in (generated, held_out)
     )
-    return {
-        "ms_ssim": samples,
-        "ms_ssim_real": real,
-        "ms_ssim_excess": samples - real,
-    }
+    return {"ms_ssim": samples, "ms_ssim_real": real, "ms_ssim_excess": samples - real}
 
 
 def score_structure(generated, held_out, reconstructed):
@@ -211,13 +205,7 @@ def show(path, held_out, reconstructed, generated, affine):
 def recognise(options):
     """Measure where generated volumes begin to be recognised by a network."""
     model, grid = load_model(options.model)
-    real = load_volumes(
-        options.real,
-        grid=grid,
-        channels=model.vqvae.shape_[-1] > 1,
-        shuffle=True,
-        verbose=True,
-    ).images
+    real = load(options.real, model, grid)
     n = min(options.n_samples, len(real) // 2)
     check_count(n)
     reference, held_out = np.array(real[:n]), np.array(real[n : 2 * n])
@@ -269,14 +257,9 @@ def band(real, generated, low, high):
 
     Shapes: real, generated ``(n, x, y, z, channels)``.
     """
+    finer, coarser = ((0, *[blur] * 3, 0) for blur in (low, high))
     bands = [
-        np.stack(
-            [
-                gaussian_filter(v, (low,) * 3 + (0,))
-                - gaussian_filter(v, (high,) * 3 + (0,))
-                for v in volumes
-            ]
-        )
+        gaussian_filter(volumes, finer) - gaussian_filter(volumes, coarser)
         for volumes in (real, generated)
     ]
     spread = 8 * bands[0].std()

@@ -30,19 +30,9 @@ class Page(HTMLParser):
 
 
 def check(folder):
-    """Find broken links.
+    """Count the links within a built documentation, and list the broken ones.
 
-    Parameters
-    ----------
-    folder : Path
-        Where the documentation was built.
-
-    Returns
-    -------
-    n_links : int
-        Number of links within the documentation.
-    broken : list of str
-        Page and link of those that lead nowhere.
+    Of each that leads nowhere it returns page and link.
     """
     # Below _static are templates of the theme, which are no pages.
     paths = [p.resolve() for p in folder.rglob("*.html") if "_static" not in p.parts]

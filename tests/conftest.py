@@ -33,7 +33,7 @@ if BACKEND != "tensorflow":
 
 from dipy.utils.logging import CustomHandler  # noqa: E402
 import numpy as np  # noqa: E402
-from processes import ABSENT, TINY, execute  # noqa: E402
+from processes import ABSENT, TINY, execute, skipped_training  # noqa: E402
 import pytest  # noqa: E402
 
 # Before any test imports TensorFlow, as a user is told to.
@@ -132,6 +132,20 @@ def unguided(monkeypatch):
     from dipy_ldm.denoiser._networks import Architecture
 
     monkeypatch.setattr(Architecture, "has_guide", False)
+
+
+@pytest.fixture
+def untrained():
+    """Let denoisers be built, and not trained."""
+    with skipped_training("latent_diffusion"):
+        yield
+
+
+@pytest.fixture
+def untrained_autoencoders():
+    """Let autoencoders be built, and not trained."""
+    with skipped_training("vqvae"):
+        yield
 
 
 @pytest.fixture
@@ -246,16 +260,22 @@ def diffusion(vqvae, blobs):
 
 
 @pytest.fixture(scope="session")
-def digits():
+def digits(made_once):
     """Return 900 digits of three kinds, their names, and an autoencoder of them."""
     from dipy_ldm import VQVAE
     from dipy_ldm.data import load_mnist
 
     images, labels = load_mnist("train")
     which = np.flatnonzero(labels < 3)[:900]
-    vqvae = VQVAE(widths=(8, 16), n_codes=64)
-    vqvae.fit(images[which], epochs=8, batch_size=32, verbose=False)
-    return images[which], np.array(["naught", "one", "two"])[labels[which]], vqvae
+    images, labels = images[which], labels[which]
+
+    def make(folder):
+        vqvae = VQVAE(widths=(8, 16), n_codes=64)
+        vqvae.fit(images, epochs=8, batch_size=32, verbose=False)
+        vqvae.save(folder / "vqvae.safetensors")
+
+    vqvae = VQVAE.load(made_once("digits", make) / "vqvae.safetensors")
+    return images, np.array(["naught", "one", "two"])[labels], vqvae
 
 
 @pytest.fixture(scope="session")
@@ -274,6 +294,22 @@ def model_path(made_once):
         model.save(folder / "ldm.safetensors")
 
     return made_once("model", make) / "ldm.safetensors"
+
+
+@pytest.fixture
+def assert_unreadable(tmp_path):
+    """Return what writes a diffusion model that must be refused with a sentence."""
+    from dipy_ldm import LatentDiffusion, _serialization
+    from dipy_ldm._utils.checks import InputError
+
+    def assert_unreadable(tensors, document, sentence):
+        path = tmp_path / "m.safetensors"
+        _serialization.save(path, "latent_diffusion", tensors, document)
+        with pytest.raises(InputError, match=sentence) as refusal:
+            LatentDiffusion.load(path)
+        return str(refusal.value)
+
+    return assert_unreadable
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ def model():
     return model.fit(data, **FIT), data
 
 
-def test_a_model_has_one_when_it_was_trained(model, tmp_path):
+def test_a_model_has_one_when_it_was_trained(model, tmp_path, untrained):
     model, data = model
     with pytest.raises(InputError, match="has no detector; train one"):
         model.detect(data)

@@ -98,7 +98,9 @@ def test_parameters_of_the_next_fit_change_nothing_of_the_last(diffusion, blobs,
     assert model.vqvae.to_document()["vqvae"] == document["vqvae"]
 
 
-def test_a_further_fit_takes_the_parameters_of_the_time(vqvae, blobs):
+def test_a_further_fit_takes_the_parameters_of_the_time(
+    vqvae, blobs, untrained_autoencoders
+):
     again = copy.deepcopy(vqvae).set_params(widths=(4,), code_dim=3, n_codes=8)
     again.check(blobs.shape, batch_size=16)
     again.fit(blobs, steps=1, batch_size=16, verbose=False)

@@ -239,7 +239,7 @@ def test_reload_is_exact(diffusion, tmp_path):
     npt.assert_allclose(loaded.predict(4), diffusion.predict(4), atol=1e-5)
 
 
-def test_a_further_fit_of_the_autoencoder_changes_nothing(vqvae, blobs):
+def test_a_further_fit_of_the_autoencoder_changes_nothing(vqvae, blobs, untrained):
     vqvae = copy.deepcopy(vqvae)
     model = LatentDiffusion(vqvae, guide=False, **TINY).fit(blobs, **BRIEFLY)
     tensors, document = model.to_tensors(), model.to_document()
@@ -362,7 +362,9 @@ def test_a_fit_begins_from_another(diffusion, vqvae, blobs, tmp_path):
         npt.assert_allclose(a, b, atol=1e-6)
 
 
-def test_conditions_that_are_new_change_nothing_at_first(diffusion, vqvae, blobs):
+def test_conditions_that_are_new_change_nothing_at_first(
+    diffusion, vqvae, blobs, untrained
+):
     labels = np.arange(len(blobs)) % 3
     model = LatentDiffusion(vqvae, guide=False)
     model.fit(blobs, labels, init=diffusion, **BRIEFLY)

@@ -3,11 +3,9 @@
 import copy
 from functools import partial
 import json
-import logging
 import pickle
 from unittest import mock
 
-import keras
 from keras import ops
 import numpy as np
 import numpy.testing as npt
@@ -19,14 +17,9 @@ from sklearn.base import clone
 from dipy_ldm import LatentDiffusion, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sources import ConditioningInputs
-from dipy_ldm.denoiser import (
-    _networks as networks,
-    _training as diffusion,
-    _unet as unet_network,
-)
+from dipy_ldm.denoiser import _networks as networks, _training as diffusion
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._training import ablation_gains
-from dipy_ldm.nn import _building as building
 from dipy_ldm.nn._layers import ConditionFeatures
 
 TINY = {"widths": (8,), "blocks": 1}
@@ -145,28 +138,17 @@ def test_guidance_leads_away_from_a_less_conditioned_guide(told, monkeypatch):
 
 
 def test_numbers_outside_of_the_training_are_warned_of(told, caplog):
-    with caplog.at_level(logging.WARNING):
-        far = told.predict(1, conditions={"row": 99}, steps=2)
+    far = told.predict(1, conditions={"row": 99}, steps=2)
     assert "row 99 lies outside of the 2.5 to " in caplog.text
     last = told.conditions_["row"].quantiles[-1]
     npt.assert_array_equal(told.predict(1, conditions={"row": last}, steps=2), far)
 
 
-@pytest.mark.parametrize(
-    ("conditions", "sentence"),
-    [
-        ({"age": 70}, "unknown condition 'age'; choose one of row, side"),
-        ({"side": "middle"}, "side has no level 'middle'; choose one of left, right"),
-        ({"row": "low"}, "row must be a number, not 'low'"),
-        ({"row": [1, 2, 3]}, "row must have one value or 2, one for each image, not 3"),
-        ("left", "conditions must be values by their names: row, side"),
-    ],
-)
-def test_invalid_requests_are_refused(told, blobs, conditions, sentence):
-    with pytest.raises(InputError, match=sentence):
-        told.predict(2, conditions=conditions)
-    with pytest.raises(InputError, match=sentence):
-        told.denoise(blobs[:2], conditions=conditions)
+def test_invalid_requests_are_refused(told, blobs):
+    sentence = "row must have one value or 2, one for each image, not 3"
+    for ask in (partial(told.predict, 2), partial(told.denoise, blobs[:2])):
+        with pytest.raises(InputError, match=sentence):
+            ask(conditions={"row": [1, 2, 3]})
 
 
 def test_a_model_without_conditions(diffusion, blobs):
@@ -314,21 +296,18 @@ def test_ignored_conditions_are_warned_of(caplog, rng):
         return noise + 0.2 * wrong
 
     whose = np.arange(40) % 20
-    with caplog.at_level(logging.WARNING):
-        gains = ablation_gains(losses, told, whose, ["a", "b", "c"], warn=True)
+    gains = ablation_gains(losses, told, whose, ["a", "b", "c"], warn=True)
     assert gains == {"val_gain_a": 0, "val_gain_b": pytest.approx(0.2), "val_gain_c": 0}
     assert "condition a has no measurable effect" in caplog.text
     assert "20 subjects" in caplog.text
     assert "condition b" not in caplog.text
     assert "condition c" not in caplog.text  # known of none
     caplog.clear()
-    with caplog.at_level(logging.WARNING):
-        ablation_gains(losses, told, np.arange(40) % 9, ["a"], warn=True)
+    ablation_gains(losses, told, np.arange(40) % 9, ["a"], warn=True)
     assert not caplog.text, "nine subjects can't carry a verdict"
     told[4:, 0] = 0.5
     told[:4, 0] = -1
-    with caplog.at_level(logging.WARNING):
-        ablation_gains(losses, told, whose, ["a"], warn=True)
+    ablation_gains(losses, told, whose, ["a"], warn=True)
     assert not caplog.text, "of one value there is no effect to be told"
 
 
@@ -351,8 +330,7 @@ def test_digits_follow_the_requested_labels(digits, caplog):
     others = {"validation_data": images[:100], "validation_conditions": names[:100]}
     model = LatentDiffusion(vqvae, widths=(32,), guide=False)
     options = {"epochs": 6, "batch_size": 32, "verbose": False}
-    with caplog.at_level(logging.WARNING):
-        model.fit(images[100:], names[100:], **others, **options)
+    model.fit(images[100:], names[100:], **others, **options)
     assert "no measurable effect" not in caplog.text
     assert model.history_["val_gain_label"][-1] > 0.1
     asked = np.repeat(["naught", "one", "two"], 20)
@@ -363,34 +341,8 @@ def test_digits_follow_the_requested_labels(digits, caplog):
     # Where they tell nothing, that is said.
     others = others | {"validation_conditions": np.roll(names[:100], 1)}
     options["epochs"] = 3
-    with caplog.at_level(logging.WARNING):
-        model.fit(images[100:], np.roll(names[100:], 1), **others, **options)
+    model.fit(images[100:], np.roll(names[100:], 1), **others, **options)
     assert "the condition label has no measurable effect" in caplog.text
-
-
-@pytest.mark.parametrize(("rank", "remat"), [(2, False), (3, True)])
-def test_every_weight_of_a_conditional_network_gets_a_gradient(rank, remat, rng):
-    shape, options = (5, 6, 4)[:rank], {"widths": (8, 8), "blocks": 1, "remat": remat}
-
-    def build(**conditions):
-        with building.seeded(0):
-            return unet_network.unet((*shape, 2), **conditions, **options)
-
-    unet, again = build(conditions=[3, 0]), build(conditions=[3, 0])
-    assert len(unet.weights) == len(build().weights) + 1
-    (learnt,) = (w for w in unet.weights if tuple(w.shape) == (4 + 17, 128))
-    for a, b in zip(unet.get_weights(), again.get_weights(), strict=True):
-        npt.assert_array_equal(a, b)
-    # Few steps are sooner made than traced.
-    unet.compile(keras.optimizers.SGD(1.0), "mse", run_eagerly=True)
-    told = np.array([[0, 0.2], [1, -1], [2, 0.7], [-1, 0.9]])
-    given = [rng.random((4, *shape, 2)), rng.random(4), told]
-    # What ends in zeros lets nothing through in the first steps.
-    for weight in unet.weights:
-        weight.assign_add(0.1 * np.ones(weight.shape))
-    before = learnt.numpy()
-    unet.fit(given, 9 * rng.random((4, *shape, 2)), epochs=2, verbose=0)
-    assert (np.abs(learnt.numpy() - before).max(1) > 0).all()
 
 
 def test_features_of_a_condition_have_length_one():
@@ -406,7 +358,7 @@ def test_features_of_a_condition_have_length_one():
     npt.assert_array_equal(ops.convert_to_numpy(again(told)), features)
 
 
-def test_documents_of_conditions(told, tmp_path):
+def test_documents_of_conditions(told, assert_unreadable):
     tensors, document = told.to_tensors(), told.to_document()
     row, side = (document["conditions"][name] for name in ("row", "side"))
     for wrong in (
@@ -421,19 +373,15 @@ def test_documents_of_conditions(told, tmp_path):
         {"row": row, "": side},
     ):
         changed = document | {"conditions": wrong}
-        _serialization.save(tmp_path / "m", "latent_diffusion", tensors, changed)
-        with pytest.raises(InputError, match="conditions can't be"):
-            LatentDiffusion.load(tmp_path / "m")
+        assert_unreadable(tensors, changed, "conditions can't be")
     # Others than those of which there are weights.
     more = document["conditions"] | {"age": row}
     for conditions in ({}, more):
         changed = document | {"conditions": conditions}
-        _serialization.save(tmp_path / "m", "latent_diffusion", tensors, changed)
-        with pytest.raises(InputError, match="is damaged"):
-            LatentDiffusion.load(tmp_path / "m")
+        assert_unreadable(tensors, changed, "is damaged")
 
 
-def test_documents_of_populations(told, tmp_path):
+def test_documents_of_populations(told, assert_unreadable):
     tensors, document = told.to_tensors(), told.to_document()
     right = document["population"]
     for wrong, sentence in (
@@ -447,10 +395,7 @@ def test_documents_of_populations(told, tmp_path):
         (right | {"cells": [[[0, 0]]], "counts": [9]}, "must have cells of the cond"),
         (right | {"cells": [[[0, 0], [0, 99]]], "counts": [9]}, "cells of the cond"),
     ):
-        changed = document | {"population": wrong}
-        _serialization.save(tmp_path / "m", "latent_diffusion", tensors, changed)
-        with pytest.raises(InputError, match=sentence):
-            LatentDiffusion.load(tmp_path / "m")
+        assert_unreadable(tensors, document | {"population": wrong}, sentence)
 
 
 def test_files_without_an_expectation_are_read():
@@ -461,8 +406,8 @@ def test_files_without_an_expectation_are_read():
     assert np.abs(both[0] - both[1]).max() > 0.5
 
 
-def test_an_expectation_that_does_not_fit_is_refused(told, tmp_path):
-    tensors, path = told.to_tensors(), tmp_path / "m"
+def test_an_expectation_that_does_not_fit_is_refused(told, assert_unreadable):
+    tensors, document = told.to_tensors(), told.to_document()
     weights = tensors.pop("expectation")
     assert weights.shape == (5, *told.latent_shape_)
     # Without it, the networks would be others.
@@ -471,10 +416,7 @@ def test_an_expectation_that_does_not_fit_is_refused(told, tmp_path):
         ({"expectation": weights[:4]}, "the tensor expectation has the shape"),
         ({"expectation": weights[..., :1]}, "the tensor expectation has the shape"),
     ):
-        document = told.to_document()
-        _serialization.save(path, "latent_diffusion", tensors | changed, document)
-        with pytest.raises(InputError, match=sentence):
-            LatentDiffusion.load(path)
+        assert_unreadable(tensors | changed, document, sentence)
 
 
 def test_conditional_mean_is_used_from_the_first_step(vqvae, blobs, known_of):

@@ -1,16 +1,14 @@
 """Models that make images of others: what is learnt, asked for, saved, resumed."""
 
 from functools import partial
-import logging
 import pickle
 
-import keras
 import numpy as np
 import numpy.testing as npt
 from processes import StopError, stop_after
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, _serialization
+from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.evaluation import _memorization as membership
@@ -168,21 +166,13 @@ def test_copies_know_the_same(seeing, others, tmp_path, undecoded):
         npt.assert_allclose(made, wanted, atol=1e-4)
 
 
-def test_resumed_training_is_the_uninterrupted(seeing, vqvae, blobs, others, tmp_path):
-    # A guide makes no difference to the denoiser.
-    held_out = {"validation_data": blobs[:9], "validation_source": others[:9]}
-    options = held_out | FIT | {"checkpoint": tmp_path / "checkpoint"}
+def test_checkpoints_of_other_sources_are_refused(vqvae, blobs, others, tmp_path):
+    options = FIT | {"checkpoint": tmp_path / "checkpoint"}
     model = LatentDiffusion(vqvae, guide=False, **TINY)
     with pytest.raises(StopError):
         model.fit(blobs, source=others, callbacks=[stop_after(1)], **options)
     with pytest.raises(InputError, match=r"another training \(source was intensities"):
         model.fit(blobs, source=others[::-1], **options)
-    model.fit(blobs, source=others, **options)
-    weights = (fitted.denoiser_.get_weights() for fitted in (model, seeing))
-    for a, b in zip(*weights, strict=True):
-        npt.assert_allclose(a, b, atol=1e-5)
-    for name, values in seeing.history_.items():
-        npt.assert_allclose(model.history_[name], values, rtol=1e-4, atol=1e-5)
 
 
 def test_digits_are_translated_from_their_negatives(digits, caplog):
@@ -192,8 +182,7 @@ def test_digits_are_translated_from_their_negatives(digits, caplog):
     model = LatentDiffusion(vqvae, widths=(32,), guide=False)
     held_out = {"validation_data": images[:60], "validation_source": negatives[:60]}
     options = {"epochs": 8, "batch_size": 32, "verbose": False}
-    with caplog.at_level(logging.WARNING):
-        model.fit(images[60:], source=negatives[60:], **held_out, **options)
+    model.fit(images[60:], source=negatives[60:], **held_out, **options)
     assert "no measurable effect" not in caplog.text
     assert model.history_["val_gain_source"][-1] > 1
     made = model.predict(source=negatives[:30])
@@ -212,8 +201,7 @@ def test_volumes_are_translated_from_labels_and_conditions(caplog, rng):
     options |= {"validation_data": volumes[:4], "remat": True}
     # A label that the others have not is left out.
     options["validation_source"] = np.where(labels[:4] == 17, 99, labels[:4])
-    with caplog.at_level(logging.WARNING):
-        model.fit(volumes, {"sex": [*"ab"] * 8}, source=labels, **options)
+    model.fit(volumes, {"sex": [*"ab"] * 8}, source=labels, **options)
     assert "no measurable effect" not in caplog.text, "four can't carry a verdict"
     assert model.source_.labels == [0, 4, 17]
     assert list(model.history_)[-2:] == ["val_gain_sex", "val_gain_source"]
@@ -231,31 +219,6 @@ def test_volumes_are_translated_from_labels_and_conditions(caplog, rng):
     assert again.source_ == model.source_
 
 
-@pytest.mark.parametrize(("rank", "labels"), [(2, 0), (3, 3)])
-def test_networks_learn_from_all_that_they_see(rank, labels, rng):
-    shape, picture = (3, 2, 3)[:rank], unet_network.SourceShape(4, 1, labels)
-    options = {"widths": (8, 8), "blocks": 1, "conditions": [2], "source": picture}
-    with building.seeded(0):
-        unet = unet_network.unet((*shape, 2), **options)
-    with building.seeded(0):
-        again = unet_network.unet((*shape, 2), remat=True, **options)
-    for a, b in zip(unet.get_weights(), again.get_weights(), strict=True):
-        npt.assert_array_equal(a, b)
-    size = (4, *picture.shape((*shape, 2)))
-    seen = rng.integers(-1, labels, size) if labels else rng.random(size)
-    given = [rng.random((4, *shape, 2)), rng.random(4), np.zeros((4, 1)), seen]
-    # What ends in zeros lets nothing through in the first steps.
-    for weight in unet.weights:
-        weight.assign_add(0.1 * rng.standard_normal(weight.shape))
-    (stem,) = (w for w in unet.weights if w.shape[:rank] == (4,) * rank)
-    assert stem.shape[rank:] == (labels or 2, 8)
-    before = stem.numpy()
-    # Few steps are sooner made than traced.
-    unet.compile(keras.optimizers.SGD(1.0), "mse", run_eagerly=True)
-    unet.fit(given, 9 * rng.random((4, *shape, 2)), verbose=0)
-    assert (stem.numpy() != before).all()
-
-
 def test_sources_take_memory(seeing):
     build = partial(unet_network.unet, seeing.latent_shape_)
     needed = []
@@ -267,7 +230,7 @@ def test_sources_take_memory(seeing):
     assert needed[1] - needed[0] > 3 * 4 * 16 * 12 * 1000
 
 
-def test_documents_of_sources(seeing, tmp_path):
+def test_documents_of_sources(seeing, assert_unreadable):
     tensors, document = seeing.to_tensors(), seeing.to_document()
     known = document["source"]
     for wrong in (
@@ -280,11 +243,6 @@ def test_documents_of_sources(seeing, tmp_path):
         known | {"fingerprint": None},
         known | {"more": 1},
     ):
-        document["source"] = wrong
-        _serialization.save(tmp_path / "m", "latent_diffusion", tensors, document)
-        with pytest.raises(InputError, match="source can't be"):
-            LatentDiffusion.load(tmp_path / "m")
-    document["source"] = known | {"channels": 2}
-    _serialization.save(tmp_path / "m", "latent_diffusion", tensors, document)
-    with pytest.raises(InputError, match="has the shape"):
-        LatentDiffusion.load(tmp_path / "m")
+        assert_unreadable(tensors, document | {"source": wrong}, "source can't be")
+    other = document | {"source": known | {"channels": 2}}
+    assert_unreadable(tensors, other, "has the shape")

@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
     return path
 
 
-def test_files_folders_images_and_volumes_are_the_same_cohort(folder):
+def test_files_folders_images_and_volumes_are_the_same_cohort(folder, untrained):
     files = sorted(folder.glob("*.nii.gz"))
     volumes = load_volumes([folder])
     for given in (str(folder), files, [nib.load(f) for f in files], volumes):

@@ -92,7 +92,7 @@ def test_a_comparison_is_cut_where_most_changed(tmp_path):
         assert picture.width == 1500
 
 
-def test_figures_show_themselves(tmp_path, rng):
+def test_figures_show_themselves(rng):
     images, volumes = rng.random((5, 8, 8, 1)), rng.random((3, 4, 5, 6, 1))
     affine = np.diag([-2, 2, 2, 1])
     scans = [nib.Nifti1Image(volume[..., 0], affine) for volume in volumes]

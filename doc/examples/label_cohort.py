@@ -222,42 +222,15 @@ def check_numbers(n, seed, first, voxel_size, stripped):
 
 
 def choose_map(files, i, seed):
-    """Choose the label map of a subject.
-
-    Parameters
-    ----------
-    files : list of Path
-        The maps.
-    i, seed : int
-        Number of the subject, and seed of the cohort.
-
-    Returns
-    -------
-    Path
-        Each comes once before one comes again.
-    """
+    """Choose the label map of a subject; each comes once before one comes again."""
     order = np.random.default_rng((seed, i // len(files), 9)).permutation(len(files))
     return files[order[i % len(files)]]
 
 
 def draw_subject(i, seed, files, stripped):
-    """Draw a subject.
+    """Draw a subject; return its anatomy, and its values of :data:`COLUMNS`.
 
-    Parameters
-    ----------
-    i, seed : int
-        Its number, and the seed of the cohort.
-    files : list of Path
-        Label maps; without, it is of random shapes.
-    stripped : float
-        Share of the subjects whose brain is alone.
-
-    Returns
-    -------
-    anatomy : Anatomy
-        Labels.
-    facts : dict
-        Its values of :data:`COLUMNS`.
+    Without files of label maps, it is of random shapes.
     """
     rng = np.random.default_rng((seed, i))
     if not files:
@@ -279,24 +252,7 @@ def draw_subject(i, seed, files, stripped):
 
 
 def draw_anatomy(rng, source, alone, mirrored):
-    """Deform a label map.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws how.
-    source : LabelMap
-        The map.
-    alone : bool
-        Whether the brain is needed alone.
-    mirrored : bool
-        Whether left and right are exchanged.
-
-    Returns
-    -------
-    Anatomy
-        Its labels, each voxel with that of the nearest voxel of the map.
-    """
+    """Deform a label map; each voxel has the label of the nearest voxel of the map."""
     mirror = np.diag([-1.0 if mirrored else 1.0, 1, 1, 1])
     to_voxels = source.to_voxels @ mirror @ draw_pose(rng)
     low, high = extent(source, to_voxels, alone)
@@ -322,22 +278,9 @@ def draw_anatomy(rng, source, alone, mirrored):
 
 
 def extent(source, to_voxels, alone):
-    """Return the box of a head.
+    """Return the box of a head, or of the brain alone: two corners in mm, ``(3,)``.
 
-    Parameters
-    ----------
-    source : LabelMap
-        Its map.
-    to_voxels : ndarray
-        From its millimetres to voxels of the map, ``(4, 4)``.
-    alone : bool
-        Whether the brain is enough.
-
-    Returns
-    -------
-    low, high : ndarray
-        Corners in mm, ``(3,)``, with room for deformations. Where the neck is cut off,
-        the box ends above.
+    There is room for deformations. Where the neck is cut off, the box ends above.
     """
     voxels = source.brain if alone else source.head
     points = apply_affine(np.linalg.inv(to_voxels), voxels)
@@ -348,21 +291,12 @@ def extent(source, to_voxels, alone):
 
 
 def nearest(labels, points, weights):
-    """Look labels up.
+    """Look up labels at points of a coarse grid, interpolated on a fine one.
 
-    Parameters
-    ----------
-    labels : ndarray
-        Labels, ``(x, y, z)``.
-    points : ndarray
-        Voxels where to look, on a coarse grid, float32 ``(3, u, v, w)``.
-    weights : list of csr_array
-        By which those of a fine grid are interpolated, along each axis.
+    Outside of the map they are those of its edge.
 
-    Returns
-    -------
-    ndarray
-        Labels on the fine grid; outside of the map those of its edge.
+    Shapes: labels ``(x, y, z)``, points, in voxels, float32 ``(3, u, v, w)``,
+    weights along each axis as of :func:`planes`.
     """
     last = np.array(labels.shape)[:, None, None] - 1
     strides = np.array(labels.strides)
@@ -391,18 +325,11 @@ def gaussian(goals, points, sigma):
 def planes(volume, weights):
     """Interpolate a volume on a finer grid, plane by plane.
 
-    Parameters
-    ----------
-    volume : ndarray
-        float32 ``(x, y, z)``.
-    weights : list of csr_array
-        Along each axis: ``(u, x)``, ``(v, y)`` and ``(w, z)``.
+    Points of a grid need no more than this, and it is many times as fast as
+    interpolation at any points.
 
-    Yields
-    ------
-    ndarray
-        Each of the u planes, float32 ``(v, w)``. Points of a grid need no more than
-        this, and it is many times as fast as interpolation at any points.
+    Shapes: volume float32 ``(x, y, z)``, weights ``(u, x)``, ``(v, y)`` and
+    ``(w, z)``, each of the u planes float32 ``(v, w)``.
     """
     fine = [weights[1] @ (weights[2] @ plane.T).T for plane in volume]
     x = weights[0]
@@ -413,17 +340,10 @@ def planes(volume, weights):
 def average(fine, weights):
     """Average a volume over the voxels of a coarser grid.
 
-    Parameters
-    ----------
-    fine : iterable of ndarray
-        Its x planes, float32 ``(y, z)``, of which one at a time is in memory.
-    weights : list of csr_array
-        Along each axis: ``(u, x)``, ``(v, y)`` and ``(w, z)``.
+    It comes as planes, of which one at a time is in memory.
 
-    Returns
-    -------
-    ndarray
-        float32 ``(u, v, w)``.
+    Shapes: x planes float32 ``(y, z)``, weights ``(u, x)``, ``(v, y)`` and
+    ``(w, z)``, result float32 ``(u, v, w)``.
     """
     volume = np.zeros([w.shape[0] for w in weights], "float32")
     x = weights[0].tocsc()
@@ -437,16 +357,8 @@ def average(fine, weights):
 def draw_shapes(rng):
     """Draw random shapes.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws them.
-
-    Returns
-    -------
-    Anatomy
-        A body with organs, of which each is where one of many smooth random fields is
-        the highest; sheets, where another one is about 0, and vessels, where two are.
+    A body with organs, of which each is where one of many smooth random fields is the
+    highest; sheets, where another one is about 0, and vessels, where two are.
     """
     sides = rng.uniform(110, 190, 3)
     axes = [np.arange(-side / 2, side / 2, FINE) for side in sides]
@@ -471,22 +383,7 @@ def draw_shapes(rng):
 
 
 def noise(rng, axes, scales):
-    """Draw smooth noise.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws it.
-    axes : list of ndarray
-        Places along each axis, in mm.
-    scales : sequence of float
-        Standard deviations of the Gaussian that makes it smooth along each, in mm.
-
-    Returns
-    -------
-    ndarray
-        Of standard deviation 1, float32 ``(x, y, z)``.
-    """
+    """Draw noise of standard deviation 1, smooth over some mm along each axis."""
     points = [np.arange(a[0] - 3 * s, a[-1] + 4 * s, s) for a, s in zip(axes, scales)]
     white = rng.standard_normal([len(p) for p in points], dtype="float32")
     weights = [gaussian(*every) for every in zip(axes, points, scales)]
@@ -495,22 +392,7 @@ def noise(rng, axes, scales):
 
 
 def draw_looks(rng, contrast, priors):
-    """Draw what tissues look like.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws it.
-    contrast : {"T1w", "T2w", "random", "shapes"}
-        Of the scan.
-    priors : dict
-        As of :func:`read_priors`.
-
-    Returns
-    -------
-    Looks
-        Of the tissue of each label.
-    """
+    """Draw what the tissue of each label looks like in a scan of a contrast."""
     tissues = TISSUES.values()
     level = [t.t2 if contrast == "T2w" else t.t1 for t in tissues]
     uneven = np.array([(t.grain, t.patches, t.septa) for t in tissues]).T
@@ -539,26 +421,7 @@ def draw_priors(rng, looks, priors):
 
 
 def draw_scan(i, seed, anatomy, contrast, priors, voxel_size):
-    """Draw a scan of a subject.
-
-    Parameters
-    ----------
-    i, seed : int
-        Number of the subject, and seed of the cohort.
-    anatomy : Anatomy
-        Its labels.
-    contrast : {"T1w", "T2w", "random", "shapes"}
-        What kind of scan.
-    priors : dict
-        As of :func:`read_priors`.
-    voxel_size : tuple of float
-        Smallest and largest sides of voxels, in mm.
-
-    Returns
-    -------
-    image, labels : nibabel.Nifti1Image or nibabel.Nifti2Image
-        The scan, and the labels of its voxels.
-    """
+    """Draw a scan of a subject; return its image, and that of its voxels' labels."""
     rng = np.random.default_rng((seed, i, 1 + CONTRASTS.index(contrast)))
     looks = draw_looks(rng, contrast, priors)
     sizes = draw_sizes(rng, *voxel_size)
@@ -587,20 +450,7 @@ def draw_scan(i, seed, anatomy, contrast, priors, voxel_size):
 
 
 def pick(anatomy, centres):
-    """Return the label that is nearest to the centre of each voxel.
-
-    Parameters
-    ----------
-    anatomy : Anatomy
-        Labels.
-    centres : list of ndarray
-        Of voxels along each axis, in mm.
-
-    Returns
-    -------
-    ndarray
-        uint8 ``(x, y, z)``.
-    """
+    """Return the label that is nearest to each voxel's centre, uint8 ``(x, y, z)``."""
     near = [
         np.rint((centre - axis[0]) / FINE).astype(int)
         for centre, axis in zip(centres, anatomy.axes)
@@ -611,19 +461,7 @@ def pick(anatomy, centres):
 def paint(rng, anatomy, looks):
     """Give labels brightness and texture.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws the texture.
-    anatomy : Anatomy
-        Labels.
-    looks : Looks
-        What they look like.
-
-    Yields
-    ------
-    ndarray
-        Each x plane, before there are voxels, float32 ``(y, z)``.
+    Yields each x plane, before there are voxels, float32 ``(y, z)``.
     """
     if anatomy.alone:
         looks = Looks(*(values * members(INSIDE) for values in looks))
@@ -636,24 +474,7 @@ def paint(rng, anatomy, looks):
 
 
 def strip(rng, anatomy, weights, sizes):
-    """Draw a mask of the brain and what fluid is in its folds.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws how near it is.
-    anatomy : Anatomy
-        Labels.
-    weights : list of csr_array
-        Of the voxels of the scan, as of :func:`average`.
-    sizes : ndarray
-        Of the voxels, in mm, ``(3,)``.
-
-    Returns
-    -------
-    ndarray
-        bool ``(x, y, z)``.
-    """
+    """Draw a mask of the brain and what fluid is in its folds, bool ``(x, y, z)``."""
     brain = members(BRAIN | VENTRICLES).astype("float32")
     share = average((brain[labels] for labels in anatomy.labels), weights)
     near = gaussian_filter(share, rng.uniform(2, 5) / sizes, truncate=3)
@@ -661,13 +482,7 @@ def strip(rng, anatomy, weights, sizes):
 
 
 def main(arguments=None):
-    """Make the cohort that the command line describes.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Command line; that of the process if left out.
-    """
+    """Make the cohort that the command line describes."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", help="where to write the volumes")
     parser.add_argument("--n", type=int, required=True, help="number of subjects")

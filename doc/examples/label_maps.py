@@ -124,24 +124,10 @@ class LabelMap(NamedTuple):
 
 
 def find_maps(folder, only=(), without=()):
-    """Find the label maps of a folder.
+    """Find the label maps of a folder, in the order of their names.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Where they are.
-    only, without : sequence of str
-        Ends of their names, without ``.nii.gz``: those to take, or to leave out.
-
-    Returns
-    -------
-    list of Path
-        Files, in the order of their names.
-
-    Raises
-    ------
-    InputError
-        If none are left, or no name ends as one was asked for.
+    Those to take only, or to leave out, are named by the ends of their names, without
+    ``.nii.gz``.
     """
     files = [
         file for file in sorted(Path(folder).glob("*")) if EXTENSION.search(file.name)
@@ -175,23 +161,10 @@ def name_of(file):
 
 @lru_cache(maxsize=32)
 def read_map(file):
-    """Read a label map.
+    """Read a label map, NIfTI or MGH.
 
-    Parameters
-    ----------
-    file : Path
-        NIfTI or MGH file.
-
-    Returns
-    -------
-    LabelMap
-        Parcels are what they are parcels of, islands outside of the head are gone, and
-        a brain without fluid around it has some.
-
-    Raises
-    ------
-    InputError
-        If it is no label map, has labels that are not in the table, or no brain.
+    Parcels are what they are parcels of, islands outside of the head are gone, and a
+    brain without fluid around it has some.
     """
     values, affine = read_integers(file)
     labels = look_up(file, values)
@@ -219,17 +192,7 @@ def largest(mask):
 def place(labels, to_world):
     """Surround a head by air, but where the map cuts the neck off.
 
-    Parameters
-    ----------
-    labels : ndarray
-        Indices, ``(x, y, z)``.
-    to_world : ndarray
-        From voxels to the millimetres of the template, ``(4, 4)``.
-
-    Returns
-    -------
-    LabelMap
-        The first planes at the neck, which may be half empty, are gone.
+    The first planes at the neck, which may be half empty, are gone.
     """
     areas = np.count_nonzero(labels, axis=(0, 1))
     cut = bool(areas[0] > 0.1 * areas.max())
@@ -249,25 +212,9 @@ def ends(mask):
 
 
 def read_integers(file):
-    """Read whole numbers.
+    """Read whole numbers, int32 ``(x, y, z)``, and their affine, ``(4, 4)``.
 
-    Parameters
-    ----------
-    file : Path
-        NIfTI or MGH file.
-
-    Returns
-    -------
-    values : ndarray
-        int32 ``(x, y, z)``, axes to the right, the front and the top, cropped to what
-        is not 0.
-    affine : ndarray
-        From voxels to mm, ``(4, 4)``.
-
-    Raises
-    ------
-    InputError
-        If it can't be read, or is no volume of whole numbers.
+    Axes go to the right, the front and the top; all is cropped to what is not 0.
     """
     try:
         image = nib.as_closest_canonical(nib.funcs.squeeze_image(nib.load(file)))
@@ -302,25 +249,7 @@ def corners(mask):
 
 
 def look_up(file, values):
-    """Turn labels into indices.
-
-    Parameters
-    ----------
-    file : Path
-        Where they are from.
-    values : ndarray
-        Labels.
-
-    Returns
-    -------
-    ndarray
-        uint8 indices of :data:`NUMBERS`.
-
-    Raises
-    ------
-    InputError
-        If a label is in no table.
-    """
+    """Turn labels into indices of :data:`NUMBERS`, uint8."""
     unknown = len(NUMBERS)
     indices = np.full(max(values.max(), PARCELS[-1][1], NUMBERS.max()) + 2, unknown)
     for first, last, whole in PARCELS:
@@ -341,18 +270,8 @@ def look_up(file, values):
 def align(labels, affine):
     """Turn and shift a head so that structures are where the template has them.
 
-    Parameters
-    ----------
-    labels : ndarray
-        Indices, ``(x, y, z)``.
-    affine : ndarray
-        From voxels to any millimetres, ``(4, 4)``.
-
-    Returns
-    -------
-    ndarray
-        From voxels to the millimetres of the template, ``(4, 4)``, by least squares;
-        sizes stay. Without three structures, the brain is only shifted.
+    From voxels to the millimetres of the template, ``(4, 4)``, by least squares; sizes
+    stay. Without three structures, the brain is only shifted.
     """
     voxels = {n: np.argwhere(labels == INDEX[n]) for n in LANDMARKS}
     voxels = {n: indices for n, indices in voxels.items() if len(indices)}
@@ -371,16 +290,8 @@ def align(labels, affine):
 def read_priors(folder):
     """Read how bright tissues are in T1, if SynthSeg's arrays are with the maps.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Where the label maps are.
-
-    Returns
-    -------
-    dict
-        For each index of :data:`NUMBERS` that they have, mean and spread of the
-        brightness, and of the texture, as shares of the brightest; empty without.
+    For each index of :data:`NUMBERS` that they have, mean and spread of the brightness,
+    and of the texture, as shares of the brightest; empty without.
     """
     names = (
         *("generation_labels", "generation_classes_contrast_specific"),

@@ -198,22 +198,7 @@ def make_cohort(
 
 
 def check_range(name, value, lowest, highest=math.inf):
-    """Refuse a number that is too small or too large, or NaN.
-
-    Parameters
-    ----------
-    name : str
-        What it is.
-    value : float
-        The number.
-    lowest, highest : float
-        Its bounds.
-
-    Raises
-    ------
-    InputError
-        If it is outside of them.
-    """
+    """Refuse a number that is too small or too large, or NaN."""
     if lowest <= value <= highest:
         return
     if highest < math.inf:
@@ -224,18 +209,7 @@ def check_range(name, value, lowest, highest=math.inf):
 
 
 def make_folder(path):
-    """Make a folder, and those that it is in, if it is not there.
-
-    Parameters
-    ----------
-    path : str or Path
-        The folder.
-
-    Raises
-    ------
-    OSError
-        If it can't be made.
-    """
+    """Make a folder, and those that it is in, if it is not there."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -245,48 +219,19 @@ def make_folder(path):
 
 
 def write_file(file, content):
-    """Write a file beside its place, and move it there when it is whole.
-
-    Parameters
-    ----------
-    file : Path
-        Where.
-    content : bytes
-        What.
-    """
+    """Write bytes beside their place, and move them there when they are whole."""
     partial = file.with_name(f".{file.name}.partial")
     partial.write_bytes(content)
     partial.replace(file)
 
 
 def write_image(file, image):
-    """Write an image, compressed, to the same bytes each time.
-
-    Parameters
-    ----------
-    file : Path
-        Where.
-    image : nibabel.Nifti1Image or nibabel.Nifti2Image
-        Which.
-    """
+    """Write an image, compressed, to the same bytes each time."""
     write_file(file, gzip.compress(image.to_bytes(), 1, mtime=0))
 
 
 def omit(rng, subjects):
-    """Leave out a tenth of what is known of subjects.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws what is missing.
-    subjects : dict of str to dict
-        Covariates of each subject.
-
-    Returns
-    -------
-    dict of str to dict
-        The same, without some.
-    """
+    """Leave out a tenth of the covariates, ``{subject: {name: value}}``."""
     return {
         subject: {name: values[name] for name in COVARIATES if rng.random() >= MISSING}
         for subject, values in subjects.items()
@@ -296,14 +241,8 @@ def omit(rng, subjects):
 def write_table(folder, subjects, columns):
     """Write ``participants.tsv`` and ``participants.json``.
 
-    Parameters
-    ----------
-    folder : Path
-        Where.
-    subjects : dict of str to dict
-        Values of each subject by the names of columns; the rest is ``n/a``.
-    columns : dict of str to dict
-        What the columns mean, as BIDS has it.
+    Subjects are ``{subject: {column: value}}``, of which what is missing is ``n/a``;
+    columns say what they mean, as BIDS has it.
     """
     lines = [["participant_id", *columns]]
     for subject, values in subjects.items():
@@ -316,65 +255,20 @@ def write_table(folder, subjects, columns):
 
 
 def draw_traits(i, seed=0, lesion=LESION):
-    """Draw the traits of a subject.
+    """Draw the traits of a subject; half of the subjects are patients.
 
-    Parameters
-    ----------
-    i : int
-        Number of the subject.
-    seed : int
-        Seed of the cohort.
-    lesion : Lesion
-        That of patients, which half of the subjects are.
-
-    Returns
-    -------
-    Traits
-        They are drawn by themselves, so that all else is that of a subject without.
+    They are drawn by themselves, so that all else is that of a subject without.
     """
     rng = np.random.default_rng((seed, i, 1))
     swelling, shift = rng.uniform(-0.2, 0.4), rng.uniform(-8, 8)
     return Traits(swelling, shift, lesion if rng.random() < 0.5 else None)
 
 
-def make_volume(i, seed=0, detailed=False):
-    """Make the T1 volume of a subject.
-
-    Parameters
-    ----------
-    i : int
-        Number of the subject.
-    seed : int
-        Seed of the cohort.
-    detailed : bool
-        Whether it has detail.
-
-    Returns
-    -------
-    nibabel.Nifti1Image or nibabel.Nifti2Image
-        Skull-stripped brain; outside of it all is 0.
-    """
-    return make_subject(i, seed, detailed)[0]
-
-
 def make_subject(i, seed=0, detailed=False, traits=None, contrast="T1w"):
-    """Make a volume of a subject, and say what is covariates of it.
+    """Make a volume of a subject; return the image and its covariates.
 
-    Parameters
-    ----------
-    i, seed, detailed
-        As of :func:`make_volume`.
-    traits : Traits, optional
-        What the subject has beside what all have.
-    contrast : {"T1w", "T2w"}
-        What kind of scan it is.
-
-    Returns
-    -------
-    image : nibabel.Nifti1Image or nibabel.Nifti2Image
-        Skull-stripped brain; outside of it all is 0.
-    covariates : dict
-        The covariates; empty without traits.
+    The brain is skull-stripped: outside of it all is 0. Without traits there are
+    no covariates.
     """
     rng = np.random.default_rng((seed, i))
     deformation = draw_deformation(rng, detailed, traits)
@@ -404,20 +298,7 @@ def make_subject(i, seed=0, detailed=False, traits=None, contrast="T1w"):
 
 
 def describe(brain, grid, deformation, pose, detailed=False):
-    """Measure covariates where they are exact: before there is noise.
-
-    Parameters
-    ----------
-    brain : ndarray
-        As of :func:`draw_contrast`.
-    grid, deformation, pose, detailed
-        As of :func:`warp`.
-
-    Returns
-    -------
-    dict
-        Ventricles, offset and contrast.
-    """
+    """Measure ventricles, offset and contrast where they are exact: without noise."""
     (t1, grey, white), affine = templates(detailed)
     off = (places(t1.shape, affine) - VENTRICLES_CENTRE) / VENTRICLES_REACH
     dark = (t1 < 0.4) & (grey + white < 0.4) & ((off**2).sum(-1) < 1.5)
@@ -439,18 +320,7 @@ def describe(brain, grid, deformation, pose, detailed=False):
 def darkness(lesion, detailed=False):
     """Return how much darker each place of the template is where a lesion is.
 
-    Parameters
-    ----------
-    lesion : Lesion
-        Which.
-    detailed : bool
-        Whether the template is a fine one.
-
-    Returns
-    -------
-    ndarray
-        Shares, float32, of the shape of the template, that fall off over a fifth of the
-        diameter.
+    Shares, float32, fall off over a fifth of the diameter.
     """
     (t1, *_), affine = templates(detailed)
     distance = np.linalg.norm(places(t1.shape, affine) - LESION_CENTRE, axis=-1)
@@ -459,20 +329,7 @@ def darkness(lesion, detailed=False):
 
 
 def places(shape, affine):
-    """Return where voxels are.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Their number along each axis.
-    affine : ndarray
-        From voxels to millimetres, ``(4, 4)``.
-
-    Returns
-    -------
-    ndarray
-        In mm, ``(*shape, 3)``.
-    """
+    """Return where voxels are, in mm, ``(*shape, 3)``."""
     return np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
 
 
@@ -483,20 +340,9 @@ def spacing(detailed):
 
 @cache
 def templates(detailed=False):
-    """Read the templates, and make them coarser, which saves most of the time.
+    """Read T1, grey and white matter, coarser, which saves most of the time.
 
-    Parameters
-    ----------
-    detailed : bool
-        Whether they are left as fine as they are.
-
-    Returns
-    -------
-    maps : ndarray
-        T1 intensity, grey matter and white matter, float32 ``(3, x, y, z)``, each from
-        0 to 1.
-    affine : ndarray
-        From voxels to millimetres, ``(4, 4)``.
+    Shapes: maps, each from 0 to 1, float32 ``(3, x, y, z)``, affine ``(4, 4)``.
     """
     from nilearn import datasets
 
@@ -517,19 +363,7 @@ def templates(detailed=False):
 def downsample(volume, step, shape):
     """Interpolate a volume linearly on a coarser grid, after a low-pass filter.
 
-    Parameters
-    ----------
-    volume : ndarray
-        ``(x, y, z)``.
-    step : ndarray
-        From indices of the new grid to those of the volume, ``(4, 4)``.
-    shape : sequence of int
-        That of the new grid.
-
-    Returns
-    -------
-    ndarray
-        Float32, of that shape.
+    The step is from indices of the new grid to those of the volume, ``(4, 4)``.
     """
     width = np.linalg.norm(step[:3, :3], axis=1)
     sigma = np.sqrt(np.maximum(width**2 - 1, 0) / (8 * np.log(2)))
@@ -542,21 +376,9 @@ def downsample(volume, step, shape):
 
 
 def draw_deformation(rng, detailed=False, traits=None):
-    """Draw a diffeomorphism.
+    """Draw a diffeomorphism, from the subject to the template.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws it.
-    detailed : bool
-        Whether neighbouring folds are displaced differently.
-    traits : Traits, optional
-        What the subject has beside what is drawn.
-
-    Returns
-    -------
-    Deformation
-        From the subject to the template.
+    Of detailed subjects neighbouring folds are displaced differently.
     """
     shape, affine = field_grid()
     velocity = rng.uniform(1.6, 2.8) * np.stack(
@@ -575,20 +397,7 @@ def draw_deformation(rng, detailed=False, traits=None):
 
 
 def field_grid(low=BRAIN_LOW, high=BRAIN_HIGH):
-    """Place the voxels of deformations and bias fields.
-
-    Parameters
-    ----------
-    low, high : ndarray
-        Corners of what is deformed, in mm, ``(3,)``.
-
-    Returns
-    -------
-    shape : tuple of int
-        Number of voxels along each axis.
-    affine : ndarray
-        From voxels to millimetres, ``(4, 4)``.
-    """
+    """Return shape and affine of deformations and bias fields, between two corners."""
     low, high = low - FIELD_MARGIN, high + FIELD_MARGIN
     affine = np.diag([FIELD_SPACING] * 3 + [1.0])
     affine[:3, 3] = low
@@ -596,42 +405,17 @@ def field_grid(low=BRAIN_LOW, high=BRAIN_HIGH):
 
 
 def smooth_noise(rng, shape, smoothness):
-    """Draw a smooth random field.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws it.
-    shape : tuple of int
-        Its shape.
-    smoothness : float
-        Standard deviation of the Gaussian that makes it smooth, in mm.
-
-    Returns
-    -------
-    ndarray
-        Field of standard deviation 1, float32 of that shape.
-    """
+    """Draw a random field, smooth over some mm, of standard deviation 1, float32."""
     noise = rng.standard_normal(shape, dtype=np.float32)
     smooth = gaussian_filter(noise, smoothness / FIELD_SPACING, mode="wrap")
     return smooth / smooth.std()
 
 
 def swelling(shape, affine):
-    """Return the velocity that makes the ventricles larger.
+    """Return the velocity that makes the ventricles larger, in mm, ``(*shape, 3)``.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of the field.
-    affine : ndarray
-        From its voxels to millimetres, ``(4, 4)``.
-
-    Returns
-    -------
-    ndarray
-        Velocity towards the centre of the ventricles, in mm, float32 ``(*shape, 3)``:
-        it leads from a subject to the template, whose ventricles are smaller.
+    It is towards their centre, since it leads from a subject to the template, whose
+    ventricles are smaller.
     """
     inwards = VENTRICLES_CENTRE - places(shape, affine)
     near = np.exp(-((inwards / VENTRICLES_REACH) ** 2).sum(-1, keepdims=True) / 2)
@@ -639,19 +423,9 @@ def swelling(shape, affine):
 
 
 def rightwards(shape, affine):
-    """Return the velocity that shifts the ventricles.
+    """Return the velocity that shifts the ventricles, float32 ``(*shape, 3)``.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of the field.
-    affine : ndarray
-        From its voxels to millimetres, ``(4, 4)``.
-
-    Returns
-    -------
-    ndarray
-        1 mm to the right at their centre, less around it, float32 ``(*shape, 3)``.
+    It is 1 mm to the right at their centre, and less around it.
     """
     off = (places(shape, affine) - VENTRICLES_CENTRE) / (1.5 * VENTRICLES_REACH)
     near = np.exp(-(off**2).sum(-1, keepdims=True) / 2)
@@ -670,20 +444,12 @@ def fade(shape):
 
 
 def integrate(velocity):
-    """Follow a stationary velocity field for one unit of time.
+    """Follow a stationary velocity field, 0 at the edges, for one unit of time.
 
     Scaling and squaring: a short step, composed with itself again and again. Unlike
     the sum of steps at fixed places, this neither folds nor tears.
 
-    Parameters
-    ----------
-    velocity : ndarray
-        Velocity in mm, float32 ``(x, y, z, 3)``, 0 at the edges.
-
-    Returns
-    -------
-    ndarray
-        Displacement in mm, float32 ``(x, y, z, 3)``.
+    Shapes: velocity and displacement in mm, float32 ``(x, y, z, 3)``.
     """
     displacement = np.ascontiguousarray(velocity / 2**SQUARINGS)
     to_voxels = np.diag([1 / FIELD_SPACING] * 3 + [1.0])
@@ -695,18 +461,10 @@ def integrate(velocity):
 
 
 def draw_pose(rng):
-    """Draw the size of a head, along each axis, and how it is turned.
+    """Draw the size of a head, along each axis, and how it is turned, ``(4, 4)``.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws it.
-
-    Returns
-    -------
-    ndarray
-        From the subject's millimetres to those of the template, ``(4, 4)``; the
-        centre of the brain stays where it is.
+    From the subject's millimetres to those of the template; the centre of the brain
+    stays where it is.
     """
     rotation = Rotation.from_euler("xyz", rng.uniform(-4, 4, 3), degrees=True)
     pose = np.eye(4)
@@ -716,20 +474,9 @@ def draw_pose(rng):
 
 
 def draw_grid(rng, detailed=False):
-    """Draw the voxels of a scan.
+    """Draw the voxels of a scan, in any order of axes, that hold the brain.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws them.
-    detailed : bool
-        Whether they are small.
-
-    Returns
-    -------
-    Grid
-        Voxels of 1.5 to 3 mm, or of 1 to 1.6 mm, with or without equal sides, in any
-        order of axes, that hold the brain.
+    They have 1.5 to 3 mm or, of detailed subjects, 1 to 1.6 mm.
     """
     finest = spacing(detailed)
     coarsest = FINE_COARSEST if detailed else COARSEST
@@ -744,20 +491,7 @@ def draw_grid(rng, detailed=False):
 
 
 def draw_sizes(rng, finest, coarsest):
-    """Draw the sides of voxels.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws them.
-    finest, coarsest : float
-        Between which they are, in mm.
-
-    Returns
-    -------
-    ndarray
-        In mm, ``(3,)``; those of four in ten scans are not all equal.
-    """
+    """Draw the sides of voxels, in mm, ``(3,)``; those of four in ten scans differ."""
     sizes = np.round(np.repeat(rng.uniform(finest, coarsest), 3), 2)
     if rng.random() < 0.4:
         sizes[rng.integers(3)] = np.round(rng.uniform(finest, coarsest), 2)
@@ -765,21 +499,9 @@ def draw_sizes(rng, finest, coarsest):
 
 
 def turn_axes(shape, affine, axes):
-    """Reorder the axes of a grid, and flip some.
+    """Reorder the axes of a grid, to the right, the front and the top, and flip some.
 
-    Parameters
-    ----------
-    shape : sequence of int
-        Shape of a grid whose axes go to the right, the front and the top.
-    affine : ndarray
-        From its voxels to millimetres, ``(4, 4)``.
-    axes : ndarray
-        For each new axis, the old one and 1 or -1, ``(3, 2)``, as nibabel has them.
-
-    Returns
-    -------
-    Grid
-        The same places.
+    For each new axis, the old one and 1 or -1, ``(3, 2)``, as nibabel has them.
     """
     order = axes[:, 0].astype(int)
     # nibabel says for each old axis which new one it becomes.
@@ -789,20 +511,7 @@ def turn_axes(shape, affine, axes):
 
 
 def draw_contrast(rng, detailed=False):
-    """Draw how bright the tissues are.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws it.
-    detailed : bool
-        Whether the template is a fine one.
-
-    Returns
-    -------
-    ndarray
-        The template with these intensities, about 0 to 1.
-    """
+    """Draw how bright the tissues of the template are, about 0 to 1."""
     (t1, grey, white), _ = templates(detailed)
     gamma = rng.uniform(0.8, 1.3)
     more_grey, more_white = rng.uniform([-0.08, -0.05], [0.06, 0.08])
@@ -810,20 +519,9 @@ def draw_contrast(rng, detailed=False):
 
 
 def draw_t2(rng, detailed=False):
-    """Draw how bright the tissues are in a T2.
+    """Draw how bright the tissues are in a T2; 0 outside.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws it.
-    detailed : bool
-        Whether the template is a fine one.
-
-    Returns
-    -------
-    ndarray
-        Fluid, grey and white matter, from bright to dark, float32 of the shape of the
-        template; 0 outside.
+    From bright to dark: fluid, grey and white matter.
     """
     (t1, grey, white), _ = templates(detailed)
     inside = np.clip(t1 / 0.1, 0, 1)
@@ -838,18 +536,7 @@ CONTRASTS = {"T1w": draw_contrast, "T2w": draw_t2}
 def add_detail(rng, brain):
     """Sharpen the edges of a fine template, and draw texture.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws it.
-    brain : ndarray
-        On the grid of the fine templates, float32 ``(x, y, z)``.
-
-    Returns
-    -------
-    ndarray
-        The same with detail; texture has 0.02 of the brightness as its standard
-        deviation.
+    Texture has 0.02 of the brightness as its standard deviation.
     """
     sharp = brain + 0.7 * (brain - gaussian_filter(brain, 1.5))
     noise = rng.standard_normal(brain.shape, dtype=np.float32)
@@ -858,22 +545,7 @@ def add_detail(rng, brain):
 
 
 def blur(brain, grid, detailed=False):
-    """Blur the template as the voxels of a grid do.
-
-    Parameters
-    ----------
-    brain : ndarray
-        On the grid of the templates, ``(x, y, z)``.
-    grid : Grid
-        Whose voxels are the larger ones.
-    detailed : bool
-        Whether the templates are the fine ones.
-
-    Returns
-    -------
-    ndarray
-        Blurred, ``(x, y, z)``.
-    """
+    """Blur the template, ``(x, y, z)``, as the larger voxels of a grid do."""
     sizes = np.abs(grid.affine[:3, :3]).sum(axis=1)
     # Full widths at half maximum, as in `conform`: what makes up the difference.
     missing = np.maximum((sizes / spacing(detailed)) ** 2 - 1, 0)
@@ -881,25 +553,9 @@ def blur(brain, grid, detailed=False):
 
 
 def warp(brain, grid, deformation, pose, detailed=False):
-    """Bring the template to a subject.
+    """Bring the template, float32 ``(x, y, z)``, to a subject, ``(*grid.shape,)``.
 
-    Parameters
-    ----------
-    brain : ndarray
-        On the grid of the templates, float32 ``(x, y, z)``.
-    grid : Grid
-        Voxels of the subject's scan.
-    deformation : Deformation
-        From the subject to the template, before `pose`.
-    pose : ndarray
-        From the deformed millimetres to those of the template, ``(4, 4)``.
-    detailed : bool
-        Whether the templates are the fine ones.
-
-    Returns
-    -------
-    ndarray
-        ``(*grid.shape,)``.
+    The deformation is from the subject to the template, before the pose, ``(4, 4)``.
     """
     _, affine = templates(detailed)
     to_template = np.linalg.solve(affine, pose)
@@ -916,20 +572,7 @@ def warp(brain, grid, deformation, pose, detailed=False):
 
 
 def draw_bias(rng, grid):
-    """Draw how much brighter the coil makes each place.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws it.
-    grid : Grid
-        Voxels of the scan.
-
-    Returns
-    -------
-    ndarray
-        Factors from 0.85 to 1.15, ``(*grid.shape,)``.
-    """
+    """Draw how much brighter the coil makes each place: factors from 0.85 to 1.15."""
     shape, affine = field_grid()
     field = smooth_noise(rng, shape, smoothness=32)
     field *= np.float32(0.15) / np.abs(field).max()
@@ -940,22 +583,7 @@ def draw_bias(rng, grid):
 
 
 def add_noise(rng, brain, level):
-    """Add Rician noise, that of magnitudes of complex numbers.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws it.
-    brain : ndarray
-        Volume.
-    level : float
-        Standard deviation of both parts.
-
-    Returns
-    -------
-    ndarray
-        Noisy volume.
-    """
+    """Add Rician noise, that of magnitudes of complex numbers."""
     real, imaginary = level * rng.standard_normal((2, *brain.shape), dtype="float32")
     return np.hypot(brain + real, imaginary)
 
@@ -963,19 +591,7 @@ def add_noise(rng, brain, level):
 def draw_image(rng, brain, affine):
     """Draw the unit and the type of the numbers, and the version of the format.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws them.
-    brain : ndarray
-        Volume, not negative.
-    affine : ndarray
-        From its voxels to millimetres, ``(4, 4)``.
-
-    Returns
-    -------
-    nibabel.Nifti1Image or nibabel.Nifti2Image
-        Image whose sform and qform are the affine.
+    The sform and the qform of the image are the affine.
     """
     kind = rng.choice([nib.Nifti1Image, nib.Nifti2Image], p=[0.8, 0.2])
     dtype = np.dtype(rng.choice(DTYPES))
@@ -990,13 +606,7 @@ def draw_image(rng, brain, affine):
 
 
 def add_lesion(parser):
-    """Add the option of what lesions are like, two numbers of a :class:`Lesion`.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        Is added to.
-    """
+    """Add the option of what lesions are like, two numbers of a :class:`Lesion`."""
     parser.add_argument(
         "--lesion",
         nargs=2,
@@ -1008,13 +618,7 @@ def add_lesion(parser):
 
 
 def main(arguments=None):
-    """Make the cohort that the command line describes.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Command line; that of the process if left out.
-    """
+    """Make the cohort that the command line describes."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", help="where to write the volumes")
     parser.add_argument("--n", type=int, required=True, help="number of volumes")

@@ -74,17 +74,9 @@ def recorded():
 
 
 def read_parts(text):
-    """Split a session into parts, and parts into commands.
+    """Split a session into parts, by their names, and each of them into commands.
 
-    Parameters
-    ----------
-    text : str
-        The session.
-
-    Returns
-    -------
-    dict of str to list of str
-        Commands of each part; a command goes on after a backslash, and within quotes.
+    A command goes on after a backslash, and within quotes.
     """
     _, *pieces = re.split(r"^#: (\w+)\n", text, flags=re.MULTILINE)
     return {

@@ -39,18 +39,7 @@ class Workflow(SphinxDirective):
 
 
 def describe(flow):
-    """Describe a command.
-
-    Parameters
-    ----------
-    flow : Workflow
-        Its workflow.
-
-    Returns
-    -------
-    list of str
-        Lines of reStructuredText.
-    """
+    """Describe a command, by its workflow, in lines of reStructuredText."""
     command = f"dipy_{flow.get_short_name()}"
     doc = FunctionDoc(flow.run)
     given = inspect.signature(flow.run).parameters

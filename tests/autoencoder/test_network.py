@@ -9,29 +9,16 @@ from dipy_ldm.autoencoder import _network as networks
 from dipy_ldm.autoencoder._network import cosines
 
 to_numpy = ops.convert_to_numpy
-AUTOENCODER = {"widths": (8, 6), "blocks": 1, "code_dim": 3}
 
 
-SPACES = [(16,), (16, 8), (8, 4, 12)]
-
-
-@pytest.mark.parametrize("space", SPACES)
-def test_autoencoder_shapes(space):
-    encoder = networks.encoder(space, 2, **AUTOENCODER)
-    decoder = networks.decoder((None,) * len(space), 2, **AUTOENCODER)
-    images = np.zeros((2, *space, 2), "float32")
-    latents = encoder(images)
-    assert latents.shape == (2, *(size // 4 for size in space), 3)
-    assert decoder(latents).shape == images.shape
-
-
-@pytest.mark.parametrize("space", [(16,), (16, 8), (8, 8, 8)])
+@pytest.mark.parametrize("space", [(16,), (16, 8), (8, 4, 12)])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_the_autoencoder_starts_at_the_slowest_waves(space, channels):
     options = {"widths": (4, 4), "blocks": 1, "code_dim": 3, "seed": 0}
     encoder, decoder = networks.encoder_and_decoder(space, channels, **options)
     images = np.random.default_rng(0).random((2, *space, channels)).astype("float32")
     latents = encoder(images)
+    assert latents.shape == (2, *(size // 4 for size in space), 3)
     # The first is how bright a piece is, and these are all that a smooth image has.
     size = 4 ** len(space) * channels
     piece = images[(slice(None), *(slice(4) for _ in space))]
@@ -39,6 +26,7 @@ def test_the_autoencoder_starts_at_the_slowest_waves(space, channels):
     first = to_numpy(latents)[(slice(None), *(0 for _ in space), 0)]
     npt.assert_allclose(first, mean, rtol=1e-5)
     reconstructed = to_numpy(decoder(latents))
+    assert reconstructed.shape == images.shape
     error = np.mean((reconstructed - images) ** 2)
     assert error < np.var(images)
     again = to_numpy(decoder(encoder(reconstructed)))

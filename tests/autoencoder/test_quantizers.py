@@ -26,18 +26,6 @@ def codebook(**kwargs):
     return layer
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_nearest_code_against_brute_force(shape):
-    vectors = np.random.default_rng(1).standard_normal(shape).astype("float32")
-    layer = codebook()
-    codes = to_numpy(layer.codebook)
-    distances = np.linalg.norm(vectors[..., None, :] - codes, axis=-1)
-    nearest, quantised = layer.nearest(vectors), layer.quantise(vectors)
-    npt.assert_array_equal(to_numpy(nearest)[..., 0], distances.argmin(-1))
-    npt.assert_allclose(to_numpy(quantised), codes[distances.argmin(-1)])
-    npt.assert_allclose(to_numpy(layer(vectors)), to_numpy(quantised), atol=1e-6)
-
-
 def test_gradient_goes_straight_through():
     vectors = keras.Input((4, 3))
     model = keras.Model(vectors, codebook(commitment=0.0)(vectors))
@@ -78,15 +66,6 @@ def test_many_codes_start_within_seconds():
     assert time.monotonic() - start < 60  # three, where nothing else is done
 
 
-def test_losses_pull_codes_and_vectors():
-    layer = codebook(commitment=0.25)
-    vectors = np.random.default_rng(3).standard_normal((4, 5, 3)).astype("float32")
-    layer(vectors)
-    square = np.mean((to_numpy(layer.quantise(vectors)) - vectors) ** 2)
-    layer_losses = [to_numpy(x) for x in layer.losses]
-    npt.assert_allclose(layer_losses, [square, 0.25 * square], rtol=1e-5)
-
-
 def test_codes_are_counted_in_training_only():
     layer = codebook()
     vectors = np.random.default_rng(4).standard_normal((4, 5, 3)).astype("float32")
@@ -116,15 +95,16 @@ def books(n_codebooks, n_codes=6):
     return layer
 
 
+@pytest.mark.parametrize("n_codebooks", [1, 3])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_each_codebook_quantises_the_residual(shape):
+def test_each_codebook_quantises_the_residual(shape, n_codebooks):
     vectors = np.random.default_rng(1).standard_normal(shape).astype("float32")
-    layer = books(3)
+    layer = books(n_codebooks)
     codes = to_numpy(layer.codebook)
     rows = to_numpy(layer.nearest(vectors))
-    assert rows.shape == (*shape[:-1], 3)
+    assert rows.shape == (*shape[:-1], n_codebooks)
     left = vectors
-    for book in range(3):
+    for book in range(n_codebooks):
         own = codes[6 * book : 6 * (book + 1)]
         distances = np.linalg.norm(left[..., None, :] - own, axis=-1)
         npt.assert_array_equal(rows[..., book], 6 * book + distances.argmin(-1))
@@ -133,15 +113,15 @@ def test_each_codebook_quantises_the_residual(shape):
     npt.assert_allclose(to_numpy(layer(vectors)), vectors - left, atol=1e-6)
 
 
-def test_codebook_losses_pull_codes_to_the_residual():
-    layer = books(2)
+@pytest.mark.parametrize("n_codebooks", [1, 2])
+def test_losses_pull_codes_to_the_residual_and_vectors_to_their_sum(n_codebooks):
+    layer = books(n_codebooks)
     vectors = np.random.default_rng(3).standard_normal((4, 5, 3)).astype("float32")
     layer(vectors)
     codes = to_numpy(layer.codebook)[to_numpy(layer.nearest(vectors))]
-    first, second = codes[..., 0, :], codes[..., 1, :]
-    squares = [np.mean((first - vectors) ** 2)]
-    squares.append(np.mean((second - (vectors - first)) ** 2))
-    wanted = [sum(squares), 0.25 * squares[1]]
+    rest = vectors[..., None, :] - np.cumsum(codes, axis=-2)
+    squares = (rest**2).mean((0, 1, 3))
+    wanted = [squares.sum(), 0.25 * squares[-1]]
     npt.assert_allclose([to_numpy(x) for x in layer.losses], wanted, rtol=1e-5)
 
 
@@ -196,18 +176,6 @@ def test_figures_of_several_codebooks():
     assert list(dead) == [6, 7]
 
 
-def test_codes_start_at_the_centres_of_the_vectors(rng):
-    centres = 10.0 * np.arange(33).reshape(11, 3)
-
-    def draw(n):
-        return centres[rng.permutation(np.arange(n) % 11)] + rng.normal(0, 0.1, (n, 3))
-
-    codes = codebook().initial(draw, rng)
-    assert codes.shape == (11, 3)
-    nearest = np.linalg.norm(codes[:, None] - centres, axis=-1).min(0)
-    assert np.median(nearest) < 0.2
-
-
 @pytest.mark.parametrize("channels", [1, 12])
 def test_a_code_that_no_vector_is_nearest_to_stays(channels):
     def alike(*numbers):
@@ -215,12 +183,3 @@ def test_a_code_that_no_vector_is_nearest_to_stays(channels):
 
     codes = bottlenecks._to_centres(alike(1.0, 100.0), alike(1.0, 2.0))
     npt.assert_allclose(codes, alike(1.5, 100.0))
-
-
-def test_only_dead_codes_are_revived():
-    layer = codebook()
-    before = to_numpy(layer.codebook)
-    after = layer.revived(np.array([2, 5]), lambda n: np.full((n, 3), 7.0), None)
-    npt.assert_array_equal(after[[2, 5]], 7)
-    rest = np.delete(np.arange(11), [2, 5])
-    npt.assert_array_equal(after[rest], before[rest])

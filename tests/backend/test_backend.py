@@ -298,16 +298,16 @@ WORKERS = ["worker 0", "worker 1"]
 
 @pytest.fixture(scope="module", params=TRAININGS, ids=["2-D", "3-D accumulated"])
 def outcomes(request, tmp_path_factory):
-    """Train without a strategy, on two replicas, and on two workers."""
+    """Train without a strategy, on two replicas, and in 3-D on two workers."""
     folder = tmp_path_factory.mktemp("replicas")
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    tasks = ({"type": "worker", "index": index} for index in range(2))
-    environments = {
-        worker: {
-            "TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": task})
-        }
-        for worker, task in zip(WORKERS, tasks, strict=True)
-    }
+    # Workers train in 2-D as commands: tests/workflows/test_workflows_workers.py.
+    workers = WORKERS if request.param == 3 else []
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    environments = {}
+    for index, worker in enumerate(workers):
+        task = {"type": "worker", "index": index}
+        config = json.dumps({"cluster": cluster, "task": task})
+        environments[worker] = {"TF_CONFIG": config}
     sizes = request.param, TRAININGS[request.param]
     for together in ({"alone": ALONE}, {name: [name] for name in environments}):
         processes = [
@@ -323,7 +323,7 @@ def outcomes(request, tmp_path_factory):
         ]
         assert [process.wait(TIMEOUT) for process in processes] == [0] * len(processes)
     found = {}
-    for kind in (*ALONE, *WORKERS):
+    for kind in (*ALONE, *workers):
         with np.load(folder / f"{kind}.npz") as file:
             found[kind] = dict(file)
     return found

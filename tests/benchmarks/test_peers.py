@@ -82,14 +82,16 @@ def test_line_has_both_sides_and_their_ratios(peers):
 def test_sides_are_measured_in_turn(peers, monkeypatch, capsys):
     calls = []
 
-    def work(library, name, options, **task):
-        calls.append((library, task["batch_size"]))
-        return {"step": [1.0]}
+    def run(command, **how):
+        task = json.loads(command[-1])
+        calls.append((task.get("library"), task["batch_size"]))
+        return SimpleNamespace(returncode=0, stdout='{"step": [1.0]}')
 
-    monkeypatch.setattr(peers, "work", work)
+    monkeypatch.setattr(peers.subprocess, "run", run)
     options = peers.make_parser().parse_args(["--rounds", "2", "--batch_size", "8"])
-    figures = peers.measure_in_turn("unet2d", options)
-    assert calls == 2 * [("dipy_ldm", 8), ("diffusers", 8), ("monai", 8)]
+    sides = ("dipy_ldm", "diffusers", "monai")
+    figures = peers.measure_rounds(sides, "unet2d", options)
+    assert calls == 2 * [(None, 8), ("diffusers", 8), ("monai", 8)]
     assert [len(rounds) for rounds in figures.values()] == [2, 2, 2]
     assert capsys.readouterr().out == ""
 

@@ -28,15 +28,20 @@ def test_existing_heads_are_not_generated_again(source, tmp_path, monkeypatch):
     options = source.make_parser().parse_args([str(tmp_path), "--n", "1"])
     options.n_held_out = 2
     called = []
-    monkeypatch.setattr(source, "call", lambda *arguments: called.append(arguments))
+    run = lambda command, **how: called.append(command)  # noqa: E731
+    monkeypatch.setattr("subprocess.run", run)
     (tmp_path / "train").mkdir()
     for contrast in ("T1w", "T2w"):
         (tmp_path / "train" / f"sub-0000_{contrast}.nii.gz").touch()
     source.prepare(options)
-    assert [arguments[1] for arguments in called] == [tmp_path / "held_out"]
+    assert [command[2] for command in called] == [str(tmp_path / "held_out")]
     source.train(options)
-    assert [Path(p).name for p in called[1][2:3]] == ["sub-0000_T2w.nii.gz"]
-    assert [Path(p).name for p in called[1][-1:]] == ["sub-0000_T1w.nii.gz"]
+    words = [Path(word).name for word in called[1]]
+    assert words[3:6] == [
+        "sub-0000_T2w.nii.gz",
+        "--source_files",
+        "sub-0000_T1w.nii.gz",
+    ]
     (tmp_path / "ldm.safetensors").touch()
     source.train(options)
     assert len(called) == 2

@@ -115,7 +115,7 @@ def test_compared_sets_have_equal_sizes(quality, monkeypatch, model_file, folder
     assert compared[0][0].shape[1:] == (6, 6, 5, 1)
 
 
-def test_held_out_volumes_that_were_trained_on_are_refused(quality, folders):
+def test_held_out_volumes_that_were_trained_on_are_refused(quality):
     both = soft_balls(5, 2)
     with pytest.raises(InputError, match="3 volumes of --real are in --train too"):
         quality.measure_novelty(both[:3], both)

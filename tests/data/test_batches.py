@@ -308,15 +308,6 @@ def test_a_window_inside_is_a_piece_of_the_image(space):
     npt.assert_array_equal(second, images[(0, *(slice(2, 5),) * len(space))])
 
 
-def test_beyond_the_image_its_edge_is_repeated():
-    images = np.arange(4.0).reshape(1, 2, 2, 1)
-    (window,) = read_windows(images, [0], np.array([(-1, -2)]), (4, 5))
-    padded = np.pad(images[0], [(1, 1), (2, 1), (0, 0)], mode="edge")
-    npt.assert_array_equal(window, padded)
-    (far,) = read_windows(images, [0], np.array([(9, 9)]), (2, 2))
-    npt.assert_array_equal(far, 3)
-
-
 @pytest.mark.parametrize("space", [(6,), (4, 6), (3, 4, 5)])
 def test_windows_anywhere_hold_the_nearest_voxels(space, rng):
     images = rng.random((2, *space, 2))

@@ -59,6 +59,12 @@ def test_the_order_keeps_scans_of_a_subject_together():
     assert draw_order(SCANS, 1) != draw_order(SCANS, 2)
 
 
+@pytest.mark.parametrize("affine", [None, np.eye(4)])
+def test_parts_of_a_cohort_without_conditions_have_none(affine):
+    train, held_out = split(Cohort(np.arange(20), affine=affine), 0.2, 1, 4)
+    assert train.conditions is held_out.conditions is None
+
+
 def test_nothing_is_held_out_of_a_share_of_nothing():
     train, held_out = split(cohort(SCANS), 0.0, 5, 1)
     assert held_out is None

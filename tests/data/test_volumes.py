@@ -13,7 +13,6 @@ import pytest
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import (
-    _cache as rows,
     _nifti as nifti,
     _preprocessing as conformed,
     load_volumes,
@@ -454,15 +453,6 @@ def test_empty_mask_on_the_grid_is_refused(cohort, masked, load):
         save(masked / f"{i}.nii", mask, axes=axes)
     with pytest.raises(InputError, match=r"masks/0.nii has nothing on the grid"):
         load(cohort, mask_files=[masked], shape=6)
-
-
-def test_full_disk_is_one_sentence(cohort, load, tmp_path, monkeypatch):
-    full = mock.Mock(side_effect=OSError(28, "No space left on device"))
-    monkeypatch.setattr(rows, "_check_space", full)
-    with pytest.raises(OSError, match=r"No space left.*`cache_dir`") as refusal:
-        load(cohort)
-    assert str(tmp_path / "cache") in str(refusal.value)
-    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_cache_folder_and_size_are_logged(cohort, load, tmp_path, caplog):

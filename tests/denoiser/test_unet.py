@@ -11,6 +11,7 @@ import pytest
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.denoiser import _unet as unet_network
+from dipy_ldm.denoiser._unet import SourceShape
 from dipy_ldm.nn import _building as building
 
 to_numpy = ops.convert_to_numpy
@@ -35,17 +36,29 @@ def test_unet_starts_at_zero():
     npt.assert_array_equal(to_numpy(made), 0)
 
 
-@pytest.mark.parametrize("shape", [(7, 6, 2), (3, 5, 4, 2)])
-def test_every_weight_of_the_unet_learns(shape, rng):
-    model = unet(shape)
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((7, 6, 2), {}),
+        ((3, 5, 4, 2), {}),
+        ((5, 6, 2), {"conditions": [3, 0]}),
+        ((5, 6, 4, 2), {"conditions": [3, 0], "remat": True}),
+        ((3, 2, 2), {"conditions": [2], "source": SourceShape(4, 1)}),
+        ((3, 2, 3, 2), {"conditions": [2], "source": SourceShape(4, 1, labels=3)}),
+    ],
+)
+def test_every_weight_of_the_unet_learns(shape, options, rng):
+    model = unet(shape, **options)
     # Weights that start at zero hide those behind them for a step or two.
     for weight in model.weights:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))
     before = model.get_weights()
-    x = rng.standard_normal((8, *shape)).astype("float32")
+    # What is below 0 of conditions and sources is not specified.
+    given = [rng.uniform(-1, 3, (8, *x.shape[1:])) for x in model.inputs]
+    given[1] = np.linspace(0, 1, 8)
     # One step is sooner made than traced.
     model.compile(keras.optimizers.SGD(1.0), loss="mse", run_eagerly=True)
-    model.fit([x, np.linspace(0, 1, 8)], x, batch_size=8, verbose=0)
+    model.fit(given, given[0], batch_size=8, verbose=0)
     for weight, old in zip(model.weights, before, strict=True):
         # A key's bias shifts every score alike: softmax does not feel it.
         if "key/bias" not in weight.path:

@@ -26,7 +26,7 @@ def cohort():
 
 @pytest.fixture(scope="module")
 def images(cohort):
-    return [cohort.make_volume(i) for i in range(5)]
+    return [cohort.make_subject(i)[0] for i in range(5)]
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def test_noise_is_rician(cohort, rng):
 
 def test_detailed_subjects_have_more_detail(cohort, images):
     plain = images[:3]
-    detailed = [cohort.make_volume(i, detailed=True) for i in range(3)]
+    detailed = [cohort.make_subject(i, detailed=True)[0] for i in range(3)]
     assert all(max(image.header.get_zooms()) <= 1.6 for image in detailed)
     # On one grid, relative to how much the volumes vary at all.
     finer = Grid((96, 112, 96), GRID.affine @ np.diag([0.5, 0.5, 0.5, 1]))

@@ -185,7 +185,7 @@ def test_repeated_images_give_no_alarm(repeats):
     assert alarms <= 2
 
 
-def test_typical_samples_are_no_copies(train, rng):
+def test_typical_samples_are_no_copies(train):
     # Near to the mean of all, as guidance makes them, they are near to each image.
     typical = patients(60, 4) * 0.5 + train.mean(0) * 0.5
     finding = copies.judge(look(voxels(), train, patients(60, 5), typical))
@@ -229,7 +229,7 @@ def test_too_few_are_refused(numbers, message):
         copies.search(voxels(), *(np.zeros((n, 3)) for n in numbers))
 
 
-def test_fewest_detectable_copies(train):
+def test_fewest_detectable_copies():
     assert copies.fewest_detectable(80, 80) == 2
     assert copies.fewest_detectable(20, 20) < 5
     # The more held-out images there are, the less chance has to say.
@@ -308,7 +308,7 @@ def test_guessing_finds_as_many_members_as_it_accuses(monkeypatch):
     assert sum(one.true_positive_rate.low > one.false_rate for one in members) <= 9
 
 
-def test_losses_are_lower_without_noise_to_learn(diffusion, blobs):
+def test_losses_of_a_model_are_the_same_each_time(diffusion, blobs):
     losses = membership.denoising_losses(diffusion, blobs[:8])
     assert losses.shape == (8,)
     again = membership.denoising_losses(diffusion, blobs[:8])
@@ -372,7 +372,7 @@ def test_copies_are_replaced_by_samples_of_other_numbers():
         replacer.generate(generate, range(1, 2))
 
 
-def test_fingerprints_know_copies(train, rng, diffusion, tmp_path):
+def test_fingerprints_know_copies(train, diffusion, tmp_path):
     projection = fit_invariant_projection(train)
     seen = project_randomly(voxels().compute(train))
     features = ReferenceSet(projection.of(train), 0.5, 0.0)

@@ -35,14 +35,9 @@ def scramble(images):
     return np.clip(np.fft.irfft2(turned, images.shape[1:3], axes=(1, 2)), 0, 1)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [lambda x: gaussian_filter(x, (0, 0.5, 0.5, 0)), scramble],
-    ids=["blurred", "phases"],
-)
-def test_network_recognises_changed_images(change):
+def test_network_recognises_images_of_the_same_spectrum():
     real, other = draw_textures(40, 0), draw_textures(40, 1)
-    test = network_test(real, change(other))
+    test = network_test(real, scramble(other))
     assert test.auc.value > 0.9 and test.auc.low > 0.5
     assert test.learnt >= 0.99
 

@@ -7,9 +7,8 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, _serialization
+from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._conditions import ConditionBatch, learn
-from dipy_ldm._utils.checks import InputError
 from dipy_ldm.diffusion.schedules import SCHEDULES, rates
 from dipy_ldm.prior import _probe as readings
 from dipy_ldm.prior._gaussian import Gaussian
@@ -309,11 +308,8 @@ def test_models_without_them_are_read(trained, tmp_path):
 
 @pytest.mark.parametrize("part", ["weights", "offsets", "errors"])
 @pytest.mark.parametrize("there", [True, False])
-def test_parts_that_do_not_fit_are_refused(trained, tmp_path, part, there):
+def test_parts_that_do_not_fit_are_refused(trained, assert_unreadable, part, there):
     tensors, name = trained.to_tensors(), f"reading.{part}"
     changed = tensors.pop(name)[:0]
     tensors |= {name: changed} if there else {}
-    document = trained.to_document()
-    _serialization.save(tmp_path / "m", "latent_diffusion", tensors, document)
-    with pytest.raises(InputError, match="is damaged"):
-        LatentDiffusion.load(tmp_path / "m")
+    assert_unreadable(tensors, trained.to_document(), "is damaged")

@@ -171,7 +171,7 @@ def test_an_interruption_that_python_drops_is_heeded_at_the_next_step(blobs, ctr
         rounds.append(vqvae.history_["step"][-1])
         Swallowing()
 
-    vqvae = VQVAE(widths=(8, 8), blocks=1, n_codes=16, code_dim=2)
+    vqvae = VQVAE(widths=(8,), blocks=1, n_codes=16, code_dim=2)
     with pytest.raises(KeyboardInterrupt):
         vqvae.fit(blobs, epochs=9, callbacks=[tell], verbose=False)
     assert rounds == [1]
@@ -180,7 +180,7 @@ def test_an_interruption_that_python_drops_is_heeded_at_the_next_step(blobs, ctr
 
 def test_a_job_that_ignores_ctrl_c_goes_on(blobs, ctrl_c):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    vqvae = VQVAE(widths=(8, 8), blocks=1, n_codes=16, code_dim=2)
+    vqvae = VQVAE(widths=(8,), blocks=1, n_codes=16, code_dim=2)
 
     def tell(vqvae):
         signal.raise_signal(signal.SIGINT)
@@ -235,7 +235,7 @@ def test_all_machines_stop_where_one_does(blobs, monkeypatch):
 def test_callbacks_of_keras_get_the_figures_of_the_history(blobs, tmp_path):
     watching, told = Watching(), []
     table = keras.callbacks.CSVLogger(tmp_path / "log.csv")
-    vqvae = VQVAE(widths=(8, 8), n_codes=16, code_dim=2)
+    vqvae = VQVAE(widths=(8,), n_codes=16, code_dim=2)
     fit = {"validation_data": blobs[:4], "epochs": 2, "batch_size": 16}
     callbacks = [watching, table, told.append]
     vqvae.fit(blobs, callbacks=callbacks, verbose=False, **fit)

@@ -55,7 +55,7 @@ def test_a_lost_connection_leaves_a_checkpoint(heeded, blobs, tmp_path):
     def hang_up(vqvae):
         signal.raise_signal(signal.SIGHUP)
 
-    vqvae = VQVAE(widths=(8, 8), blocks=1, n_codes=16, code_dim=2)
+    vqvae = VQVAE(widths=(8,), blocks=1, n_codes=16, code_dim=2)
     with pytest.raises(Terminated, match="stopped by SIGHUP; the checkpoint") as end:
         vqvae.fit(blobs, epochs=9, checkpoint=path, callbacks=[hang_up], verbose=False)
     assert end.value.code == 129

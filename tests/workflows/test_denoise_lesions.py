@@ -100,7 +100,9 @@ def test_a_model_without_a_detector_is_refused(command, model_path, tmp_path):
     assert "has no anomaly detector; train one" in output
 
 
-def test_a_detector_is_trained_by_the_command(command, tmp_path, monkeypatch):
+def test_a_detector_is_trained_by_the_command(
+    command, tmp_path, monkeypatch, untrained
+):
     sizes = {"widths": (4, 4), "blocks": 1}
     monkeypatch.setattr(AnomalyDetector.__init__, "__kwdefaults__", sizes | {"seed": 0})
     for number in range(6):

@@ -63,7 +63,7 @@ def test_training_writes_model_history_and_picture(trained):
         assert picture.size == (1200, 800)
 
 
-def test_an_autoencoder_that_is_taken_as_it_is_has_no_curve(folder):
+def test_an_autoencoder_that_is_taken_as_it_is_has_no_curve():
     shown = _training.Report("a.csv", "a.png", Cohort(np.zeros((1, 8, 8, 1))))
     stage = SimpleNamespace(history_={"epoch": [1]}, detector_=None)
     model = SimpleNamespace(history_={"epoch": [2]}, vqvae=stage)
@@ -298,7 +298,9 @@ def test_help_needs_neither_keras_nor_tensorflow():
     run_python("-c", f"import {modules}, sys; assert not {heavy} & set(sys.modules)")
 
 
-def test_a_training_begins_from_a_model_file(diffusion, blobs, tmp_path, monkeypatch):
+def test_a_training_begins_from_a_model_file(
+    diffusion, blobs, tmp_path, monkeypatch, untrained
+):
     diffusion.save(tmp_path / "m.safetensors")
     small = str(tmp_path / "small.npy")
     np.save(small, blobs[:20, :11])
