@@ -205,8 +205,8 @@ def learn(
             )
     units, meanings = units or {}, meanings or {}
     learnt = {
-        name: Condition(
-            *_learn(name, values), units=units.get(name), meanings=meanings.get(name)
+        name: Condition(*_learn(name, values))._replace(
+            units=units.get(name), meanings=meanings.get(name)
         )
         for name, values in table.items()
     }

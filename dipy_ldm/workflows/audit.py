@@ -97,9 +97,7 @@ class AuditLDMFlow(LDMFlow):
         document = _serialization.read_document(path, "latent_diffusion")
         other_document = reference_document(path, document, reference)
         images = _read(document, options, generated_files, source_files)
-        reference_images = None
-        if other_document is not None:
-            reference_images = _read(other_document, options)
+        reference_images = other_document and _read(other_document, options)
         with launch.quiet_start():
             from dipy_ldm.workflows import _reports as reports
 
@@ -108,14 +106,12 @@ class AuditLDMFlow(LDMFlow):
         sampling = launch.choose_sampling(model, options)
         facts = provenance(path, Seed=seed) | _facts(images, reference)
         facts |= {name.capitalize(): value for name, value in sampling.items()}
-        result = reports.audit_on(
-            device, model, images, reference_images, options, sampling
-        )
+        pair = images, reference_images or None
+        result = reports.audit_on(device, model, *pair, options, sampling)
         facts["Seconds"] = round(time.monotonic() - start, 1)
         reports.write_audit(outputs[:2], result, facts)
         if fingerprints:
-            own = facts["ModelFingerprint"]
-            reports.make_copy_filter(result, own).save(outputs[2])
+            reports.make_copy_filter(result, facts["ModelFingerprint"]).save(outputs[2])
         if pictures:
             files = _names(train_files, held_out, generated_files)
             pairs = reports.pairs_page(result, model, images[0], facts | files)

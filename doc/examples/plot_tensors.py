@@ -91,7 +91,7 @@ for i, brain in enumerate(brains):
         nib.save(image, path)
 
 volumes = load_volumes(
-    folder / "maps", channels=["b0", "desc-FA", "desc-MD"], cache_dir=folder / "cache"
+    [folder / "maps"], channels=["b0", "desc-FA", "desc-MD"], cache_dir=folder / "cache"
 )
 for channel in volumes.channels:
     print(channel)
@@ -100,8 +100,8 @@ for channel in volumes.channels:
 # Each row is a map, and each column a subject: three planes of b = 0, FA and MD.
 
 images = np.asarray(volumes.images, "float32")
-shown = {"affine": volumes.affine, "channels": volumes.channels, "columns": 3}
-plot_samples(images[:3], **shown)
+affine, channels = volumes.affine, volumes.channels
+plot_samples(images[:3], affine=affine, channels=channels, columns=3)
 
 # %%
 # One autoencoder and one diffusion model learn all of them.
@@ -119,7 +119,7 @@ model = LatentDiffusion(vqvae, widths=(32, 64))
 model.fit(images, epochs=80, batch_size=8, verbose=False)
 
 generated = model.predict(40, seed=1)
-plot_samples(generated[:3], **shown)
+plot_samples(generated[:3], affine=affine, channels=channels, columns=3)
 
 # %%
 # In their units again, no value leaves its range. How often FA and MD occur together

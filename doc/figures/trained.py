@@ -76,8 +76,8 @@ class WithoutScale(LatentDiffusion):
     def _scaled(self, latents):
         return super()._scaled(latents) / 10
 
-    def _unscaled(self, latents):
-        return super()._unscaled(latents * 10)
+    def _decode(self, latents, tile):
+        return super()._decode(latents * 10, tile)
 
 
 @cache
