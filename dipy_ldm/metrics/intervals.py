@@ -176,9 +176,9 @@ def binomial(count: int, n: int, confidence: float = 0.95) -> Interval:
     # Not where nothing is judged: it takes a quarter of a second.
     from scipy import stats
 
-    whole("n", n, 1)
     whole("count", count, 0)
-    test = stats.binomtest(min(count, n), n)
+    whole("n", n, max(count, 1))
+    test = stats.binomtest(count, n)
     low, high = test.proportion_ci(_checked(confidence), method="exact")
     return Interval(count / n, float(low), float(high))
 

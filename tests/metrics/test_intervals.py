@@ -212,6 +212,7 @@ def test_counts_by_brute_force(rng):
         (lambda x: bootstrap(np.mean, x, confidence=0), "between 0 and 1, not 0"),
         (lambda x: binomial(0, 0), "n must be at least 1"),
         (lambda x: binomial(-1, 9), "count must be at least 0"),
+        (lambda x: binomial(9, 5), "n must be at least 9, not 5"),
     ],
 )
 def test_too_few_samples_are_refused(rng, call, message):
