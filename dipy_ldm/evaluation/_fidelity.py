@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 from scipy.stats import norm
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm.evaluation.features import Features
 from dipy_ldm.metrics import (
     Interval,
@@ -57,9 +57,9 @@ class Sets(NamedTuple):
     subjects: Mapping[str, np.ndarray] = MappingProxyType({})
 
     def whose(self, *names, first=None):
-        """Return the subjects of the first images of sets; None if all differ."""
-        subjects = map(self.subjects.get, names)
-        return [None if labels is None else labels[:first] for labels in subjects]
+        """Return the subjects of the first images of sets, ``(n,)`` each."""
+        different = {name: np.arange(len(getattr(self, name))) for name in names}
+        return [self.subjects.get(name, own)[:first] for name, own in different.items()]
 
     @property
     def compared(self):
@@ -70,16 +70,20 @@ class Sets(NamedTuple):
             "reconstructed": self.reconstructed,
         }
 
+    @property
+    def by_name(self):
+        """All sets, by name."""
+        return {"reference": self.reference, **self.compared}
+
 
 def compute_features(sets: Sets, features: Features) -> dict[str, np.ndarray]:
     """Compute the features ``(n, features)`` of all sets."""
-    reference = features.compute(sets.reference)
-    feature_rows = {"reference": reference}
-    feature_rows |= {name: features.compute(x) for name, x in sets.compared.items()}
+    rows = {name: features.compute(images) for name, images in sets.by_name.items()}
     if not features.standardised:
-        return feature_rows
+        return rows
+    reference = rows["reference"]
     middle, spread = reference.mean(0), np.maximum(reference.std(0), 1e-6)
-    return {name: (rows - middle) / spread for name, rows in feature_rows.items()}
+    return {name: (own - middle) / spread for name, own in rows.items()}
 
 
 def measure_fidelity(
@@ -112,11 +116,9 @@ def distances(
     }
     whose = [None if sample is None else sample[:n] for sample in subjects]
     near = subsample(_shares, real[:n], fake[:n], seed=seed, subjects=whose)
-    names = ("precision", "recall", "density", "coverage")
-    # Only density may be above 1.
-    highest = (1, 1, np.inf, 1)
-    near = [sample.within(0, high) for sample, high in zip(near, highest, strict=True)]
-    return far | dict(zip(names, near, strict=True))
+    highest = {"precision": 1, "recall": 1, "density": np.inf, "coverage": 1}
+    shares = zip(highest.items(), near, strict=True)
+    return far | {name: share.within(0, high) for (name, high), share in shares}
 
 
 def _shares(real, fake):
@@ -138,7 +140,7 @@ def measure_variety(sets: Sets, seed: int = 0) -> dict[str, Interval]:
     """Measure the similarity of pairs within each set."""
     similarities = {}
     for name, images in sets.compared.items():
-        whose = number_subjects(sets.subjects.get(name), len(images))
+        (whose,) = sets.whose(name)
         # Scans of one subject are alike, whatever others are.
         _, each = np.unique(whose, return_index=True)
         similarities[name] = pair_similarity(images[np.sort(each)], seed)
@@ -179,11 +181,10 @@ def measure_sharpness(sets: Sets, seed: int = 0) -> dict[str, list]:
     if min(sets.reference.shape[1:-1]) < 8:
         return {}
     pair = sets.reconstructed[:_MAX_IMAGES], sets.real[:_MAX_IMAGES]
-    true = octave_correlations(*pair)
     options = {"seed": seed, "subjects": sets.whose("real", first=_MAX_IMAGES)}
-    means = [bootstrap(np.mean, octave, **options) for octave in true.T]
-    true_means = {"true": [mean.within(-1, 1) for mean in means]}
-    return _ratios(sets, octave_energies, seed) | true_means
+    means = [bootstrap(np.mean, x, **options) for x in octave_correlations(*pair).T]
+    true = [mean.within(-1, 1) for mean in means]
+    return _ratios(sets, octave_energies, seed) | {"true": true}
 
 
 def measure_texture(sets: Sets, seed: int = 0) -> dict[str, list]:
@@ -233,21 +234,26 @@ def measure_reconstruction(
     """Measure the errors of reconstructions."""
     real, reconstructed = sets.real[:_MAX_IMAGES], sets.reconstructed[:_MAX_IMAGES]
     errors = [np.mean((a - b) ** 2, dtype=float) for a, b in zip(real, reconstructed)]
-    decibels = psnr(reconstructed, real)
-    # Of none that is reconstructed to the bit.
-    finite = np.isfinite(decibels)
+    similarities = multiscale_ssim(reconstructed, real)
     whose = sets.whose("real", first=_MAX_IMAGES)
-    of_finite = [None if labels is None else labels[finite] for labels in whose]
-
-    def mean(values, subjects=whose):
-        return bootstrap(np.mean, values, seed=seed, subjects=subjects)
-
+    options = {"seed": seed, "subjects": whose}
     return {
-        "mse": mean(errors).within(0, np.inf),
-        "psnr": mean(decibels[finite], of_finite),
-        "ms_ssim": mean(multiscale_ssim(reconstructed, real)).within(0, 1),
+        "mse": bootstrap(np.mean, errors, **options).within(0, np.inf),
+        # Of none that is reconstructed to the bit.
+        "psnr": mean_of(psnr(reconstructed, real), *whose, seed),
+        "ms_ssim": bootstrap(np.mean, similarities, **options).within(0, 1),
         **_usage(vqvae, real),
     }
+
+
+def mean_of(values: npt.ArrayLike, subjects: np.ndarray, seed: int) -> Interval | None:
+    """Return the mean of what is finite; None if that is of fewer than two subjects."""
+    array = np.asarray(values)
+    finite = np.isfinite(array)
+    whose = subjects[finite]
+    if len(np.unique(whose)) < 2:
+        return None
+    return bootstrap(np.mean, array[finite], seed=seed, subjects=[whose])
 
 
 def _usage(vqvae, images):

@@ -314,13 +314,7 @@ def _compare_features(sets, kind, seed):
 
 def _measure_anatomy(sets, affine):
     """Measure the volumes of each set."""
-    measured = {}
-    for name, volumes in {"reference": sets.reference, **sets.compared}.items():
-        tissues = anatomy.tissue_fractions(volumes).T
-        titles = [f"{tissue} tissue" for tissue in anatomy.TISSUES]
-        measured[name] = anatomy.measure_anatomy(volumes, affine)
-        measured[name] |= dict(zip(titles, tissues, strict=True))
-    return measured
+    return {n: anatomy.measure_anatomy(x, affine) for n, x in sets.by_name.items()}
 
 
 def _compare_anatomy(measured, sets, seed):
@@ -335,8 +329,8 @@ def _compare_anatomy(measured, sets, seed):
 
 def _classify(sets, rows, seed, verbose):
     """Let networks, and regressions on features, tell each set from the reference."""
-    levels = {"reference": sets.reference, **sets.compared}
-    rows = rows | {"grey levels": {n: grey_levels(x) for n, x in levels.items()}}
+    images = sets.by_name
+    rows = rows | {"grey levels": {n: grey_levels(x) for n, x in images.items()}}
     subjects = {name: sets.whose("reference", name) for name in sets.compared}
 
     def against_reference(test, of, name):
@@ -344,7 +338,7 @@ def _classify(sets, rows, seed, verbose):
         return test(*pair, subjects=subjects[name], seed=seed)
 
     tasks = [
-        (f"classifier, {n}", partial(against_reference, network_test, levels, n))
+        (f"classifier, {n}", partial(against_reference, network_test, images, n))
         for n in subjects
     ]
     tests = dict(zip(subjects, run_tasks(tasks, verbose).values()))
