@@ -69,7 +69,6 @@ def search(
     features: Features, train: np.ndarray, held_out: np.ndarray, generated: np.ndarray
 ) -> Search:
     """Find the nearest training image of each other one, by ``(n, features)``."""
-    check_counts(len(train), len(held_out), len(generated))
     apart = separation(train, held_out)
     return Search(
         features,

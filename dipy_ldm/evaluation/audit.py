@@ -200,14 +200,15 @@ def audit(
     ]
     results = run_tasks(tasks, verbose)
     searches = {name: results.pop(name) for name in spaces}
+    findings = {name: copies.judge(search) for name, search in searches.items()}
     return Audit(
         count,
         n_held_out,
         searches,
-        {name: copies.judge(search) for name, search in searches.items()},
+        findings,
         {name.removeprefix("membership, "): member for name, member in results.items()},
         _classes(model, searches, requested, count),
-        suspicious(searches),
+        _suspicious(searches, findings),
         scaled(sets[-1], vqvae),
         projection,
         _notes(count, n_held_out, len(train)),
@@ -277,15 +278,14 @@ def _learn(train, vqvae, seed):
 
 def _count(train, held_out, generated, n):
     """Count the generated and the held-out images that are compared."""
-    if n is not None:
-        whole("n_samples", n, copies.MIN_IMAGES)
     available = held_out if generated is None else len(generated)
     if n is None:
         refuse_unequal(held_out, available, "held-out")
-    if generated is None and n is not None:
-        available = n
-    most = _MAX_IMAGES if n is None else n
-    counts = min(available, most), min(held_out, most)
+        n = _MAX_IMAGES
+    else:
+        whole("n_samples", n, copies.MIN_IMAGES)
+        available = n if generated is None else available
+    counts = min(available, n), min(held_out, n)
     copies.check_counts(train, counts[1], counts[0])
     return counts
 
@@ -303,12 +303,12 @@ def _notes(n, n_held_out, train):
     return notes
 
 
-def suspicious(searches: Mapping[str, copies.Search]) -> list[Pair]:
+def _suspicious(searches, findings):
     """List the most suspicious pairs, each generated image once."""
     scores = np.stack(
         [
-            search.generated.nearness / max(copies.judge(search).threshold, 1e-12)
-            for search in searches.values()
+            search.generated.nearness / max(findings[name].threshold, 1e-12)
+            for name, search in searches.items()
         ]
     )
     names, best = list(searches), scores.argmin(0)
