@@ -15,7 +15,6 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.stats import norm
 
-from dipy_ldm._utils.checks import InputError
 from dipy_ldm.evaluation.features import Features
 from dipy_ldm.metrics import (
     Interval,
@@ -107,15 +106,11 @@ def distances(
     subjects: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> dict[str, Interval | None]:
     """Measure how far samples ``(n, features)`` are from real ones, and how varied."""
-    n = min(len(real), len(fake))
-    if n < MIN_IMAGES:
-        raise InputError(f"give at least {MIN_IMAGES} images of each kind, not {n}.")
     far: dict[str, Interval | None] = {
         "kernel": kernel_distance(real, fake, seed=seed, subjects=subjects),
         "frechet": _frechet(real, fake, seed, subjects),
     }
-    whose = [None if sample is None else sample[:n] for sample in subjects]
-    near = subsample(_shares, real[:n], fake[:n], seed=seed, subjects=whose)
+    near = subsample(_shares, real, fake, seed=seed, subjects=subjects)
     highest = {"precision": 1, "recall": 1, "density": np.inf, "coverage": 1}
     shares = zip(highest.items(), near, strict=True)
     return far | {name: share.within(0, high) for (name, high), share in shares}

@@ -162,12 +162,10 @@ def evaluate(
         If there are too few images, or they are not of the model.
     """
     images = as_fitted(real, model.vqvae_.shape_, "autoencoder")
-    samples = None
+    samples, n_samples = None, None
     if generated is not None:
         samples = as_fitted(generated, model.vqvae_.shape_, "autoencoder")
-        if n is None:
-            refuse_unequal(len(images), len(samples), "real")
-    n_samples = None if samples is None else len(samples)
+        n_samples = len(samples)
     count, notes = count_compared(len(images), n_samples, n)
     halves, whose, further = _apart(number_subjects(subjects, len(images)), count)
     count = len(halves[0])
@@ -194,8 +192,9 @@ def evaluate(
     figures = {"n": count, "features": records} | results
     if measured:
         figures["anatomy"] = _compare_anatomy(measured, sets, seed)
-    classified = _classify(sets, rows, seed, verbose) if classifier else (None, {})
-    network, figures = classified[0], figures | classified[1]
+    network = None
+    if classifier:
+        network, figures["classifier"] = _classify(sets, rows, seed, verbose)
     probes, probe_notes = _probe(model, sets, labels, rows, figures, seed)
     rest = affine, notes + further + probe_notes, network, model.channels_
     return Evaluation(figures, sets, measured, probes, *rest)
@@ -207,6 +206,8 @@ def count_compared(
     """Count how many images of each kind are compared, and note it."""
     if n is not None:
         whole("n_samples", n, MIN_IMAGES)
+    elif generated is not None:
+        refuse_unequal(real, generated, "real")
     if real < 2 * MIN_IMAGES:
         raise InputError(
             f"an evaluation needs {2 * MIN_IMAGES} real images, half of them to "
@@ -342,16 +343,16 @@ def _classify(sets, rows, seed, verbose):
         for n in subjects
     ]
     tests = dict(zip(subjects, run_tasks(tasks, verbose).values()))
-    figures: dict[str, Any] = {
+    figures = {
         "network": {name: test.auc for name, test in tests.items()},
         "learnt": {name: test.learnt for name, test in tests.items()},
         "rounds": {name: test.rounds for name, test in tests.items()},
+        "features": {
+            kind: {n: against_reference(logistic_test, of, n) for n in subjects}
+            for kind, of in rows.items()
+        },
     }
-    figures["features"] = {
-        kind: {name: against_reference(logistic_test, of, name) for name in subjects}
-        for kind, of in rows.items()
-    }
-    return tests["generated"], {"classifier": figures}
+    return tests["generated"], figures
 
 
 def _probe(model, sets, labels, rows, figures, seed):

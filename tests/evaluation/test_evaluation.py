@@ -171,8 +171,6 @@ def test_subjects_may_have_unequal_numbers_of_images(rng):
 
 def test_no_frechet_distance_without_enough_samples(rng):
     assert distances(*rng.standard_normal((2, 30, 40)))["frechet"] is None
-    with pytest.raises(InputError, match="at least 20 images of each kind"):
-        distances(*rng.standard_normal((2, 19, 4)))
 
 
 def test_nearly_constant_sets_are_more_similar_than_real_ones(sets):
