@@ -29,7 +29,12 @@ from dipy_ldm.evaluation._fidelity import (
 )
 from dipy_ldm.evaluation._html import Report
 from dipy_ldm.evaluation._probe import Probed, class_accuracy, probe_all
-from dipy_ldm.evaluation.features import Features, classify, features_of
+from dipy_ldm.evaluation.features import (
+    Features,
+    classify,
+    features_of,
+    refuse_equal_names,
+)
 from dipy_ldm.evaluation.two_sample import (
     NetworkTest,
     check_count,
@@ -161,6 +166,8 @@ def evaluate(
     InputError
         If there are too few images, or they are not of the model.
     """
+    kinds = features_of(model) if features is None else list(features)
+    refuse_equal_names(kinds)
     images = as_fitted(real, model.vqvae_.shape_, "autoencoder")
     samples, n_samples = None, None
     if generated is not None:
@@ -182,7 +189,6 @@ def evaluate(
             **sampling,
         )
     sets = _sets(model.vqvae_, images, samples, halves, whose)
-    kinds = features_of(model) if features is None else list(features)
     affine = model.vqvae_.affine_ if sets.real.ndim == 5 else None
     results = run_tasks(_tasks(model, sets, kinds, affine, seed), verbose)
     rows, records = {}, {}

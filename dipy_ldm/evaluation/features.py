@@ -4,7 +4,7 @@ Images are ``(n, *space, channels)`` in [0, 1] here. A further kind of features 
 :class:`Features` with a function of one's own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 
 from dipy_ldm import _backend, _serialization
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import listed
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.metrics.images import halve
 
@@ -85,6 +86,16 @@ def features_of(model: LatentDiffusion) -> list[Features]:
     shape = tuple(model.vqvae_.shape_)
     first = digits() if shape == (28, 28, 1) else random_network(shape)
     return [first, voxels(), encoder(model)]
+
+
+def refuse_equal_names(features: Sequence[Features]) -> None:
+    """Refuse features of the same name, by which their figures are kept."""
+    names = [kind.name for kind in features]
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"`features` must have different names, not {listed(names)}; name yours "
+            "with own(function, name)."
+        )
 
 
 def own(function: Callable[[np.ndarray], np.ndarray], name: str = "own") -> Features:

@@ -560,6 +560,12 @@ def test_page_shows_classifier_results(diffusion, blobs, monkeypatch):
         evaluate(diffusion, blobs, **options)
 
 
+def test_features_of_one_name_are_refused(diffusion, blobs):
+    features = [own(lambda x: x[:, ::4, ::4]), own(lambda x: x[:, ::2, ::2])]
+    with pytest.raises(InputError, match="different names, not own, own; name yours"):
+        evaluate(diffusion, blobs, features=features)
+
+
 def test_sizes_that_differ_tenfold_are_refused(diffusion, blobs):
     many = np.repeat(blobs, 7, 0)
     with pytest.raises(InputError, match="448 real and 40 generated images; .*tenfold"):
