@@ -10,11 +10,16 @@ import numpy.typing as npt
 
 from dipy_ldm._utils.checks import whole
 from dipy_ldm._utils.values import take_rows
-from dipy_ldm.data import _sources as sources
 from dipy_ldm.evaluation import _learned_features as learnt, _memorization as copies
 from dipy_ldm.evaluation._audit_report import conclude, write_page
 from dipy_ldm.evaluation._html import Report
-from dipy_ldm.evaluation.evaluate import refuse_unequal, run_tasks, scaled
+from dipy_ldm.evaluation.evaluate import (
+    generate,
+    refuse_unequal,
+    run_tasks,
+    scaled,
+    sources_of,
+)
 from dipy_ldm.evaluation.features import encoder, voxels
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.vqvae import VQVAE
@@ -165,19 +170,16 @@ def audit(
         If there are too few images, or they are not of the model.
     """
     vqvae = model.vqvae_
-    source_images = _check_sources(model, (train, held_out), (source, source_held_out))
+    source_images = (
+        sources_of(model, source, len(train)),
+        sources_of(model, source_held_out, len(held_out), "source_held_out"),
+    )
     count, n_held_out = _count(len(train), len(held_out), generated, n)
     if generated is None:
         rows = np.arange(count) % len(train)
         requested = take_rows(conditions, rows)
-        generated = model.predict(
-            count,
-            conditions=requested,
-            source=None if source_images[0] is None else source_images[0][rows],
-            seed=seed,
-            verbose=verbose,
-            **sampling,
-        )
+        options = {"seed": seed, "verbose": verbose, **sampling}
+        generated = generate(model, rows, conditions, source_images[0], options)
     real = np.asarray(held_out[:n_held_out], "float32")
     sets = train, vqvae.predict(real), np.asarray(generated[:count], "float32")
     projection = _learn(train, vqvae, seed)
@@ -218,19 +220,6 @@ def audit(
 def _search(features, sets, vqvae):
     rows = (in_pieces(features.compute, images, vqvae) for images in sets)
     return copies.search(features, *rows)
-
-
-def _check_sources(model, sets, arrays):
-    """Return sources, one for each training and each held-out image, or refuse them."""
-    space = model.vqvae_.shape_[:-1]
-    checked = []
-    for images, array, name in zip(sets, arrays, ("source", "source_held_out")):
-        n = len(images)
-        array = sources.check(model.source_, array, space, n=n, name=name)
-        if array is not None:  # one may be that of all
-            array = np.broadcast_to(array, (n, *array.shape[1:]))
-        checked.append(array)
-    return tuple(checked)
 
 
 def _infer(losses, subject, seed):

@@ -12,6 +12,7 @@ from dipy_ldm._utils.checks import InputError, whole
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import take_rows
+from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._batches import scaled_to
 from dipy_ldm.data._checks import as_fitted, check_range
 from dipy_ldm.data.channels import Channel
@@ -169,10 +170,10 @@ def evaluate(
     kinds = features_of(model) if features is None else list(features)
     refuse_equal_names(kinds)
     images = as_fitted(real, model.vqvae_.shape_, "autoencoder")
-    samples, n_samples = None, None
+    samples = None
     if generated is not None:
         samples = as_fitted(generated, model.vqvae_.shape_, "autoencoder")
-        n_samples = len(samples)
+    n_samples = None if samples is None else len(samples)
     count, notes = count_compared(len(images), n_samples, n)
     halves, whose, further = _apart(number_subjects(subjects, len(images)), count)
     count = len(halves[0])
@@ -180,30 +181,41 @@ def evaluate(
         check_count(count)
     labels = _labels_of_sets(conditions, requested, halves, samples is None)
     if samples is None:
-        samples = model.predict(
-            count,
-            conditions=labels["real"],
-            source=None if source is None else np.asarray(source)[halves[1]],
-            seed=seed,
-            verbose=verbose,
-            **sampling,
-        )
+        source = sources_of(model, source, len(images))
+        options = {"seed": seed, "verbose": verbose, **sampling}
+        samples = generate(model, halves[1], conditions, source, options)
     sets = _sets(model.vqvae_, images, samples, halves, whose)
     affine = model.vqvae_.affine_ if sets.real.ndim == 5 else None
-    results = run_tasks(_tasks(model, sets, kinds, affine, seed), verbose)
-    rows, records = {}, {}
-    for kind in kinds:
-        rows[kind.name], records[kind.name] = results.pop(f"features, {kind.name}")
-    measured = results.pop("anatomy", {})
-    figures = {"n": count, "features": records} | results
-    if measured:
-        figures["anatomy"] = _compare_anatomy(measured, sets, seed)
-    network = None
+    tasks = _tasks(model, sets, kinds, affine, seed)
+    rows, measured, compared = _compare(tasks, sets, kinds, seed, verbose)
+    figures, network = {"n": count} | compared, None
     if classifier:
         network, figures["classifier"] = _classify(sets, rows, seed, verbose)
     probes, probe_notes = _probe(model, sets, labels, rows, figures, seed)
     rest = affine, notes + further + probe_notes, network, model.channels_
     return Evaluation(figures, sets, measured, probes, *rest)
+
+
+def sources_of(
+    model: LatentDiffusion, source: npt.ArrayLike | None, n: int, name: str = "source"
+) -> np.ndarray | None:
+    """Return the source of each of n images, of which one may be that of all."""
+    space = model.vqvae_.shape_[:-1]
+    array = sources.check(model.source_, source, space, n=n, name=name)
+    return None if array is None else np.broadcast_to(array, (n, *array.shape[1:]))
+
+
+def generate(
+    model: LatentDiffusion,
+    rows: np.ndarray,
+    conditions: Mapping[str, Sequence] | None,
+    source: np.ndarray | None,
+    options: dict[str, Any],
+) -> np.ndarray:
+    """Generate a sample for each of some rows of conditions and source images."""
+    own = None if source is None else source[rows]
+    requested = take_rows(conditions, rows)
+    return model.predict(len(rows), conditions=requested, source=own, **options)
 
 
 def count_compared(
@@ -311,6 +323,19 @@ def _tasks(model, sets, kinds, affine, seed):
         if channels := model.channels_:
             measure = anatomy.measure_channels
             yield "channels", partial(measure, channels, sets, affine, seed)
+
+
+def _compare(tasks, sets, kinds, seed, verbose):
+    """Return features of all sets, measurements of volumes, and all figures."""
+    results = run_tasks(tasks, verbose)
+    rows, records = {}, {}
+    for kind in kinds:
+        rows[kind.name], records[kind.name] = results.pop(f"features, {kind.name}")
+    measured = results.pop("anatomy", {})
+    figures = {"features": records} | results
+    if measured:
+        figures["anatomy"] = _compare_anatomy(measured, sets, seed)
+    return rows, measured, figures
 
 
 def _compare_features(sets, kind, seed):
