@@ -14,6 +14,7 @@ from dipy_ldm.evaluation import _learned_features as learnt, _memorization as co
 from dipy_ldm.evaluation._audit_report import conclude, write_page
 from dipy_ldm.evaluation._html import Report
 from dipy_ldm.evaluation.evaluate import (
+    check_values,
     generate,
     refuse_unequal,
     run_tasks,
@@ -174,6 +175,9 @@ def audit(
         sources_of(model, source, len(train)),
         sources_of(model, source_held_out, len(held_out), "source_held_out"),
     )
+    check_values("conditions", conditions, len(train))
+    if generated is not None:
+        check_values("requested", requested, len(generated))
     count, n_held_out = _count(len(train), len(held_out), generated, n)
     if generated is None:
         rows = np.arange(count) % len(train)

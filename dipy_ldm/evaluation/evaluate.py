@@ -170,9 +170,11 @@ def evaluate(
     kinds = features_of(model) if features is None else list(features)
     refuse_equal_names(kinds)
     images = as_fitted(real, model.vqvae_.shape_, "autoencoder")
+    check_values("conditions", conditions, len(images))
     samples = None
     if generated is not None:
         samples = as_fitted(generated, model.vqvae_.shape_, "autoencoder")
+        check_values("requested", requested, len(samples))
     n_samples = None if samples is None else len(samples)
     count, notes = count_compared(len(images), n_samples, n)
     halves, whose, further = _apart(number_subjects(subjects, len(images)), count)
@@ -194,6 +196,16 @@ def evaluate(
     probes, probe_notes = _probe(model, sets, labels, rows, figures, seed)
     rest = affine, notes + further + probe_notes, network, model.channels_
     return Evaluation(figures, sets, measured, probes, *rest)
+
+
+def check_values(option: str, columns: Mapping[str, Sequence] | None, n: int) -> None:
+    """Refuse conditions that do not have a value for each of n images."""
+    for name, values in (columns or {}).items():
+        if len(values) != n:
+            raise InputError(
+                f"`{option}` must have {n} values of {name}, one for each image, not "
+                f"{len(values)}."
+            )
 
 
 def sources_of(

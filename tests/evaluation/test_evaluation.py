@@ -560,6 +560,13 @@ def test_page_shows_classifier_results(diffusion, blobs, monkeypatch):
         evaluate(diffusion, blobs, **options)
 
 
+def test_conditions_without_a_value_for_each_image_are_refused(diffusion, blobs):
+    with pytest.raises(InputError, match="`conditions` must have 64 values of age"):
+        evaluate(diffusion, blobs, conditions={"age": range(63)})
+    with pytest.raises(InputError, match="`requested` must have 40 values of age"):
+        evaluate(diffusion, blobs, blobs[:40], requested={"age": range(64)})
+
+
 def test_features_of_one_name_are_refused(diffusion, blobs):
     features = [own(lambda x: x[:, ::4, ::4]), own(lambda x: x[:, ::2, ::2])]
     with pytest.raises(InputError, match="different names, not own, own; name yours"):
