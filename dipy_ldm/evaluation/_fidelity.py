@@ -63,11 +63,8 @@ class Sets(NamedTuple):
     @property
     def compared(self):
         """Sets that are compared with the reference, by name."""
-        return {
-            "generated": self.generated,
-            "real": self.real,
-            "reconstructed": self.reconstructed,
-        }
+        names = "generated", "real", "reconstructed"
+        return {name: getattr(self, name) for name in names}
 
     @property
     def by_name(self):
@@ -209,18 +206,18 @@ def interior(volume: np.ndarray) -> np.ndarray:
 
 def _ratios(sets, energies_of, seed):
     """Compare the mean energies of each set with those of the reference."""
+
+    def ratio(x, y):
+        return x.mean() / y.mean()
+
     reference, ratios = energies_of(sets.reference[:_MAX_IMAGES]), {}
     for name, images in sets.compared.items():
         pairs = zip(energies_of(images[:_MAX_IMAGES]).T, reference.T, strict=True)
         whose = sets.whose(name, "reference", first=_MAX_IMAGES)
         options = {"seed": seed, "subjects": whose}
-        means = [bootstrap(_ratio_of_means, *pair, **options) for pair in pairs]
+        means = [bootstrap(ratio, *pair, **options) for pair in pairs]
         ratios[name] = [mean.within(0, np.inf) for mean in means]
     return ratios
-
-
-def _ratio_of_means(x, y):
-    return x.mean() / y.mean()
 
 
 def measure_reconstruction(

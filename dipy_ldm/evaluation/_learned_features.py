@@ -12,7 +12,7 @@ from dipy_ldm.metrics.images import halve
 # Numbers of a sample before, and after what was learnt.
 _MAX_CHANGED_VALUES, _MAX_VALUES, _N_DIRECTIONS = 32768, 4096, 32
 # Training images that it is learnt from, and copies of each.
-_MAX_IMAGES, _COPIES_PER_IMAGE = 400, 4
+MAX_IMAGES, _COPIES_PER_IMAGE = 400, 4
 # What copies are changed by: degrees, voxels, exponents, noise, and blur in voxels.
 _TURN, _MOVE, _GAMMA, _NOISE, _BLUR = 5.0, 1.5, (0.6, 1.6), 0.03, 0.8
 # Of the directions that hardly vary, which would be divided by nothing.
@@ -28,11 +28,6 @@ class Projection(NamedTuple):
     def of(self, images: np.ndarray) -> np.ndarray:
         """Return features ``(n, 32)`` of images ``(n, *space, channels)``."""
         return (describe(images) - self.mean) @ self.directions
-
-
-def choose_images(n: int, seed: int = 0) -> list[int]:
-    """Choose the training images that features are learnt from."""
-    return sorted(np.random.default_rng(seed).permutation(n)[:_MAX_IMAGES].tolist())
 
 
 def small(images: np.ndarray, most: int = _MAX_CHANGED_VALUES) -> np.ndarray:

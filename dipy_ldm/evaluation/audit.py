@@ -264,7 +264,8 @@ def in_pieces(function: Callable, images: np.ndarray, vqvae: VQVAE) -> np.ndarra
 
 def _learn(train, vqvae, seed):
     """Fit invariant features to a subset of the training images."""
-    chosen = learnt.choose_images(len(train), seed)
+    drawn = np.random.default_rng(seed).permutation(len(train))[: learnt.MAX_IMAGES]
+    chosen = sorted(drawn.tolist())
     reduced = [learnt.small(scaled(train[[i]], vqvae, i)) for i in chosen]
     return learnt.fit_invariant_projection(np.concatenate(reduced), seed)
 
