@@ -153,6 +153,8 @@ def probe(
     subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Probed:
     """Fit a probe to real ``(n, features)``, and predict a condition of others."""
+    if kind == "direction":
+        raise InputError("it is a direction.")
     places = {
         name: [i for i, value in enumerate(values) if value is not None]
         for name, values in labels.items()
