@@ -125,10 +125,17 @@ def subsample(
     ]
 
 
+def subjects_of(subjects: npt.ArrayLike | None, n: int) -> np.ndarray:
+    """Return the subject of each of n samples, who all differ if None is given."""
+    whose = np.arange(n) if subjects is None else np.asarray(subjects)
+    if len(whose) != n:
+        raise InputError(f"give the subject of each of {n} samples, not {len(whose)}.")
+    return whose
+
+
 def _rows(samples, subjects):
     """Return the numbers of each subject's samples."""
-    whose = np.arange(len(samples)) if subjects is None else np.asarray(subjects)
-    groups = blocks(whose)
+    groups = blocks(subjects_of(subjects, len(samples)))
     # Where all have equally many, an array, which is faster.
     return groups[0] if len(groups) == 1 else [x for group in groups for x in group]
 
