@@ -167,7 +167,7 @@ def neighbourhoods(
 
     Shapes: real, fake ``(n, *shape)``, result ``(fakes,)``, ``(reals,)``, ``(reals,)``.
     """
-    rows = as_rows(real, fake, minimum=at_least("k", k, 1) + 1)
+    rows = as_rows(real, fake, minimum=whole("k", k, 1) + 1)
     reals, fakes = (samples.astype(float) for samples in rows)
     centre = reals.mean(axis=0)
     real_radii, fake_radii = (
@@ -291,7 +291,7 @@ def as_rows(a, b, minimum):
 
 def _squared_distances(queries, references, block_size=256):
     """Yield rows of queries, and their squared distances to all references."""
-    at_least("block_size", block_size, 1)
+    whole("block_size", block_size, 1)
     # Around their mean the numbers are small, and fewer digits cancel.
     centre = references.mean(axis=0)
     references = references - centre

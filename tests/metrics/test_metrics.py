@@ -298,6 +298,7 @@ LINES = np.ones((2, 9, 1))
         (frechet_distance, (np.eye(4), np.eye(4)), "needs 5 samples of each"),
         (precision_recall, (np.eye(3), np.eye(3)), "at least 4, not 3"),
         (precision_recall, (np.eye(3), np.eye(3), 0), "k must be at least 1"),
+        (precision_recall, (np.eye(3), np.eye(3), 1.5), "k must be a whole number"),
         (nearest_distance, (np.eye(3), np.ones((0, 3))), "at least 1, not 0"),
         (nearest_distance, (np.eye(3), np.eye(3), 0), "block_size must be"),
         (nearest_distance, (np.eye(3), np.eye(3) * np.nan), "not finite"),
