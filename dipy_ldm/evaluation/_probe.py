@@ -104,6 +104,7 @@ def class_accuracy(
     """Return the share of samples ``(n,)`` whose predicted class was requested."""
     right = [str(a) == str(b) for a, b in zip(requested, predicted, strict=True)]
     n = len(right if subjects is None else np.unique(subjects))
+    at_least("the number of samples with a class", n, 1)
     share = np.mean(right)
     return binomial(round(share * n), n)._replace(value=float(share))
 

@@ -465,6 +465,9 @@ def test_unreadable_condition_gets_a_sentence(sizes):
     alone = {of: {"size": ["F"] * 60} for of in known}
     classes = {"size": SimpleNamespace(kind="class")}
     assert "are of one level" in probe_all(classes, alone, rows)[1][0]
+    unasked = {of: {"size": list("FM") * 30} for of in known}
+    unasked["generated"] = {"size": [None] * 60}
+    assert "with a class must be at least 1" in probe_all(classes, unasked, rows)[1][0]
     along = {of: {"size": [(0.0, 0.6, 0.8)] * 60} for of in known}
     directions = {"size": SimpleNamespace(kind="direction")}
     assert "it is a direction" in probe_all(directions, along, rows)[1][0]
