@@ -160,18 +160,17 @@ def probe(
         name: [i for i, value in enumerate(values) if value is not None]
         for name, values in labels.items()
     }
+    places["reference"] = places["reference"][:_MAX_IMAGES]
     requested = {name: [labels[name][i] for i in at] for name, at in places.items()}
     if kind == "class":
         requested = {n: list(map(level_of, column)) for n, column in requested.items()}
     whose = {name: column[places[name]] for name, column in subjects.items()}
-    taught = requested.pop("reference")[:_MAX_IMAGES]
-    learnt = places.pop("reference")[:_MAX_IMAGES]
-    teachers = whose["reference"][:_MAX_IMAGES] if "reference" in whose else None
+    taught, learnt = requested.pop("reference"), places.pop("reference")
     levels = in_order(set(taught)) if kind == "class" else []
     targets = _targets(taught, levels)
     ridges = {
-        name: fit_ridge(features["reference"][learnt], targets, teachers)
-        for name, features in rows.items()
+        name: fit_ridge(of["reference"][learnt], targets, whose.get("reference"))
+        for name, of in rows.items()
     }
     best = max(ridges, key=lambda name: ridges[name].explained)
     predicted = {

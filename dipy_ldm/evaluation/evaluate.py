@@ -56,7 +56,6 @@ MAX_IMAGES = 5000
 _MIN_SUBJECTS = 4
 # Share of real digits that the packaged classifier must be right about.
 _MIN_DIGIT_ACCURACY = 0.9
-_SETS = "reference", "real", "reconstructed", "generated"
 
 
 @dataclass(eq=False, repr=False)
@@ -271,29 +270,31 @@ def _apart(whose, count):
     sizes = range(count, 0, -1)
     candidates = ((n, np.flatnonzero(~np.isin(whose, whose[:n]))) for n in sizes)
     n, rest = next((x for x in candidates if len(x[1]) >= x[0]), (0, whose[:0]))
-    halves = np.arange(n), rest[:n]
-    people = min(len(np.unique(whose[half])) for half in halves)
-    if n < MIN_IMAGES or people < _MIN_SUBJECTS:
+    halves, n_subjects = (np.arange(n), rest[:n]), len(np.unique(whose))
+    reference, real = (whose[half] for half in halves)
+    fewest = min(len(np.unique(reference)), len(np.unique(real)))
+    if n < MIN_IMAGES or fewest < _MIN_SUBJECTS:
         raise InputError(
-            f"the real images are of {len(np.unique(whose))} subjects: each half needs "
+            f"the real images are of {n_subjects} subjects: each half needs "
             f"{MIN_IMAGES} images of {_MIN_SUBJECTS} subjects or more; give images of "
             "more subjects."
         )
-    if len(np.unique(whose)) == len(whose):
+    if n_subjects == len(whose):
         return halves, {}, []
-    subjects = dict(zip(("reference", "real"), (whose[half] for half in halves)))
     note = (
-        f"They are of {len(np.unique(whose))} subjects, none of whom is on both sides; "
-        f"{n} images of each side are compared, and intervals are those of subjects."
+        f"They are of {n_subjects} subjects, none of whom is on both sides; {n} images "
+        "of each side are compared, and intervals are those of subjects."
     )
-    return halves, subjects | {"reconstructed": subjects["real"]}, [note]
+    subjects = {"reference": reference, "real": real, "reconstructed": real}
+    return halves, subjects, [note]
 
 
 def _labels_of_sets(conditions, requested, halves, generate):
     """Return the labels of each set: true ones or, for samples, requested ones."""
     reference, real = (take_rows(conditions, half) for half in halves)
     chosen = real if generate else take_rows(requested, range(len(halves[0])))
-    return dict(zip(_SETS, (reference, real, real, chosen)))
+    labels = {"reference": reference, "real": real, "reconstructed": real}
+    return labels | {"generated": chosen}
 
 
 def _sets(vqvae, images, generated, halves, whose):
