@@ -222,7 +222,7 @@ def _ratios(sets, energies_of, seed):
 
 def measure_reconstruction(
     vqvae: VQVAE, sets: Sets, seed: int = 0
-) -> dict[str, Interval | int | float]:
+) -> dict[str, Interval | int | float | None]:
     """Measure the errors of reconstructions."""
     real, reconstructed = sets.real[:_MAX_IMAGES], sets.reconstructed[:_MAX_IMAGES]
     errors = [np.mean((a - b) ** 2, dtype=float) for a, b in zip(real, reconstructed)]

@@ -166,8 +166,7 @@ def evaluate(
     InputError
         If there are too few images, or they are not of the model.
     """
-    kinds = features_of(model) if features is None else list(features)
-    refuse_equal_names(kinds)
+    refuse_equal_names(features or ())
     images = as_fitted(real, model.vqvae_.shape_, "autoencoder")
     check_values("conditions", conditions, len(images))
     samples = None
@@ -186,6 +185,7 @@ def evaluate(
         options = {"seed": seed, "verbose": verbose, **sampling}
         samples = generate(model, halves[1], conditions, source, options)
     sets = _sets(model.vqvae_, images, samples, halves, whose)
+    kinds = features_of(model) if features is None else list(features)
     affine = model.vqvae_.affine_ if sets.real.ndim == 5 else None
     tasks = _tasks(model, sets, kinds, affine, seed)
     rows, measured, compared = _compare(tasks, sets, kinds, seed, verbose)
