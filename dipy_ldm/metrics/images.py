@@ -112,8 +112,15 @@ def dice(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     -------
     float
         From 0 to 1; 1 if both are empty.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
     """
     a, b = np.asarray(a, bool), np.asarray(b, bool)
+    if a.shape != b.shape:
+        raise InputError(f"masks must be of one shape, not of {a.shape} and {b.shape}.")
     either = np.count_nonzero(a) + np.count_nonzero(b)
     return 2 * np.count_nonzero(a & b) / either if either else 1.0
 

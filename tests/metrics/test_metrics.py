@@ -310,6 +310,7 @@ LINES = np.ones((2, 9, 1))
         (psnr, (np.eye(3), np.eye(3)), "large arrays \\(n, \\*space"),
         (psnr, (LINES, LINES, np.ones((2, 8))), "the shape \\(2, 9\\), not"),
         (psnr, (LINES, LINES, np.zeros((2, 9))), "none may be empty"),
+        (dice, (np.eye(3), np.eye(3)[..., None]), "of one shape, not of"),
         (detail_energy, (LINES, LINES), "has no detail"),
         (detail_energy, (np.eye(3), np.eye(3)), "two equally large arrays"),
         (octave_energies, (np.ones((2, 7, 9, 1)),), "8 voxels a side"),
