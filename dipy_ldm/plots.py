@@ -414,6 +414,13 @@ def as_png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
+def _history_of(fitted: Any) -> Any:
+    """Return the history of an estimator, or what is one already."""
+    if hasattr(fitted, "_check_fitted"):
+        fitted._check_fitted()
+    return getattr(fitted, "history_", fitted)
+
+
 def plot_history(history: object) -> Figure:
     """Plot the course of a training.
 
@@ -427,9 +434,10 @@ def plot_history(history: object) -> Figure:
     matplotlib.figure.Figure
         Loss and further figures by epochs.
     """
-    name = type(history).__name__ if hasattr(history, "history_") else "training"
-    figures: Any = getattr(history, "history_", history)
-    histories = {name: figures} if "loss" in figures else figures
+    figures = _history_of(history)
+    name = "training" if figures is history else type(history).__name__
+    several = {stage: _history_of(one) for stage, one in figures.items()}
+    histories = {name: figures} if "loss" in figures else several
     figure = _Figure(figsize=(6 * len(histories), 4), layout="constrained")
     axes = figure.subplots(1, len(histories), squeeze=False)
     for ax, (stage, one) in zip(axes[0], histories.items()):
