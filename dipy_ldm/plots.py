@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 import numpy as np
 
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import replacing
 from dipy_ldm._utils.types import ShownLike
 
@@ -135,9 +136,14 @@ def pictures(
     -------
     ndarray
         Pictures, ``(n, h, w, channels)``.
+
+    Raises
+    ------
+    InputError
+        If they are neither images nor volumes.
     """
     scans = [images] if hasattr(images, "get_fdata") else images
-    if isinstance(scans, list) and hasattr(scans[0], "get_fdata"):
+    if isinstance(scans, list | tuple) and scans and hasattr(scans[0], "get_fdata"):
         from nibabel import as_closest_canonical
 
         turned = [as_closest_canonical(scan) for scan in scans]
@@ -145,6 +151,11 @@ def pictures(
         array = array[..., None] if array.ndim == 4 else array
     else:
         array = np.asarray(images)
+    if array.ndim not in (4, 5):
+        raise InputError(
+            "images must be (n, height, width, channels), and volumes (n, x, y, z, "
+            f"channels), not {array.shape}."
+        )
     if array.ndim == 4:
         return array
     return planes(array, np.eye(4) if affine is None else affine, channels)

@@ -117,6 +117,13 @@ def test_figures_show_themselves(tmp_path, rng):
         assert figure._repr_png_().startswith(b"\x89PNG")
 
 
+def test_images_without_channels_are_refused():
+    with pytest.raises(InputError, match="images must be .* not \\(3, 8, 8\\)"):
+        plots.plot_samples(np.zeros((3, 8, 8)))
+    with pytest.raises(InputError, match="images must be"):
+        plots.plot_samples([])
+
+
 def test_what_is_not_fitted_has_no_history():
     with pytest.raises(InputError, match="this VQVAE is not fitted; call fit"):
         plots.plot_history(VQVAE())
