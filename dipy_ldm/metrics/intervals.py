@@ -108,17 +108,13 @@ def subsample(
     size, rng = min(n // 2, most), np.random.default_rng(seed)
     values = np.asarray(statistic(*sets), float)
     groups = [_rows(*pair) for pair in zip(sets, subjects or [None] * len(sets))]
-
-    def draw(rows):
-        return _taken(rows, rng.permutation(len(rows)))[:size]
-
-    drawn = (
-        statistic(*(sample[draw(rows)] for sample, rows in zip(sets, groups)))
-        for _ in range(resamples)
-    )
-    resampled = np.array([np.asarray(figures, float) for figures in drawn])
+    resampled = []
+    for _ in range(resamples):
+        drawn = (_taken(rows, rng.permutation(len(rows)))[:size] for rows in groups)
+        resampled.append(statistic(*(x[rows] for x, rows in zip(sets, drawn))))
+    figures = np.array(resampled, float)
     # Figures of so many vary more than those of n, and less for being of a part of n.
-    centred = (resampled - np.median(resampled, axis=0)) * np.sqrt(size / (n - size))
+    centred = (figures - np.median(figures, axis=0)) * np.sqrt(size / (n - size))
     return [
         bootstrap_interval(float(value), value + spread)
         for value, spread in zip(values, centred.T, strict=True)
