@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm._utils.checks import whole
+from dipy_ldm._utils.checks import check_seed, whole
 from dipy_ldm._utils.values import take_rows
 from dipy_ldm.evaluation import _learned_features as learnt, _memorization as copies
 from dipy_ldm.evaluation._audit_report import conclude, write_page
@@ -170,6 +170,7 @@ def audit(
     InputError
         If there are too few images, or they are not of the model.
     """
+    check_seed(seed)
     vqvae = model.vqvae_
     source_images = (
         sources_of(model, source, len(train)),

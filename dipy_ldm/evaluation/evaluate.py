@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm._utils.checks import InputError, whole
+from dipy_ldm._utils.checks import InputError, check_seed, whole
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import take_rows
@@ -166,6 +166,7 @@ def evaluate(
     InputError
         If there are too few images, or they are not of the model.
     """
+    check_seed(seed)
     refuse_equal_names(features or ())
     images = as_fitted(real, model.vqvae_.shape_, "autoencoder")
     check_values("conditions", conditions, len(images))

@@ -573,6 +573,11 @@ def test_conditions_without_a_value_for_each_image_are_refused(diffusion, blobs)
         evaluate(diffusion, blobs, blobs[:40], requested={"age": range(64)})
 
 
+def test_seeds_that_are_none_are_refused(diffusion, blobs):
+    with pytest.raises(InputError, match="seed must be a whole number from 0"):
+        evaluate(diffusion, blobs, blobs[:40], seed=-1)
+
+
 def test_features_of_one_name_are_refused(diffusion, blobs):
     features = [own(lambda x: x[:, ::4, ::4]), own(lambda x: x[:, ::2, ::2])]
     with pytest.raises(InputError, match="different names, not own, own; name yours"):
