@@ -1,10 +1,10 @@
 """What can be measured of volumes, as distributions beside those of real ones."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 import logging
 
 import numpy as np
-import numpy.typing as npt
 
 from dipy_ldm.data.channels import Channel, columns_of
 from dipy_ldm.evaluation._fidelity import Sets, mean_of
@@ -123,23 +123,22 @@ def measure_channels(
 
 
 def compare_anatomy(
-    measured: Mapping[str, npt.ArrayLike],
-    real: Mapping[str, npt.ArrayLike],
-    seed: int,
-    subjects: Sequence[np.ndarray],
-) -> dict[str, Interval]:
-    """Measure the distance of measurements ``(n,)`` to those of real volumes."""
+    measured: Mapping[str, Mapping[str, np.ndarray]], sets: Sets, seed: int = 0
+) -> dict[str, dict[str, Interval]]:
+    """Measure the distances of measurements ``(n,)`` to those of the reference."""
 
     def difference(x, y):
         return (x.mean() - y.mean()) / max(y.std(), 1e-12)
 
-    intervals = {}
-    for name, values in measured.items():
-        pair = np.asarray(values), np.asarray(real[name])
+    intervals: dict[str, dict] = {kind: {} for kind in sets.compared}
+    for kind, name in product(sets.compared, measured["reference"]):
+        pair = measured[kind][name], measured["reference"][name]
         # Of tissues the first volumes are measured, where they can be.
         finite = [np.isfinite(x) for x in pair]
-        whose = [s[: len(x)][f] for s, x, f in zip(subjects, pair, finite)]
-        if min(len(np.unique(s)) for s in whose) > 1:
-            pair = tuple(x[f] for x, f in zip(pair, finite))
-            intervals[name] = bootstrap(difference, *pair, seed=seed, subjects=whose)
+        subjects = sets.whose(kind, "reference")
+        whose = [own[: len(x)][f] for own, x, f in zip(subjects, pair, finite)]
+        if min(len(np.unique(own)) for own in whose) > 1:
+            kept = (x[f] for x, f in zip(pair, finite))
+            interval = bootstrap(difference, *kept, seed=seed, subjects=whose)
+            intervals[kind][name] = interval
     return intervals

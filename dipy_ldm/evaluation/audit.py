@@ -199,12 +199,12 @@ def audit(
         "reference": (copies.denoising_losses, reference),
         "autoencoder": (copies.reconstruction_losses, own),
     }
-    tasks = [(n, partial(_search, f, sets, vqvae)) for n, f in spaces.items()]
-    tasks += [
-        (f"membership, {name}", partial(_infer, losses, subject, seed))
+    tasks = {n: partial(_search, f, sets, vqvae) for n, f in spaces.items()}
+    tasks |= {
+        f"membership, {name}": partial(_infer, losses, subject, seed)
         for name, (losses, subject) in attacks.items()
         if subject is not None
-    ]
+    }
     results = run_tasks(tasks, verbose)
     searches = {name: results.pop(name) for name in spaces}
     findings = {name: copies.judge(search) for name, search in searches.items()}

@@ -1,6 +1,6 @@
 """Evaluating a model: all figures of what it makes, beside those of real images."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -188,9 +188,8 @@ def evaluate(
     sets = _sets(model.vqvae_, images, samples, halves, whose)
     kinds = features_of(model) if features is None else list(features)
     affine = model.vqvae_.affine_ if sets.real.ndim == 5 else None
-    tasks = _tasks(model, sets, kinds, affine, seed)
-    rows, measured, compared = _compare(tasks, sets, kinds, seed, verbose)
-    figures, network = {"n": count} | compared, None
+    rows, measured, figures = _compare(model, sets, kinds, affine, seed, verbose)
+    network = None
     if classifier:
         network, figures["classifier"] = _classify(sets, rows, seed, verbose)
     probes, probe_notes = _probe(model, sets, labels, rows, figures, seed)
@@ -314,41 +313,39 @@ def scaled(images: np.ndarray, vqvae: VQVAE, first: int = 0) -> np.ndarray:
     return np.clip(scaled_to(np.asarray(images, "float32"), vqvae.intensity_), 0, 1)
 
 
-def run_tasks(tasks: Iterable[tuple[str, Callable]], verbose: bool) -> dict[str, Any]:
+def run_tasks(tasks: Mapping[str, Callable], verbose: bool) -> dict[str, Any]:
     """Run tasks one after the other, behind a progress bar with their names."""
     results = {}
-    bar = tqdm(list(tasks), disable=not verbose)
+    bar = tqdm(tasks.items(), disable=not verbose)
     for name, task in bar:
         bar.set_description(name)
         results[name] = task()
     return results
 
 
-def _tasks(model, sets, kinds, affine, seed):
-    """Yield the measurements, by name."""
-    for kind in kinds:
-        yield f"features, {kind.name}", partial(_compare_features, sets, kind, seed)
-    yield "variety", partial(measure_variety, sets, seed)
-    yield "sharpness", partial(measure_sharpness, sets, seed)
-    yield "reconstruction", partial(measure_reconstruction, model.vqvae_, sets, seed)
+def _compare(model, sets, kinds, affine, seed, verbose):
+    """Return features of all sets, measurements of volumes, and all figures."""
+    tasks = {
+        f"features, {kind.name}": partial(_compare_features, sets, kind, seed)
+        for kind in kinds
+    }
+    tasks["variety"] = partial(measure_variety, sets, seed)
+    tasks["sharpness"] = partial(measure_sharpness, sets, seed)
+    tasks["reconstruction"] = partial(measure_reconstruction, model.vqvae_, sets, seed)
     if affine is not None:
-        yield "texture", partial(measure_texture, sets, seed)
-        yield "anatomy", partial(_measure_anatomy, sets, affine)
+        tasks["texture"] = partial(measure_texture, sets, seed)
+        tasks["anatomy"] = partial(_measure_anatomy, sets, affine)
         if channels := model.channels_:
             measure = anatomy.measure_channels
-            yield "channels", partial(measure, channels, sets, affine, seed)
-
-
-def _compare(tasks, sets, kinds, seed, verbose):
-    """Return features of all sets, measurements of volumes, and all figures."""
+            tasks["channels"] = partial(measure, channels, sets, affine, seed)
     results = run_tasks(tasks, verbose)
     rows, records = {}, {}
     for kind in kinds:
         rows[kind.name], records[kind.name] = results.pop(f"features, {kind.name}")
     measured = results.pop("anatomy", {})
-    figures = {"features": records} | results
+    figures = {"n": len(sets.real), "features": records} | results
     if measured:
-        figures["anatomy"] = _compare_anatomy(measured, sets, seed)
+        figures["anatomy"] = anatomy.compare_anatomy(measured, sets, seed)
     return rows, measured, figures
 
 
@@ -363,16 +360,6 @@ def _measure_anatomy(sets, affine):
     return {n: anatomy.measure_anatomy(x, affine) for n, x in sets.by_name.items()}
 
 
-def _compare_anatomy(measured, sets, seed):
-    reference = measured["reference"]
-    return {
-        name: anatomy.compare_anatomy(
-            measured[name], reference, seed, sets.whose(name, "reference")
-        )
-        for name in sets.compared
-    }
-
-
 def _classify(sets, rows, seed, verbose):
     """Let networks, and regressions on features, tell each set from the reference."""
     images = sets.by_name
@@ -383,10 +370,10 @@ def _classify(sets, rows, seed, verbose):
         pair = of["reference"], of[name]
         return test(*pair, subjects=subjects[name], seed=seed)
 
-    tasks = [
-        (f"classifier, {n}", partial(against_reference, network_test, images, n))
+    tasks = {
+        f"classifier, {n}": partial(against_reference, network_test, images, n)
         for n in subjects
-    ]
+    }
     tests = dict(zip(subjects, run_tasks(tasks, verbose).values()))
     figures = {
         "network": {name: test.auc for name, test in tests.items()},

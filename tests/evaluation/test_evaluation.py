@@ -214,14 +214,13 @@ def test_all_intervals_depend_on_the_seed(rng):
     vqvae = SimpleNamespace(intensity_=(0.0, 1.0), codebook_=np.zeros(2))
     vqvae.encode, vqvae.codes = lambda x: x, lambda x: (x > 0.5).astype(int)
     vqvae._parameters = lambda: SimpleNamespace(n_codebooks=1)
-    measured = [{"a": images[:, i, 0, 0, 0]} for i in (0, 1)]
-    whose = np.arange(24), np.arange(24)
+    measured = {name: {"a": x[:, 0, 0, 0]} for name, x in sets.by_name.items()}
     measures = (
         lambda seed: measure_sharpness(sets, seed)["true"][0],
         lambda seed: measure_sharpness(sets, seed)["generated"][0],
         lambda seed: measure_reconstruction(vqvae, sets, seed)["mse"],
         lambda seed: measure_reconstruction(vqvae, sets, seed)["ms_ssim"],
-        lambda seed: anatomy.compare_anatomy(*measured, seed, whose)["a"],
+        lambda seed: anatomy.compare_anatomy(measured, sets, seed)["real"]["a"],
     )
     for measure in measures:
         assert measure(0) == measure(0) != measure(1)
@@ -276,9 +275,14 @@ def test_tissues_are_separated(rng):
     assert np.isnan(nothing).all()
     values = np.array([np.nan, 1.0, 2.0, 3.0])
     whose = np.array([0, 1, 1, 2])
-    with_gap = anatomy.compare_anatomy({"a": values}, {"a": values}, 0, (whose, whose))
-    pair = {"a": values[1:]}, {"a": values[1:]}
-    assert with_gap == anatomy.compare_anatomy(*pair, 0, (whose[1:], whose[1:]))
+
+    def compare(values, whose):
+        names = "reference", "real", "generated", "reconstructed"
+        sets = Sets(*[values] * 4, dict.fromkeys(names, whose))
+        return anatomy.compare_anatomy(dict.fromkeys(names, {"a": values}), sets)
+
+    assert compare(values, whose)["real"]["a"].value == 0
+    assert compare(values, whose) == compare(values[1:], whose[1:])
     assert fidelity.mean_of([np.nan, 3.0, 4.0], np.array([0, 1, 1]), 0) is None
 
 
