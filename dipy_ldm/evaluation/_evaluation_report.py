@@ -208,9 +208,8 @@ def _where_it_looks(evaluation):
 
     test = evaluation.network
     images = evaluation.sets.generated[test.recognised][..., :1]
-    maps = test.maps / np.maximum(
-        test.maps.max(tuple(range(1, test.maps.ndim)), keepdims=True), 1e-12
-    )
+    highest = test.maps.max(tuple(range(1, test.maps.ndim)), keepdims=True)
+    maps = test.maps / np.maximum(highest, 1e-12)
     pairs = np.stack([images, maps], 1)
     pairs = np.concatenate([pairs[:3], pairs.mean(0, keepdims=True)])
     pairs = pairs.reshape(-1, *pairs.shape[2:])

@@ -229,17 +229,12 @@ def _search(features, sets, vqvae):
 
 def _infer(losses, subject, seed):
     """Infer membership from the losses of a model of training and held-out images."""
-    pairs = zip((subject.train, subject.held_out), subject.sources, strict=True)
-    train_losses, held_out_losses = (
-        losses(
-            subject.model,
-            np.asarray(images[:_MAX_MEMBERSHIP_IMAGES]),
-            seed,
-            None if source is None else source[:_MAX_MEMBERSHIP_IMAGES],
-        )
-        for images, source in pairs
-    )
-    return copies.infer_membership(train_losses, held_out_losses, seed)
+    both, first = [], slice(_MAX_MEMBERSHIP_IMAGES)
+    sets = subject.train, subject.held_out
+    for images, source in zip(sets, subject.sources, strict=True):
+        own = None if source is None else source[first]
+        both.append(losses(subject.model, np.asarray(images[first]), seed, own))
+    return copies.infer_membership(*both, seed)
 
 
 def _classes(model, searches, requested, count):
