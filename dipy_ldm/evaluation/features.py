@@ -230,22 +230,19 @@ def _build_random(shape):
     conv = {2: layers.Conv2D, 3: layers.Conv3D}[rank]
     pool = {2: layers.AveragePooling2D, 3: layers.AveragePooling3D}[rank]
     images = keras.Input((*(None,) * rank, shape[-1]))
-    x, pooled, convolutions = images, [], []
-    for width in _RANDOM_WIDTHS:
-        convolutions.append(conv(width, 3, padding="same"))
-        # Both signs of an edge count, as both are there.
-        x = layers.Activation(ops.abs)(convolutions[-1](x))
-        pooled += [_pooled(x, ops.mean, rank), _pooled(x, ops.std, rank)]
-        x = pool(2, padding="same")(x)
-    network = keras.Model(images, layers.Concatenate()(pooled))
-    widths = pairwise((shape[-1], *_RANDOM_WIDTHS))
-    for layer, (before, width) in zip(convolutions, widths, strict=True):
+    x, pooled = images, []
+    for before, width in pairwise((shape[-1], *_RANDOM_WIDTHS)):
         kernel = rng.standard_normal((*(3,) * rank, before, width))
-        if layer is convolutions[0]:  # edges, not brightness, which voxels tell
+        if x is images:  # edges, not brightness, which voxels tell
             kernel -= kernel.mean(tuple(range(rank)), keepdims=True)
         kernel *= np.sqrt(2 / (3**rank * before))
-        layer.set_weights([kernel.astype("float32"), np.zeros(width, "float32")])
-    return network
+        convolution = conv(width, 3, padding="same")
+        # Both signs of an edge count, as both are there.
+        x = layers.Activation(ops.abs)(convolution(x))
+        convolution.set_weights([kernel.astype("float32"), np.zeros(width, "float32")])
+        pooled += [_pooled(x, ops.mean, rank), _pooled(x, ops.std, rank)]
+        x = pool(2, padding="same")(x)
+    return keras.Model(images, layers.Concatenate()(pooled))
 
 
 def _pooled(x, statistic, rank):
