@@ -101,32 +101,26 @@ class _Source(TypedDict):
     fingerprint: str
 
 
-class _Unet(TypedDict):
+class _Network(TypedDict):
     widths: _Sizes
     blocks: _Size
+    seed: _Seed
+
+
+class _Unet(_Network):
     attention: list[bool] | None
     schedule: str
     target: str
     guide: bool | None
-    seed: _Seed
 
 
-class _Autoencoder(TypedDict):
-    widths: _Sizes
-    blocks: _Size
+class _Autoencoder(_Network):
     n_codes: _Size
     n_codebooks: _Size
     code_dim: _Size
     commitment: _Number
     loss: str
     bottleneck: str
-    seed: _Seed
-
-
-class _DetectorNetwork(TypedDict):
-    widths: _Sizes
-    blocks: _Size
-    seed: _Seed
 
 
 class _Images(TypedDict):
@@ -138,7 +132,7 @@ class _Images(TypedDict):
 
 
 class _Detector(_Images):
-    detector: _DetectorNetwork
+    detector: _Network
 
 
 class _VQVAE(_Images):

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 import numpy as np
 
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import replacing
 from dipy_ldm._utils.types import ShownLike
 
@@ -141,13 +142,18 @@ def pictures(
     -------
     ndarray
         Pictures, ``(n, h, w, channels)``.
+
+    Raises
+    ------
+    InputError
+        If they are neither images nor volumes.
     """
-    scans: Any = images if isinstance(images, list) else [images]
-    if isinstance(scans[0], Mapping):
+    scans: Any = images if isinstance(images, list | tuple) else [images]
+    if scans and isinstance(scans[0], Mapping):
         each = [pictures([scan[name] for scan in scans]) for name in scans[0]]
         width = max(row.shape[2] for row in each)
         return np.concatenate([_widened(_normalized(row), width) for row in each], 1)
-    if hasattr(scans[0], "get_fdata"):
+    if scans and hasattr(scans[0], "get_fdata"):
         from nibabel import as_closest_canonical
 
         turned = [as_closest_canonical(scan) for scan in scans]
@@ -155,6 +161,11 @@ def pictures(
         array = array[..., None] if array.ndim == 4 else array
     else:
         array = np.asarray(images)
+    if array.ndim not in (4, 5):
+        raise InputError(
+            "images must be (n, height, width, channels), and volumes (n, x, y, z, "
+            f"channels), not {array.shape}."
+        )
     if array.ndim == 4:
         return array
     return planes(array, np.eye(4) if affine is None else affine, channels)
@@ -433,6 +444,13 @@ def as_png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
+def _history_of(fitted: Any) -> Any:
+    """Return the history of an estimator, or what is one already."""
+    if hasattr(fitted, "_check_fitted"):
+        fitted._check_fitted()
+    return getattr(fitted, "history_", fitted)
+
+
 def plot_history(history: object) -> Figure:
     """Plot the course of a training.
 
@@ -446,9 +464,10 @@ def plot_history(history: object) -> Figure:
     matplotlib.figure.Figure
         Loss and further figures by epochs.
     """
-    name = type(history).__name__ if hasattr(history, "history_") else "training"
-    figures: Any = getattr(history, "history_", history)
-    histories = {name: figures} if "loss" in figures else figures
+    figures = _history_of(history)
+    name = "training" if figures is history else type(history).__name__
+    several = {stage: _history_of(one) for stage, one in figures.items()}
+    histories = {name: figures} if "loss" in figures else several
     figure = _Figure(figsize=(6 * len(histories), 4), layout="constrained")
     axes = figure.subplots(1, len(histories), squeeze=False)
     for ax, (stage, one) in zip(axes[0], histories.items()):

@@ -84,6 +84,8 @@ def test_models_with_sources_are_evaluated_and_audited(seeing, blobs, others):
     wanted = np.clip((wanted - low) / (high - low), 0, 1)
     npt.assert_allclose(found.sets.generated, wanted, atol=1e-4)
     sides = blobs[:40], blobs[40:]
+    with pytest.raises(InputError, match="one image or 64, one for each, not 40"):
+        evaluate(seeing, blobs, source=others[:40], features=[voxels()], steps=1)
     both = {"source": others[:40], "source_held_out": others[40:]}
     audited = audit(seeing, *sides, n=24, steps=1, **both)
     assert np.isfinite(audited.members["denoiser"].train).all()

@@ -1,5 +1,7 @@
 """Pictures: where pixels go."""
 
+from types import SimpleNamespace
+
 from PIL import Image
 from matplotlib.figure import Figure
 import nibabel as nib
@@ -7,7 +9,8 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import plots
+from dipy_ldm import VQVAE, plots
+from dipy_ldm._utils.checks import InputError
 
 
 def test_montage_places_images_in_rows():
@@ -100,6 +103,7 @@ def test_figures_show_themselves(rng):
     for figure in (
         plots.plot_history(history),
         plots.plot_history({"autoencoder": history, "diffusion": history}),
+        plots.plot_history({"autoencoder": SimpleNamespace(history_=history)}),
         plots.plot_samples(images),
         plots.plot_samples(volumes, affine=np.diag([2, 2, 2, 1])),
         plots.plot_samples(scans),
@@ -122,6 +126,18 @@ def test_channels_stand_below_each_other_as_bright(rng):
     (picture,) = plots.pictures(scan)
     assert picture.shape == (7 + 3, 8 + 8 + 6, 1)
     assert picture[:7].max() == picture[7:].max() == 1
+
+
+def test_images_without_channels_are_refused():
+    with pytest.raises(InputError, match="images must be .* not \\(3, 8, 8\\)"):
+        plots.plot_samples(np.zeros((3, 8, 8)))
+    with pytest.raises(InputError, match="images must be"):
+        plots.plot_samples([])
+
+
+def test_what_is_not_fitted_has_no_history():
+    with pytest.raises(InputError, match="this VQVAE is not fitted; call fit"):
+        plots.plot_history(VQVAE())
 
 
 def test_scans_are_turned_so_that_left_is_left():

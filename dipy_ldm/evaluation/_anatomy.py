@@ -1,19 +1,19 @@
 """What can be measured of volumes, as distributions beside those of real ones."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 import logging
 
 import numpy as np
-import numpy.typing as npt
 
 from dipy_ldm.data.channels import Channel, columns_of
-from dipy_ldm.evaluation._fidelity import Sets
+from dipy_ldm.evaluation._fidelity import Sets, mean_of
 from dipy_ldm.evaluation.features import shrunk
 from dipy_ldm.metrics import Interval, bootstrap
 
 # Of the brightest, above which a voxel counts as foreground.
 _FOREGROUND_THRESHOLD = 0.1
-TISSUES = ("dark", "middle", "bright")
+_TISSUES = "dark tissue", "middle tissue", "bright tissue"
 # Tissues take seconds a volume: of so many, at so many voxels each.
 _MAX_TISSUE_VOLUMES, _MAX_TISSUE_VOXELS = 16, 64**3
 # Of the Markov random field, and its steps: the usual ones of DIPY's examples.
@@ -30,6 +30,7 @@ def measure_anatomy(volumes: np.ndarray, affine: np.ndarray) -> dict[str, np.nda
             [v[..., 0][m].mean() if m.any() else 0 for v, m in zip(volumes, inside)]
         ),
         "symmetry": np.array([symmetry(volume) for volume in volumes]),
+        **dict(zip(_TISSUES, tissue_fractions(volumes).T, strict=True)),
     }
 
 
@@ -61,22 +62,20 @@ def tissue_fractions(volumes: np.ndarray) -> np.ndarray:
     By DIPY's ``TissueClassifierHMRF``, a hidden Markov random field
     :footcite:p:`Zhang2001`, of at most 16 volumes and at most 64³ voxels each.
     """
-    fractions = [
-        _fractions_of(shrunk(v[None], _MAX_TISSUE_VOXELS)[0])
-        for v in volumes[:_MAX_TISSUE_VOLUMES]
-    ]
-    # Rows of NaN keep their place, since each is of a subject.
-    rows = [np.full(3, np.nan) if shares is None else shares for shares in fractions]
-    return np.reshape(rows, (-1, 3))
+    few = volumes[:_MAX_TISSUE_VOLUMES]
+    return np.array(
+        [_fractions_of(shrunk(v[None], _MAX_TISSUE_VOXELS)[0]) for v in few]
+    )
 
 
 def _fractions_of(volume):
+    """Return the shares of three tissues, NaN where these can't be told apart."""
     from dipy.segment.tissue import TissueClassifierHMRF
 
     inside = foreground(volume)
     image = np.where(inside, volume[..., 0], 0).astype(float)
     if np.unique(image[inside]).size < 10:
-        return None
+        return np.full(3, np.nan)
     classifier = TissueClassifierHMRF(verbose=False)
     try:
         with np.errstate(all="ignore"):
@@ -85,24 +84,12 @@ def _fractions_of(volume):
             )
     except (ValueError, IndexError, np.linalg.LinAlgError) as error:
         logging.getLogger(__name__).debug("no tissues: %s", error)
-        return None
+        return np.full(3, np.nan)
     # Tissues that are too far apart underflow, and then nothing is decided (-1).
     labels = first if labels.max() < 0 else labels
     # 0 is the background.
     counts = np.array([np.sum(labels[inside] == i) for i in (1, 2, 3)])
-    return counts / counts.sum() if counts.sum() else None
-
-
-def mean_of(
-    values: Sequence[float], subjects: np.ndarray | None, seed: int
-) -> Interval | None:
-    """Return the mean of what is not NaN; None if that is of fewer than two."""
-    array = np.array(values)
-    finite = np.isfinite(array)
-    whose = (np.arange(len(array)) if subjects is None else subjects)[finite]
-    if len(np.unique(whose)) < 2:
-        return None
-    return bootstrap(np.mean, array[finite], seed=seed, subjects=[whose])
+    return counts / counts.sum() if counts.sum() else np.full(3, np.nan)
 
 
 def measure_channels(
@@ -136,27 +123,22 @@ def measure_channels(
 
 
 def compare_anatomy(
-    measured: Mapping[str, npt.ArrayLike],
-    real: Mapping[str, npt.ArrayLike],
-    seed: int = 0,
-    subjects: Sequence[np.ndarray | None] = (None, None),
-) -> dict[str, Interval]:
-    """Measure the distance of measurements ``(n,)`` to those of real volumes."""
+    measured: Mapping[str, Mapping[str, np.ndarray]], sets: Sets, seed: int = 0
+) -> dict[str, dict[str, Interval]]:
+    """Measure the distances of measurements ``(n,)`` to those of the reference."""
 
     def difference(x, y):
         return (x.mean() - y.mean()) / max(y.std(), 1e-12)
 
-    intervals = {}
-    for name, values in measured.items():
-        pair = np.asarray(values), np.asarray(real[name])
+    intervals: dict[str, dict] = {kind: {} for kind in sets.compared}
+    for kind, name in product(sets.compared, measured["reference"]):
+        pair = measured[kind][name], measured["reference"][name]
         # Of tissues the first volumes are measured, where they can be.
         finite = [np.isfinite(x) for x in pair]
-        whose = [
-            s if s is None else np.asarray(s)[: len(x)][f]
-            for s, x, f in zip(subjects, pair, finite)
-        ]
-        pair = tuple(x[f] for x, f in zip(pair, finite))
-        counts = (len(x if s is None else np.unique(s)) for x, s in zip(pair, whose))
-        if min(counts) > 1:
-            intervals[name] = bootstrap(difference, *pair, seed=seed, subjects=whose)
+        subjects = sets.whose(kind, "reference")
+        whose = [own[: len(x)][f] for own, x, f in zip(subjects, pair, finite)]
+        if min(len(np.unique(own)) for own in whose) > 1:
+            kept = (x[f] for x, f in zip(pair, finite))
+            interval = bootstrap(difference, *kept, seed=seed, subjects=whose)
+            intervals[kind][name] = interval
     return intervals

@@ -47,7 +47,7 @@ def write_page(audit: "Audit", about: Mapping[str, Any]) -> str:
             *(f"{n}: {s.features.says}" for n, s in audit.searches.items())
         ),
         nearness=_histograms(audit),
-        classes=_classes(audit.classes),
+        classes=_classes(audit),
         suspects=page.table(["sample", "nearness", "features"], suspects),
         **_members(audit.members),
     )
@@ -159,40 +159,36 @@ def _histograms(audit):
     )
 
 
-def _classes(classes):
+def _classes(audit):
     """Tabulate copies for each level of each class."""
-    return "".join(
-        page.part(f"Copies by {name}", _levels(name, levels))
-        for name, levels in classes.items()
-    )
-
-
-def _levels(name, levels):
-    spaces = list(next(iter(levels.values())).copies)
-    head = [name, "samples", *(f"copies, {space}" for space in spaces)]
-    head += [f"nearer, {space}" for space in spaces]
-    rows = [
-        [title, level.n, *level.copies.values(), *level.nearer.values()]
-        for title, level in levels.items()
+    head = [
+        f"{kind}, {name}" for kind in ("copies", "nearer") for name in audit.searches
     ]
-    return page.table(head, rows)
+    written = ""
+    for name, levels in audit.classes.items():
+        rows = (
+            [title, level.n, *level.copies.values(), *level.nearer.values()]
+            for title, level in levels.items()
+        )
+        table = page.table([name, "samples", *head], rows)
+        written += page.part(f"Copies by {name}", table)
+    return written
 
 
 def _members(members):
     losses = members["denoiser"]
-    rate = f"{100 * losses.false_rate:.2g} %"
-    counted = all(m.true_positive_rate for m in members.values())
-    rows = [
-        [_LOSSES[name], m.auc, *([m.true_positive_rate] if counted else [])]
-        for name, m in members.items()
-    ]
-    head = ["by the", "AUC", *([f"found at {rate} false"] if counted else [])]
-    guessed = (
-        f"{rate} of the training images are found where {rate} of the others are taken "
-        "for such."
-        if counted
-        else "of fewer than 100 held-out images no share that is found can be told."
-    )
+    head = ["by the", "AUC"]
+    rows = [[_LOSSES[name], member.auc] for name, member in members.items()]
+    guessed = "of fewer than 100 held-out images no share that is found can be told."
+    if all(member.true_positive_rate for member in members.values()):
+        rate = f"{100 * losses.false_rate:.2g} %"
+        head.append(f"found at {rate} false")
+        for row, member in zip(rows, members.values()):
+            row.append(member.true_positive_rate)
+        guessed = (
+            f"{rate} of the training images are found where {rate} of the others are "
+            "taken for such."
+        )
     drawn = {"training": losses.train, "held-out": losses.held_out}
     return {
         "guessed": guessed,

@@ -94,16 +94,19 @@ class CopyFilter(NamedTuple):
     def load(cls, path: str | Path, model: str) -> Self:
         """Read fingerprints."""
         tensors, document = _serialization.load(path, _KIND)
-        limits = {"threshold", "threshold_voxels", "apart", "apart_voxels"}
-        if document.get("model") != model or not limits <= document.keys():
+        limits = "threshold", "threshold_voxels", "apart", "apart_voxels"
+        if document.get("model") != model or not document.keys() >= set(limits):
             raise InputError(
                 f"{path} has the fingerprints of another model; make them for this one "
                 "with dipy_audit_ldm --fingerprints."
             )
+        threshold, threshold_voxels, apart, apart_voxels = (
+            float(document[name]) for name in limits
+        )
         return cls(
             Projection(tensors["mean"], tensors["directions"]),
-            _load_reference_set(tensors["train"], document, ""),
-            _load_reference_set(tensors["voxels"], document, "_voxels"),
+            ReferenceSet(tensors["train"], threshold, apart),
+            ReferenceSet(tensors["voxels"], threshold_voxels, apart_voxels),
             model,
         )
 
@@ -113,12 +116,6 @@ class CopyFilter(NamedTuple):
         near = self.invariant.has(self.projection.of(images))
         near |= self.voxels.has(project_randomly(voxels().compute(images)))
         return np.flatnonzero(near)
-
-
-def _load_reference_set(train, document, end):
-    """Read features, their threshold and their distance."""
-    limits = document[f"threshold{end}"], document[f"apart{end}"]
-    return ReferenceSet(train, *map(float, limits))
 
 
 class CopyReplacer:

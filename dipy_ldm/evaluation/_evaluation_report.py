@@ -146,21 +146,18 @@ def _pictures(evaluation):
     from dipy_ldm.plots import montage, pictures
 
     n, columns = _SHOWN if evaluation.affine is None else _SHOWN_VOLUMES
-
-    def look(images):
-        shown = pictures(images[:n], evaluation.affine, evaluation.channels)
-        return montage(shown, columns=columns)
-
     small = evaluation.affine is None and evaluation.sets.real.shape[2] <= 40
     captions = {
         "real": "Real images of the floor.",
         "reconstructed": "The same, reconstructed by the autoencoder.",
         "generated": "Generated images, the first of them and not the best.",
     }
-    return "".join(
-        page.picture(look(evaluation.sets.compared[name]), caption, 1 + small)
-        for name, caption in captions.items()
-    )
+    written = ""
+    for name, caption in captions.items():
+        images = evaluation.sets.compared[name][:n]
+        shown = pictures(images, evaluation.affine, evaluation.channels)
+        written += page.picture(montage(shown, columns=columns), caption, 1 + small)
+    return written
 
 
 def _fidelity(features):
@@ -211,9 +208,8 @@ def _where_it_looks(evaluation):
 
     test = evaluation.network
     images = evaluation.sets.generated[test.recognised][..., :1]
-    maps = test.maps / np.maximum(
-        test.maps.max(tuple(range(1, test.maps.ndim)), keepdims=True), 1e-12
-    )
+    highest = test.maps.max(tuple(range(1, test.maps.ndim)), keepdims=True)
+    maps = test.maps / np.maximum(highest, 1e-12)
     pairs = np.stack([images, maps], 1)
     pairs = np.concatenate([pairs[:3], pairs.mean(0, keepdims=True)])
     pairs = pairs.reshape(-1, *pairs.shape[2:])
@@ -246,24 +242,19 @@ def _texture(texture):
 def _anatomy(evaluation):
     if not evaluation.measured:
         return {"anatomy": "", "histograms": ""}
-    drawn = []
+    drawn, rows = [], {}
     for name, title in _MEASURES.items():
-        shown = _by_title({kind: evaluation.measured[kind][name] for kind in _SETS})
-        shown = {kind: values[np.isfinite(values)] for kind, values in shown.items()}
-        shown = {kind: values for kind, values in shown.items() if len(values)}
-        if shown:
-            drawn.append(page.part(title, page.histograms(shown, title, bins=15)))
-    rows = {
-        title: {kind: evaluation.figures["anatomy"][kind].get(name) for kind in _SETS}
-        for name, title in _MEASURES.items()
-    }
+        values = {kind: evaluation.measured[kind][name] for kind in _SETS}
+        histograms = page.histograms(_by_title(values), title, bins=15)
+        drawn.append(page.part(title, histograms))
+        figures = evaluation.figures["anatomy"]
+        rows[title] = {kind: figures[kind].get(name) for kind in _SETS}
     return {"anatomy": _table(rows, head="measurement"), "histograms": page.row(drawn)}
 
 
 def _channels(figures):
     """Tabulate what was measured of each channel."""
-    parts = (page.part(name, _table(rows, head="")) for name, rows in figures.items())
-    return "".join(parts)
+    return "".join(page.part(n, _table(x, head="")) for n, x in figures.items())
 
 
 def _reconstruction(figures: Mapping[str, Any]) -> str:

@@ -11,11 +11,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 from scipy.stats import norm
 
-from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm.evaluation.features import Features
 from dipy_ldm.metrics import (
     Interval,
@@ -57,29 +56,30 @@ class Sets(NamedTuple):
     subjects: Mapping[str, np.ndarray] = MappingProxyType({})
 
     def whose(self, *names, first=None):
-        """Return the subjects of the first images of sets; None if all differ."""
-        subjects = map(self.subjects.get, names)
-        return [None if labels is None else labels[:first] for labels in subjects]
+        """Return the subjects of the first images of sets, ``(n,)`` each."""
+        different = {name: np.arange(len(getattr(self, name))) for name in names}
+        return [self.subjects.get(name, own)[:first] for name, own in different.items()]
 
     @property
     def compared(self):
         """Sets that are compared with the reference, by name."""
-        return {
-            "generated": self.generated,
-            "real": self.real,
-            "reconstructed": self.reconstructed,
-        }
+        names = "generated", "real", "reconstructed"
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def by_name(self):
+        """All sets, by name."""
+        return {"reference": self.reference, **self.compared}
 
 
 def compute_features(sets: Sets, features: Features) -> dict[str, np.ndarray]:
     """Compute the features ``(n, features)`` of all sets."""
-    reference = features.compute(sets.reference)
-    feature_rows = {"reference": reference}
-    feature_rows |= {name: features.compute(x) for name, x in sets.compared.items()}
+    rows = {name: features.compute(images) for name, images in sets.by_name.items()}
     if not features.standardised:
-        return feature_rows
+        return rows
+    reference = rows["reference"]
     middle, spread = reference.mean(0), np.maximum(reference.std(0), 1e-6)
-    return {name: (rows - middle) / spread for name, rows in feature_rows.items()}
+    return {name: (own - middle) / spread for name, own in rows.items()}
 
 
 def measure_fidelity(
@@ -103,20 +103,14 @@ def distances(
     subjects: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> dict[str, Interval | None]:
     """Measure how far samples ``(n, features)`` are from real ones, and how varied."""
-    n = min(len(real), len(fake))
-    if n < MIN_IMAGES:
-        raise InputError(f"give at least {MIN_IMAGES} images of each kind, not {n}.")
     far: dict[str, Interval | None] = {
         "kernel": kernel_distance(real, fake, seed=seed, subjects=subjects),
         "frechet": _frechet(real, fake, seed, subjects),
     }
-    whose = [None if sample is None else sample[:n] for sample in subjects]
-    near = subsample(_shares, real[:n], fake[:n], seed=seed, subjects=whose)
-    names = ("precision", "recall", "density", "coverage")
-    # Only density may be above 1.
-    highest = (1, 1, np.inf, 1)
-    near = [sample.within(0, high) for sample, high in zip(near, highest, strict=True)]
-    return far | dict(zip(names, near, strict=True))
+    near = subsample(_shares, real, fake, seed=seed, subjects=subjects)
+    highest = {"precision": 1, "recall": 1, "density": np.inf, "coverage": 1}
+    shares = zip(highest.items(), near, strict=True)
+    return far | {name: share.within(0, high) for (name, high), share in shares}
 
 
 def _shares(real, fake):
@@ -138,7 +132,7 @@ def measure_variety(sets: Sets, seed: int = 0) -> dict[str, Interval]:
     """Measure the similarity of pairs within each set."""
     similarities = {}
     for name, images in sets.compared.items():
-        whose = number_subjects(sets.subjects.get(name), len(images))
+        (whose,) = sets.whose(name)
         # Scans of one subject are alike, whatever others are.
         _, each = np.unique(whose, return_index=True)
         similarities[name] = pair_similarity(images[np.sort(each)], seed)
@@ -179,11 +173,10 @@ def measure_sharpness(sets: Sets, seed: int = 0) -> dict[str, list]:
     if min(sets.reference.shape[1:-1]) < 8:
         return {}
     pair = sets.reconstructed[:_MAX_IMAGES], sets.real[:_MAX_IMAGES]
-    true = octave_correlations(*pair)
     options = {"seed": seed, "subjects": sets.whose("real", first=_MAX_IMAGES)}
-    means = [bootstrap(np.mean, octave, **options) for octave in true.T]
-    true_means = {"true": [mean.within(-1, 1) for mean in means]}
-    return _ratios(sets, octave_energies, seed) | true_means
+    means = [bootstrap(np.mean, x, **options) for x in octave_correlations(*pair).T]
+    true = [mean.within(-1, 1) for mean in means]
+    return _ratios(sets, octave_energies, seed) | {"true": true}
 
 
 def measure_texture(sets: Sets, seed: int = 0) -> dict[str, list]:
@@ -213,41 +206,46 @@ def interior(volume: np.ndarray) -> np.ndarray:
 
 def _ratios(sets, energies_of, seed):
     """Compare the mean energies of each set with those of the reference."""
+
+    def ratio(x, y):
+        return x.mean() / y.mean()
+
     reference, ratios = energies_of(sets.reference[:_MAX_IMAGES]), {}
     for name, images in sets.compared.items():
         pairs = zip(energies_of(images[:_MAX_IMAGES]).T, reference.T, strict=True)
         whose = sets.whose(name, "reference", first=_MAX_IMAGES)
         options = {"seed": seed, "subjects": whose}
-        means = [bootstrap(_ratio_of_means, *pair, **options) for pair in pairs]
+        means = [bootstrap(ratio, *pair, **options) for pair in pairs]
         ratios[name] = [mean.within(0, np.inf) for mean in means]
     return ratios
 
 
-def _ratio_of_means(x, y):
-    return x.mean() / y.mean()
-
-
 def measure_reconstruction(
     vqvae: VQVAE, sets: Sets, seed: int = 0
-) -> dict[str, Interval | int | float]:
+) -> dict[str, Interval | int | float | None]:
     """Measure the errors of reconstructions."""
     real, reconstructed = sets.real[:_MAX_IMAGES], sets.reconstructed[:_MAX_IMAGES]
     errors = [np.mean((a - b) ** 2, dtype=float) for a, b in zip(real, reconstructed)]
-    decibels = psnr(reconstructed, real)
-    # Of none that is reconstructed to the bit.
-    finite = np.isfinite(decibels)
+    similarities = multiscale_ssim(reconstructed, real)
     whose = sets.whose("real", first=_MAX_IMAGES)
-    of_finite = [None if labels is None else labels[finite] for labels in whose]
-
-    def mean(values, subjects=whose):
-        return bootstrap(np.mean, values, seed=seed, subjects=subjects)
-
+    options = {"seed": seed, "subjects": whose}
     return {
-        "mse": mean(errors).within(0, np.inf),
-        "psnr": mean(decibels[finite], of_finite),
-        "ms_ssim": mean(multiscale_ssim(reconstructed, real)).within(0, 1),
+        "mse": bootstrap(np.mean, errors, **options).within(0, np.inf),
+        # Of none that is reconstructed to the bit.
+        "psnr": mean_of(psnr(reconstructed, real), *whose, seed),
+        "ms_ssim": bootstrap(np.mean, similarities, **options).within(0, 1),
         **_usage(vqvae, real),
     }
+
+
+def mean_of(values: npt.ArrayLike, subjects: np.ndarray, seed: int) -> Interval | None:
+    """Return the mean of what is finite; None if that is of fewer than two subjects."""
+    array = np.asarray(values)
+    finite = np.isfinite(array)
+    whose = subjects[finite]
+    if len(np.unique(whose)) < 2:
+        return None
+    return bootstrap(np.mean, array[finite], seed=seed, subjects=[whose])
 
 
 def _usage(vqvae, images):

@@ -190,17 +190,18 @@ def picture(image: np.ndarray, caption: str, scale: int = 1) -> str:
 
 
 def row(figures: Iterable[str]) -> str:
-    """Put figures side by side."""
-    return "".join(f'<div class="pair">{figure}</div>' for figure in figures)
+    """Put figures side by side, but for empty ones."""
+    return "".join(f'<div class="pair">{figure}</div>' for figure in figures if figure)
 
 
 def histograms(series: Mapping[str, npt.ArrayLike], label: str, bins: int = 30) -> str:
-    """Draw how values are distributed, one outline for each set."""
-    values = {name: np.ravel(np.asarray(v, float)) for name, v in series.items()}
-    pooled = np.concatenate(list(values.values()))
-    if not pooled.size:
+    """Draw how finite values are distributed, one outline for each set that has any."""
+    arrays = {name: np.asarray(values, float) for name, values in series.items()}
+    finite = {name: array[np.isfinite(array)] for name, array in arrays.items()}
+    values = {name: array for name, array in finite.items() if array.size}
+    if not values:
         return ""
-    edges = np.histogram_bin_edges(pooled, bins)
+    edges = np.histogram_bin_edges(np.concatenate(list(values.values())), bins)
 
     def draw(axes):
         for (name, numbers), style in zip(values.items(), _STYLES):
@@ -209,7 +210,7 @@ def histograms(series: Mapping[str, npt.ArrayLike], label: str, bins: int = 30) 
         axes.margins(x=0)
         axes.set_ylim(0)
 
-    return _plot(draw, label, "share", len(series))
+    return _plot(draw, label, "share")
 
 
 def scatter(x: npt.ArrayLike, y: npt.ArrayLike, label: str, y_label: str) -> str:
@@ -220,7 +221,7 @@ def scatter(x: npt.ArrayLike, y: npt.ArrayLike, label: str, y_label: str) -> str
         ends = axes.dataLim.min.min(), axes.dataLim.max.max()
         axes.plot(ends, ends, color=_FIRST)
 
-    return _plot(draw, label, y_label, 1)
+    return _plot(draw, label, y_label)
 
 
 def intervals(rows: Mapping[str, Mapping[str, Interval]]) -> str:
@@ -245,7 +246,7 @@ def intervals(rows: Mapping[str, Mapping[str, Interval]]) -> str:
     return _svg(draw, 24 + len(rows) * (38 + 11 * len(sets)), ", ".join(rows))
 
 
-def _plot(draw, label, y_label, n_series):
+def _plot(draw, label, y_label):
     """Draw into one frame with labels, and a legend if there are several series."""
 
     def draw_all(figure):
@@ -254,7 +255,7 @@ def _plot(draw, label, y_label, n_series):
         axes.set_xlabel(label, loc="right")
         axes.set_title(y_label, loc="left", color=_SOFT)
         axes.yaxis.get_major_locator().set_params(nbins=4)
-        if n_series > 1:
+        if len(axes.get_legend_handles_labels()[0]) > 1:
             _legend(figure, axes)
 
     return _svg(draw_all, _HEIGHT, f"{y_label} by {label}")

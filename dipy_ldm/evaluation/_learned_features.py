@@ -12,7 +12,7 @@ from dipy_ldm.metrics.images import halve
 # Numbers of a sample before, and after what was learnt.
 _MAX_CHANGED_VALUES, _MAX_VALUES, _N_DIRECTIONS = 32768, 4096, 32
 # Training images that it is learnt from, and copies of each.
-_MAX_IMAGES, _COPIES_PER_IMAGE = 400, 4
+MAX_IMAGES, _COPIES_PER_IMAGE = 400, 4
 # What copies are changed by: degrees, voxels, exponents, noise, and blur in voxels.
 _TURN, _MOVE, _GAMMA, _NOISE, _BLUR = 5.0, 1.5, (0.6, 1.6), 0.03, 0.8
 # Of the directions that hardly vary, which would be divided by nothing.
@@ -30,29 +30,18 @@ class Projection(NamedTuple):
         return (describe(images) - self.mean) @ self.directions
 
 
-def choose_images(n: int, seed: int = 0) -> list[int]:
-    """Choose the training images that features are learnt from."""
-    drawn = np.random.default_rng(seed).permutation(n)[:_MAX_IMAGES]
-    return sorted(drawn.tolist())
+def small(images: np.ndarray, most: int = _MAX_CHANGED_VALUES) -> np.ndarray:
+    """Halve ``(n, *space, channels)`` until they are small; mirror images stay such."""
 
+    def halved(image):
+        while image.size > most and min(image.shape[:-1]) > 2:
+            for axis, size in enumerate(image.shape[:-1]):
+                if size % 2:  # of which halving would leave out the last
+                    image = (np.delete(image, -1, axis) + np.delete(image, 0, axis)) / 2
+            image = halve(image)
+        return image.astype("float32")
 
-def small(images: np.ndarray) -> np.ndarray:
-    """Halve ``(n, *space, channels)`` until they can be changed many times."""
-    return _symmetrically(images, _MAX_CHANGED_VALUES)
-
-
-def _symmetrically(images, most):
-    """Halve images until they are small, so that mirror images stay such."""
-    return np.concatenate([_halved(image, most) for image in images])
-
-
-def _halved(image, most):
-    while image.size > most and min(image.shape[:-1]) > 2:
-        for axis, size in enumerate(image.shape[:-1]):
-            if size % 2:  # of which halving would leave out the last
-                image = (np.delete(image, -1, axis) + np.delete(image, 0, axis)) / 2
-        image = halve(image)
-    return image[None].astype("float32")
+    return np.stack([halved(image) for image in images])
 
 
 def fit_invariant_projection(images: np.ndarray, seed: int = 0) -> Projection:
@@ -72,7 +61,11 @@ def fit_invariant_projection(images: np.ndarray, seed: int = 0) -> Projection:
     rank = int(np.count_nonzero(spread > 1e-6 * spread[0]))
     count = max(1, min(rank, len(images) // 2))
     components = components[:count].T
-    off = [_changed(images, rng) - descriptors for _ in range(_COPIES_PER_IMAGE)]
+    changed = (
+        np.stack([change(image, rng) for image in images])
+        for _ in range(_COPIES_PER_IMAGE)
+    )
+    off = [describe(x) - descriptors for x in changed]
     within = np.concatenate(off) @ components
     within = within.T @ within / len(within)
     between = np.diag(spread[:count] ** 2 / len(images))
@@ -97,18 +90,13 @@ def describe(images: np.ndarray) -> np.ndarray:
 
     By the mean of an image and its mirror image, and by the size of their difference.
     """
-    reduced = _symmetrically(images, _MAX_VALUES)
+    reduced = small(images, _MAX_VALUES)
     axes = tuple(range(1, reduced.ndim))
     centred = reduced - reduced.mean(axes, keepdims=True)
     normalized = centred / np.maximum(centred.std(axes, keepdims=True), 1e-6)
     mirrored = np.flip(normalized, 2 if normalized.ndim == 4 else 1)
     parts = (normalized + mirrored) / 2, np.abs(normalized - mirrored) / 2
     return np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
-
-
-def _changed(images, rng):
-    """Describe a changed copy of each image."""
-    return describe(np.stack([change(image, rng) for image in images]))
 
 
 def change(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -69,7 +69,6 @@ def search(
     features: Features, train: np.ndarray, held_out: np.ndarray, generated: np.ndarray
 ) -> Search:
     """Find the nearest training image of each other one, by ``(n, features)``."""
-    check_counts(len(train), len(held_out), len(generated))
     apart = separation(train, held_out)
     return Search(
         features,
@@ -192,14 +191,11 @@ def judge_levels(
     for level in in_order(set(levels.tolist()) - {""}):
         selected = levels == level
         n = int(selected.sum())
-        nearer, close = (
-            {
-                name: binomial(int(np.sum(which[i][selected])), n)
-                for name, which in suspicious.items()
-            }
-            for i in (0, 1)
-        )
-        by_level[level] = Level(n, close, nearer)
+        copies, nearer = {}, {}
+        for name, (near, close) in suspicious.items():
+            copies[name] = binomial(int(np.sum(close[selected])), n)
+            nearer[name] = binomial(int(np.sum(near[selected])), n)
+        by_level[level] = Level(n, copies, nearer)
     return by_level
 
 

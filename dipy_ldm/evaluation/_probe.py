@@ -104,6 +104,7 @@ def class_accuracy(
     """Return the share of samples ``(n,)`` whose predicted class was requested."""
     right = [str(a) == str(b) for a, b in zip(requested, predicted, strict=True)]
     n = len(right if subjects is None else np.unique(subjects))
+    at_least("the number of samples with a class", n, 1)
     share = np.mean(right)
     return binomial(round(share * n), n)._replace(value=float(share))
 
@@ -153,22 +154,23 @@ def probe(
     subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Probed:
     """Fit a probe to real ``(n, features)``, and predict a condition of others."""
+    if kind == "direction":
+        raise InputError("it is a direction.")
     places = {
         name: [i for i, value in enumerate(values) if value is not None]
         for name, values in labels.items()
     }
+    places["reference"] = places["reference"][:_MAX_IMAGES]
     requested = {name: [labels[name][i] for i in at] for name, at in places.items()}
     if kind == "class":
         requested = {n: list(map(level_of, column)) for n, column in requested.items()}
     whose = {name: column[places[name]] for name, column in subjects.items()}
-    taught = requested.pop("reference")[:_MAX_IMAGES]
-    learnt = places.pop("reference")[:_MAX_IMAGES]
-    teachers = whose["reference"][:_MAX_IMAGES] if "reference" in whose else None
+    taught, learnt = requested.pop("reference"), places.pop("reference")
     levels = in_order(set(taught)) if kind == "class" else []
     targets = _targets(taught, levels)
     ridges = {
-        name: fit_ridge(features["reference"][learnt], targets, teachers)
-        for name, features in rows.items()
+        name: fit_ridge(of["reference"][learnt], targets, whose.get("reference"))
+        for name, of in rows.items()
     }
     best = max(ridges, key=lambda name: ridges[name].explained)
     predicted = {

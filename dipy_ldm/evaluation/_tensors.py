@@ -15,7 +15,8 @@ from dipy_ldm.data._plan import pair_sources
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.volumes import Volumes
 from dipy_ldm.evaluation import _html as page
-from dipy_ldm.evaluation._anatomy import foreground, mean_of
+from dipy_ldm.evaluation._anatomy import foreground
+from dipy_ldm.evaluation._fidelity import mean_of
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.plots import montage, planes
 

@@ -8,13 +8,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm._utils.checks import whole
+from dipy_ldm._utils.checks import check_seed, whole
 from dipy_ldm._utils.values import take_rows
-from dipy_ldm.data import _sources as sources
 from dipy_ldm.evaluation import _learned_features as learnt, _memorization as copies
 from dipy_ldm.evaluation._audit_report import conclude, write_page
 from dipy_ldm.evaluation._html import Report
-from dipy_ldm.evaluation.evaluate import refuse_unequal, run_tasks, scaled
+from dipy_ldm.evaluation.evaluate import (
+    check_values,
+    generate,
+    refuse_unequal,
+    run_tasks,
+    scaled,
+    sources_of,
+)
 from dipy_ldm.evaluation.features import encoder, voxels
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.vqvae import VQVAE
@@ -164,20 +170,21 @@ def audit(
     InputError
         If there are too few images, or they are not of the model.
     """
+    check_seed(seed)
     vqvae = model.vqvae_
-    source_images = _check_sources(model, (train, held_out), (source, source_held_out))
+    source_images = (
+        sources_of(model, source, len(train)),
+        sources_of(model, source_held_out, len(held_out), "source_held_out"),
+    )
+    check_values("conditions", conditions, len(train))
+    if generated is not None:
+        check_values("requested", requested, len(generated))
     count, n_held_out = _count(len(train), len(held_out), generated, n)
     if generated is None:
         rows = np.arange(count) % len(train)
         requested = take_rows(conditions, rows)
-        generated = model.predict(
-            count,
-            conditions=requested,
-            source=None if source_images[0] is None else source_images[0][rows],
-            seed=seed,
-            verbose=verbose,
-            **sampling,
-        )
+        options = {"seed": seed, "verbose": verbose, **sampling}
+        generated = generate(model, rows, conditions, source_images[0], options)
     real = np.asarray(held_out[:n_held_out], "float32")
     sets = train, vqvae.predict(real), np.asarray(generated[:count], "float32")
     projection = _learn(train, vqvae, seed)
@@ -192,22 +199,23 @@ def audit(
         "reference": (copies.denoising_losses, reference),
         "autoencoder": (copies.reconstruction_losses, own),
     }
-    tasks = [(n, partial(_search, f, sets, vqvae)) for n, f in spaces.items()]
-    tasks += [
-        (f"membership, {name}", partial(_infer, losses, subject, seed))
+    tasks = {n: partial(_search, f, sets, vqvae) for n, f in spaces.items()}
+    tasks |= {
+        f"membership, {name}": partial(_infer, losses, subject, seed)
         for name, (losses, subject) in attacks.items()
         if subject is not None
-    ]
+    }
     results = run_tasks(tasks, verbose)
     searches = {name: results.pop(name) for name in spaces}
+    findings = {name: copies.judge(search) for name, search in searches.items()}
     return Audit(
         count,
         n_held_out,
         searches,
-        {name: copies.judge(search) for name, search in searches.items()},
+        findings,
         {name.removeprefix("membership, "): member for name, member in results.items()},
         _classes(model, searches, requested, count),
-        suspicious(searches),
+        _suspicious(searches, findings),
         scaled(sets[-1], vqvae),
         projection,
         _notes(count, n_held_out, len(train)),
@@ -219,32 +227,14 @@ def _search(features, sets, vqvae):
     return copies.search(features, *rows)
 
 
-def _check_sources(model, sets, arrays):
-    """Return sources, one for each training and each held-out image, or refuse them."""
-    space = model.vqvae_.shape_[:-1]
-    checked = []
-    for images, array, name in zip(sets, arrays, ("source", "source_held_out")):
-        n = len(images)
-        array = sources.check(model.source_, array, space, n=n, name=name)
-        if array is not None:  # one may be that of all
-            array = np.broadcast_to(array, (n, *array.shape[1:]))
-        checked.append(array)
-    return tuple(checked)
-
-
 def _infer(losses, subject, seed):
     """Infer membership from the losses of a model of training and held-out images."""
-    pairs = zip((subject.train, subject.held_out), subject.sources, strict=True)
-    train_losses, held_out_losses = (
-        losses(
-            subject.model,
-            np.asarray(images[:_MAX_MEMBERSHIP_IMAGES]),
-            seed,
-            None if source is None else source[:_MAX_MEMBERSHIP_IMAGES],
-        )
-        for images, source in pairs
-    )
-    return copies.infer_membership(train_losses, held_out_losses, seed)
+    both, first = [], slice(_MAX_MEMBERSHIP_IMAGES)
+    sets = subject.train, subject.held_out
+    for images, source in zip(sets, subject.sources, strict=True):
+        own = None if source is None else source[first]
+        both.append(losses(subject.model, np.asarray(images[first]), seed, own))
+    return copies.infer_membership(*both, seed)
 
 
 def _classes(model, searches, requested, count):
@@ -270,22 +260,22 @@ def in_pieces(function: Callable, images: np.ndarray, vqvae: VQVAE) -> np.ndarra
 
 def _learn(train, vqvae, seed):
     """Fit invariant features to a subset of the training images."""
-    chosen = learnt.choose_images(len(train), seed)
+    drawn = np.random.default_rng(seed).permutation(len(train))[: learnt.MAX_IMAGES]
+    chosen = sorted(drawn.tolist())
     reduced = [learnt.small(scaled(train[[i]], vqvae, i)) for i in chosen]
     return learnt.fit_invariant_projection(np.concatenate(reduced), seed)
 
 
 def _count(train, held_out, generated, n):
     """Count the generated and the held-out images that are compared."""
-    if n is not None:
-        whole("n_samples", n, copies.MIN_IMAGES)
     available = held_out if generated is None else len(generated)
     if n is None:
         refuse_unequal(held_out, available, "held-out")
-    if generated is None and n is not None:
-        available = n
-    most = _MAX_IMAGES if n is None else n
-    counts = min(available, most), min(held_out, most)
+        n = _MAX_IMAGES
+    else:
+        whole("n_samples", n, copies.MIN_IMAGES)
+        available = n if generated is None else available
+    counts = min(available, n), min(held_out, n)
     copies.check_counts(train, counts[1], counts[0])
     return counts
 
@@ -303,12 +293,12 @@ def _notes(n, n_held_out, train):
     return notes
 
 
-def suspicious(searches: Mapping[str, copies.Search]) -> list[Pair]:
+def _suspicious(searches, findings):
     """List the most suspicious pairs, each generated image once."""
     scores = np.stack(
         [
-            search.generated.nearness / max(copies.judge(search).threshold, 1e-12)
-            for search in searches.values()
+            search.generated.nearness / max(findings[name].threshold, 1e-12)
+            for name, search in searches.items()
         ]
     )
     names, best = list(searches), scores.argmin(0)

@@ -1,6 +1,6 @@
 """Evaluating a model: all figures of what it makes, beside those of real images."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm._utils.checks import InputError, whole
+from dipy_ldm._utils.checks import InputError, check_seed, whole
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import take_rows
+from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._batches import scaled_to
 from dipy_ldm.data._checks import as_fitted, check_range
 from dipy_ldm.data.channels import Channel
@@ -29,7 +30,12 @@ from dipy_ldm.evaluation._fidelity import (
 )
 from dipy_ldm.evaluation._html import Report
 from dipy_ldm.evaluation._probe import Probed, class_accuracy, probe_all
-from dipy_ldm.evaluation.features import Features, classify, features_of
+from dipy_ldm.evaluation.features import (
+    Features,
+    classify,
+    features_of,
+    refuse_equal_names,
+)
 from dipy_ldm.evaluation.two_sample import (
     NetworkTest,
     check_count,
@@ -50,7 +56,6 @@ MAX_IMAGES = 5000
 _MIN_SUBJECTS = 4
 # Share of real digits that the packaged classifier must be right about.
 _MIN_DIGIT_ACCURACY = 0.9
-_SETS = "reference", "real", "reconstructed", "generated"
 
 
 @dataclass(eq=False, repr=False)
@@ -161,12 +166,14 @@ def evaluate(
     InputError
         If there are too few images, or they are not of the model.
     """
+    check_seed(seed)
+    refuse_equal_names(features or ())
     images = as_fitted(real, model.vqvae_.shape_, "autoencoder")
+    check_values("conditions", conditions, len(images))
     samples = None
     if generated is not None:
         samples = as_fitted(generated, model.vqvae_.shape_, "autoencoder")
-        if n is None:
-            refuse_unequal(len(images), len(samples), "real")
+        check_values("requested", requested, len(samples))
     n_samples = None if samples is None else len(samples)
     count, notes = count_compared(len(images), n_samples, n)
     halves, whose, further = _apart(number_subjects(subjects, len(images)), count)
@@ -175,30 +182,51 @@ def evaluate(
         check_count(count)
     labels = _labels_of_sets(conditions, requested, halves, samples is None)
     if samples is None:
-        samples = model.predict(
-            count,
-            conditions=labels["real"],
-            source=None if source is None else np.asarray(source)[halves[1]],
-            seed=seed,
-            verbose=verbose,
-            **sampling,
-        )
+        source = sources_of(model, source, len(images))
+        options = {"seed": seed, "verbose": verbose, **sampling}
+        samples = generate(model, halves[1], conditions, source, options)
     sets = _sets(model.vqvae_, images, samples, halves, whose)
     kinds = features_of(model) if features is None else list(features)
     affine = model.vqvae_.affine_ if sets.real.ndim == 5 else None
-    results = run_tasks(_tasks(model, sets, kinds, affine, seed), verbose)
-    rows, records = {}, {}
-    for kind in kinds:
-        rows[kind.name], records[kind.name] = results.pop(f"features, {kind.name}")
-    measured = results.pop("anatomy", {})
-    figures = {"n": count, "features": records} | results
-    if measured:
-        figures["anatomy"] = _compare_anatomy(measured, sets, seed)
-    classified = _classify(sets, rows, seed, verbose) if classifier else (None, {})
-    network, figures = classified[0], figures | classified[1]
+    rows, measured, figures = _compare(model, sets, kinds, affine, seed, verbose)
+    network = None
+    if classifier:
+        network, figures["classifier"] = _classify(sets, rows, seed, verbose)
     probes, probe_notes = _probe(model, sets, labels, rows, figures, seed)
     rest = affine, notes + further + probe_notes, network, model.channels_
     return Evaluation(figures, sets, measured, probes, *rest)
+
+
+def check_values(option: str, columns: Mapping[str, Sequence] | None, n: int) -> None:
+    """Refuse conditions that do not have a value for each of n images."""
+    for name, values in (columns or {}).items():
+        if len(values) != n:
+            raise InputError(
+                f"`{option}` must have {n} values of {name}, one for each image, not "
+                f"{len(values)}."
+            )
+
+
+def sources_of(
+    model: LatentDiffusion, source: npt.ArrayLike | None, n: int, name: str = "source"
+) -> np.ndarray | None:
+    """Return the source of each of n images, of which one may be that of all."""
+    space = model.vqvae_.shape_[:-1]
+    array = sources.check(model.source_, source, space, n=n, name=name)
+    return None if array is None else np.broadcast_to(array, (n, *array.shape[1:]))
+
+
+def generate(
+    model: LatentDiffusion,
+    rows: np.ndarray,
+    conditions: Mapping[str, Sequence] | None,
+    source: np.ndarray | None,
+    options: dict[str, Any],
+) -> np.ndarray:
+    """Generate a sample for each of some rows of conditions and source images."""
+    own = None if source is None else source[rows]
+    requested = take_rows(conditions, rows)
+    return model.predict(len(rows), conditions=requested, source=own, **options)
 
 
 def count_compared(
@@ -207,6 +235,8 @@ def count_compared(
     """Count how many images of each kind are compared, and note it."""
     if n is not None:
         whole("n_samples", n, MIN_IMAGES)
+    elif generated is not None:
+        refuse_unequal(real, generated, "real")
     if real < 2 * MIN_IMAGES:
         raise InputError(
             f"an evaluation needs {2 * MIN_IMAGES} real images, half of them to "
@@ -240,29 +270,31 @@ def _apart(whose, count):
     sizes = range(count, 0, -1)
     candidates = ((n, np.flatnonzero(~np.isin(whose, whose[:n]))) for n in sizes)
     n, rest = next((x for x in candidates if len(x[1]) >= x[0]), (0, whose[:0]))
-    halves = np.arange(n), rest[:n]
-    people = min(len(np.unique(whose[half])) for half in halves)
-    if n < MIN_IMAGES or people < _MIN_SUBJECTS:
+    halves, n_subjects = (np.arange(n), rest[:n]), len(np.unique(whose))
+    reference, real = (whose[half] for half in halves)
+    fewest = min(len(np.unique(reference)), len(np.unique(real)))
+    if n < MIN_IMAGES or fewest < _MIN_SUBJECTS:
         raise InputError(
-            f"the real images are of {len(np.unique(whose))} subjects: each half needs "
+            f"the real images are of {n_subjects} subjects: each half needs "
             f"{MIN_IMAGES} images of {_MIN_SUBJECTS} subjects or more; give images of "
             "more subjects."
         )
-    if len(np.unique(whose)) == len(whose):
+    if n_subjects == len(whose):
         return halves, {}, []
-    subjects = dict(zip(("reference", "real"), (whose[half] for half in halves)))
     note = (
-        f"They are of {len(np.unique(whose))} subjects, none of whom is on both sides; "
-        f"{n} images of each side are compared, and intervals are those of subjects."
+        f"They are of {n_subjects} subjects, none of whom is on both sides; {n} images "
+        "of each side are compared, and intervals are those of subjects."
     )
-    return halves, subjects | {"reconstructed": subjects["real"]}, [note]
+    subjects = {"reference": reference, "real": real, "reconstructed": real}
+    return halves, subjects, [note]
 
 
 def _labels_of_sets(conditions, requested, halves, generate):
     """Return the labels of each set: true ones or, for samples, requested ones."""
     reference, real = (take_rows(conditions, half) for half in halves)
     chosen = real if generate else take_rows(requested, range(len(halves[0])))
-    return dict(zip(_SETS, (reference, real, real, chosen)))
+    labels = {"reference": reference, "real": real, "reconstructed": real}
+    return labels | {"generated": chosen}
 
 
 def _sets(vqvae, images, generated, halves, whose):
@@ -281,29 +313,40 @@ def scaled(images: np.ndarray, vqvae: VQVAE, first: int = 0) -> np.ndarray:
     return np.clip(scaled_to(np.asarray(images, "float32"), vqvae.intensity_), 0, 1)
 
 
-def run_tasks(tasks: Iterable[tuple[str, Callable]], verbose: bool) -> dict[str, Any]:
+def run_tasks(tasks: Mapping[str, Callable], verbose: bool) -> dict[str, Any]:
     """Run tasks one after the other, behind a progress bar with their names."""
     results = {}
-    bar = tqdm(list(tasks), disable=not verbose)
+    bar = tqdm(tasks.items(), disable=not verbose)
     for name, task in bar:
         bar.set_description(name)
         results[name] = task()
     return results
 
 
-def _tasks(model, sets, kinds, affine, seed):
-    """Yield the measurements, by name."""
-    for kind in kinds:
-        yield f"features, {kind.name}", partial(_compare_features, sets, kind, seed)
-    yield "variety", partial(measure_variety, sets, seed)
-    yield "sharpness", partial(measure_sharpness, sets, seed)
-    yield "reconstruction", partial(measure_reconstruction, model.vqvae_, sets, seed)
+def _compare(model, sets, kinds, affine, seed, verbose):
+    """Return features of all sets, measurements of volumes, and all figures."""
+    tasks = {
+        f"features, {kind.name}": partial(_compare_features, sets, kind, seed)
+        for kind in kinds
+    }
+    tasks["variety"] = partial(measure_variety, sets, seed)
+    tasks["sharpness"] = partial(measure_sharpness, sets, seed)
+    tasks["reconstruction"] = partial(measure_reconstruction, model.vqvae_, sets, seed)
     if affine is not None:
-        yield "texture", partial(measure_texture, sets, seed)
-        yield "anatomy", partial(_measure_anatomy, sets, affine)
+        tasks["texture"] = partial(measure_texture, sets, seed)
+        tasks["anatomy"] = partial(_measure_anatomy, sets, affine)
         if channels := model.channels_:
             measure = anatomy.measure_channels
-            yield "channels", partial(measure, channels, sets, affine, seed)
+            tasks["channels"] = partial(measure, channels, sets, affine, seed)
+    results = run_tasks(tasks, verbose)
+    rows, records = {}, {}
+    for kind in kinds:
+        rows[kind.name], records[kind.name] = results.pop(f"features, {kind.name}")
+    measured = results.pop("anatomy", {})
+    figures = {"n": len(sets.real), "features": records} | results
+    if measured:
+        figures["anatomy"] = anatomy.compare_anatomy(measured, sets, seed)
+    return rows, measured, figures
 
 
 def _compare_features(sets, kind, seed):
@@ -314,50 +357,34 @@ def _compare_features(sets, kind, seed):
 
 def _measure_anatomy(sets, affine):
     """Measure the volumes of each set."""
-    measured = {}
-    for name, volumes in {"reference": sets.reference, **sets.compared}.items():
-        tissues = anatomy.tissue_fractions(volumes).T
-        titles = [f"{tissue} tissue" for tissue in anatomy.TISSUES]
-        measured[name] = anatomy.measure_anatomy(volumes, affine)
-        measured[name] |= dict(zip(titles, tissues, strict=True))
-    return measured
-
-
-def _compare_anatomy(measured, sets, seed):
-    reference = measured["reference"]
-    return {
-        name: anatomy.compare_anatomy(
-            measured[name], reference, seed, sets.whose(name, "reference")
-        )
-        for name in sets.compared
-    }
+    return {n: anatomy.measure_anatomy(x, affine) for n, x in sets.by_name.items()}
 
 
 def _classify(sets, rows, seed, verbose):
     """Let networks, and regressions on features, tell each set from the reference."""
-    levels = {"reference": sets.reference, **sets.compared}
-    rows = rows | {"grey levels": {n: grey_levels(x) for n, x in levels.items()}}
+    images = sets.by_name
+    rows = rows | {"grey levels": {n: grey_levels(x) for n, x in images.items()}}
     subjects = {name: sets.whose("reference", name) for name in sets.compared}
 
     def against_reference(test, of, name):
         pair = of["reference"], of[name]
         return test(*pair, subjects=subjects[name], seed=seed)
 
-    tasks = [
-        (f"classifier, {n}", partial(against_reference, network_test, levels, n))
+    tasks = {
+        f"classifier, {n}": partial(against_reference, network_test, images, n)
         for n in subjects
-    ]
+    }
     tests = dict(zip(subjects, run_tasks(tasks, verbose).values()))
-    figures: dict[str, Any] = {
+    figures = {
         "network": {name: test.auc for name, test in tests.items()},
         "learnt": {name: test.learnt for name, test in tests.items()},
         "rounds": {name: test.rounds for name, test in tests.items()},
+        "features": {
+            kind: {n: against_reference(logistic_test, of, n) for n in subjects}
+            for kind, of in rows.items()
+        },
     }
-    figures["features"] = {
-        kind: {name: against_reference(logistic_test, of, name) for name in subjects}
-        for kind, of in rows.items()
-    }
-    return tests["generated"], {"classifier": figures}
+    return tests["generated"], figures
 
 
 def _probe(model, sets, labels, rows, figures, seed):

@@ -4,7 +4,7 @@ Images are ``(n, *space, channels)`` in [0, 1] here. A further kind of features 
 :class:`Features` with a function of one's own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 
 from dipy_ldm import _backend, _serialization
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import listed
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.metrics.images import halve
 
@@ -85,6 +86,16 @@ def features_of(model: LatentDiffusion) -> list[Features]:
     shape = tuple(model.vqvae_.shape_)
     first = digits() if shape == (28, 28, 1) else random_network(shape)
     return [first, voxels(), encoder(model)]
+
+
+def refuse_equal_names(features: Sequence[Features]) -> None:
+    """Refuse features of the same name, by which their figures are kept."""
+    names = [kind.name for kind in features]
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"`features` must have different names, not {listed(names)}; name yours "
+            "with own(function, name)."
+        )
 
 
 def own(function: Callable[[np.ndarray], np.ndarray], name: str = "own") -> Features:
@@ -219,22 +230,19 @@ def _build_random(shape):
     conv = {2: layers.Conv2D, 3: layers.Conv3D}[rank]
     pool = {2: layers.AveragePooling2D, 3: layers.AveragePooling3D}[rank]
     images = keras.Input((*(None,) * rank, shape[-1]))
-    x, pooled, convolutions = images, [], []
-    for width in _RANDOM_WIDTHS:
-        convolutions.append(conv(width, 3, padding="same"))
-        # Both signs of an edge count, as both are there.
-        x = layers.Activation(ops.abs)(convolutions[-1](x))
-        pooled += [_pooled(x, ops.mean, rank), _pooled(x, ops.std, rank)]
-        x = pool(2, padding="same")(x)
-    network = keras.Model(images, layers.Concatenate()(pooled))
-    widths = pairwise((shape[-1], *_RANDOM_WIDTHS))
-    for layer, (before, width) in zip(convolutions, widths, strict=True):
+    x, pooled = images, []
+    for before, width in pairwise((shape[-1], *_RANDOM_WIDTHS)):
         kernel = rng.standard_normal((*(3,) * rank, before, width))
-        if layer is convolutions[0]:  # edges, not brightness, which voxels tell
+        if x is images:  # edges, not brightness, which voxels tell
             kernel -= kernel.mean(tuple(range(rank)), keepdims=True)
         kernel *= np.sqrt(2 / (3**rank * before))
-        layer.set_weights([kernel.astype("float32"), np.zeros(width, "float32")])
-    return network
+        convolution = conv(width, 3, padding="same")
+        # Both signs of an edge count, as both are there.
+        x = layers.Activation(ops.abs)(convolution(x))
+        convolution.set_weights([kernel.astype("float32"), np.zeros(width, "float32")])
+        pooled += [_pooled(x, ops.mean, rank), _pooled(x, ops.std, rank)]
+        x = pool(2, padding="same")(x)
+    return keras.Model(images, layers.Concatenate()(pooled))
 
 
 def _pooled(x, statistic, rank):

@@ -23,6 +23,8 @@ from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.evaluation._memorization import area_under_curve
 from dipy_ldm.metrics import Interval, bootstrap
+from dipy_ldm.metrics.distributions import as_rows
+from dipy_ldm.metrics.intervals import subjects_of
 from dipy_ldm.nn._blocks import conv
 from dipy_ldm.nn._building import SeededInitializer, seeded
 from dipy_ldm.prior import _ridge as regression
@@ -187,13 +189,12 @@ def logistic_test(
     Raises
     ------
     InputError
-        If a set has fewer than 40 images.
+        If a set has fewer than 40 images, or the shapes differ.
     """
-    sizes = len(np.asarray(real)), len(np.asarray(generated))
+    sides = list(as_rows(real, generated, minimum=1))
+    sizes = [len(side) for side in sides]
     check_count(*sizes)
-    left, spreads, _ = regression.decompose(
-        np.concatenate([real, generated]).astype(float)
-    )
+    left, spreads, _ = regression.decompose(np.concatenate(sides).astype(float))
     labels = np.repeat([-1.0, 1.0], sizes)
     folds = _split(subjects, sizes, _FOLDS, seed)
     penalties = max(spreads**2, default=1.0) * _PENALTIES
@@ -216,7 +217,7 @@ def grey_levels(images: np.ndarray) -> np.ndarray:
 def _split(subjects, sizes, count, seed):
     """Draw the fold of each image, ``(n,)`` for each set; subjects are in one."""
     rng, folds = np.random.default_rng(seed), dict[Any, int]()
-    labels = [range(n) if own is None else own for own, n in zip(subjects, sizes)]
+    labels = [subjects_of(own, n) for own, n in zip(subjects, sizes)]
     for own in labels:
         new = [subject for subject in dict.fromkeys(own) if subject not in folds]
         folds |= {new[j]: i % count for i, j in enumerate(rng.permutation(len(new)))}

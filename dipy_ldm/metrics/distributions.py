@@ -61,11 +61,22 @@ def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike) -> fl
 
 def gaussian_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Compute the Fréchet distance of sets of any size, ``(n, features)``."""
-    (mean_a, cov_a), (mean_b, cov_b) = _moments(a), _moments(b)
-    distance = np.sum((mean_a - mean_b) ** 2) + _bures(cov_a, cov_b)
+    a, b = a.astype(float), b.astype(float)
+    cov_a, cov_b = (np.atleast_2d(np.cov(rows, rowvar=False)) for rows in (a, b))
+    # The distance of the roots of the covariances once one is rotated towards the other
+    # as far as possible: a sum of squares, so nothing cancels and it isn't negative.
+    root_a, root_b = _root(cov_a), _root(cov_b)
+    u, _, vt = np.linalg.svd(root_b @ root_a)
+    of_covariances = np.sum((root_a - root_b @ u @ vt) ** 2)
+    distance = np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2) + of_covariances
     # What the rounding of the covariances alone can cause is no difference.
     rounding = a.shape[1] * np.finfo(float).eps * np.trace(cov_a + cov_b)
     return float(distance) if distance > rounding else 0.0
+
+
+def _root(covariance):
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
 def precision_recall(
@@ -156,21 +167,21 @@ def neighbourhoods(
 
     Shapes: real, fake ``(n, *shape)``, result ``(fakes,)``, ``(reals,)``, ``(reals,)``.
     """
-    rows = as_rows(real, fake, minimum=at_least("k", k, 1) + 1)
+    rows = as_rows(real, fake, minimum=whole("k", k, 1) + 1)
     reals, fakes = (samples.astype(float) for samples in rows)
     centre = reals.mean(axis=0)
     real_radii, fake_radii = (
         _radii(samples, k) + _ROUNDING * np.sum((samples - centre) ** 2, axis=1)
         for samples in (reals, fakes)
     )
-    of_fake, of_real, covered = [], *np.zeros((2, len(reals)), int)
-    blocks = _blocks(fake_radii, 256)
-    for radii, squared in zip(blocks, _squared_distances(fakes, reals), strict=True):
+    of_fake = np.zeros(len(fakes), int)
+    of_real, covered = np.zeros((2, len(reals)), int)
+    for rows, squared in _squared_distances(fakes, reals):
         inside = squared <= real_radii
-        of_fake.append(inside.sum(1))
+        of_fake[rows] = inside.sum(1)
         of_real += inside.sum(0)
-        covered += (squared <= radii[:, None]).sum(0)
-    return np.concatenate(of_fake), of_real, covered
+        covered += (squared <= fake_radii[rows, None]).sum(0)
+    return of_fake, of_real, covered
 
 
 def nearest_distance(
@@ -212,17 +223,16 @@ def nearest_neighbours(
     at_least("the number of references", len(reference_rows), at_least("k", k, 1))
     if k > 10:  # whose differences take gigabytes
         block_size = max(1, 10 * block_size // k)
-    distances, rows = [], []
-    blocks = _blocks(query_rows, block_size)
-    all_squared = _squared_distances(query_rows, reference_rows, block_size)
-    for block, squared in zip(blocks, all_squared, strict=True):
+    distances, places = [], []
+    for rows, squared in _squared_distances(query_rows, reference_rows, block_size):
         nearest = np.argpartition(squared, k - 1, axis=1)[:, :k]
         # Differences are exact where the expanded square has lost digits: 0 for copies.
-        exact = np.linalg.norm(block[:, None] - reference_rows[nearest], axis=-1)
+        block = query_rows[rows, None]
+        exact = np.linalg.norm(block - reference_rows[nearest], axis=-1)
         order = np.argsort(exact, axis=1, kind="stable")
         distances.append(np.take_along_axis(exact, order, 1))
-        rows.append(np.take_along_axis(nearest, order, 1))
-    return np.concatenate(distances), np.concatenate(rows)
+        places.append(np.take_along_axis(nearest, order, 1))
+    return np.concatenate(distances), np.concatenate(places)
 
 
 def energy_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
@@ -279,54 +289,30 @@ def as_rows(a, b, minimum):
     return (x.reshape(len(x), -1).astype(dtype, copy=False) for x in (a, b))
 
 
-def _moments(samples):
-    samples = samples.astype(float)
-    return samples.mean(axis=0), np.atleast_2d(np.cov(samples, rowvar=False))
-
-
-def _bures(cov_a, cov_b):
-    """Return the part of the Fréchet distance that the covariances make.
-
-    The distance of their roots once one is rotated towards the other as far as
-    possible: a sum of squares, so nothing cancels and it can't become negative.
-    """
-    root_a, root_b = _root(cov_a), _root(cov_b)
-    u, _, vt = np.linalg.svd(root_b @ root_a)
-    return np.sum((root_a - root_b @ u @ vt) ** 2)
-
-
-def _root(covariance):
-    values, vectors = np.linalg.eigh(covariance)
-    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-
-
-def _blocks(samples, block_size):
-    at_least("block_size", block_size, 1)
-    return (samples[i : i + block_size] for i in range(0, len(samples), block_size))
-
-
 def _squared_distances(queries, references, block_size=256):
-    """Yield squared distances of blocks of queries to all references."""
+    """Yield rows of queries, and their squared distances to all references."""
+    whole("block_size", block_size, 1)
     # Around their mean the numbers are small, and fewer digits cancel.
     centre = references.mean(axis=0)
     references = references - centre
     lengths = np.sum(references**2, axis=1)
-    for block in _blocks(queries, block_size):
-        block = block - centre
+    for start in range(0, len(queries), block_size):
+        rows = slice(start, start + block_size)
+        block = queries[rows] - centre
         squared = np.sum(block**2, axis=1)[:, None] + lengths - 2 * block @ references.T
-        yield np.maximum(squared, 0)
+        yield rows, np.maximum(squared, 0)
 
 
 def _radii(samples, k):
     """Return the squared distance of each sample to the k-th nearest other one."""
     # Each is its own nearest, so that the k-th other one stands at k.
     squared = _squared_distances(samples, samples)
-    return np.concatenate([np.partition(d, k, axis=1)[:, k] for d in squared])
+    return np.concatenate([np.partition(d, k, axis=1)[:, k] for _, d in squared])
 
 
 def _mean_distance(a, b):
     """Return the mean over all pairs of a row of one set and a row of the other."""
-    sums = [np.sqrt(squared).sum() for squared in _squared_distances(a, b)]
+    sums = [np.sqrt(squared).sum() for _, squared in _squared_distances(a, b)]
     return float(sum(sums) / (len(a) * len(b)))
 
 

@@ -112,8 +112,15 @@ def dice(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     -------
     float
         From 0 to 1; 1 if both are empty.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
     """
     a, b = np.asarray(a, bool), np.asarray(b, bool)
+    if a.shape != b.shape:
+        raise InputError(f"masks must be of one shape, not of {a.shape} and {b.shape}.")
     either = np.count_nonzero(a) + np.count_nonzero(b)
     return 2 * np.count_nonzero(a & b) / either if either else 1.0
 
@@ -223,21 +230,17 @@ def _energy(truth):
 def _similarity(a, b):
     """Return the multi-scale structural similarity of two images."""
     window = min(_WINDOW, *a.shape[:-1])
-    pairs = _halvings(a.astype(float), b.astype(float), smallest=window)
-    structures, wholes = zip(*(_compare(x, y, (window - 1) // 2) for x, y in pairs))
-    factors = np.array([*structures[:-1], wholes[-1]])
+    a, b, factors = a.astype(float), b.astype(float), []
+    for _ in _SCALE_WEIGHTS:
+        structure, with_luminance = _compare(a, b, (window - 1) // 2)
+        factors.append(structure)
+        if min(a.shape[:-1]) // 2 < max(window, 2):  # there is no room for a window
+            break
+        a, b = halve(a), halve(b)
+    factors[-1] = with_luminance
     weights = _SCALE_WEIGHTS[: len(factors)]
     # Where contrasts are opposite, a factor is negative and has no root.
     return np.prod(np.maximum(factors, 0) ** (weights / weights.sum()))
-
-
-def _halvings(a, b, smallest):
-    """Yield two images at full size, half size and so on, while a window fits in."""
-    for _ in _SCALE_WEIGHTS:
-        yield a, b
-        if min(a.shape[:-1]) // 2 < max(smallest, 2):
-            return
-        a, b = halve(a), halve(b)
 
 
 def _compare(a, b, radius):

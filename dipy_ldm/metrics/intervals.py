@@ -68,30 +68,18 @@ def bootstrap(
     ----------
     .. footbibliography::
     """
-    # Not where nothing is judged: it takes a quarter of a second.
-    from scipy import stats
-
     whole("resamples", resamples, 2)
     sets = [np.asarray(sample) for sample in samples]
-    drawn = [_rows(*pair) for pair in zip(sets, subjects or [None] * len(sets))]
-    for sample in drawn:
-        at_least("the number of samples", len(sample), 2)
-
-    def of_subjects(*numbers):
-        rows = map(_taken, drawn, numbers)
-        return statistic(*(sample[r] for sample, r in zip(sets, rows, strict=True)))
-
-    value = float(statistic(*sets))
-    # Of rows and not of the samples, which scipy would take apart.
-    resampled = stats.bootstrap(
-        tuple(np.arange(len(sample)) for sample in drawn),
-        of_subjects,
-        n_resamples=resamples,
-        vectorized=False,
-        method="percentile",
-        confidence_level=_checked(confidence),
-        rng=np.random.default_rng(seed),
-    ).bootstrap_distribution
+    groups = [_rows(*pair) for pair in zip(sets, subjects or [None] * len(sets))]
+    for rows in groups:
+        at_least("the number of samples", len(rows), 2)
+    value, rng = float(statistic(*sets)), np.random.default_rng(seed)
+    draws = [rng.integers(0, len(rows), (resamples, len(rows))) for rows in groups]
+    resampled = []
+    for numbers in zip(*draws):
+        drawn = map(_taken, groups, numbers)
+        chosen = (x[rows] for x, rows in zip(sets, drawn, strict=True))
+        resampled.append(statistic(*chosen))
     return bootstrap_interval(value, resampled, confidence)
 
 
@@ -100,7 +88,6 @@ def subsample(
     *samples: npt.ArrayLike,
     most: int = 500,
     resamples: int = 100,
-    confidence: float = 0.95,
     seed: int = 0,
     subjects: Sequence[npt.ArrayLike | None] | None = None,
 ) -> list[Interval]:
@@ -121,28 +108,32 @@ def subsample(
     size, rng = min(n // 2, most), np.random.default_rng(seed)
     values = np.asarray(statistic(*sets), float)
     groups = [_rows(*pair) for pair in zip(sets, subjects or [None] * len(sets))]
-
-    def draw(rows):
-        return _taken(rows, rng.permutation(len(rows)))[:size]
-
-    drawn = (
-        statistic(*(sample[draw(rows)] for sample, rows in zip(sets, groups)))
-        for _ in range(resamples)
-    )
-    resampled = np.array([np.asarray(figures, float) for figures in drawn])
+    resampled = []
+    for _ in range(resamples):
+        drawn = (_taken(rows, rng.permutation(len(rows)))[:size] for rows in groups)
+        resampled.append(statistic(*(x[rows] for x, rows in zip(sets, drawn))))
+    figures = np.array(resampled, float)
     # Figures of so many vary more than those of n, and less for being of a part of n.
-    centred = (resampled - np.median(resampled, axis=0)) * np.sqrt(size / (n - size))
+    centred = (figures - np.median(figures, axis=0)) * np.sqrt(size / (n - size))
     return [
-        bootstrap_interval(float(value), value + spread, confidence)
+        bootstrap_interval(float(value), value + spread)
         for value, spread in zip(values, centred.T, strict=True)
     ]
 
 
+def subjects_of(subjects: npt.ArrayLike | None, n: int) -> np.ndarray:
+    """Return the subject of each of n samples, who all differ if None is given."""
+    whose = np.arange(n) if subjects is None else np.asarray(subjects)
+    if len(whose) != n:
+        raise InputError(f"give the subject of each of {n} samples, not {len(whose)}.")
+    return whose
+
+
 def _rows(samples, subjects):
     """Return the numbers of each subject's samples."""
-    if subjects is None:
-        return np.arange(len(samples))[:, None]
-    return [rows for group in blocks(np.asarray(subjects)) for rows in group]
+    groups = blocks(subjects_of(subjects, len(samples)))
+    # Where all have equally many, an array, which is faster.
+    return groups[0] if len(groups) == 1 else [x for group in groups for x in group]
 
 
 def _taken(rows, numbers):
@@ -153,7 +144,7 @@ def _taken(rows, numbers):
 
 
 def bootstrap_interval(
-    value: float, resampled: npt.ArrayLike, confidence: float
+    value: float, resampled: npt.ArrayLike, confidence: float = 0.95
 ) -> Interval:
     """Return the interval of a figure from its resampled values."""
     tail = (1 - _checked(confidence)) / 2
@@ -185,11 +176,12 @@ def binomial(count: int, n: int, confidence: float = 0.95) -> Interval:
     ----------
     .. footbibliography::
     """
+    # Not where nothing is judged: it takes a quarter of a second.
     from scipy import stats
 
-    whole("n", n, 1)
     whole("count", count, 0)
-    test = stats.binomtest(min(count, n), n)
+    whole("n", n, max(count, 1))
+    test = stats.binomtest(count, n)
     low, high = test.proportion_ci(_checked(confidence), method="exact")
     return Interval(count / n, float(low), float(high))
 

@@ -226,7 +226,7 @@ def test_duplicates_of_training_images_are_detected(train):
 )
 def test_too_few_are_refused(numbers, message):
     with pytest.raises(InputError, match=message):
-        copies.search(voxels(), *(np.zeros((n, 3)) for n in numbers))
+        copies.check_counts(*numbers)
 
 
 def test_fewest_detectable_copies():
@@ -452,6 +452,10 @@ def test_an_audit_that_generates(diffusion, blobs):
     assert "held-out" in repr(found)
     assert found.n == len(found.generated) == found.n_held_out == 20
     assert set(found.members) == {"denoiser", "autoencoder"}
+    with pytest.raises(InputError, match="seed must be a whole number from 0"):
+        audit(diffusion, blobs[:40], blobs[40:], blobs[:40], seed=-1)
+    with pytest.raises(InputError, match="`conditions` must have 40 values of age"):
+        audit(diffusion, blobs[:40], blobs[40:], conditions={"age": range(20)})
     with pytest.raises(InputError, match="differ less than tenfold"):
         audit(diffusion, blobs[:20], np.concatenate([blobs] * 4), blobs[:20])
 

@@ -171,8 +171,6 @@ def test_subjects_may_have_unequal_numbers_of_images(rng):
 
 def test_no_frechet_distance_without_enough_samples(rng):
     assert distances(*rng.standard_normal((2, 30, 40)))["frechet"] is None
-    with pytest.raises(InputError, match="at least 20 images of each kind"):
-        distances(*rng.standard_normal((2, 19, 4)))
 
 
 def test_nearly_constant_sets_are_more_similar_than_real_ones(sets):
@@ -216,13 +214,13 @@ def test_all_intervals_depend_on_the_seed(rng):
     vqvae = SimpleNamespace(intensity_=(0.0, 1.0), codebook_=np.zeros(2))
     vqvae.encode, vqvae.codes = lambda x: x, lambda x: (x > 0.5).astype(int)
     vqvae._parameters = lambda: SimpleNamespace(n_codebooks=1)
-    measured = [{"a": images[:, i, 0, 0]} for i in (0, 1)]
+    measured = {name: {"a": x[:, 0, 0, 0]} for name, x in sets.by_name.items()}
     measures = (
         lambda seed: measure_sharpness(sets, seed)["true"][0],
         lambda seed: measure_sharpness(sets, seed)["generated"][0],
         lambda seed: measure_reconstruction(vqvae, sets, seed)["mse"],
         lambda seed: measure_reconstruction(vqvae, sets, seed)["ms_ssim"],
-        lambda seed: anatomy.compare_anatomy(*measured, seed)["a"],
+        lambda seed: anatomy.compare_anatomy(measured, sets, seed)["real"]["a"],
     )
     for measure in measures:
         assert measure(0) == measure(0) != measure(1)
@@ -277,10 +275,15 @@ def test_tissues_are_separated(rng):
     assert np.isnan(nothing).all()
     values = np.array([np.nan, 1.0, 2.0, 3.0])
     whose = np.array([0, 1, 1, 2])
-    with_gap = anatomy.compare_anatomy({"a": values}, {"a": values}, 0, (whose, whose))
-    pair = {"a": values[1:]}, {"a": values[1:]}
-    assert with_gap == anatomy.compare_anatomy(*pair, 0, (whose[1:], whose[1:]))
-    assert anatomy.mean_of([np.nan, 3.0, 4.0], np.array([0, 1, 1]), 0) is None
+
+    def compare(values, whose):
+        names = "reference", "real", "generated", "reconstructed"
+        sets = Sets(*[values] * 4, dict.fromkeys(names, whose))
+        return anatomy.compare_anatomy(dict.fromkeys(names, {"a": values}), sets)
+
+    assert compare(values, whose)["real"]["a"].value == 0
+    assert compare(values, whose) == compare(values[1:], whose[1:])
+    assert fidelity.mean_of([np.nan, 3.0, 4.0], np.array([0, 1, 1]), 0) is None
 
 
 def test_requested_values_are_correlated_with_measurements(rng):
@@ -466,6 +469,12 @@ def test_unreadable_condition_gets_a_sentence(sizes):
     alone = {of: {"size": ["F"] * 60} for of in known}
     classes = {"size": SimpleNamespace(kind="class")}
     assert "are of one level" in probe_all(classes, alone, rows)[1][0]
+    unasked = {of: {"size": list("FM") * 30} for of in known}
+    unasked["generated"] = {"size": [None] * 60}
+    assert "with a class must be at least 1" in probe_all(classes, unasked, rows)[1][0]
+    along = {of: {"size": [(0.0, 0.6, 0.8)] * 60} for of in known}
+    directions = {"size": SimpleNamespace(kind="direction")}
+    assert "it is a direction" in probe_all(directions, along, rows)[1][0]
     # And nothing where nothing was asked for.
     none = {of: {"size": v} for of, v in known.items()} | {"generated": None}
     assert probe_all({"size": number}, none, rows) == ({}, [])
@@ -559,6 +568,24 @@ def test_page_shows_classifier_results(diffusion, blobs, monkeypatch):
     assert "area under the curve" in html and "7 rounds" in html
     with pytest.raises(InputError, match="needs 40 images of each kind, not 32"):
         evaluate(diffusion, blobs, **options)
+
+
+def test_conditions_without_a_value_for_each_image_are_refused(diffusion, blobs):
+    with pytest.raises(InputError, match="`conditions` must have 64 values of age"):
+        evaluate(diffusion, blobs, conditions={"age": range(63)})
+    with pytest.raises(InputError, match="`requested` must have 40 values of age"):
+        evaluate(diffusion, blobs, blobs[:40], requested={"age": range(64)})
+
+
+def test_seeds_that_are_none_are_refused(diffusion, blobs):
+    with pytest.raises(InputError, match="seed must be a whole number from 0"):
+        evaluate(diffusion, blobs, blobs[:40], seed=-1)
+
+
+def test_features_of_one_name_are_refused(diffusion, blobs):
+    features = [own(lambda x: x[:, ::4, ::4]), own(lambda x: x[:, ::2, ::2])]
+    with pytest.raises(InputError, match="different names, not own, own; name yours"):
+        evaluate(diffusion, blobs, features=features)
 
 
 def test_sizes_that_differ_tenfold_are_refused(diffusion, blobs):

@@ -113,5 +113,9 @@ def test_sets_that_prove_nothing_are_refused():
         network_test(many, few)
     with pytest.raises(InputError, match="not 39"):
         logistic_test(few.reshape(39, -1), few.reshape(39, -1))
+    with pytest.raises(InputError, match="that differ at most in n"):
+        logistic_test(np.ones((40, 3)), np.ones((40, 4)))
+    with pytest.raises(InputError, match="subject of each of 40 samples, not 39"):
+        network_test(many, many, subjects=(None, range(39)))
     with pytest.raises(InputError, match="of one shape, not of"):
         network_test(many, many[:, :, 1:])

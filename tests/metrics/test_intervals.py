@@ -207,11 +207,13 @@ def test_counts_by_brute_force(rng):
         (lambda x: kernel_distance(x, x[:1]), "at least 2, not 1"),
         (lambda x: kernel_distance(x, x, resamples=1), "resamples must be at least 2"),
         (lambda x: bootstrap(np.mean, x[:1]), "samples must be at least 2"),
+        (lambda x: bootstrap(np.mean, x, subjects=[[0, 1]]), "of 20 samples, not 2"),
         (lambda x: bootstrap(np.mean, x, confidence=1), "between 0 and 1"),
         (lambda x: subsample(np.mean, x, x[1:]), "equal sizes"),
         (lambda x: bootstrap(np.mean, x, confidence=0), "between 0 and 1, not 0"),
         (lambda x: binomial(0, 0), "n must be at least 1"),
         (lambda x: binomial(-1, 9), "count must be at least 0"),
+        (lambda x: binomial(9, 5), "n must be at least 9, not 5"),
     ],
 )
 def test_too_few_samples_are_refused(rng, call, message):
