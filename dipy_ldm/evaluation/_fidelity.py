@@ -232,7 +232,7 @@ def measure_reconstruction(
     return {
         "mse": bootstrap(np.mean, errors, **options).within(0, np.inf),
         # Of none that is reconstructed to the bit.
-        "psnr": mean_of(psnr(reconstructed, real), *whose, seed=seed),
+        "psnr": mean_of(psnr(reconstructed, real), whose[0], seed),
         "ms_ssim": bootstrap(np.mean, similarities, **options).within(0, 1),
         **_usage(vqvae, real),
     }

@@ -234,7 +234,7 @@ def _infer(losses, subject, seed):
     for images, source in zip(sets, subject.sources, strict=True):
         own = None if source is None else source[first]
         both.append(losses(subject.model, np.asarray(images[first]), seed, own))
-    return copies.infer_membership(*both, seed=seed)
+    return copies.infer_membership(both[0], both[1], seed)
 
 
 def _classes(model, searches, requested, count):
