@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 from dipy_ldm import LatentDiffusion, _documents, _serialization
 from dipy_ldm._utils.checks import InputError
 
-FILE = Path(__file__).parent / "files" / "format-11.safetensors"
+FILES = Path(__file__).parent / "files"
+FILE = FILES / "format-11.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +171,10 @@ def test_a_file_of_this_format_stays_the_same(tmp_path):
     # As the version that wrote it had them.
     npt.assert_allclose(samples[0, :3, 0, 0], [0.54298, 0.58813, 0.53131], atol=1e-4)
     npt.assert_allclose(samples.mean(), 0.54491, atol=1e-4)
+    volumes = LatentDiffusion.load(FILES / "format-11-channels.safetensors")
+    assert volumes.channels_ == ()
+    pair = volumes.predict(1, steps=2, seed=1).mean((0, 1, 2, 3))
+    npt.assert_allclose(pair, [0.48326, 0.49668], atol=1e-4)
     model.save(tmp_path / "again")
     again = LatentDiffusion.load(tmp_path / "again")
     npt.assert_array_equal(again.predict(2, steps=2), samples)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.testing as npt
 from processes import StopError, stop_after
 import pytest
+from scans import soft_balls
 
 from dipy_ldm import VQVAE, LatentDiffusion, _backend
 from dipy_ldm._utils.checks import InputError
@@ -389,6 +390,17 @@ def test_another_init_is_refused(diffusion, vqvae, blobs, parameters, sentence):
     assert not hasattr(model, "denoiser_")
 
 
+def test_a_training_begins_from_the_packaged_brains():
+    volumes = soft_balls(4, 0)
+    packaged = LatentDiffusion.load("brains")
+    vqvae = packaged.vqvae_.adapt(volumes, affine=np.diag([8.0, 8, 8, 1]))
+    brief = {"steps": 1, "batch_size": 2, "verbose": False, "learning_rate": 1e-9}
+    model = LatentDiffusion(vqvae).fit(volumes, init="brains", **brief)
+    widths = [m.to_document()["latent_diffusion"]["widths"] for m in (model, packaged)]
+    assert widths[0] == widths[1]
+    assert model.predict(1, steps=1).shape == (1, *volumes.shape[1:])
+
+
 def test_check_refuses_a_wrong_init(diffusion, vqvae, blobs):
     model = LatentDiffusion(vqvae)
     model.check(blobs.shape, init=diffusion)
@@ -416,8 +428,16 @@ def test_packaged_brains_accept_a_template_and_follow_brain_volume(caplog):
     denoised = model.denoise(nib.Nifti1Image(original, smaller)).get_fdata()
     # It lies where the brains of the training do, and looks like them.
     assert not caplog.messages
-    pair = (x[None, ..., None] for x in (denoised, original))
+    pair = [x[None, ..., None] for x in (denoised, original)]
     assert psnr(*pair, original[None] > 0) > 25  # 26.1
+    hole = np.zeros(original.shape, bool)
+    hole[45:55, 55:65, 45:55] = True
+    scan, mask = (
+        nib.Nifti1Image(x.astype("float32"), smaller) for x in (original, hole)
+    )
+    filled = model.inpaint(scan, mask, steps=2, resamplings=1).get_fdata()
+    npt.assert_array_equal(filled[~hole], scan.get_fdata()[~hole])
+    assert psnr(filled[None, ..., None], pair[1], hole[None]) > 15
     conditions = {"brain": [900, 1400], "ventricles": 40}
     brains = model.predict(conditions=conditions, steps=5, same_noise=True)
     small, large = (brains > 0.25).sum(axis=(1, 2, 3, 4))

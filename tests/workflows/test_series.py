@@ -1,12 +1,14 @@
 """Diffusion series on the command line: training on them, and making them of b = 0."""
 
 import json
+from pathlib import Path
 import re
 import shutil
 import tomllib
 import warnings
 
 from dipy.core.gradients import gradient_table
+from dipy.data import get_fnames
 from dipy.io.gradients import read_bvals_bvecs
 from dipy.reconst.dti import TensorModel
 import nibabel as nib
@@ -17,6 +19,7 @@ import pytest
 
 from dipy_ldm import InputError
 from dipy_ldm._conditions import Condition, to_saved
+from dipy_ldm.data import load_volumes
 from dipy_ldm.workflows._series import read_table
 
 SHORT = (
@@ -94,6 +97,22 @@ def test_generated_series_are_read_by_dipy(trained):
     world = vectors[[1, *range(3, 8)]] * [-1, 1, 1]
     npt.assert_allclose(facts["Conditions"]["direction"], world, atol=1e-6)
     assert "b0-1_samples.bval" in answer(generate(trained, *TABLE, status=2))
+
+
+def test_a_real_series_keeps_its_tensors(tmp_path):
+    files = [Path(file) for file in get_fnames(name="small_25")]
+    for file, end in zip(files, (".nii.gz", ".bval", ".bvec")):
+        shutil.copy(file, tmp_path / f"sub-1_dwi{end}")
+    volumes = load_volumes([tmp_path], dwi=True, cache_dir=tmp_path / "cache")
+    bvals, bvecs = read_bvals_bvecs(*map(str, files[1:]))
+    raw = nib.load(files[0]).get_fdata()
+    data = np.concatenate([volumes.sources[:1], volumes.images])[..., 0]
+    directions = np.array([(0, 0, 0), *volumes.gradients["direction"]])
+    own = gradient_table(np.array([0, *volumes.gradients["bval"]]), bvecs=directions)
+    tensors = TensorModel(own).fit(np.moveaxis(data, 0, -1))
+    expected = TensorModel(gradient_table(bvals, bvecs=bvecs)).fit(raw)
+    npt.assert_allclose(np.median(np.abs(tensors.fa - expected.fa)), 0, atol=1e-4)
+    assert np.corrcoef(tensors.fa.ravel(), expected.fa.ravel())[0, 1] > 0.99
 
 
 def test_a_model_of_series_has_its_conditions(trained):

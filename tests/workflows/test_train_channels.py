@@ -24,18 +24,17 @@ TRAINING = (
 ).split()
 
 
-@pytest.fixture(scope="module")
-def bids(tmp_path_factory):
-    """Return a dataset of eight subjects, of whom three lack a file."""
-    root, rng = tmp_path_factory.mktemp("bids"), np.random.default_rng(0)
-    for i in range(8):
+def write_subjects(root, numbers, lacking=()):
+    """Write a scan, another, a segmentation and a map of each subject."""
+    rng = np.random.default_rng(0)
+    for i in numbers:
         labels = np.zeros((12, 11, 13), "uint8")
         labels[2 : 9 + i % 2, 2:9, 3:10], labels[5:7, 5:7, 5 : 7 + i % 3] = 8, 200
         scan = (labels > 0) * rng.uniform(50, 99, labels.shape)
         files = {"T1w": scan, "T2w": 99 - scan, "dseg": labels}
         files["desc-FA_dwimap"] = scan / 99
         for end, data in files.items():
-            if (i, end) in LACKING:
+            if (i, end) in lacking:
                 continue
             file = root / f"sub-{i}" / "anat" / f"sub-{i}_{end}.nii.gz"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -43,6 +42,12 @@ def bids(tmp_path_factory):
             nib.save(nib.Nifti1Image(data.astype(kind), AFFINE), file)
     (root / "dseg.tsv").write_text("index\tname\n8\tcortex\n200\tlesion\n")
     return root
+
+
+@pytest.fixture(scope="module")
+def bids(tmp_path_factory):
+    """Return a dataset of eight subjects, of whom three lack a file."""
+    return write_subjects(tmp_path_factory.mktemp("bids"), range(8), LACKING)
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +222,19 @@ def test_images_to_evaluate_by_are_put_together(folder, bids):
     assert (len(real.images), len(generated.images)) == (5, 4)
     assert set(np.unique(generated.images[..., 2:4])) <= {0, 1}
     assert "each label of dseg counts as a channel of 0 and 1." in real.notes[-1]
+
+
+def test_channels_are_evaluated_and_audited_by_the_commands(folder, bids, tmp_path):
+    others = write_subjects(tmp_path / "others", range(100, 140))
+    how = ("ldm.safetensors", "--cache_dir", tmp_path / "cache", "--steps", 1)
+    files = ("--real_files", others, "--n_samples", 40, "--out_dir", tmp_path)
+    execute("evaluate", *how, *files, cwd=folder)
+    figures = json.loads((tmp_path / "evaluation.json").read_text())["Figures"]
+    assert figures["channels"].keys() == {"dseg", "desc-FA"}
+    assert any("lesion" in name for name in figures["channels"]["dseg"])
+    files = ("--train_files", bids, "--held_out", others, "--out_dir", tmp_path)
+    execute("audit", *how, *files, "--n_samples", 20, cwd=folder)
+    assert json.loads((tmp_path / "audit.json").read_text())
 
 
 def test_check_takes_named_channels(folder, bids):
