@@ -82,11 +82,8 @@ def write_evaluation(
     followed: dict[str, tuple],
 ) -> None:
     """Write the metrics and the page of an evaluation."""
-    agreements = {n: measure_agreement(*pair) for n, pair in followed.items()}
-    parts = [
-        summary.agreement_part(name, requested, measured, agreements[name])
-        for name, (requested, measured) in followed.items()
-    ]
+    parts = [summary.agreement_part(name, *one) for name, one in followed.items()]
+    agreements = {name: agreement for name, (*_, agreement) in followed.items()}
     figures = evaluation.figures | ({"followed": agreements} if agreements else {})
     page = summary.write_page(evaluation, about(facts), parts)
     _write(outputs, evaluation, facts, figures, page)
@@ -215,7 +212,7 @@ def make_copy_filter(result: Audit, model_fingerprint: str) -> CopyFilter:
 
 
 def read_measurements(document: dict, table: str | Path | None) -> dict[str, tuple]:
-    """Read measured and requested values of generated volumes."""
+    """Read requested and measured values of generated volumes, and how they agree."""
     if table is None:
         return {}
     numeric = [n for n, c in document["conditions"].items() if c["kind"] != "class"]
@@ -240,10 +237,9 @@ def read_measurements(document: dict, table: str | Path | None) -> dict[str, tup
                 f"the files beside the volumes of {table} do not have the requested "
                 f"{name}; generate them with `conditions` or a `table`."
             )
-        measurements[name] = (
-            requested,
-            [_number(cells.get(name)) for cells in rows.values()],
-        )
+        measured = [_number(cells.get(name)) for cells in rows.values()]
+        agreement = measure_agreement(requested, measured)
+        measurements[name] = requested, measured, agreement
     return measurements
 
 

@@ -4,7 +4,7 @@ import time
 
 from dipy_ldm import _serialization
 from dipy_ldm._conditions import from_saved
-from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.checks import InputError, check_seed
 from dipy_ldm.data._gradients import makes_series
 from dipy_ldm.data._sidecars import provenance
 from dipy_ldm.workflows import _launch as launch
@@ -79,6 +79,7 @@ class EvaluateLDMFlow(LDMFlow):
         """
         options = gather(locals())
         start = time.monotonic()
+        check_seed(seed)
         outputs = json_and_page(
             self, model_file, out_dir, out_evaluation=out_evaluation
         )
@@ -92,9 +93,7 @@ class EvaluateLDMFlow(LDMFlow):
             from dipy_ldm.evaluation._tensors import compare_series
             from dipy_ldm.workflows import _reports as reports
 
-        measured = reports.read_measurements(
-            document, None if of_series else measurements
-        )
+        agreements = reports.read_measurements(document, measurements)
         model, device = launch.load(path, devices, None)
         sampling = launch.choose_sampling(model, options)
         with spread(device):
@@ -109,7 +108,7 @@ class EvaluateLDMFlow(LDMFlow):
         if of_series:
             reports.write_series(outputs, *series, facts)
         else:
-            reports.write_evaluation(outputs, result, facts, measured)
+            reports.write_evaluation(outputs, result, facts, agreements)
         self.outputs = outputs
         write_config(self, outputs[0], options, **sampling)
 
@@ -135,6 +134,12 @@ def _read_images(document, options):
 
 def _read_series(document, options):
     """Read measured diffusion series, and generated ones if there are any."""
+    for name in ("measurements", "n_samples", "classifier", "channels"):
+        if getattr(options, name):
+            raise InputError(
+                f"`{name}` is not for models of diffusion series, which are compared "
+                "by their tensors; leave it out."
+            )
     _, choice = reading_options(options)
     real = read_series(document, options.real_files, options, choice)
     files = options.generated_files

@@ -101,7 +101,7 @@ def test_generated_series_are_read_by_dipy(trained):
 
 def test_a_real_series_keeps_its_tensors(tmp_path):
     files = [Path(file) for file in get_fnames(name="small_25")]
-    for file, end in zip(files, (".nii.gz", ".bval", ".bvec")):
+    for file, end in zip(files, (".nii.gz", ".bval", ".bvec"), strict=True):
         shutil.copy(file, tmp_path / f"sub-1_dwi{end}")
     volumes = load_volumes([tmp_path], dwi=True, cache_dir=tmp_path / "cache")
     bvals, bvecs = read_bvals_bvecs(*map(str, files[1:]))
@@ -204,6 +204,10 @@ def test_series_are_evaluated_by_their_tensors(trained):
     figures = json.loads((trained / "tensors.json").read_text())["Figures"]
     assert figures["FA, mean error"]["generated"]["value"] == 0
     few = ("ldm.safetensors", "--real_files", "sub-0_dwi.nii.gz", "--force")
+    again = {"cwd": trained, "status": 2}
+    for option in (["--n_samples", 3], ["--classifier"]):
+        output = execute("evaluate", *real, *how, *option, "--force", **again)
+        assert f"{option[0]} is not for models of diffusion series" in answer(output)
     output = execute("evaluate", *few, *how, cwd=trained, status=2)
     assert "4 diffusion-weighted volumes, and a tensor needs 6" in answer(output)
 
