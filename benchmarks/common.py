@@ -74,8 +74,8 @@ def call(*arguments):
 def train_once(options, names, *arguments):
     """Train a model if it is not there, from its last checkpoint on; return its file.
 
-    Arguments are files to learn from, and options; names those of options that have
-    the value that they have here.
+    Arguments are files to learn from, and options; names are the options that are
+    passed on with their values.
     """
     model = options.folder / "ldm.safetensors"
     if not model.exists():

@@ -38,7 +38,7 @@ def show_options(options: type) -> Callable[[Method], Method]:
             shown.append(
                 inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, **kwargs)
             )
-        names = {parameter.name: None for parameter in shown}
+        names = {parameter.name: None for parameter in shown[1:]}  # without self
         cast(Any, checked).__signature__ = signature.replace(parameters=shown)
         return checked
 

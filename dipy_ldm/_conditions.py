@@ -262,17 +262,16 @@ def _check_names(conditions, request):
 
 def _learn(name, values):
     """Infer the kind of a condition, and summarise its values."""
-    present = [value for value in values if value is not None]
+    present = check_values(name, values)
     missing = 1 - len(present) / len(values)
     if any(isinstance(value, tuple) for value in present):
         for value in present:
             _vector(name, value)
         return "direction", {}, [], missing
-    if name == BVAL and present:
+    if name == BVAL:
         bvals = [number_of(name, value) for value in present]
         limits = [(1 - _MARGIN) * min(bvals), (1 + _MARGIN) * max(bvals)]
         return "continuous", {}, limits, missing
-    check_values(name, values)
     if len(set(present)) < 2:
         raise InputError(
             f"{name} is {present[0]!r} for all images, and there is nothing to learn "

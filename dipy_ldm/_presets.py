@@ -85,7 +85,7 @@ def of_rank(rank: int) -> Settings:
 
 
 def resolve(data: Any, **options) -> Settings:
-    """Resolve the defaults for a cohort, or for the plan of one."""
+    """Resolve the defaults for a cohort."""
     chosen = {name: value for name, value in options.items() if value is not None}
     for stage in ("vqvae", "ldm"):
         epochs, steps = f"epochs_{stage}", f"steps_{stage}"

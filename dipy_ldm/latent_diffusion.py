@@ -273,11 +273,7 @@ class LatentDiffusion(Estimator):
             If the images or an option can't be used, or nothing can be taken from
             `init`.
         """
-        if not isinstance(self.vqvae, VQVAE):
-            raise InputError(
-                f"`vqvae` must be a fitted VQVAE, not {self.vqvae!r}; of a file it is "
-                "VQVAE.load(path)."
-            )
+        self._check_vqvae()
         verbose = options.get("verbose", True)
         loaded, examples = self._read_examples(
             images, conditions, source, subjects, verbose
@@ -381,6 +377,7 @@ class LatentDiffusion(Estimator):
         what source images are like; the rest, and what is raised, is as of :meth:`fit`.
         The autoencoder need not be fitted yet.
         """
+        self._check_vqvae()
         resolved = resolve("ldm", len(shape) - 2, options)
         architecture = self._architecture(shape, source, self._read_init(init))
         training.check(architecture, shape[0], resolved)
@@ -928,7 +925,7 @@ class LatentDiffusion(Estimator):
     def _resolved(self, rank, init=None):
         chosen = super()._resolved(rank, init)
         levels, guide = chosen["attention"], chosen["guide"]
-        if isinstance(levels, bool):
+        if levels is not None and not isinstance(levels, list | tuple):
             levels = [levels] * len(chosen["widths"])
         # As types that a model file may have.
         return chosen | {
@@ -987,6 +984,13 @@ class LatentDiffusion(Estimator):
 
     def _of_images(self):
         return len(self.latent_shape_) == 3
+
+    def _check_vqvae(self):
+        if not isinstance(self.vqvae, VQVAE):
+            raise InputError(
+                f"`vqvae` must be a VQVAE, not {self.vqvae!r}; of a file it is "
+                "VQVAE.load(path)."
+            )
 
     def _check_images(self, images: ImagesLike) -> np.ndarray:
         """Return images as an array, of the shape that the autoencoder knows."""

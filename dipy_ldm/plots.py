@@ -518,7 +518,12 @@ def plot_reconstructions(
     matplotlib.figure.Figure
         A montage.
     """
-    pair = (pictures(stack, affine, channels) for stack in (images, reconstructed))
+    given: tuple[Any, Any] = (images, reconstructed)
+    before, after = (s if isinstance(s, list) else [s] for s in given)
+    if isinstance(before[0], Mapping):  # which have the same brightness in both
+        both = pictures(before + after)
+        return _alone(beside(*np.split(both, [len(before)])))
+    pair = (pictures(stack, affine, channels) for stack in given)
     return _alone(beside(*pair))
 
 

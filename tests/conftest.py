@@ -307,7 +307,9 @@ def assert_unreadable(tmp_path):
         _serialization.save(path, "latent_diffusion", tensors, document)
         with pytest.raises(InputError, match=sentence) as refusal:
             LatentDiffusion.load(path)
-        return str(refusal.value)
+        said = str(refusal.value)
+        assert said.startswith(str(path))
+        return said
 
     return assert_unreadable
 

@@ -168,13 +168,21 @@ def test_copies_know_the_same(seeing, others, tmp_path, undecoded):
         npt.assert_allclose(made, wanted, atol=1e-4)
 
 
-def test_checkpoints_of_other_sources_are_refused(vqvae, blobs, others, tmp_path):
-    options = FIT | {"checkpoint": tmp_path / "checkpoint"}
+def test_resumed_training_is_the_uninterrupted(seeing, vqvae, blobs, others, tmp_path):
+    # A guide makes no difference to the denoiser.
+    held_out = {"validation_data": blobs[:9], "validation_source": others[:9]}
+    options = held_out | FIT | {"checkpoint": tmp_path / "checkpoint"}
     model = LatentDiffusion(vqvae, guide=False, **TINY)
     with pytest.raises(StopError):
         model.fit(blobs, source=others, callbacks=[stop_after(1)], **options)
     with pytest.raises(InputError, match=r"another training \(source was intensities"):
         model.fit(blobs, source=others[::-1], **options)
+    model.fit(blobs, source=others, **options)
+    weights = (fitted.denoiser_.get_weights() for fitted in (model, seeing))
+    for a, b in zip(*weights, strict=True):
+        npt.assert_allclose(a, b, atol=1e-5)
+    for name, values in seeing.history_.items():
+        npt.assert_allclose(model.history_[name], values, rtol=1e-4, atol=1e-5)
 
 
 def test_digits_are_translated_from_their_negatives(digits, caplog):

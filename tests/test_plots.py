@@ -128,6 +128,16 @@ def test_channels_stand_below_each_other_as_bright(rng):
     assert picture[:7].max() == picture[7:].max() == 1
 
 
+def test_reconstructions_of_channels_are_as_bright_as_they_are(rng, monkeypatch):
+    scan = rng.uniform(50, 99, (4, 4, 4))
+    pair = [{"T1w": nib.Nifti1Image(data, np.eye(4))} for data in (scan, scan / 2)]
+    shown = mock.Mock(side_effect=plots.beside)
+    monkeypatch.setattr(plots, "beside", shown)
+    plots.plot_reconstructions(*pair)
+    before, after = shown.call_args.args
+    assert after.mean() < 0.5 * before.mean()
+
+
 def test_images_without_channels_are_refused():
     with pytest.raises(InputError, match="images must be .* not \\(3, 8, 8\\)"):
         plots.plot_samples(np.zeros((3, 8, 8)))

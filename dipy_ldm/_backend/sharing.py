@@ -48,8 +48,8 @@ class StoppableModel(keras.Model):
         """Create metrics and optimizer from the specs of the batches.
 
         Before the first step, so that a checkpoint can be restored. Keras does so in
-        it, and has all of the network traced once more, to know the shapes of what it
-        returns; which its layers know.
+        the first step, and has all of the network traced once more, to know the shapes
+        of what it returns; which its layers know.
         """
         self._sketching = SKETCHES_METRICS
         try:

@@ -110,7 +110,7 @@ def time_training_steps(
         recipe.vqvae.adapt(images)
     with _cut_short(recipe.model):
         recipe.model.fit(images, callbacks=until, **recipe.of_model | overrides)
-    taken |= recipe.model.step_seconds_
+    taken = taken | recipe.model.step_seconds_
     all_steps = sum(sum(durations[1:]) for durations in taken.values())
     start = time.monotonic() - begin - all_steps
     begin = time.monotonic()

@@ -51,7 +51,7 @@ def measure_brightness(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Measure how bright images are, and where any of them is.
 
     Shapes: images ``(n, *space, channels)``, figures ``(n, figures)``, the brightest of
-    all images at each place ``(*space)``.
+    all images at each place ``(*space)``. The last figure is that of the background.
     """
     # Volumes have been brought to [0, 1].
     ends = (0, 1) if images.ndim == 5 else (images.min(), images.max())

@@ -278,7 +278,7 @@ def read_mask(file: str | Path) -> np.ndarray:
 
 
 def _read(file, channels):
-    file = Path(file).expanduser()
+    file = Path(os.path.expanduser(file))
     info = read_header(file, channels)
     data = _voxels(file).reshape(*info.shape, info.channels)
     _refuse_values(file, data)
@@ -356,7 +356,7 @@ def write_volume(
     Whole numbers that fit into the type are written as they are, without scaling. The
     intent is a code of NIfTI, and a name.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     kind = choose("type of voxels", dtype, DTYPES)
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"{path} must end in .nii or .nii.gz; rename it.")

@@ -233,7 +233,7 @@ def _of_channel(files, name):
             f"the channel {name} is missing (given: {listed(files) or 'none'}); give "
             "each scan as a dictionary with all channels, by their names."
         )
-    return Path(files[name]).expanduser()
+    return Path(os.path.expanduser(files[name]))
 
 
 def read_sources(source, info: Source | None, grid: Grid | None) -> Any:
@@ -256,7 +256,8 @@ def is_single_scan(scans) -> bool:
     if isinstance(scans, Mapping):
         return True
     if isinstance(scans, str | Path):
-        return Path(scans).expanduser().is_file() and ".nii" in Path(scans).name.lower()
+        path = os.path.expanduser(scans)
+        return os.path.isfile(path) and ".nii" in os.path.basename(path).lower()
     return isinstance(scans, SpatialImage)
 
 

@@ -21,7 +21,10 @@ _SMOOTHNESS, _STEPS = 0.1, 20
 
 
 def measure_anatomy(volumes: np.ndarray, affine: np.ndarray) -> dict[str, np.ndarray]:
-    """Measure volumes ``(n, x, y, z, channels)``, each figure ``(n,)``."""
+    """Measure volumes ``(n, x, y, z, channels)``, each figure ``(n,)``.
+
+    Tissues are those of the first 16.
+    """
     inside = [foreground(volume) for volume in volumes]
     size = abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000
     return {

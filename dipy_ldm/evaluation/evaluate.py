@@ -167,7 +167,8 @@ def evaluate(
         If there are too few images, or they are not of the model.
     """
     check_seed(seed)
-    refuse_equal_names(features or ())
+    own = None if features is None else list(features)
+    refuse_equal_names(own or ())
     images = as_fitted(real, model.vqvae_.shape_, "autoencoder")
     check_values("conditions", conditions, len(images))
     samples = None
@@ -186,7 +187,7 @@ def evaluate(
         options = {"seed": seed, "verbose": verbose, **sampling}
         samples = generate(model, halves[1], conditions, source, options)
     sets = _sets(model.vqvae_, images, samples, halves, whose)
-    kinds = features_of(model) if features is None else list(features)
+    kinds = features_of(model) if own is None else own
     affine = model.vqvae_.affine_ if sets.real.ndim == 5 else None
     rows, measured, figures = _compare(model, sets, kinds, affine, seed, verbose)
     network = None

@@ -152,9 +152,11 @@ def _fit(estimator, model, data, stage, record):
     def end_round(number, logs):
         logs |= stage.end_round(model, number, number + 1 == stage.length.rounds)
 
+    gather = _backend.gather_from_workers
+
     def stop_together(number, logs):
         # Those of Keras are the chief's alone, and the others would wait for it.
-        model.stop_training = any(_backend.gather_from_workers(model.stop_training))
+        model.stop_training = any(gather(bool(model.stop_training)))
 
     verbose = options.verbose and _backend.is_chief()
     progress = Progress(stage, record.done, disable=not verbose)
@@ -257,10 +259,11 @@ class DivergenceCheck(keras.callbacks.Callback):
     def __init__(self, stage: Stage, done: int = 0) -> None:
         super().__init__()
         self.stage = stage
-        self.good_until = done
+        self.done = self.good_until = done
 
     def on_train_batch_end(self, batch, logs=None) -> None:
         """Stop where the loss is not finite."""
+        self.done += 1
         if not math.isfinite(logs["loss"]):
             raise InputError(
                 f"the loss of the {self.stage.title} became {logs['loss']}; continue "
@@ -270,8 +273,8 @@ class DivergenceCheck(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         """Stop where nothing was learnt for long."""
-        stage = self.stage
-        done, value = stage.length.end(epoch), logs[stage.figure]
+        stage, done = self.stage, self.done
+        value = logs[stage.figure]
         # The figures of the first are means from the very beginning on.
         if epoch == 0 or value < _MARGIN * stage.baseline:
             self.good_until = done

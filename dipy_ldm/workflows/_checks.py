@@ -24,6 +24,7 @@ from dipy_ldm.data._covariates import (
     summarise,
 )
 from dipy_ldm.data._paths import holds_volumes, rows_of_lists
+from dipy_ldm.vqvae import refuse_other_images
 from dipy_ldm.workflows import _inputs as inputs, _training as training
 from dipy_ldm.workflows._options import as_command_line, sizes_of
 from dipy_ldm.workflows._outputs import write_page
@@ -135,6 +136,8 @@ def _try_out(material, options, strategy):
     settings = _presets.resolve(cohort, **sizes_of(options))
     recipe = training.make(settings, strategy, options)
     recipe = training.begin_from(recipe, options)
+    if options.source_files or options.dwi:  # of which trials have none
+        recipe.of_model.pop("init", None)
     share = options.validation, options.seed, settings.batch_size
     parts = plans.check_split(cohort, *share)
     people = plans.check_subjects(cohort, options.init)
@@ -143,13 +146,15 @@ def _try_out(material, options, strategy):
         return {"Training": [people, parts, *rest]}
     train, _ = split(cohort, *share)
     shape, patch = train.images.shape, settings.patch
-    recipe.check(shape, patch)
+    if not recipe.of_vqvae:
+        refuse_other_images(recipe.vqvae.shape_, shape[1:])
     chosen = recipe.resolved(len(shape) - 2)
     memory = plans.check_memory(recipe, chosen, shape, patch)
     findings = [people, parts, plans.check_device(chosen["diffusion"]), memory]
     if memory.state == "red":
         trials = _not_tried("the memory would not suffice")
         return {"Training": findings, "Trials": trials}
+    recipe.check(shape, patch)
     trials = _try_training(recipe, chosen, material, train.images, patch, options)
     return {"Training": findings, "Trials": trials}
 

@@ -14,6 +14,7 @@ from dipy_ldm._utils.checks import (
     check_seed,
     check_shares,
     check_sizes,
+    choose,
 )
 from dipy_ldm.data._tables import as_number
 
@@ -209,6 +210,7 @@ def check_training(options: SimpleNamespace) -> None:
             f"`{useless[0]}` has no effect on an autoencoder that is taken as it is; "
             "leave it out, or fine-tune it with `steps_vqvae`."
         )
+    choose("precision", options.precision, dict.fromkeys(PRECISIONS))
     check_sizes(**sizes_of(options), **{n: getattr(options, n) for n in counts})
     if options.mask_files and options.background == 1:
         raise InputError(

@@ -66,13 +66,15 @@ class Recipe(NamedTuple):
         """Resolve the options of the stages before the detector that are trained."""
         from dipy_ldm.training import resolve
 
-        stages = {"autoencoder": "vqvae", "diffusion": "ldm"}
-        options = zip(stages.items(), (self.of_vqvae, self.of_model))
-        return {
-            title: resolve(stage, rank, {k: v for k, v in of.items() if k != "init"})
-            for (title, stage), of in options
-            if of
-        }
+        resolved = {}
+        for title, stage, options in (
+            ("autoencoder", "vqvae", self.of_vqvae),
+            ("diffusion", "ldm", self.of_model),
+        ):
+            own = {name: value for name, value in options.items() if name != "init"}
+            if own:
+                resolved[title] = resolve(stage, rank, own)
+        return resolved
 
     def fit(
         self,

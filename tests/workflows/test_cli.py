@@ -9,7 +9,7 @@ import pytest
 from tqdm import tqdm
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.workflows._config import ConfigParser, command_of
+from dipy_ldm.workflows._config import ConfigParser
 from dipy_ldm.workflows._options import as_command_line, share_descriptions
 from dipy_ldm.workflows.audit import AuditLDMFlow
 from dipy_ldm.workflows.cli import _level, run
@@ -63,7 +63,7 @@ def test_help_begins_with_an_example_that_works(flow):
     parser = ConfigParser()
     parser.add_workflow(flow())
     name, command, *words = parser.description.splitlines()[0].split()
-    assert (name, command) == ("Example:", command_of(flow()))
+    assert (name, command) == ("Example:", f"dipy_{flow.get_short_name()}")
     parser.parse_args(words)
 
 

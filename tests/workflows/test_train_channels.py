@@ -26,8 +26,8 @@ TRAINING = (
 
 def write_subjects(root, numbers, lacking=()):
     """Write a scan, another, a segmentation and a map of each subject."""
-    rng = np.random.default_rng(0)
     for i in numbers:
+        rng = np.random.default_rng(i)
         labels = np.zeros((12, 11, 13), "uint8")
         labels[2 : 9 + i % 2, 2:9, 3:10], labels[5:7, 5:7, 5 : 7 + i % 3] = 8, 200
         scan = (labels > 0) * rng.uniform(50, 99, labels.shape)
@@ -186,7 +186,7 @@ def test_channels_in_memory_come_back_each_in_its_space(folder, scan, tmp_path):
 
 def test_files_of_channels_may_be_in_the_home_folder(folder, bids, monkeypatch):
     monkeypatch.setenv("HOME", str(bids))
-    ends = {"T1w": "T1w", "dseg": "dseg", "desc-FA": "desc-FA_dwimap"}
+    ends = {name: name for name in NAMES} | {"desc-FA": "desc-FA_dwimap"}
     files = {name: f"~/sub-0/anat/sub-0_{end}.nii.gz" for name, end in ends.items()}
     clean = LatentDiffusion.load(folder / "ldm.safetensors").denoise(files, strength=0)
     assert set(clean) == set(ends)
@@ -232,7 +232,7 @@ def test_channels_are_evaluated_and_audited_by_the_commands(folder, bids, tmp_pa
     figures = json.loads((tmp_path / "evaluation.json").read_text())["Figures"]
     assert figures["channels"].keys() == {"dseg", "desc-FA"}
     assert any("lesion" in name for name in figures["channels"]["dseg"])
-    files = ("--train_files", bids, "--held_out", others, "--out_dir", tmp_path)
+    files = ("--train_files", others, "--held_out", bids, "--out_dir", tmp_path)
     execute("audit", *how, *files, "--n_samples", 20, cwd=folder)
     assert json.loads((tmp_path / "audit.json").read_text())
 

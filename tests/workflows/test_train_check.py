@@ -206,6 +206,18 @@ def test_options_of_volumes_are_refused_as_by_the_training(command, folder):
         assert "--skip_bad is for volumes" in answer(output)
 
 
+def test_a_page_says_that_the_memory_does_not_suffice(
+    cohort, command, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(_plan._backend, "free_memory", lambda strategy: 2**10)
+    options = (*TINY, "--cache_dir", tmp_path / "cache", "--seconds", 1)
+    command("check", cohort, *options, status=1)
+    page = json.loads((tmp_path / "check.json").read_text())
+    states = {f["title"]: f["state"] for f in page["Findings"]["Training"]}
+    assert states["memory"] == "red"
+    assert "memory would not suffice" in page["Findings"]["Trials"][0]["what"]
+
+
 def test_nothing_is_overwritten_unasked(cohort, command, tmp_path):
     (tmp_path / "check.html").write_text("mine")
     assert "--force" in answer(command("check", cohort, status=2))
