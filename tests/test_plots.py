@@ -1,6 +1,7 @@
 """Pictures: where pixels go."""
 
 from types import SimpleNamespace
+from unittest import mock
 
 from PIL import Image
 from matplotlib.figure import Figure

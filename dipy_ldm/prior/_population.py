@@ -57,9 +57,8 @@ class Population(NamedTuple):
         # No finer than the quantiles of each number, which a model file has, too; of a
         # b-value it has the limits alone.
         shares = [len(c.quantiles) - 1 for c in conditions.values() if c.quantiles]
-        bins = min(
-            (share for share in shares if share > 1), default=SHARES if shares else 1
-        )
+        most = SHARES if shares else 1
+        bins = min((share for share in shares if share > 1), default=most)
         codes = _codes(numbers[:, : len(conditions)], conditions, bins)
         whose = np.arange(len(codes)) if subjects is None else subjects
         is_number = np.array([bool(c.quantiles) for c in conditions.values()])

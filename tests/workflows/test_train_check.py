@@ -11,7 +11,7 @@ from processes import answer, closed_late, interrupt_when
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from dipy_ldm.checking import _dry_run
+from dipy_ldm.checking import _dry_run, _plan
 from dipy_ldm.data.volumes import load_volumes
 
 N = 24
