@@ -142,6 +142,7 @@ def audit_on(
         other, _ = launch.load(path, options.devices, None)
         own_train, own_held_out, _ = reference_images
         reference = Reference(other, own_train.images, own_held_out.images)
+    refuse_training_images(model, train, held_out)
     with spread(device):
         result = audit(
             model,

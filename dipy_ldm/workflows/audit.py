@@ -102,7 +102,6 @@ class AuditLDMFlow(LDMFlow):
             from dipy_ldm.workflows import _reports as reports
 
         model, device = launch.load(path, devices, None)
-        reports.refuse_training_images(model, *images[:2])
         sampling = launch.choose_sampling(model, options)
         facts = provenance(path, Seed=seed) | _facts(images, reference)
         facts |= {name.capitalize(): value for name, value in sampling.items()}
