@@ -250,7 +250,7 @@ class VQVAE(Estimator):
         masks = checks.check_masks(masks, background, images.shape[:-1])
         check_columns(kinds, images.shape[-1])
         chosen, patch, resolved, initial = self._plan_fit(
-            images.shape, init, patch, options
+            images.shape, init, patch, options, augment
         )
         survey = checks.check_trainable(images)
         checks.warn_of_channels(images.shape)
@@ -263,7 +263,8 @@ class VQVAE(Estimator):
         self.fingerprint_ = survey.fingerprint
         self._fitted_with = chosen
         size = window_size(images.shape[1:-1], self.factor, patch)
-        augment = _checked_augmentation(augment, images.ndim - 2)
+        if augment is None:
+            augment = _presets.of_rank(images.ndim - 2).augment
         data = TrainingData(
             images, survey, size, held_out, masks, background, augment, self.channels_
         )
@@ -290,8 +291,10 @@ class VQVAE(Estimator):
         """
         self._plan_fit(shape, init, patch, options)
 
-    def _plan_fit(self, shape, init, patch, options):
+    def _plan_fit(self, shape, init, patch, options, augment=None):
         """Check a fit; return its parameters, patch, options and first weights."""
+        if augment and not isinstance(augment, Augmentation):
+            raise InputError(f"`augment` must be an Augmentation, not {augment!r}.")
         rank = len(shape) - 2
         patch = _presets.of_rank(rank).patch if patch is None else patch
         resolved = resolve("vqvae", rank, options)
@@ -594,13 +597,6 @@ class VQVAE(Estimator):
         self._codec = codec
         self.encoder_, self.decoder_ = codec.encoder, codec.decoder
         self.quantizer_: Any = codec.quantizer
-
-
-def _checked_augmentation(augment, rank):
-    """Return how images are changed in training, as is usual where nothing is said."""
-    if augment and not isinstance(augment, Augmentation):
-        raise InputError(f"`augment` must be an Augmentation, not {augment!r}.")
-    return _presets.of_rank(rank).augment if augment is None else augment
 
 
 def _read_held_out(images, shape, affine, channels):

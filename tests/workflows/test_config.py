@@ -172,8 +172,9 @@ def test_the_file_of_another_run_is_kept(tmp_path):
 
 
 def test_a_limit_may_be_infinite(tmp_path):
-    options = config.SimpleNamespace(input_files=["mnist"], cache_limit=float("inf"))
-    file = config.write_config(TrainLDMFlow(), tmp_path / "ldm", options)
+    limit = config._as_toml(float("inf"))
+    text = f'[dipy_train_ldm]\ninput_files = ["mnist"]\ncache_limit = {limit}\n'
+    file = write(tmp_path / "ldm.toml", text)
     assert parse(TrainLDMFlow, "--config", file)["cache_limit"] == float("inf")
 
 

@@ -188,8 +188,6 @@ def test_no_good_file_is_reported_on_the_page(tmp_path, check):
         (("--seconds", -1), "seconds must be at least 0"),
         (("--strategy", "multi_worker"), "the check is for one machine"),
         (("--coarsen", "age=5"), "--coarsen is for --conditions"),
-        (("--init", "nothing"), "nothing"),
-        (("--init", "mnist"), "for images of 2 dimensions with 1 channels"),
         (("--validation", 1), "validation must lie"),
     ],
 )
@@ -197,6 +195,20 @@ def test_wrong_input_gets_a_sentence(cohort, command, tmp_path, option, words):
     options = (*option, *TINY, "--cache_dir", tmp_path / "cache")
     assert words in answer(command("check", "cohort", *options, status=2))
     assert not (tmp_path / "check.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("init", "words"),
+    [
+        ("nothing", "there is no model file nothing"),
+        ("mnist", "for images of 2 dimensions with 1 channels"),
+    ],
+)
+def test_what_a_training_would_begin_from_is_looked_at(
+    cohort, command, tmp_path, init, words
+):
+    options = ("--init", init, "--voxel_size", 8, "--cache_dir", tmp_path / "cache")
+    assert words in answer(command("check", "cohort", *options, status=2))
 
 
 def test_options_of_volumes_are_refused_as_by_the_training(command, folder):
