@@ -264,9 +264,6 @@ def test_files_may_be_in_the_home_folder(tmp_path, monkeypatch, ending):
     write_volume(f"~/a{ending}", DATA, AFFINE)
     assert [path.name for path in tmp_path.iterdir()] == [f"a{ending}"]
     npt.assert_array_equal(read_volume(f"~/a{ending}")[0][..., 0], DATA)
-    monkeypatch.chdir(tmp_path)
-    write_volume(f"~1{ending}", DATA, AFFINE)  # which is nobody's
-    npt.assert_array_equal(read_volume(f"~1{ending}")[0][..., 0], DATA)
 
 
 def test_channels_are_a_fourth_axis(tmp_path):
