@@ -3,6 +3,7 @@
 import copy
 from functools import partial
 import json
+import logging
 import pickle
 from unittest import mock
 
@@ -138,7 +139,8 @@ def test_guidance_leads_away_from_a_less_conditioned_guide(told, monkeypatch):
 
 
 def test_numbers_outside_of_the_training_are_warned_of(told, caplog):
-    far = told.predict(1, conditions={"row": 99}, steps=2)
+    with caplog.at_level(logging.WARNING):
+        far = told.predict(1, conditions={"row": 99}, steps=2)
     assert "row 99 lies outside of the 2.5 to " in caplog.text
     last = told.conditions_["row"].quantiles[-1]
     npt.assert_array_equal(told.predict(1, conditions={"row": last}, steps=2), far)
@@ -296,18 +298,21 @@ def test_ignored_conditions_are_warned_of(caplog, rng):
         return noise + 0.2 * wrong
 
     whose = np.arange(40) % 20
-    gains = ablation_gains(losses, told, whose, ["a", "b", "c"], warn=True)
+    with caplog.at_level(logging.WARNING):
+        gains = ablation_gains(losses, told, whose, ["a", "b", "c"], warn=True)
     assert gains == {"val_gain_a": 0, "val_gain_b": pytest.approx(0.2), "val_gain_c": 0}
     assert "condition a has no measurable effect" in caplog.text
     assert "20 subjects" in caplog.text
     assert "condition b" not in caplog.text
     assert "condition c" not in caplog.text  # known of none
     caplog.clear()
-    ablation_gains(losses, told, np.arange(40) % 9, ["a"], warn=True)
+    with caplog.at_level(logging.WARNING):
+        ablation_gains(losses, told, np.arange(40) % 9, ["a"], warn=True)
     assert not caplog.text, "nine subjects can't carry a verdict"
     told[4:, 0] = 0.5
     told[:4, 0] = -1
-    ablation_gains(losses, told, whose, ["a"], warn=True)
+    with caplog.at_level(logging.WARNING):
+        ablation_gains(losses, told, whose, ["a"], warn=True)
     assert not caplog.text, "of one value there is no effect to be told"
 
 
@@ -330,7 +335,8 @@ def test_digits_follow_the_requested_labels(digits, caplog):
     others = {"validation_data": images[:100], "validation_conditions": names[:100]}
     model = LatentDiffusion(vqvae, widths=(32,), guide=False)
     options = {"epochs": 6, "batch_size": 32, "verbose": False}
-    model.fit(images[100:], names[100:], **others, **options)
+    with caplog.at_level(logging.WARNING):
+        model.fit(images[100:], names[100:], **others, **options)
     assert "no measurable effect" not in caplog.text
     assert model.history_["val_gain_label"][-1] > 0.1
     asked = np.repeat(["naught", "one", "two"], 20)
@@ -341,7 +347,8 @@ def test_digits_follow_the_requested_labels(digits, caplog):
     # Where they tell nothing, that is said.
     others = others | {"validation_conditions": np.roll(names[:100], 1)}
     options["epochs"] = 3
-    model.fit(images[100:], np.roll(names[100:], 1), **others, **options)
+    with caplog.at_level(logging.WARNING):
+        model.fit(images[100:], np.roll(names[100:], 1), **others, **options)
     assert "the condition label has no measurable effect" in caplog.text
 
 

@@ -1,6 +1,7 @@
 """Trials: real steps of both stages are timed, and few images are memorised."""
 
 from contextlib import nullcontext
+import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,7 +28,8 @@ def recipe(blobs):
 
 def test_steps_of_all_networks_are_timed(recipe, blobs, caplog):
     options = {"patch": 8, "augment": Augmentation(flip=True)}
-    paces = trials.time_training_steps(recipe, blobs[:4], 5, **options)
+    with caplog.at_level(logging.WARNING):
+        paces = trials.time_training_steps(recipe, blobs[:4], 5, **options)
     assert set(paces.each) == {"autoencoder", "guide", "diffusion"}
     assert all(0 < seconds < 5 for seconds in paces.each.values())
     assert paces.start > 0 < paces.encoding
