@@ -101,21 +101,32 @@ def test_steps_are_those_of_the_weights():
     assert training._replace(steps=20).length(50) == Length(epoch=12, total=40)
 
 
+def end_rounds(watch, *errors):
+    """Let a watch see all steps of rounds, and the error after each."""
+    for number, error in enumerate(errors):
+        for step in range(watch.done, watch.stage.length.end(number)):
+            watch.on_train_batch_end(step, {"loss": 1.0})
+        watch.on_epoch_end(number, {"mse": error})
+
+
 def test_a_training_that_learns_nothing_for_a_fifth_of_its_length_stops():
-    watch = DivergenceCheck(staged("autoencoder", Length(10, 1000), "mse", 0.1))
-    watch.on_epoch_end(0, {"mse": 0.2})
-    watch.on_epoch_end(1, {"mse": 0.05})
-    watch.on_epoch_end(2, {"mse": 0.1})
+    stage = staged("autoencoder", Length(10, 1000), "mse", 0.1)
+    end_rounds(DivergenceCheck(stage), 0.2, 0.05, 0.1)
     with pytest.raises(InputError, match="nothing in 200 steps .* learning rate"):
-        watch.on_epoch_end(3, {"mse": 0.099})
+        end_rounds(DivergenceCheck(stage), 0.2, 0.05, 0.1, 0.099)
+    # A callback has ended the last round at its third step.
+    watch = DivergenceCheck(stage)
+    end_rounds(watch, 0.2, 0.05, 0.1)
+    for step in range(3):
+        watch.on_train_batch_end(step, {"loss": 1.0})
+    watch.on_epoch_end(3, {"mse": 0.099})
 
 
 def test_short_trials_are_not_stopped():
     def learn_nothing(steps):
         length = Length(1, steps)
         watch = DivergenceCheck(staged("autoencoder", length, "mse", 0.1))
-        for number in range(length.rounds):
-            watch.on_epoch_end(number, {"mse": 0.2})
+        end_rounds(watch, *[0.2] * length.rounds)
         return watch.good_until
 
     assert learn_nothing(90) == 9  # the first round
