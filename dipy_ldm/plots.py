@@ -152,7 +152,7 @@ def pictures(
     if scans and isinstance(scans[0], Mapping):
         each = [pictures([scan[name] for scan in scans]) for name in scans[0]]
         width = max(row.shape[2] for row in each)
-        return np.concatenate([_widened(_normalized(row), width) for row in each], 1)
+        return np.concatenate([_padded(_normalized(x), width, 0, 2) for x in each], 1)
     if scans and hasattr(scans[0], "get_fdata"):
         from nibabel import as_closest_canonical
 
@@ -171,18 +171,12 @@ def pictures(
     return planes(array, np.eye(4) if affine is None else affine, channels)
 
 
-def _padded(pictures, height, value):
-    """Pad pictures to a height."""
-    missing = height - pictures.shape[1]
-    above = missing // 2
-    rows = [(0, 0), (above, missing - above), (0, 0), (0, 0)]
-    return np.pad(pictures, rows, constant_values=value).astype("float32")
-
-
-def _widened(pictures, width):
-    """Pad pictures on the right to a width."""
-    columns = [(0, 0), (0, 0), (0, width - pictures.shape[2]), (0, 0)]
-    return np.pad(pictures, columns)
+def _padded(pictures, size, value, axis=1):
+    """Pad pictures on both sides to a height, or along another axis."""
+    missing = size - pictures.shape[axis]
+    sides = [(0, 0)] * 4
+    sides[axis] = missing // 2, missing - missing // 2
+    return np.pad(pictures, sides, constant_values=value).astype("float32")
 
 
 def save_montage(
@@ -518,12 +512,12 @@ def plot_reconstructions(
     matplotlib.figure.Figure
         A montage.
     """
-    given: tuple[Any, Any] = (images, reconstructed)
-    before, after = (s if isinstance(s, list) else [s] for s in given)
+    stacks: tuple[Any, Any] = (images, reconstructed)
+    before, after = (stack if isinstance(stack, list) else [stack] for stack in stacks)
     if isinstance(before[0], Mapping):  # which have the same brightness in both
         both = pictures(before + after)
         return _alone(beside(*np.split(both, [len(before)])))
-    pair = (pictures(stack, affine, channels) for stack in given)
+    pair = (pictures(stack, affine, channels) for stack in stacks)
     return _alone(beside(*pair))
 
 

@@ -51,8 +51,8 @@ def test_quantiles_of_few_are_not_their_values(n):
     assert n < 10 or counts.min() >= 4
     # Ranks are what they were, but for a few examples.
     ranks = np.argsort(np.argsort(values)) / (n - 1)
-    told = [condition.encode("age", value)[0] for value in values]
-    assert n < 10 or np.abs(told - ranks).max() < max(0.15, 2 / n)
+    encoded = [condition.encode("age", value)[0] for value in values]
+    assert n < 10 or np.abs(encoded - ranks).max() < max(0.15, 2 / n)
 
 
 def test_quantiles_of_equal_values_are_that_value():

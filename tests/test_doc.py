@@ -220,7 +220,7 @@ def test_blocks_are_of_supported_languages(path):
         assert not re.search(r"(?m)^(?! *\.\. ).*::$|\.\. (code|sourcecode)::", text)
 
 
-def test_what_one_is_asked_to_cite_has_an_entry():
+def test_cited_works_have_entries():
     plan = (ROOT / "doc/guide/planning.rst").read_text()
     works = (ROOT / "doc/references.bib").read_text().split("\n@")
     entries = (ROOT / "CITATION.cff").read_text().lower()

@@ -146,7 +146,7 @@ def test_images_without_channels_are_refused():
         plots.plot_samples([])
 
 
-def test_what_is_not_fitted_has_no_history():
+def test_unfitted_estimators_have_no_history():
     with pytest.raises(InputError, match="this VQVAE is not fitted; call fit"):
         plots.plot_history(VQVAE())
 

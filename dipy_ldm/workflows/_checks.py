@@ -24,7 +24,6 @@ from dipy_ldm.data._covariates import (
     summarise,
 )
 from dipy_ldm.data._paths import holds_volumes, rows_of_lists
-from dipy_ldm.vqvae import refuse_other_images
 from dipy_ldm.workflows import _inputs as inputs, _training as training
 from dipy_ldm.workflows._options import as_command_line, sizes_of
 from dipy_ldm.workflows._outputs import write_page
@@ -146,8 +145,7 @@ def _try_out(material, options, strategy):
         return {"Training": [people, parts, *rest]}
     train, _ = split(cohort, *share)
     shape, patch = train.images.shape, settings.patch
-    if not recipe.of_vqvae:
-        refuse_other_images(recipe.vqvae.shape_, shape[1:])
+    recipe.check_images(shape)
     chosen = recipe.resolved(len(shape) - 2)
     memory = plans.check_memory(recipe, chosen, shape, patch)
     findings = [people, parts, plans.check_device(chosen["diffusion"]), memory]

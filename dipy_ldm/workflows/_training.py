@@ -52,15 +52,19 @@ class Recipe(NamedTuple):
         """
         if self.of_vqvae:
             self.vqvae.check(shape, patch=patch, **self.of_vqvae)
-        else:
-            from dipy_ldm.vqvae import refuse_other_images
-
-            refuse_other_images(self.vqvae.shape_, shape[1:])
+        self.check_images(shape)
         self.model.check(shape, source, **self.of_model)
         if self.of_detector is not None:
             from dipy_ldm.anomaly_detector import AnomalyDetector
 
             AnomalyDetector().check(shape, **self.of_detector)
+
+    def check_images(self, shape: tuple[int, ...]) -> None:
+        """Refuse ``(n, *space, channels)`` that a trained autoencoder is not for."""
+        from dipy_ldm.vqvae import refuse_other_images
+
+        if not self.of_vqvae:
+            refuse_other_images(self.vqvae.shape_, shape[1:])
 
     def resolved(self, rank: int) -> "dict[str, ResolvedOptions]":
         """Resolve the options of the stages before the detector that are trained."""

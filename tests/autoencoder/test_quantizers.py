@@ -121,8 +121,8 @@ def test_losses_pull_codes_to_the_residual_and_vectors_to_their_sum(n_codebooks)
     codes = to_numpy(layer.codebook)[to_numpy(layer.nearest(vectors))]
     rest = vectors[..., None, :] - np.cumsum(codes, axis=-2)
     squares = (rest**2).mean((0, 1, 3))
-    wanted = [squares.sum(), 0.25 * squares[-1]]
-    npt.assert_allclose([to_numpy(x) for x in layer.losses], wanted, rtol=1e-5)
+    expected = [squares.sum(), 0.25 * squares[-1]]
+    npt.assert_allclose([to_numpy(x) for x in layer.losses], expected, rtol=1e-5)
 
 
 def test_more_codebooks_leave_less():

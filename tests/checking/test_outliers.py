@@ -29,18 +29,18 @@ def names():
     return [f"sub-{i}" for i in range(N)]
 
 
-def judged_by(title, figures, least, names):
+def check_outliers(title, figures, least, names):
     return outliers.check_outliers(title, figures, least, names, no_pictures)
 
 
 def judged(volumes, names):
     figures, _ = outliers.measure_brightness(volumes)
-    return judged_by("intensities", figures, outliers._OF_VOLUMES, names)
+    return check_outliers("intensities", figures, outliers._OF_VOLUMES, names)
 
 
-def judged_by_shape(cubes, names):
+def check_shapes(cubes, names):
     figures = outliers.measure_shape(cubes)
-    return judged_by("shapes", figures, outliers._OF_SHAPE, names)
+    return check_outliers("shapes", figures, outliers._OF_SHAPE, names)
 
 
 def test_scores_are_standard_deviations_of_normal_numbers():
@@ -59,7 +59,7 @@ def test_equal_numbers_are_no_outliers():
 
 def test_like_volumes_are_green(volumes, names):
     assert judged(volumes, names).state == "green"
-    assert judged_by_shape(volumes[..., 0], names).state == "green"
+    assert check_shapes(volumes[..., 0], names).state == "green"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_shape_outlier_is_reported(volumes, names):
     cubes = volumes[..., 0]
     cubes[9] = 0
     cubes[9, 4:6, 4:6, 4:6] = 0.8
-    finding = judged_by_shape(cubes, names)
+    finding = check_shapes(cubes, names)
     assert finding.state == "amber"
     assert finding.message.endswith("sub-9.")
 

@@ -172,7 +172,7 @@ def test_bad_files_are_answered_with_their_cure(tmp_path, case):
     assert str(tmp_path) in str(refusal.value)
 
 
-def test_images_are_found_in_the_ways_of_volumes(tmp_path, monkeypatch):
+def test_images_are_found_by_the_paths_that_volumes_take(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a" / "b").mkdir(parents=True)

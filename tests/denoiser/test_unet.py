@@ -61,8 +61,9 @@ def learn_from(network, conditions, *sources, rng):
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))
     # One step is sooner made than traced.
     network.compile(keras.optimizers.SGD(1.0), "mse", run_eagerly=True)
-    given = [x, rng.random(4), conditions, *sources]
-    network.fit(given, 9 * rng.random(x.shape), verbose=0)
+    network.fit(
+        [x, rng.random(4), conditions, *sources], 9 * rng.random(x.shape), verbose=0
+    )
 
 
 def seeded_unet(shape, **options):

@@ -204,9 +204,7 @@ def test_wrong_input_gets_a_sentence(cohort, command, tmp_path, option, words):
         ("mnist", "for images of 2 dimensions with 1 channels"),
     ],
 )
-def test_what_a_training_would_begin_from_is_looked_at(
-    cohort, command, tmp_path, init, words
-):
+def test_check_refuses_wrong_init(cohort, command, tmp_path, init, words):
     options = ("--init", init, "--voxel_size", 8, "--cache_dir", tmp_path / "cache")
     assert words in answer(command("check", "cohort", *options, status=2))
 
