@@ -1,4 +1,4 @@
-"""Compare autoencoders: losses on volumes, codebooks on digits, short trainings.
+"""Compare autoencoders: detail of volumes, codebooks on digits, short trainings.
 
 Each measure prints a line of JSON for each training.
 """
@@ -14,7 +14,6 @@ from volumes import score_structure, score_vqvae
 
 from dipy_ldm import VQVAE, _presets
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.autoencoder.losses import LOSSES
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
 from dipy_ldm.data import load_mnist, load_volumes
 from dipy_ldm.data._batches import Augmentation
@@ -23,8 +22,8 @@ from dipy_ldm.data._grid import Grid
 from dipy_ldm.plots import planes, save_montage
 
 
-def add_loss_options(parser):
-    """Add the options of :func:`compare_losses`."""
+def add_detail_options(parser):
+    """Add the options of :func:`measure_detail`."""
     parser.add_argument("--train", nargs="+", required=True, help="volumes")
     parser.add_argument("--real", nargs="+", required=True, help="held-out volumes")
     parser.add_argument("--voxel_size", type=float, default=4)
@@ -35,41 +34,37 @@ def add_loss_options(parser):
     parser.add_argument("--n_codebooks", type=int, default=_presets.VOLUMES.n_codebooks)
     parser.add_argument("--noise", type=float, default=0.1, help="as it is learnt with")
     parser.add_argument("--n_held_out", type=int, default=20)
-    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=[*LOSSES])
     parser.add_argument("--montage", metavar="FILE", type=png_path)
 
 
-def compare_losses(options):
-    """Compare losses or bottlenecks on volumes, without and with sharpening."""
+def measure_detail(options):
+    """Train on volumes, and score reconstructions without and with sharpening."""
     train = load_volumes(options.train, voxel_size=options.voxel_size, shuffle=True)
     grid = Grid(train.images.shape[1:4], train.affine)
     held_out = load_volumes(options.real, grid=grid).images[: options.n_held_out]
-    pictures = [held_out[:1]]
-    for loss in options.losses:
-        start = time.perf_counter()
-        sizes = {"code_dim": options.code_dim, "n_codebooks": options.n_codebooks}
-        vqvae = VQVAE(loss=loss, **sizes).fit(
-            train.images,
-            steps=options.steps,
-            batch_size=4,
-            patch=options.patch,
-            augment=Augmentation(shift=2, intensity=0.05, noise=options.noise),
-            learning_rate=options.learning_rate,
-        )
-        seconds = time.perf_counter() - start
-        # As they err least, and as they are decoded.
-        for gain in dict.fromkeys([0.0, vqvae.sharpening_]):
-            vqvae.sharpening_ = gain
-            reconstructed = vqvae.predict(held_out)
-            scores = score_vqvae(vqvae, held_out, reconstructed)
-            structure = score_structure(held_out, held_out, reconstructed)
-            scores["octaves"] = structure["vqvae_octaves"]
-            scores["sharpness"] = float(sharpness(reconstructed) / sharpness(held_out))
-            description = {"loss": loss, **sizes, "sharpening": gain}
-            yield {**description, **scores, "seconds": seconds}
-        pictures.append(reconstructed[:1])
+    start = time.perf_counter()
+    sizes = {"code_dim": options.code_dim, "n_codebooks": options.n_codebooks}
+    vqvae = VQVAE(**sizes).fit(
+        train.images,
+        steps=options.steps,
+        batch_size=4,
+        patch=options.patch,
+        augment=Augmentation(shift=2, intensity=0.05, noise=options.noise),
+        learning_rate=options.learning_rate,
+    )
+    seconds = time.perf_counter() - start
+    # As it errs least, and as it is decoded.
+    for gain in dict.fromkeys([0.0, vqvae.sharpening_]):
+        vqvae.sharpening_ = gain
+        reconstructed = vqvae.predict(held_out)
+        scores = score_vqvae(vqvae, held_out, reconstructed)
+        structure = score_structure(held_out, held_out, reconstructed)
+        scores["octaves"] = structure["vqvae_octaves"]
+        scores["sharpness"] = float(sharpness(reconstructed) / sharpness(held_out))
+        yield {**sizes, "sharpening": gain, **scores, "seconds": seconds}
     if options.montage:
-        slices = planes(np.concatenate(pictures), train.affine)
+        pictures = np.concatenate([held_out[:1], reconstructed[:1]])
+        slices = planes(pictures, train.affine)
         save_montage(options.montage, slices, columns=1, scale=4)
 
 
@@ -151,7 +146,6 @@ def add_collapse_options(parser):
     parser.add_argument(
         "--learning_rates", nargs="+", type=float, default=[5e-4, 1e-3, 2e-3, 4e-3]
     )
-    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=["squared"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
 
 
@@ -160,28 +154,26 @@ def train_briefly(options):
     files = options.train or [get_fnames(name="aniso_vox")]
     loaded = load_volumes(files, voxel_size=options.voxel_size, shuffle=True).images
     trainings = itertools.product(
-        options.n, options.steps, options.losses, options.learning_rates, options.seeds
+        options.n, options.steps, options.learning_rates, options.seeds
     )
-    for n, steps, loss, rate, seed in trainings:
+    for n, steps, rate, seed in trainings:
         volumes = np.array(loaded[:n]) if options.train else vary_scan(loaded[0], n)
         fit = {"steps": steps, "learning_rate": rate, "batch_size": options.batch_size}
         yield {
             "n": len(volumes),
             "steps": steps,
-            "loss": loss,
             "learning_rate": rate,
             "seed": seed,
-            **score_brief_training(volumes, loss, seed, fit),
+            **score_brief_training(volumes, seed, fit),
         }
 
 
-def score_brief_training(volumes, loss, seed, fit):
+def score_brief_training(volumes, seed, fit):
     """Train an autoencoder and measure its reconstructions."""
     start = time.perf_counter()
     usual, message = _presets.VOLUMES, None
-    vqvae = VQVAE(
-        code_dim=usual.code_dim, n_codebooks=usual.n_codebooks, loss=loss, seed=seed
-    )
+    sizes = {"code_dim": usual.code_dim, "n_codebooks": usual.n_codebooks}
+    vqvae = VQVAE(**sizes, seed=seed)
     fit |= {"augment": Augmentation(shift=2, intensity=0.05, noise=0.1)}
     try:
         vqvae.fit(volumes, verbose=False, **fit)
@@ -199,7 +191,7 @@ def score_brief_training(volumes, loss, seed, fit):
 
 
 MEASURES = {
-    "losses": (add_loss_options, compare_losses),
+    "detail": (add_detail_options, measure_detail),
     "codebooks": (add_codebook_options, compare_codebooks),
     "collapse": (add_collapse_options, train_briefly),
 }

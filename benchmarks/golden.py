@@ -62,7 +62,7 @@ def check_autoencoder(rank, folder):
     blobs = images(rank)[0]
     variants: dict[str, tuple[dict, dict]] = {
         "plain": ({}, {}),
-        "codebooks": ({"n_codebooks": 2, "loss": "spectral"}, {}),
+        "codebooks": ({"n_codebooks": 2}, {}),
         "accumulate": ({}, {"accumulate": 2}),
         "remat": ({}, {"remat": True}),
         "patch": ({}, {"patch": 8}),

@@ -71,7 +71,7 @@ class VQVAE(Estimator):
         Channels of the latents. Default: 3 for images, 8 for volumes.
     commitment : float
         Weight of the loss that keeps the latents near their codes.
-    loss : {"squared", "absolute", "spectral", "structural"}
+    loss : {"squared"}
         How reconstructions are compared with images; see
         :mod:`dipy_ldm.autoencoder.losses`.
     bottleneck : {"codebook"}

@@ -56,7 +56,7 @@ def test_a_bottleneck_a_loss_and_a_kind_of_channel(blobs, monkeypatch):
             return 2 * np.pi * images[..., 0]
 
     monkeypatch.setitem(BOTTLENECKS, "first", FirstCode)
-    monkeypatch.setitem(LOSSES, "nothing", {nothing: 1.0})
+    monkeypatch.setitem(LOSSES, "nothing", nothing)
     monkeypatch.setitem(KINDS, "phase", Phase)
     records = as_channels(["phi=phase"])
     vqvae = VQVAE(**TINY, bottleneck="first", loss="nothing")
