@@ -285,6 +285,17 @@ def _read(file, channels):
     return data, info.affine
 
 
+def check_whole(file: Path) -> None:
+    """Refuse a compressed file that is cut off or has a wrong checksum."""
+    try:
+        if _is_compressed(file):
+            with gzip.open(file) as stream:
+                while stream.read(2**20):
+                    pass
+    except UNREADABLE as error:
+        raise _cut_off(file, error) from error
+
+
 def read_each(info: VolumeInfo, volumes: Iterable[int]) -> Iterator[np.ndarray]:
     """Read volumes ``(x, y, z, 1)`` of a series one by one: fastest in their order."""
     # A compressed file is read on from the volume before.

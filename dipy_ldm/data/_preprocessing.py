@@ -10,7 +10,7 @@ import numpy as np
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid, conform, is_within_a_voxel, restore
-from dipy_ldm.data._nifti import read_each, read_mask, read_volume
+from dipy_ldm.data._nifti import check_whole, read_each, read_mask, read_volume
 from dipy_ldm.data._plan import Task
 
 # The usual share in neuroimaging; brighter are vessels, fat and artefacts.
@@ -196,6 +196,7 @@ def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
     of it is kept. Volumes are read one by one.
     """
     info, mask = tasks[0].info, tasks[0].mask
+    check_whole(info.file)
     b0 = _mean_b0(info, tasks[0].gradients)
     source, origin = conform_voxels(info.file, b0, info.affine, grid, from_zero=True)
     masks = [] if mask is None else [_conform_mask(mask, info.affine, grid)]

@@ -215,7 +215,7 @@ def refuse_other_channels(
 
 def channel_files_of(files: Sequence, channels: Sequence[Channel]) -> list[list[Path]]:
     """Return the files of all channels of each scan, of which some may be named."""
-    if all(isinstance(one, Mapping) for one in files):
+    if any(isinstance(one, Mapping) for one in files):
         names = [channel.name for channel in channels]
         sets = [[_of_channel(one, name) for name in names] for one in files]
     else:
@@ -228,10 +228,11 @@ def channel_files_of(files: Sequence, channels: Sequence[Channel]) -> list[list[
 
 
 def _of_channel(files, name):
-    if name not in files:
+    own = files if isinstance(files, Mapping) else {}
+    if name not in own:
         raise InputError(
-            f"the channel {name} is missing (given: {listed(files) or 'none'}); give "
-            "each scan as a dictionary with all channels, by their names."
+            f"the channel {name} is missing (given: {listed(own) or files or 'none'}); "
+            "give each scan as a dictionary with all channels, by their names."
         )
     return Path(os.path.expanduser(files[name]))
 

@@ -105,9 +105,10 @@ class TrainLDMFlow(LDMFlow):
 
         First an autoencoder learns to encode the images as small latents and to decode
         them, then a diffusion model learns to generate latents. Both are written to
-        one model file, from which dipy_generate_ldm generates images. Beside it are
-        history.csv, the losses and metrics of each validation round, and training.png,
-        curves, reconstructions and samples, which is renewed during the training.
+        one model file, from which dipy_generate_ldm generates images. In --out_dir are
+        history.csv, too, the losses and metrics of each validation round, and
+        training.png, curves, reconstructions and samples, which is renewed during the
+        training.
 
         With --check, or as dipy_check_ldm, nothing is trained. All that can be known
         before a long training is checked: every file and header, volumes that are

@@ -166,3 +166,11 @@ def test_a_series_that_is_cut_off_is_named(tmp_path):
     with pytest.raises(InputError, match=r"sub-1_dwi.nii.gz is cut off"):
         load_volumes([tmp_path], **how)
     assert load_volumes([tmp_path], skip_bad=True, **how).subjects[-3:] == ["sub-2"] * 3
+
+
+def test_a_series_with_a_wrong_checksum_is_named(tmp_path):
+    file = save_series(tmp_path)
+    content = file.read_bytes()
+    file.write_bytes(content[:-8] + bytes(4) + content[-4:])
+    with pytest.raises(InputError, match="is cut off or damaged"):
+        load_volumes([file], dwi=True, cache_dir=tmp_path / "cache")

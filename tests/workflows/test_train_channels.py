@@ -182,6 +182,8 @@ def test_channels_in_memory_come_back_each_in_its_space(folder, scan, tmp_path):
         model.denoise({name: scan[name] for name in NAMES[:-1]})
     with pytest.raises(InputError, match="unknown channel 'PDw'; choose one of T1w"):
         model.inpaint(scan, mask, channels=["PDw"])
+    with pytest.raises(InputError, match="give each scan as a dictionary"):
+        model.denoise([scan, scan["T1w"]])
 
 
 def test_files_of_channels_may_be_in_the_home_folder(folder, bids, monkeypatch):
