@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from html import escape
 import inspect
+import os
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar, cast
 
@@ -205,12 +206,11 @@ class Estimator:
             init._check_fitted()
             # A fit may begin from the estimator that it changes.
             return init._snapshot()
-        if isinstance(init, Estimator):
-            raise InputError(
-                f"`init` must be a {cls.__name__} or a file, not a "
-                f"{type(init).__name__}."
-            )
-        return None if init is None else cls.load(init)
+        if init is None or isinstance(init, str | os.PathLike):
+            return None if init is None else cls.load(init)
+        raise InputError(
+            f"`init` must be a {cls.__name__} or a file, not a {type(init).__name__}."
+        )
 
     def to_tensors(self) -> dict[str, np.ndarray]:
         """Return the weights by their names in a model file."""

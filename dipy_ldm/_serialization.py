@@ -72,7 +72,11 @@ def halved(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def find(name: str | Path) -> Path:
     """Find a model by its path or, if it is packaged, by its name."""
     packaged = PRETRAINED / f"{name}.safetensors"
-    return packaged if packaged.is_file() and not Path(name).is_file() else Path(name)
+    if not packaged.is_file() or Path(name).is_file():
+        return Path(name)
+    if (own := Path(name) / "ldm.safetensors").is_file():
+        logger.warning("%s is the packaged model; yours is %s.", name, own)
+    return packaged
 
 
 def load(

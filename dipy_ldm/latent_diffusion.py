@@ -235,9 +235,9 @@ class LatentDiffusion(Estimator):
             index, are joined to ``subjects``; others are in the order of the images.
         init : LatentDiffusion, str or Path, optional
             A fitted model, or a file, with whose denoiser to begin; ``widths`` of None
-            are its. The images may be of other sizes, and the conditions may be others,
-            which start at random. Of its autoencoder nothing is taken: see
-            :meth:`VQVAE.adapt`.
+            are its. The images may be of other sizes. Conditions and levels are known
+            by their names; new ones say nothing at first. Of its autoencoder nothing is
+            taken: see :meth:`VQVAE.adapt`.
         source : array_like, optional
             What each image shall be made of, on its grid: another contrast, a coarser
             scan or a segmentation, ``(n, *space, channels)`` or ``(n, *space)``. Whole

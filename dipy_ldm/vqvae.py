@@ -19,6 +19,7 @@ from dipy_ldm._utils.checks import (
     check_space,
     plain,
 )
+from dipy_ldm._utils.values import counted
 from dipy_ldm.autoencoder._codec import Codec, Parameters, expected_shapes
 from dipy_ldm.autoencoder._training import AutoencoderStage, check
 from dipy_ldm.data import _checks as checks
@@ -610,10 +611,12 @@ def _read_held_out(images, shape, affine, channels):
 def refuse_other_images(own: tuple[int, ...], shape: tuple[int, ...]) -> None:
     """Refuse ``(*space, channels)`` of other dimensions or channels than known ones."""
     if (len(own), own[-1]) != (len(shape), shape[-1]):
+        cure = "fine-tune it (`steps_vqvae`, or VQVAE.fit(init=...)), or "
+        cure = cure if len(own) == len(shape) else ""
         raise InputError(
             f"the autoencoder is for images of {len(own) - 1} dimensions with "
-            f"{own[-1]} channels, and these have {len(shape) - 1} with {shape[-1]}; "
-            "name another, or train without `init`."
+            f"{counted(own[-1], 'channel')}, and these have {len(shape) - 1} with "
+            f"{shape[-1]}; {cure}name another."
         )
 
 

@@ -375,6 +375,28 @@ def test_conditions_that_are_new_change_nothing_at_first(
     npt.assert_allclose(after, before, atol=1e-4)
 
 
+def test_conditions_are_taken_over_by_their_names(vqvae, blobs, caplog):
+    site, age = np.array(["A", "B"])[np.arange(60) % 2], np.arange(60) / 2
+    fit = BRIEFLY | {"steps": 2, "learning_rate": 0.1}
+    first = LatentDiffusion(vqvae, guide=False)
+    first.fit(blobs[:60], {"site": site, "age": age}, **fit)
+    second = LatentDiffusion(vqvae, guide=False)
+    caplog.set_level("INFO")
+    new = {"age": age, "sex": ["F", "M"] * 30, "site": np.where(site == "A", "C", "B")}
+    second.fit(blobs[:60], new, init=first, **BRIEFLY)
+    assert "does not know: sex, site C." in caplog.text
+    assert "not taken over: site A." in caplog.text
+    before, after = (
+        next(w for w in weights(m) if w.shape[0] == rows)
+        for m, rows in ((first, 3 + 17), (second, 17 + 3 + 3))
+    )
+    npt.assert_allclose(after[:17], before[3:], atol=1e-6)  # age
+    npt.assert_allclose(after[17:20], 0, atol=1e-6)  # sex
+    npt.assert_allclose(after[[20, 21]], before[[0, 2]], atol=1e-6)  # unspecified, B
+    npt.assert_allclose(after[22], 0, atol=1e-6)  # C
+    assert np.abs(before).max() > 0
+
+
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [

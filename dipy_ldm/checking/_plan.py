@@ -28,7 +28,9 @@ _BEGIN = (
 _STAGES = {"autoencoder": "The autoencoder", "diffusion": "The diffusion model"}
 
 
-def check_subjects(cohort: Cohort, init: str | None = None) -> Finding:
+def check_subjects(
+    cohort: Cohort, init: str | None = None, series: bool = False
+) -> Finding:
     """Check the number of subjects; red where a model would copy them."""
     n = len(set(cohort.subjects) if cohort.subjects else cohort.images)
     message = f"{counted(len(cohort.images), 'image')} of {counted(n, 'subject')}"
@@ -38,11 +40,12 @@ def check_subjects(cohort: Cohort, init: str | None = None) -> Finding:
         "Add subjects, train for fewer steps (--steps_ldm), and look for copies "
         "(dipy_audit_ldm) before anything is published."
     )
-    if cohort.affine is not None and cohort.shape[-1] == 1 and init is None:
-        cure += f" {_BEGIN}"
     if n > _FEW_SUBJECTS:
         return amber("subjects", f"{message}: so few may be memorised.", cure)
     message += ": a model of so few copies them (of 20, four fifths of the samples)."
+    ordinary = cohort.affine is not None and cohort.shape[-1] == 1 and not series
+    if ordinary and all(c.brightens for c in cohort.channels) and init is None:
+        cure += f" {_BEGIN}"
     return red("subjects", message, cure)
 
 

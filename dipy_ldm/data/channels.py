@@ -634,12 +634,21 @@ def check_columns(channels: Sequence[Channel], n_columns: int) -> None:
 
 
 def check_same(channels: Sequence[Channel], expected: Sequence[Channel]) -> None:
-    """Refuse images of other channels than those of an autoencoder."""
-    if [c.facts() for c in channels] != [c.facts() for c in expected]:
+    """Refuse images of other channels than those of an autoencoder.
+
+    Without a name, a channel is one of intensities.
+    """
+    if {*channels, *expected} and _unless_plain(channels) != _unless_plain(expected):
         raise InputError(
             f"`init` is of other channels, labels or ranges ({_described(expected)}) "
             f"than the images ({_described(channels)}); fine-tune it, or name another."
         )
+
+
+def _unless_plain(channels):
+    """Return what channels are; nothing of a single one of intensities."""
+    plain = len(channels) == 1 and channels[0].brightens
+    return [] if plain else [channel.facts() for channel in channels]
 
 
 def _described(channels):

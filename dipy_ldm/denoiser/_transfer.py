@@ -1,13 +1,20 @@
 """Weights of one denoiser for another, which may have other conditions."""
 
+import logging
+
 import keras
 from keras import layers
 import numpy as np
 
 from dipy_ldm import _serialization
+from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import listed
 from dipy_ldm.denoiser._networks import Architecture, ConditionalDenoiser
 from dipy_ldm.denoiser._unet import unnormalised
+from dipy_ldm.nn._layers import ConditionFeatures
+
+logger = logging.getLogger("dipy_ldm")
 
 # Name of the kernel that the features of conditions are multiplied with.
 _CONDITIONS = "conditions"
@@ -16,6 +23,7 @@ _CONDITIONS = "conditions"
 def take_over(denoiser: ConditionalDenoiser, init: ConditionalDenoiser) -> None:
     """Give the networks of a denoiser the weights of another's, as far as they fit."""
     pair = denoiser.architecture, init.architecture
+    _log_conditions(*(a.conditions for a in pair))
     for name, network in denoiser.networks.items():
         if name in init.networks:
             _take_over(network, init.networks[name], *pair)
@@ -36,11 +44,11 @@ def check_alike(architecture: Architecture, init: Architecture) -> None:
             f"`init` is for latents of the shape {other}, and these have the shape "
             f"{own}; begin from a model of as many dimensions and channels."
         )
-    own, other = (
-        a.source and (a.source.channels, len(a.source.labels))
-        for a in (architecture, init)
-    )
-    if own != other:
+    own, other = (a.source for a in (architecture, init))
+    kinds = [s and (s.channels, bool(s.labels)) for s in (own, other)]
+    # Before files are read, labels are not known but for that there are any.
+    unlike = own and other and len(own.labels) > 1 and own.labels != other.labels
+    if kinds[0] != kinds[1] or unlike:
         raise InputError(
             "`init` was trained with other sources, or one of the two has none; begin "
             "from a model with sources of the same kind."
@@ -55,15 +63,47 @@ def _take_over(network, init, architecture, init_architecture):
     before, after = (_inputs(a, width) for a in (init_architecture, architecture))
     tensors[name] = _rearranged(tensors[name], before, after)
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    own, other = (
-        [(name, condition.size) for name, condition in a.conditions.items()]
-        for a in (architecture, init_architecture)
-    )
-    if own != other and own:
+    if architecture.conditions:
         # What is new says nothing until it is learnt, and disturbs nothing.
-        tensors[_CONDITIONS] = np.zeros(shapes[_CONDITIONS], "float32")
+        kernel = np.zeros(shapes[_CONDITIONS], "float32")
+        before, after = (
+            _features(a.conditions) for a in (init_architecture, architecture)
+        )
+        for name in after.keys() & before.keys():
+            kernel[after[name]] = tensors[_CONDITIONS][before[name]]
+        tensors[_CONDITIONS] = kernel
     for name, tensor in _serialization.fitting(shapes, tensors).items():
         weights[name].assign(tensor)
+
+
+def _features(conditions: dict[str, Condition]) -> dict[tuple, int]:
+    """Return the numbers of features, by condition, kind, and level or place."""
+    names = [
+        (name, condition.kind, level)
+        for name, condition in conditions.items()
+        for level in (
+            None,
+            *(condition.levels or range(1, ConditionFeatures.count(condition.size))),
+        )
+    ]
+    return {name: number for number, name in enumerate(names)}
+
+
+def _without(features, others):
+    """Describe the conditions, or levels of them, whose features others have not."""
+    missing = [key for key in features if key not in others]
+    whole = {name for name, _, level in missing if level is None}
+    texts = (name if name in whole else f"{name} {level}" for name, _, level in missing)
+    return listed(dict.fromkeys(texts))
+
+
+def _log_conditions(conditions, of_init):
+    """Log which conditions and levels are new, and which are not taken over."""
+    own, others = _features(conditions), _features(of_init)
+    if new := _without(own, others):
+        logger.info("conditions that `init` does not know: %s.", new)
+    if lost := _without(others, own):
+        logger.info("conditions of `init` that are not taken over: %s.", lost)
 
 
 def _by_role(network: keras.Model) -> dict:

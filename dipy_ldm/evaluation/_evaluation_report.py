@@ -37,6 +37,8 @@ _MEASURES = {
 }
 # Pictures of each kind, and how many in a row.
 _SHOWN, _SHOWN_VOLUMES = (40, 10), (4, 2)
+# Share of a network's images that it must have learnt, to say that others are alike.
+_LEARNT = 0.9
 
 
 def write_page(
@@ -81,7 +83,7 @@ def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     if figures["variety"]["generated"].low > figures["variety"]["real"].high:
         sentences.append(("Generated images are more alike than real ones are.", "bad"))
     if "classifier" in figures:
-        sentences.append(_conclude_classifier(figures["classifier"]["network"]))
+        sentences.append(_conclude_classifier(**figures["classifier"]))
     for name, rows in figures.get("channels", {}).items():
         other = [title for title, row in rows.items() if _is_apart(row)]
         if other:
@@ -99,10 +101,16 @@ def _is_apart(row):
     return generated.high < real.low or generated.low > real.high
 
 
-def _conclude_classifier(areas):
+def _conclude_classifier(network, learnt, **_):
     """Return a sentence on whether a network tells samples from real images."""
-    values = {name: number(area.value) for name, area in areas.items()}
-    worse = areas["generated"].low > max(0.5, areas["real"].high)
+    values = {name: number(area.value) for name, area in network.items()}
+    worse = network["generated"].low > max(0.5, network["real"].high)
+    if not worse and (share := learnt["generated"]) < _LEARNT:
+        sentence = (
+            f"A network learnt only {share:.0%} of the half that it was shown, and "
+            "says nothing of generated images: evaluate more of them."
+        )
+        return sentence, "plain"
     sentence = (
         f"A network that learnt from half of them can{'' if worse else chr(39) + 't'} "
         f"tell generated images from real ones (AUC {values['generated']}; other real "

@@ -36,6 +36,8 @@ MIN_IMAGES = 40
 # Grey levels of a screen, and what is black on it: storage and the decoder leave less
 # than that in backgrounds, which are exactly zero in real volumes.
 _LEVELS, _BLACK = 255, 0.02
+# How far beyond [0, 1] images may be: resampling goes a little beyond.
+_BEYOND = 0.1
 # About 60,000 weights. The last layer knows places: what is only on the other side of
 # the head is told by nothing else.
 _WIDTHS = (24, 40, 64, 48)
@@ -125,7 +127,8 @@ def network_test(
     Raises
     ------
     InputError
-        If a set has fewer than 40 images, or the shapes differ.
+        If a set has fewer than 40 images, the shapes differ, or values lie outside of
+        [0, 1].
     """
     sides = [as_shown(images) for images in (real, generated)]
     check_count(*map(len, sides))
@@ -204,7 +207,14 @@ def logistic_test(
 
 def as_shown(images: npt.ArrayLike) -> np.ndarray:
     """Return images in [0, 1] as a screen shows them: 256 levels, uint8."""
-    shown = (np.asarray(images, "float32") - _BLACK) / (1 - _BLACK)
+    images = np.asarray(images, "float32")
+    low, high = images.min(), images.max()
+    if not (low >= -_BEYOND and high <= 1 + _BEYOND):  # nor NaN
+        raise InputError(
+            f"a classifier sees images in [0, 1], and these are from {low:g} to "
+            f"{high:g}; scale both sets in the same way."
+        )
+    shown = (images - _BLACK) / (1 - _BLACK)
     return np.rint(_LEVELS * np.clip(shown, 0, 1)).astype("uint8")
 
 

@@ -57,8 +57,13 @@ class ConditionFeatures(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         """Return ``(batch, features)``."""
-        widths = {CONTINUOUS: 2 * self.WAVES, DIRECTION: N_HARMONICS}
-        return (input_shape[0], sum(1 + widths.get(size, size) for size in self.sizes))
+        return (input_shape[0], sum(map(self.count, self.sizes)))
+
+    @classmethod
+    def count(cls, size: int) -> int:
+        """Count the features of a condition; the first is for what is not specified."""
+        widths = {CONTINUOUS: 2 * cls.WAVES, DIRECTION: N_HARMONICS}
+        return 1 + widths.get(size, size)
 
     def _features(self, number, size):
         if size > 0:

@@ -130,7 +130,10 @@ def _try_out(material, options, strategy):
         why = "Not checked: there is no file to train on."
         return {"Training": [grey("training", why)]}
     cohort = Cohort(
-        material.images, affine=material.affine, subjects=list(material.subjects)
+        material.images,
+        affine=material.affine,
+        subjects=list(material.subjects),
+        channels=tuple(material.channels),
     )
     settings = _presets.resolve(cohort, **sizes_of(options))
     recipe = training.make(settings, strategy, options)
@@ -139,15 +142,19 @@ def _try_out(material, options, strategy):
         recipe.of_model.pop("init", None)
     share = options.validation, options.seed, settings.batch_size
     parts = plans.check_split(cohort, *share)
-    people = plans.check_subjects(cohort, options.init)
+    people = plans.check_subjects(cohort, options.init, options.dwi)
     if parts.state == "red":
         rest = _not_tried("there are too few images")
         return {"Training": [people, parts, *rest]}
     train, _ = split(cohort, *share)
     shape, patch = train.images.shape, settings.patch
-    recipe.check_images(shape)
     chosen = recipe.resolved(len(shape) - 2)
-    memory = plans.check_memory(recipe, chosen, shape, patch)
+    try:
+        recipe.check_images(shape, cohort.channels)
+        memory = plans.check_memory(recipe, chosen, shape, patch)
+    except InputError as error:
+        findings = [people, parts, refused("init", error)]
+        return {"Training": findings, "Trials": _not_tried("it can't begin so")}
     findings = [people, parts, plans.check_device(chosen["diffusion"]), memory]
     if memory.state == "red":
         trials = _not_tried("the memory would not suffice")

@@ -44,6 +44,10 @@ _REPLACED_BY = {
     "steps_ldm": ["epochs_ldm"],
     "steps": ["sampler", "strength", "lesions"],
     "n_samples": ["conditions", "table", "source_files"],
+    # What a model to begin from has, or has no use for.
+    **dict.fromkeys(("widths_vqvae", "n_codes", "n_codebooks", "code_dim"), ["init"]),
+    **dict.fromkeys(("widths_ldm", "patch", "no_augment", "background"), ["init"]),
+    "mask_files": ["init"],
 }
 
 

@@ -73,7 +73,9 @@ def plan(
             cohort = cohort._replace(conditions=values, units=units)
         load = partial(_load, planned, cohort)
         channels = planned.source_channels
-        source = Source(channels, [0.0, 1.0], [], "") if channels else None
+        # How many labels there are is not known before the files are read.
+        labels = [0] * bool(options["source_labels"])
+        source = Source(channels, [0.0, 1.0], labels, "") if channels else None
         return InputPlan(planned.shape, cohort, load, source)
     for name, value in options.items():
         if value:

@@ -157,10 +157,6 @@ def parse_filter(words: Iterable[str] | None) -> dict[str, list[str]]:
     return values
 
 
-# Sizes that are not None where nothing was given.
-_USUAL = {"n_codes": 1024}
-
-
 def sizes_of(options: SimpleNamespace) -> dict[str, Any]:
     """Return what :func:`dipy_ldm._presets.resolve` completes."""
     sizes = {n: v for n, v in vars(options).items() if n in Settings._fields}
@@ -174,7 +170,7 @@ def sizes_of(options: SimpleNamespace) -> dict[str, Any]:
     of_init = {name: autoencoder.get(name) for name in names}
     of_init |= {"widths_vqvae": autoencoder.get("widths")}
     of_init |= {"widths_ldm": denoiser.get("widths")}
-    chosen = {n: v for n, v in sizes.items() if v not in (None, _USUAL.get(n))}
+    chosen = {n: v for n, v in sizes.items() if v is not None}
     return sizes | of_init | chosen
 
 
@@ -192,7 +188,8 @@ def sizes_used(settings: Settings, options: SimpleNamespace) -> dict[str, Any]:
 
 
 # Options that are for the training of an autoencoder alone.
-_OF_AUTOENCODER = "widths_vqvae", "n_codebooks", "code_dim", "patch", "mask_files"
+_SIZES_VQVAE = "widths_vqvae", "n_codes", "n_codebooks", "code_dim"
+_OF_AUTOENCODER = *_SIZES_VQVAE, "patch", "mask_files"
 
 
 def _takes_autoencoder(options):
@@ -205,6 +202,7 @@ def check_training(options: SimpleNamespace) -> None:
     counts = "accumulate", "checkpoint_steps"
     useless = [name for name in _OF_AUTOENCODER if getattr(options, name) is not None]
     useless += ["no_augment"] if options.no_augment else []
+    useless += ["background"] if options.background != 1 else []
     if useless and _takes_autoencoder(options):
         raise InputError(
             f"`{useless[0]}` has no effect on an autoencoder that is taken as it is; "

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 import io
+import logging
 from pathlib import Path
 import time
 from types import SimpleNamespace
@@ -19,7 +20,10 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._sources import Source
+from dipy_ldm.data.channels import Channel, check_same
 from dipy_ldm.workflows._outputs import write_text
+
+logger = logging.getLogger("dipy_ldm")
 
 if TYPE_CHECKING:  # they take seconds to import
     from dipy_ldm.anomaly_detector import AnomalyDetector
@@ -45,6 +49,7 @@ class Recipe(NamedTuple):
         shape: tuple[int, ...],
         patch: int | Sequence[int] | None,
         source: Source | None = None,
+        channels: Sequence[Channel] = (),
     ) -> None:
         """Refuse what can't be done in either stage, before the first takes hours.
 
@@ -52,19 +57,22 @@ class Recipe(NamedTuple):
         """
         if self.of_vqvae:
             self.vqvae.check(shape, patch=patch, **self.of_vqvae)
-        self.check_images(shape)
+        self.check_images(shape, channels)
         self.model.check(shape, source, **self.of_model)
         if self.of_detector is not None:
             from dipy_ldm.anomaly_detector import AnomalyDetector
 
             AnomalyDetector().check(shape, **self.of_detector)
 
-    def check_images(self, shape: tuple[int, ...]) -> None:
+    def check_images(
+        self, shape: tuple[int, ...], channels: Sequence[Channel] = ()
+    ) -> None:
         """Refuse ``(n, *space, channels)`` that a trained autoencoder is not for."""
         from dipy_ldm.vqvae import refuse_other_images
 
         if not self.of_vqvae:
             refuse_other_images(self.vqvae.shape_, shape[1:])
+            check_same(channels, self.vqvae.channels_)
 
     def resolved(self, rank: int) -> "dict[str, ResolvedOptions]":
         """Resolve the options of the stages before the detector that are trained."""
@@ -167,7 +175,17 @@ def begin_from(recipe: Recipe, options: SimpleNamespace) -> Recipe:
     whole = LatentDiffusion.load(init) if kind == "latent_diffusion" else None
     vqvae = whole.vqvae_ if whole else VQVAE.load(init)
     recipe = recipe._replace(of_model=recipe.of_model | {"init": whole})
+    if whole:
+        names = "blocks", "attention", "schedule", "target", "guide"
+        recipe.model.set_params(**{name: whole._fitted_with[name] for name in names})
+        if whole.detector_ and not options.steps_detector:
+            logger.warning(
+                "the detector of %s is not taken over; train one with steps_detector.",
+                init,
+            )
     if options.epochs_vqvae or options.steps_vqvae:
+        names = "blocks", "bottleneck", "commitment"
+        recipe.vqvae.set_params(**{name: vqvae._fitted_with[name] for name in names})
         return recipe._replace(of_vqvae=recipe.of_vqvae | {"init": vqvae})
     model = recipe.model.set_params(vqvae=vqvae)
     return recipe._replace(vqvae=vqvae, model=model, of_vqvae={})

@@ -66,7 +66,7 @@ class TrainLDMFlow(LDMFlow):
         batch_size=None,
         accumulate=1,
         learning_rate=None,
-        n_codes=1024,
+        n_codes=None,
         n_codebooks=None,
         code_dim=None,
         widths_vqvae=None,
@@ -154,7 +154,7 @@ class TrainLDMFlow(LDMFlow):
             Peak learning rate, with warm-up and decay to zero. Default: 0.002, and
             0.004 for the autoencoder of images.
         n_codes : int, optional
-            Codes in each codebook of the autoencoder.
+            Codes in each codebook of the autoencoder. Default: 1024.
         n_codebooks : int, optional
             Codebooks of the residual quantizer. Default: 1 (images) or 4 (volumes).
         code_dim : int, optional
@@ -307,7 +307,9 @@ class TrainLDMFlow(LDMFlow):
         strategy = _make_strategy(strategy, options.devices)
         recipe = training.make(settings, strategy, options)
         recipe = training.begin_from(recipe, options)
-        recipe.check(planned.shape, settings.patch, planned.source)
+        recipe.check(
+            planned.shape, settings.patch, planned.source, planned.cohort.channels
+        )
         chief = launch.is_first(cluster)
         with self._claim_outputs(paths, options.resume, chief):
             data = _load(planned, strategy, chief, options)

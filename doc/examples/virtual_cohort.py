@@ -21,6 +21,7 @@ they differ less than people do, and nothing about people can be learnt from the
 """
 
 import argparse
+import csv
 from functools import cache
 import gzip
 import json
@@ -242,16 +243,27 @@ def write_table(folder, subjects, columns):
     """Write ``participants.tsv`` and ``participants.json``.
 
     Subjects are ``{subject: {column: value}}``, of which what is missing is ``n/a``;
-    columns say what they mean, as BIDS has it.
+    columns say what they mean, as BIDS has it. Subjects of earlier parts of a cohort
+    stay.
     """
+    path = folder / "participants.tsv"
+    rows = earlier_rows(path) | subjects
     lines = [["participant_id", *columns]]
-    for subject, values in subjects.items():
+    for subject, values in sorted(rows.items()):
         lines.append([subject, *(str(values.get(name, "n/a")) for name in columns)])
-    table = "".join("\t".join(line) + "\n" for line in lines)
-    write_file(folder / "participants.tsv", table.encode())
+    write_file(path, "".join("\t".join(line) + "\n" for line in lines).encode())
     write_file(
         folder / "participants.json", f"{json.dumps(columns, indent=2)}\n".encode()
     )
+
+
+def earlier_rows(path):
+    """Read the rows of a table, if there is one, of subjects that have files."""
+    if not path.is_file():
+        return {}
+    with open(path, newline="") as file:
+        rows = {r["participant_id"]: r for r in csv.DictReader(file, delimiter="\t")}
+    return {name: r for name, r in rows.items() if any(path.parent.glob(f"{name}_*"))}
 
 
 def draw_traits(i, seed=0, lesion=LESION):
