@@ -173,12 +173,16 @@ def test_a_failed_write_leaves_the_old_file(model):
     assert [path.name for path in model.parent.iterdir()] == [model.name]
 
 
-def test_find_packaged_names_and_paths(tmp_path, monkeypatch):
+def test_find_packaged_names_and_paths(tmp_path, monkeypatch, caplog):
     path = _serialization.PRETRAINED / "mnist.safetensors"
     assert _serialization.find("mnist") == path
     assert _serialization.find(tmp_path / "a") == tmp_path / "a"
-    # A file of one's own goes first.
+    # A file of one's own goes first; a folder does not, and that is said.
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "brains").mkdir()
+    (tmp_path / "brains" / "ldm.safetensors").write_text("mine")
+    assert _serialization.find("brains").parent == _serialization.PRETRAINED
+    assert "yours is brains/ldm.safetensors" in caplog.text
     (tmp_path / "mnist").write_text("mine")
     assert str(_serialization.find("mnist")) == "mnist"
 

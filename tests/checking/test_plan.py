@@ -9,6 +9,7 @@ import pytest
 from dipy_ldm import _presets
 from dipy_ldm.checking import _plan as plans
 from dipy_ldm.data._cohort import Cohort
+from dipy_ldm.data.channels import as_channels
 from dipy_ldm.training import resolve
 from dipy_ldm.workflows import _training as training
 
@@ -56,8 +57,11 @@ def test_few_volumes_may_begin_from_the_packaged_autoencoder():
         plans.check_subjects(few, "volumes").cure,
         plans.check_subjects(two_channels).cure,
         plans.check_subjects(few._replace(affine=None)).cure,
+        plans.check_subjects(few, series=True).cure,
+        plans.check_subjects(few._replace(channels=as_channels(["FA"]))).cure,
+        plans.check_subjects(few._replace(images=np.zeros((50, 2, 2, 2, 1)))).cure,
     ]
-    assert ["--init volumes" in cure for cure in cures] == [True, False, False, False]
+    assert ["--init volumes" in cure for cure in cures] == [True, *[False] * 6]
 
 
 def test_too_few_images_are_red():

@@ -294,6 +294,10 @@ def test_covariates_are_written_beside_the_volumes(cohort, tmp_path):
     for name, values in found.values.items():
         for i, value in enumerate(values):
             assert value in (None, covariates[i][name])
+    # The next part leaves the rows of the first.
+    cohort.make_cohort(tmp_path, 1, first=3, seed=2, covariates=True)
+    table = (tmp_path / "participants.tsv").read_text().split("\n")
+    assert [line[:8] for line in table[1:-1]] == [f"sub-{i:04d}" for i in range(4)]
 
 
 def test_covariates_match_measurements(cohort):

@@ -566,6 +566,11 @@ def test_page_shows_classifier_results(diffusion, blobs, monkeypatch):
     assert "can tell generated images from real ones (AUC 1;" in sentence
     html = write_page(found, {})
     assert "area under the curve" in html and "7 rounds" in html
+    alike = {name: Interval(0.5, 0.4, 0.6) for name in told["network"]}
+    for share, how in ((0.95, "good"), (0.6, "plain")):
+        learnt = {"network": alike, "learnt": {"generated": share}}
+        sentences = conclude(found.figures | {"classifier": learnt})
+        assert [h for s, h in sentences if "A network" in s] == [how]
     with pytest.raises(InputError, match="needs 40 images of each kind, not 32"):
         evaluate(diffusion, blobs, **options)
 

@@ -119,3 +119,6 @@ def test_sets_that_prove_nothing_are_refused():
         network_test(many, many, subjects=(None, range(39)))
     with pytest.raises(InputError, match="of one shape, not of"):
         network_test(many, many[:, :, 1:])
+    for images in (np.uint8(255 * many), np.full_like(many, np.nan)):
+        with pytest.raises(InputError, match=r"sees images in \[0, 1\], and these are"):
+            network_test(images, images)

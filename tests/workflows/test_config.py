@@ -178,6 +178,14 @@ def test_a_limit_may_be_infinite(tmp_path):
     assert parse(TrainLDMFlow, "--config", file)["cache_limit"] == float("inf")
 
 
+def test_sizes_of_a_file_give_way_to_a_model_to_begin_from(tmp_path):
+    text = '[dipy_train_ldm]\ninput_files = ["a"]\nn_codes = 64\npatch = [8]\n'
+    file = write(tmp_path / "ldm.toml", f"{text}steps_ldm = 5\n")
+    options = parse(TrainLDMFlow, "--config", file, "--init", "volumes")
+    assert options["steps_ldm"] == 5
+    assert not {"n_codes", "patch"} & options.keys()
+
+
 def test_the_check_and_the_training_take_each_others_files(tmp_path):
     file = write(tmp_path / "check.toml", '[dipy_train_ldm]\ninput_files = ["a.npy"]\n')
     used = parse(TrainLDMFlow, "--config", file, "--check")

@@ -197,16 +197,16 @@ def test_wrong_input_gets_a_sentence(cohort, command, tmp_path, option, words):
     assert not (tmp_path / "check.html").exists()
 
 
-@pytest.mark.parametrize(
-    ("init", "words"),
-    [
-        ("nothing", "there is no model file nothing"),
-        ("mnist", "for images of 2 dimensions with 1 channels"),
-    ],
-)
-def test_check_refuses_wrong_init(cohort, command, tmp_path, init, words):
-    options = ("--init", init, "--voxel_size", 8, "--cache_dir", tmp_path / "cache")
-    assert words in answer(command("check", "cohort", *options, status=2))
+def test_a_wrong_init_is_refused_or_red(cohort, command, tmp_path):
+    options = ("--voxel_size", 8, "--cache_dir", tmp_path / "cache", "--init")
+    output = answer(command("check", "cohort", *options, "nothing", status=2))
+    assert "there is no model file nothing" in output
+    # What the files are like is said, too.
+    command("check", "cohort", *options, "mnist", status=1)
+    findings = json.loads((tmp_path / "check.json").read_text())["Findings"]
+    assert {"Files", "Images", "Training"} <= findings.keys()
+    (red,) = (f for f in findings["Training"] if f["title"] == "init")
+    assert "for images of 2 dimensions with 1 channel, and these have 3" in red["what"]
 
 
 def test_options_of_volumes_are_refused_as_by_the_training(command, folder):

@@ -330,7 +330,7 @@ def test_a_training_does_not_begin_from_what_does_not_fit(diffusion, blobs, tmp_
     np.save(tmp_path / "c.npy", np.repeat(blobs[:20], 3, -1))
     options = {"batch_size": 4, "out_dir": str(tmp_path / "out")}
     for init, sentence in {
-        "m.safetensors": "with 1 channels, and these have 2 with 3",
+        "m.safetensors": "with 1 channel, and these have 2 with 3",
         "c.npy": "is not a model file",
         "nothing": "there is no model file",
     }.items():
