@@ -306,8 +306,9 @@ def test_models_without_them_are_read(trained, tmp_path):
     assert again.predict(conditions={"width": 3.0}, steps=2).shape == (1, 8, 8, 8, 1)
 
 
-@pytest.mark.parametrize("part", ["weights", "offsets", "errors"])
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize(
+    ("part", "there"), [("weights", True), ("offsets", False), ("errors", True)]
+)
 def test_parts_that_do_not_fit_are_refused(trained, assert_unreadable, part, there):
     tensors, name = trained.to_tensors(), f"reading.{part}"
     changed = tensors.pop(name)[:0]
