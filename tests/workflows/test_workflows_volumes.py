@@ -21,8 +21,7 @@ from processes import (
 import pytest
 from scans import save, small_files
 
-from dipy_ldm import _backend, _presets, _serialization
-from dipy_ldm._utils.checks import InputError
+from dipy_ldm import _backend, _serialization
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid
@@ -525,9 +524,8 @@ def test_volumes_of_one_name_keep_their_folders(denoise, tmp_path):
 
 
 # As those that are trained on, by the same functions.
-@pytest.mark.parametrize("case", ["half a file", "a zero affine", "NaN", "one value"])
-def test_denoising_names_a_bad_volume(path, command, tmp_path, case):
-    sentence = spoil(tmp_path / "bad.nii.gz", case)
+def test_denoising_names_a_bad_volume(path, command, tmp_path):
+    sentence = spoil(tmp_path / "bad.nii.gz", "half a file")
     output = command("denoise", path, "bad.nii.gz", status=2)
     assert "bad.nii.gz" in answer(output)
     assert sentence in answer(output)
@@ -567,15 +565,6 @@ def test_a_disk_too_full_for_results(path, command, tmp_path):
         output = command("generate", path, "--n_samples", 1, "--steps", 1, status=2)
     assert "samples-0000.nii.gz (File too large); free some space" in answer(output)
     assert not list(tmp_path.iterdir())
-
-
-def test_volumes_are_trained_in_steps_by_default():
-    data = Cohort(np.zeros((1, 9, 9, 9, 1)), affine=np.eye(4))
-    chosen = _presets.resolve(data, epochs_ldm=7)
-    assert chosen.length("vqvae")["steps"] == 4000
-    assert chosen.length("ldm") == {"epochs": 7, "steps": None}
-    with pytest.raises(InputError, match="--epochs_ldm or --steps_ldm, not both"):
-        _presets.resolve(data, epochs_ldm=7, steps_ldm=10)
 
 
 def test_estimators_get_the_subjects():
