@@ -556,16 +556,14 @@ def numbered(n):
 
 
 def test_codes_start_alike_on_any_number_of_devices():
-    class Two:
-        class extended:  # noqa: N801 (TensorFlow's name)
-            worker_devices = ("CPU:0", "CPU:0")
+    two = SimpleNamespace(extended=SimpleNamespace(worker_devices=("CPU:0", "CPU:0")))
 
     def draw():
         rng = np.random.default_rng(0)
         return draw_vectors(Rounded(), numbered(40), (4, 4), rng, 30)
 
     one = draw()
-    with _backend.spread(Two):
+    with _backend.spread(two):
         npt.assert_array_equal(draw(), one)
 
 

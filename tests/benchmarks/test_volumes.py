@@ -8,17 +8,13 @@ import scripts
 import dipy_ldm
 from dipy_ldm._utils.checks import InputError
 
+pytestmark = pytest.mark.usefixtures("no_real_cache")
 AFFINE = np.diag([2.0, 2, 2, 1])
 
 
 @pytest.fixture(scope="module")
 def quality():
     return scripts.load("benchmarks/volumes.py")
-
-
-@pytest.fixture(autouse=True)
-def no_real_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")

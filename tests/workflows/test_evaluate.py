@@ -24,6 +24,7 @@ from dipy_ldm.workflows._evaluation_images import (
     refuse_same_subjects,
 )
 
+pytestmark = pytest.mark.usefixtures("no_real_cache")
 AFFINE = np.diag([2.0, 2, 2, 1])
 AUDIT = "audit V/ldm.safetensors --train V/train --held_out V/real --generated V/copies"
 
@@ -57,12 +58,6 @@ def volumes(tmp_path_factory):
     write(folder / "real", soft_balls(44, 1))
     write(folder / "copies", np.concatenate([images[:12], soft_balls(12, 5)]))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def no_real_cache(monkeypatch, tmp_path_factory):
-    cache = tmp_path_factory.getbasetemp() / "cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.testing as npt
 from processes import execute, load_model, refuse_faults_of_bids
 import pytest
-from scans import comment_of, save
+from scans import comment_of, places, save
 
 from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
@@ -32,8 +32,7 @@ def blob(sizes, shape, centre, sign=1):
     """Return a soft blob on a grid of its own, and the affine."""
     affine = np.diag([*sizes, 1.0])
     affine[:3, 3] = -np.multiply(sizes, np.subtract(shape, 1)) / 2
-    places = np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
-    data = np.exp(-((places - centre) ** 2).sum(-1) / 200)
+    data = np.exp(-((places(shape, affine) - centre) ** 2).sum(-1) / 200)
     return (data if sign > 0 else 1.2 - data), affine
 
 
@@ -220,8 +219,7 @@ def test_sources_lie_on_the_grid_of_their_volumes(folder, kind):
     else:
         inside = (data.sources < 0.5) & (data.sources > 0)
     for image, mask in zip(data.images, inside, strict=True):
-        places = np.moveaxis(np.indices(mask.shape[:3]), 0, -1)
-        centre = places[mask[..., 0]].mean(0)
+        centre = np.argwhere(mask[..., 0]).mean(0)
         bright = np.unravel_index(image[..., 0].argmax(), image.shape[:3])
         npt.assert_allclose(centre, bright, atol=1.5)
 

@@ -19,7 +19,7 @@ from processes import (
     load_model,
 )
 import pytest
-from scans import save, small_files
+from scans import places, save, small_files
 
 from dipy_ldm import _backend, _serialization
 from dipy_ldm.data import load_volumes
@@ -55,11 +55,6 @@ TINY = (
 TRAINING = (
     f"--voxel_size {VOXEL_SIZE} --learning_rate 0.01 --epochs_vqvae 40 --epochs_ldm 20"
 ).split()
-
-
-def places(shape, affine):
-    """World coordinates of all voxels, ``(*shape, 3)``."""
-    return np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
 
 
 def bright_place(path):
