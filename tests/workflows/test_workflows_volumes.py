@@ -241,27 +241,21 @@ def with_value(value):
 
 NOISE = with_value(0.5)
 LARGE = np.random.default_rng(0).random((40, 40, 40))
-# What makes a file bad (bytes, or voxels and affine), and what is said of it; more of
-# them in tests/data/test_nifti.py.
+# What makes a file bad (voxels and affine), and what is said of it; more of them in
+# tests/data/test_nifti.py.
 BAD_VOLUMES = {
-    "no bytes": (b"", "is empty; copy"),
     "half a file": ([LARGE], "is cut off or damaged; copy"),
     "a zero affine": ([NOISE, np.zeros((4, 4))], "zero, NaN or singular affine"),
     "NaN": ([with_value(np.nan)], "NaN or infinite values in 1"),
     "missing voxels": ([with_value(-3.4e38)], "beyond 1e+37 in 1 voxels; replace them"),
     "a large offset": ([1e6 + 1000 * NOISE], "collapse when rescaled to 0 to 1; subt"),
-    "one value": ([np.full((9, 8, 7), 3)], "is constant (3); leave it out"),
-    "a fourth axis": ([np.stack([NOISE, NOISE], -1)], "add --channels"),
 }
 
 
 def spoil(path, case):
     """Write a bad volume; return what is to be said of it."""
     content, sentence = BAD_VOLUMES[case]
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        save(path, *content)
+    save(path, *content)
     if case == "half a file":
         cut_off(path)
     return sentence
