@@ -29,11 +29,6 @@ def images(cohort):
     return [cohort.make_subject(i)[0] for i in range(5)]
 
 
-@pytest.fixture(scope="module")
-def deformations(cohort):
-    return draw(cohort, "draw_deformation", 6)
-
-
 def draw(cohort, name, n, *arguments):
     """Draw something for each of several subjects."""
     function = getattr(cohort, name)
@@ -189,9 +184,9 @@ def test_detailed_subjects_have_more_detail(cohort, images):
     assert shares[1] > 2 * shares[0]
 
 
-def test_detailed_subjects_fold_differently_and_tear_nowhere(cohort, deformations):
-    detailed = draw(cohort, "draw_deformation", 4, True)
-    for whole, fine in zip(deformations[:4], detailed, strict=True):
+def test_detailed_subjects_fold_differently_and_tear_nowhere(cohort):
+    drawn = (draw(cohort, "draw_deformation", 4, fine) for fine in (False, True))
+    for whole, fine in zip(*drawn, strict=True):
         determinants = jacobian_determinants(fine.displacement, cohort.FIELD_SPACING)
         assert determinants.min() > 0.1
         beside = fine.displacement - whole.displacement
