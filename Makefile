@@ -96,12 +96,12 @@ test: lint  ## check the style, then run the tests
 	@touch $@
 
 test-lowest: .venv-lowest/installed  ## run the tests with Python 3.11 and the lowest versions
-	@.venv-lowest/bin/$(TEST)
+	@.venv-lowest/bin/$(TEST) -m "not pages"
 
 test-newest: .venv-newest/installed  ## the same with Python 3.13 and the newest
 	@$(BIN)/uv pip install --quiet --python .venv-newest --upgrade \
 		--compile-bytecode --editable . --group test
-	@.venv-newest/bin/$(TEST)
+	@.venv-newest/bin/$(TEST) -m "not pages"
 
 # Without TensorFlow, which dipy_ldm brings otherwise.
 .venv-jax/installed .venv-torch/installed: .venv/installed-test

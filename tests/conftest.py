@@ -120,6 +120,24 @@ def rng():
 
 
 @pytest.fixture
+def no_real_cache(monkeypatch, tmp_path_factory):
+    """Keep conformed volumes among what the tests write."""
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Return what loads volumes, with a cache of its own."""
+    from dipy_ldm.data import load_volumes
+
+    def load(*paths, **options):
+        return load_volumes(paths, cache_dir=tmp_path / "cache", **options)
+
+    return load
+
+
+@pytest.fixture
 def undecoded(monkeypatch):
     """Let samples be latents, as those near two codes become voxels of either."""
     decode = lambda self, latents, tile=None: latents  # noqa: E731

@@ -26,6 +26,11 @@ def save(path, data, affine=None):
     nib.save(nib.Nifti1Image(data, None, image.header), path)
 
 
+def places(shape, affine):
+    """World coordinates of all voxels, ``(*shape, 3)``."""
+    return np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
+
+
 def grid_affine():
     affine = np.diag([SIZE, SIZE, SIZE, 1])
     affine[:3, 3] = -SIZE * (np.array(SPACE) - 1) / 2

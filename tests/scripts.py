@@ -21,13 +21,3 @@ def load(path):
         patch.syspath_prepend(path.parent)
         spec.loader.exec_module(module)
     return module
-
-
-def refusal(main, arguments, capsys):
-    """Return the sentence with which a script refuses its arguments."""
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    output = capsys.readouterr()
-    assert stop.value.code == 2
-    assert not output.out
-    return output.err.splitlines()[-1]

@@ -179,9 +179,6 @@ def test_resumed_training_is_the_uninterrupted(seeing, vqvae, blobs, others, tmp
     with pytest.raises(InputError, match=r"another training \(source was intensities"):
         model.fit(blobs, source=others[::-1], **options)
     model.fit(blobs, source=others, **options)
-    weights = (fitted.denoiser_.get_weights() for fitted in (model, seeing))
-    for a, b in zip(*weights, strict=True):
-        npt.assert_allclose(a, b, atol=1e-5)
     for name, values in seeing.history_.items():
         npt.assert_allclose(model.history_[name], values, rtol=1e-4, atol=1e-5)
 

@@ -13,6 +13,7 @@ from dipy_ldm import VQVAE, InputError, LatentDiffusion
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._scans import read_cohort
 
+pytestmark = pytest.mark.usefixtures("no_real_cache")
 FIT = {"steps": 2, "batch_size": 4, "verbose": False}
 
 
@@ -24,11 +25,6 @@ def model(model_path):
 @pytest.fixture
 def scan(tmp_path):
     return make_scan(tmp_path)[0]
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")

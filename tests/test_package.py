@@ -143,10 +143,9 @@ model.predict(4, step=2)  # wrong
 
 def test_type_checkers_know_estimators_and_options(tmp_path):
     (tmp_path / "user.py").write_text(USER)
-    options = "--follow-imports=silent", "--ignore-missing-imports", "--cache-dir=cache"
-    env = with_all(os.environ) | {"MYPYPATH": str(ROOT)}
-    how = {"cwd": tmp_path, "env": env, "check": False}
-    run = run_python("-m", "mypy", *options, "user.py", **how)
+    # With the settings and the cache of `make lint`.
+    how = {"cwd": ROOT, "env": with_all(os.environ), "check": False}
+    run = run_python("-m", "mypy", tmp_path / "user.py", **how)
     revealed = re.findall(r'Revealed type is "([\w.]+)', run.stdout)
     estimators = [f"{module}.{name}" for name, module in ESTIMATORS.items()]
     assert revealed == [*estimators, "numpy.ndarray"]

@@ -1,12 +1,14 @@
 """Defaults that suit the kind of the data, of classes and commands alike."""
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sklearn.base import clone
 
 from dipy_ldm import VQVAE, LatentDiffusion, _presets, vqvae as vqvae_module
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._batches import Augmentation
 
 SMALL = {"widths": (4,), "n_codes": 8}
@@ -73,3 +75,8 @@ def test_lengths():
     assert volumes.fit_options("ldm", {})["steps"] == 6000
     assert volumes.fit_options("ldm", {"epochs": 3})["steps"] is None
     assert _presets.IMAGES.fit_options("ldm", {"steps": 9})["epochs"] == 10
+    data = SimpleNamespace(affine=np.eye(4))
+    chosen = _presets.resolve(data, epochs_ldm=7)
+    assert chosen.length("ldm") == {"epochs": 7, "steps": None}
+    with pytest.raises(InputError, match="--epochs_ldm or --steps_ldm, not both"):
+        _presets.resolve(data, epochs_ldm=7, steps_ldm=10)

@@ -1,7 +1,7 @@
 """Keras and TensorFlow: what they lack, for which their private parts are used.
 
-A test that is expected to fail and passes says that upstream was mended; note 15 of
-``doc/decisions`` says what may go then.
+A test that is expected to fail and passes says that upstream was mended;
+``doc/decisions/back-ends.md`` says what may go then.
 """
 
 import json
@@ -20,6 +20,8 @@ import tensorflow as tf
 
 from dipy_ldm._utils.cluster import find_cluster
 
+# With the versions of `make test-lowest` and `make test-newest`.
+pytestmark = pytest.mark.upstream
 STOCK = Path(__file__).with_name("train_stock_keras.py")
 
 
@@ -87,27 +89,6 @@ def test_tensorflow_lists_the_machines_of_slurm(monkeypatch):
     ours = [address.partition(":")[0] for address in find_cluster().addresses]
     listed = machines.as_dict()["worker"]
     assert [address.partition(":")[0] for address in listed] == ours
-
-
-@pytest.mark.xfail(reason="TensorFlow tells of a GPU's memory only how much is used")
-def test_tensorflow_tells_the_memory_of_a_gpu():
-    """If this passes, ``gpu_memory`` need not ask CUDA's driver."""
-    # Of which there is none here; its documentation lists what it tells.
-    config = tf.config.experimental
-    told = config.get_memory_info.__doc__ + config.get_device_details.__doc__
-    assert "limit'" in told or "total'" in told
-
-
-@pytest.mark.parametrize(
-    ("home", "name"),
-    [
-        (tf.data, "assert_cardinality"),
-        (tf.distribute.Strategy, "distribute_values_from_function"),
-    ],
-)
-@pytest.mark.xfail(reason="TensorFlow calls it experimental")
-def test_tensorflow_keeps(home, name):
-    assert hasattr(home, name)
 
 
 def test_tensorflow_knows_infinite_datasets():

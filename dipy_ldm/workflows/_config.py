@@ -201,8 +201,6 @@ def _take_default(action, value, file):
 def _converted(action, value):
     """Return a value as the command line would, or raise a ValueError."""
     is_list, is_flag = action.nargs in ("*", "+"), isinstance(action.const, bool)
-    if is_list and isinstance(value, bool):  # a flag, in older files
-        return [] if value else None
     values = value if isinstance(value, list) and is_list else [value]
     kinds = bool if is_flag else (str, int, float)
     if not all(isinstance(v, kinds) for v in values):

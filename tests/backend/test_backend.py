@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -392,9 +393,7 @@ def test_batches_that_replicas_cannot_share():
             _backend.share_of(batch_size, Four)
 
 
-class Two:
-    class extended:  # noqa: N801 (TensorFlow's name)
-        worker_devices = ("CPU:0", "CPU:0")
+TWO = SimpleNamespace(extended=SimpleNamespace(worker_devices=("CPU:0", "CPU:0")))
 
 
 @pytest.mark.parametrize("n", [1, 7, 8])
@@ -406,7 +405,7 @@ def test_pieces_are_spread_over_devices_and_keep_their_order(n):
         threads.add(threading.get_ident())
         return piece * 10
 
-    with _backend.spread(Two):
+    with _backend.spread(TWO):
         npt.assert_array_equal(_backend.in_batches(work, array, 2), array * 10)
     assert threading.get_ident() not in threads
     _backend.in_batches(work, array, 2)
@@ -417,11 +416,11 @@ def test_spreading_does_not_nest():
     def work(piece):
         return _backend.in_batches(lambda part: part + len(part), piece, 8)
 
-    with _backend.spread(Two):
+    with _backend.spread(TWO):
         found = _backend.in_batches(work, np.arange(8), 4)
     npt.assert_array_equal(found, np.arange(8) + 4)
 
 
 def test_failures_on_a_device_are_raised():
-    with _backend.spread(Two), pytest.raises(ZeroDivisionError):
+    with _backend.spread(TWO), pytest.raises(ZeroDivisionError):
         _backend.in_batches(lambda piece: 1 // 0, np.arange(4), 1)

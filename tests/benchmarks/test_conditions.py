@@ -50,9 +50,3 @@ def test_covariates_are_measured_whatever_the_sharpness(script):
             else:
                 assert found["r"] > 0.97
                 npt.assert_allclose(found["slope"], 1, atol=0.15)
-
-
-def test_missing_covariates_are_not_measured(script, rng):
-    values = [*rng.uniform(0, 1, 60)]
-    measure = script.Measure(rng.standard_normal((60, 200)), values)
-    assert abs(measure(rng.standard_normal((60, 200)), values)["r"]) < 0.4

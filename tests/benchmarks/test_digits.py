@@ -5,7 +5,7 @@ import pytest
 import scripts
 
 import dipy_ldm
-from dipy_ldm._utils.checks import InputError
+from dipy_ldm import _serialization
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,6 @@ class FakeModel:
 
     @classmethod
     def load(cls, path):
-        if path != "fake":
-            raise InputError(f"there is no model {path}.")
         return cls()
 
     def predict(self, n, *, seed, **ignored):
@@ -128,36 +126,7 @@ def test_samples_in_a_file_are_scored_without_a_model(quality, tmp_path, capsys)
     assert not {"vqvae_mse", "frechet_ceiling", "seconds"} & set(scores)
 
 
-def test_copies_of_training_digits_are_detected(quality):
-    scores = quality.Classifier().score_samples(draw_digits(400, 10)[0][:150])
-    assert scores["nearest_median"] == scores["nearest_min"] == 0
-    assert scores["nearest_median_real"] >= scores["nearest_min_real"] > 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nowhere"], "there is no model nowhere."),
-        (["nowhere.npz"], "there is no file nowhere.npz"),
-        (["fake", "--n_samples", "100"], "n_samples must be at least 129, not 100"),
-        (["fake", "--sampler", "magic"], "invalid choice: 'magic'"),
-        (["fake", "--montage", "samples.txt"], "must end in .png"),
-        (["fake", "--montage", "no/such/folder/samples.png"], "make the folder"),
-    ],
-)
-def test_bad_arguments_get_one_sentence(quality, capsys, arguments, message):
-    assert message in scripts.refusal(quality.main, ["score", *arguments], capsys)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"a": np.zeros((2, 28, 28)), "b": np.zeros(2)}, "several arrays .a, b."),
-        ({"images": np.zeros((200, 32, 32))}, "must be \\(n, 28, 28, 1\\)"),
-        ({"images": np.full((200, 28, 28), 255)}, "must lie in \\[0, 1\\]"),
-    ],
-)
-def test_files_of_something_else_are_refused(quality, tmp_path, arrays, message):
-    np.savez(tmp_path / "samples.npz", **arrays)
-    with pytest.raises(InputError, match=message):
-        quality.read_samples(tmp_path / "samples.npz")
+def test_the_packaged_classifier_is_of_this_recipe(quality):
+    path = _serialization.find("digits-classifier")
+    document = _serialization.read_document(path, "classifier")
+    assert document["recipe"] == quality.RECIPE

@@ -46,13 +46,3 @@ def test_written_series_are_those_of_the_world(series, subject, tmp_path):
     shells = series.SHELLS.items()
     directions = np.concatenate([series.spread(n, [3, b]) for b, n in shells])
     npt.assert_allclose(volumes.gradients["direction"], directions, atol=1e-5)
-
-
-def test_from_six_is_exact_for_degree_two(series, table):
-    _, directions = table
-    six = series.spread(6, 1)
-    turn = np.array([[2.0, 0.3, 0.1], [0.3, 1, 0.2], [0.1, 0.2, 0.7]])
-    along = lambda g: np.einsum("ni,ij,nj->n", g, turn, g)[None]  # noqa: E731
-    measured = np.concatenate([np.ones((1, 1)), along(six)], 1)
-    filled = series.from_six(measured, six, directions[1:])
-    npt.assert_allclose(filled, along(directions[1:]), atol=1e-6)

@@ -31,7 +31,7 @@ def test_steps_of_all_networks_are_timed(recipe, blobs, caplog):
     with caplog.at_level(logging.WARNING):
         paces = trials.time_training_steps(recipe, blobs[:4], 5, **options)
     assert set(paces.each) == {"autoencoder", "guide", "diffusion"}
-    assert all(0 < seconds < 5 for seconds in paces.each.values())
+    assert all(0 < seconds < 60 for seconds in paces.each.values())
     assert paces.start > 0 < paces.encoding
     # That nothing was learnt in so few steps is no news.
     assert not caplog.records

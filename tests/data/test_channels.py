@@ -8,7 +8,6 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data import load_volumes
 from dipy_ldm.data.channels import (
     MAX_LABELS,
     Channel,
@@ -56,14 +55,6 @@ def bids(tmp_path, anatomy):
     table = "index\tname\tcolor\n3\tcortex\t#ff0000\n7\tnone\t#000000\n"
     (tmp_path / "bids" / "dseg.tsv").write_text(table)
     return tmp_path / "bids"
-
-
-@pytest.fixture
-def load(tmp_path):
-    def load(*paths, **options):
-        return load_volumes(paths, cache_dir=tmp_path / "cache", **options)
-
-    return load
 
 
 def test_channels_of_complete_subjects_are_put_together(bids, load, anatomy, caplog):

@@ -6,11 +6,8 @@ from pathlib import Path
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data import _paths
 from dipy_ldm.data._covariates import Covariates, read_covariates, summarise
-from dipy_ldm.data._paths import entity, find_volumes, rows_of_lists, suffix
-from dipy_ldm.data._table_rows import find_subjects
-from dipy_ldm.data._tables import as_text
+from dipy_ldm.data._paths import find_volumes, rows_of_lists
 
 PEOPLE = (
     "participant_id\tage\tsex\tgroup\n"
@@ -213,29 +210,3 @@ def test_the_summary_takes_codes_and_truth_values_for_classes():
     assert "group has classes of fewer than 5 subjects" in text
     assert "group is taken for a number" not in text
     assert "direction" not in text
-
-
-def test_subjects_come_from_names_or_a_column(tmp_path):
-    for name, none in (("subject", ""), ("Subject", "n/a")):
-        text = f"{name},file\nX,a.nii\nX,b.nii\n{none},c.nii\n"
-        write(tmp_path / "list.csv", text)
-        files = find_volumes([tmp_path / "list.csv"])
-        listed = rows_of_lists([tmp_path / "list.csv"])
-        subjects = ["sub-X", "sub-X", str(tmp_path / "c.nii")]
-        assert find_subjects(files, listed) == subjects
-    files = [Path("sub-1/ses-2/t1.nii"), Path("sub-2_T1w.nii")]
-    assert find_subjects(files) == ["sub-1", "sub-2"]
-
-
-def test_names_are_read_as_bids_has_them():
-    file = "x/sub-01/ses-2/anat/sub-01_ses-2_desc-brain_T1w.nii.gz"
-    assert (entity(file, "sub"), entity(file, "ses")) == ("sub-01", "ses-2")
-    assert (entity("mysub-01.nii", "sub"), entity("a.nii", "ses")) == (None, None)
-    assert suffix(file) == "T1w"
-    assert suffix("brain_T1w.nii.gz") is suffix("sub-01.nii") is None
-    assert _paths.common_suffix([file, "sub-02_T1w.nii"]) == "T1w"
-    assert _paths.common_suffix([file, "sub-02_T2w.nii"]) is None
-
-
-def test_values_are_written_as_bids_has_them():
-    assert [as_text(v) for v in (70.0, 61.5, "F", None)] == ["70", "61.5", "F", "n/a"]

@@ -5,6 +5,7 @@ from itertools import permutations
 import numpy as np
 import numpy.testing as npt
 import pytest
+from scans import places
 from scipy.spatial.transform import Rotation
 from scipy.stats import norm
 
@@ -26,11 +27,6 @@ def affine_of(shape, sizes, rotation=None, order=(0, 1, 2), flips=(1, 1, 1)):
 
 def info_of(shape, affine, name="a.nii"):
     return VolumeInfo(name, tuple(shape), 1, affine, True)
-
-
-def places(shape, affine):
-    """World coordinates of all voxels, ``(*shape, 3)``."""
-    return np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
 
 
 def blob(shape, affine, centre, width=5):

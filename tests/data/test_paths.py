@@ -8,8 +8,14 @@ import pytest
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import _paths
-from dipy_ldm.data._paths import choose_files, expand, find_volumes, holds_volumes
-from dipy_ldm.data._table_rows import find_subjects
+from dipy_ldm.data._paths import (
+    choose_files,
+    entity,
+    expand,
+    find_volumes,
+    holds_volumes,
+    suffix,
+)
 
 FILES = ["a/b/3.nii.gz", "a/1.nii", "a/2.NII.GZ", "a/notes.json", "a/._1.nii"]
 
@@ -232,11 +238,11 @@ def test_missing_entity_is_refused_with_the_existing_ones(choice, sentence):
         choose_files([*T1W, *T2W], *choice)
 
 
-def test_the_folder_of_a_study_is_no_subject():
-    study = [Path(f"/data/sub-cortical/IXI{i}/T1.nii.gz") for i in range(3)]
-    assert len(set(find_subjects(study))) == 3
-    folders = [Path(f"/data/sub-{i}/T1.nii.gz") for i in (1, 2)]
-    assert find_subjects(folders) == ["sub-1", "sub-2"]
-    assert find_subjects([folders[0]]) == ["sub-1"]
-    runs = [Path(f"/data/sub-1/sub-1_run-{i}_T1w.nii.gz") for i in (1, 2)]
-    assert find_subjects(runs) == ["sub-1", "sub-1"]
+def test_names_are_read_as_bids_has_them():
+    file = "x/sub-01/ses-2/anat/sub-01_ses-2_desc-brain_T1w.nii.gz"
+    assert (entity(file, "sub"), entity(file, "ses")) == ("sub-01", "ses-2")
+    assert (entity("mysub-01.nii", "sub"), entity("a.nii", "ses")) == (None, None)
+    assert suffix(file) == "T1w"
+    assert suffix("brain_T1w.nii.gz") is suffix("sub-01.nii") is None
+    assert _paths.common_suffix([file, "sub-02_T1w.nii"]) == "T1w"
+    assert _paths.common_suffix([file, "sub-02_T2w.nii"]) is None

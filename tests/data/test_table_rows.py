@@ -1,12 +1,15 @@
 """Rows of tables are brought into the order of images, or refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table
-from dipy_ldm.data._table_rows import align_tables, join_rows
+from dipy_ldm.data._paths import find_volumes, rows_of_lists
+from dipy_ldm.data._table_rows import align_tables, find_subjects, join_rows
 
 SUBJECTS = ["sub-02", "sub-01", "sub-02"]
 SESSIONS = ["ses-b", None, "ses-a"]
@@ -95,3 +98,25 @@ def test_training_and_validation_tables_are_joined_separately():
     assert (first, first.units) == ({"age": [52, 61, 52]}, {"age": "years"})
     assert second == [1, 2]
     assert align_tables((None, SUBJECTS), (None, None)) == [None, None]
+
+
+def test_subjects_come_from_names_or_a_column(tmp_path):
+    for name, none in (("subject", ""), ("Subject", "n/a")):
+        text = f"{name},file\nX,a.nii\nX,b.nii\n{none},c.nii\n"
+        (tmp_path / "list.csv").write_text(text)
+        files = find_volumes([tmp_path / "list.csv"])
+        listed = rows_of_lists([tmp_path / "list.csv"])
+        subjects = ["sub-X", "sub-X", str(tmp_path / "c.nii")]
+        assert find_subjects(files, listed) == subjects
+    files = [Path("sub-1/ses-2/t1.nii"), Path("sub-2_T1w.nii")]
+    assert find_subjects(files) == ["sub-1", "sub-2"]
+
+
+def test_the_folder_of_a_study_is_no_subject():
+    study = [Path(f"/data/sub-cortical/IXI{i}/T1.nii.gz") for i in range(3)]
+    assert len(set(find_subjects(study))) == 3
+    folders = [Path(f"/data/sub-{i}/T1.nii.gz") for i in (1, 2)]
+    assert find_subjects(folders) == ["sub-1", "sub-2"]
+    assert find_subjects([folders[0]]) == ["sub-1"]
+    runs = [Path(f"/data/sub-1/sub-1_run-{i}_T1w.nii.gz") for i in (1, 2)]
+    assert find_subjects(runs) == ["sub-1", "sub-1"]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._tables import read_descriptions, read_table
+from dipy_ldm.data._tables import as_text, read_descriptions, read_table
 
 
 def write(path, content):
@@ -118,3 +118,7 @@ def test_bad_json_is_refused(tmp_path):
     write(tmp_path / "t.json", "{")
     with pytest.raises(InputError, match=r"t.json can't be read as JSON"):
         read_descriptions(tmp_path / "t.tsv")
+
+
+def test_values_are_written_as_bids_has_them():
+    assert [as_text(v) for v in (70.0, 61.5, "F", None)] == ["70", "61.5", "F", "n/a"]

@@ -15,7 +15,6 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import (
     _nifti as nifti,
     _preprocessing as conformed,
-    load_volumes,
     volumes,
 )
 from dipy_ldm.data._nifti import read_volume
@@ -49,16 +48,6 @@ def cohort(tmp_path):
     for i, axes in enumerate(ORIENTATIONS):
         save(folder / f"{i}.nii.gz", template(10.0**i), axes=axes)
     return folder
-
-
-@pytest.fixture
-def load(tmp_path):
-    """Return the function with a cache of its own."""
-
-    def load(*paths, **options):
-        return load_volumes(paths, cache_dir=tmp_path / "cache", **options)
-
-    return load
 
 
 @pytest.fixture

@@ -298,21 +298,6 @@ def test_shapes_are_no_heads(cohort, tmp_path):
         assert scan[inside].std() > 0.05 * scan.max()
 
 
-def test_interpolation_and_means_are_exact_where_they_must_be(cohort):
-    axes = [np.arange(0, side, 1.0) for side in (20, 16, 12)]
-    coarse = [np.arange(-4, side + 5, 4.0) for side in (20, 16, 12)]
-    weights = [cohort.linear(a, c) for a, c in zip(axes, coarse, strict=True)]
-    ramp = np.add.outer(np.add.outer(coarse[0], 2 * coarse[1]), -coarse[2])
-    fine = np.stack(list(cohort.planes(ramp.astype("float32"), weights)))
-    expected = np.add.outer(np.add.outer(axes[0], 2 * axes[1]), -axes[2])
-    npt.assert_allclose(fine, expected, atol=1e-5)
-    centres = [np.arange(3, side - 3, 2.0) for side in (20, 16, 12)]
-    weights = [cohort.gaussian(c, a, 0.8) for c, a in zip(centres, axes, strict=True)]
-    means = cohort.average(iter(fine), weights)
-    expected = np.add.outer(np.add.outer(centres[0], 2 * centres[1]), -centres[2])
-    npt.assert_allclose(means, expected, atol=1e-4)
-
-
 def refusal(cohort, folder, maps, *options):
     with pytest.raises(SystemExit) as error:
         cohort.main([str(folder), "--n", "1", "--maps", str(maps), *options])

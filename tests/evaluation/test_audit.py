@@ -456,6 +456,8 @@ def test_an_audit_that_generates(diffusion, blobs):
         audit(diffusion, blobs[:40], blobs[40:], blobs[:40], seed=-1)
     with pytest.raises(InputError, match="`conditions` must have 40 values of age"):
         audit(diffusion, blobs[:40], blobs[40:], conditions={"age": range(20)})
+    with pytest.raises(InputError, match="needs 20 held-out images, not 19"):
+        audit(diffusion, blobs[:40], blobs[40:59])
     with pytest.raises(InputError, match="differ less than tenfold"):
         audit(diffusion, blobs[:20], np.concatenate([blobs] * 4), blobs[:20])
 

@@ -154,40 +154,6 @@ def test_identical_gaussians_have_the_published_values(rng):
     assert coverage == pytest.approx(1 - 0.5**5, abs=0.015)
 
 
-def test_precision_and_recall_equal_prdc(rng):
-    prdc = pytest.importorskip("prdc")
-    real, fake = rng.standard_normal((300, 6)), 0.8 * rng.standard_normal((250, 6))
-    theirs = prdc.compute_prdc(real, fake, nearest_k=5)
-    precision, recall = precision_recall(real, fake, k=5)
-    density, coverage = density_coverage(real, fake, k=5)
-    ours = {"precision": precision, "recall": recall}
-    ours |= {"density": density, "coverage": coverage}
-    assert ours == pytest.approx(theirs, abs=1e-6)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in what others call
-@pytest.mark.parametrize(("n", "features"), [(200, 6), (600, 128)])
-def test_distances_equal_other_packages(rng, n, features):
-    fidelity = pytest.importorskip("torch_fidelity", exc_type=ImportError)
-    torch = pytest.importorskip("torch")
-    fid = pytest.importorskip("pytorch_fid.fid_score", exc_type=ImportError)
-    mixed = rng.standard_normal((features, features))
-    a, b = rng.standard_normal((2, n, features)) @ mixed + 2 * rng.random((2, 1, 1))
-    moments = [(x.mean(0), np.cov(x, rowvar=False)) for x in (a, b)]
-    theirs = fid.calculate_frechet_distance(*moments[0], *moments[1])
-    assert frechet_distance(a, b) == pytest.approx(theirs, rel=1e-6)
-    tensors = torch.tensor(a), torch.tensor(b)
-    stated = (fidelity.metric_fid.fid_features_to_statistics(x) for x in tensors)
-    theirs = fidelity.metric_fid.fid_statistics_to_metric(*stated, verbose=False)
-    (theirs,) = theirs.values()
-    assert frechet_distance(a, b) == pytest.approx(theirs, rel=1e-6)
-    # All samples at once: their subsets are drawn, and ours are not.
-    options = {"kid_subsets": 1, "kid_subset_size": n, "verbose": False}
-    theirs = fidelity.metric_kid.kid_features_to_metric(*tensors, **options)
-    wanted = theirs["kernel_inception_distance_mean"]
-    assert kernel_distance(a, b).value == pytest.approx(wanted, rel=1e-6)
-
-
 def test_counts_by_brute_force(rng):
     real, fake, k = rng.standard_normal((30, 2)), rng.standard_normal((20, 2)), 4
     between = np.linalg.norm(real[:, None] - fake, axis=-1)

@@ -402,10 +402,13 @@ def test_models_without_it_are_read(trained, tmp_path):
     npt.assert_array_equal(again.predict(1, steps=2), older.predict(1, steps=2))
 
 
-@pytest.mark.parametrize("part", ["mean", "loadings", "rest"])
 @pytest.mark.parametrize(
-    "change",
-    [lambda x: x[..., :1], lambda x: x[0, 0], lambda x: None],
+    ("part", "change"),
+    [
+        ("mean", lambda x: x[..., :1]),
+        ("loadings", lambda x: x[0, 0]),
+        ("rest", lambda x: None),
+    ],
     ids=["fewer channels", "fewer axes", "missing"],
 )
 def test_parts_that_do_not_fit_are_refused(trained, assert_unreadable, part, change):

@@ -155,7 +155,7 @@ def test_workers_that_differ_are_refused():
 def test_a_worker_that_does_not_come():
     start = time.monotonic()
     told, addresses = meet_all([{}] * 3, limit=1, only=[0, 1])
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
     for sentence in told.values():
         assert f"no answer within 1 s from worker 2 at {addresses[2]}" in sentence
 

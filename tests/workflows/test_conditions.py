@@ -128,19 +128,10 @@ def test_difference_is_the_effect_of_conditions(brains):
     assert np.isclose(found, changed, rtol=0.02, atol=1e-4).mean() > 0.9
 
 
-BAD = {
-    "another name": ("height=180", "unknown condition 'height'; choose one of age"),
-    "no value": ("age", "conditions must be name=value"),
-    "too few": ("age=60,70 --n_samples 3", "age must have one value or 3"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_invalid_requests_are_refused(brains, case):
-    arguments, sentence = BAD[case]
-    words = ("--out_samples", "bad", "--conditions", *arguments.split())
+def test_invalid_requests_are_refused(brains):
+    words = ("--out_samples", "bad", "--conditions", "age=60,70", "--n_samples", 3)
     output = execute("generate", "m.safetensors", *words, cwd=brains, status=2)
-    assert sentence in answer(output)
+    assert "age must have one value or 3" in answer(output)
     assert not list(brains.glob("bad*"))
 
 

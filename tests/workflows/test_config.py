@@ -45,14 +45,6 @@ def test_choices_are_listed_and_others_refused():
     assert alone["strategy"] == "none"
 
 
-def test_flags_of_older_files_are_lists_now(tmp_path):
-    text = '[dipy_denoise_ldm]\nmodel_file = "m"\ninput_files = ["a.nii.gz"]\n'
-    for flag, value in (("false", None), ("true", [])):
-        file = write(tmp_path / "old.toml", f"{text}channels = {flag}\n")
-        options = parse(DenoiseLDMFlow, "--config", file)
-        assert options.get("channels") == value
-
-
 def test_digits_are_generated_again(tmp_path):
     options = ("--n_samples", 3, "--steps", 2, "--seed", 5, "--conditions", "label=7")
     execute("generate", "mnist", *options, cwd=tmp_path)

@@ -9,13 +9,12 @@ import numpy as np
 import numpy.testing as npt
 from processes import execute, load_model, refuse_faults_of_bids
 import pytest
-from scans import comment_of, save
+from scans import comment_of, places, save
 
 from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid
-from dipy_ldm.data._plan import pair_masks, pair_sources
 from dipy_ldm.data._preprocessing import conform_source
 from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data._sources import Source
@@ -33,8 +32,7 @@ def blob(sizes, shape, centre, sign=1):
     """Return a soft blob on a grid of its own, and the affine."""
     affine = np.diag([*sizes, 1.0])
     affine[:3, 3] = -np.multiply(sizes, np.subtract(shape, 1)) / 2
-    places = np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
-    data = np.exp(-((places - centre) ** 2).sum(-1) / 200)
+    data = np.exp(-((places(shape, affine) - centre) ** 2).sum(-1) / 200)
     return (data if sign > 0 else 1.2 - data), affine
 
 
@@ -221,8 +219,7 @@ def test_sources_lie_on_the_grid_of_their_volumes(folder, kind):
     else:
         inside = (data.sources < 0.5) & (data.sources > 0)
     for image, mask in zip(data.images, inside, strict=True):
-        places = np.moveaxis(np.indices(mask.shape[:3]), 0, -1)
-        centre = places[mask[..., 0]].mean(0)
+        centre = np.argwhere(mask[..., 0]).mean(0)
         bright = np.unravel_index(image[..., 0].argmax(), image.shape[:3])
         npt.assert_allclose(centre, bright, atol=1.5)
 
@@ -266,58 +263,6 @@ def test_labels_are_whole(folder, tmp_path):
     options = {"source_files": [str(folder / "T1")], "source_labels": True}
     with pytest.raises(InputError, match="numbers that are not whole"):
         plan(folder, **options).load(cache_dir=tmp_path)
-
-
-def names(*stems):
-    return [Path(f"{stem}.nii.gz") for stem in stems]
-
-
-def test_pairs():
-    images = names("sub-1_ses-a_T2w", "sub-1_ses-b_T2w", "sub-2_ses-a_T2w")
-    stems = ("sub-2_ses-a_T1w", "sub-1_ses-b_T1w", "sub-1_ses-a_T1w", "sub-3_T1w")
-    for sources, order in (
-        (names(*stems), (2, 1, 0)),
-        (names("sub-2_T1w", "sub-1_T1w"), (1, 1, 0)),
-        (others := names("c", "a", "b"), (0, 1, 2)),
-    ):
-        pairs = pair_sources(images, sources)
-        assert list(pairs.values()) == [sources[i] for i in order]
-    with pytest.raises(InputError, match="there are 2 sources for 3 volumes"):
-        pair_sources(images, others[:2])
-
-
-def test_masks_are_paired_by_order_unless_names_tell_otherwise(caplog):
-    images = names("sub-1_ses-a_T2w", "sub-1_ses-b_T2w", "sub-2_T2w")
-    masks = names("sub-1_ses-a_mask", "sub-1_ses-b_mask", "sub-2_mask")
-    for given in (masks, masks[::-1], [*masks, *names("sub-3_mask")]):
-        with caplog.at_level("INFO"):
-            assert list(pair_masks(images, given).values()) == masks
-    assert "sub-1_ses-a_T2w.nii.gz with sub-1_ses-a_mask.nii.gz; sub-1" in caplog.text
-    assert "1 masks belong to no volume" in caplog.text
-    # Two scans of a subject, each with a mask of its own.
-    images, masks = names("sub-1_T1w", "sub-1_T2w"), names("sub-1_a", "sub-1_b")
-    assert list(pair_masks(images, masks).values()) == masks
-    others = names("c", "a")
-    assert list(pair_masks(images, others).values()) == others
-    # One mask of a head, for all scans of it.
-    one = names("sub-1_mask") * 2
-    assert list(pair_masks(images, one).values()) == one
-
-
-@pytest.mark.parametrize(
-    ("masks", "sentence"),
-    [
-        (["sub-2_mask", "other"], "sub-1_run-1_T2w.nii.gz would have the mask sub-2"),
-        (["sub-2_mask", "sub-3_mask"], "1 of 2 volumes have no mask of their subject"),
-        (["sub-2_a", "sub-2_b", "sub-1_a"], "has 2 masks of its subject and session"),
-        (["sub-1_mask"] * 2, "1 of 2 volumes have no mask of their subject"),
-        (["a", "b", "c"], "there are 3 masks for 2 volumes"),
-        (["run-2_mask", "run-1_mask"], "not in the order of their volumes, by run-"),
-    ],
-)
-def test_masks_of_other_subjects_are_refused(masks, sentence):
-    with pytest.raises(InputError, match=sentence):
-        pair_masks(names("sub-1_run-1_T2w", "sub-2_run-2_T2w"), names(*masks))
 
 
 def test_pictures_of_a_training_are_of_sources(tmp_path):
