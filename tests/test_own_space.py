@@ -92,6 +92,8 @@ def test_command_and_python_give_the_same_volume(model, model_path, scan, comman
     facts = json.loads(Path("scan_denoised.json").read_text())
     denoised = model.denoise(scan, seed=3, first=facts["Noise"])
     npt.assert_array_equal(written.get_fdata(), denoised.get_fdata())
+    for name in ("Strength", "Sampler", "Steps", "Seed", "Noise", "Sources"):
+        assert denoised.facts[name] == facts[name]
 
 
 def test_inpainting_leaves_the_rest_to_the_bit(model, scan):
@@ -104,6 +106,10 @@ def test_inpainting_leaves_the_rest_to_the_bit(model, scan):
     for sample in samples:
         npt.assert_array_equal(sample.get_fdata()[hole == 0], before[hole == 0])
     assert (samples[0].get_fdata() != samples[1].get_fdata()).any()
+    assert [sample.facts["Sample"] for sample in samples] == [0, 1]
+    used = {"Samples": 2, "Resamplings": 1, "Steps": 2, "Seed": 0, "Noise": 0}
+    used["Sources"] = ["image-0/scan.nii", "image-0/scan.nii"]  # and the mask
+    assert used.items() <= samples[1].facts.items()
     (alone,) = model.inpaint([scan], [mask], steps=2, resamplings=1)
     npt.assert_allclose(alone.get_fdata(), samples[0].get_fdata(), rtol=1e-4)
 
