@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import copy
 import gc
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 

@@ -10,6 +10,7 @@ import pytest
 from scans import blocky_volumes, grid_affine, make_scan, save
 
 from dipy_ldm import VQVAE, InputError, LatentDiffusion
+from dipy_ldm._serialization import find
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._scans import read_cohort
 
@@ -125,6 +126,32 @@ def test_generated_images_have_their_provenance(model, tmp_path):
     # What others make of it is written by nibabel alone.
     second.slicer[:4].to_filename(tmp_path / "part.nii.gz")
     assert not (tmp_path / "part.json").exists()
+    part = nib.load(tmp_path / "part.nii.gz")
+    assert bytes(part.header["descrip"]).startswith(b"synthetic: dipy_ldm")
+
+
+def test_generated_images_are_written_in_the_type_that_is_named(model, tmp_path):
+    (image,) = model.predict(1, steps=1, as_images=True)
+    nib.save(image, tmp_path / "a.nii.gz", dtype="int16")
+    written = nib.load(tmp_path / "a.nii.gz")
+    assert written.get_data_dtype() == np.int16
+    npt.assert_allclose(written.get_fdata(), image.get_fdata(), atol=1e-3)
+    with pytest.raises(InputError, match="unknown type of voxels 'smallest'"):
+        image.to_filename(tmp_path / "b.nii.gz", dtype="smallest")
+    with pytest.raises(InputError, match="mode has no effect on a synthetic image"):
+        image.to_filename(tmp_path / "b.nii.gz", mode="compat")
+
+
+def test_files_may_be_in_the_home_folder(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (image,) = model.predict(1, steps=1, as_images=True)
+    image.to_filename("~/sample.nii.gz")
+    model.save("~/ldm.safetensors")
+    model.vqvae_.save("~/vqvae.safetensors")
+    for name in ("sample.nii.gz", "sample.json", "ldm.safetensors"):
+        assert (tmp_path / name).is_file()
+    assert find("~/vqvae.safetensors") == tmp_path / "vqvae.safetensors"
+    assert find(Path("~/vqvae.safetensors")).is_file()
 
 
 @pytest.mark.parametrize(
