@@ -159,6 +159,10 @@ def test_files_may_be_in_the_home_folder(model, tmp_path, monkeypatch):
     [
         (lambda scan: [scan, np.zeros((1, 4, 4, 4))], "arrays and files are mixed"),
         (lambda scan: "missing.nii.gz", "there is no file missing.nii.gz"),
+        (
+            lambda scan: iter([scan]),
+            "images are an iterator, .*; give list\\(...\\) of",
+        ),
         (lambda scan: nib.GiftiImage(), "is no volume but of the kind GiftiImage"),
         (
             lambda scan: nib.Nifti1Image(np.ones((9, 9, 9), "complex64"), np.eye(4)),
