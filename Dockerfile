@@ -1,7 +1,7 @@
 # dipy_ldm as a BIDS App: docker build -t dipy_ldm .   (--build-arg EXTRA=cuda for GPUs)
 FROM python:3.12-slim
 
-# Empty for processors, whose TensorFlow is smaller; cuda for NVIDIA GPUs.
+# Empty for processors; cuda adds CUDA's libraries for NVIDIA GPUs.
 ARG EXTRA=""
 
 WORKDIR /opt/dipy_ldm

@@ -169,6 +169,7 @@ class Estimator:
 
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator to one file."""
+        path = os.path.expanduser(path)
         _serialization.save(path, self._kind, self.to_tensors(), self.to_document())
 
     @classmethod

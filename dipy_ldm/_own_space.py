@@ -31,21 +31,24 @@ _MIN_HOLE_SHARE = 0.05
 P = ParamSpec("P")
 
 
-def accepts_scans(method: Callable[P, np.ndarray]) -> Callable[P, Any]:
-    """Let a method that works on arrays take scans, and return them in their space."""
+def accepts_scans(method: Callable[P, Any]) -> Callable[P, Any]:
+    """Let a method that works on arrays take scans, and return them in their space.
+
+    It returns an array, and the options by which that was made.
+    """
 
     @wraps(method)
     def apply(self, images, *args, **kwargs):
         run: Any = method
         if not are_scans(images):
-            return run(self, images, *args, **kwargs)
+            return run(self, images, *args, **kwargs)[0]
         self._check_fitted()
         grid, channels = self._grid()
         on_grid, origins = read_scans(images, grid, channels)
-        results = run(self, on_grid, *args, **kwargs)
+        results, used = run(self, on_grid, *args, **kwargs)
         if not origins:
             return results
-        facts = self._facts(len(results), **kwargs)
+        facts = self._facts(len(results), **used)
         restored = [
             _restored(result, channels, own, about)
             for result, own, about in zip(results, origins, facts)
@@ -98,25 +101,32 @@ def as_sample(
     return as_images(channels, volumes, [affine] * len(volumes), facts)
 
 
-def accepts_masked_scans(method: Callable[P, np.ndarray]) -> Callable[P, Any]:
-    """Let a method that inpaints arrays take scans and their masks."""
+def accepts_masked_scans(method: Callable[P, Any]) -> Callable[P, Any]:
+    """Let a method that inpaints arrays take scans and their masks.
+
+    It returns an array, and the options by which that was made.
+    """
 
     @wraps(method)
     def apply(self, images, masks, **kwargs):
         inpaint: Any = method
         if not are_scans(images):
-            return inpaint(self, images, masks, **kwargs)
+            return inpaint(self, images, masks, **kwargs)[0]
         self._check_fitted()
         grid, channels = self._grid()
         chosen = choose_channels(kwargs.get("channels"), channels)
-        masked = _read_masked(images, masks, grid, channels)
+        masked, sources = _read_masked(images, masks, grid, channels)
         arrays, holes, origins = zip(*(conformed(parts, grid) for parts in masked))
-        results = inpaint(self, np.stack(arrays), np.stack(holes), **kwargs)
+        results, used = inpaint(self, np.stack(arrays), np.stack(holes), **kwargs)
         several = kwargs.get("n_samples") is not None
         samples = results if several else results[:, None]
-        facts = self._facts(len(results), **kwargs)
+        facts = self._facts(len(results), **used)
+        facts = [own | {"Sources": files} for own, files in zip(facts, sources)]
         inpainted: list = [
-            [_inpainted(parts, sample, ways, own, chosen) for sample in own_samples]
+            [
+                _inpainted(parts, sample, ways, own | {"Sample": number}, chosen)
+                for number, sample in enumerate(own_samples)
+            ]
             for parts, own_samples, ways, own in zip(masked, samples, origins, facts)
         ]
         inpainted = inpainted if several else [one for (one,) in inpainted]
@@ -126,7 +136,6 @@ def accepts_masked_scans(method: Callable[P, np.ndarray]) -> Callable[P, Any]:
 
 
 def _inpainted(parts, sample, origins, facts, chosen):
-    facts = facts | {"Sources": [str(scan.file) for scan in parts]}
     channels = [scan.channel for scan in parts]
     volumes = bring_back(sample, channels, origins)
     pairs = [(s, volume) for s, volume in zip(parts, volumes) if s.channel in chosen]
@@ -136,13 +145,13 @@ def _inpainted(parts, sample, origins, facts, chosen):
 
 
 def _read_masked(scans, masks, grid, channels):
-    """Read volumes and their masks, which have the grid of the first channel."""
+    """Read volumes and masks of the grid of the first channel; name their files."""
     if grid is None:
         raise InputError("masks of two-dimensional images are arrays; give both so.")
-    with files_of(scans) as (files, folder), files_of(masks) as (mask_files, _):
+    with files_of(scans) as (files, folder), files_of(masks) as (mask_files, other):
         sets = channel_files_of(files, channels)
         mask_of = find_masks([own[0] for own in sets], mask_files)
-        masked = []
+        masked, sources = [], []
         for own in sets:
             info, mask = read_header(own[0], channels[0].width > 1), mask_of[own[0]]
             if complaint := mask_complaint(info, read_header(mask, channels=False)):
@@ -150,10 +159,11 @@ def _read_masked(scans, masks, grid, channels):
             hole = read_mask(mask)[..., 0] > 0
             check_on_grid(mask, hole, info.affine, grid)
             parts = read_masked(channels, own, hole, info.affine)
-            masked.append(
-                [p._replace(file=displayed_path(p.file, folder)) for p in parts]
-            )
-        return masked
+            parts = [p._replace(file=displayed_path(p.file, folder)) for p in parts]
+            masked.append(parts)
+            shown = [*(p.file for p in parts), displayed_path(mask, other)]
+            sources.append([str(file) for file in shown])
+        return masked, sources
 
 
 def read_masked(

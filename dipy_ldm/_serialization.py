@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,7 @@ def halved(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def find(name: str | Path) -> Path:
     """Find a model by its path or, if it is packaged, by its name."""
+    name = os.path.expanduser(name)
     packaged = PRETRAINED / f"{name}.safetensors"
     if not packaged.is_file() or Path(name).is_file():
         return Path(name)

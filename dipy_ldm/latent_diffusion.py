@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import copy
 import gc
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
@@ -65,7 +66,7 @@ logger = logging.getLogger(__name__)
 # Options that sidecars have.
 _RECORDED = (
     *("sampler", "steps", "eta", "guidance", "seed", "same_noise"),
-    *("strength", "resamplings"),
+    *("strength", "resamplings", "samples"),
 )
 
 
@@ -525,7 +526,7 @@ class LatentDiffusion(Estimator):
         source: ImagesLike | None = None,
         strength: float = 0.1,
         **options: Unpack[SamplingOptions],
-    ) -> np.ndarray:
+    ) -> Any:
         """Noise the latents of images to a level, and walk back from there.
 
         The more noise, the more is resampled; after :footcite:p:`Meng2022`. There is
@@ -585,7 +586,11 @@ class LatentDiffusion(Estimator):
             return self._decode(latents, chosen.tile)
 
         batch_size = self._batch_size(chosen.batch_size)
-        return _backend.in_batches(denoise, np.arange(len(images)), batch_size)
+        numbers = np.arange(len(images))
+        denoised = _backend.in_batches(denoise, numbers, batch_size)
+        noise = range(chosen.first, chosen.first + len(images))
+        used = {"conditions": conditions, "noise": noise, "strength": strength}
+        return denoised, used | chosen._asdict()
 
     @accepts_masked_scans
     @show_options(SamplingOptions)
@@ -600,7 +605,7 @@ class LatentDiffusion(Estimator):
         n_samples: int | None = None,
         resamplings: int = inpainting.RESAMPLINGS,
         **options: Unpack[SamplingOptions],
-    ) -> np.ndarray:
+    ) -> Any:
         """Inpaint masks, so that they fit their surroundings.
 
         What images have in their masks is never looked at. Latents whose place lies in
@@ -648,6 +653,7 @@ class LatentDiffusion(Estimator):
         images = self._check_images(images)
         inputs = self._inputs(conditions, source, len(images))
         checks.check_counts(n_samples=n_samples, resamplings=resamplings)
+        samples = n_samples or 1
         options.setdefault("steps", inpainting.STEPS)
         chosen = self.check_sampling(**options)
         inside = inpainting.check_masks(np.asarray(masks), images.shape[:-1])
@@ -660,24 +666,31 @@ class LatentDiffusion(Estimator):
         clean = self._scaled(self._encode(inpainting.fill(images, inside), chosen))
 
         def inpaint(numbers):
-            i = numbers // (n_samples or 1)
+            i = numbers // samples
             noise = chosen.noise(numbers, self.latent_shape_)
             denoise = self._denoiser.guided(inputs.take(i), 1.0)
             denoise = pinned(denoise, clean[i], release[i])
             x = alpha * clean[i] + sigma * noise()
             latents = samplers.sample(denoise, x, path, chosen.step, noise, resamplings)
-            decoded = self._decode(latents, chosen.tile)
-            blended = inpainting.blend(images[i], decoded, inside[i])
+            blended = inpainting.blend(
+                images[i], self._decode(latents, chosen.tile), inside[i]
+            )
             images_of = images[i].astype("float32", copy=False)
             hole = inside[i][..., None] & is_filled
             return np.where(hole, harden(blended, self.channels_), images_of)
 
-        numbers = np.arange(len(images) * (n_samples or 1))
-        batch_size = self._batch_size(chosen.batch_size)
-        inpainted = _backend.in_batches(inpaint, numbers, batch_size)
-        if n_samples is None:
-            return inpainted
-        return inpainted.reshape(-1, n_samples, *inpainted.shape[1:])
+        numbers = np.arange(len(images) * samples)
+        inpainted = _backend.in_batches(
+            inpaint, numbers, self._batch_size(chosen.batch_size)
+        )
+        if n_samples is not None:
+            inpainted = inpainted.reshape(-1, n_samples, *inpainted.shape[1:])
+        return inpainted, chosen._asdict() | {
+            "conditions": conditions,
+            "noise": range(chosen.first, chosen.first + len(numbers), samples),
+            "samples": samples,
+            "resamplings": resamplings,
+        }
 
     @show_options(FitOptions)
     def fit_detector(
@@ -710,7 +723,7 @@ class LatentDiffusion(Estimator):
         *,
         batch_size: int | None = None,
         tile: int | None = None,
-    ) -> np.ndarray:
+    ) -> Any:
         """Return how likely each voxel is in a lesion, by :meth:`fit_detector`.
 
         Arguments and result are as of
@@ -724,7 +737,7 @@ class LatentDiffusion(Estimator):
                 "--steps_detector of dipy_train_ldm."
             )
         images = self.vqvae_._read_cohort(images).images
-        return self.detector_.predict(images, batch_size=batch_size, tile=tile)
+        return self.detector_.predict(images, batch_size=batch_size, tile=tile), {}
 
     def denoiser(
         self,
@@ -868,6 +881,7 @@ class LatentDiffusion(Estimator):
         tensors = self.to_tensors()
         if half:
             tensors = _serialization.halved(tensors)
+        path = os.path.expanduser(path)
         _serialization.save(path, self._kind, tensors, self.to_document())
 
     @classmethod
@@ -1007,10 +1021,10 @@ class LatentDiffusion(Estimator):
         grid = grid_of(self.vqvae_.shape_, self.vqvae_.affine_)
         return read_sources(source, self.source_, grid)
 
-    def _facts(self, n, conditions=None, **options):
+    def _facts(self, n, conditions=None, noise=None, **options):
         """Describe how each of so many images is made, as sidecars of commands do."""
         fingerprint = _serialization.checksum(self.to_tensors())
-        facts = model_facts("LatentDiffusion", fingerprint) | {"Seed": 0}
+        facts = model_facts("LatentDiffusion", fingerprint)
         for name in _RECORDED:
             if options.get(name) is not None:
                 facts[name.title().replace("_", "")] = checks.plain(options[name])
@@ -1019,7 +1033,10 @@ class LatentDiffusion(Estimator):
             {k: "n/a" if v is None else v for k, v in zip(table, values)}
             for values in zip(*table.values())
         ]
-        return [facts | {"Conditions": row} for row in rows] or [facts] * n
+        each = [facts | {"Conditions": row} for row in rows] or [facts] * n
+        if noise is None:
+            return each
+        return [own | {"Noise": number} for own, number in zip(each, noise)]
 
     def _count(self, conditions, source):
         """Count the images that conditions and sources are for."""

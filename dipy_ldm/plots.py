@@ -131,8 +131,8 @@ def pictures(
     Parameters
     ----------
     images : ndarray, NIfTI image, dict or list of these
-        Images, ``(n, *space, channels)``, or NIfTI images of one shape; of channels
-        with names a dictionary of such images, which stand below each other.
+        Images, ``(n, *space, channels)``, or NIfTI images; of channels with names a
+        dictionary of such images, which stand below each other.
     affine : ndarray, optional
         From voxels of volumes to millimetres, ``(4, 4)``, as of :func:`planes`.
     channels : sequence of Channel
@@ -157,10 +157,14 @@ def pictures(
         from nibabel import as_closest_canonical
 
         turned = [as_closest_canonical(scan) for scan in scans]
-        array, affine = np.stack([s.get_fdata() for s in turned]), turned[0].affine
-        array = array[..., None] if array.ndim == 4 else array
-    else:
-        array = np.asarray(images)
+        data = [scan.get_fdata() for scan in turned]
+        data = [x[..., None] if x.ndim == 3 else x for x in data]
+        each = [pictures(x[None], s.affine, channels) for x, s in zip(data, turned)]
+        for axis in (1, 2):
+            size = max(picture.shape[axis] for picture in each)
+            each = [_padded(p, size, p.min(), axis) for p in each]
+        return np.concatenate(each)
+    array = np.asarray(images)
     if array.ndim not in (4, 5):
         raise InputError(
             "images must be (n, height, width, channels), and volumes (n, x, y, z, "

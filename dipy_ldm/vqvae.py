@@ -442,7 +442,7 @@ class VQVAE(Estimator):
         *,
         batch_size: int | None = None,
         tile: int | None = None,
-    ) -> np.ndarray:
+    ) -> Any:
         """Reconstruct images.
 
         Parameters
@@ -466,7 +466,8 @@ class VQVAE(Estimator):
         images = read_cohort(images).images
         latents = self.encode(images, batch_size=batch_size, tile=tile)
         space = images.shape[1:-1]
-        return self.decode(latents, space=space, batch_size=batch_size, tile=tile)
+        images = self.decode(latents, space=space, batch_size=batch_size, tile=tile)
+        return images, {}
 
     def codes(self, latents: np.ndarray) -> np.ndarray:
         """Return which codes each latent vector is nearest to.

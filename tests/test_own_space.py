@@ -10,6 +10,7 @@ import pytest
 from scans import blocky_volumes, grid_affine, make_scan, save
 
 from dipy_ldm import VQVAE, InputError, LatentDiffusion
+from dipy_ldm._serialization import find
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._scans import read_cohort
 
@@ -88,6 +89,8 @@ def test_command_and_python_give_the_same_volume(model, model_path, scan, comman
     facts = json.loads(Path("scan_denoised.json").read_text())
     denoised = model.denoise(scan, seed=3, first=facts["Noise"])
     npt.assert_array_equal(written.get_fdata(), denoised.get_fdata())
+    for name in ("Strength", "Sampler", "Steps", "Seed", "Noise", "Sources"):
+        assert denoised.facts[name] == facts[name]
 
 
 def test_inpainting_leaves_the_rest_to_the_bit(model, scan):
@@ -100,6 +103,10 @@ def test_inpainting_leaves_the_rest_to_the_bit(model, scan):
     for sample in samples:
         npt.assert_array_equal(sample.get_fdata()[hole == 0], before[hole == 0])
     assert (samples[0].get_fdata() != samples[1].get_fdata()).any()
+    assert [sample.facts["Sample"] for sample in samples] == [0, 1]
+    used = {"Samples": 2, "Resamplings": 1, "Steps": 2, "Seed": 0, "Noise": 0}
+    used["Sources"] = ["image-0/scan.nii", "image-0/scan.nii"]  # and the mask
+    assert used.items() <= samples[1].facts.items()
     (alone,) = model.inpaint([scan], [mask], steps=2, resamplings=1)
     npt.assert_allclose(alone.get_fdata(), samples[0].get_fdata(), rtol=1e-4)
 
@@ -115,6 +122,32 @@ def test_generated_images_have_their_provenance(model, tmp_path):
     # What others make of it is written by nibabel alone.
     second.slicer[:4].to_filename(tmp_path / "part.nii.gz")
     assert not (tmp_path / "part.json").exists()
+    part = nib.load(tmp_path / "part.nii.gz")
+    assert bytes(part.header["descrip"]).startswith(b"synthetic: dipy_ldm")
+
+
+def test_generated_images_are_written_in_the_type_that_is_named(model, tmp_path):
+    (image,) = model.predict(1, steps=1, as_images=True)
+    nib.save(image, tmp_path / "a.nii.gz", dtype="int16")
+    written = nib.load(tmp_path / "a.nii.gz")
+    assert written.get_data_dtype() == np.int16
+    npt.assert_allclose(written.get_fdata(), image.get_fdata(), atol=1e-3)
+    with pytest.raises(InputError, match="unknown type of voxels 'smallest'"):
+        image.to_filename(tmp_path / "b.nii.gz", dtype="smallest")
+    with pytest.raises(InputError, match="mode has no effect on a synthetic image"):
+        image.to_filename(tmp_path / "b.nii.gz", mode="compat")
+
+
+def test_files_may_be_in_the_home_folder(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (image,) = model.predict(1, steps=1, as_images=True)
+    image.to_filename("~/sample.nii.gz")
+    model.save("~/ldm.safetensors")
+    model.vqvae_.save("~/vqvae.safetensors")
+    for name in ("sample.nii.gz", "sample.json", "ldm.safetensors"):
+        assert (tmp_path / name).is_file()
+    assert find("~/vqvae.safetensors") == tmp_path / "vqvae.safetensors"
+    assert find(Path("~/vqvae.safetensors")).is_file()
 
 
 @pytest.mark.parametrize(
@@ -122,6 +155,10 @@ def test_generated_images_have_their_provenance(model, tmp_path):
     [
         (lambda scan: [scan, np.zeros((1, 4, 4, 4))], "arrays and files are mixed"),
         (lambda scan: "missing.nii.gz", "there is no file missing.nii.gz"),
+        (
+            lambda scan: iter([scan]),
+            "images are an iterator, .*; give list\\(...\\) of",
+        ),
         (lambda scan: nib.GiftiImage(), "is no volume but of the kind GiftiImage"),
         (
             lambda scan: nib.Nifti1Image(np.ones((9, 9, 9), "complex64"), np.eye(4)),

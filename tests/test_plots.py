@@ -119,6 +119,15 @@ def test_figures_show_themselves(rng):
         assert figure._repr_png_().startswith(b"\x89PNG")
 
 
+def test_scans_of_several_shapes_are_padded(rng):
+    shapes = (4, 5, 6), (7, 3, 2)
+    scans = [nib.Nifti1Image(rng.random(shape), np.eye(4)) for shape in shapes]
+    shown = plots.pictures(scans)
+    assert shown.shape == (2, 6, max(4 + 4 + 5, 7 + 7 + 3), 1)
+    npt.assert_array_equal(shown[0, :, 2:15], plots.pictures(scans[0])[0])
+    assert isinstance(plots.plot_reconstructions(scans, scans), Figure)
+
+
 def test_channels_stand_below_each_other_as_bright(rng):
     fine, coarse = rng.random((8, 6, 7)), np.zeros((4, 3, 3), "uint8")
     coarse[2] = 200

@@ -377,8 +377,7 @@ def write_volume(
             f"{path} would have NaN or infinite values, which {dtype} can't hold; "
             "replace them, or choose float32."
         )
-    image = make_image(data, np.asarray(affine, float), kind)
-    image.header["descrip"] = description.encode()[:_DESCRIPTION_BYTES]
+    image = make_image(data, np.asarray(affine, float), kind, description)
     image.header.set_intent(intent[0], (), intent[1][:_INTENT_BYTES])
     if comment:
         extension = nib.nifti1.Nifti1Extension("comment", comment.encode())
@@ -434,7 +433,7 @@ def _writing(path, ready):
 
 
 def make_image(
-    data: np.ndarray, affine: np.ndarray, dtype: np.dtype
+    data: np.ndarray, affine: np.ndarray, dtype: np.dtype, description: str
 ) -> nib.Nifti1Image:
     """Return a volume ``(x, y, z[, channels])`` as an image, scaled to its type."""
     if data.ndim == 4 and data.shape[3] == 1:
@@ -447,6 +446,7 @@ def make_image(
     # no scanner's own (1), and nobody knows whether it is that of a template (3, 4).
     image.set_sform(affine, "aligned")
     image.set_qform(affine, "aligned")
+    image.header["descrip"] = description.encode()[:_DESCRIPTION_BYTES]
     return image
 
 

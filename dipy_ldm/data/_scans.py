@@ -61,6 +61,10 @@ def are_scans(images) -> bool:
 
 def _items(images):
     """List the items of a list, also of a column of a table."""
+    if isinstance(images, Iterator):
+        raise InputError(
+            "images are an iterator, which can be read only once; give list(...) of it."
+        )
     dtype = getattr(images, "dtype", None)
     if dtype is not None and dtype.kind in "OSU" and images.ndim == 1:
         images = images.tolist()

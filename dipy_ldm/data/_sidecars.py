@@ -6,11 +6,14 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 
 from dipy_ldm import __version__
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import flush, replacing
 from dipy_ldm.data._nifti import make_image, write_volume
 from dipy_ldm.data._paths import stem
@@ -96,21 +99,30 @@ class SyntheticImage(nib.Nifti1Image):
 
     facts: dict = {}
 
-    def to_filename(self, filename: str | Path, **kwargs) -> None:
-        """Write it, and beside it how it was made."""
+    def to_filename(
+        self, filename: str | Path, dtype: npt.DTypeLike | None = None, **kwargs
+    ) -> None:
+        """Write it, of a type of voxels, and beside it how it was made."""
         if not self.facts:  # made of another one, by a slicer or by nilearn
-            super().to_filename(filename, **kwargs)
+            super().to_filename(filename, dtype=dtype, **kwargs)
             return
-        data, dtype = np.asanyarray(self.dataobj), self.get_data_dtype().name
+        if kwargs:
+            raise InputError(
+                f"{min(kwargs)} has no effect on a synthetic image; leave it out."
+            )
+        kind: Any = self.get_data_dtype() if dtype is None else dtype
+        kind = kind if isinstance(kind, str) else np.dtype(kind).name
+        data = np.asanyarray(self.dataobj)
         data = data[..., None] if data.ndim == 3 else data
-        write_with_sidecar(Path(filename), data, self.affine, dtype, self.facts)
+        path = Path(os.path.expanduser(filename))
+        write_with_sidecar(path, data, self.affine, kind, self.facts)
 
 
 def synthetic_image(
     volume: np.ndarray, affine: np.ndarray, facts: dict, dtype: str = "float32"
 ) -> SyntheticImage:
     """Return ``(x, y, z, channels)`` as an image that knows how it was made."""
-    image = make_image(volume, affine, np.dtype(dtype))
+    image = make_image(volume, affine, np.dtype(dtype), describe(facts))
     synthetic = SyntheticImage(image.dataobj, image.affine, image.header)
     synthetic.facts = facts
     return synthetic

@@ -54,9 +54,14 @@ def _has_named_channels(model_file, further):
 def command_line(options: argparse.Namespace, further: list[str]) -> list[str]:
     """Return the command line that does the same."""
     words = [f"dipy_{options.task}_ldm"]
-    if options.task != "check":
-        if options.model_file is None:
-            _parser().error(f"--task {options.task} needs a --model_file")
+    if options.task == "check":
+        if options.model_file is not None:
+            _parser().error(
+                "--model_file has no effect with --task check; leave it out"
+            )
+    elif options.model_file is None:
+        _parser().error(f"--task {options.task} needs a --model_file")
+    else:
         words += [options.model_file]
     words += [options.bids_dir]
     if options.suffix or not _has_named_channels(options.model_file, further):

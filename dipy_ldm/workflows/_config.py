@@ -18,7 +18,7 @@ from dipy.workflows.workflow import Workflow
 
 from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError, choose
-from dipy_ldm._utils.files import make_folder
+from dipy_ldm._utils.files import claimed, make_folder
 from dipy_ldm.workflows._outputs import write_text
 
 # What differs between a run and its repetition.
@@ -65,13 +65,15 @@ def write_config(
     command = f"dipy_{flow.get_short_name()}"
     stem = re.sub(r"\.(safetensors|json)$", "", output.name)
     path = output.with_name(f"{stem}.toml")
-    head = f"# To do the same again: {command} --config {path.name}"
+    again = "dipy_check_ldm" if getattr(options, "check", False) else command
+    head = f"# To do the same again: {again} --config {path.name}"
     lines = [head, *_table(command, kept), "", *_table("versions", _versions()), ""]
     text = "\n".join(lines)
     make_folder(path.parent)
-    path = path if flow._force_overwrite else _unused(path, text)
-    write_text(path, text)
-    return path
+    with claimed(path, wait=True):  # others of a job array choose names, too
+        chosen = path if flow._force_overwrite else _unused(path, text)
+        write_text(chosen, text)
+    return chosen
 
 
 def _table(title, values):
@@ -120,8 +122,13 @@ class ConfigParser(IntrospectiveArgumentParser):
         base.none_or_dtype = lambda kind: kind
         subflows = super().add_workflow(workflow)
         if example := getattr(workflow, "example", ""):
-            example = f"Example: {self.command} {example}"
-            self.description = f"{example}\n\n{self.description}"
+            command, text = self.command, str(self.description)
+            _, start, rest = text.partition("With --check")
+            if start and "--check" in sys.argv:
+                command = "dipy_check_ldm"
+                text = "Check inputs, options and machine before a training.\n\n"
+                text += start + rest
+            self.description = f"Example: {command} {example}\n\n{text}"
         self.add_argument(
             "--config",
             metavar="string",

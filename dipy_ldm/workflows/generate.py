@@ -256,9 +256,9 @@ class GenerateLDMFlow(LDMFlow):
                 self.written += 1
                 if self.written <= 20:
                     pictures += [*plots.planes(volume[None], affine, channels)]
-        job.samples.draw(
-            np.stack(pictures), job.requested.captions(job.numbers), columns=2
-        )
+        captions = job.requested.captions(job.numbers)
+        captions *= len(sources.own) if sources else 1
+        job.samples.draw(np.stack(pictures), captions, columns=2)
 
     def _write_series(self, job):
         """Generate and write diffusion series, and draw planes of the first volumes.

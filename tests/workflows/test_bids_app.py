@@ -8,6 +8,8 @@ from scans import make_scan
 
 from dipy_ldm.workflows import _bids_app as bids_app
 
+APP = "bids", "out", "participant"
+
 
 def run(monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["dipy_ldm_bids", *map(str, words)])
@@ -23,25 +25,28 @@ def words_of(monkeypatch, *words):
 
 
 def test_a_bids_app_is_one_of_the_commands(monkeypatch):
-    app = ("bids", "out", "participant")
     labels = ("--participant_label", "01", "sub-02", "--model_file", "m.safetensors")
-    named = words_of(monkeypatch, *app, "--task", "check", "--channels", "T1w", "dseg")
+    named = words_of(monkeypatch, *APP, "--task", "check", "--channels", "T1w", "dseg")
     assert named[1:4] == ["bids", "--out_dir", "out"]
     further = "--strength", 0.2, "--filter", "ses=a"
-    assert words_of(monkeypatch, *app, *labels, *further) == [
+    assert words_of(monkeypatch, *APP, *labels, *further) == [
         *("dipy_denoise_ldm", "m.safetensors", "bids", "--suffix", "T1w"),
         *("--filter", "sub=01,02", "ses=a", "--bids", "--out_dir", "out"),
         *("--strength", "0.2"),
     ]
-    assert words_of(monkeypatch, *app, "--task", "check", "--suffix", "T2w") == [
+    assert words_of(monkeypatch, *APP, "--task", "check", "--suffix", "T2w") == [
         *("dipy_check_ldm", "bids", "--suffix", "T2w", "--out_dir", "out")
     ]
 
 
 def test_a_model_is_needed(monkeypatch, capsys):
     with pytest.raises(SystemExit):
-        words_of(monkeypatch, "bids", "out", "participant")
+        words_of(monkeypatch, *APP)
     assert "--task denoise needs a --model_file" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        words_of(monkeypatch, *APP, "--task", "check", "--model_file", "m.safetensors")
+    sentence = "--model_file has no effect with --task check; leave it out"
+    assert sentence in capsys.readouterr().err
 
 
 def test_subjects_of_a_dataset_are_denoised(monkeypatch, tmp_path, model_path):

@@ -9,6 +9,7 @@ import pytest
 from tqdm import tqdm
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.workflows import cli
 from dipy_ldm.workflows._config import ConfigParser
 from dipy_ldm.workflows._options import as_command_line, share_descriptions
 from dipy_ldm.workflows.audit import AuditLDMFlow
@@ -67,12 +68,19 @@ def test_help_begins_with_an_example_that_works(flow):
     parser.parse_args(words)
 
 
-def read_help(capsys):
+def test_help_of_the_check_is_about_the_check(capsys):
+    text = read_help(capsys, "check")
+    assert "\nExample: dipy_check_ldm bids/ --suffix T1w" in text
+    assert "\n\nCheck inputs, options and machine before a training.\n\nWith " in text
+    assert "Train a latent diffusion model" not in text
+
+
+def read_help(capsys, command="train"):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "1000")
-        patch.setattr(sys, "argv", ["dipy_train_ldm", "--help"])
+        patch.setattr(sys, "argv", [f"dipy_{command}_ldm", "--help"])
         with pytest.raises(SystemExit, match="0"):
-            run(TrainLDMFlow())
+            getattr(cli, command)()
     return capsys.readouterr().out
 
 

@@ -1,5 +1,6 @@
 """Runs that are repeated by their TOML file."""
 
+from concurrent.futures import ThreadPoolExecutor
 import tomllib
 
 from processes import answer, execute, load_model
@@ -161,6 +162,26 @@ def test_the_file_of_another_run_is_kept(tmp_path):
     flow._force_overwrite = True
     config.write_config(flow, tmp_path / "denoised", options)
     assert "seed = 3" in (tmp_path / "denoised.toml").read_text()
+
+
+def test_jobs_that_end_at_once_have_files_of_their_own(tmp_path):
+    def write_seed(seed):
+        flow, options = DenoiseLDMFlow(force=False), config.SimpleNamespace(seed=seed)
+        return config.write_config(flow, tmp_path / "denoised", options)
+
+    with ThreadPoolExecutor(8) as pool:
+        files = [*pool.map(write_seed, range(8))]
+    texts = [tomllib.loads(file.read_text())["dipy_denoise_ldm"] for file in files]
+    assert [table["seed"] for table in texts] == [*range(8)]
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+
+
+def test_the_file_of_a_check_says_how_to_check_again(tmp_path):
+    options = config.SimpleNamespace(input_files=["a.npy"], check=True)
+    flow = TrainLDMFlow(force=False)
+    file = config.write_config(flow, tmp_path / "check.json", options)
+    again = "# To do the same again: dipy_check_ldm --config check.toml\n"
+    assert file.read_text().startswith(again)
 
 
 def test_a_limit_may_be_infinite(tmp_path):

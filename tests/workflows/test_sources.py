@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 import shutil
+from unittest import mock
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +12,7 @@ from processes import execute, load_model, refuse_faults_of_bids
 import pytest
 from scans import comment_of, places, save
 
-from dipy_ldm import _serialization
+from dipy_ldm import _serialization, plots
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid
@@ -19,6 +20,7 @@ from dipy_ldm.data._preprocessing import conform_source
 from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data._sources import Source
 from dipy_ldm.workflows import _inputs as inputs, _training as report
+from dipy_ldm.workflows._conditions import RequestedConditions
 from dipy_ldm.workflows._evaluation_images import read_for, refuse_unnamed
 from dipy_ldm.workflows._sources import SourceInputs
 
@@ -95,6 +97,19 @@ def test_samples_are_named_after_their_sources(trained):
             assert facts["Sample"] == number
             assert comment_of(image) == {"Sources": [file]}
     assert (folder / "samples.png").is_file()
+
+
+def test_samples_of_each_source_have_captions(trained, tmp_path, monkeypatch):
+    captions = lambda self, numbers: [f"age={number}" for number in numbers]  # noqa: E731
+    monkeypatch.setattr(RequestedConditions, "captions", captions)
+    save_montage = mock.Mock()
+    monkeypatch.setattr(plots, "save_montage", save_montage)
+    options = ("--steps", 1, "--n_samples", 2, "--out_dir", tmp_path)
+    files = ("T1/sub-1_T1w.nii.gz", "T1/sub-5_T1w.nii.gz")
+    arguments = ("ldm.safetensors", *options, "--source_files", *files)
+    execute("generate", *arguments, cwd=trained[0])
+    shown = save_montage.call_args.kwargs["captions"]
+    assert shown == ["age=0", "age=1", "age=0", "age=1"]
 
 
 def test_samples_of_sources_in_a_dataset(trained, command, monkeypatch):
