@@ -38,8 +38,9 @@ MAX_LABELS = 64
 # How many times larger or smaller the values of another scale are, and the share of
 # volumes up to which a label is rare.
 _OTHER_SCALE, _FEW = 4.0, 0.05
-# Of a range, what rounding may add to it.
-_ROUNDING = 1e-3
+# Of a range, what rounding may add to it, and how far from the background decoded
+# voxels are where there is nothing.
+_ROUNDING, _NOTHING = 1e-3, 0.01
 
 
 @dataclass(frozen=True)
@@ -238,14 +239,12 @@ class Map(Channel):
         return values.clip(self.low, self.high).astype("float32")
 
     def measure(self, image: np.ndarray, millilitres: float) -> dict[str, float]:
-        """Measure the mean where there is something, and what leaves the range."""
+        """Measure the mean where there is something."""
         values = self.restore(image)
-        outside = (values < self.low) | (values > self.high)
-        inside = values[values != np.float32(self.background)]
+        margin = _NOTHING * (self.high - self.low)
+        inside = values[np.abs(values - self.background) > margin]
         mean = float(inside.mean(dtype=float)) if inside.size else self.background
-        name = f"mean, {self.unit}" if self.unit else "mean"
-        share = float(outside.mean())
-        return {name: mean, "share of voxels outside of the range": share}
+        return {f"mean, {self.unit}" if self.unit else "mean": mean}
 
     def find_odd(
         self, measured: Mapping[str, np.ndarray], names: Sequence[str]

@@ -163,10 +163,9 @@ def test_labels_are_measured_by_their_names():
 
 def test_maps_are_measured_where_there_is_something():
     md = Map("MD", high=0.004, unit="mm^2/s")
-    image = np.array([0, 0, 0.25, 0.75], "float32")[:, None, None, None]
-    measured = md.measure(image, 1.0)
-    assert measured["mean, mm^2/s"] == pytest.approx(0.002)
-    assert measured["share of voxels outside of the range"] == 0
+    # A decoder leaves a little in the background.
+    image = np.array([0, 1e-4, 0.25, 0.75], "float32")[:, None, None, None]
+    assert md.measure(image, 1.0) == {"mean, mm^2/s": pytest.approx(0.002)}
     (odd,) = md.find_odd({"mean": np.array([2, 2.2, 1.9, 0.002])}, ["a", "b", "c", "d"])
     assert odd == "d has a mean of 0.002, and most of 1.95"
 
