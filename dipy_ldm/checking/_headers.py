@@ -305,7 +305,7 @@ def _read_tasks(files, channels, dwi):
 def _plan_named_channels(files, names):
     """Put named channels together, as a training does; sentences on bad files."""
     try:
-        return plan_channels(files, as_channels(names), skip_bad=False), []
+        return plan_channels(files, as_channels(names, files), skip_bad=False), []
     except InputError as error:
         return [], str(error).partition("\nAdd ")[0].splitlines()
 

@@ -20,7 +20,7 @@ from dipy_ldm._utils.checks import InputError, choose, plain
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.data._nifti import read_volume, refuse_files
-from dipy_ldm.data._paths import suffix
+from dipy_ldm.data._paths import choose_named, stem, suffix
 from dipy_ldm.data._preprocessing import (
     Intensities,
     Origin,
@@ -195,15 +195,20 @@ class Map(Channel):
     def __post_init__(self) -> None:
         """Refuse a range that is none."""
         super().__post_init__()
-        numbers = self.low, self.background, self.high
-        if not all(
-            isinstance(number, int | float) and math.isfinite(number)
-            for number in numbers
-        ) or not (self.low <= self.background <= self.high > self.low):
+        low, high, background = plain([self.low, self.high, self.background])
+        if not (_is_finite(low) and _is_finite(high) and low < high):
             raise InputError(
-                f"the range of {self.name} must be two numbers, the lower first, with "
-                f"{self.background} between them, not {self.low} and {self.high}."
+                f"the range of {self.name} must be two numbers, the lower first, not "
+                f"{low} and {high}."
             )
+        if not (_is_finite(background) and low <= background <= high):
+            raise InputError(
+                f"the `background` of {self.name} must lie in its range, {low} to "
+                f"{high}, and not be {background}."
+            )
+        numbers = {"low": low, "high": high, "background": background}
+        for name, number in numbers.items():
+            object.__setattr__(self, name, number)
 
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read a map, and refuse one that leaves its range."""
@@ -211,11 +216,12 @@ class Map(Channel):
         low, high = float(data.min()), float(data.max())
         margin = _ROUNDING * (self.high - self.low)
         if low < self.low - margin or high > self.high + margin:
+            # With four digits, so that rounding is within the margin.
+            wider = f"{min(low, self.low):.4g}:{max(high, self.high):.4g}"
             raise InputError(
                 f"{file} has values from {low:g} to {high:g}, outside of the range of "
                 f"{self.name}, {self.low:g} to {self.high:g}; clip them, or give "
-                f"another range, as {self.name}={min(low, self.low):.3g}:"
-                f"{max(high, self.high):.3g}."
+                f"another range, as {self.name}={wider}{':UNIT' if self.unit else ''}."
             )
         return data, affine
 
@@ -499,6 +505,10 @@ class Unnamed(Channel):
         return {}
 
 
+def _is_finite(number):
+    return isinstance(number, int | float) and math.isfinite(number)
+
+
 def _largest(shares, shape):
     """Return for each voxel the number with the largest share; 0 is what is left."""
     numbers = np.zeros(shape, "uint8")
@@ -515,11 +525,12 @@ def _read_label_table(file, labels):
     """Read the table of labels beside a file, or in a folder above it (BIDS)."""
     end = f"{suffix(file) or 'dseg'}.tsv"
     own = file.with_name(file.name.partition(".nii")[0] + ".tsv")
+    entities = set(stem(file).split("_"))
     above = [
         path
         for folder in file.absolute().parents[:4]
-        for path in [folder / end, *sorted(folder.glob(f"*_{end}"))]
-        if not path.name.startswith("sub-")
+        for path in [*sorted(folder.glob(f"*_{end}")), folder / end]
+        if entities.issuperset(path.name.split("_")[:-1])
     ]
     path = next(filter(Path.is_file, [own, *above]), None)
     rows = [row.cells for row in read_table(path)] if path else []
@@ -543,7 +554,9 @@ _USUAL: dict[str, tuple[type[Channel], dict[str, Any]]] = {
 }
 
 
-def as_channels(names: Iterable[str | Channel]) -> tuple[Channel, ...]:
+def as_channels(
+    names: Iterable[str | Channel], files: Sequence[Path] = ()
+) -> tuple[Channel, ...]:
     """Make records of names.
 
     Parameters
@@ -552,6 +565,9 @@ def as_channels(names: Iterable[str | Channel]) -> tuple[Channel, ...]:
         BIDS suffixes, such as T1w and dseg, or entities, such as desc-FA. What they are
         not known for follows them: ``aparc=labels``, ``CBF=0:200`` for the range of a
         map, ``CBF=0:200:mL/100g/min`` for its unit, too, ``mask=intensity``.
+    files : sequence of Path
+        Files, by whose suffix an entity has its kind: desc-aseg of
+        ``sub-01_desc-aseg_dseg.nii.gz`` is of labels.
 
     Returns
     -------
@@ -564,21 +580,25 @@ def as_channels(names: Iterable[str | Channel]) -> tuple[Channel, ...]:
         If a name is there twice, or what follows it makes no sense.
     """
     names = [names] if isinstance(names, str) else names
-    channels = [n if isinstance(n, Channel) else _parse(n) for n in names]
+    channels = [n if isinstance(n, Channel) else _parse(n, files) for n in names]
     every = [channel.name for channel in channels]
     if twice := sorted({name for name in every if every.count(name) > 1}):
         raise InputError(f"the channel {twice[0]} is there twice; name it once.")
     return tuple(channels)
 
 
-def _parse(text):
+def _parse(text, files):
     name, _, kind_or_range = text.partition("=")
     kind, options = _USUAL.get(name.rpartition("-")[2].lower(), (Channel, {}))
     if not kind_or_range:
+        if files and "-" in name:
+            end = suffix(choose_named(files, name)[0]) or ""
+            kind, options = _USUAL.get(end.lower(), (kind, options))
         return kind(name, **options)
     low, colon, rest = kind_or_range.partition(":")
     if not colon:
-        return choose("kind of channel", kind_or_range, KINDS)(name)
+        chosen = choose("kind of channel", kind_or_range, KINDS)
+        return chosen(name, **(options if chosen is kind else {}))
     high, _, unit = rest.partition(":")
     try:
         low, high = float(low), float(high)
@@ -587,7 +607,10 @@ def _parse(text):
             f"the range of a map is two numbers, as in {name}=0:1, not "
             f"{kind_or_range!r}."
         ) from error
-    unit = unit or options.get("unit", "")
+    # Values of another scale are in another unit.
+    usual = options.get("high", high)
+    if not unit and usual / 10 <= high <= 10 * usual:
+        unit = options.get("unit", "")
     background = min(max(low, 0.0), high)
     return Map(name, low=low, high=high, unit=unit, background=background)
 

@@ -310,7 +310,7 @@ def _plan_tasks(files, suffix, filter, channels, dwi, skip_bad):
         infos, _ = check_headers(files, channels, skip_bad)
         return files, [plans.Task(info) for info in infos]
     files = choose_for_channels(files, suffix, filter)
-    tasks = plans.plan_channels(files, as_channels(channels), skip_bad)
+    tasks = plans.plan_channels(files, as_channels(channels, files), skip_bad)
     return [task.info.file for task in tasks], tasks
 
 

@@ -112,6 +112,28 @@ def test_records_go_through_a_model_file(bids, load):
     assert texts[0].startswith(table)
 
 
+def test_entities_have_the_kind_of_their_suffix(tmp_path, load, anatomy):
+    for end in ("desc-aseg_dseg", "label-GM_probseg"):
+        put(tmp_path, "sub-1", end, (anatomy > 0).astype("uint8"))
+    names = ["desc-aseg", "label-GM"]
+    kinds = [channel.kind for channel in load(tmp_path, channels=names).channels]
+    assert kinds == ["labels", "map"]
+    plain = load(tmp_path, channels=["desc-aseg=intensity"])
+    assert type(plain.channels[0]) is Channel
+
+
+def test_label_tables_of_other_segmentations_are_not_read(bids, load, anatomy):
+    text = (bids / "dseg.tsv").read_text()
+    (bids / "desc-aseg_dseg.tsv").write_text(text.replace("cortex", "other"))
+    put(bids, "sub-01", "desc-aseg_dseg", anatomy)
+    for name, of_names in (("dseg", "cortex"), ("desc-aseg", "other")):
+        choice = {"desc": "" if name == "dseg" else "aseg"}
+        (labels,) = load(bids, channels=[name], filter=choice).channels
+        assert labels.table["3"]["name"] == of_names
+    (bids / "dseg.tsv").unlink()
+    assert not load(bids, channels=["dseg"], filter={"desc": ""}).channels[0].table
+
+
 def test_labels_take_the_largest_part_of_a_coarser_voxel(tmp_path, load):
     fine = np.zeros((8, 8, 8), "uint8")
     # Of each voxel of twice the side, more than half is 2, and the nearest may be 5.
@@ -190,6 +212,8 @@ def test_channels_are_chosen_by_their_names():
         (["T1w=0:x"], "the range of a map is two numbers, as in T1w=0:1"),
         (["T1w=1:0"], "the range of T1w must be two numbers, the lower first"),
         (["T1w=labels"], "numbers that are not whole.*name its channel otherwise"),
+        (["T2w=0:1"], r"as T2w=0:2000\."),
+        (["desc-FA=0:0.1:u"], r"as desc-FA=0:0\.9\d*:UNIT\."),
         (["desc-FA=0:0.1", "T2w=0:3"], "(?s)outside of the range of desc-FA, 0 to 0.1"),
     ],
 )
@@ -248,7 +272,26 @@ def test_damaged_records_are_refused(saved):
         from_saved(saved)
 
 
+def test_wrong_ranges_of_maps_are_refused():
+    low, high = np.float32(0.25), np.float32(2)
+    assert Map("x", low=low, high=high, background=1).facts()["Range"] == [0.25, 2.0]
+    with pytest.raises(InputError, match="the `background` of x must lie in its range"):
+        Map("x", low=0.1)
+    with pytest.raises(InputError, match="must be two numbers, the lower first"):
+        Map("x", high="a")
+
+
+def test_wider_ranges_in_messages_hold_the_values(tmp_path, load):
+    put(tmp_path, "sub-1", "x", np.linspace(0, 1.2349, 504).reshape(SHAPE))
+    with pytest.raises(InputError, match=r"as x=0:1\.235\."):
+        load(tmp_path, channels=["x=map"])
+    load(tmp_path, channels=["x=0:1.235"])
+
+
 def test_usual_names_have_their_kinds():
+    units = [as_channels(f"MD={x}")[0].unit for x in ("0:0.003", "0:3", "0:3:u", "map")]
+    assert units == ["mm^2/s", "", "u", "mm^2/s"]
+    assert as_channels("MD=map") == as_channels("MD")
     kinds = [channel.kind for channel in as_channels(["T1w", "dseg", "param-MD", "fa"])]
     assert kinds == ["intensity", "labels", "map", "map"]
     assert as_channels("T1w") == (Channel("T1w"),)
