@@ -18,7 +18,7 @@ from dipy_ldm.data._nifti import (
     refuse_files,
     warn_of_unoriented,
 )
-from dipy_ldm.data._paths import choose_named, entity, expand
+from dipy_ldm.data._paths import choose_named, entity, expand, stem
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data._tables import Row
 
@@ -151,12 +151,7 @@ def put_together(files: Sequence[Path], names: Sequence[str]) -> list[list[Path]
     file_of: dict[tuple, dict[str, Path]] = {}
     for name in names:
         for file in choose_named(files, name):
-            own = file_of.setdefault((entity(file, "sub"), entity(file, "ses")), {})
-            if entity(file, "sub") is None:
-                raise InputError(
-                    f"{file} has no sub- in its name, by which channels are put "
-                    "together; rename it."
-                )
+            own = file_of.setdefault(_common_name(file, name), {})
             if name in own:
                 raise InputError(
                     f"{own[name]} and {file} are both the {name} of one subject and "
@@ -181,6 +176,19 @@ def put_together(files: Sequence[Path], names: Sequence[str]) -> list[list[Path]
     return [
         [own[n] for n in names] for own in file_of.values() if len(own) == len(names)
     ]
+
+
+def _common_name(file, name):
+    """Return what files of all channels share: subject and session, or a beginning."""
+    if subject := entity(file, "sub"):
+        return subject, entity(file, "ses")
+    start = stem(file).rpartition(f"_{name}")[0]
+    if not start:
+        raise InputError(
+            f"{file} has no sub- in its name, by which channels are put together; "
+            f"rename it, to sub-01_{name}.nii.gz, say."
+        )
+    return str(file.with_name(start)), None
 
 
 def pair_sources(files: Sequence[Path], sources: Sequence[Path]) -> dict[Path, Path]:

@@ -1,6 +1,7 @@
 """Channels that know what they are: put together, scaled, and turned back."""
 
 import logging
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -120,6 +121,25 @@ def test_entities_have_the_kind_of_their_suffix(tmp_path, load, anatomy):
     assert kinds == ["labels", "map"]
     plain = load(tmp_path, channels=["desc-aseg=intensity"])
     assert type(plain.channels[0]) is Channel
+
+
+def test_names_of_channels_need_not_be_of_bids(bids, load, tmp_path):
+    names = ["T1w", "dseg", "desc-FA"]
+    images = load(bids, channels=names).images
+    samples, dti = tmp_path / "made", tmp_path / "dti"
+    samples.mkdir()
+    for file in bids.glob("**/*.nii.gz"):
+        shutil.copy(file, samples / file.name.replace("sub-0", "sample-"))
+    npt.assert_array_equal(load(samples, channels=names).images, images)
+    for subject in ("sub-01", "sub-03"):
+        (dti / subject).mkdir(parents=True)
+        scan = bids / subject / "anat" / f"{subject}_desc-FA_dwimap.nii.gz"
+        shutil.copy(scan, dti / subject / "fa.nii.gz")
+    volumes = load(dti, channels=["fa"])
+    assert (volumes.channels, volumes.subjects) == ((Map("fa"),), ["sub-01", "sub-03"])
+    file = shutil.copy(scan, tmp_path / "fa.nii.gz")
+    with pytest.raises(InputError, match="fa.nii.gz has no sub- in its name"):
+        load(file, channels=["fa"])
 
 
 def test_label_tables_of_other_segmentations_are_not_read(bids, load, anatomy):
