@@ -258,11 +258,11 @@ DTYPES = {
 
 
 def read_volume(
-    file: str | Path, channels: bool = False
+    file: str | Path, channels: bool = False, may_be_constant: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read a volume ``(x, y, z, channels)`` and its affine."""
     data, affine = _read(file, channels)
-    if data.min() == data.max():
+    if data.min() == data.max() and not may_be_constant:
         raise InputError(f"{file} is constant ({data.flat[0]:g}); leave it out.")
     return data, affine
 

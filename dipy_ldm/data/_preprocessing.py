@@ -160,7 +160,8 @@ def read_labels(
     file: str | Path, channels: bool = False, cure: str = "name its channel otherwise"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read a segmentation ``(x, y, z, channels)`` and its affine."""
-    data, affine = read_volume(file, channels)
+    # Not every brain has a lesion.
+    data, affine = read_volume(file, channels, may_be_constant=True)
     if (data != np.rint(data)).any():
         raise InputError(
             f"{file} has numbers that are not whole: it is no segmentation; give one, "

@@ -167,6 +167,12 @@ def test_labels_take_the_largest_part_of_a_coarser_voxel(tmp_path, load):
     assert (labels == 2).sum() == 2 * 8
 
 
+def test_segmentations_may_be_empty(bids, load, anatomy):
+    put(bids, "sub-03", "dseg", 0 * anatomy)
+    images = load(bids, channels=["T1w", "dseg"]).images
+    npt.assert_array_equal(images[..., 1:].any((1, 2, 3, 4)), [True, True, False])
+
+
 def test_decoded_labels_are_training_labels():
     images = np.random.default_rng(0).normal(0.3, 0.5, (50, 2)).astype("float32")
     labels = Labels("dseg", labels=(17, 53))
