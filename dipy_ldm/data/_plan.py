@@ -202,7 +202,7 @@ def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]
 
     Where one does, and all names have a ``sub-``, by subject and session.
     """
-    strangers = [both for both in zip(files, masks) if _contradict(*both)]
+    strangers = [both for both in zip(files, masks) if contradict(*both)]
     named = all(entity(file, "sub") for file in [*files, *masks])
     if named and (strangers or len(files) != len(masks)):
         return _by_name(files, list(dict.fromkeys(masks)), "mask")
@@ -232,7 +232,7 @@ def find_masks(
     return pair_masks(files, masks * len(files) if len(masks) == 1 else masks)
 
 
-def _contradict(file, other):
+def contradict(file: Path, other: Path) -> bool:
     """Return whether two names contradict in subject or session."""
     keys = [(entity(file, key), entity(other, key)) for key in ("sub", "ses")]
     return any(a and b and a != b for a, b in keys)

@@ -152,12 +152,12 @@ def conform_source(
     """Read a source as ``(*grid.shape, channels)``."""
     if not labels:
         return conform_file(file, grid, channels)[0]
-    data, affine = read_labels(file, channels, "leave `source_labels` out")
+    data, affine = read_labels(file, "leave `source_labels` out", channels)
     return conform(data, affine, grid, nearest=True).astype("int32")
 
 
 def read_labels(
-    file: str | Path, channels: bool = False, cure: str = "name its channel otherwise"
+    file: str | Path, cure: str, channels: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read a segmentation ``(x, y, z, channels)`` and its affine."""
     # Not every brain has a lesion.

@@ -327,7 +327,7 @@ class Labels(Channel):
         labels, complaints = set(self.labels), {}
         for file in files if not self.labels else ():
             try:
-                labels |= set(np.unique(read_labels(file)[0]).astype(int).tolist())
+                labels |= set(np.unique(self._read(file)[0]).astype(int).tolist())
             except InputError as error:
                 complaints[file] = str(error)
         if not labels:
@@ -346,14 +346,17 @@ class Labels(Channel):
 
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read a segmentation, and refuse one with other labels."""
-        data, affine = read_labels(file)
+        data, affine = self._read(file)
         present = set(np.unique(data).tolist())
         if unknown := sorted(present - {0, *self.labels}):
             raise InputError(
                 f"{file} has the unknown label {unknown[0]:g}; {self.name} has "
-                f"{listed(map(str, self.labels))}."
+                f"{listed(map(str, self.labels))}; set it to one of these, or to 0."
             )
         return data, affine
+
+    def _read(self, file):
+        return read_labels(file, f"give it as {self.name}=intensity")
 
     def conform(
         self, file: Path, data: np.ndarray, affine: np.ndarray, grid: Grid

@@ -237,7 +237,7 @@ def test_channels_are_chosen_by_their_names():
         (["T1w=thing"], "unknown kind of channel 'thing'; choose one of intensity"),
         (["T1w=0:x"], "the range of a map is two numbers, as in T1w=0:1"),
         (["T1w=1:0"], "the range of T1w must be two numbers, the lower first"),
-        (["T1w=labels"], "numbers that are not whole.*name its channel otherwise"),
+        (["T1w=labels"], "numbers that are not whole.*or give it as T1w=intensity"),
         (["T2w=0:1"], r"as T2w=0:2000\."),
         (["desc-FA=0:0.1:u"], r"as desc-FA=0:0\.9\d*:UNIT\."),
         (["desc-FA=0:0.1", "T2w=0:3"], "(?s)outside of the range of desc-FA, 0 to 0.1"),
@@ -266,6 +266,12 @@ def test_subjects_without_all_channels_are_named(bids, load):
         file.rename(file.with_name(f"sub-9{file.name[5:]}"))
     with pytest.raises(InputError, match=r"0 of \d .* sub-01 \(no T2w\).* missing\."):
         load(bids, channels=["T1w", "T2w"])
+
+
+def test_unknown_labels_are_refused(bids):
+    file = bids / "sub-01" / "anat" / "sub-01_dseg.nii.gz"
+    with pytest.raises(InputError, match="label 1000; x has 3, 41; set it to one of"):
+        Labels("x", labels=(3, 41)).load(file)
 
 
 def test_two_files_of_a_channel_are_refused(bids, load, anatomy):

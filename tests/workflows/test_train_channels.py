@@ -160,7 +160,7 @@ def scan(bids):
     return scan | {"dseg": nib.Nifti1Image(fine, affine)}
 
 
-def test_channels_in_memory_come_back_each_in_its_space(folder, scan, tmp_path):
+def test_channels_in_memory_come_back_each_in_its_space(folder, scan, bids, tmp_path):
     model = LatentDiffusion.load(folder / "ldm.safetensors")
     clean = model.denoise(scan, strength=0)
     shapes = ({n: i.shape for n, i in images.items()} for images in (clean, scan))
@@ -180,6 +180,9 @@ def test_channels_in_memory_come_back_each_in_its_space(folder, scan, tmp_path):
     assert set(np.unique(sample["dseg"].dataobj)) <= {0, 8, 200}
     with pytest.raises(InputError, match="desc-FA is missing .given: T1w, T2w, dseg"):
         model.denoise({name: scan[name] for name in NAMES[:-1]})
+    other = nib.load(bids / "sub-1/anat/sub-1_dseg.nii.gz")
+    with pytest.raises(InputError, match="are of different subjects or sessions; give"):
+        model.denoise(scan | {"dseg": other})
     with pytest.raises(InputError, match="unknown channel 'PDw'; choose one of T1w"):
         model.inpaint(scan, mask, channels=["PDw"])
     with pytest.raises(InputError, match="give each scan as a dictionary"):
