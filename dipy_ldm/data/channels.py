@@ -66,6 +66,9 @@ class Channel:
     brightens: ClassVar[bool] = True
     # Whether there is something between two values.
     continuous: ClassVar[bool] = True
+    # What spread and summarise return, and what difference returns.
+    deviation: ClassVar[str] = "standard deviation"
+    compared: ClassVar[str] = "{} minus {}"
 
     def __post_init__(self) -> None:
         """Refuse what is no channel, such as that of a damaged file."""
@@ -159,6 +162,10 @@ class Channel:
     def facts(self) -> dict:
         """Describe it for the sidecar of a file."""
         return {"Channel": self.name, "ChannelKind": self.kind}
+
+    def name_facts(self) -> dict:
+        """Describe it for the sidecar of a file that does not hold its values."""
+        return {"Channel": self.name} if self.name else {}
 
     def write_table(self, write: Callable[[str], None]) -> None:
         """Write the table beside a file, if there is one."""
@@ -295,6 +302,8 @@ class Labels(Channel):
     loss: ClassVar[str | None] = "dice"
     brightens: ClassVar[bool] = False
     continuous: ClassVar[bool] = False
+    deviation: ClassVar[str] = "share with another label than most"
+    compared: ClassVar[str] = "1 where the labels of {} and {} differ"
 
     def __post_init__(self) -> None:
         """Refuse labels that are no whole numbers."""

@@ -117,6 +117,11 @@ def test_denoised_channels_are_files_of_their_own(folder, bids):
     labels, difference, spread = map(nib.load, files)
     facts = json.loads((anat / "sub-0_desc-denoised_dseg.json").read_text())
     assert (facts["Channel"], len(facts["Sources"])) == ("dseg", 4)
+    assert facts["Labels"] == [8, 200]
+    for end, kind in (("Difference", "Difference"), ("Std", "Deviation")):
+        facts = json.loads((anat / f"sub-0_desc-denoised{end}_dseg.json").read_text())
+        assert (facts["Channel"], "label" in facts[kind]) == ("dseg", True)
+        assert not {"Labels", "ChannelKind"} & facts.keys()
     assert labels.get_data_dtype() == "int16"
     assert labels.header.get_intent()[0] == "label"
     before = nib.load(bids / "sub-0/anat/sub-0_dseg.nii.gz").get_fdata()
@@ -141,6 +146,12 @@ def test_channels_are_filled_by_name(folder, bids):
     names = [p.name for p in sorted(anat.glob("*.nii.gz"))]
     assert len(names) == len(ends)
     assert all("dseg" in name for name in names)
+    with_labels = {"Mean", "-0000", "-0001"}
+    for end in ends:
+        own = f"sub-0_desc-inpainted{end.strip('-')}_dseg.json"
+        facts = json.loads((anat / own).read_text())
+        assert facts["Channel"] == "dseg"
+        assert ("Labels" in facts) == (end in with_labels)
     before = nib.load(scans / "sub-0_dseg.nii.gz").get_fdata()
     means = nib.load(anat / "sub-0_desc-inpaintedMean_dseg.nii.gz")
     assert means.get_data_dtype() == "int16"
