@@ -247,9 +247,9 @@ def read_volumes(
     files = find_volumes(paths)
     if dwi:
         refuse_beside_series(channels)
-    if isinstance(channels, bool):
+    if isinstance(channels, bool) or not channels:
         files = choose_files(files, suffix, filter)
-        tasks, sentences = _read_tasks(files, channels, dwi)
+        tasks, sentences = _read_tasks(files, bool(channels), dwi)
     else:
         files = choose_for_channels(files, suffix, filter)
         tasks, sentences = _plan_named_channels(files, channels)

@@ -130,6 +130,14 @@ def test_headers_that_training_reads_are_read(files):
     assert headers.check_units(heads)[0].state == "green"
 
 
+@pytest.mark.parametrize("none", [None, ()])
+def test_channels_may_have_no_names(files, none, tmp_path):
+    how = {"channels": none, "cache_dir": tmp_path / "cache"}
+    findings, _ = headers.read_volumes(files, **how)
+    # All are constant.
+    assert findings[0].message == "8 of 8 files can't be used."
+
+
 @pytest.mark.parametrize(
     ("options", "name"), [({"suffix": "T1w"}, "suffix"), ({"dwi": True}, "channels")]
 )

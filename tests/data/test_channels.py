@@ -123,6 +123,12 @@ def test_entities_have_the_kind_of_their_suffix(tmp_path, load, anatomy):
     assert type(plain.channels[0]) is Channel
 
 
+@pytest.mark.parametrize("none", [None, ()])
+def test_channels_may_have_no_names(bids, load, none):
+    """Such as channels_ of a model without any."""
+    assert load(bids, suffix="T1w", channels=none).channels == ()
+
+
 def test_names_of_channels_need_not_be_of_bids(bids, load, tmp_path):
     names = ["T1w", "dseg", "desc-FA"]
     images = load(bids, channels=names).images
