@@ -139,11 +139,16 @@ def test_channels_may_have_no_names(files, none, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "name"), [({"suffix": "T1w"}, "suffix"), ({"dwi": True}, "channels")]
+    ("options", "name"),
+    [
+        ({"suffix": "T1w"}, "suffix"),
+        ({"dwi": True}, "channels"),
+        ({"dwi": True, "channels": False, "source_files": ["b0"]}, "source_files"),
+    ],
 )
 def test_options_that_a_training_refuses_are_refused(files, options, name):
     with pytest.raises(InputError, match=f"leave out `{name}`"):
-        headers.read_volumes(files, channels=["T1w", "T2w"], **options)
+        headers.read_volumes(files, **{"channels": ["T1w", "T2w"]} | options)
 
 
 def test_bad_files_are_listed_with_their_cures():
