@@ -159,13 +159,13 @@ def _of_channels(stems, document):
 _ID = "participant_id"
 _LABEL = "sub-S"
 # Folders of what is no image of anatomy.
-_FOLDERS = {"dwi": "dwi", "dwimap": "dwi", "pet": "pet"}
+_FOLDERS = {"dwi": "dwi", "pet": "pet"} | dict.fromkeys(bids.OF_DIFFUSION, "dwi")
 
 
 def scan_path(root: Path, number: int, suffix: str, channel: str = "") -> Path:
     """Name the file of a generated volume, or of a channel of it."""
     name = f"{_LABEL}{number:04d}"
-    folder = root / name / _FOLDERS.get(suffix, "anat")
+    folder = root / name / _FOLDERS.get(suffix.lower(), "anat")
     return folder / _named(name, "synthetic", suffix, channel)
 
 
@@ -187,7 +187,7 @@ def source_path(
         channel += end
     name = _named(entities, f"synthetic{end}", suffix, channel)
     place = bids.place_in_dataset(root, source, name).parent.parent
-    return place / _FOLDERS.get(suffix, "anat") / name
+    return place / _FOLDERS.get(suffix.lower(), "anat") / name
 
 
 def check_suffix(suffix: str | None, model_suffix: str | None) -> str:
