@@ -10,7 +10,13 @@ import numpy as np
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid, conform, is_within_a_voxel, restore
-from dipy_ldm.data._nifti import check_whole, read_each, read_mask, read_volume
+from dipy_ldm.data._nifti import (
+    check_whole,
+    read_each,
+    read_mask,
+    read_volume,
+    read_voxels,
+)
 from dipy_ldm.data._plan import Task
 
 # The usual share in neuroimaging; brighter are vessels, fat and artefacts.
@@ -161,7 +167,7 @@ def read_labels(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read a segmentation ``(x, y, z, channels)`` and its affine."""
     # Not every brain has a lesion.
-    data, affine = read_volume(file, channels, may_be_constant=True)
+    data, affine = read_voxels(file, channels)
     if (data != np.rint(data)).any():
         raise InputError(
             f"{file} has numbers that are not whole: it is no segmentation; give one, "
