@@ -191,10 +191,12 @@ def _common_name(file, name):
     return str(file.with_name(start)), None
 
 
-def pair_sources(files: Sequence[Path], sources: Sequence[Path]) -> dict[Path, Path]:
+def pair_sources(
+    files: Sequence[Path], sources: Sequence[Path], kind: str = "source"
+) -> dict[Path, Path]:
     """Find the source of each file, by subject and session or else by order."""
     named = all(entity(file, "sub") for file in [*files, *sources])
-    return _by_name(files, sources) if named else _by_order(files, sources)
+    return (_by_name if named else _by_order)(files, sources, kind)
 
 
 def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
@@ -246,7 +248,7 @@ def _log_pairs(pairs, partners, kind, how):
     return pairs
 
 
-def _by_order(files, partners, kind="source"):
+def _by_order(files, partners, kind):
     if len(files) != len(partners):
         raise InputError(
             f"there are {len(partners)} {kind}s for {len(files)} volumes, and not all "
@@ -255,7 +257,7 @@ def _by_order(files, partners, kind="source"):
     return _log_pairs(dict(zip(files, partners, strict=True)), partners, kind, "order")
 
 
-def _by_name(files, partners, kind="source"):
+def _by_name(files, partners, kind):
     sessions = any(entity(other, "ses") for other in partners)
     candidates: dict[tuple, list[Path]] = {}
     for other in partners:

@@ -70,7 +70,8 @@ def compare_series(
     """
     files = list(dict.fromkeys(real.files))
     of_generated = list(dict.fromkeys(generated.files)) if generated else []
-    partner_of = pair_sources(files, of_generated) if generated else {}
+    pairs = files, of_generated, "generated file"
+    partner_of = pair_sources(*pairs) if generated else {}
     rows: dict[str, list[dict]] = {name: [] for name in _SETS}
     shown: list[np.ndarray] = []
     for number, file in enumerate(files):
