@@ -167,6 +167,11 @@ class Channel:
         """Describe it for the sidecar of a file that does not hold its values."""
         return {"Channel": self.name} if self.name else {}
 
+    @property
+    def has_table(self) -> bool:
+        """Whether there is a table beside each file."""
+        return False
+
     def write_table(self, write: Callable[[str], None]) -> None:
         """Write the table beside a file, if there is one."""
 
@@ -478,6 +483,11 @@ class Labels(Channel):
     def facts(self) -> dict:
         """Describe the labels, too."""
         return super().facts() | {"Labels": list(self.labels)}
+
+    @property
+    def has_table(self) -> bool:
+        """Whether names or so of the labels are known."""
+        return any(self.table.values())
 
     def write_table(self, write: Callable[[str], None]) -> None:
         """Write names and colours of the labels, as BIDS has them."""

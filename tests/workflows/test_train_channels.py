@@ -14,6 +14,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data.channels import split_channels
 from dipy_ldm.workflows._evaluation_images import read_for
+from dipy_ldm.workflows._samples import Samples
 
 AFFINE = np.diag([8.0, 8, 8, 1])
 NAMES = ["T1w", "T2w", "dseg", "desc-FA"]
@@ -219,6 +220,20 @@ def test_files_of_channels_may_be_in_the_home_folder(folder, bids, monkeypatch):
 def test_wrong_choices_of_channels_are_refused(folder, bids, option, sentence):
     words = ("ldm.safetensors", bids, *option.split())
     assert sentence in execute("denoise", *words, cwd=folder, status=2)
+
+
+def test_tables_of_labels_are_not_overwritten(folder, bids):
+    document = _serialization.read_document(folder / "ldm.safetensors")
+    samples = Samples.in_dataset(folder / "new", range(1), None, document)
+    tables = [path.name for path in samples.paths if path.suffix == ".tsv"]
+    assert tables == ["sub-S0000_desc-synthetic_dseg.tsv"]
+    table = folder / "kept" / "sub-0_desc-denoised_dseg.tsv"
+    table.parent.mkdir()
+    table.touch()
+    how = ("--channels", "dseg", "--out_dir", "kept")
+    scans = bids / "sub-0" / "anat"
+    output = execute("denoise", "ldm.safetensors", scans, *how, cwd=folder, status=2)
+    assert f"{table.name} exists already" in output
 
 
 def test_suffix_is_of_each_channel(folder):
