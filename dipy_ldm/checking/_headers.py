@@ -239,6 +239,7 @@ def read_volumes(
     shape: int | Sequence[int] | None = None,
     channels: bool | Sequence[str] = False,
     mask_files: Sequence[str | Path] | None = None,
+    source_files: Sequence[str | Path] | None = None,
     dwi: bool = False,
     cache_dir: str | Path | None = None,
     cache_limit: float | None = None,
@@ -246,10 +247,10 @@ def read_volumes(
     """Read all volumes, without those that can't be used or would spoil the grid."""
     files = find_volumes(paths)
     if dwi:
-        refuse_beside_series(channels)
-    if isinstance(channels, bool):
+        refuse_beside_series(channels, source_files)
+    if isinstance(channels, bool) or not channels:
         files = choose_files(files, suffix, filter)
-        tasks, sentences = _read_tasks(files, channels, dwi)
+        tasks, sentences = _read_tasks(files, bool(channels), dwi)
     else:
         files = choose_for_channels(files, suffix, filter)
         tasks, sentences = _plan_named_channels(files, channels)
@@ -305,7 +306,7 @@ def _read_tasks(files, channels, dwi):
 def _plan_named_channels(files, names):
     """Put named channels together, as a training does; sentences on bad files."""
     try:
-        return plan_channels(files, as_channels(names), skip_bad=False), []
+        return plan_channels(files, as_channels(names, files), skip_bad=False), []
     except InputError as error:
         return [], str(error).partition("\nAdd ")[0].splitlines()
 

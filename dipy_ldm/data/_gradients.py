@@ -136,8 +136,8 @@ def refuse_series(conditions: Mapping[str, Condition]) -> None:
     if makes_series(conditions):
         raise InputError(
             "this model makes diffusion series, whose volumes have the scale of their "
-            "b = 0; use it with dipy_generate_ldm or, on what load_volumes(dwi=True) "
-            "returns, in Python."
+            "b = 0; use it with dipy_generate_ldm, dipy_evaluate_ldm or, on what "
+            "load_volumes(dwi=True) returns, in Python."
         )
 
 

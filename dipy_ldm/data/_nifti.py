@@ -261,7 +261,7 @@ def read_volume(
     file: str | Path, channels: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read a volume ``(x, y, z, channels)`` and its affine."""
-    data, affine = _read(file, channels)
+    data, affine = read_voxels(file, channels)
     if data.min() == data.max():
         raise InputError(f"{file} is constant ({data.flat[0]:g}); leave it out.")
     return data, affine
@@ -269,7 +269,7 @@ def read_volume(
 
 def read_mask(file: str | Path) -> np.ndarray:
     """Read a mask ``(x, y, z, 1)``."""
-    data, _ = _read(file, channels=False)
+    data, _ = read_voxels(file, channels=False)
     if data.min() < 0 or data.max() > 1:
         data = (data != 0).astype("float32")
     if not data.any():
@@ -277,7 +277,8 @@ def read_mask(file: str | Path) -> np.ndarray:
     return data
 
 
-def _read(file, channels):
+def read_voxels(file: str | Path, channels: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Read voxels ``(x, y, z, channels)``, also of one value, and their affine."""
     file = Path(os.path.expanduser(file))
     info = read_header(file, channels)
     data = _voxels(file).reshape(*info.shape, info.channels)

@@ -288,7 +288,10 @@ def choose_named(files: Sequence[Path], name: str) -> list[Path]:
     key, dash, value = name.partition("-")
     if dash:
         return choose_entities(files, {key: value})
-    return _choose(files, "suffix", name, suffix)
+    own = [file for file in files if suffix(file) == name]
+    # Names need not be of BIDS: fa.nii.gz of DIPY, samples-0000_T1w.nii.gz of models.
+    own = own or [file for file in files if stem(file).rpartition("_")[2] == name]
+    return own or _choose(files, "suffix", name, suffix)
 
 
 def _choose(files, key, allowed, value_of):

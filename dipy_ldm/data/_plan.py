@@ -18,7 +18,7 @@ from dipy_ldm.data._nifti import (
     refuse_files,
     warn_of_unoriented,
 )
-from dipy_ldm.data._paths import choose_named, entity, expand
+from dipy_ldm.data._paths import choose_named, entity, expand, stem
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data._tables import Row
 
@@ -151,12 +151,7 @@ def put_together(files: Sequence[Path], names: Sequence[str]) -> list[list[Path]
     file_of: dict[tuple, dict[str, Path]] = {}
     for name in names:
         for file in choose_named(files, name):
-            own = file_of.setdefault((entity(file, "sub"), entity(file, "ses")), {})
-            if entity(file, "sub") is None:
-                raise InputError(
-                    f"{file} has no sub- in its name, by which channels are put "
-                    "together; rename it."
-                )
+            own = file_of.setdefault(_common_name(file, name), {})
             if name in own:
                 raise InputError(
                     f"{own[name]} and {file} are both the {name} of one subject and "
@@ -183,10 +178,25 @@ def put_together(files: Sequence[Path], names: Sequence[str]) -> list[list[Path]
     ]
 
 
-def pair_sources(files: Sequence[Path], sources: Sequence[Path]) -> dict[Path, Path]:
+def _common_name(file, name):
+    """Return what files of all channels share: subject and session, or a beginning."""
+    if subject := entity(file, "sub"):
+        return subject, entity(file, "ses")
+    start = stem(file).rpartition(f"_{name}")[0]
+    if not start:
+        raise InputError(
+            f"{file} has no sub- in its name, by which channels are put together; "
+            f"rename it, to sub-01_{name}.nii.gz, say."
+        )
+    return str(file.with_name(start)), None
+
+
+def pair_sources(
+    files: Sequence[Path], sources: Sequence[Path], kind: str = "source"
+) -> dict[Path, Path]:
     """Find the source of each file, by subject and session or else by order."""
     named = all(entity(file, "sub") for file in [*files, *sources])
-    return _by_name(files, sources) if named else _by_order(files, sources)
+    return (_by_name if named else _by_order)(files, sources, kind)
 
 
 def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
@@ -194,7 +204,7 @@ def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]
 
     Where one does, and all names have a ``sub-``, by subject and session.
     """
-    strangers = [both for both in zip(files, masks) if _contradict(*both)]
+    strangers = [both for both in zip(files, masks) if contradict(*both)]
     named = all(entity(file, "sub") for file in [*files, *masks])
     if named and (strangers or len(files) != len(masks)):
         return _by_name(files, list(dict.fromkeys(masks)), "mask")
@@ -224,7 +234,7 @@ def find_masks(
     return pair_masks(files, masks * len(files) if len(masks) == 1 else masks)
 
 
-def _contradict(file, other):
+def contradict(file: Path, other: Path) -> bool:
     """Return whether two names contradict in subject or session."""
     keys = [(entity(file, key), entity(other, key)) for key in ("sub", "ses")]
     return any(a and b and a != b for a, b in keys)
@@ -238,7 +248,7 @@ def _log_pairs(pairs, partners, kind, how):
     return pairs
 
 
-def _by_order(files, partners, kind="source"):
+def _by_order(files, partners, kind):
     if len(files) != len(partners):
         raise InputError(
             f"there are {len(partners)} {kind}s for {len(files)} volumes, and not all "
@@ -247,7 +257,7 @@ def _by_order(files, partners, kind="source"):
     return _log_pairs(dict(zip(files, partners, strict=True)), partners, kind, "order")
 
 
-def _by_name(files, partners, kind="source"):
+def _by_name(files, partners, kind):
     sessions = any(entity(other, "ses") for other in partners)
     candidates: dict[tuple, list[Path]] = {}
     for other in partners:

@@ -10,7 +10,13 @@ import numpy as np
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid, conform, is_within_a_voxel, restore
-from dipy_ldm.data._nifti import check_whole, read_each, read_mask, read_volume
+from dipy_ldm.data._nifti import (
+    check_whole,
+    read_each,
+    read_mask,
+    read_volume,
+    read_voxels,
+)
 from dipy_ldm.data._plan import Task
 
 # The usual share in neuroimaging; brighter are vessels, fat and artefacts.
@@ -152,15 +158,16 @@ def conform_source(
     """Read a source as ``(*grid.shape, channels)``."""
     if not labels:
         return conform_file(file, grid, channels)[0]
-    data, affine = read_labels(file, channels, "leave `source_labels` out")
+    data, affine = read_labels(file, "leave `source_labels` out", channels)
     return conform(data, affine, grid, nearest=True).astype("int32")
 
 
 def read_labels(
-    file: str | Path, channels: bool = False, cure: str = "name its channel otherwise"
+    file: str | Path, cure: str, channels: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read a segmentation ``(x, y, z, channels)`` and its affine."""
-    data, affine = read_volume(file, channels)
+    # Not every brain has a lesion.
+    data, affine = read_voxels(file, channels)
     if (data != np.rint(data)).any():
         raise InputError(
             f"{file} has numbers that are not whole: it is no segmentation; give one, "

@@ -6,6 +6,7 @@ one volume.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import combinations
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,7 +31,7 @@ from dipy_ldm.data._paths import (
     find_volumes,
     holds_volumes,
 )
-from dipy_ldm.data._plan import put_together
+from dipy_ldm.data._plan import contradict, put_together
 from dipy_ldm.data._preprocessing import Origin, conform_source
 from dipy_ldm.data._sources import Source
 from dipy_ldm.data.channels import Channel, Unnamed
@@ -222,6 +223,7 @@ def channel_files_of(files: Sequence, channels: Sequence[Channel]) -> list[list[
     if any(isinstance(one, Mapping) for one in files):
         names = [channel.name for channel in channels]
         sets = [[_of_channel(one, name) for name in names] for one in files]
+        _refuse_strangers(sets)
     else:
         paths = list(map(os.path.abspath, files))
         if twice := next((path for path in paths if paths.count(path) > 1), None):
@@ -229,6 +231,16 @@ def channel_files_of(files: Sequence, channels: Sequence[Channel]) -> list[list[
         sets = find_channel_files(files, channels, cure="name the files of one kind")
     check_channel_files(sets, channels, channels[0].width > 1 and not channels[0].name)
     return sets
+
+
+def _refuse_strangers(sets):
+    pairs = (pair for own in sets for pair in combinations(own, 2))
+    for file, other in pairs:
+        if contradict(file, other):
+            raise InputError(
+                f"{file} and {other} are of different subjects or sessions; give all "
+                "channels of one scan."
+            )
 
 
 def _of_channel(files, name):

@@ -20,7 +20,7 @@ from dipy_ldm._utils.checks import InputError, choose, plain
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.data._nifti import read_volume, refuse_files
-from dipy_ldm.data._paths import suffix
+from dipy_ldm.data._paths import choose_named, stem, suffix
 from dipy_ldm.data._preprocessing import (
     Intensities,
     Origin,
@@ -38,8 +38,9 @@ MAX_LABELS = 64
 # How many times larger or smaller the values of another scale are, and the share of
 # volumes up to which a label is rare.
 _OTHER_SCALE, _FEW = 4.0, 0.05
-# Of a range, what rounding may add to it.
-_ROUNDING = 1e-3
+# Of a range, what rounding may add to it, and how far from the background decoded
+# voxels are where there is nothing.
+_ROUNDING, _NOTHING = 1e-3, 0.01
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ class Channel:
     brightens: ClassVar[bool] = True
     # Whether there is something between two values.
     continuous: ClassVar[bool] = True
+    # What spread and summarise return, and what difference returns.
+    deviation: ClassVar[str] = "standard deviation"
+    compared: ClassVar[str] = "{} minus {}"
 
     def __post_init__(self) -> None:
         """Refuse what is no channel, such as that of a damaged file."""
@@ -99,7 +103,8 @@ class Channel:
     def read(self, file: Path, grid: Grid) -> tuple[np.ndarray, Origin]:
         """Read a file as columns ``(*grid.shape, width)``; return the way back, too."""
         images, origin = self.conform(file, *self.load(file), grid)
-        refuse_empty(file, images, grid)
+        if origin.data.min() < origin.data.max():
+            refuse_empty(file, images, grid)
         return images, origin
 
     def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
@@ -158,6 +163,15 @@ class Channel:
         """Describe it for the sidecar of a file."""
         return {"Channel": self.name, "ChannelKind": self.kind}
 
+    def name_facts(self) -> dict:
+        """Describe it for the sidecar of a file that does not hold its values."""
+        return {"Channel": self.name} if self.name else {}
+
+    @property
+    def has_table(self) -> bool:
+        """Whether there is a table beside each file."""
+        return False
+
     def write_table(self, write: Callable[[str], None]) -> None:
         """Write the table beside a file, if there is one."""
 
@@ -194,15 +208,20 @@ class Map(Channel):
     def __post_init__(self) -> None:
         """Refuse a range that is none."""
         super().__post_init__()
-        numbers = self.low, self.background, self.high
-        if not all(
-            isinstance(number, int | float) and math.isfinite(number)
-            for number in numbers
-        ) or not (self.low <= self.background <= self.high > self.low):
+        low, high, background = plain([self.low, self.high, self.background])
+        if not (_is_finite(low) and _is_finite(high) and low < high):
             raise InputError(
-                f"the range of {self.name} must be two numbers, the lower first, with "
-                f"{self.background} between them, not {self.low} and {self.high}."
+                f"the range of {self.name} must be two numbers, the lower first, not "
+                f"{low} and {high}."
             )
+        if not (_is_finite(background) and low <= background <= high):
+            raise InputError(
+                f"the `background` of {self.name} must lie in its range, {low} to "
+                f"{high}, and not be {background}."
+            )
+        numbers = {"low": low, "high": high, "background": background}
+        for name, number in numbers.items():
+            object.__setattr__(self, name, number)
 
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read a map, and refuse one that leaves its range."""
@@ -210,11 +229,12 @@ class Map(Channel):
         low, high = float(data.min()), float(data.max())
         margin = _ROUNDING * (self.high - self.low)
         if low < self.low - margin or high > self.high + margin:
+            # With four digits, so that rounding is within the margin.
+            wider = f"{min(low, self.low):.4g}:{max(high, self.high):.4g}"
             raise InputError(
                 f"{file} has values from {low:g} to {high:g}, outside of the range of "
                 f"{self.name}, {self.low:g} to {self.high:g}; clip them, or give "
-                f"another range, as {self.name}={min(low, self.low):.3g}:"
-                f"{max(high, self.high):.3g}."
+                f"another range, as {self.name}={wider}{':UNIT' if self.unit else ''}."
             )
         return data, affine
 
@@ -238,14 +258,12 @@ class Map(Channel):
         return values.clip(self.low, self.high).astype("float32")
 
     def measure(self, image: np.ndarray, millilitres: float) -> dict[str, float]:
-        """Measure the mean where there is something, and what leaves the range."""
+        """Measure the mean where there is something."""
         values = self.restore(image)
-        outside = (values < self.low) | (values > self.high)
-        inside = values[values != np.float32(self.background)]
+        margin = _NOTHING * (self.high - self.low)
+        inside = values[np.abs(values - self.background) > margin]
         mean = float(inside.mean(dtype=float)) if inside.size else self.background
-        name = f"mean, {self.unit}" if self.unit else "mean"
-        share = float(outside.mean())
-        return {name: mean, "share of voxels outside of the range": share}
+        return {f"mean, {self.unit}" if self.unit else "mean": mean}
 
     def find_odd(
         self, measured: Mapping[str, np.ndarray], names: Sequence[str]
@@ -289,6 +307,8 @@ class Labels(Channel):
     loss: ClassVar[str | None] = "dice"
     brightens: ClassVar[bool] = False
     continuous: ClassVar[bool] = False
+    deviation: ClassVar[str] = "share with another label than most"
+    compared: ClassVar[str] = "1 where the labels of {} and {} differ"
 
     def __post_init__(self) -> None:
         """Refuse labels that are no whole numbers."""
@@ -321,7 +341,7 @@ class Labels(Channel):
         labels, complaints = set(self.labels), {}
         for file in files if not self.labels else ():
             try:
-                labels |= set(np.unique(read_labels(file)[0]).astype(int).tolist())
+                labels |= set(np.unique(self._read(file)[0]).astype(int).tolist())
             except InputError as error:
                 complaints[file] = str(error)
         if not labels:
@@ -340,14 +360,17 @@ class Labels(Channel):
 
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read a segmentation, and refuse one with other labels."""
-        data, affine = read_labels(file)
+        data, affine = self._read(file)
         present = set(np.unique(data).tolist())
         if unknown := sorted(present - {0, *self.labels}):
             raise InputError(
                 f"{file} has the unknown label {unknown[0]:g}; {self.name} has "
-                f"{listed(map(str, self.labels))}."
+                f"{listed(map(str, self.labels))}; set it to one of these, or to 0."
             )
         return data, affine
+
+    def _read(self, file):
+        return read_labels(file, f"give it as {self.name}=intensity")
 
     def conform(
         self, file: Path, data: np.ndarray, affine: np.ndarray, grid: Grid
@@ -461,6 +484,11 @@ class Labels(Channel):
         """Describe the labels, too."""
         return super().facts() | {"Labels": list(self.labels)}
 
+    @property
+    def has_table(self) -> bool:
+        """Whether names or so of the labels are known."""
+        return any(self.table.values())
+
     def write_table(self, write: Callable[[str], None]) -> None:
         """Write names and colours of the labels, as BIDS has them."""
         columns = list(dict.fromkeys(c for row in self.table.values() for c in row))
@@ -500,6 +528,10 @@ class Unnamed(Channel):
         return {}
 
 
+def _is_finite(number):
+    return isinstance(number, int | float) and math.isfinite(number)
+
+
 def _largest(shares, shape):
     """Return for each voxel the number with the largest share; 0 is what is left."""
     numbers = np.zeros(shape, "uint8")
@@ -516,11 +548,12 @@ def _read_label_table(file, labels):
     """Read the table of labels beside a file, or in a folder above it (BIDS)."""
     end = f"{suffix(file) or 'dseg'}.tsv"
     own = file.with_name(file.name.partition(".nii")[0] + ".tsv")
+    entities = set(stem(file).split("_"))
     above = [
         path
         for folder in file.absolute().parents[:4]
-        for path in [folder / end, *sorted(folder.glob(f"*_{end}"))]
-        if not path.name.startswith("sub-")
+        for path in [*sorted(folder.glob(f"*_{end}")), folder / end]
+        if entities.issuperset(path.name.split("_")[:-1])
     ]
     path = next(filter(Path.is_file, [own, *above]), None)
     rows = [row.cells for row in read_table(path)] if path else []
@@ -544,7 +577,9 @@ _USUAL: dict[str, tuple[type[Channel], dict[str, Any]]] = {
 }
 
 
-def as_channels(names: Iterable[str | Channel]) -> tuple[Channel, ...]:
+def as_channels(
+    names: Iterable[str | Channel], files: Sequence[Path] = ()
+) -> tuple[Channel, ...]:
     """Make records of names.
 
     Parameters
@@ -553,6 +588,9 @@ def as_channels(names: Iterable[str | Channel]) -> tuple[Channel, ...]:
         BIDS suffixes, such as T1w and dseg, or entities, such as desc-FA. What they are
         not known for follows them: ``aparc=labels``, ``CBF=0:200`` for the range of a
         map, ``CBF=0:200:mL/100g/min`` for its unit, too, ``mask=intensity``.
+    files : sequence of Path
+        Files, by whose suffix an entity has its kind: desc-aseg of
+        ``sub-01_desc-aseg_dseg.nii.gz`` is of labels.
 
     Returns
     -------
@@ -565,21 +603,25 @@ def as_channels(names: Iterable[str | Channel]) -> tuple[Channel, ...]:
         If a name is there twice, or what follows it makes no sense.
     """
     names = [names] if isinstance(names, str) else names
-    channels = [n if isinstance(n, Channel) else _parse(n) for n in names]
+    channels = [n if isinstance(n, Channel) else _parse(n, files) for n in names]
     every = [channel.name for channel in channels]
     if twice := sorted({name for name in every if every.count(name) > 1}):
         raise InputError(f"the channel {twice[0]} is there twice; name it once.")
     return tuple(channels)
 
 
-def _parse(text):
+def _parse(text, files):
     name, _, kind_or_range = text.partition("=")
     kind, options = _USUAL.get(name.rpartition("-")[2].lower(), (Channel, {}))
     if not kind_or_range:
+        if files and "-" in name:
+            end = suffix(choose_named(files, name)[0]) or ""
+            kind, options = _USUAL.get(end.lower(), (kind, options))
         return kind(name, **options)
     low, colon, rest = kind_or_range.partition(":")
     if not colon:
-        return choose("kind of channel", kind_or_range, KINDS)(name)
+        chosen = choose("kind of channel", kind_or_range, KINDS)
+        return chosen(name, **(options if chosen is kind else {}))
     high, _, unit = rest.partition(":")
     try:
         low, high = float(low), float(high)
@@ -588,7 +630,10 @@ def _parse(text):
             f"the range of a map is two numbers, as in {name}=0:1, not "
             f"{kind_or_range!r}."
         ) from error
-    unit = unit or options.get("unit", "")
+    # Values of another scale are in another unit.
+    usual = options.get("high", high)
+    if not unit and usual / 10 <= high <= 10 * usual:
+        unit = options.get("unit", "")
     background = min(max(low, 0.0), high)
     return Map(name, low=low, high=high, unit=unit, background=background)
 

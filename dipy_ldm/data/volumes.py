@@ -48,7 +48,7 @@ __all__ = ["Volumes", "load_volumes"]
 logger = logging.getLogger("dipy_ldm")
 
 # To be raised when the same files and settings give other numbers than before.
-_FORMAT = 1
+_FORMAT = 2
 # Other errors of the system may pass, and are no reason to fill a folder again.
 _MISSING_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 # Times to fill a folder that can't be read.
@@ -303,14 +303,14 @@ def refuse_beside_series(
 
 def _plan_tasks(files, suffix, filter, channels, dwi, skip_bad):
     """Choose files; return them, and what is to be made of those with good headers."""
-    if isinstance(channels, bool):
+    if isinstance(channels, bool) or not channels:
         files = choose_files(files, suffix, filter)
         if dwi:
             return files, plans.plan_series(files, skip_bad)
-        infos, _ = check_headers(files, channels, skip_bad)
+        infos, _ = check_headers(files, bool(channels), skip_bad)
         return files, [plans.Task(info) for info in infos]
     files = choose_for_channels(files, suffix, filter)
-    tasks = plans.plan_channels(files, as_channels(channels), skip_bad)
+    tasks = plans.plan_channels(files, as_channels(channels, files), skip_bad)
     return [task.info.file for task in tasks], tasks
 
 

@@ -96,10 +96,21 @@ def _fractions_of(volume):
 
 
 def measure_channels(
-    channels: Sequence[Channel], sets: Sets, affine: np.ndarray, seed: int = 0
+    channels: Sequence[Channel],
+    sets: Sets,
+    affine: np.ndarray,
+    seed: int = 0,
+    bounds: tuple[float, float] = (0.0, 1.0),
 ) -> dict[str, dict[str, dict[str, Interval | None]]]:
-    """Measure what channels say of themselves: means of each set, by their titles."""
+    """Measure what channels say of themselves: means of each set, by their titles.
+
+    Sets are columns that were scaled from bounds to [0, 1].
+    """
     size = abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000
+    low, high = bounds
+
+    def unscaled(image):
+        return low + image * (high - low)
 
     def mean(rows, title, name):
         (whose,) = sets.whose(name)
@@ -108,11 +119,11 @@ def measure_channels(
     figures = {}
     for channel, columns in columns_of(channels):
         measured = {
-            name: [channel.measure(image[..., columns], size) for image in images]
+            name: [channel.measure(unscaled(x[..., columns]), size) for x in images]
             for name, images in sets.compared.items()
         }
         pairs = zip(sets.real[..., columns], sets.reconstructed[..., columns])
-        overlaps = [channel.measure_overlap(*pair) for pair in pairs]
+        overlaps = [channel.measure_overlap(*map(unscaled, pair)) for pair in pairs]
         own = {
             title: {name: mean(rows, title, name) for name, rows in measured.items()}
             for title in measured["real"][0]

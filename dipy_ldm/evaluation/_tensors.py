@@ -1,6 +1,7 @@
 """Generated diffusion series beside measured ones, by the tensors that DIPY fits."""
 
 from collections.abc import Mapping
+import logging
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from dipy_ldm._conditions import BVAL
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import take_rows
+from dipy_ldm._utils.values import listed, take_rows
 from dipy_ldm.data._gradients import B0_LIMIT, DIRECTION
 from dipy_ldm.data._plan import pair_sources
 from dipy_ldm.data._table_rows import find_subjects
@@ -19,6 +20,8 @@ from dipy_ldm.evaluation._anatomy import foreground
 from dipy_ldm.evaluation._fidelity import mean_of
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.plots import montage, planes
+
+logger = logging.getLogger(__name__)
 
 # Unknowns of a tensor, and the FA from which on it has a direction.
 _MIN_DIRECTIONS, _ANISOTROPIC = 6, 0.2
@@ -66,15 +69,19 @@ def compare_series(
 ) -> tuple[dict, dict[str, str]]:
     """Compare series with those made of their b = 0; return figures, pieces of a page.
 
-    None is for generating them now, along the measured directions.
+    None is for generating them now, along the measured directions, with the further
+    conditions that tables list for the real files.
     """
+    further = {} if generated else _conditions_of(model, real)
+    columns = (real.gradients or {}) | further
     files = list(dict.fromkeys(real.files))
     of_generated = list(dict.fromkeys(generated.files)) if generated else []
-    partner_of = pair_sources(files, of_generated) if generated else {}
+    pairs = files, of_generated, "generated file"
+    partner_of = pair_sources(*pairs) if generated else {}
     rows: dict[str, list[dict]] = {name: [] for name in _SETS}
     shown: list[np.ndarray] = []
     for number, file in enumerate(files):
-        b0, images, gradients = _series_of(real, file)
+        b0, images, gradients = _series_of(real, file, columns)
         mask = foreground(b0)
         reconstructed = model.vqvae_.predict(images)
         series = {
@@ -82,7 +89,8 @@ def compare_series(
             "reconstructed": (b0, reconstructed, gradients),
         }
         if generated:
-            series["generated"] = _series_of(generated, partner_of[file])
+            partner = partner_of[file]
+            series["generated"] = _series_of(generated, partner, generated.gradients)
         else:
             options = {"conditions": gradients, "source": b0[None], "seed": seed}
             options |= {"first": number, "same_noise": True} | dict(sampling)
@@ -110,16 +118,26 @@ def _fit(b0, images, gradients, mask):
     return fit_tensors(series, [0.0, *gradients[BVAL]], bvecs, mask)
 
 
-def _series_of(volumes, file):
-    """Return b = 0, images and gradients of a series."""
+def _conditions_of(model, real):
+    """Read the further conditions of real series, if tables have them."""
+    names = [name for name in model.conditions_ if name not in real.gradients]
+    try:
+        return real.conditions(*names) if names else {}
+    except InputError as error:
+        logger.warning("%s of the real series is drawn: %s", listed(names), error)
+        return {}
+
+
+def _series_of(volumes, file, columns):
+    """Return b = 0, images and rows of columns, such as gradients, of a series."""
     places = [i for i, other in enumerate(volumes.files) if other == file]
     if len(places) < _MIN_DIRECTIONS:
         raise InputError(
             f"{file} has {len(places)} diffusion-weighted volumes, and a tensor needs "
             f"{_MIN_DIRECTIONS}; leave the file out."
         )
-    gradients = take_rows(volumes.gradients, places)
-    return volumes.sources[places[0]], volumes.images[places], gradients
+    rows = take_rows(columns, places)
+    return volumes.sources[places[0]], volumes.images[places], rows
 
 
 def _pieces(figures, shown: np.ndarray, affine: np.ndarray) -> dict[str, str]:

@@ -338,7 +338,8 @@ def _compare(model, sets, kinds, affine, seed, verbose):
         tasks["anatomy"] = partial(_measure_anatomy, sets, affine)
         if channels := model.channels_:
             measure = anatomy.measure_channels
-            tasks["channels"] = partial(measure, channels, sets, affine, seed)
+            bounds = model.vqvae_.intensity_
+            tasks["channels"] = partial(measure, channels, sets, affine, seed, bounds)
     results = run_tasks(tasks, verbose)
     rows, records = {}, {}
     for kind in kinds:

@@ -58,6 +58,7 @@ def _look_at_volumes(options):
         paths,
         **inputs.grid_options(options),
         mask_files=options.mask_files,
+        source_files=options.source_files,
         dwi=options.dwi,
         cache_dir=options.cache_dir,
         cache_limit=options.cache_limit,

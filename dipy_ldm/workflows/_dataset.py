@@ -25,6 +25,8 @@ them: they are synthetic in part or as a whole. The folder code has the options.
 _DATASET_FILES = ("dataset_description.json", "participants.tsv", "sub-*")
 # Of scans; those in any other folder are taken for anatomy.
 _FOLDERS = "anat", "dwi", "perf", "pet", "func", "fmap"
+# Suffixes, in lower case, of what is computed of diffusion, which BIDS has not yet.
+OF_DIFFUSION = frozenset(("dwimap", "fa", "md", "ad", "rd", "b0"))
 
 
 def refuse_other_dataset(root: Path) -> None:
@@ -68,7 +70,12 @@ def begin_dataset(
 
 def ignored_names(channels: Sequence[Channel]) -> tuple[str, ...]:
     """Return the names of files that are not those of BIDS: maps of diffusion yet."""
-    return tuple(f"*_{c.name}*_dwimap.*" for c in channels if c.suffix == "dwimap")
+    ends = [(c.name, c.suffix or c.name.rpartition("-")[2]) for c in channels]
+    return tuple(
+        f"*_{name}*_{end}.*" if "-" in name else f"*_{end}.*"
+        for name, end in ends
+        if end.lower() in OF_DIFFUSION
+    )
 
 
 def place_in_dataset(root: Path, file: Path, name: str) -> Path:

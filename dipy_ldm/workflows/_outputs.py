@@ -174,6 +174,12 @@ def write_sample(
         write_channel(file, channel, values, affine, dtype, facts)
 
 
+def files_beside(file: Path, channel: Channel) -> list[Path]:
+    """List the files that are written beside one of a channel."""
+    own = sidecar(file)
+    return [own, own.with_suffix(".tsv")] if channel.has_table else [own]
+
+
 def write_channel(
     file: Path,
     channel: Channel,

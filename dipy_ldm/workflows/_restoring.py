@@ -49,6 +49,7 @@ from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._options import parse_channels, parse_filter
 from dipy_ldm.workflows._outputs import (
     bids_name,
+    files_beside,
     name_outputs,
     number_noise,
     output_paths,
@@ -197,8 +198,12 @@ def prepare(
     infos, bad = check_channel_files(own, channels, names is True, skip_bad=True)
     parts = {info.file: parts[info.file] for info in infos}
     if not options.resume:
-        outputs = [path for own in parts.values() for path in _outputs(own)]
-        paths = (path for output in outputs for path in (output, sidecar(output)))
+        paths = (
+            path
+            for part in chain(*parts.values())
+            for output in part.outputs
+            for path in (output, *files_beside(output, part.channel))
+        )
         cure = "add --resume to go on, or --force to overwrite"
         refuse_overwriting(flow, paths, cure)
     inputs = sources, source_of, number_noise(files), infos, parts, bad

@@ -14,12 +14,12 @@ from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.files import claimed, make_folder
 from dipy_ldm.data._gradients import ENDS, makes_series
 from dipy_ldm.data._paths import stem as stem_of, suffix as suffix_of
-from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data._tables import as_text
-from dipy_ldm.data.channels import from_saved as channels_from
+from dipy_ldm.data.channels import Unnamed, from_saved as channels_from
 from dipy_ldm.workflows import _dataset as bids
 from dipy_ldm.workflows._conditions import read_facts
 from dipy_ldm.workflows._outputs import (
+    files_beside,
     further_output,
     name_outputs,
     refuse_equal,
@@ -98,12 +98,18 @@ class Samples(NamedTuple):
     def paths(self):
         """All files that will be written and must not be there, but for logs."""
         files = [file for own in self.names for file in own]
-        volumes = [file for file in files if file.suffix == ".gz"]
+        channels = channels_from(self.document.get("channels")) or [Unnamed()]
+        volumes = [
+            (file, channel)
+            for own in self.names
+            for file, channel in zip(own, channels)
+            if file.suffix == ".gz"
+        ]
         pictures = [] if self.picture is None else [self.picture]
-        sidecars = [sidecar(file) for file in volumes]
+        beside = [path for volume in volumes for path in files_beside(*volume)]
         ends = ENDS if makes_series(from_saved(self.document["conditions"])) else ()
-        tables = [path.with_suffix(end) for path in sidecars for end in ends]
-        return [*files, *sidecars, *tables, *pictures]
+        tables = [path.with_suffix(end) for path in beside for end in ends]
+        return [*files, *beside, *tables, *pictures]
 
     @property
     def cure(self):
@@ -159,13 +165,13 @@ def _of_channels(stems, document):
 _ID = "participant_id"
 _LABEL = "sub-S"
 # Folders of what is no image of anatomy.
-_FOLDERS = {"dwi": "dwi", "dwimap": "dwi", "pet": "pet"}
+_FOLDERS = {"dwi": "dwi", "pet": "pet"} | dict.fromkeys(bids.OF_DIFFUSION, "dwi")
 
 
 def scan_path(root: Path, number: int, suffix: str, channel: str = "") -> Path:
     """Name the file of a generated volume, or of a channel of it."""
     name = f"{_LABEL}{number:04d}"
-    folder = root / name / _FOLDERS.get(suffix, "anat")
+    folder = root / name / _FOLDERS.get(suffix.lower(), "anat")
     return folder / _named(name, "synthetic", suffix, channel)
 
 
@@ -187,7 +193,7 @@ def source_path(
         channel += end
     name = _named(entities, f"synthetic{end}", suffix, channel)
     place = bids.place_in_dataset(root, source, name).parent.parent
-    return place / _FOLDERS.get(suffix, "anat") / name
+    return place / _FOLDERS.get(suffix.lower(), "anat") / name
 
 
 def check_suffix(suffix: str | None, model_suffix: str | None) -> str:

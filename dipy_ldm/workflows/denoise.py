@@ -228,13 +228,14 @@ def _write_healed(part, scan, lesions, samples, task, options):
     path, *further, mask = part.outputs
     make_folder(path.parent)
     millilitres = np.count_nonzero(lesions) * abs(np.linalg.det(scan.affine)) / 1000
-    facts = task.facts | part.channel.facts()
-    facts |= {"LesionMillilitres": round(float(millilitres), 6)}
+    facts = task.facts | {"LesionMillilitres": round(float(millilitres), 6)}
     mean = samples.mean(0)
     restoring.write_inpainted(path, scan, mean, facts)
+    facts |= part.channel.name_facts()
     volumes: list[tuple[np.ndarray, dict]] = []
     if len(samples) > 1:
-        volumes.append((samples.std(0, ddof=1, dtype=float), {}))
+        deviation = samples.std(0, ddof=1, dtype=float)
+        volumes.append((deviation, {"Deviation": part.channel.deviation}))
     if options.difference:
         difference = scan.data[scan.hole] - mean
         volumes.append((difference, {"Difference": "scan minus result"}))
@@ -259,16 +260,17 @@ def _write(part, origin, columns, task, repeated, before, options):
     write_channel(path, channel, mean, origin.affine, options.dtype, task.facts)
     volumes: list[tuple[np.ndarray, dict]] = []
     if len(repeated) > 1:
-        volumes.append((channel.spread(repeated, origin), {}))
+        extra = {"Deviation": channel.deviation}
+        volumes.append((channel.spread(repeated, origin), extra))
     if options.difference:
         name, minuend = "scan", origin.data
         if before is not None:
             name = "result without conditions"
             unconditional = np.mean(before, 0)[..., columns]
             minuend = channel.bring_back(unconditional, origin)
-        extra = {"Difference": f"{name} minus result"}
+        extra = {"Difference": channel.compared.format(name, "result")}
         volumes.append((channel.difference(minuend, mean), extra))
     for other, (volume, extra) in zip(further, volumes, strict=True):
-        facts = task.facts | channel.facts() | extra
+        facts = task.facts | channel.name_facts() | extra
         write_with_sidecar(other, volume, origin.affine, options.dtype, facts)
     return origin.data, mean, origin.affine

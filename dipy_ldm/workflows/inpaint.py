@@ -173,13 +173,14 @@ def _write(part, scan, samples, facts):
     n_samples = len(samples)
     for number, (path, values) in enumerate(zip(volumes, samples)):
         restoring.write_inpainted(path, scan, values, facts | {"Sample": number})
-    facts = facts | part.channel.facts()
+    own = facts | part.channel.name_facts()
     if n_samples > 1:
         mean, std = volumes[n_samples:]
         middle, deviation = part.channel.summarise(samples)
         restoring.write_inpainted(mean, scan, middle, facts)
         spread = np.zeros_like(scan.data)
         spread[scan.hole] = deviation
-        write_with_sidecar(std, spread, scan.affine, "float32", facts)
-    write_with_sidecar(mask, scan.hole, scan.affine, "uint8", facts)
+        about = own | {"Deviation": part.channel.deviation}
+        write_with_sidecar(std, spread, scan.affine, "float32", about)
+    write_with_sidecar(mask, scan.hole, scan.affine, "uint8", own)
     return scan.data, scan.filled(samples[0]), scan.affine

@@ -130,12 +130,25 @@ def test_headers_that_training_reads_are_read(files):
     assert headers.check_units(heads)[0].state == "green"
 
 
+@pytest.mark.parametrize("none", [None, ()])
+def test_channels_may_have_no_names(files, none, tmp_path):
+    how = {"channels": none, "cache_dir": tmp_path / "cache"}
+    findings, _ = headers.read_volumes(files, **how)
+    # All are constant.
+    assert findings[0].message == "8 of 8 files can't be used."
+
+
 @pytest.mark.parametrize(
-    ("options", "name"), [({"suffix": "T1w"}, "suffix"), ({"dwi": True}, "channels")]
+    ("options", "name"),
+    [
+        ({"suffix": "T1w"}, "suffix"),
+        ({"dwi": True}, "channels"),
+        ({"dwi": True, "channels": False, "source_files": ["b0"]}, "source_files"),
+    ],
 )
 def test_options_that_a_training_refuses_are_refused(files, options, name):
     with pytest.raises(InputError, match=f"leave out `{name}`"):
-        headers.read_volumes(files, channels=["T1w", "T2w"], **options)
+        headers.read_volumes(files, **{"channels": ["T1w", "T2w"]} | options)
 
 
 def test_bad_files_are_listed_with_their_cures():

@@ -1,6 +1,7 @@
 """Channels that know what they are: put together, scaled, and turned back."""
 
 import logging
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -103,6 +104,53 @@ def test_records_go_through_a_model_file(bids, load):
     assert texts[0].startswith(table)
 
 
+def test_entities_have_the_kind_of_their_suffix(tmp_path, load, anatomy):
+    for end in ("desc-aseg_dseg", "label-GM_probseg"):
+        put(tmp_path, "sub-1", end, (anatomy > 0).astype("uint8"))
+    names = ["desc-aseg", "label-GM"]
+    kinds = [channel.kind for channel in load(tmp_path, channels=names).channels]
+    assert kinds == ["labels", "map"]
+    plain = load(tmp_path, channels=["desc-aseg=intensity"])
+    assert type(plain.channels[0]) is Channel
+
+
+@pytest.mark.parametrize("none", [None, ()])
+def test_channels_may_have_no_names(bids, load, none):
+    """Such as channels_ of a model without any."""
+    assert load(bids, suffix="T1w", channels=none).channels == ()
+
+
+def test_names_of_channels_need_not_be_of_bids(bids, load, tmp_path):
+    names = ["T1w", "dseg", "desc-FA"]
+    images = load(bids, channels=names).images
+    samples, dti = tmp_path / "made", tmp_path / "dti"
+    samples.mkdir()
+    for file in bids.glob("**/*.nii.gz"):
+        shutil.copy(file, samples / file.name.replace("sub-0", "sample-"))
+    npt.assert_array_equal(load(samples, channels=names).images, images)
+    for subject in ("sub-01", "sub-03"):
+        (dti / subject).mkdir(parents=True)
+        scan = bids / subject / "anat" / f"{subject}_desc-FA_dwimap.nii.gz"
+        shutil.copy(scan, dti / subject / "fa.nii.gz")
+    volumes = load(dti, channels=["fa"])
+    assert (volumes.channels, volumes.subjects) == ((Map("fa"),), ["sub-01", "sub-03"])
+    file = shutil.copy(scan, tmp_path / "fa.nii.gz")
+    with pytest.raises(InputError, match="fa.nii.gz has no sub- in its name"):
+        load(file, channels=["fa"])
+
+
+def test_label_tables_of_other_segmentations_are_not_read(bids, load, anatomy):
+    text = (bids / "dseg.tsv").read_text()
+    (bids / "desc-aseg_dseg.tsv").write_text(text.replace("cortex", "other"))
+    put(bids, "sub-01", "desc-aseg_dseg", anatomy)
+    for name, of_names in (("dseg", "cortex"), ("desc-aseg", "other")):
+        choice = {"desc": "" if name == "dseg" else "aseg"}
+        (labels,) = load(bids, channels=[name], filter=choice).channels
+        assert labels.table["3"]["name"] == of_names
+    (bids / "dseg.tsv").unlink()
+    assert not load(bids, channels=["dseg"], filter={"desc": ""}).channels[0].table
+
+
 def test_labels_take_the_largest_part_of_a_coarser_voxel(tmp_path, load):
     fine = np.zeros((8, 8, 8), "uint8")
     # Of each voxel of twice the side, more than half is 2, and the nearest may be 5.
@@ -114,6 +162,12 @@ def test_labels_take_the_largest_part_of_a_coarser_voxel(tmp_path, load):
     (labels,) = split_channels(volumes.images, volumes.channels).values()
     assert np.unique(labels).tolist() == [0, 2]
     assert (labels == 2).sum() == 2 * 8
+
+
+def test_segmentations_may_be_empty(bids, load, anatomy):
+    put(bids, "sub-03", "dseg", 0 * anatomy)
+    images = load(bids, channels=["T1w", "dseg"]).images
+    npt.assert_array_equal(images[..., 1:].any((1, 2, 3, 4)), [True, True, False])
 
 
 def test_decoded_labels_are_training_labels():
@@ -154,10 +208,9 @@ def test_labels_are_measured_by_their_names():
 
 def test_maps_are_measured_where_there_is_something():
     md = Map("MD", high=0.004, unit="mm^2/s")
-    image = np.array([0, 0, 0.25, 0.75], "float32")[:, None, None, None]
-    measured = md.measure(image, 1.0)
-    assert measured["mean, mm^2/s"] == pytest.approx(0.002)
-    assert measured["share of voxels outside of the range"] == 0
+    # A decoder leaves a little in the background.
+    image = np.array([0, 1e-4, 0.25, 0.75], "float32")[:, None, None, None]
+    assert md.measure(image, 1.0) == {"mean, mm^2/s": pytest.approx(0.002)}
     (odd,) = md.find_odd({"mean": np.array([2, 2.2, 1.9, 0.002])}, ["a", "b", "c", "d"])
     assert odd == "d has a mean of 0.002, and most of 1.95"
 
@@ -181,7 +234,9 @@ def test_channels_are_chosen_by_their_names():
         (["T1w=thing"], "unknown kind of channel 'thing'; choose one of intensity"),
         (["T1w=0:x"], "the range of a map is two numbers, as in T1w=0:1"),
         (["T1w=1:0"], "the range of T1w must be two numbers, the lower first"),
-        (["T1w=labels"], "numbers that are not whole.*name its channel otherwise"),
+        (["T1w=labels"], "numbers that are not whole.*or give it as T1w=intensity"),
+        (["T2w=0:1"], r"as T2w=0:2000\."),
+        (["desc-FA=0:0.1:u"], r"as desc-FA=0:0\.9\d*:UNIT\."),
         (["desc-FA=0:0.1", "T2w=0:3"], "(?s)outside of the range of desc-FA, 0 to 0.1"),
     ],
 )
@@ -208,6 +263,12 @@ def test_subjects_without_all_channels_are_named(bids, load):
         file.rename(file.with_name(f"sub-9{file.name[5:]}"))
     with pytest.raises(InputError, match=r"0 of \d .* sub-01 \(no T2w\).* missing\."):
         load(bids, channels=["T1w", "T2w"])
+
+
+def test_unknown_labels_are_refused(bids):
+    file = bids / "sub-01" / "anat" / "sub-01_dseg.nii.gz"
+    with pytest.raises(InputError, match="label 1000; x has 3, 41; set it to one of"):
+        Labels("x", labels=(3, 41)).load(file)
 
 
 def test_two_files_of_a_channel_are_refused(bids, load, anatomy):
@@ -240,7 +301,26 @@ def test_damaged_records_are_refused(saved):
         from_saved(saved)
 
 
+def test_wrong_ranges_of_maps_are_refused():
+    low, high = np.float32(0.25), np.float32(2)
+    assert Map("x", low=low, high=high, background=1).facts()["Range"] == [0.25, 2.0]
+    with pytest.raises(InputError, match="the `background` of x must lie in its range"):
+        Map("x", low=0.1)
+    with pytest.raises(InputError, match="must be two numbers, the lower first"):
+        Map("x", high="a")
+
+
+def test_wider_ranges_in_messages_hold_the_values(tmp_path, load):
+    put(tmp_path, "sub-1", "x", np.linspace(0, 1.2349, 504).reshape(SHAPE))
+    with pytest.raises(InputError, match=r"as x=0:1\.235\."):
+        load(tmp_path, channels=["x=map"])
+    load(tmp_path, channels=["x=0:1.235"])
+
+
 def test_usual_names_have_their_kinds():
+    units = [as_channels(f"MD={x}")[0].unit for x in ("0:0.003", "0:3", "0:3:u", "map")]
+    assert units == ["mm^2/s", "", "u", "mm^2/s"]
+    assert as_channels("MD=map") == as_channels("MD")
     kinds = [channel.kind for channel in as_channels(["T1w", "dseg", "param-MD", "fa"])]
     assert kinds == ["intensity", "labels", "map", "map"]
     assert as_channels("T1w") == (Channel("T1w"),)

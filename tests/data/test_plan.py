@@ -24,6 +24,8 @@ def test_pairs():
         assert list(pairs.values()) == [sources[i] for i in order]
     with pytest.raises(InputError, match="there are 2 sources for 3 volumes"):
         pair_sources(images, others[:2])
+    with pytest.raises(InputError, match="there are 2 generated files for 3 volumes"):
+        pair_sources(images, others[:2], "generated file")
 
 
 def test_masks_are_paired_by_order_unless_names_tell_otherwise(caplog):

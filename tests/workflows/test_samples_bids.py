@@ -10,6 +10,7 @@ import pytest
 from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sidecars import sidecar
+from dipy_ldm.data.channels import Channel, Map
 from dipy_ldm.workflows import _dataset as dataset, _samples as bids
 
 DESCRIBED = {"age": {"Description": "asked for", "Units": "years"}}
@@ -35,6 +36,14 @@ def test_files_are_named_as_bids_has_derivatives(tmp_path):
     assert str(file) == "sub-S0001/anat/sub-S0001_desc-synthetic_T1w.nii.gz"
     file = bids.scan_path(tmp_path, 12345, "dwi").relative_to(tmp_path)
     assert str(file) == "sub-S12345/dwi/sub-S12345_desc-synthetic_dwi.nii.gz"
+    file = bids.scan_path(tmp_path, 1, "FA", "FA").relative_to(tmp_path)
+    assert str(file) == "sub-S0001/dwi/sub-S0001_desc-synthetic_FA.nii.gz"
+
+
+def test_maps_of_diffusion_are_ignored_by_validators():
+    maps = Map("desc-FA", "dwimap"), Map("MD", "MD"), Channel("b0", "b0")
+    names = dataset.ignored_names([Channel("T1w", "T1w"), *maps])
+    assert names == ("*_desc-FA*_dwimap.*", "*_MD.*", "*_b0.*")
 
 
 @pytest.mark.parametrize(

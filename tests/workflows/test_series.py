@@ -5,6 +5,7 @@ from pathlib import Path
 import re
 import shutil
 import tomllib
+from types import SimpleNamespace
 import warnings
 
 from dipy.core.gradients import gradient_table
@@ -20,6 +21,7 @@ import pytest
 from dipy_ldm import InputError
 from dipy_ldm._conditions import Condition, to_saved
 from dipy_ldm.data import load_volumes
+from dipy_ldm.evaluation._tensors import compare_series
 from dipy_ldm.workflows._series import read_table
 
 SHORT = (
@@ -210,6 +212,30 @@ def test_series_are_evaluated_by_their_tensors(trained):
         assert f"{option[0]} is not for models of diffusion series" in answer(output)
     output = execute("evaluate", *few, *how, cwd=trained, status=2)
     assert "4 diffusion-weighted volumes, and a tensor needs 6" in answer(output)
+
+
+def test_series_to_compare_have_the_conditions_of_measured_ones(tmp_path, caplog):
+    for number in (0, 1):
+        save_series(tmp_path, number, 6)
+    files = sorted(tmp_path.glob("*_dwi.nii.gz"))
+    volumes = load_volumes(files, dwi=True, cache_dir=tmp_path / "cache")
+    requested = []
+
+    def predict(n, conditions, **options):
+        requested.append(conditions)
+        return volumes.images[:n]
+
+    vqvae = SimpleNamespace(predict=lambda images: images)
+    names = dict.fromkeys(("age", "bval", "direction"))
+    model = SimpleNamespace(conditions_=names, vqvae_=vqvae, predict=predict)
+    compare_series(model, volumes)
+    assert "age of the real series is drawn: no table" in caplog.text
+    ages = "participant_id\tage\nsub-0\t30\nsub-1\t40\n"
+    (tmp_path / "participants.tsv").write_text(ages)
+    compare_series(model, volumes)
+    unknown, _, *known = requested
+    assert unknown.keys() == {"bval", "direction"}
+    assert [own["age"] for own in known] == [[30] * 6, [40] * 6]
 
 
 def test_a_folder_of_series_is_checked(trained, command, tmp_path):

@@ -14,6 +14,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data.channels import split_channels
 from dipy_ldm.workflows._evaluation_images import read_for
+from dipy_ldm.workflows._samples import Samples
 
 AFFINE = np.diag([8.0, 8, 8, 1])
 NAMES = ["T1w", "T2w", "dseg", "desc-FA"]
@@ -117,6 +118,11 @@ def test_denoised_channels_are_files_of_their_own(folder, bids):
     labels, difference, spread = map(nib.load, files)
     facts = json.loads((anat / "sub-0_desc-denoised_dseg.json").read_text())
     assert (facts["Channel"], len(facts["Sources"])) == ("dseg", 4)
+    assert facts["Labels"] == [8, 200]
+    for end, kind in (("Difference", "Difference"), ("Std", "Deviation")):
+        facts = json.loads((anat / f"sub-0_desc-denoised{end}_dseg.json").read_text())
+        assert (facts["Channel"], "label" in facts[kind]) == ("dseg", True)
+        assert not {"Labels", "ChannelKind"} & facts.keys()
     assert labels.get_data_dtype() == "int16"
     assert labels.header.get_intent()[0] == "label"
     before = nib.load(bids / "sub-0/anat/sub-0_dseg.nii.gz").get_fdata()
@@ -141,6 +147,12 @@ def test_channels_are_filled_by_name(folder, bids):
     names = [p.name for p in sorted(anat.glob("*.nii.gz"))]
     assert len(names) == len(ends)
     assert all("dseg" in name for name in names)
+    with_labels = {"Mean", "-0000", "-0001"}
+    for end in ends:
+        own = f"sub-0_desc-inpainted{end.strip('-')}_dseg.json"
+        facts = json.loads((anat / own).read_text())
+        assert facts["Channel"] == "dseg"
+        assert ("Labels" in facts) == (end in with_labels)
     before = nib.load(scans / "sub-0_dseg.nii.gz").get_fdata()
     means = nib.load(anat / "sub-0_desc-inpaintedMean_dseg.nii.gz")
     assert means.get_data_dtype() == "int16"
@@ -160,7 +172,7 @@ def scan(bids):
     return scan | {"dseg": nib.Nifti1Image(fine, affine)}
 
 
-def test_channels_in_memory_come_back_each_in_its_space(folder, scan, tmp_path):
+def test_channels_in_memory_come_back_each_in_its_space(folder, scan, bids, tmp_path):
     model = LatentDiffusion.load(folder / "ldm.safetensors")
     clean = model.denoise(scan, strength=0)
     shapes = ({n: i.shape for n, i in images.items()} for images in (clean, scan))
@@ -180,6 +192,9 @@ def test_channels_in_memory_come_back_each_in_its_space(folder, scan, tmp_path):
     assert set(np.unique(sample["dseg"].dataobj)) <= {0, 8, 200}
     with pytest.raises(InputError, match="desc-FA is missing .given: T1w, T2w, dseg"):
         model.denoise({name: scan[name] for name in NAMES[:-1]})
+    other = nib.load(bids / "sub-1/anat/sub-1_dseg.nii.gz")
+    with pytest.raises(InputError, match="are of different subjects or sessions; give"):
+        model.denoise(scan | {"dseg": other})
     with pytest.raises(InputError, match="unknown channel 'PDw'; choose one of T1w"):
         model.inpaint(scan, mask, channels=["PDw"])
     with pytest.raises(InputError, match="give each scan as a dictionary"):
@@ -205,6 +220,20 @@ def test_files_of_channels_may_be_in_the_home_folder(folder, bids, monkeypatch):
 def test_wrong_choices_of_channels_are_refused(folder, bids, option, sentence):
     words = ("ldm.safetensors", bids, *option.split())
     assert sentence in execute("denoise", *words, cwd=folder, status=2)
+
+
+def test_tables_of_labels_are_not_overwritten(folder, bids):
+    document = _serialization.read_document(folder / "ldm.safetensors")
+    samples = Samples.in_dataset(folder / "new", range(1), None, document)
+    tables = [path.name for path in samples.paths if path.suffix == ".tsv"]
+    assert tables == ["sub-S0000_desc-synthetic_dseg.tsv"]
+    table = folder / "kept" / "sub-0_desc-denoised_dseg.tsv"
+    table.parent.mkdir()
+    table.touch()
+    how = ("--channels", "dseg", "--out_dir", "kept")
+    scans = bids / "sub-0" / "anat"
+    output = execute("denoise", "ldm.safetensors", scans, *how, cwd=folder, status=2)
+    assert f"{table.name} exists already" in output
 
 
 def test_suffix_is_of_each_channel(folder):
