@@ -61,7 +61,8 @@ def _restored(result, channels, origins, facts):
     affines = [origin.affine for origin in origins]
     if result.ndim == 3:
         volume = origins[0].restore(result[..., None], 0.0)
-        return synthetic_image(volume, affines[0], facts)
+        role = {"Role": "probability map"}
+        return synthetic_image(volume, affines[0], facts | role)
     volumes = bring_back(result, channels, origins)
     return as_images(channels, volumes, affines, facts)
 

@@ -104,6 +104,28 @@ def test_find_volumes_skips_derived_files(folder, caplog):
     assert names(find_volumes([folder / "made"])) == ["1_std.nii.gz"]
 
 
+def test_outputs_that_are_no_scans_are_left_out_of_folders(folder, caplog):
+    place = folder / "c"
+    for name, role in (("1", ""), ("1_mask", ', "Role": "mask"')):
+        (place / f"{name}.nii.gz").touch()
+        text = f'{{"GeneratedBy": {{"Name": "dipy_ldm"}}{role}}}'
+        (place / f"{name}.json").write_text(text)
+    with caplog.at_level("INFO", "dipy_ldm"):
+        assert names(find_volumes([place])) == ["1.nii.gz"]
+    assert "left out: files of the role mask (1)" in caplog.text
+    assert names(find_volumes([place / "*.nii.gz"], generated=True)) == ["1.nii.gz"]
+    assert names(find_volumes([place / "*_mask.nii.gz"])) == ["1_mask.nii.gz"]
+    (place / "list.txt").write_text("1.nii.gz\n1_mask.nii.gz\n")
+    assert len(find_volumes([place / "list.txt"])) == 2
+
+
+def test_a_volume_that_is_there_twice_is_refused(folder):
+    (folder / "b" / "5.nii.gz").touch()
+    for paths in ([folder / "b"], [folder / "b" / "5.nii", folder / "b" / "5.nii.gz"]):
+        with pytest.raises(InputError, match=r"5.nii and .*5.nii.gz are two files of"):
+            find_volumes(paths)
+
+
 def test_files_wildcards_and_folders_keep_their_order_and_count_once(folder):
     paths = [folder / "b" / "5.nii", folder / "a" / "*.nii", str(folder)]
     found = names(find_volumes(paths))
@@ -230,6 +252,18 @@ def test_scans_are_chosen_by_suffix_and_entities(caplog):
 def test_missing_entity_is_refused_with_the_existing_ones(choice, sentence):
     with pytest.raises(InputError, match=sentence):
         choose_files([*T1W, *T2W], *choice)
+
+
+def test_variants_of_a_scan_are_warned_of(caplog):
+    native = [Path(f"sub-{i}_T1w.nii.gz") for i in range(2)]
+    template = [Path(f"sub-{i}_space-MNI_T1w.nii.gz") for i in range(2)]
+    assert len(choose_files([*native, *template])) == 4
+    assert "the files differ in space (none (2), MNI (2))" in caplog.text
+    caplog.clear()
+    choose_files(native)
+    assert choose_files([*native, *template], None, {"space": "MNI"}) == template
+    choose_files([*native, *template], None, {"space": ["MNI", ""]})
+    assert "differ" not in caplog.text
 
 
 def test_the_folder_of_a_study_is_no_subject():

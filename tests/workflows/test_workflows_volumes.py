@@ -432,7 +432,7 @@ BAD_DENOISING = {
     "an empty folder": ("MODEL empty", "the folder empty has no NIfTI files (.nii"),
     "two of a name": (
         "MODEL volumes/0.nii.gz volumes/0.nii",
-        "denoise them one after the other",
+        "are two files of one name",
     ),
     "two of a name in a dataset": (
         "MODEL a b --bids",
