@@ -538,7 +538,8 @@ class LatentDiffusion(Estimator):
             scans of any space and intensities. Those of named channels are found by
             their names in folders and files of BIDS, or given in a dictionary.
         conditions, source
-            As of :meth:`predict`; conditions that are left out are not specified.
+            As of :meth:`predict`; conditions that are left out are not specified, and
+            rows with names are joined to scans, as of :meth:`fit`.
         strength : float
             Time in [0, 1] to which the latents are noised. At 0 the result is the
             autoencoder's reconstruction, at 1 nothing of the image is left.
