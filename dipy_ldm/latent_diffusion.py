@@ -230,9 +230,10 @@ class LatentDiffusion(Estimator):
             array of labels, which is called ``label``. Text and truth values are
             classes, and so are whole numbers without gaps from 0 or 1 on and all of an
             array of whole numbers given alone, also where an array has them as floats
-            since some are missing; other numbers are continuous. None, NaN, ``""`` and
-            ``n/a`` are missing. Rows with names, in a column ``participant_id`` or an
-            index, are joined to ``subjects``; others are in the order of the images.
+            since some are missing; other numbers are continuous. None, NaN, ``""``,
+            ``n/a`` and ``nan`` are missing. Rows with names, in a column
+            ``participant_id`` or an index, are joined to ``subjects``; others are in
+            the order of the images.
         init : LatentDiffusion, str or Path, optional
             A fitted model, or a file, with whose denoiser to begin; ``widths`` of None
             are its. The images may be of other sizes. Conditions and levels are known

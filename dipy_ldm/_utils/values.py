@@ -25,7 +25,7 @@ KEYS = (*SUBJECT_COLUMNS, "session_id", "filename")
 # How columns are called that are of one person each.
 IDENTIFIERS = (*KEYS, "id", "sub_id", "record_id", "eid", "rid", "ptid")
 # Text that says that there is nothing to say.
-MISSING = ("", "n/a")
+MISSING = ("", "n/a", "nan")
 
 
 class Table(dict):
@@ -50,6 +50,11 @@ def as_table(conditions: Any) -> dict[str, list]:
         raise InputError(
             "conditions must be values by the names of the conditions, such as "
             "{'age': ages}, or one label for each image."
+        )
+    if any(isinstance(value, tuple) for value in values):
+        raise InputError(
+            "the columns of conditions need names; give a dictionary, such as "
+            "{'age': ages}, or a DataFrame."
         )
     whole = all(value is None or is_whole(value) for value in values)
     return {
@@ -77,8 +82,9 @@ def parse_conditions(words: Iterable[str]) -> dict[str, Any] | str:
 def columns_of(conditions: Any) -> dict[str, Any] | None:
     """Return columns by name; None if there are no names."""
     # A Series; arrays of h5py have names, too, which are places in a file.
-    if hasattr(conditions, "to_frame") and isinstance(conditions.name, str):
-        return {conditions.name: conditions}
+    name = getattr(conditions, "name", None)
+    if hasattr(conditions, "to_frame") and isinstance(name, str) and name:
+        return {name: conditions}
     if not isinstance(conditions, dict) and not hasattr(conditions, "columns"):
         return None
     names = list(conditions if isinstance(conditions, dict) else conditions.columns)
@@ -101,6 +107,8 @@ def is_many(values: Any) -> bool:
 
 def values_of(name: str, values: Any) -> list:
     """Convert values to Python's, and those that are missing to None."""
+    if getattr(getattr(values, "dtype", None), "kind", None) in ("m", "M"):
+        raise InputError(f"{name} has dates or times; give numbers, such as years.")
     values = values.tolist() if hasattr(values, "tolist") else values
     values = list(values) if is_many(values) else [values]
     cleaned: list = []
@@ -111,7 +119,7 @@ def values_of(name: str, values: Any) -> list:
             cleaned.append(value.strip())
         elif isinstance(value, Real | np.bool_) and math.isfinite(value):
             cleaned.append(value.item() if isinstance(value, np.generic) else value)
-        elif _is_vector(value):
+        elif is_vector(value):
             cleaned.append(tuple(map(float, value)))
         else:
             raise InputError(
@@ -197,7 +205,7 @@ def with_codes(name: str, values: Any) -> list:
     return [value if value is None else int(value) for value in table]
 
 
-def _is_vector(value):
+def is_vector(value: Any) -> bool:
     """Return whether a value is a direction: three numbers that are not all 0."""
     return (
         isinstance(value, list | tuple | np.ndarray)
