@@ -68,6 +68,22 @@ def test_files_folders_images_and_volumes_are_the_same_cohort(folder, untrained)
         npt.assert_array_equal(use(volumes), use(volumes.images))
 
 
+class Tensor:
+    """Stand for a tensor of PyTorch, whose type is none of NumPy."""
+
+    dtype = object()
+    ndim = 4
+
+    def __array__(self, *args, **kwargs):
+        return np.zeros((2, 5, 5, 1), "float32")
+
+
+def test_tensors_are_arrays_and_images_of_one_shape():
+    assert read_cohort(Tensor()).images.shape == (2, 5, 5, 1)
+    with pytest.raises(InputError, match="images differ in shape; give one array"):
+        read_cohort([np.zeros((5, 5, 1)), np.zeros((5, 6, 1))])
+
+
 def test_a_scan_comes_back_in_its_own_space(model, scan, tmp_path):
     with pytest.raises(InputError, match="is given twice; give each scan once"):
         model.denoise([scan, scan])

@@ -61,8 +61,8 @@ def are_scans(images) -> bool:
 
 def _items(images):
     """List the items of a list, also of a column of a table."""
-    dtype = getattr(images, "dtype", None)
-    if dtype is not None and dtype.kind in "OSU" and images.ndim == 1:
+    kind = getattr(getattr(images, "dtype", None), "kind", None)
+    if kind in ("O", "S", "U") and images.ndim == 1:
         images = images.tolist()
     return list(images) if isinstance(images, list | tuple) else [images]
 
@@ -123,7 +123,7 @@ def read_cohort(
             channels=images.channels,
         )
     if not are_scans(images):
-        return Cohort(np.asarray(images))
+        return Cohort(_as_array(images))
     with files_of(images) as (files, folder):
         if any(isinstance(one, Mapping) for one in files):
             raise InputError(
@@ -143,6 +143,16 @@ def read_cohort(
         if folder is not None:
             cohort = cohort._replace(images=np.array(cohort.images))
         return cohort
+
+
+def _as_array(images):
+    try:
+        return np.asarray(images)
+    except ValueError as error:  # of NumPy, which speaks of inhomogeneous parts
+        raise InputError(
+            "images differ in shape; give one array (n, *space, channels), or volumes "
+            "in files."
+        ) from error
 
 
 def read_scans(
