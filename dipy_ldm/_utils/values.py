@@ -24,6 +24,8 @@ SUBJECT_COLUMNS = ("participant_id", "subject_id", "participant", "subject")
 KEYS = (*SUBJECT_COLUMNS, "session_id", "filename")
 # How columns are called that are of one person each.
 IDENTIFIERS = (*KEYS, "id", "sub_id", "record_id", "eid", "rid", "ptid")
+# Sentences of a report.
+_MAX_COMPLAINTS = 50
 # Text that says that there is nothing to say.
 MISSING = ("", "n/a", "nan")
 
@@ -179,6 +181,14 @@ def listed(names: Iterable, most: int = 20) -> str:
     names = list(map(str, names))
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def as_report(complaints: Iterable[str]) -> str:
+    """Join different sentences, the first of many, one a line."""
+    lines = list(dict.fromkeys(complaints))
+    more = len(lines) - _MAX_COMPLAINTS
+    shown = lines[:_MAX_COMPLAINTS] + ([f"and {more} more"] if more > 0 else [])
+    return "\n".join(shown)
 
 
 def counted(number: int, noun: str) -> str:

@@ -9,7 +9,7 @@ import re
 from typing import Any, NamedTuple
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import MISSING
+from dipy_ldm._utils.values import MISSING, as_report
 
 # In lower case: of BIDS, R and numpy.
 _MISSING_CELLS = (*MISSING, "na")
@@ -57,7 +57,6 @@ _DECIMAL_COMMAS = {
 }
 # How spreadsheets declare what stands between columns, in the first line.
 _DECLARED = re.compile(r'"?sep=([;,\t])"?')
-_MAX_COMPLAINTS = 50
 
 
 class Row(NamedTuple):
@@ -179,13 +178,8 @@ def _separator(path, lines):
 
 def refuse_rows(complaints: Iterable[str], cure: str) -> None:
     """Refuse all bad rows in one report."""
-    all_of_them = list(dict.fromkeys(complaints))
-    if not all_of_them:
-        return
-    shown = all_of_them[:_MAX_COMPLAINTS]
-    more = len(all_of_them) - len(shown)
-    report = "\n".join([*shown, *([f"and {more} more"] if more else [])])
-    raise InputError(f"{report}\n{cure[0].upper()}{cure[1:]}.")
+    if report := as_report(complaints):
+        raise InputError(f"{report}\n{cure[0].upper()}{cure[1:]}.")
 
 
 def read_descriptions(path: Path) -> dict[str, Description]:
