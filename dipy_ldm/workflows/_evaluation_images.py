@@ -26,7 +26,11 @@ from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.channels import from_saved
 from dipy_ldm.data.images import read_images
 from dipy_ldm.data.volumes import Volumes, conform_volumes, plan_volumes
-from dipy_ldm.workflows._conditions import read_facts, requested_conditions_of
+from dipy_ldm.workflows._conditions import (
+    as_level,
+    read_facts,
+    requested_conditions_of,
+)
 from dipy_ldm.workflows._options import parse_filter
 
 logger = logging.getLogger(__name__)
@@ -214,7 +218,8 @@ def _conditions(document, places, rows, generated):
         return requested, []
     files = [file for file, _ in places]
     try:
-        return read_covariates(names, files, rows).values, []
+        values = read_covariates(names, files, rows).values
+        return _as_levels(conditions_from(document["conditions"]), values), []
     except InputError as error:
         if generated:
             return None, []
@@ -222,6 +227,16 @@ def _conditions(document, places, rows, generated):
         logger.info("%s", error)
         note = "The conditions of the real images are unknown."
         return None, [note]
+
+
+def _as_levels(conditions, values):
+    """Spell classes as the model does."""
+    return {
+        name: [as_level(name, v, conditions[name]) if v else v for v in column]
+        if conditions[name].kind == "class"
+        else column
+        for name, column in values.items()
+    }
 
 
 def refuse_same_subjects(train: EvaluationImages, held_out: EvaluationImages) -> None:
