@@ -24,6 +24,8 @@ _NIFTI = (".nii", ".nii.gz")
 _LISTS = (".txt", ".csv", ".tsv")
 # Folders of BIDS datasets with other files than scans as they were converted.
 _ASIDE = ("derivatives", "sourcedata")
+# Entries in the sidecars of outputs that are no scans.
+_NO_SCANS = {"Role", "Difference", "Deviation"}
 # Entities by which files of one scan differ.
 _VARIANTS = ("space", "res", "desc", "part", "echo", "inv")
 
@@ -73,9 +75,10 @@ def _reasons(path, generated):
     if path.is_file():
         return reasons
     facts_of = {file: _facts(file) for file, reason in reasons.items() if not reason}
-    roles = {f: f"of the role {x['Role']}" for f, x in facts_of.items() if "Role" in x}
+    no_scans = [file for file, facts in facts_of.items() if facts.keys() & _NO_SCANS]
     outputs = dict.fromkeys((f for f, x in facts_of.items() if x), "made by dipy_ldm")
-    for left_out in (roles, {} if generated else outputs):
+    about = "that are masks, maps, differences or deviations"
+    for left_out in (dict.fromkeys(no_scans, about), {} if generated else outputs):
         if len(left_out) < len(facts_of):  # else they are what is wanted
             reasons |= left_out
     return reasons

@@ -24,8 +24,6 @@ from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, further_output, write_channel
 
 _STRENGTH, _THRESHOLD, _DILATE = 0.1, 0.5, 2.0
-# What is no scan: folders of outputs are read without it.
-_SPREAD, _DIFFERENCE = {"Role": "standard deviation"}, {"Role": "difference"}
 
 
 class DenoiseLDMFlow(LDMFlow):
@@ -236,10 +234,10 @@ def _write_healed(part, scan, lesions, samples, task, options):
     restoring.write_inpainted(path, scan, mean, facts)
     volumes: list[tuple[np.ndarray, dict]] = []
     if len(samples) > 1:
-        volumes.append((samples.std(0, ddof=1, dtype=float), _SPREAD))
+        volumes.append((samples.std(0, ddof=1, dtype=float), {}))
     if options.difference:
         difference = scan.data[scan.hole] - mean
-        volumes.append((difference, _DIFFERENCE | {"Difference": "scan minus result"}))
+        volumes.append((difference, {"Difference": "scan minus result"}))
     for other, (values, extra) in zip(further, volumes, strict=True):
         volume = np.zeros_like(scan.data)
         volume[scan.hole] = values
@@ -261,14 +259,14 @@ def _write(part, origin, columns, task, repeated, before, options):
     write_channel(path, channel, mean, origin.affine, options.dtype, task.facts)
     volumes: list[tuple[np.ndarray, dict]] = []
     if len(repeated) > 1:
-        volumes.append((channel.spread(repeated, origin), _SPREAD))
+        volumes.append((channel.spread(repeated, origin), {}))
     if options.difference:
         name, minuend = "scan", origin.data
         if before is not None:
             name = "result without conditions"
             unconditional = np.mean(before, 0)[..., columns]
             minuend = channel.bring_back(unconditional, origin)
-        extra = _DIFFERENCE | {"Difference": f"{name} minus result"}
+        extra = {"Difference": f"{name} minus result"}
         volumes.append((channel.difference(minuend, mean), extra))
     for other, (volume, extra) in zip(further, volumes, strict=True):
         facts = task.facts | channel.facts() | extra

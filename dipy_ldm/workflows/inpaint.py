@@ -181,7 +181,6 @@ def _write(part, scan, samples, facts):
         restoring.write_inpainted(mean, scan, middle, facts)
         spread = np.zeros_like(scan.data)
         spread[scan.hole] = deviation
-        role = {"Role": "standard deviation"}
-        write_with_sidecar(std, spread, scan.affine, "float32", facts | role)
+        write_with_sidecar(std, spread, scan.affine, "float32", facts)
     write_with_sidecar(mask, scan.hole, scan.affine, "uint8", facts | {"Role": "mask"})
     return scan.data, scan.filled(samples[0]), scan.affine

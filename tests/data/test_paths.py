@@ -112,9 +112,16 @@ def test_outputs_that_are_no_scans_are_left_out_of_folders(folder, caplog):
         (place / f"{name}.json").write_text(text)
     with caplog.at_level("INFO", "dipy_ldm"):
         assert names(find_volumes([place])) == ["1.nii.gz"]
-    assert "left out: files of the role mask (1)" in caplog.text
+    assert (
+        "left out: files that are masks, maps, differences or deviations (1)"
+        in caplog.text
+    )
     assert names(find_volumes([place / "*.nii.gz"], generated=True)) == ["1.nii.gz"]
     assert names(find_volumes([place / "*_mask.nii.gz"])) == ["1_mask.nii.gz"]
+    for entry in ("Difference", "Deviation"):
+        text = f'{{"GeneratedBy": {{"Name": "dipy_ldm"}}, "{entry}": "of something"}}'
+        (place / "1_mask.json").write_text(text)
+        assert names(find_volumes([place])) == ["1.nii.gz"]
     (place / "list.txt").write_text("1.nii.gz\n1_mask.nii.gz\n")
     assert len(find_volumes([place / "list.txt"])) == 2
 
