@@ -130,7 +130,7 @@ class DenoiseLDMFlow(LDMFlow):
         how = {"Strength": strength}
         if lesions:
             how = {"Threshold": threshold, "DilatedBy": dilate}
-        tasks = job.tasks(sampling, **how, Repeats=repeats)
+        tasks = job.tasks(sampling, **how, Repeats=repeats, Dtype=dtype)
         sampling["tile"] = tile
         act = partial(
             _inpaint_lesions if lesions else _denoise, model, job, options, sampling

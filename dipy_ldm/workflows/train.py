@@ -1,13 +1,13 @@
 """The workflow behind ``dipy_train_ldm`` and ``dipy_check_ldm``."""
 
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 import logging
 
 from dipy_ldm import _presets, _serialization
 from dipy_ldm._conditions import BVAL
 from dipy_ldm._presets import Settings
 from dipy_ldm._utils.checks import InputError, at_least
-from dipy_ldm._utils.files import claimed, make_folder, refuse_claimed
+from dipy_ldm._utils.files import refuse_claimed
 from dipy_ldm.data._checks import survey
 from dipy_ldm.data._cohort import split
 from dipy_ldm.data._gradients import DIRECTION
@@ -31,6 +31,7 @@ from dipy_ldm.workflows._options import (
 )
 from dipy_ldm.workflows._outputs import (
     LDMFlow,
+    claimed_output,
     json_and_page,
     output_paths,
     refuse_overwriting,
@@ -373,7 +374,7 @@ class TrainLDMFlow(LDMFlow):
         with ExitStack() as stack:
             if chief:
                 for path in paths:
-                    stack.enter_context(_claimed(path))
+                    stack.enter_context(claimed_output(path))
                 self._check_outputs(paths, resume)
             yield
 
@@ -480,20 +481,6 @@ def _load(planned, strategy, chief, options):
             if data.sources is not None:
                 survey(data.sources, "source image", chief)
     return data
-
-
-@contextmanager
-def _claimed(path):
-    """Claim an output, in a folder that is made, and removed if it stays empty."""
-    new = not path.parent.exists()
-    make_folder(path.parent)
-    try:
-        with claimed(path):
-            yield
-    finally:
-        if new:
-            with suppress(OSError):
-                path.parent.rmdir()
 
 
 def _checkpoints(model_path):

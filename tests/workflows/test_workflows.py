@@ -203,6 +203,13 @@ def test_a_second_training_of_the_same_outputs_is_refused(
                 pass
 
 
+def test_two_runs_do_not_generate_the_same_samples(command, tmp_path):
+    with claimed(tmp_path / "samples.npz"):
+        output = command("generate", "mnist", "--n_samples", 1, status=2)
+    assert "samples.npz is being written by process" in answer(output)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["a" * 244, "é" * 130])
 def test_a_name_that_is_too_long_is_refused_at_once(command, folder, name):
     options = (folder / "blobs.npy", *TINY, "--out_model", name)
