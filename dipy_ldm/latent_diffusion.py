@@ -28,7 +28,13 @@ from dipy_ldm._utils import checks, tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.data import _sources as sources
-from dipy_ldm.data._checks import as_fitted, check_trainable, check_validation, survey
+from dipy_ldm.data._checks import (
+    as_fitted,
+    check_trainable,
+    check_validation,
+    identify,
+    survey,
+)
 from dipy_ldm.data._gradients import refuse_series
 from dipy_ldm.data._scans import ImagesLike, grid_of, read_sources, require_affine
 from dipy_ldm.data._sidecars import SyntheticImage, model_facts
@@ -306,7 +312,7 @@ class LatentDiffusion(Estimator):
             "images": self.fingerprint_,
             **conditioning.settings(),
             "vqvae": survey(self.vqvae_.codebook_).fingerprint,
-            "the shape of the validation data": validation.shape or (),
+            "validation data": identify(held_out),
             "init": start and _serialization.checksum(start.to_tensors()),
         }
         with _backend.spread(resolved.strategy):
