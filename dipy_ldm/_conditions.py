@@ -24,6 +24,7 @@ from dipy_ldm._utils.values import (
     columns_of,
     in_order,
     is_none,
+    is_vector,
     level_of,
     listed,
     number_of,
@@ -166,10 +167,10 @@ def requested(
     One value is for all examples; of a single condition also the values alone will do.
     Nothing is specified if None or ``"none"``.
     """
-    table = {
-        name: values_of(name, values)
-        for name, values in _check_names(conditions, request).items()
-    }
+    table = {}
+    for name, values in _check_names(conditions, request).items():
+        is_one = conditions[name].kind == "direction" and is_vector(values)
+        table[name] = values_of(name, [values] if is_one else values)
     if n is None:
         n = max(map(len, table.values()), default=1)
     for name, values in table.items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, Self, cast
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid, conform, same_grid
 from dipy_ldm.data._nifti import read_header, read_mask
+from dipy_ldm.data._paths import entity
 from dipy_ldm.data._plan import find_masks, mask_complaint
 from dipy_ldm.data._preprocessing import Origin
 from dipy_ldm.data._scans import (
@@ -22,11 +24,16 @@ from dipy_ldm.data._scans import (
     read_scans,
 )
 from dipy_ldm.data._sidecars import synthetic_image
+from dipy_ldm.data._table_rows import find_subjects, join_rows
 from dipy_ldm.data.channels import Channel, choose_channels, columns_of
 from dipy_ldm.diffusion import _inpainting as inpainting
 
+logger = logging.getLogger("dipy_ldm")
+
 # Of a voxel of the model: with less of it in the mask, none of it is inpainted.
 _MIN_HOLE_SHARE = 0.05
+# Of a mask, outside of the model's grid.
+_MAX_SHARE_OUTSIDE = 0.01
 
 P = ParamSpec("P")
 
@@ -45,6 +52,7 @@ def accepts_scans(method: Callable[P, Any]) -> Callable[P, Any]:
         self._check_fitted()
         grid, channels = self._grid()
         on_grid, origins = read_scans(images, grid, channels)
+        kwargs = _joined(kwargs, [own[0].file for own in origins])
         results, used = run(self, on_grid, *args, **kwargs)
         if not origins:
             return results
@@ -58,13 +66,23 @@ def accepts_scans(method: Callable[P, Any]) -> Callable[P, Any]:
     return cast(Callable[P, Any], apply)
 
 
+def _joined(kwargs, files):
+    """Join conditions whose rows have names to scans."""
+    if not files:  # of images, which come without subjects
+        return kwargs
+    sessions = [entity(file, "ses") for file in files]
+    rows = join_rows(kwargs.get("conditions"), find_subjects(files), sessions)
+    return kwargs if rows is None else kwargs | {"conditions": rows}
+
+
 def _restored(result, channels, origins, facts):
     """Bring an image, or a map of probabilities without channels, to a scan's space."""
     facts = facts | {"Sources": [str(origin.file) for origin in origins]}
     affines = [origin.affine for origin in origins]
     if result.ndim == 3:
         volume = origins[0].restore(result[..., None], 0.0)
-        return synthetic_image(volume, affines[0], facts)
+        role = {"Role": "probability map"}
+        return synthetic_image(volume, affines[0], facts | role)
     volumes = bring_back(result, channels, origins)
     return as_images(channels, volumes, affines, facts)
 
@@ -116,6 +134,7 @@ def accepts_masked_scans(method: Callable[P, Any]) -> Callable[P, Any]:
         grid, channels = self._grid()
         chosen = choose_channels(kwargs.get("channels"), channels)
         masked, sources = _read_masked(images, masks, grid, channels)
+        kwargs = _joined(kwargs, [parts[0].file for parts in masked])
         arrays, holes, origins = zip(*(conformed(parts, grid) for parts in masked))
         results, used = inpaint(self, np.stack(arrays), np.stack(holes), **kwargs)
         several = kwargs.get("n_samples") is not None
@@ -156,7 +175,9 @@ def _read_masked(scans, masks, grid, channels):
             info, mask = read_header(own[0], channels[0].width > 1), mask_of[own[0]]
             if complaint := mask_complaint(info, read_header(mask, channels=False)):
                 raise InputError(complaint)
-            hole = read_mask(mask)[..., 0] > 0
+            shares = read_mask(mask)[..., 0]
+            warn_of_probabilities(mask, shares)
+            hole = shares > 0
             check_on_grid(mask, hole, info.affine, grid)
             parts = read_masked(channels, own, hole, info.affine)
             parts = [p._replace(file=displayed_path(p.file, folder)) for p in parts]
@@ -236,11 +257,35 @@ class MaskedScan(NamedTuple):
         return inpainting.blend(*images)[0]
 
 
+def warn_of_probabilities(file: Path, mask: np.ndarray) -> None:
+    """Warn of a mask that has low probabilities, all of which are inpainted."""
+    if np.mean(mask[mask > 0] < 0.5) > 0.5:
+        logger.warning(
+            "all of the mask %s that is above 0 is inpainted, and most of that is "
+            "below 0.5; if these are probabilities, threshold it first.",
+            file,
+        )
+
+
 def check_on_grid(
     file: Path, hole: np.ndarray, affine: np.ndarray, grid: Grid
 ) -> np.ndarray:
     """Return the hole of a mask file on the model's grid; refuse one outside of it."""
-    result = on_grid(hole, affine, grid)
+    result, box = on_grid(hole, affine, grid), np.ones((*grid.shape, 1), "float32")
+    inside = conform(box, grid.affine, Grid(hole.shape, affine))[hole] >= 0.5
+    share = 1 - inside.mean()
+    if not result.any() and inside.any():
+        raise InputError(
+            f"the mask {file} is too small for the voxels of the model; give a larger "
+            "one."
+        )
+    if result.any() and share > _MAX_SHARE_OUTSIDE:
+        logger.warning(
+            "%.0f %% of the mask %s lies outside of the grid of the model, and is "
+            "filled smoothly, without the model.",
+            100 * share,
+            file,
+        )
     if not result.any():
         raise InputError(
             f"the mask {file} has nothing on the grid of the model, which has shape "

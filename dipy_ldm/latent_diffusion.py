@@ -29,7 +29,13 @@ from dipy_ldm._utils import checks, tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.data import _sources as sources
-from dipy_ldm.data._checks import as_fitted, check_trainable, check_validation, survey
+from dipy_ldm.data._checks import (
+    as_fitted,
+    check_trainable,
+    check_validation,
+    identify,
+    survey,
+)
 from dipy_ldm.data._gradients import refuse_series
 from dipy_ldm.data._scans import ImagesLike, grid_of, read_sources, require_affine
 from dipy_ldm.data._sidecars import SyntheticImage, model_facts
@@ -231,9 +237,10 @@ class LatentDiffusion(Estimator):
             array of labels, which is called ``label``. Text and truth values are
             classes, and so are whole numbers without gaps from 0 or 1 on and all of an
             array of whole numbers given alone, also where an array has them as floats
-            since some are missing; other numbers are continuous. None, NaN, ``""`` and
-            ``n/a`` are missing. Rows with names, in a column ``participant_id`` or an
-            index, are joined to ``subjects``; others are in the order of the images.
+            since some are missing; other numbers are continuous. None, NaN, ``""``,
+            ``n/a`` and ``nan`` are missing. Rows with names, in a column
+            ``participant_id`` or an index, are joined to ``subjects``; others are in
+            the order of the images.
         init : LatentDiffusion, str or Path, optional
             A fitted model, or a file, with whose denoiser to begin; ``widths`` of None
             are its. The images may be of other sizes. Conditions and levels are known
@@ -306,7 +313,7 @@ class LatentDiffusion(Estimator):
             "images": self.fingerprint_,
             **conditioning.settings(),
             "vqvae": survey(self.vqvae_.codebook_).fingerprint,
-            "the shape of the validation data": validation.shape or (),
+            "validation data": identify(held_out),
             "init": start and _serialization.checksum(start.to_tensors()),
         }
         with _backend.spread(resolved.strategy):
@@ -539,7 +546,8 @@ class LatentDiffusion(Estimator):
             scans of any space and intensities. Those of named channels are found by
             their names in folders and files of BIDS, or given in a dictionary.
         conditions, source
-            As of :meth:`predict`; conditions that are left out are not specified.
+            As of :meth:`predict`; conditions that are left out are not specified, and
+            rows with names are joined to scans, as of :meth:`fit`.
         strength : float
             Time in [0, 1] to which the latents are noised. At 0 the result is the
             autoencoder's reconstruction, at 1 nothing of the image is left.

@@ -139,7 +139,9 @@ def test_learnt_conditions_are_logged_in_python_too(caplog):
 def test_a_series_keeps_its_name():
     ages = pd.Series([70, 61, 55, 80], name="age")
     assert learn(ages, 4)["age"].kind == "continuous"
-    assert learn(pd.Series([70, 61, 55, 80]), 4)["label"].kind == "class"
+    for name in (None, ""):  # polars has the latter
+        alone = pd.Series([70, 61, 55, 80], name=name)
+        assert learn(alone, 4)["label"].kind == "class"
     known = learn(ages, 4)
     assert ConditionBatch.of(known, ages, 4).numbers.shape == (4, 1)
 
@@ -162,7 +164,7 @@ def test_identifying_columns_are_refused(table, n_subjects):
     assert learn({"site": [f"x{i % 10}" for i in range(20)]}, 20)
 
 
-@pytest.mark.parametrize("missing", [None, np.nan, "", " ", "n/a", "N/A"])
+@pytest.mark.parametrize("missing", [None, np.nan, "", " ", "n/a", "N/A", "nan"])
 def test_missing_values(missing):
     text = isinstance(missing, str)
     values = ["a", missing, "b"] if text else [0.5, missing, 1.5]
@@ -239,6 +241,8 @@ def test_requests_without_conditions_are_refused():
         ({}, "conditions must be values by the names of the conditions"),
         (70, "conditions must be values by the names of the conditions"),
         ({"": [1, 2, 3]}, "names of conditions must be text"),
+        (np.eye(3), "the columns of conditions need names; give a dictionary"),
+        ({"scan": np.arange(3).astype("datetime64[D]")}, "scan has dates or times"),
     ],
 )
 def test_invalid_training_conditions_are_refused(given, sentence):
@@ -324,7 +328,11 @@ def test_directions_are_vectors_of_which_opposite_ones_are_one():
     (warning,) = encode({"bval": 3000}).range_warnings
     assert "outside of the 950 to 2100" in warning
     assert learn({"bval": [700, 700]}, 2)["bval"].kind == "continuous"
-    for wrong in (5, "x", (0, 0, 1), [(0, 0, 0)]):
+    for one in ((0, 0, 1), np.array([0, 0, 1.0])):
+        numbers = encode({"bval": [1000, 2000], "direction": one}).numbers
+        npt.assert_array_equal(numbers[0, 1], numbers[1, 1])
+        assert encode({"bval": 1000, "direction": one}).numbers.shape == (1, 2)
+    for wrong in (5, "x", (0, 0), [(0, 0, 0)]):
         with pytest.raises(InputError, match="direction must"):
             encode({"direction": wrong})
     with pytest.raises(InputError, match="vector of three numbers"):

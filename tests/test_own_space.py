@@ -9,9 +9,11 @@ import numpy.testing as npt
 import pytest
 from scans import blocky_volumes, grid_affine, make_scan, save
 
-from dipy_ldm import VQVAE, InputError, LatentDiffusion
+from dipy_ldm import VQVAE, InputError, LatentDiffusion, _own_space
+from dipy_ldm._own_space import check_on_grid, warn_of_probabilities
 from dipy_ldm._serialization import find
 from dipy_ldm.data import load_volumes
+from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._scans import read_cohort
 
 pytestmark = pytest.mark.usefixtures("no_real_cache")
@@ -61,6 +63,22 @@ def test_files_folders_images_and_volumes_are_the_same_cohort(folder, untrained)
     npt.assert_array_equal(latents, vqvae.encode(volumes.images[:1]))
     for use in (vqvae.encode, vqvae.predict, model.denoise):
         npt.assert_array_equal(use(volumes), use(volumes.images))
+
+
+class Tensor:
+    """Stand for a tensor of PyTorch, whose type is none of NumPy."""
+
+    dtype = object()
+    ndim = 4
+
+    def __array__(self, *args, **kwargs):
+        return np.zeros((2, 5, 5, 1), "float32")
+
+
+def test_tensors_are_arrays_and_images_of_one_shape():
+    assert read_cohort(Tensor()).images.shape == (2, 5, 5, 1)
+    with pytest.raises(InputError, match="images differ in shape; give one array"):
+        read_cohort([np.zeros((5, 5, 1)), np.zeros((5, 6, 1))])
 
 
 def test_a_scan_comes_back_in_its_own_space(model, scan, tmp_path):
@@ -189,6 +207,45 @@ def test_images_far_apart_have_no_common_grid():
 def test_masks_of_another_grid_are_refused(model, scan):
     with pytest.raises(InputError, match="image-0/scan.nii has another grid"):
         model.inpaint(scan, nib.Nifti1Image(np.ones((5, 5, 5), "uint8"), np.eye(4)))
+
+
+def test_masks_that_leave_the_grid_are_warned_of(caplog):
+    file, grid = Path("mask.nii"), Grid((8, 8, 8), np.eye(4))
+    hole = np.zeros((16, 8, 8), bool)
+    hole[4:8, 2:6, 2:6] = True
+    check_on_grid(file, hole, np.eye(4), grid)
+    assert not caplog.text
+    hole[8:12, 2:6, 2:6] = True
+    check_on_grid(file, hole, np.eye(4), grid)
+    assert "50 % of the mask mask.nii lies outside of the grid" in caplog.text
+    hole[:8] = False
+    with pytest.raises(InputError, match="has nothing on the grid of the model"):
+        check_on_grid(file, hole, np.eye(4), grid)
+    point = np.zeros((32, 32, 32), bool)
+    point[10, 10, 10] = True
+    with pytest.raises(InputError, match="is too small for the voxels of the model"):
+        check_on_grid(file, point, np.diag([0.25, 0.25, 0.25, 1]), grid)
+
+
+def test_probabilities_are_no_mask(caplog):
+    shares = np.linspace(0, 1, 11)
+    warn_of_probabilities(Path("mask.nii"), shares)
+    assert not caplog.text
+    warn_of_probabilities(Path("mask.nii"), shares**2)
+    assert "mask.nii that is above 0 is inpainted" in caplog.text
+
+
+def test_conditions_are_joined_to_scans():
+    files = [Path(f"sub-{i}_ses-a_T1w.nii.gz") for i in (1, 2)]
+    table = {"participant_id": ["2", "1"], "age": [20, 10]}
+    assert _own_space._joined({"conditions": table}, files)["conditions"] == {
+        "age": [10, 20]
+    }
+    with pytest.raises(InputError, match="1 of 1 images have no row"):
+        _own_space._joined({"conditions": table}, [Path("sub-3_T1w.nii.gz")])
+    for conditions in (None, "none", {"age": 70}, {"age": [1, 2]}):
+        arguments = {"conditions": conditions, "seed": 1}
+        assert _own_space._joined(arguments, files) is arguments
 
 
 def test_arrays_have_no_affine(diffusion):

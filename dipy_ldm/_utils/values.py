@@ -24,8 +24,10 @@ SUBJECT_COLUMNS = ("participant_id", "subject_id", "participant", "subject")
 KEYS = (*SUBJECT_COLUMNS, "session_id", "filename")
 # How columns are called that are of one person each.
 IDENTIFIERS = (*KEYS, "id", "sub_id", "record_id", "eid", "rid", "ptid")
+# Sentences of a report.
+_MAX_COMPLAINTS = 50
 # Text that says that there is nothing to say.
-MISSING = ("", "n/a")
+MISSING = ("", "n/a", "nan")
 
 
 class Table(dict):
@@ -50,6 +52,11 @@ def as_table(conditions: Any) -> dict[str, list]:
         raise InputError(
             "conditions must be values by the names of the conditions, such as "
             "{'age': ages}, or one label for each image."
+        )
+    if any(isinstance(value, tuple) for value in values):
+        raise InputError(
+            "the columns of conditions need names; give a dictionary, such as "
+            "{'age': ages}, or a DataFrame."
         )
     whole = all(value is None or is_whole(value) for value in values)
     return {
@@ -77,8 +84,9 @@ def parse_conditions(words: Iterable[str]) -> dict[str, Any] | str:
 def columns_of(conditions: Any) -> dict[str, Any] | None:
     """Return columns by name; None if there are no names."""
     # A Series; arrays of h5py have names, too, which are places in a file.
-    if hasattr(conditions, "to_frame") and isinstance(conditions.name, str):
-        return {conditions.name: conditions}
+    name = getattr(conditions, "name", None)
+    if hasattr(conditions, "to_frame") and isinstance(name, str) and name:
+        return {name: conditions}
     if not isinstance(conditions, dict) and not hasattr(conditions, "columns"):
         return None
     names = list(conditions if isinstance(conditions, dict) else conditions.columns)
@@ -101,6 +109,8 @@ def is_many(values: Any) -> bool:
 
 def values_of(name: str, values: Any) -> list:
     """Convert values to Python's, and those that are missing to None."""
+    if getattr(getattr(values, "dtype", None), "kind", None) in ("m", "M"):
+        raise InputError(f"{name} has dates or times; give numbers, such as years.")
     values = values.tolist() if hasattr(values, "tolist") else values
     values = list(values) if is_many(values) else [values]
     cleaned: list = []
@@ -111,7 +121,7 @@ def values_of(name: str, values: Any) -> list:
             cleaned.append(value.strip())
         elif isinstance(value, Real | np.bool_) and math.isfinite(value):
             cleaned.append(value.item() if isinstance(value, np.generic) else value)
-        elif _is_vector(value):
+        elif is_vector(value):
             cleaned.append(tuple(map(float, value)))
         else:
             raise InputError(
@@ -173,6 +183,14 @@ def listed(names: Iterable, most: int = 20) -> str:
     return ", ".join(names[:most]) + more
 
 
+def as_report(complaints: Iterable[str]) -> str:
+    """Join different sentences, the first of many, one a line."""
+    lines = list(dict.fromkeys(complaints))
+    more = len(lines) - _MAX_COMPLAINTS
+    shown = lines[:_MAX_COMPLAINTS] + ([f"and {more} more"] if more > 0 else [])
+    return "\n".join(shown)
+
+
 def counted(number: int, noun: str) -> str:
     """Write a number of things."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
@@ -197,7 +215,7 @@ def with_codes(name: str, values: Any) -> list:
     return [value if value is None else int(value) for value in table]
 
 
-def _is_vector(value):
+def is_vector(value: Any) -> bool:
     """Return whether a value is a direction: three numbers that are not all 0."""
     return (
         isinstance(value, list | tuple | np.ndarray)

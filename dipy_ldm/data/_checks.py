@@ -89,6 +89,13 @@ def survey(images: np.ndarray, name: str = "image", verbose: bool = False) -> Su
     return result
 
 
+def identify(images: np.ndarray | None) -> str | None:
+    """Return shape and fingerprint of images; None if there are none."""
+    if images is None:
+        return None
+    return f"{images.shape} ({survey(images).fingerprint[:16]})"
+
+
 def _look(images, name, verbose):
     digest = hashlib.sha256(str(images.shape).encode())
     total, square = np.zeros(images.shape[1:]), 0.0

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.files import flush, replacing
+from dipy_ldm._utils.values import as_report
 from dipy_ldm.data._gradients import find_tables
 
 logger = logging.getLogger("dipy_ldm")
@@ -38,6 +39,8 @@ UNREADABLE = (
     HeaderDataError,
     HeaderTypeError,
 )
+# By their codes; the others are mm or unknown.
+_UNITS = {1: "metres", 3: "micrometres"}
 # DEFLATE makes nothing smaller than this (RFC 1951: 258 bytes from two bits).
 _STRONGEST_COMPRESSION = 1032
 
@@ -50,6 +53,7 @@ class VolumeInfo(NamedTuple):
     channels: int
     affine: np.ndarray
     oriented: bool
+    unit: str = "mm"
 
 
 def check_headers(
@@ -58,12 +62,12 @@ def check_headers(
     """Read the headers of all files, and report on all the bad ones at once."""
     infos, complaints = read_headers(files, channels)
     refuse_files(complaints, len(infos), skip_bad)
-    warn_of_unoriented(infos)
+    warn_of_space(infos)
     return infos, complaints
 
 
-def warn_of_unoriented(infos: Sequence[VolumeInfo]) -> None:
-    """Log how many volumes don't tell left from right."""
+def warn_of_space(infos: Sequence[VolumeInfo]) -> None:
+    """Log how many volumes don't tell left from right, or have another unit than mm."""
     unsure = [str(info.file) for info in infos if not info.oriented]
     if unsure:
         logger.warning(
@@ -71,6 +75,14 @@ def warn_of_unoriented(infos: Sequence[VolumeInfo]) -> None:
             "assumed (%s first)",
             len(unsure),
             unsure[0],
+        )
+    if others := [info for info in infos if info.unit != "mm"]:
+        logger.warning(
+            "%d volumes have headers in %s, which is taken for mm (%s first); write "
+            "their affines in mm",
+            len(others),
+            others[0].unit,
+            others[0].file,
         )
 
 
@@ -89,7 +101,7 @@ def read_headers(
 
 def refuse_files(complaints: Mapping[Any, str], n_good: int, skip_bad: bool) -> None:
     """Report on bad files, as an error or, if they are to be skipped, as a warning."""
-    report = "\n".join(complaints.values())
+    report = as_report(complaints.values())
     if complaints and not n_good:
         raise InputError(report)
     if complaints and not skip_bad:
@@ -134,7 +146,8 @@ def read_header(file: str | Path, channels: bool, dwi: bool = False) -> VolumeIn
     _check_affine(file, image.affine)
     _check_size(file, image)
     oriented = image.header["sform_code"] > 0 or image.header["qform_code"] > 0
-    return VolumeInfo(Path(file), shape, n_channels, image.affine, bool(oriented))
+    unit = _UNITS.get(int(image.header["xyzt_units"]) & 7, "mm")
+    return VolumeInfo(Path(file), shape, n_channels, image.affine, bool(oriented), unit)
 
 
 def refuse_kind(name: str | Path, image: SpatialImage) -> None:
@@ -149,6 +162,10 @@ def _load(file):
     try:
         image = nib.load(file)
     except FileNotFoundError as error:
+        if os.path.islink(file):
+            raise InputError(
+                f"{file} is a link to a file that is not there; fetch it (datalad get)."
+            ) from error
         raise InputError(f"there is no file {file}; check the path.") from error
     except UNREADABLE as error:
         # nibabel does not say so.

@@ -24,12 +24,24 @@ _NIFTI = (".nii", ".nii.gz")
 _LISTS = (".txt", ".csv", ".tsv")
 # Folders of BIDS datasets with other files than scans as they were converted.
 _ASIDE = ("derivatives", "sourcedata")
+# Entries in the sidecars of outputs that are no scans.
+_NO_SCANS = {"Role", "Difference", "Deviation"}
+# Entities by which files of one scan differ.
+_VARIANTS = ("space", "res", "desc", "part", "echo", "inv")
 
 
 def find_volumes(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
     """Find NIfTI files."""
     # Not resolved: two links to the same content are two volumes.
     files = {os.path.abspath(file): file for file in expand(paths, generated)}
+    first: dict[tuple, Path] = {}
+    for path, file in files.items():
+        twin = first.setdefault((os.path.dirname(path), stem(file)), file)
+        if twin is not file:
+            raise InputError(
+                f"{twin} and {file} are two files of one name; remove one, or name the "
+                "other alone."
+            )
     return list(files.values())
 
 
@@ -48,7 +60,7 @@ def expand(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
     if not files:
         raise InputError("there are no volumes; give NIfTI files or folders of them.")
     if excluded:
-        logger.info("left out: files %s; name a folder to take what is in it", counts)
+        logger.info("left out: files %s; name a file or folder to take it", counts)
     return files
 
 
@@ -60,11 +72,15 @@ def _reasons(path, generated):
             reasons |= dict.fromkeys(_read_list(match)[0])
         else:
             reasons |= {file: _aside(file, path.parts) for file in _files(match)}
-    if not (generated or path.is_file()):
-        candidates = [file for file, reason in reasons.items() if not reason]
-        generated_files = list(filter(_is_generated, candidates))
-        if len(generated_files) < len(candidates):  # else they are what is wanted
-            reasons |= dict.fromkeys(generated_files, "made by dipy_ldm")
+    if path.is_file():
+        return reasons
+    facts_of = {file: _facts(file) for file, reason in reasons.items() if not reason}
+    no_scans = [file for file, facts in facts_of.items() if facts.keys() & _NO_SCANS]
+    outputs = dict.fromkeys((f for f, x in facts_of.items() if x), "made by dipy_ldm")
+    about = "that are masks, maps, differences or deviations"
+    for left_out in (dict.fromkeys(no_scans, about), {} if generated else outputs):
+        if len(left_out) < len(facts_of):  # else they are what is wanted
+            reasons |= left_out
     return reasons
 
 
@@ -73,13 +89,13 @@ def _aside(file, named):
     return f"in {aside[0]}" if aside else None
 
 
-def _is_generated(file):
-    """Return whether a volume is generated, by its sidecar."""
+def _facts(file):
+    """Return the sidecar of a volume that is generated; empty of another one."""
     try:
         sidecar = json.loads(file.with_name(f"{stem(file)}.json").read_text("utf-8"))
-        return sidecar["GeneratedBy"]["Name"] == "dipy_ldm"
+        return sidecar if sidecar["GeneratedBy"]["Name"] == "dipy_ldm" else {}
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return {}
 
 
 def holds_volumes(paths: Sequence[str | Path]) -> bool:
@@ -257,6 +273,11 @@ def choose_files(
     if len(files) > 1:
         of = f" ({_counts(kinds)})" if kinds else ""
         logger.info("taken: %d files%s", len(chosen), of)
+    for key in _VARIANTS:
+        variants = Counter(_entity_value(file, key) for file in chosen)
+        if len(variants) > 1 and key not in (values or {}):
+            text = "the files differ in %s (%s); to take one kind alone, use filter"
+            logger.warning(text, key, _counts(variants))
     if excluded := Counter(map(suffix, files)) - Counter(map(suffix, chosen)):
         logger.info("left out by their names: %s", _counts(excluded))
     return chosen

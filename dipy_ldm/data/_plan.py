@@ -16,7 +16,7 @@ from dipy_ldm.data._nifti import (
     read_header,
     read_headers,
     refuse_files,
-    warn_of_unoriented,
+    warn_of_space,
 )
 from dipy_ldm.data._paths import choose_named, entity, expand, stem
 from dipy_ldm.data._table_rows import find_subjects
@@ -127,7 +127,7 @@ def plan_series(files: Sequence[Path], skip_bad: bool) -> list[Task]:
     """Check the headers of diffusion series, and read the tables beside them."""
     tasks, complaints = read_series(files)
     refuse_files(complaints, len(tasks), skip_bad)
-    warn_of_unoriented([task.info for task in tasks])
+    warn_of_space([task.info for task in tasks])
     logger.info("%s.", describe([task.gradients for task in tasks if task.gradients]))
     return tasks
 

@@ -66,8 +66,8 @@ def _items(images):
         raise InputError(
             "images are an iterator, which can be read only once; give list(...) of it."
         )
-    dtype = getattr(images, "dtype", None)
-    if dtype is not None and dtype.kind in "OSU" and images.ndim == 1:
+    kind = getattr(getattr(images, "dtype", None), "kind", None)
+    if kind in ("O", "S", "U") and images.ndim == 1:
         images = images.tolist()
     return list(images) if isinstance(images, list | tuple) else [images]
 
@@ -128,7 +128,7 @@ def read_cohort(
             channels=images.channels,
         )
     if not are_scans(images):
-        return Cohort(np.asarray(images))
+        return Cohort(_as_array(images))
     with files_of(images) as (files, folder):
         if any(isinstance(one, Mapping) for one in files):
             raise InputError(
@@ -148,6 +148,16 @@ def read_cohort(
         if folder is not None:
             cohort = cohort._replace(images=np.array(cohort.images))
         return cohort
+
+
+def _as_array(images):
+    try:
+        return np.asarray(images)
+    except ValueError as error:  # of NumPy, which speaks of inhomogeneous parts
+        raise InputError(
+            "images differ in shape; give one array (n, *space, channels), or volumes "
+            "in files."
+        ) from error
 
 
 def read_scans(

@@ -7,6 +7,7 @@ far larger than the memory.
 """
 
 from collections.abc import Callable
+import logging
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -18,8 +19,11 @@ from dipy_ldm._utils.values import listed
 from dipy_ldm.data._batches import read_windows, window_size
 from dipy_ldm.data._checks import check_range, check_trainable, survey
 
-# More different whole numbers than these are no labels.
-_MAX_LABELS = 256
+logger = logging.getLogger("dipy_ldm")
+
+# More different whole numbers than these are no labels. Those of a byte are never more
+# than 256, and most likely intensities.
+_MAX_LABELS, _MAX_LABELS_OF_BYTES = 256, 64
 # Up to this one, there is a count of each number.
 _MAX_COUNTED_LABEL = 2**20
 
@@ -53,6 +57,8 @@ def learn(source: npt.ArrayLike | None, shape: tuple[int, ...]) -> Source | None
             f"source must have {shape[0]} images, one for each, not {len(images)}."
         )
     labels = [] if images.dtype.kind == "f" else _labels(images)
+    kind = f"{len(labels)} labels" if labels else "intensities"
+    logger.info("the source images are taken for %s.", kind)
     summary = check_trainable(images, "source image")
     bounds = [summary.low, summary.high]
     return Source(images.shape[-1], bounds, labels, summary.fingerprint)
@@ -122,12 +128,13 @@ def _labels(images):
             f"{images.shape[-1]}; give intensities as float32."
         )
     labels: set[int] = set()
+    limit = _MAX_LABELS_OF_BYTES if images.dtype.itemsize == 1 else _MAX_LABELS
     for image in images:
         labels |= _distinct(image)
-        if len(labels) > _MAX_LABELS:
+        if len(labels) > limit:
             raise InputError(
-                f"source has more than {_MAX_LABELS} labels; give intensities as "
-                "float32."
+                f"source has more than {limit} labels as {images.dtype}; give "
+                "intensities as float32, and labels as int32."
             )
     return sorted(labels)
 

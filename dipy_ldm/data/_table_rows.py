@@ -191,7 +191,8 @@ def join_rows(
     keys = keys or _keys_of_subjects(table, columns, subjects, sessions)
     if keys is None:
         return None
-    numbers = _rows_of(*keys)
+    by_session = sessions is None and "session_id" in columns
+    numbers = _rows_of(*keys, _BY_SESSION if by_session else "leave one for each image")
     if named is None:
         values = list(table)
         return [values[number] for number in numbers]
@@ -254,7 +255,10 @@ def _index_of(table):
     return names if named or all(isinstance(name, str) for name in names) else None
 
 
-def _rows_of(rows, images):
+_BY_SESSION = "join them by session with load_volumes(...).conditions(table=...)"
+
+
+def _rows_of(rows, images, cure):
     """Return the number of each image's row."""
     places: dict[tuple, list[int]] = {}
     for number, key in enumerate(rows):
@@ -271,7 +275,7 @@ def _rows_of(rows, images):
         if len(own) > 1:
             raise InputError(
                 f"{'/'.join(rows[own[0]])} has {len(own)} rows in the conditions; "
-                "leave one for each image."
+                f"{cure}."
             )
     numbers = [own[0] for own in matches]
     unused = len(rows) - len(set(numbers))

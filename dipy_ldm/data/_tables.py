@@ -9,10 +9,10 @@ import re
 from typing import Any, NamedTuple
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import MISSING
+from dipy_ldm._utils.values import MISSING, as_report
 
 # In lower case: of BIDS, R and numpy.
-_MISSING_CELLS = (*MISSING, "na", "nan")
+_MISSING_CELLS = (*MISSING, "na")
 SEX_COLUMNS = ("sex", "gender")
 _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"}
 
@@ -50,11 +50,13 @@ def as_text(value: Any) -> str:
 # Tables of these kinds may have their JSON in a folder above (BIDS: inheritance).
 _INHERITING = ("scans", "sessions")
 # A comma for a point, as spreadsheets write it in the languages whose columns stand
-# between semicolons.
-_DECIMAL_COMMA = re.compile(r"\A([+-]?\d+),(\d+)\Z")
+# between semicolons. Between tabs, 1,234 may be a thousand.
+_DECIMAL_COMMAS = {
+    ";": re.compile(r"\A([+-]?\d+),(\d+)\Z"),
+    "\t": re.compile(r"\A([+-]?(?:0|\d+(?!,\d{3}\Z))),(\d+)\Z"),
+}
 # How spreadsheets declare what stands between columns, in the first line.
 _DECLARED = re.compile(r'"?sep=([;,\t])"?')
-_MAX_COMPLAINTS = 50
 
 
 class Row(NamedTuple):
@@ -131,10 +133,8 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
     if numbered and _DECLARED.fullmatch(numbered[0][1]):
         del numbered[0]
     cells = _split(path, numbered, separator)
-    if separator == ";":
-        cells = [
-            (n, [_DECIMAL_COMMA.sub(r"\1.\2", c) for c in row]) for n, row in cells
-        ]
+    if comma := _DECIMAL_COMMAS.get(separator):
+        cells = [(n, [comma.sub(r"\1.\2", c) for c in row]) for n, row in cells]
     return cells
 
 
@@ -178,13 +178,8 @@ def _separator(path, lines):
 
 def refuse_rows(complaints: Iterable[str], cure: str) -> None:
     """Refuse all bad rows in one report."""
-    all_of_them = list(dict.fromkeys(complaints))
-    if not all_of_them:
-        return
-    shown = all_of_them[:_MAX_COMPLAINTS]
-    more = len(all_of_them) - len(shown)
-    report = "\n".join([*shown, *([f"and {more} more"] if more else [])])
-    raise InputError(f"{report}\n{cure[0].upper()}{cure[1:]}.")
+    if report := as_report(complaints):
+        raise InputError(f"{report}\n{cure[0].upper()}{cure[1:]}.")
 
 
 def read_descriptions(path: Path) -> dict[str, Description]:

@@ -2,15 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+import logging
 from pathlib import Path
 
 from PIL import Image
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import listed
 from dipy_ldm.data._paths import match_paths
 
 __all__ = ["load_images"]
+
+logger = logging.getLogger("dipy_ldm")
 
 
 def load_images(paths: Sequence[str | Path]) -> np.ndarray:
@@ -89,12 +93,21 @@ def _files(path):
     if not path.is_dir():
         return [path]
     files = sorted(f for f in path.iterdir() if f.suffix.lower() in _READERS)
+    if pictures := list(filter(_is_picture, files)):
+        logger.info("left out, as pictures by dipy_ldm: %s", listed(pictures))
+        files = [file for file in files if file not in pictures]
     if not files:
         raise InputError(
             f"the folder {path} has no images (.npy, .npz, .png) or volumes (.nii, "
             ".nii.gz)."
         )
     return files
+
+
+def _is_picture(file):
+    """Return whether a PNG file is what a command draws of a training or samples."""
+    is_curves = file.name == "training.png" and file.with_name("history.csv").exists()
+    return is_curves or file.suffix == ".png" and file.with_suffix(".npz").exists()
 
 
 def _read(file):

@@ -1,6 +1,6 @@
 """Auditing a model: whether it generates images of its training set."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm._utils.checks import check_seed, whole
+from dipy_ldm._conditions import ConditionsLike
+from dipy_ldm._utils.checks import InputError, check_seed, whole
 from dipy_ldm._utils.values import take_rows
 from dipy_ldm.evaluation import _learned_features as learnt, _memorization as copies
 from dipy_ldm.evaluation._audit_report import conclude, write_page
 from dipy_ldm.evaluation._html import Report
 from dipy_ldm.evaluation.evaluate import (
-    check_values,
     generate,
+    read_conditions,
     refuse_unequal,
     run_tasks,
     scaled,
@@ -118,10 +119,10 @@ def audit(
     generated: np.ndarray | None = None,
     *,
     n: int | None = None,
-    conditions: Mapping[str, Sequence] | None = None,
+    conditions: ConditionsLike = None,
     source: npt.ArrayLike | None = None,
     source_held_out: npt.ArrayLike | None = None,
-    requested: Mapping[str, Sequence] | None = None,
+    requested: ConditionsLike = None,
     reference: Reference | None = None,
     seed: int = 0,
     verbose: bool = False,
@@ -141,14 +142,14 @@ def audit(
         What it generated. None is for generating now, as many as held-out ones.
     n : int, optional
         How many of each kind at most; as many as there are, up to 2000, if None.
-    conditions : dict of str to sequence, optional
+    conditions : dict of str to sequence or DataFrame, optional
         Of the training images. Generated ones are asked for with those of the first,
         which is how a model that has memorised them is asked for them.
     source, source_held_out : array_like, optional
         Source image of each training and of each held-out image, for models
         conditioned on source images, as of :meth:`dipy_ldm.LatentDiffusion.predict`.
         Samples are made from the former.
-    requested : dict of str to sequence, optional
+    requested : dict of str to sequence or DataFrame, optional
         What images that are given as generated were asked to be.
     reference : Reference, optional
         A model that saw none of these images. What it tells of them by its loss is no
@@ -168,7 +169,8 @@ def audit(
     Raises
     ------
     InputError
-        If there are too few images, or they are not of the model.
+        If there are too few images, they are not of the model, or held-out ones are
+        training images.
     """
     check_seed(seed)
     vqvae = model.vqvae_
@@ -176,10 +178,11 @@ def audit(
         sources_of(model, source, len(train)),
         sources_of(model, source_held_out, len(held_out), "source_held_out"),
     )
-    check_values("conditions", conditions, len(train))
+    conditions = read_conditions("conditions", conditions, len(train))
     if generated is not None:
-        check_values("requested", requested, len(generated))
+        requested = read_conditions("requested", requested, len(generated))
     count, n_held_out = _count(len(train), len(held_out), generated, n)
+    refuse_training_images(vqvae, train, held_out)
     if generated is None:
         rows = np.arange(count) % len(train)
         requested = take_rows(conditions, rows)
@@ -220,6 +223,24 @@ def audit(
         projection,
         _notes(count, n_held_out, len(train)),
     )
+
+
+def refuse_training_images(
+    vqvae: VQVAE,
+    train: np.ndarray,
+    held_out: np.ndarray,
+    names: tuple[Sequence, Sequence] | None = None,
+) -> None:
+    """Refuse held-out images that are training images, by their names or numbers."""
+    prints = (in_pieces(copies.fingerprints, x, vqvae) for x in (train, held_out))
+    if same := copies.duplicates(*prints):
+        of_train, of_held_out = names or (range(len(train)), range(len(held_out)))
+        pairs = ", ".join(f"{of_held_out[i]} ({of_train[j]})" for i, j in same[:5])
+        more = f" and {len(same) - 5} more" if len(same) > 5 else ""
+        raise InputError(
+            f"{len(same)} of the held-out images are training images, too: "
+            f"{pairs}{more}; leave them out of `held_out`."
+        )
 
 
 def _search(features, sets, vqvae):

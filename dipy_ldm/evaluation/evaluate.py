@@ -3,18 +3,21 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+import hashlib
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dipy_ldm._conditions import ConditionsLike
 from dipy_ldm._utils.checks import InputError, check_seed, whole
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.subjects import number_subjects
-from dipy_ldm._utils.values import take_rows
+from dipy_ldm._utils.values import as_table, take_rows
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._batches import scaled_to
 from dipy_ldm.data._checks import as_fitted, check_range
+from dipy_ldm.data._table_rows import join_rows
 from dipy_ldm.data.channels import Channel
 from dipy_ldm.evaluation import _anatomy as anatomy
 from dipy_ldm.evaluation._evaluation_report import conclude, write_page
@@ -106,9 +109,9 @@ def evaluate(
     generated: npt.ArrayLike | None = None,
     *,
     n: int | None = None,
-    conditions: Mapping[str, Sequence] | None = None,
+    conditions: ConditionsLike = None,
     source: npt.ArrayLike | None = None,
-    requested: Mapping[str, Sequence] | None = None,
+    requested: ConditionsLike = None,
     subjects: npt.ArrayLike | None = None,
     features: Sequence[Features] | None = None,
     classifier: bool = False,
@@ -132,13 +135,13 @@ def evaluate(
         What it generated. None is for generating them now.
     n : int, optional
         How many of each kind to compare; as many as there are, up to 5000, if None.
-    conditions : dict of str to sequence, optional
+    conditions : dict of str to sequence or DataFrame, optional
         Of each real image. The generated ones are asked for with those of the floor.
     source : array_like, optional
         Source image of each real image, for models conditioned on source images, as of
         :meth:`dipy_ldm.LatentDiffusion.predict`. Samples are made from those of the
         floor; not needed for given ones.
-    requested : dict of str to sequence, optional
+    requested : dict of str to sequence or DataFrame, optional
         What images that are given as generated were asked to be.
     subjects : array_like, optional
         Whose each real image is, such as ``"sub-01"``, so that no subject is on both
@@ -170,11 +173,11 @@ def evaluate(
     own = None if features is None else list(features)
     refuse_equal_names(own or ())
     images = as_fitted(real, model.vqvae_.shape_, "autoencoder")
-    check_values("conditions", conditions, len(images))
+    conditions = read_conditions("conditions", conditions, len(images), subjects)
     samples = None
     if generated is not None:
         samples = as_fitted(generated, model.vqvae_.shape_, "autoencoder")
-        check_values("requested", requested, len(samples))
+        requested = read_conditions("requested", requested, len(samples))
     n_samples = None if samples is None else len(samples)
     count, notes = count_compared(len(images), n_samples, n)
     halves, whose, further = _apart(number_subjects(subjects, len(images)), count)
@@ -198,14 +201,22 @@ def evaluate(
     return Evaluation(figures, sets, measured, probes, *rest)
 
 
-def check_values(option: str, columns: Mapping[str, Sequence] | None, n: int) -> None:
-    """Refuse conditions that do not have a value for each of n images."""
-    for name, values in (columns or {}).items():
+def read_conditions(
+    option: str, conditions: ConditionsLike, n: int, subjects: Any = None
+) -> dict[str, list] | None:
+    """Return conditions as lists; refuse those without a value for each of n images."""
+    joined = join_rows(conditions, subjects)
+    conditions = conditions if joined is None else joined
+    if conditions is None:
+        return None
+    columns = as_table(conditions)
+    for name, values in columns.items():
         if len(values) != n:
             raise InputError(
                 f"`{option}` must have {n} values of {name}, one for each image, not "
                 f"{len(values)}."
             )
+    return columns
 
 
 def sources_of(
@@ -301,8 +312,24 @@ def _labels_of_sets(conditions, requested, halves, generate):
 def _sets(vqvae, images, generated, halves, whose):
     """Make sets of equal sizes, in [0, 1], with reconstructions."""
     reference, real = (np.asarray(images[half], "float32") for half in halves)
-    arrays = reference, real, generated[: len(real)], vqvae.predict(real)
+    generated = np.asarray(generated[: len(real)], "float32")
+    _refuse_real([*reference, *real], generated)
+    arrays = reference, real, generated, vqvae.predict(real)
     return Sets._make([*(scaled(array, vqvae) for array in arrays), whose])
+
+
+def _refuse_real(real, generated):
+    """Refuse generated images that are real ones, to the bit."""
+
+    def digest(image):
+        return hashlib.sha256(image.tobytes()).digest()
+
+    of_real = set(map(digest, real))
+    if count := sum(digest(image) in of_real for image in generated):
+        raise InputError(
+            f"{count} of the generated images are real ones; give images that the "
+            "model generated, and others that it did not."
+        )
 
 
 def scaled(images: np.ndarray, vqvae: VQVAE, first: int = 0) -> np.ndarray:

@@ -15,7 +15,7 @@ from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.signals import deferred, noted
 from dipy_ldm._utils.types import Batches
 from dipy_ldm.data._batches import Augmentation
-from dipy_ldm.data._checks import Survey
+from dipy_ldm.data._checks import Survey, identify
 from dipy_ldm.nn import _building as building
 from dipy_ldm.training._checkpoint import BestWeights, TrainingRecord
 from dipy_ldm.training._options import BASE_FAN_IN, Length, ResolvedOptions
@@ -49,11 +49,10 @@ class TrainingData(NamedTuple):
 
     def settings(self) -> dict:
         """Return all on which the result of every stage depends."""
-        held_out = () if self.held_out is None else self.held_out.shape
         return {
             "size": plain(self.size),
             "images": self.survey.fingerprint,
-            "the shape of the validation data": held_out,
+            "validation data": identify(self.held_out),
         }
 
 

@@ -168,9 +168,7 @@ def _read_cell(name, row, condition, complaints):
     if tables.is_missing(text):
         return None
     if condition.kind == "class":
-        level = tables.spelled(name, text)
-        # A level may be another text than the usual one, where no table was read.
-        level = text if text in condition.levels else level
+        level = as_level(name, text, condition)
         if level not in condition.levels:
             levels = listed(condition.levels)
             complaints.append(f"{row}: {name} is {text!r}, not one of {levels}")
@@ -179,6 +177,13 @@ def _read_cell(name, row, condition, complaints):
     if number is None:
         complaints.append(f"{row}: {name} is {text!r}, no number")
     return number
+
+
+def as_level(name: str, text: str, condition: Condition) -> str:
+    """Spell a class as the model does, which may have learnt it from no table."""
+    levels = {tables.spelled(name, level): level for level in condition.levels}
+    level = tables.spelled(name, text)
+    return text if text in condition.levels else levels.get(level, level)
 
 
 def requested_conditions_of(

@@ -1,6 +1,7 @@
 """Runs that can be repeated: the options of a command in a TOML file, and back."""
 
 import argparse
+from contextlib import suppress
 from importlib.metadata import version
 from itertools import chain, count
 import json
@@ -108,6 +109,26 @@ def _unused(path, text):
         for file in chain([path], numbered)
         if not file.exists() or file.read_text("utf-8", "replace") == text
     )
+
+
+def read_runs(flow: Workflow, output: Path) -> list[dict]:
+    """Read the options of all runs whose files are beside an output."""
+    command = f"dipy_{flow.get_short_name()}"
+    stem = re.sub(r"\.(safetensors|json)$", "", output.name)
+    names = re.compile(rf"{re.escape(stem)}(-\d+)?\.toml")
+    runs = []
+    for file in sorted(output.parent.glob("*.toml")):
+        with suppress(InputError):
+            if names.fullmatch(file.name):
+                runs.append(plain_options(SimpleNamespace(**_read(file, command))))
+    return runs
+
+
+def plain_options(options: SimpleNamespace) -> dict:
+    """Return options as files have them, and lists of one as what is in them."""
+    plain = json.loads(json.dumps(vars(options), default=str))
+    lists = {n: v for n, v in plain.items() if isinstance(v, list) and len(v) == 1}
+    return plain | {name: value[0] for name, value in lists.items()}
 
 
 class ConfigParser(IntrospectiveArgumentParser):

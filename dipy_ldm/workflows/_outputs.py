@@ -1,7 +1,15 @@
 """Outputs: where they go, that none is overwritten, and what is said of them."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import contextmanager, suppress
 from functools import partial
 import hashlib
 import json
@@ -15,7 +23,7 @@ from dipy.workflows.workflow import Workflow
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.files import make_folder, replacing
+from dipy_ldm._utils.files import claimed, make_folder, replacing
 from dipy_ldm.data._paths import stem as stem_of, suffix as suffix_of
 from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
 from dipy_ldm.data.channels import Channel, Unnamed, columns_of
@@ -126,6 +134,20 @@ def refuse_overwriting(
     if existing and not flow._force_overwrite:
         verb = "exists" if len(existing) == 1 else "exist"
         raise InputError(f"{', '.join(existing)} {verb} already; {cure}.")
+
+
+@contextmanager
+def claimed_output(path: Path) -> Iterator[None]:
+    """Claim an output, in a folder that is made, and removed if it stays empty."""
+    new = not path.parent.exists()
+    make_folder(path.parent)
+    try:
+        with claimed(path):
+            yield
+    finally:
+        if new:
+            with suppress(OSError):
+                path.parent.rmdir()
 
 
 def json_and_page(

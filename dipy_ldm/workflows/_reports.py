@@ -17,12 +17,16 @@ from dipy_ldm.data._tables import as_number
 from dipy_ldm.evaluation import (
     _audit_report as audit_page,
     _evaluation_report as summary,
-    _memorization as copies,
 )
 from dipy_ldm.evaluation._copy_filter import CopyFilter, ReferenceSet, project_randomly
 from dipy_ldm.evaluation._html import report
 from dipy_ldm.evaluation._probe import measure_agreement
-from dipy_ldm.evaluation.audit import Audit, Reference, audit, in_pieces
+from dipy_ldm.evaluation.audit import (
+    Audit,
+    Reference,
+    audit,
+    refuse_training_images,
+)
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.workflows import _launch as launch
@@ -107,25 +111,6 @@ def write_series(
     write_page(outputs, facts | {"Figures": as_json(figures)}, page)
 
 
-def refuse_training_images(
-    model: LatentDiffusion, train: EvaluationImages, held_out: EvaluationImages
-) -> None:
-    """Refuse held-out images that are training images."""
-    train_prints, held_out_prints = (
-        in_pieces(copies.fingerprints, images.images, model.vqvae_)
-        for images in (train, held_out)
-    )
-    if same := copies.duplicates(train_prints, held_out_prints):
-        pairs = ", ".join(
-            f"{held_out.names[i]} ({train.names[j]})" for i, j in same[:5]
-        )
-        more = f" and {len(same) - 5} more" if len(same) > 5 else ""
-        raise InputError(
-            f"{len(same)} of the held-out images are training images, too: "
-            f"{pairs}{more}; leave them out of `held_out`."
-        )
-
-
 def audit_on(
     device: object,
     model: LatentDiffusion,
@@ -142,23 +127,26 @@ def audit_on(
         other, _ = launch.load(path, options.devices, None)
         own_train, own_held_out, _ = reference_images
         reference = Reference(other, own_train.images, own_held_out.images)
-    refuse_training_images(model, train, held_out)
+    sets, names = (train.images, held_out.images), (train.names, held_out.names)
     with spread(device):
-        result = audit(
-            model,
-            train.images,
-            held_out.images,
-            generated.images if generated else None,
-            conditions=train.conditions,
-            source=train.sources,
-            source_held_out=held_out.sources,
-            requested=generated.conditions if generated else None,
-            reference=reference,
-            n=options.n_samples,
-            seed=options.seed,
-            verbose=True,
-            **sampling,
-        )
+        try:
+            result = audit(
+                model,
+                *sets,
+                generated.images if generated else None,
+                conditions=train.conditions,
+                source=train.sources,
+                source_held_out=held_out.sources,
+                requested=generated.conditions if generated else None,
+                reference=reference,
+                n=options.n_samples,
+                seed=options.seed,
+                verbose=True,
+                **sampling,
+            )
+        except InputError:
+            refuse_training_images(model.vqvae_, *sets, names)  # by their names
+            raise
     notes = [note for group in images if group for note in group.notes]
     result.notes = [*dict.fromkeys(notes), *result.notes]
     return result

@@ -49,6 +49,7 @@ from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._options import parse_channels, parse_filter
 from dipy_ldm.workflows._outputs import (
     bids_name,
+    claimed_output,
     files_beside,
     name_outputs,
     number_noise,
@@ -66,6 +67,7 @@ logger = logging.getLogger(__name__)
 
 # Volumes in the picture.
 _N_SHOWN = 8
+_CURE = "add --resume to go on, or --force to overwrite"
 # What sidecars have of the inputs.
 _FINGERPRINTS = "SourceFingerprints"
 
@@ -177,11 +179,12 @@ def prepare(
     requested = RequestedConditions.of(document, conditions, range(1))
     choice = options.suffix, parse_filter(options.filter)
     sets = find_channel_files(options.input_files, channels, *choice)
+    (end,) = output_paths(flow, sets[0][0], options.out_dir, **name)
+    outputs = _name_all(options, sets, end, verb, outputs_of)
+    sets = _without_outputs(sets, outputs)
     files = [own[0] for own in sets]
     sources = SourceInputs.of(document, options.source_files)
     source_of = pair_sources(files, sources.files) if sources else {}
-    (end,) = output_paths(flow, files[0], options.out_dir, **name)
-    outputs = _name_all(options, sets, end, verb, outputs_of)
     end = end.parent / "code" / end.name if options.bids else end
     parts = {
         own[0]: [
@@ -191,8 +194,7 @@ def prepare(
         for own in sets
     }
     cluster = launch.find_workers(options.strategy)
-    new = launch.part_of(cluster, _without_outputs(parts))
-    own = [[part.file for part in parts[file]] for file in new]
+    own = launch.part_of(cluster, sets)
     if not own:
         return None
     infos, bad = check_channel_files(own, channels, names is True, skip_bad=True)
@@ -204,8 +206,7 @@ def prepare(
             for output in part.outputs
             for path in (output, *files_beside(output, part.channel))
         )
-        cure = "add --resume to go on, or --force to overwrite"
-        refuse_overwriting(flow, paths, cure)
+        refuse_overwriting(flow, paths, _CURE)
     inputs = sources, source_of, number_noise(files), infos, parts, bad
     where = end, cluster, bool(options.bids)
     return Job(verb, path, grid, requested, *inputs, *where)
@@ -241,10 +242,10 @@ def _grid_and_channels(document, model_file, verb):
     return Grid(tuple(shape[:3]), require_affine(affine)), channels
 
 
-def _without_outputs(parts):
+def _without_outputs(sets, outputs):
     """List the volumes, without results that lie among them since an earlier run."""
-    results = {os.path.abspath(path) for p in parts.values() for path in _outputs(p)}
-    return [file for file in parts if os.path.abspath(file) not in results]
+    results = {os.path.abspath(path) for path in chain(*outputs.values())}
+    return [own for own in sets if os.path.abspath(own[0]) not in results]
 
 
 def work(
@@ -272,18 +273,21 @@ def work(
     rows: list[plots.Comparison] = []
     with spread(device), _summarised(flow, job, options, rows):
         for task in tqdm(remaining, job.verb, disable=quiet):
-            try:
-                with _warnings_of(task.file):
-                    pictures = process(_with_fingerprints(task))
-            except InputError as error:
-                # What only reading finds must not stop the hours that others take.
-                job.bad[task.file] = str(error)
-            else:
-                flow.written += 1
-                flow.outputs = [*flow.outputs, *task.outputs]
-                shown = [part.file.name for part in task.parts if part.outputs]
-                for name, images in zip(shown, pictures[: _N_SHOWN - len(rows)]):
-                    rows.append(plots.Comparison.of(name, *images))
+            with claimed_output(task.outputs[0]):
+                if _is_written(flow, task, options.resume):
+                    continue
+                try:
+                    with _warnings_of(task.file):
+                        pictures = process(_with_fingerprints(task))
+                except InputError as error:
+                    # What only reading finds must not stop the hours that others take.
+                    job.bad[task.file] = str(error)
+                    continue
+            flow.written += 1
+            flow.outputs = [*flow.outputs, *task.outputs]
+            shown = [part.file.name for part in task.parts if part.outputs]
+            for name, images in zip(shown, pictures[: _N_SHOWN - len(rows)]):
+                rows.append(plots.Comparison.of(name, *images))
     if job.bad:
         good = flow.written + len(tasks) - len(remaining)
         end = [f"The {good} other volumes are {_past(job.verb)}."] if good else []
@@ -345,6 +349,14 @@ def _remaining(flow, tasks, verb):
     return remaining
 
 
+def _is_written(flow, task, resume):
+    """Return whether another run has just written a volume, or refuse to overwrite."""
+    if resume:
+        return _is_done(task, flow._force_overwrite)
+    refuse_overwriting(flow, task.outputs, _CURE)
+    return False
+
+
 def _is_done(task, force):
     """Return whether all outputs exist and are whole; refuse those of another run."""
     try:
@@ -365,7 +377,8 @@ def _is_done(task, force):
 def _difference(earlier, facts):
     """Describe how two runs differ; empty if they don't."""
     facts = json.loads(json.dumps(facts))  # lists, as in the file
-    for name in sorted(facts.keys() - {"GeneratedBy", "Model"}):
+    # Inputs may have moved: they are compared by their content.
+    for name in sorted(facts.keys() - {"GeneratedBy", "Model", "Sources"}):
         if earlier.get(name) != facts[name]:
             return f"{name} was {earlier.get(name)} and is {facts[name]}"
     return ""

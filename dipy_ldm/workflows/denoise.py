@@ -130,7 +130,7 @@ class DenoiseLDMFlow(LDMFlow):
         how = {"Strength": strength}
         if lesions:
             how = {"Threshold": threshold, "DilatedBy": dilate}
-        tasks = job.tasks(sampling, **how, Repeats=repeats)
+        tasks = job.tasks(sampling, **how, Repeats=repeats, Dtype=dtype)
         sampling["tile"] = tile
         act = partial(
             _inpaint_lesions if lesions else _denoise, model, job, options, sampling
@@ -243,7 +243,7 @@ def _write_healed(part, scan, lesions, samples, task, options):
         volume = np.zeros_like(scan.data)
         volume[scan.hole] = values
         write_with_sidecar(other, volume, scan.affine, options.dtype, facts | extra)
-    write_with_sidecar(mask, lesions, scan.affine, "uint8", facts)
+    write_with_sidecar(mask, lesions, scan.affine, "uint8", facts | {"Role": "mask"})
     return scan.data, scan.filled(mean), scan.affine
 
 

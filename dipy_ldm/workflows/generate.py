@@ -1,5 +1,6 @@
 """The workflow behind ``dipy_generate_ldm``."""
 
+from contextlib import ExitStack
 from functools import partial
 import json
 import logging
@@ -27,6 +28,7 @@ from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._options import SAMPLERS, STRATEGIES, gather, share_descriptions
 from dipy_ldm.workflows._outputs import (
     LDMFlow,
+    claimed_output,
     number_noise,
     output_paths,
     refuse_overwriting,
@@ -212,7 +214,12 @@ class GenerateLDMFlow(LDMFlow):
 
     def _write(self, job):
         """Generate and write all samples."""
-        with job.samples.being_written():
+        paths = job.samples.paths
+        with ExitStack() as stack:
+            stack.enter_context(claimed_output(paths[0]))
+            # Again: another run may just have ended.
+            refuse_overwriting(self, paths, job.samples.cure)
+            stack.enter_context(job.samples.being_written())
             if job.gradients:
                 self._write_series(job)
             elif len(job.document["shape"]) == 4:

@@ -3,7 +3,7 @@
 from nibabel.affines import voxel_sizes
 import numpy as np
 
-from dipy_ldm._own_space import check_on_grid, read_masked
+from dipy_ldm._own_space import check_on_grid, read_masked, warn_of_probabilities
 from dipy_ldm._utils.checks import InputError, at_least, check_counts, check_seed
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm.data._grid import conform
@@ -111,7 +111,7 @@ class InpaintLDMFlow(LDMFlow):
 
         def inpaint(task):
             affine = affine_of[task.file]
-            hole = _read_hole(masks[task.file], affine, dilate)
+            hole = _hole(read_mask(masks[task.file]), affine, dilate)
             scans = read_masked(task.channels, task.files, hole, affine)
             arguments = sampling | {"tile": tile} | job.arguments(task)
             samples = restoring.fill_in(model, scans, job.grid, n_samples, arguments)
@@ -138,7 +138,9 @@ def _check_masks(infos, masks, dilate, grid, factor):
     # Those of one mask have one grid.
     affine_of = {masks[info.file]: info.affine for info in infos}
     for file, affine in affine_of.items():
-        hole = _read_hole(file, affine, dilate)
+        mask = read_mask(file)
+        warn_of_probabilities(file, mask)
+        hole = _hole(mask, affine, dilate)
         unknown = check_on_grid(file, hole, affine, grid)
         inside = conform(np.ones((*hole.shape, 1), "float32"), affine, grid) > 0.5
         masks_on_grid = np.stack([unknown, inside[..., 0]])
@@ -151,10 +153,9 @@ def _check_masks(infos, masks, dilate, grid, factor):
             )
 
 
-def _read_hole(file, affine, dilate):
-    """Read and dilate the mask of a volume."""
-    hole = read_mask(file)[..., 0] > 0
-    return inpainting.dilated(hole, dilate, voxel_sizes(affine))
+def _hole(mask, affine, dilate):
+    """Return what is inside of a mask ``(x, y, z, 1)``, dilated."""
+    return inpainting.dilated(mask[..., 0] > 0, dilate, voxel_sizes(affine))
 
 
 def _outputs(name, n_samples):
@@ -182,5 +183,5 @@ def _write(part, scan, samples, facts):
         spread[scan.hole] = deviation
         about = own | {"Deviation": part.channel.deviation}
         write_with_sidecar(std, spread, scan.affine, "float32", about)
-    write_with_sidecar(mask, scan.hole, scan.affine, "uint8", own)
+    write_with_sidecar(mask, scan.hole, scan.affine, "uint8", own | {"Role": "mask"})
     return scan.data, scan.filled(samples[0]), scan.affine

@@ -1,25 +1,29 @@
 """The workflow behind ``dipy_train_ldm`` and ``dipy_check_ldm``."""
 
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 import logging
 
 from dipy_ldm import _presets, _serialization
+from dipy_ldm._conditions import BVAL
+from dipy_ldm._presets import Settings
 from dipy_ldm._utils.checks import InputError, at_least
-from dipy_ldm._utils.files import claimed, make_folder, refuse_claimed
+from dipy_ldm._utils.files import refuse_claimed
 from dipy_ldm.data._checks import survey
 from dipy_ldm.data._cohort import split
-from dipy_ldm.data.channels import refuse_all_but_scans
+from dipy_ldm.data._gradients import DIRECTION
+from dipy_ldm.data.channels import as_channels, refuse_all_but_scans
 from dipy_ldm.workflows import (
     _inputs as inputs,
     _launch as launch,
     _training as training,
 )
-from dipy_ldm.workflows._config import write_config
+from dipy_ldm.workflows._config import plain_options, read_runs, write_config
 from dipy_ldm.workflows._options import (
     PRECISIONS,
     STRATEGIES,
     check_training,
     gather,
+    parse_channels,
     parse_names,
     share_descriptions,
     sizes_of,
@@ -27,6 +31,7 @@ from dipy_ldm.workflows._options import (
 )
 from dipy_ldm.workflows._outputs import (
     LDMFlow,
+    claimed_output,
     json_and_page,
     output_paths,
     refuse_overwriting,
@@ -343,7 +348,7 @@ class TrainLDMFlow(LDMFlow):
         """Return whether there is something to train; refuse what is in the way."""
         for path in paths:
             refuse_claimed(path)
-        if options.resume and _has_ended(paths[0], options):
+        if options.resume and _has_ended(self, paths[0], options):
             return False
         self._check_outputs(paths, options.resume)
         return True
@@ -369,7 +374,7 @@ class TrainLDMFlow(LDMFlow):
         with ExitStack() as stack:
             if chief:
                 for path in paths:
-                    stack.enter_context(_claimed(path))
+                    stack.enter_context(claimed_output(path))
                 self._check_outputs(paths, resume)
             yield
 
@@ -387,32 +392,62 @@ class TrainLDMFlow(LDMFlow):
             checkpoint.unlink(missing_ok=True)
 
 
-def _has_ended(path, options):
+# Options with which the same is trained.
+_WITHOUT_EFFECT = {
+    *("strategy", "devices", "remat", "cache_dir", "cache_limit", "tensorboard"),
+    *("learning_rate", "checkpoint_steps", "resume", "check", "seconds"),
+    *("out_dir", "out_model"),
+}
+
+
+def _has_ended(flow, path, options):
     """Return whether the model exists that would be trained; refuse another one."""
     if not path.exists():
         return False
     document = _serialization.read_document(path, "latent_diffusion")
+    channels = parse_channels(options.channels)
+    channels = [] if isinstance(channels, bool) else as_channels(channels)
+    gradients = [BVAL, DIRECTION] if options.dwi else []
     was = {
         "seed": document["latent_diffusion"]["seed"],
         "conditions": sorted(document["conditions"]),
+        "channels": sorted(c["name"] for c in document.get("channels") or []),
         "steps_detector": bool(document.get("lesion_detector")),
     }
     now = {
         "seed": options.seed,
-        "conditions": sorted(parse_names(options.conditions)),
+        "conditions": sorted([*parse_names(options.conditions), *gradients]),
+        "channels": sorted(channel.name for channel in channels),
         "steps_detector": bool(options.steps_detector),
     }
-    if options.dwi:
-        now["conditions"] = was["conditions"]
-    for name, other in was.items():
-        if now[name] != other:
-            raise InputError(
-                f"{path} is of another training ({name} was {other} and is "
-                f"{now[name]}); name another --out_dir, or give --force and no "
-                "--resume to replace it."
-            )
+    changed = _changed(was, now)
+    # Of several runs, any may have written the model.
+    runs = [_changed(run, _comparable(options)) for run in read_runs(flow, path)]
+    if changed or runs and all(runs):
+        raise InputError(
+            f"{path} is of another training ({changed or runs[-1]}); name another "
+            "--out_dir, or give --force and no --resume to replace it."
+        )
     logger.info("%s exists: that training has ended; nothing to resume.", path)
     return True
+
+
+def _changed(was, now):
+    """Describe which option has changed; empty if none has."""
+    for name, value in now.items():
+        if was.get(name) != value:
+            return f"{name} was {was.get(name)} and is {value}"
+    return ""
+
+
+def _comparable(options):
+    """Return options that have an effect; sizes that are left open may be any."""
+    return {
+        name: value
+        for name, value in plain_options(options).items()
+        if name not in _WITHOUT_EFFECT
+        and not (value is None and name in Settings._fields)
+    }
 
 
 def _join(cluster, options, path):
@@ -446,20 +481,6 @@ def _load(planned, strategy, chief, options):
             if data.sources is not None:
                 survey(data.sources, "source image", chief)
     return data
-
-
-@contextmanager
-def _claimed(path):
-    """Claim an output, in a folder that is made, and removed if it stays empty."""
-    new = not path.parent.exists()
-    make_folder(path.parent)
-    try:
-        with claimed(path):
-            yield
-    finally:
-        if new:
-            with suppress(OSError):
-                path.parent.rmdir()
 
 
 def _checkpoints(model_path):

@@ -32,6 +32,18 @@ def test_folder_of_png(tmp_path, mode):
     npt.assert_array_equal(images[..., 0], IMAGES)
 
 
+def test_pictures_by_commands_are_no_images(tmp_path, caplog):
+    for name in ("a", "samples", "training"):
+        Image.fromarray(IMAGES[0]).save(tmp_path / f"{name}.png")
+    assert len(load_images([tmp_path])) == 3
+    np.savez(tmp_path / "samples.npz", images=IMAGES)
+    (tmp_path / "history.csv").touch()
+    with caplog.at_level("INFO", "dipy_ldm"):
+        assert len(load_images([tmp_path])) == 5
+    assert "samples.png" in caplog.text and "training.png" in caplog.text
+    assert len(load_images([tmp_path / "training.png"])) == 1
+
+
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
 def test_an_opaque_alpha_is_no_channel(tmp_path, mode):
     for i, image in enumerate(IMAGES):

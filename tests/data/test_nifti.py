@@ -228,6 +228,35 @@ def test_missing_orientation_is_logged(tmp_path, caplog):
     assert not caplog.text
 
 
+@pytest.mark.parametrize("unit", ["meter", "micron"])
+def test_another_unit_than_mm_is_logged(tmp_path, caplog, unit):
+    image = nib.Nifti1Image(DATA, AFFINE)
+    image.header.set_xyzt_units(unit, "sec")
+    nib.save(image, tmp_path / "a.nii")
+    check_headers([tmp_path / "a.nii"])
+    assert "1 volumes have headers in m" in caplog.text
+    caplog.clear()
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, tmp_path / "b.nii")
+    check_headers([tmp_path / "b.nii"])
+    assert not caplog.text
+
+
+def test_links_without_content_are_told_from_wrong_paths(tmp_path):
+    (tmp_path / "a.nii.gz").symlink_to(tmp_path / "annex")
+    with pytest.raises(InputError, match=r"a.nii.gz is a link to .*\(datalad get\)"):
+        check_headers([tmp_path / "a.nii.gz"])
+    with pytest.raises(InputError, match="there is no file"):
+        check_headers([tmp_path / "b.nii.gz"])
+
+
+def test_reports_on_many_files_end(tmp_path):
+    files = [tmp_path / f"{i}.nii" for i in range(60)]
+    with pytest.raises(InputError, match="\nand 10 more$") as report:
+        check_headers(files)
+    assert len(str(report.value).splitlines()) == 51
+
+
 def test_masks_are_shares(tmp_path):
     share = (DATA / 200).astype("float32")
     npt.assert_array_equal(read_mask(save(tmp_path / "a.nii", share))[..., 0], share)

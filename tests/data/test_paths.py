@@ -110,6 +110,35 @@ def test_find_volumes_skips_derived_files(folder, caplog):
     assert names(find_volumes([folder / "made"])) == ["1_std.nii.gz"]
 
 
+def test_outputs_that_are_no_scans_are_left_out_of_folders(folder, caplog):
+    place = folder / "c"
+    for name, role in (("1", ""), ("1_mask", ', "Role": "mask"')):
+        (place / f"{name}.nii.gz").touch()
+        text = f'{{"GeneratedBy": {{"Name": "dipy_ldm"}}{role}}}'
+        (place / f"{name}.json").write_text(text)
+    with caplog.at_level("INFO", "dipy_ldm"):
+        assert names(find_volumes([place])) == ["1.nii.gz"]
+    assert (
+        "left out: files that are masks, maps, differences or deviations (1)"
+        in caplog.text
+    )
+    assert names(find_volumes([place / "*.nii.gz"], generated=True)) == ["1.nii.gz"]
+    assert names(find_volumes([place / "*_mask.nii.gz"])) == ["1_mask.nii.gz"]
+    for entry in ("Difference", "Deviation"):
+        text = f'{{"GeneratedBy": {{"Name": "dipy_ldm"}}, "{entry}": "of something"}}'
+        (place / "1_mask.json").write_text(text)
+        assert names(find_volumes([place])) == ["1.nii.gz"]
+    (place / "list.txt").write_text("1.nii.gz\n1_mask.nii.gz\n")
+    assert len(find_volumes([place / "list.txt"])) == 2
+
+
+def test_a_volume_that_is_there_twice_is_refused(folder):
+    (folder / "b" / "5.nii.gz").touch()
+    for paths in ([folder / "b"], [folder / "b" / "5.nii", folder / "b" / "5.nii.gz"]):
+        with pytest.raises(InputError, match=r"5.nii and .*5.nii.gz are two files of"):
+            find_volumes(paths)
+
+
 def test_files_wildcards_and_folders_keep_their_order_and_count_once(folder):
     paths = [folder / "b" / "5.nii", folder / "a" / "*.nii", str(folder)]
     found = names(find_volumes(paths))
@@ -246,3 +275,15 @@ def test_names_are_read_as_bids_has_them():
     assert suffix("brain_T1w.nii.gz") is suffix("sub-01.nii") is None
     assert _paths.common_suffix([file, "sub-02_T1w.nii"]) == "T1w"
     assert _paths.common_suffix([file, "sub-02_T2w.nii"]) is None
+
+
+def test_variants_of_a_scan_are_warned_of(caplog):
+    native = [Path(f"sub-{i}_T1w.nii.gz") for i in range(2)]
+    template = [Path(f"sub-{i}_space-MNI_T1w.nii.gz") for i in range(2)]
+    assert len(choose_files([*native, *template])) == 4
+    assert "the files differ in space (none (2), MNI (2))" in caplog.text
+    caplog.clear()
+    choose_files(native)
+    assert choose_files([*native, *template], None, {"space": "MNI"}) == template
+    choose_files([*native, *template], None, {"space": ["MNI", ""]})
+    assert "differ" not in caplog.text

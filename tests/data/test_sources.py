@@ -33,6 +33,17 @@ def test_labels_are_recognised(values, labels):
     assert sources.learn(array, (2, 1, 2, 1)).labels == labels
 
 
+def test_bytes_of_many_levels_are_no_labels(caplog):
+    levels = np.arange(100).reshape(4, 5, 5, 1)
+    with caplog.at_level("INFO", "dipy_ldm"):
+        assert len(sources.learn(levels, levels.shape).labels) == 100
+        assert sources.learn(levels.astype("float32"), levels.shape).labels == []
+    assert "source images are taken for 100 labels" in caplog.text
+    assert "source images are taken for intensities" in caplog.text
+    with pytest.raises(InputError, match="more than 64 labels as uint8; give intens"):
+        sources.learn(levels.astype("uint8"), levels.shape)
+
+
 def test_sources_are_read_by_their_numbers_up_to_the_latents_edge():
     images = np.arange(30.0).reshape(2, 3, 5, 1)
     found = prepare_sources(Source(1, (0.0, 29.0), [], ""), images, 4)

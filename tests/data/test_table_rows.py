@@ -84,6 +84,11 @@ def test_rows_without_names_stay_in_their_order(table):
         (INDEXED, None, "the index: sub-01.*; give `subjects`"),
         (TABLE, ["sub-01", "sub-7"], "1 of 2 images have no row .*7 first; rows are"),
         (pd.concat([FRAME, FRAME]), SUBJECTS, "02 has 2 rows .*; leave one"),
+        (
+            {"participant_id": ["01", "01"], "session_id": ["a", "b"]},
+            ["sub-01"],
+            r"01 has 2 rows .*by session with load_volumes\(",
+        ),
         (FRAME.set_index(["participant_id", "age"]), SUBJECTS, "reset_index"),
     ],
 )

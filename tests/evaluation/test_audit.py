@@ -460,6 +460,8 @@ def test_an_audit_that_generates(diffusion, blobs):
         audit(diffusion, blobs[:40], blobs[40:59])
     with pytest.raises(InputError, match="differ less than tenfold"):
         audit(diffusion, blobs[:20], np.concatenate([blobs] * 4), blobs[:20])
+    with pytest.raises(InputError, match=r"24 of the held-out .* too: 0 \(16\), 1 \("):
+        audit(diffusion, blobs[:40], blobs[16:40], blobs[40:])
 
 
 def pictures(n, seed):

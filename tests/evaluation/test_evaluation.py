@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import numpy.testing as npt
+import pandas as pd
 import pytest
 from scans import soft_balls
 from scipy.ndimage import gaussian_filter
@@ -33,7 +34,13 @@ from dipy_ldm.evaluation._fidelity import (
     pair_similarity,
 )
 from dipy_ldm.evaluation._probe import fit_ridge, probe, probe_all
-from dipy_ldm.evaluation.evaluate import _apart, as_json, count_compared, evaluate
+from dipy_ldm.evaluation.evaluate import (
+    _apart,
+    as_json,
+    count_compared,
+    evaluate,
+    read_conditions,
+)
 from dipy_ldm.evaluation.features import (
     classify,
     digits,
@@ -521,7 +528,10 @@ def test_an_evaluation_of_images(diffusion, blobs, tmp_path, monkeypatch):
 def test_real_images_as_samples_match_real_ones(diffusion, blobs, rng):
     real = np.concatenate([blobs] * 2)[rng.permutation(128)]
     features = [own(lambda x: x[:, ::4, ::4])]
-    evaluation = evaluate(diffusion, real[:96], real[96:], features=features)
+    with pytest.raises(InputError, match="32 of the generated images are real ones"):
+        evaluate(diffusion, real[:96], real[:32], features=features)
+    others = real[96:] + np.float32(1e-3)
+    evaluation = evaluate(diffusion, real[:96], others, features=features)
     assert [how for _, how in conclude(evaluation.figures)] == ["good"]
     assert list(evaluation.figures["features"]) == ["own"]
 
@@ -559,6 +569,19 @@ def test_conditions_without_a_value_for_each_image_are_refused(diffusion, blobs)
         evaluate(diffusion, blobs, conditions={"age": range(63)})
     with pytest.raises(InputError, match="`requested` must have 40 values of age"):
         evaluate(diffusion, blobs, blobs[:40], requested={"age": range(64)})
+
+
+def test_conditions_of_pandas_are_in_their_order():
+    frame = pd.DataFrame({"age": [1.5, 2.5, 3.5]}, index=[2, 0, 1])
+    for table in (frame, dict(frame)):
+        assert read_conditions("conditions", table, 3) == {"age": [1.5, 2.5, 3.5]}
+    named = frame.set_index(pd.Index(["sub-3", "sub-1", "sub-2"]))
+    subjects = ["sub-1", "sub-2", "sub-3"]
+    joined = read_conditions("conditions", named, 3, subjects)
+    assert joined == {"age": [2.5, 3.5, 1.5]}
+    with pytest.raises(InputError, match="or drop the names if rows are in the order"):
+        read_conditions("requested", named, 3)
+    assert read_conditions("conditions", None, 3) is None
 
 
 def test_seeds_that_are_none_are_refused(diffusion, blobs):

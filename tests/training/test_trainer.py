@@ -12,6 +12,7 @@ import pytest
 from dipy_ldm import VQVAE, LatentDiffusion, _backend, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import Batches
+from dipy_ldm.data._checks import survey
 from dipy_ldm.training import _trainer as trainer
 from dipy_ldm.training._checkpoint import BestWeights, TrainingRecord
 from dipy_ldm.training._optimizer import FlatAdam
@@ -37,6 +38,17 @@ def test_progress_bar_before_the_first_step(capsys):
     last = capsys.readouterr().err.rpartition("\r")[2]
     assert last.startswith("autoencoder, epoch 1/1")
     assert "loss=1.0000" in last
+
+
+def test_checkpoints_know_their_validation_data(rng):
+    images, *others = rng.random((3, 4, 8, 8, 1))
+    data = trainer.TrainingData(images, survey(images), (8, 8))
+    settings = [data._replace(held_out=x).settings() for x in (None, *others)]
+    names = [one["validation data"] for one in settings]
+    assert len(set(names)) == 3 and names[0] is None
+    assert names[1].startswith("(4, 8, 8, 1) (")
+    again = data._replace(held_out=others[0].copy())
+    assert again.settings() == settings[1]
 
 
 def test_checkpoints_of_other_optimizers_are_refused(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.workflows._conditions import read_requested_table
+from dipy_ldm.workflows._evaluation_images import _as_levels
 
 KNOWN = {
     "age": Condition("continuous", {}, [20.0, 80.0], units="years"),
@@ -27,6 +28,14 @@ def test_each_row_is_a_sample(read, caplog):
     found = read("participant_id\tage\tsex\nsub-1\t70\tfemale\nsub-2\tn/a\tM\nx\t6\t\n")
     assert found == {"age": [70, None, 6], "sex": ["F", "M", None]}
     assert not caplog.messages
+
+
+def test_classes_are_spelled_as_the_model_does(read):
+    known = {"sex": Condition("class", {"female": 5, "male": 7}, [])}
+    assert read("sex\nF\nmale\nM\n\n", known) == {"sex": ["female", "male", "male"]}
+    values = {"sex": ["F", None, "O"]}
+    assert _as_levels(known, values) == {"sex": ["female", None, "O"]}
+    assert _as_levels(KNOWN, {"age": [61.0], **values}) == {"age": [61.0], **values}
 
 
 def test_other_columns_make_no_difference_and_are_named(read, caplog):

@@ -64,6 +64,8 @@ def test_lesions_alone_are_replaced(command, detector_path, tmp_path, kind):
     assert facts["Threshold"] == threshold and facts["DilatedBy"] == 4
     assert "Strength" not in facts
     assert facts["Difference"] == "scan minus result"
+    facts = json.loads((tmp_path / "scan_denoised_mask.json").read_text())
+    assert facts["Role"] == "mask"
     volume = found.sum() * np.abs(np.linalg.det(affine)) / 1000
     npt.assert_allclose(facts["LesionMillilitres"], volume, rtol=1e-4)
 

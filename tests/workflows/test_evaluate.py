@@ -280,6 +280,21 @@ def test_shared_subjects_are_refused(tmp_path):
     refuse_same_subjects(train, held_out._replace(subjects=None))
 
 
+def test_samples_are_no_real_images(tmp_path):
+    document = {"shape": [8, 8, 1], "intensity": [0, 1], "conditions": {}}
+    images = np.random.default_rng(0).random((3, 8, 8, 1))
+    facts = {"Synthetic": True}
+    np.savez(tmp_path / "a.npz", images=images, description=json.dumps(facts))
+    with pytest.raises(InputError, match="a.npz was generated .* real images as `held"):
+        read_for(document, [tmp_path / "a.npz"], "held_out")
+    read = read_for(document, [tmp_path / "a.npz"], "generated_files", generated=True)
+    assert len(read.images) == 3
+    # Of a scan, such as one whose lesions were filled.
+    facts["Sources"] = ["scan.nii"]
+    np.savez(tmp_path / "b.npz", images=images, description=json.dumps(facts))
+    assert len(read_for(document, [tmp_path / "b.npz"], "held_out").images) == 3
+
+
 def test_held_out_training_volumes_are_named(audit, tmp_path):
     images = np.concatenate([soft_balls(25, 1), soft_balls(40, 2)[[3]]])
     both = write(tmp_path / "both", images)

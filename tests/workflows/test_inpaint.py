@@ -5,6 +5,8 @@ import gzip
 import json
 import os
 from pathlib import Path
+import shutil
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +20,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
 from dipy_ldm.data.channels import Unnamed
 from dipy_ldm.workflows import _outputs as outputs, _restoring as restoring
+from dipy_ldm.workflows.inpaint import InpaintLDMFlow
 
 FAST = ("--steps", 2, "--resamplings", 2)
 
@@ -256,6 +259,11 @@ def test_an_input_that_has_changed_is_noticed(written):
     # A copy of the same is none.
     task.file.write_bytes(content)
     assert restoring._is_done(task, force=False)
+    # Nor is one elsewhere.
+    moved = task.file.with_name("moved.nii")
+    moved.write_bytes(content)
+    elsewhere = task._replace(facts=task.facts | {"Sources": [str(moved)]})
+    assert restoring._is_done(elsewhere, force=False)
     task.file.write_bytes(content[::-1])
     with pytest.raises(InputError, match=r"scan.nii has changed\); resume with"):
         restoring._is_done(task, force=False)
@@ -265,6 +273,25 @@ def test_an_input_that_has_changed_is_noticed(written):
     task.file.unlink()
     with pytest.raises(InputError, match="scan.nii can't be read .No such file"):
         restoring._is_done(task, force=False)
+
+
+def test_results_among_the_volumes_need_no_masks(model_path, tmp_path):
+    path, _, _ = make_scan(tmp_path)
+    names = ["scan.nii.gz", "scan_inpainted.nii.gz", "scan_inpainted_mask.nii.gz"]
+    for name in names[1:]:
+        shutil.copy(path, tmp_path / name)
+    options = dict.fromkeys(("suffix", "filter", "conditions", "source_files"))
+    options |= {"channels": None, "strategy": "none", "resume": True, "bids": False}
+    options |= {"model_file": model_path, "out_dir": str(tmp_path)}
+    files = [str(tmp_path / name) for name in names]
+    job = restoring.prepare(
+        InpaintLDMFlow(),
+        SimpleNamespace(**options, input_files=files),
+        "inpaint",
+        lambda name: [name, outputs.further_output(name, "_mask")],
+        out_inpainted="inpainted",
+    )
+    assert list(job.noise) == list(job.parts) == [path]
 
 
 BAD = {

@@ -35,7 +35,8 @@ from dipy_ldm._utils.files import claimed
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._sidecars import fingerprint
 from dipy_ldm.workflows import _training
-from dipy_ldm.workflows.train import TrainLDMFlow
+from dipy_ldm.workflows._config import write_config
+from dipy_ldm.workflows.train import TrainLDMFlow, _has_ended
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +203,13 @@ def test_a_second_training_of_the_same_outputs_is_refused(
                 pass
 
 
+def test_two_runs_do_not_generate_the_same_samples(command, tmp_path):
+    with claimed(tmp_path / "samples.npz"):
+        output = command("generate", "mnist", "--n_samples", 1, status=2)
+    assert "samples.npz is being written by process" in answer(output)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["a" * 244, "é" * 130])
 def test_a_name_that_is_too_long_is_refused_at_once(command, folder, name):
     options = (folder / "blobs.npy", *TINY, "--out_model", name)
@@ -222,6 +230,33 @@ def test_resuming_a_finished_training_is_no_error(command, tmp_path):
     output = command("train", *options, "--steps_detector", 5, status=2)
     assert "(steps_detector was False and is True); name" in answer(output)
     assert [*tmp_path.iterdir()] == [path] and path.read_bytes() == before
+
+
+def test_a_finished_training_of_other_options_is_refused(tmp_path):
+    path = tmp_path / "ldm.safetensors"
+    shutil.copy(_serialization.find("mnist"), path)
+    flow, options = TrainLDMFlow(), SimpleNamespace(dwi=False, channels=None, seed=0)
+    options.conditions, options.steps_detector = ["label"], None
+    options.input_files, options.devices = ["mnist"], ["0"]
+    options.steps_ldm = options.n_codes = options.voxel_size = None
+    write_config(flow, path, options, steps_ldm=6000, n_codes=1024)
+    assert _has_ended(flow, path, options)
+    # Sizes that were chosen may be named, and devices may be others.
+    options.devices, options.n_codes = ["1"], 1024
+    assert _has_ended(flow, path, options)
+    other_channels = "channels was [] and is ['T1w', 'T2w']"
+    other_conditions = "conditions was ['label'] and is ['bval', 'direction', 'label']"
+    for change, text in (
+        ({"steps_ldm": 20_000}, "steps_ldm was 6000 and is 20000"),
+        ({"input_files": ["a", "b"]}, "input_files was mnist and is ['a', 'b']"),
+        ({"voxel_size": [2.0]}, "voxel_size was None and is 2.0"),
+        ({"channels": ["T1w", "T2w"]}, other_channels),
+        ({"dwi": True}, other_conditions),
+    ):
+        other = SimpleNamespace(**vars(options) | change)
+        with pytest.raises(InputError) as refusal:
+            _has_ended(flow, path, other)
+        assert f"is of another training ({text}); name" in str(refusal.value)
 
 
 BAD_TRAINING = {

@@ -22,14 +22,17 @@ import pytest
 from scans import places, save, small_files
 
 from dipy_ldm import _backend, _serialization
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.files import claimed
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._preprocessing import conform_file
 from dipy_ldm.data._sidecars import fingerprint, sidecar, sidecar_first
-from dipy_ldm.data.channels import Channel
+from dipy_ldm.data.channels import Channel, Unnamed
 from dipy_ldm.workflows import _restoring as restoring, _training as training
+from dipy_ldm.workflows.denoise import DenoiseLDMFlow
 
 VOXEL_SIZE = 8
 # Where the brightest place of all volumes is, up to a few millimetres.
@@ -420,7 +423,7 @@ BAD_DENOISING = {
     "an empty folder": ("MODEL empty", "the folder empty has no NIfTI files (.nii"),
     "two of a name": (
         "MODEL volumes/0.nii.gz volumes/0.nii",
-        "denoise them one after the other",
+        "are two files of one name",
     ),
     "two of a name in a dataset": (
         "MODEL a b --bids",
@@ -490,8 +493,24 @@ def test_an_interrupted_denoising_goes_on(denoise, volumes, tmp_path):
     # Those of other options are not taken for its own.
     output = denoise(*arguments, "--seed", 5, status=2)
     assert "of another run (Seed was 0 and is 5); resume with the" in answer(output)
+    output = denoise(*arguments, "--dtype", "int16", status=2)
+    assert "of another run (Dtype was float32 and is int16)" in answer(output)
     denoise(*arguments, "--seed", 5, "--force")
     assert written(3) != before[3]
+
+
+def test_two_runs_do_not_write_the_same_volumes(denoise, volumes, tmp_path):
+    with claimed(tmp_path / "0_denoised.nii.gz"):
+        output = denoise("volumes", status=2)
+    assert "0_denoised.nii.gz is being written by process" in answer(output)
+    assert not list(tmp_path.glob("*_denoised*"))
+    # As if another run had ended since this began.
+    part = restoring.Part(Unnamed(), volumes / "0.nii.gz", [tmp_path / "0.nii.gz"])
+    task = restoring.Task([part], {})
+    assert not restoring._is_written(DenoiseLDMFlow(), task, resume=False)
+    (tmp_path / "0.nii.gz").touch()
+    with pytest.raises(InputError, match="0.nii.gz exists already; add --resume"):
+        restoring._is_written(DenoiseLDMFlow(), task, resume=False)
 
 
 def test_volumes_of_one_name_keep_their_folders(denoise, tmp_path):
