@@ -17,8 +17,8 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
 from dipy_ldm.data import load_mnist, load_volumes
 from dipy_ldm.data._batches import Augmentation
-from dipy_ldm.data._checks import survey
 from dipy_ldm.data._grid import Grid
+from dipy_ldm.data._image_checks import survey
 from dipy_ldm.plots import planes, save_montage
 
 

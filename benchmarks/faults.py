@@ -34,7 +34,7 @@ from dipy_ldm.data import _cache as cache, load_volumes
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
 from dipy_ldm.data.channels import Unnamed
-from dipy_ldm.workflows import _restoring as restoring
+from dipy_ldm.workflows import _process_scans as restoring
 
 CALLS = (
     "openat,write,pwrite64,writev,ftruncate,fallocate,fsync,rename,renameat,renameat2,"

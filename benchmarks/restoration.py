@@ -25,7 +25,7 @@ from dipy_ldm.data.channels import Channel
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.metrics import dice, psnr
-from dipy_ldm.workflows import _restoring as native_space
+from dipy_ldm.workflows import _process_scans as native_space
 
 # Brighter, as a share of the range, is brain; of a sphere, so much must be in it.
 _BRAIN, _INSIDE = 0.1, 0.95

@@ -29,9 +29,9 @@ import nibabel as nib
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from dipy_ldm.data._gradients import Gradients
+from dipy_ldm.data._bvals_bvecs import Gradients
 from dipy_ldm.data._grid import Grid, conform
-from dipy_ldm.evaluation._tensors import fit_tensors
+from dipy_ldm.evaluation._diffusion_tensors import fit_tensors
 
 # After -c of Python, as TRAIN of what benchmarks share.
 GENERATE = "from dipy_ldm.workflows import cli; cli.generate()"

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from dipy_ldm import __version__, _documents
+from dipy_ldm import __version__, _schema
 from dipy_ldm._utils.checks import InputError, plain
 from dipy_ldm._utils.files import replacing
 
@@ -84,8 +84,7 @@ def find(name: str | Path) -> Path:
 def load(
     path: str | Path,
     kind: str,
-    expected_shapes: Callable[[dict, _documents.Shapes], _documents.Shapes]
-    | None = None,
+    expected_shapes: Callable[[dict, _schema.Shapes], _schema.Shapes] | None = None,
 ) -> tuple[dict[str, np.ndarray], dict]:
     """Read tensors and document of a file, and check the tensors' shapes."""
     document = read_document(path, kind)
@@ -98,14 +97,14 @@ def load(
             _check_types(types, _TYPES if expected_shapes is None else _FLOATS)
             if expected_shapes is not None:
                 saved = {n: tuple(s.get_shape()) for n, s in slices.items()}
-                _documents.check_shapes(saved, expected_shapes(document, saved))
+                _schema.check_shapes(saved, expected_shapes(document, saved))
         tensors = {name: file.get_tensor(name) for name in slices}
     with _naming(path, kind):
         if written not in (None, checksum(tensors)):
             raise InputError("its checksum is wrong")
         if name := _not_finite(tensors):
             raise InputError(
-                f"the tensor {_documents.word(name)} has NaN or infinite values"
+                f"the tensor {_schema.word(name)} has NaN or infinite values"
             )
     return tensors, document
 
@@ -151,7 +150,7 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
             else ("older", _cure(kind, "train it again"))
         )
         raise InputError(
-            f"{path} has format {_documents.short(version)}, {age} than the "
+            f"{path} has format {_schema.short(version)}, {age} than the "
             f"{FORMAT_VERSION} that this version of dipy_ldm knows; {cure}."
         )
     if kind is not None and document["kind"] != kind:
@@ -159,11 +158,11 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
         expected = _content(kind).removesuffix(" alone")
         raise InputError(f"{path} holds {content}, not {expected}; name another file.")
     with _naming(path, kind):
-        _documents.check(document)
+        _schema.check(document)
     return document
 
 
-def shapes(network: "keras.Model", prefix: str) -> _documents.Shapes:
+def shapes(network: "keras.Model", prefix: str) -> _schema.Shapes:
     """Return what shapes the weights of a network have that were trained."""
     return {
         f"{prefix}.{i:03d}": tuple(variable.shape)
@@ -249,7 +248,7 @@ def _check_types(types, allowed):
     for name, kind in types.items():
         if kind not in allowed:
             raise InputError(
-                f"the tensor {_documents.word(name)} is of {kind} instead of "
+                f"the tensor {_schema.word(name)} is of {kind} instead of "
                 f"{', '.join(allowed)}"
             )
 
@@ -284,4 +283,4 @@ _CONTENTS = {"vqvae": "an autoencoder alone", "latent_diffusion": "a diffusion m
 
 def _content(kind):
     """Name what a file holds in everyday words."""
-    return _CONTENTS.get(kind, f"a {_documents.word(kind)}")
+    return _CONTENTS.get(kind, f"a {_schema.word(kind)}")

@@ -11,14 +11,14 @@ from keras import ops
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import _backend, _documents, _serialization
+from dipy_ldm import _backend, _schema, _serialization
 from dipy_ldm._base import Entry, Estimator, keeps_earlier_fit, show_options
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_counts
 from dipy_ldm.anomaly._lesions import Atlas
 from dipy_ldm.anomaly._network import Parameters
 from dipy_ldm.anomaly._training import LESION_WEIGHT, DetectorStage, check
-from dipy_ldm.data import _checks as checks
+from dipy_ldm.data import _image_checks as checks
 from dipy_ldm.data._batches import read_windows, scaled_to, window_size
 from dipy_ldm.nn import _analysis as analysis, _building as building
 from dipy_ldm.training import FitOptions, resolve, train
@@ -238,7 +238,7 @@ class AnomalyDetector(Estimator):
 
     @classmethod
     def _expected_shapes(cls, document, shapes):
-        _documents.check_sizes(document["detector"], shapes)
+        _schema.check_sizes(document["detector"], shapes)
         *space, channels = document["shape"]
         parameters = Parameters(**document["detector"])
         build = partial(parameters.build, (None,) * len(space), channels)

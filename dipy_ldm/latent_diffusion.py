@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import _backend, _documents, _serialization
+from dipy_ldm import _backend, _schema, _serialization
 from dipy_ldm._base import Entry, Estimator, keeps_earlier_fit, show_options
 from dipy_ldm._conditions import (
     UNSPECIFIED,
@@ -24,19 +24,19 @@ from dipy_ldm._conditions import (
     requested,
     to_saved,
 )
-from dipy_ldm._own_space import accepts_masked_scans, accepts_scans, as_sample
+from dipy_ldm._native_space import accepts_masked_scans, accepts_scans, as_sample
 from dipy_ldm._utils import checks, tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.data import _sources as sources
-from dipy_ldm.data._checks import (
+from dipy_ldm.data._bvals_bvecs import refuse_series
+from dipy_ldm.data._image_checks import (
     as_fitted,
     check_trainable,
     check_validation,
     identify,
     survey,
 )
-from dipy_ldm.data._gradients import refuse_series
 from dipy_ldm.data._scans import ImagesLike, grid_of, read_sources, require_affine
 from dipy_ldm.data._sidecars import SyntheticImage, model_facts
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
@@ -51,14 +51,14 @@ from dipy_ldm.denoiser._networks import (
 )
 from dipy_ldm.denoiser._transfer import check_alike, take_over
 from dipy_ldm.diffusion import _inpainting as inpainting, samplers
-from dipy_ldm.diffusion._guidance import pinned
+from dipy_ldm.diffusion._denoisers import pinned
 from dipy_ldm.diffusion._options import (
     Sampling,
     SamplingOptions,
     resolve as resolve_sampling,
 )
+from dipy_ldm.prior._condition_sampler import Population, draw_conditions
 from dipy_ldm.prior._latent_prior import LatentPrior
-from dipy_ldm.prior._population import Population, draw_conditions
 from dipy_ldm.training import FitOptions, _memory as memory, resolve, train
 from dipy_ldm.training._precision import Precision, log_precision
 from dipy_ldm.vqvae import VQVAE
@@ -934,7 +934,7 @@ class LatentDiffusion(Estimator):
         latent_shape = vqvae.latent_shape(document["shape"])
         expected |= expected_shapes(document, shapes, latent_shape, vqvae.factor)
         if described := document.get("lesion_detector"):
-            _documents.check_detector(document)
+            _schema.check_detector(document)
             expected |= AnomalyDetector._expected_shapes(described, shapes)
         return expected
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dipy_ldm import _backend, _presets, _serialization
 from dipy_ldm._base import Entry, Estimator, keeps_earlier_fit, show_options
-from dipy_ldm._own_space import accepts_scans
+from dipy_ldm._native_space import accepts_scans
 from dipy_ldm._utils.checks import (
     InputError,
     check_affine,
@@ -22,7 +22,7 @@ from dipy_ldm._utils.checks import (
 from dipy_ldm._utils.values import counted
 from dipy_ldm.autoencoder._codec import Codec, Parameters, expected_shapes
 from dipy_ldm.autoencoder._training import AutoencoderStage, check
-from dipy_ldm.data import _checks as checks
+from dipy_ldm.data import _image_checks as checks
 from dipy_ldm.data._batches import Augmentation, window_size
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._scans import (

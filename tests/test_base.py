@@ -13,7 +13,7 @@ from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._base import Entry
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sources import Source
-from dipy_ldm.prior._population import Population
+from dipy_ldm.prior._condition_sampler import Population
 
 
 def pickled(estimator):

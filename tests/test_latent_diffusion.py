@@ -15,7 +15,7 @@ from scans import soft_balls
 from dipy_ldm import VQVAE, LatentDiffusion, _backend
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.denoiser._training import latent_scale
-from dipy_ldm.diffusion import _guidance as denoisers, samplers, schedules
+from dipy_ldm.diffusion import _denoisers as denoisers, samplers, schedules
 from dipy_ldm.metrics import psnr
 
 # One level: what takes the time is that networks are compiled.

@@ -21,7 +21,7 @@ from dipy_ldm.autoencoder._training import AutoencoderStage, draw_vectors, score
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._batches import Augmentation
-from dipy_ldm.data._checks import survey
+from dipy_ldm.data._image_checks import survey
 from dipy_ldm.metrics import detail_correlation, psnr
 from dipy_ldm.training import _trainer as run
 from dipy_ldm.training._options import Length, ResolvedOptions

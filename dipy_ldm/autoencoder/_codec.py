@@ -9,7 +9,7 @@ import keras
 from keras import ops
 import numpy as np
 
-from dipy_ldm import _backend, _documents, _serialization
+from dipy_ldm import _backend, _schema, _serialization
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import at_least, check_seed, check_sizes, choose, whole
 from dipy_ldm.autoencoder import losses
@@ -17,7 +17,7 @@ from dipy_ldm.autoencoder._network import encoder_and_decoder, factor_of
 from dipy_ldm.autoencoder._sharpening import REACH, sharpened
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
 from dipy_ldm.data._batches import read_whole, scaled_to, window_size
-from dipy_ldm.data._checks import check_finite, check_range
+from dipy_ldm.data._image_checks import check_finite, check_range
 from dipy_ldm.nn import _analysis as analysis, _building as building
 from dipy_ldm.training._memory import DISTANCES
 
@@ -74,11 +74,11 @@ class Parameters(NamedTuple):
         build = partial(self.networks, space, channels, remat)
         return building.build_without_weights(precision, build)
 
-    def weight_shapes(self, shape: Sequence[int]) -> _documents.Shapes:
+    def weight_shapes(self, shape: Sequence[int]) -> _schema.Shapes:
         """Return the shapes of all tensors, for images ``(*space, channels)``."""
         sketches = self.sketch("float32", (None,) * (len(shape) - 1), shape[-1])
         codes = self.n_codebooks * self.n_codes
-        shapes: _documents.Shapes = {"codebook": (codes, self.code_dim)}
+        shapes: _schema.Shapes = {"codebook": (codes, self.code_dim)}
         for name, sketch in zip(("encoder", "decoder"), sketches):
             shapes |= _serialization.shapes(sketch, name)
         return shapes
@@ -93,11 +93,11 @@ class Parameters(NamedTuple):
         return encoder, quantizer, decoder
 
 
-def expected_shapes(document: dict, shapes: _documents.Shapes) -> _documents.Shapes:
+def expected_shapes(document: dict, shapes: _schema.Shapes) -> _schema.Shapes:
     """Return the shapes of a document's tensors, or refuse larger networks."""
     parameters = Parameters(**document["vqvae"])
     choose("bottleneck", parameters.bottleneck, BOTTLENECKS)
-    _documents.check_sizes(document["vqvae"], shapes)
+    _schema.check_sizes(document["vqvae"], shapes)
     return parameters.weight_shapes(document["shape"])
 
 

@@ -15,7 +15,7 @@ from dipy_ldm.autoencoder import losses
 from dipy_ldm.autoencoder._codec import Codec, Parameters
 from dipy_ldm.autoencoder._sharpening import measure_detail, sharpening_gain
 from dipy_ldm.data._batches import batches, read_windows, window_size
-from dipy_ldm.data._checks import survey
+from dipy_ldm.data._image_checks import survey
 from dipy_ldm.data.channels import columns_of, to_saved
 from dipy_ldm.metrics import detail_correlation
 from dipy_ldm.training import _memory as memory

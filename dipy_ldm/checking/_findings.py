@@ -11,7 +11,7 @@ from scipy.stats import median_abs_deviation
 from dipy_ldm import plots
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
-from dipy_ldm.evaluation import _html as html
+from dipy_ldm.evaluation import _page as html
 
 # From the worst; grey is for what could not be looked at.
 STATES = ("red", "amber", "green", "grey")

@@ -16,23 +16,23 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.progress import log_filter, tqdm
 from dipy_ldm._utils.values import counted, listed
 from dipy_ldm.checking._findings import Finding, amber, green, red
-from dipy_ldm.data._gradients import Gradients, describe
+from dipy_ldm.data._bvals_bvecs import Gradients, describe
 from dipy_ldm.data._grid import bounding_box, choose_grid
 from dipy_ldm.data._nifti import VolumeInfo, read_headers
-from dipy_ldm.data._paths import (
-    choose_files,
-    choose_for_channels,
-    expand,
-    find_volumes,
-    rows_of_lists,
-)
-from dipy_ldm.data._plan import (
+from dipy_ldm.data._pairing import (
     Task,
     make_plan,
     match_masks,
     pair_masks,
     plan_channels,
     read_series,
+)
+from dipy_ldm.data._paths import (
+    choose_files,
+    choose_for_channels,
+    expand,
+    find_volumes,
+    rows_of_lists,
 )
 from dipy_ldm.data.channels import Channel, as_channels
 from dipy_ldm.data.volumes import conform_volumes, refuse_beside_series

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.files import flush, replacing
 from dipy_ldm._utils.values import as_report
-from dipy_ldm.data._gradients import find_tables
+from dipy_ldm.data._bvals_bvecs import find_tables
 
 logger = logging.getLogger("dipy_ldm")
 

@@ -17,7 +17,7 @@ from dipy_ldm.data._nifti import (
     read_volume,
     read_voxels,
 )
-from dipy_ldm.data._plan import Task
+from dipy_ldm.data._pairing import Task
 
 # The usual share in neuroimaging; brighter are vessels, fat and artefacts.
 _PERCENTILES = 0.5, 99.5

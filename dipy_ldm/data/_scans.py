@@ -24,6 +24,7 @@ from dipy_ldm._utils.values import listed
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import VolumeInfo, check_headers, refuse_kind
+from dipy_ldm.data._pairing import contradict, put_together
 from dipy_ldm.data._paths import (
     choose_files,
     choose_for_channels,
@@ -31,7 +32,6 @@ from dipy_ldm.data._paths import (
     find_volumes,
     holds_volumes,
 )
-from dipy_ldm.data._plan import contradict, put_together
 from dipy_ldm.data._preprocessing import Origin, conform_source
 from dipy_ldm.data._sources import Source
 from dipy_ldm.data.channels import Channel, Unnamed

@@ -17,7 +17,7 @@ from dipy_ldm._conditions import UNSPECIFIED
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data._batches import read_windows, window_size
-from dipy_ldm.data._checks import check_range, check_trainable, survey
+from dipy_ldm.data._image_checks import check_range, check_trainable, survey
 
 logger = logging.getLogger("dipy_ldm")
 

@@ -7,12 +7,12 @@ from typing import NamedTuple, cast
 import keras
 import numpy as np
 
-from dipy_ldm import _backend, _documents, _serialization
+from dipy_ldm import _backend, _schema, _serialization
 from dipy_ldm._conditions import UNSPECIFIED, Condition, from_saved
 from dipy_ldm._utils.checks import check_seed, check_sizes, choose, whole
 from dipy_ldm.data._sources import ConditioningInputs, Source
 from dipy_ldm.denoiser import _unet as unet_network
-from dipy_ldm.diffusion import _guidance as denoisers, schedules
+from dipy_ldm.diffusion import _denoisers as denoisers, schedules
 from dipy_ldm.nn import _building as building
 from dipy_ldm.prior._gaussian import Gaussian
 from dipy_ldm.prior._latent_prior import LatentPrior
@@ -106,15 +106,15 @@ class Architecture(NamedTuple):
 
 def expected_shapes(
     document: dict,
-    shapes: _documents.Shapes,
+    shapes: _schema.Shapes,
     latent_shape: tuple[int, ...],
     factor: int,
-) -> _documents.Shapes:
+) -> _schema.Shapes:
     """Return the shapes of a document's tensors, or refuse larger networks."""
     parameters = Parameters(**document["latent_diffusion"])
     parameters.check()
-    _documents.check_sizes(document["latent_diffusion"], shapes)
-    _documents.check_latents(document, latent_shape)
+    _schema.check_sizes(document["latent_diffusion"], shapes)
+    _schema.check_latents(document, latent_shape)
     conditions = from_saved(document["conditions"])
     source = document["source"] and Source(**document["source"])
     prior = LatentPrior.network_options(shapes)

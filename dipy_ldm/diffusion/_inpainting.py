@@ -1,6 +1,6 @@
 """Inpainting: sample what lies in a hole, so that it fits what is around it.
 
-Where latents are known, :func:`dipy_ldm.diffusion._guidance.pinned` puts them into a
+Where latents are known, :func:`dipy_ldm.diffusion._denoisers.pinned` puts them into a
 denoiser's estimate; a sampler that walks with it keeps them, noised to each level, and
 learns from them what fits between. That is not enough by itself: what is sampled near a
 known latent was begun before it was influenced by it. So each step is taken several

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dipy_ldm.evaluation import _html as page
-from dipy_ldm.evaluation._html import number
+from dipy_ldm.evaluation import _page as page
+from dipy_ldm.evaluation._page import number
 
 if TYPE_CHECKING:  # which writes its page
     from dipy_ldm.evaluation.audit import Audit

@@ -8,7 +8,7 @@ import numpy as np
 
 from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.evaluation._learned_features import Projection
+from dipy_ldm.evaluation._invariant_features import Projection
 from dipy_ldm.evaluation._memorization import COPY_RATIO, neighbours, separation
 from dipy_ldm.evaluation.evaluate import scaled
 from dipy_ldm.evaluation.features import voxels

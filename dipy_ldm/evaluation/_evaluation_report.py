@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm._utils.values import listed
-from dipy_ldm.evaluation import _html as page
+from dipy_ldm.evaluation import _page as page
 from dipy_ldm.evaluation._fidelity import is_worse_than_real
-from dipy_ldm.evaluation._html import number
+from dipy_ldm.evaluation._page import number
 
 if TYPE_CHECKING:  # which writes its page
     from dipy_ldm.evaluation.evaluate import Evaluation

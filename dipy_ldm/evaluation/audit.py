@@ -11,9 +11,9 @@ import numpy.typing as npt
 from dipy_ldm._conditions import ConditionsLike
 from dipy_ldm._utils.checks import InputError, check_seed, whole
 from dipy_ldm._utils.values import take_rows
-from dipy_ldm.evaluation import _learned_features as learnt, _memorization as copies
+from dipy_ldm.evaluation import _invariant_features as learnt, _memorization as copies
 from dipy_ldm.evaluation._audit_report import conclude, write_page
-from dipy_ldm.evaluation._html import Report
+from dipy_ldm.evaluation._page import Report
 from dipy_ldm.evaluation.evaluate import (
     generate,
     read_conditions,

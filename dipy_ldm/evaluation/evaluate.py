@@ -16,10 +16,11 @@ from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import as_table, take_rows
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._batches import scaled_to
-from dipy_ldm.data._checks import as_fitted, check_range
+from dipy_ldm.data._image_checks import as_fitted, check_range
 from dipy_ldm.data._table_rows import join_rows
 from dipy_ldm.data.channels import Channel
 from dipy_ldm.evaluation import _anatomy as anatomy
+from dipy_ldm.evaluation._condition_probe import Probed, class_accuracy, probe_all
 from dipy_ldm.evaluation._evaluation_report import conclude, write_page
 from dipy_ldm.evaluation._fidelity import (
     MIN_IMAGES,
@@ -31,8 +32,7 @@ from dipy_ldm.evaluation._fidelity import (
     measure_texture,
     measure_variety,
 )
-from dipy_ldm.evaluation._html import Report
-from dipy_ldm.evaluation._probe import Probed, class_accuracy, probe_all
+from dipy_ldm.evaluation._page import Report
 from dipy_ldm.evaluation.features import (
     Features,
     classify,

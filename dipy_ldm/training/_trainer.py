@@ -15,7 +15,7 @@ from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.signals import deferred, noted
 from dipy_ldm._utils.types import Batches
 from dipy_ldm.data._batches import Augmentation
-from dipy_ldm.data._checks import Survey, identify
+from dipy_ldm.data._image_checks import Survey, identify
 from dipy_ldm.nn import _building as building
 from dipy_ldm.training._checkpoint import BestWeights, TrainingRecord
 from dipy_ldm.training._options import BASE_FAN_IN, Length, ResolvedOptions

@@ -14,7 +14,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import NONE, level_of, listed, number_of, values_of
 from dipy_ldm.data import _tables as tables
 from dipy_ldm.data._sidecars import sidecar
-from dipy_ldm.prior._population import Population, draw_conditions
+from dipy_ldm.prior._condition_sampler import Population, draw_conditions
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from dipy_ldm._conditions import from_saved as conditions_from
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data import load_mnist
-from dipy_ldm.data._checks import check_range
+from dipy_ldm.data._bvals_bvecs import refuse_series
 from dipy_ldm.data._covariates import read_covariates
-from dipy_ldm.data._gradients import refuse_series
 from dipy_ldm.data._grid import Grid, same_grid
+from dipy_ldm.data._image_checks import check_range
 from dipy_ldm.data._paths import entity, find_volumes, holds_volumes, rows_of_lists
 from dipy_ldm.data._scans import require_affine
 from dipy_ldm.data._sidecars import fingerprint

@@ -18,9 +18,9 @@ from dipy_ldm.evaluation import (
     _audit_report as audit_page,
     _evaluation_report as summary,
 )
+from dipy_ldm.evaluation._condition_probe import measure_agreement
 from dipy_ldm.evaluation._copy_filter import CopyFilter, ReferenceSet, project_randomly
-from dipy_ldm.evaluation._html import report
-from dipy_ldm.evaluation._probe import measure_agreement
+from dipy_ldm.evaluation._page import report
 from dipy_ldm.evaluation.audit import (
     Audit,
     Reference,

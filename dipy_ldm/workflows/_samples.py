@@ -12,7 +12,7 @@ from dipy_ldm._conditions import Condition, from_saved
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.files import claimed, make_folder
-from dipy_ldm.data._gradients import ENDS, makes_series
+from dipy_ldm.data._bvals_bvecs import ENDS, makes_series
 from dipy_ldm.data._paths import stem as stem_of, suffix as suffix_of
 from dipy_ldm.data._tables import as_text
 from dipy_ldm.data.channels import Unnamed, from_saved as channels_from

@@ -9,7 +9,7 @@ import numpy as np
 from dipy_ldm._conditions import BVAL, from_saved
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import NONE
-from dipy_ldm.data._gradients import B0_LIMIT, DIRECTION, Gradients, makes_series
+from dipy_ldm.data._bvals_bvecs import B0_LIMIT, DIRECTION, Gradients, makes_series
 from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._preprocessing import conform_voxels

@@ -19,7 +19,7 @@ from dipy_ldm.data._scans import conform_channels
 from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.data.channels import columns_of
 from dipy_ldm.diffusion import _inpainting as inpainting
-from dipy_ldm.workflows import _launch as launch, _restoring as restoring
+from dipy_ldm.workflows import _launch as launch, _process_scans as restoring
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, further_output, write_channel
 

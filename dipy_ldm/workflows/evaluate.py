@@ -5,7 +5,7 @@ import time
 from dipy_ldm import _serialization
 from dipy_ldm._conditions import from_saved
 from dipy_ldm._utils.checks import InputError, check_seed
-from dipy_ldm.data._gradients import makes_series
+from dipy_ldm.data._bvals_bvecs import makes_series
 from dipy_ldm.data._sidecars import provenance
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._config import write_config
@@ -90,7 +90,7 @@ class EvaluateLDMFlow(LDMFlow):
         real, generated = read(document, options)
         with launch.quiet_start():
             from dipy_ldm._backend import spread
-            from dipy_ldm.evaluation._tensors import compare_series
+            from dipy_ldm.evaluation._diffusion_tensors import compare_series
             from dipy_ldm.workflows import _reports as reports
 
         agreements = reports.read_measurements(document, measurements)

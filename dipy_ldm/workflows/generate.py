@@ -14,7 +14,7 @@ from dipy_ldm._utils.checks import InputError, at_least, check_seed
 from dipy_ldm._utils.files import replacing
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import parse_conditions, take_rows
-from dipy_ldm.data._gradients import DIRECTION, Gradients
+from dipy_ldm.data._bvals_bvecs import DIRECTION, Gradients
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.data._scans import require_affine
 from dipy_ldm.data._sidecars import provenance

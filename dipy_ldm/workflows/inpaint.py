@@ -3,15 +3,15 @@
 from nibabel.affines import voxel_sizes
 import numpy as np
 
-from dipy_ldm._own_space import check_on_grid, read_masked, warn_of_probabilities
+from dipy_ldm._native_space import check_on_grid, read_masked, warn_of_probabilities
 from dipy_ldm._utils.checks import InputError, at_least, check_counts, check_seed
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm.data._grid import conform
 from dipy_ldm.data._nifti import check_headers, read_mask
-from dipy_ldm.data._plan import find_masks, mask_complaint
+from dipy_ldm.data._pairing import find_masks, mask_complaint
 from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.diffusion import _inpainting as inpainting
-from dipy_ldm.workflows import _launch as launch, _restoring as restoring
+from dipy_ldm.workflows import _launch as launch, _process_scans as restoring
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, further_output
 

@@ -8,9 +8,9 @@ from dipy_ldm._conditions import BVAL
 from dipy_ldm._presets import Settings
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.files import refuse_claimed
-from dipy_ldm.data._checks import survey
+from dipy_ldm.data._bvals_bvecs import DIRECTION
 from dipy_ldm.data._cohort import split
-from dipy_ldm.data._gradients import DIRECTION
+from dipy_ldm.data._image_checks import survey
 from dipy_ldm.data.channels import as_channels, refuse_all_but_scans
 from dipy_ldm.workflows import (
     _inputs as inputs,
@@ -279,7 +279,7 @@ class TrainLDMFlow(LDMFlow):
             )
         strategy = _make_strategy(options.strategy, options.devices, alone=True)
         with launch.quiet_start():
-            from dipy_ldm.workflows import _checks as checks
+            from dipy_ldm.workflows import _check_command as checks
 
         self.verdict = checks.check(options, strategy, outputs)
         self.outputs = outputs

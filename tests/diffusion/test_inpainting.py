@@ -7,7 +7,7 @@ import pytest
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.diffusion import _inpainting as inpainting, samplers, schedules
-from dipy_ldm.diffusion._guidance import pinned
+from dipy_ldm.diffusion._denoisers import pinned
 
 CORRELATION = 0.9
 COVARIANCE = np.array([[1, CORRELATION], [CORRELATION, 1]])

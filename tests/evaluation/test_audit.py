@@ -19,7 +19,7 @@ from dipy_ldm.evaluation._copy_filter import (
     ReferenceSet,
     project_randomly,
 )
-from dipy_ldm.evaluation._learned_features import (
+from dipy_ldm.evaluation._invariant_features import (
     change,
     describe,
     fit_invariant_projection,

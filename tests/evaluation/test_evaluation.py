@@ -14,11 +14,12 @@ from dipy_ldm.data import load_mnist
 from dipy_ldm.data.channels import Channel, Labels, Map, harden
 from dipy_ldm.evaluation import (
     _anatomy as anatomy,
+    _condition_probe as probes,
     _evaluation_report as report,
     _fidelity as fidelity,
     _memorization as membership,
-    _probe as probes,
 )
+from dipy_ldm.evaluation._condition_probe import fit_ridge, probe, probe_all
 from dipy_ldm.evaluation._evaluation_report import conclude, write_page
 from dipy_ldm.evaluation._fidelity import (
     Sets,
@@ -33,7 +34,6 @@ from dipy_ldm.evaluation._fidelity import (
     measure_variety,
     pair_similarity,
 )
-from dipy_ldm.evaluation._probe import fit_ridge, probe, probe_all
 from dipy_ldm.evaluation.evaluate import (
     _apart,
     as_json,

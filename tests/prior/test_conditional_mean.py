@@ -8,7 +8,7 @@ from dipy_ldm._conditions import ConditionBatch, learn
 from dipy_ldm.data._sources import ConditioningInputs
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._noising import noisy_batches
-from dipy_ldm.diffusion._guidance import from_network
+from dipy_ldm.diffusion._denoisers import from_network
 from dipy_ldm.diffusion.schedules import SCHEDULES, TARGETS, rates, to_target
 from dipy_ldm.prior import _conditional_mean as expectation
 from dipy_ldm.prior._conditional_mean import ConditionalMean

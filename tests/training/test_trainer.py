@@ -12,7 +12,7 @@ import pytest
 from dipy_ldm import VQVAE, LatentDiffusion, _backend, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import Batches
-from dipy_ldm.data._checks import survey
+from dipy_ldm.data._image_checks import survey
 from dipy_ldm.training import _trainer as trainer
 from dipy_ldm.training._checkpoint import BestWeights, TrainingRecord
 from dipy_ldm.training._optimizer import FlatAdam

@@ -19,7 +19,7 @@ from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
 from dipy_ldm.data.channels import Unnamed
-from dipy_ldm.workflows import _outputs as outputs, _restoring as restoring
+from dipy_ldm.workflows import _outputs as outputs, _process_scans as restoring
 from dipy_ldm.workflows.inpaint import InpaintLDMFlow
 
 FAST = ("--steps", 2, "--resamplings", 2)

@@ -21,7 +21,7 @@ import pytest
 from dipy_ldm import InputError
 from dipy_ldm._conditions import Condition, to_saved
 from dipy_ldm.data import load_volumes
-from dipy_ldm.evaluation._tensors import compare_series
+from dipy_ldm.evaluation._diffusion_tensors import compare_series
 from dipy_ldm.workflows._series import read_table
 
 SHORT = (

@@ -31,7 +31,7 @@ from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._preprocessing import conform_file
 from dipy_ldm.data._sidecars import fingerprint, sidecar, sidecar_first
 from dipy_ldm.data.channels import Channel, Unnamed
-from dipy_ldm.workflows import _restoring as restoring, _training as training
+from dipy_ldm.workflows import _process_scans as restoring, _training as training
 from dipy_ldm.workflows.denoise import DenoiseLDMFlow
 
 VOXEL_SIZE = 8

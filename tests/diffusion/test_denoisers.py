@@ -4,7 +4,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.diffusion._guidance import from_network, guided, mixed
+from dipy_ldm.diffusion._denoisers import from_network, guided, mixed
 from dipy_ldm.diffusion.schedules import SCHEDULES, TARGETS, rates, to_target
 
 SHAPE = (3, 4, 5, 2)

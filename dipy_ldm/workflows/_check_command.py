@@ -12,7 +12,11 @@ import numpy as np
 from dipy_ldm import __version__, _presets, _serialization
 from dipy_ldm._conditions import learn
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.checking import _dry_run as dry_run, _findings as report, _plan as plans
+from dipy_ldm.checking import (
+    _dry_run as dry_run,
+    _findings as report,
+    _resources as plans,
+)
 from dipy_ldm.checking._findings import amber, green, grey, refused, worst
 from dipy_ldm.checking._headers import Material, read_volumes
 from dipy_ldm.checking._outliers import check_channels, check_images

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table, listed
+from dipy_ldm.data._bvals_bvecs import Gradients, describe
 from dipy_ldm.data._cohort import draw_order
-from dipy_ldm.data._gradients import Gradients, describe
 from dipy_ldm.data._grid import Grid, same_grid
 from dipy_ldm.data._nifti import (
     VolumeInfo,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._plan import pair_masks, pair_sources
+from dipy_ldm.data._pairing import pair_masks, pair_sources
 
 
 def names(*stems):

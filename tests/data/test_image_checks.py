@@ -7,7 +7,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data import _cache as cache, _checks as arrays
+from dipy_ldm.data import _cache as cache, _image_checks as arrays
 
 
 @pytest.fixture

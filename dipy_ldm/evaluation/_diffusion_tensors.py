@@ -11,11 +11,11 @@ import numpy.typing as npt
 from dipy_ldm._conditions import BVAL
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed, take_rows
-from dipy_ldm.data._gradients import B0_LIMIT, DIRECTION
-from dipy_ldm.data._plan import pair_sources
+from dipy_ldm.data._bvals_bvecs import B0_LIMIT, DIRECTION
+from dipy_ldm.data._pairing import pair_sources
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.volumes import Volumes
-from dipy_ldm.evaluation import _html as page
+from dipy_ldm.evaluation import _page as page
 from dipy_ldm.evaluation._anatomy import foreground
 from dipy_ldm.evaluation._fidelity import mean_of
 from dipy_ldm.latent_diffusion import LatentDiffusion

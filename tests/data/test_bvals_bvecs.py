@@ -10,7 +10,7 @@ import pytest
 
 from dipy_ldm import InputError
 from dipy_ldm.data import load_volumes
-from dipy_ldm.data._gradients import Gradients
+from dipy_ldm.data._bvals_bvecs import Gradients
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 AFFINE[:3, 3] = -7

@@ -6,7 +6,7 @@ import pytest
 
 from dipy_ldm._conditions import UNSPECIFIED, ConditionBatch, learn
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.prior._population import Population, draw_conditions
+from dipy_ldm.prior._condition_sampler import Population, draw_conditions
 
 
 @pytest.fixture(scope="module")

@@ -15,15 +15,15 @@ import numpy as np
 
 from dipy_ldm import _serialization
 from dipy_ldm._conditions import from_saved
-from dipy_ldm._own_space import MaskedScan, bring_back, conformed
+from dipy_ldm._native_space import MaskedScan, bring_back, conformed
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.progress import log_filter, tqdm
 from dipy_ldm._utils.values import parse_conditions
-from dipy_ldm.data._gradients import refuse_series
+from dipy_ldm.data._bvals_bvecs import refuse_series
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import VolumeInfo, is_whole, write_changed
-from dipy_ldm.data._plan import pair_sources
+from dipy_ldm.data._pairing import pair_sources
 from dipy_ldm.data._scans import (
     check_channel_files,
     conform_channels,

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.evaluation import _html as page
+from dipy_ldm.evaluation import _page as page
 from dipy_ldm.metrics import Interval
 
 VOID = {"meta", "img", "br"}

@@ -10,7 +10,7 @@ import numpy.testing as npt
 import pytest
 from safetensors.numpy import save_file
 
-from dipy_ldm import LatentDiffusion, _documents, _serialization
+from dipy_ldm import LatentDiffusion, _schema, _serialization
 from dipy_ldm._utils.checks import InputError
 
 FILES = Path(__file__).parent / "files"
@@ -80,9 +80,9 @@ def test_wrong_entries_are_refused(
 def test_names_of_strangers_that_are_more_than_text_are_refused(name, level, units):
     facts = {"kind": "class", "levels": {level: 2, "b": 2}, "quantiles": []}
     facts |= {"missing": 0, "units": units, "meanings": None}
-    assert not _documents.fits({name: facts}, _documents.Conditions)
+    assert not _schema.fits({name: facts}, _schema.Conditions)
     good = {"group": facts | {"levels": {"-1": 2, "+": 2}, "units": "%"}}
-    assert _documents.fits(good, _documents.Conditions)
+    assert _schema.fits(good, _schema.Conditions)
 
 
 @pytest.mark.parametrize("name", ["shape", "history", "vqvae", "latent_mean"])

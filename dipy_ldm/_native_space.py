@@ -12,8 +12,8 @@ import numpy.typing as npt
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid, conform, same_grid
 from dipy_ldm.data._nifti import read_header, read_mask
+from dipy_ldm.data._pairing import find_masks, mask_complaint
 from dipy_ldm.data._paths import entity
-from dipy_ldm.data._plan import find_masks, mask_complaint
 from dipy_ldm.data._preprocessing import Origin
 from dipy_ldm.data._scans import (
     are_scans,

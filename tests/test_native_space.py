@@ -9,8 +9,8 @@ import numpy.testing as npt
 import pytest
 from scans import blocky_volumes, grid_affine, make_scan, save
 
-from dipy_ldm import VQVAE, InputError, LatentDiffusion, _own_space
-from dipy_ldm._own_space import check_on_grid, warn_of_probabilities
+from dipy_ldm import VQVAE, InputError, LatentDiffusion, _native_space
+from dipy_ldm._native_space import check_on_grid, warn_of_probabilities
 from dipy_ldm._serialization import find
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._grid import Grid
@@ -238,14 +238,14 @@ def test_probabilities_are_no_mask(caplog):
 def test_conditions_are_joined_to_scans():
     files = [Path(f"sub-{i}_ses-a_T1w.nii.gz") for i in (1, 2)]
     table = {"participant_id": ["2", "1"], "age": [20, 10]}
-    assert _own_space._joined({"conditions": table}, files)["conditions"] == {
+    assert _native_space._joined({"conditions": table}, files)["conditions"] == {
         "age": [10, 20]
     }
     with pytest.raises(InputError, match="1 of 1 images have no row"):
-        _own_space._joined({"conditions": table}, [Path("sub-3_T1w.nii.gz")])
+        _native_space._joined({"conditions": table}, [Path("sub-3_T1w.nii.gz")])
     for conditions in (None, "none", {"age": 70}, {"age": [1, 2]}):
         arguments = {"conditions": conditions, "seed": 1}
-        assert _own_space._joined(arguments, files) is arguments
+        assert _native_space._joined(arguments, files) is arguments
 
 
 def test_arrays_have_no_affine(diffusion):
