@@ -172,8 +172,7 @@ def score_brief_training(volumes, seed, fit):
     """Train an autoencoder and measure its reconstructions."""
     start = time.perf_counter()
     usual, message = _presets.VOLUMES, None
-    sizes = {"code_dim": usual.code_dim, "n_codebooks": usual.n_codebooks}
-    vqvae = VQVAE(**sizes, seed=seed)
+    vqvae = VQVAE(code_dim=usual.code_dim, n_codebooks=usual.n_codebooks, seed=seed)
     fit |= {"augment": Augmentation(shift=2, intensity=0.05, noise=0.1)}
     try:
         vqvae.fit(volumes, verbose=False, **fit)

@@ -20,7 +20,7 @@ import label_maps
 import numpy as np
 
 from dipy_ldm.data import read_volume, write_volume
-from dipy_ldm.data.channels import columns_of
+from dipy_ldm.data.channels import channel_slices
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.metrics import dice
 
@@ -123,7 +123,7 @@ def compare(options):
 
 def split(images, channels):
     """Return scans, ``(n, x, y, z, 1)``, and tissues, int ``(n, x, y, z)``."""
-    (_, scan), (labels, columns) = columns_of(channels)
+    (_, scan), (labels, columns) = channel_slices(channels)
     return np.asarray(images[..., scan]), labels.restore(images[..., columns])
 
 

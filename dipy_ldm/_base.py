@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from html import escape
 import inspect
-import os
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar, cast
 
@@ -169,8 +168,8 @@ class Estimator:
 
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator to one file."""
-        path = os.path.expanduser(path)
-        _serialization.save(path, self._kind, self.to_tensors(), self.to_document())
+        tensors, document = self.to_tensors(), self.to_document()
+        _serialization.save(Path(path).expanduser(), self._kind, tensors, document)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -207,7 +206,7 @@ class Estimator:
             init._check_fitted()
             # A fit may begin from the estimator that it changes.
             return init._snapshot()
-        if init is None or isinstance(init, str | os.PathLike):
+        if init is None or isinstance(init, str | Path):
             return None if init is None else cls.load(init)
         raise InputError(
             f"`init` must be a {cls.__name__} or a file, not a {type(init).__name__}."

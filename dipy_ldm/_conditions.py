@@ -23,7 +23,7 @@ from dipy_ldm._utils.values import (
     as_table,
     columns_of,
     in_order,
-    is_none,
+    is_unconditional,
     is_vector,
     level_of,
     listed,
@@ -90,7 +90,7 @@ class Condition(NamedTuple):
 
     def leaves_out(self, value: Value) -> bool:
         """Return whether a value stands for "unspecified"."""
-        return value is None or (is_none(value) and value not in self.levels)
+        return value is None or (is_unconditional(value) and value not in self.levels)
 
     def encode(
         self, name: str, value: Value, lenient: bool = False
@@ -239,7 +239,7 @@ def from_saved(saved: dict[str, dict]) -> dict[str, Condition]:
 
 def _check_names(conditions, request):
     """Return the requested conditions, after checking their names."""
-    if request is None or is_none(request):
+    if request is None or is_unconditional(request):
         return {}
     if not conditions:
         raise InputError(

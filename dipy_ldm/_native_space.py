@@ -17,15 +17,15 @@ from dipy_ldm.data._paths import entity
 from dipy_ldm.data._preprocessing import Origin
 from dipy_ldm.data._scans import (
     are_scans,
-    channel_files_of,
     displayed_path,
     files_of,
     is_single_scan,
     read_scans,
+    resolve_channel_files,
 )
 from dipy_ldm.data._sidecars import synthetic_image
 from dipy_ldm.data._table_rows import find_subjects, join_rows
-from dipy_ldm.data.channels import Channel, choose_channels, columns_of
+from dipy_ldm.data.channels import Channel, channel_slices, choose_channels
 from dipy_ldm.diffusion import _inpainting as inpainting
 
 logger = logging.getLogger("dipy_ldm")
@@ -93,7 +93,7 @@ def bring_back(
     """Bring channels of ``(*grid.shape, columns)`` to the space of their files."""
     return [
         channel.bring_back(image[..., columns], origin)
-        for (channel, columns), origin in zip(columns_of(channels), origins)
+        for (channel, columns), origin in zip(channel_slices(channels), origins)
     ]
 
 
@@ -105,7 +105,9 @@ def as_images(
 ) -> Any:
     """Return volumes as images, by the names of their channels if they have some."""
     images = {
-        c.name: synthetic_image(v, affine, facts | c.facts(), c.dtype or "float32")
+        c.name: synthetic_image(
+            v, affine, facts | c.sidecar_entries(), c.dtype or "float32"
+        )
         for c, v, affine in zip(channels, volumes, affines)
     }
     return images.get("", images)
@@ -115,7 +117,9 @@ def as_sample(
     image: np.ndarray, channels: Sequence[Channel], affine: np.ndarray, facts: dict
 ) -> Any:
     """Return ``(*grid.shape, columns)`` as an image of nibabel, or one a channel."""
-    volumes = [c.restore(image[..., columns]) for c, columns in columns_of(channels)]
+    volumes = [
+        c.restore(image[..., columns]) for c, columns in channel_slices(channels)
+    ]
     return as_images(channels, volumes, [affine] * len(volumes), facts)
 
 
@@ -168,7 +172,7 @@ def _read_masked(scans, masks, grid, channels):
     if grid is None:
         raise InputError("masks of two-dimensional images are arrays; give both so.")
     with files_of(scans) as (files, folder), files_of(masks) as (mask_files, other):
-        sets = channel_files_of(files, channels)
+        sets = resolve_channel_files(files, channels)
         mask_of = find_masks([own[0] for own in sets], mask_files)
         masked, sources = [], []
         for own in sets:

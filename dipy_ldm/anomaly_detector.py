@@ -140,7 +140,7 @@ class AnomalyDetector(Estimator):
         self._fitted_with = parameters._asdict()
         size = parameters.window(images.shape[1:-1], patch)
         data = TrainingData(images, survey, size, validation_data)
-        with _backend.spread(resolved.strategy):
+        with _backend.distributed(resolved.strategy):
             self._build()
             stage = DetectorStage(
                 self.network_, self._log_odds, parameters, self.atlas_, data, resolved

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 import copy
 import gc
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
@@ -40,7 +39,7 @@ from dipy_ldm.data._image_checks import (
 from dipy_ldm.data._scans import ImagesLike, grid_of, read_sources, require_affine
 from dipy_ldm.data._sidecars import SyntheticImage, model_facts
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
-from dipy_ldm.data.channels import chosen_columns, harden, refuse_all_but_scans
+from dipy_ldm.data.channels import chosen_columns, harden, require_intensity_channels
 from dipy_ldm.denoiser import _training as training
 from dipy_ldm.denoiser._conditioning import Conditioning, Examples, Latents
 from dipy_ldm.denoiser._networks import (
@@ -316,7 +315,7 @@ class LatentDiffusion(Estimator):
             "validation data": identify(held_out),
             "init": start and _serialization.checksum(start.to_tensors()),
         }
-        with _backend.spread(resolved.strategy):
+        with _backend.distributed(resolved.strategy):
             # Before anything is exchanged.
             _backend.require_agreement(settings | resolved.settings())
             latents = self._learn_latents(loaded, conditioning)
@@ -510,7 +509,7 @@ class LatentDiffusion(Estimator):
         numbers = np.arange(first, first + n)
         title = "generate" if verbose else None
         batch_size = self._batch_size(chosen.batch_size)
-        with _backend.spread(_backend.make_strategy(strategy, alone=True)):
+        with _backend.distributed(_backend.make_strategy(strategy, alone=True)):
             images = _backend.in_batches(generate, numbers, batch_size, title)
         if affine is None:
             return images
@@ -716,7 +715,7 @@ class LatentDiffusion(Estimator):
         lesions, or with few, as of :meth:`fit`.
         """
         images = self._check_images(images)
-        refuse_all_but_scans(self.channels_)
+        require_intensity_channels(self.channels_)
         if validation_data is not None:
             validation_data = self.vqvae_._read_cohort(validation_data).images
         self.detector_ = AnomalyDetector(seed=self.seed).fit(
@@ -889,7 +888,7 @@ class LatentDiffusion(Estimator):
         tensors = self.to_tensors()
         if half:
             tensors = _serialization.halved(tensors)
-        path = os.path.expanduser(path)
+        path = Path(path).expanduser()
         _serialization.save(path, self._kind, tensors, self.to_document())
 
     @classmethod

@@ -269,7 +269,7 @@ class VQVAE(Estimator):
         data = TrainingData(
             images, survey, size, held_out, masks, background, augment, self.channels_
         )
-        with _backend.spread(resolved.strategy):
+        with _backend.distributed(resolved.strategy):
             self._build()
             stage = AutoencoderStage(self._codec, data, resolved, initial)
             train(self, stage)

@@ -563,7 +563,7 @@ def test_codes_start_alike_on_any_number_of_devices():
         return draw_vectors(Rounded(), numbered(40), (4, 4), rng, 30)
 
     one = draw()
-    with _backend.spread(two):
+    with _backend.distributed(two):
         npt.assert_array_equal(draw(), one)
 
 

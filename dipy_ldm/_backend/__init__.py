@@ -57,11 +57,11 @@ if TYPE_CHECKING or keras.config.backend() == "tensorflow":
         broadcast_from_chief,
         chief_first,
         distribute_batches,
+        distributed,
         gather_from_workers,
         is_chief,
         is_first_replica,
         require_agreement,
-        spread,
         sum_of_replicas,
     )
 
@@ -75,6 +75,7 @@ else:
         compiled,
         conditionally,
         distribute_batches,
+        distributed,
         free_memory,
         gather_from_workers,
         gpu_capabilities,
@@ -86,6 +87,5 @@ else:
         require_agreement,
         run_two_at_a_time,
         scope,
-        spread,
         sum_of_replicas,
     )

@@ -11,7 +11,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dipy_ldm._backend.workers import all_reduce, spread, spread_over, worker_and_count
+from dipy_ldm._backend.workers import (
+    all_reduce,
+    distributed,
+    spread_over,
+    worker_and_count,
+)
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.types import Tensor
 
@@ -54,8 +59,8 @@ def in_batches(
 ) -> np.ndarray:
     """Apply a function to an array ``(n, ...)`` in batches, so that memory suffices.
 
-    Several devices and machines (see :func:`spread`) work on pieces of their own at
-    once; each machine is given all results.
+    Several devices and machines (see :func:`distributed`) work on pieces of their own
+    at once; each machine is given all results.
     """
     worker, workers = worker_and_count()
     n = len(array)
@@ -88,7 +93,7 @@ def _in_batches(function, array, batch_size, title):
             try:
                 # What the function itself would spread stays on its device, which
                 # tf.device(None) would leave.
-                with spread(None), tf.device(device) if device else nullcontext():
+                with distributed(None), tf.device(device) if device else nullcontext():
                     return np.asarray(function(piece))
             finally:
                 free.put(device)

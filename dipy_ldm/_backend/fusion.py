@@ -19,7 +19,7 @@ CANONICAL_NAMES = True
 
 
 @cache
-def _on_processors():
+def _on_cpu():
     """Return whether TensorFlow computes on processors alone.
 
     JAX fuses by itself, and PyTorch has no graph. With GPUs Keras compiles whole steps
@@ -41,7 +41,7 @@ def _traced(function, loop):
 
 def _call(function, tensors, traced, loop):
     """Call a function, traced once for all tensors of the same shapes if asked to."""
-    if not (traced and _on_processors()):
+    if not (traced and _on_cpu()):
         return function(*tensors)
     import tensorflow as tf
 
@@ -95,7 +95,7 @@ def with_gradient(function: Callable, gradient: Callable, kept: int = 0) -> Call
         return results, lambda *upstream: gradient((*tensors, *more), *upstream)
 
     def apply(*tensors):
-        if OWN_GRADIENTS and _on_processors():
+        if OWN_GRADIENTS and _on_cpu():
             return differentiable(*tensors)
         return split(function(*tensors))[0]
 

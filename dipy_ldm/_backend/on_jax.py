@@ -67,7 +67,7 @@ def conditionally(
 
 
 def gpu_capabilities() -> list[tuple[int, ...]]:
-    """Return what the GPU can do, if there is one."""
+    """Return the compute capability of the GPU, such as (8, 0), if there is one."""
     device = jax.devices()[0]
     if device.platform != "gpu":
         return []

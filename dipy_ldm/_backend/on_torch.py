@@ -45,7 +45,7 @@ def conditionally(
 
 
 def gpu_capabilities() -> list[tuple[int, ...]]:
-    """Return what the GPU can do, if there is one."""
+    """Return the compute capability of the GPU, such as (8, 0), if there is one."""
     return [torch.cuda.get_device_capability()] if torch.cuda.is_available() else []
 
 

@@ -68,12 +68,12 @@ def scope(strategy: None) -> AbstractContextManager:
 
 
 @contextmanager
-def spread(strategy: None) -> Iterator[None]:
+def distributed(strategy: None) -> Iterator[None]:
     """Within this context, change nothing: there is one device."""
     yield
 
 
-chief_first = spread
+chief_first = distributed
 
 
 def is_chief() -> bool:
@@ -104,7 +104,7 @@ def sum_of_replicas(tensors: list) -> list:
 
 
 def gpu_capabilities(strategy: None) -> list[tuple[int, ...]]:
-    """Return what the GPU can do, if there is one."""
+    """Return the compute capability of the GPU, such as (8, 0), if there is one."""
     return backend.gpu_capabilities()
 
 

@@ -240,7 +240,7 @@ def scope(strategy: tf.distribute.Strategy | None) -> AbstractContextManager:
 
 
 def gpu_capabilities(strategy: tf.distribute.Strategy | None) -> list[tuple[int, ...]]:
-    """Return what the GPUs can do that the work is spread over."""
+    """Return the compute capability of each GPU that is used, such as (8, 0)."""
     details = map(tf.config.experimental.get_device_details, _gpus_of(strategy))
     return [tuple(d.get("compute_capability", (0, 0))) for d in details]
 

@@ -34,7 +34,7 @@ spread_over: ContextVar[Any] = ContextVar("spread", default=None)
 
 
 @contextmanager
-def spread(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
+def distributed(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
     """Spread parts of arrays over devices and machines within this context.
 
     All machines must go through it alike.
@@ -77,7 +77,7 @@ def is_chief() -> bool:
 @contextmanager
 def chief_first(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
     """Within this context, let the chief finish before the others begin."""
-    with spread(strategy):
+    with distributed(strategy):
         if not is_chief():
             all_reduce(np.zeros(1))
         yield

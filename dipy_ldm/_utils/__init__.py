@@ -1,1 +1,1 @@
-"""Checks, files, signals, tiles, plots and values: what all folders use."""
+"""Checks, files, signals, tiles, subjects and values: what all folders use."""

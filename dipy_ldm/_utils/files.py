@@ -45,7 +45,7 @@ def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[
         with closing(stream):
             try:
                 yield partial
-                flush(partial)
+                fsync(partial)
                 if mode not in (None, _mode(partial)):
                     partial.chmod(mode)
                 if previous is not None:
@@ -117,7 +117,7 @@ def _keep(place, previous):
         os.link(place, previous)
 
 
-def flush(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Wait until a file is on the disk: its name must not get there before it."""
     with open(path, "rb+") as stream:
         os.fsync(stream.fileno())

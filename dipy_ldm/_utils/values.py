@@ -68,7 +68,7 @@ def parse_conditions(words: Iterable[str]) -> dict[str, Any] | str:
     """Parse conditions of the command line."""
     conditions: dict[str, Any] = {}
     words = list(words)
-    if len(words) == 1 and is_none(words[0]):
+    if len(words) == 1 and is_unconditional(words[0]):
         return NONE
     for word in words:
         name, equals, values = word.partition("=")
@@ -95,8 +95,8 @@ def columns_of(conditions: Any) -> dict[str, Any] | None:
     return {name: conditions[name] for name in names}
 
 
-def is_none(conditions: Any) -> bool:
-    """Return whether something is the word for conditions that are not specified."""
+def is_unconditional(conditions: Any) -> bool:
+    """Return whether conditions are the word none: unconditional."""
     return isinstance(conditions, str) and conditions.strip().casefold() == NONE
 
 

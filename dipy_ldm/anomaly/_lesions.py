@@ -128,7 +128,7 @@ def deform(
     from scipy.ndimage import map_coordinates
 
     rank = len(size)
-    splines = [_splines(length) for length in size]
+    splines = [_bspline_basis(length) for length in size]
     moved = stream.uniform(-1, 1, (rank, *(len(spline) for spline in splines)))
     moved *= stream.uniform(0, by)
     for axis, spline in enumerate(splines, 1):
@@ -141,7 +141,7 @@ def deform(
 
 
 @cache
-def _splines(length):
+def _bspline_basis(length):
     """Return cubic B-splines along an axis: how far each point moves each voxel."""
     points = np.arange(-1, -(-length // _BENT_EVERY) + 2)
     far = np.abs(np.arange(length) / _BENT_EVERY - points[:, None])

@@ -140,7 +140,7 @@ def _lesion_share(batches):
 
 
 def lesion_loss(y_true, y_pred):
-    """Return the cross entropy of lesions, whose voxels count more than others.
+    """Return the weighted binary cross entropy of each image; `y_pred` are logits.
 
     Shapes: y_true ``(batch, *space, 1)``, result ``(batch,)``.
     """

@@ -16,7 +16,7 @@ from dipy_ldm.autoencoder._codec import Codec, Parameters
 from dipy_ldm.autoencoder._sharpening import measure_detail, sharpening_gain
 from dipy_ldm.data._batches import batches, read_windows, window_size
 from dipy_ldm.data._image_checks import survey
-from dipy_ldm.data.channels import columns_of, to_saved
+from dipy_ldm.data.channels import channel_slices, to_saved
 from dipy_ldm.metrics import detail_correlation
 from dipy_ldm.training import _memory as memory
 from dipy_ldm.training._options import ResolvedOptions
@@ -91,7 +91,7 @@ class AutoencoderStage(Stage):
             self.validation = self.affordable(data.held_out)
         self.settings = codec.parameters._asdict() | data.settings()
         self.settings |= self._loss_settings()
-        columns, n = columns_of(data.channels), codec.shape[-1]
+        columns, n = channel_slices(data.channels), codec.shape[-1]
         self.batches = batches(
             data.images,
             options.batch_size,
@@ -131,10 +131,12 @@ class AutoencoderStage(Stage):
         )
         images = encoder.inputs[0]
         reconstructed = decoder(quantizer(encoder(images)))
-        columns = columns_of(self.data.channels)
+        columns = channel_slices(self.data.channels)
         parts = [(own, c.loss) for c, own in columns if c.loss]
-        loss = losses.reconstruction(parameters.loss, channels, self.baseline, parts)
-        metrics = [losses.error(channels)]
+        loss = losses.reconstruction_loss(
+            parameters.loss, channels, self.baseline, parts
+        )
+        metrics = [losses.mean_squared_error(channels)]
         return self.compiled(images, reconstructed, loss, metrics)
 
     def begin(self, model: keras.Model) -> None:
@@ -236,7 +238,7 @@ def draw_vectors(
 
     # On one device, however many there are: with other pieces the last bit is another,
     # and with that k-means may come to other codes.
-    with _backend.spread(None):
+    with _backend.distributed(None):
         latents = _backend.in_batches(
             encode, np.arange(len(chosen)), tiles.safe_batch(size)
         )

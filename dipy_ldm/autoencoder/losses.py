@@ -42,8 +42,8 @@ def dice(shares, reconstructed, weights):
 CHANNEL_LOSSES = {"dice": dice}
 
 
-def reconstruction(name, channels, variance, parts=()):
-    """Return a loss of so many channels as Keras takes it, relative to a variance.
+def reconstruction_loss(name, channels, variance, parts=()):
+    """Return the loss of so many channels as Keras takes it, divided by a variance.
 
     What follows the channels in ``y_true`` are weights of the voxels. Relative to the
     variance of the images the loss weighs the same, against that of the codebook, for
@@ -69,8 +69,8 @@ def reconstruction(name, channels, variance, parts=()):
     return loss
 
 
-def error(channels):
-    """Return the mean squared error without weights, as Keras takes it."""
+def mean_squared_error(channels):
+    """Return the unweighted mean squared error, as Keras takes it."""
 
     def mse(y_true, y_pred):
         images, _ = _split(y_true, channels)

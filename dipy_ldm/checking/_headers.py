@@ -183,7 +183,7 @@ def check_axes(infos: Sequence[VolumeInfo]) -> Finding:
     twofold = [
         f"{info.file.name} ({own}, {other})"
         for info, own in zip(tqdm(infos, "headers"), axes)
-        if (other := _other_axes(info.file, own))
+        if (other := _conflicting_qform_axes(info.file, own))
     ]
     if not unsure and not twofold:
         return green("orientation in the headers", message)
@@ -201,7 +201,7 @@ def check_axes(infos: Sequence[VolumeInfo]) -> Finding:
     return amber("orientation in the headers", message, cure)
 
 
-def _other_axes(file, axes):
+def _conflicting_qform_axes(file, axes):
     """Return the axes of the qform where the sform has others."""
     header = nib.load(file).header
     if not (header["sform_code"] > 0 and header["qform_code"] > 0):

@@ -14,7 +14,7 @@ from dipy_ldm.checking import _similarity as likeness
 from dipy_ldm.checking._findings import Finding, amber, gallery, green, robust_scores
 from dipy_ldm.checking._headers import Material
 from dipy_ldm.checking._similarity import MIN_VOLUMES, too_few
-from dipy_ldm.data.channels import columns_of
+from dipy_ldm.data.channels import channel_slices
 
 # Standard deviations. Of 200 virtual brains the farthest lies 3 of them out.
 _OUTLIER_SCORE = 7.0
@@ -197,7 +197,7 @@ def check_equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:
 def check_channels(material: Material) -> list[Finding]:
     """Look for labels that few volumes have, and maps of another scale."""
     findings = []
-    for channel, columns in columns_of(material.channels):
+    for channel, columns in channel_slices(material.channels):
         rows = [channel.measure(image[..., columns], 1.0) for image in material.images]
         if not rows[0]:
             continue

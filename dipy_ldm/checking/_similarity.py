@@ -40,14 +40,14 @@ _BLOCK = 1000
 
 
 # All orientations of nibabel, ``(48, 3, 2)``; the first is RAS.
-VIEWS = np.array(
+ORIENTATIONS = np.array(
     [[*zip(p, f)] for p in permutations(range(3)) for f in product((1, -1), repeat=3)]
 )
 
 
-def turned(cube: np.ndarray, view: np.ndarray) -> np.ndarray:
+def reorient(cube: np.ndarray, view: np.ndarray) -> np.ndarray:
     """Turn a cube ``(side, side, side)`` from RAS to another orientation."""
-    return apply_orientation(cube, ornt_transform(VIEWS[0], view))
+    return apply_orientation(cube, ornt_transform(ORIENTATIONS[0], view))
 
 
 def axes_of(view: np.ndarray) -> str:
@@ -86,13 +86,13 @@ def likeness_to_median(small: np.ndarray) -> np.ndarray:
     return unit_vectors(small) @ unit_vectors(np.median(small, axis=0)[None])[0]
 
 
-def compare_views(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def compare_orientations(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compare cubes with their median in 48 views: margins and best ones, ``(n,)``."""
     median = np.median(small, axis=0)
-    views = unit_vectors(np.stack([turned(median, view) for view in VIEWS]))
+    views = unit_vectors(np.stack([reorient(median, view) for view in ORIENTATIONS]))
     correlations = unit_vectors(small) @ views.T
     # Of those that fit about as well, the one that changes least.
-    changes = (VIEWS != VIEWS[0]).sum((1, 2))
+    changes = (ORIENTATIONS != ORIENTATIONS[0]).sum((1, 2))
     best = (correlations - _PLAIN * changes)[:, 1:].argmax(axis=1) + 1
     return correlations[np.arange(len(correlations)), best] - correlations[:, 0], best
 
@@ -112,7 +112,7 @@ def check_orientation(
     title = "orientation of the images"
     if len(small) < MIN_VOLUMES:
         return too_few(title, len(small))
-    margins, best = compare_views(small)
+    margins, best = compare_orientations(small)
     bad = np.flatnonzero(margins > _TURNED)
     bad = bad[np.argsort(-margins[bad])].tolist()
     if not bad:
@@ -121,7 +121,7 @@ def check_orientation(
             "No volume is more like the median of all when that is mirrored or turned "
             "(swapped left and right can't be told where both sides are alike).",
         )
-    axes = [axes_of(VIEWS[best[i]]) for i in bad]
+    axes = [axes_of(ORIENTATIONS[best[i]]) for i in bad]
     rows = [(f"{names[i]}: {own}", float(margins[i])) for i, own in zip(bad, axes)]
     listing = listed([f"{names[i]} ({own})" for i, own in zip(bad, axes)], 3)
     return red(

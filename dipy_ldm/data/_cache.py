@@ -18,7 +18,7 @@ import uuid
 
 import numpy as np
 
-from dipy_ldm._utils.files import flush, is_open, lock
+from dipy_ldm._utils.files import fsync, is_open, lock
 
 # What this process uses, with the descriptor of the lock that says so to others.
 _held: dict[Path, int] = {}
@@ -175,7 +175,7 @@ def _put(partial, folder):
     """Move a folder to its final name, unless another process was faster."""
     files = list(partial.iterdir())
     for file in files:
-        flush(file)
+        fsync(file)
     try:
         os.rename(partial, folder)
     except OSError:

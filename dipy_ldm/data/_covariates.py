@@ -250,7 +250,7 @@ def _warnings(covariates):
     """Return warnings about values that could identify a person."""
     lines = []
     for name, values in covariates.values.items():
-        owners = _owners(values, covariates.subjects).items()
+        owners = _subjects_by_value(values, covariates.subjects).items()
         rare = sorted(v for v, own in owners if isinstance(v, str) and len(own) < FEW)
         if rare:
             lines.append(
@@ -269,11 +269,11 @@ def _warnings(covariates):
 
 def count_alone(covariates: Covariates) -> int:
     """Count the subjects whose combination of values is unique."""
-    owners = _owners(zip(*covariates.values.values()), covariates.subjects)
+    owners = _subjects_by_value(zip(*covariates.values.values()), covariates.subjects)
     return len({next(iter(own)) for own in owners.values() if len(own) == 1})
 
 
-def _owners(keys, subjects):
+def _subjects_by_value(keys, subjects):
     """Group the subjects by their values."""
     owners: dict[Any, set] = {}
     for key, subject in zip(keys, subjects):

@@ -35,7 +35,7 @@ def choose_grid(
     if voxel_size is None:
         sizes = np.median([_sizes(info.affine) for info in infos], axis=0)
     else:
-        sizes = _three("voxel_size", voxel_size, float)
+        sizes = _as_triple("voxel_size", voxel_size, float)
     boxes = np.array([bounding_box(info.shape, info.affine) for info in infos])
     if shape is None:
         _refuse_scattered(infos, boxes)
@@ -49,7 +49,7 @@ def choose_grid(
     full = np.maximum(np.ceil((high - low) / sizes - 10 * _TOLERANCE), 1).astype(int)
     first = (low + high) / 2 - (full - 1) / 2 * sizes
     if shape is not None:
-        requested = np.array(_three("shape", shape, int))
+        requested = np.array(_as_triple("shape", shape, int))
         # By whole voxels, so that those of the data stay in their places.
         first -= (requested - full) // 2 * sizes
         full = requested
@@ -58,7 +58,7 @@ def choose_grid(
     return Grid(tuple(map(int, full)), affine)
 
 
-def _three(name, value, kind):
+def _as_triple(name, value, kind):
     """Make three positive numbers of one or three."""
     values = list(value) if isinstance(value, Iterable) else [value]
     # Written so that NaN is refused too; 64.0 is a number of voxels, 64.5 is none.

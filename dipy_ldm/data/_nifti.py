@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError, choose
-from dipy_ldm._utils.files import flush, replacing
+from dipy_ldm._utils.files import fsync, replacing
 from dipy_ldm._utils.values import as_report
 from dipy_ldm.data._bvals_bvecs import find_tables
 
@@ -446,7 +446,7 @@ def _writing(path, ready):
             else:
                 yield file
         if ready is not None:
-            flush(partial)
+            fsync(partial)
             ready()
 
 

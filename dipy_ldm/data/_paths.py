@@ -24,6 +24,8 @@ _NIFTI = (".nii", ".nii.gz")
 _LISTS = (".txt", ".csv", ".tsv")
 # Folders of BIDS datasets with other files than scans as they were converted.
 _ASIDE = ("derivatives", "sourcedata")
+# Entities by which files of one scan differ.
+_VARIANTS = ("space", "res", "desc", "part", "echo", "inv")
 # Entries in the sidecars of outputs that are no scans.
 _NO_SCANS = {"Role", "Difference", "Deviation"}
 # Entities by which files of one scan differ.
@@ -273,14 +275,19 @@ def choose_files(
     if len(files) > 1:
         of = f" ({_counts(kinds)})" if kinds else ""
         logger.info("taken: %d files%s", len(chosen), of)
-    for key in _VARIANTS:
-        variants = Counter(_entity_value(file, key) for file in chosen)
-        if len(variants) > 1 and key not in (values or {}):
-            text = "the files differ in %s (%s); to take one kind alone, use filter"
-            logger.warning(text, key, _counts(variants))
+    _warn_of_variants(chosen, values or {})
     if excluded := Counter(map(suffix, files)) - Counter(map(suffix, chosen)):
         logger.info("left out by their names: %s", _counts(excluded))
     return chosen
+
+
+def _warn_of_variants(files, values):
+    """Warn of images of a scan in several spaces, resolutions and so on."""
+    for key in _VARIANTS:
+        variants = Counter(_entity_value(file, key) for file in files)
+        if len(variants) > 1 and key not in values:
+            text = "the files differ in %s (%s); to take one kind alone, use filter"
+            logger.warning(text, key, _counts(variants))
 
 
 def choose_entities(

@@ -40,11 +40,11 @@ def measure_range(data: np.ndarray) -> Intensities:
     is 0 unless more than a few of them are negative, as those of computed tomography
     are: then the 0.5th percentile.
     """
-    ranges = [_range(data[..., i]) for i in range(data.shape[-1])]
+    ranges = [_percentile_range(data[..., i]) for i in range(data.shape[-1])]
     return Intensities(*np.array(ranges, "float32").T)
 
 
-def _range(channel):
+def _percentile_range(channel):
     inside = channel[channel != 0]
     low, high = np.percentile(inside, _PERCENTILES) if inside.size else (0, 0)
     low = min(low, 0)

@@ -168,7 +168,7 @@ def read_scans(
         if grid is None:
             return load_images(files), []
         images, origins = [], []
-        for own in channel_files_of(files, channels):
+        for own in resolve_channel_files(files, channels):
             image, ways = conform_channels(channels, own, grid)
             images.append(image)
             origins.append(
@@ -228,8 +228,10 @@ def refuse_other_channels(
         )
 
 
-def channel_files_of(files: Sequence, channels: Sequence[Channel]) -> list[list[Path]]:
-    """Return the files of all channels of each scan, of which some may be named."""
+def resolve_channel_files(
+    files: Sequence, channels: Sequence[Channel]
+) -> list[list[Path]]:
+    """Return the files of each scan, in the order of its channels."""
     if any(isinstance(one, Mapping) for one in files):
         names = [channel.name for channel in channels]
         sets = [[_of_channel(one, name) for name in names] for one in files]
@@ -269,7 +271,7 @@ def read_sources(source, info: Source | None, grid: Grid | None) -> Any:
         return source
     how = info.channels > 1, bool(info.labels)
     with files_of(source) as (files, _):
-        sets = channel_files_of(files, [Unnamed(n=info.channels)])
+        sets = resolve_channel_files(files, [Unnamed(n=info.channels)])
         return np.stack([conform_source(file, grid, *how) for (file,) in sets])
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.files import flush, replacing
+from dipy_ldm._utils.files import fsync, replacing
 from dipy_ldm.data._nifti import make_image, write_volume
 from dipy_ldm.data._paths import stem
 
@@ -80,7 +80,7 @@ def sidecar_first(path: Path, facts: dict) -> Iterator[Callable]:
         try:
             with replacing(sidecar(path)) as partial:
                 partial.write_text(json.dumps(facts, indent=2) + "\n")
-                flush(partial)
+                fsync(partial)
                 Path(os.path.realpath(path)).unlink(missing_ok=True)
         except OSError as error:
             # Whoever writes the volume says it in a sentence.

@@ -192,7 +192,8 @@ def join_rows(
     if keys is None:
         return None
     by_session = sessions is None and "session_id" in columns
-    numbers = _rows_of(*keys, _BY_SESSION if by_session else "leave one for each image")
+    cure = _BY_SESSION if by_session else "leave one for each image"
+    numbers = _rows_of(keys[0], keys[1], cure)
     if named is None:
         values = list(table)
         return [values[number] for number in numbers]

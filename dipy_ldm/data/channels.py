@@ -159,7 +159,7 @@ class Channel:
         is_suffix = self.suffix in (None, self.name)
         return self.name if is_suffix else f"{self.name}_{self.suffix}"
 
-    def facts(self) -> dict:
+    def sidecar_entries(self) -> dict:
         """Describe it for the sidecar of a file."""
         return {"Channel": self.name, "ChannelKind": self.kind}
 
@@ -277,10 +277,10 @@ class Map(Channel):
             if size > _OTHER_SCALE * most or size * _OTHER_SCALE < most
         ]
 
-    def facts(self) -> dict:
+    def sidecar_entries(self) -> dict:
         """Describe the range and the unit, too."""
         unit = {"Units": self.unit} if self.unit else {}
-        return super().facts() | {"Range": [self.low, self.high]} | unit
+        return super().sidecar_entries() | {"Range": [self.low, self.high]} | unit
 
 
 @dataclass(frozen=True)
@@ -480,9 +480,9 @@ class Labels(Channel):
         names = (self.table.get(str(x), {}).get("name") for x in self.labels)
         return [f"{x} ({n})" if n else str(x) for x, n in zip(self.labels, names)]
 
-    def facts(self) -> dict:
+    def sidecar_entries(self) -> dict:
         """Describe the labels, too."""
-        return super().facts() | {"Labels": list(self.labels)}
+        return super().sidecar_entries() | {"Labels": list(self.labels)}
 
     @property
     def has_table(self) -> bool:
@@ -523,7 +523,7 @@ class Unnamed(Channel):
         """Return columns as they are."""
         return images
 
-    def facts(self) -> dict:
+    def sidecar_entries(self) -> dict:
         """Say nothing."""
         return {}
 
@@ -659,7 +659,7 @@ def chosen_columns(
     return np.concatenate([np.full(c.width, c in chosen) for c in channels])
 
 
-def columns_of(channels: Sequence[Channel]) -> Iterator[tuple[Channel, slice]]:
+def channel_slices(channels: Sequence[Channel]) -> Iterator[tuple[Channel, slice]]:
     """Yield channels with the columns that networks have for them."""
     start = 0
     for channel in channels:
@@ -693,14 +693,14 @@ def check_same(channels: Sequence[Channel], expected: Sequence[Channel]) -> None
 def _unless_plain(channels):
     """Return what channels are; nothing of a single one of intensities."""
     plain = len(channels) == 1 and channels[0].brightens
-    return [] if plain else [channel.facts() for channel in channels]
+    return [] if plain else [channel.sidecar_entries() for channel in channels]
 
 
 def _described(channels):
     return listed(f"{c.name}, {c.kind}" for c in channels) or "without names"
 
 
-def refuse_all_but_scans(channels: Sequence[Channel]) -> None:
+def require_intensity_channels(channels: Sequence[Channel]) -> None:
     """Refuse to look for lesions in labels and maps."""
     if refused := [f"{c.name} ({c.kind})" for c in channels if not c.brightens]:
         raise InputError(
@@ -713,7 +713,7 @@ def harden(images: np.ndarray, channels: Sequence[Channel]) -> np.ndarray:
     """Bring ``(..., columns)`` to what files of their channels can hold."""
     if not channels:
         return images
-    parts = [c.harden(images[..., columns]) for c, columns in columns_of(channels)]
+    parts = [c.harden(images[..., columns]) for c, columns in channel_slices(channels)]
     return np.concatenate(parts, -1)
 
 
@@ -742,7 +742,8 @@ def split_channels(
     """
     check_columns(channels, np.shape(images)[-1])
     return {
-        c.name: c.restore(images[..., columns]) for c, columns in columns_of(channels)
+        c.name: c.restore(images[..., columns])
+        for c, columns in channel_slices(channels)
     }
 
 

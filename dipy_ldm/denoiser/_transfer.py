@@ -66,11 +66,10 @@ def _take_over(network, init, architecture, init_architecture):
     if architecture.conditions:
         # What is new says nothing until it is learnt, and disturbs nothing.
         kernel = np.zeros(shapes[_CONDITIONS], "float32")
-        before, after = (
-            _features(a.conditions) for a in (init_architecture, architecture)
-        )
-        for name in after.keys() & before.keys():
-            kernel[after[name]] = tensors[_CONDITIONS][before[name]]
+        old = _features(init_architecture.conditions)
+        new = _features(architecture.conditions)
+        for key in new.keys() & old.keys():
+            kernel[new[key]] = tensors[_CONDITIONS][old[key]]
         tensors[_CONDITIONS] = kernel
     for name, tensor in _serialization.fitting(shapes, tensors).items():
         weights[name].assign(tensor)

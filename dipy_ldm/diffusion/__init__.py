@@ -1,4 +1,4 @@
-"""The method: schedules, samplers, guidance and masks, in numpy and keras.ops."""
+"""The method: schedules, samplers, guidance and inpainting, in numpy and keras.ops."""
 
 from typing import TYPE_CHECKING
 

@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 
-from dipy_ldm.data.channels import Channel, columns_of
+from dipy_ldm.data.channels import Channel, channel_slices
 from dipy_ldm.evaluation._fidelity import Sets, mean_of
 from dipy_ldm.evaluation.features import shrunk
 from dipy_ldm.metrics import Interval, bootstrap
@@ -117,7 +117,7 @@ def measure_channels(
         return mean_of([row[title] for row in rows], whose, seed)
 
     figures = {}
-    for channel, columns in columns_of(channels):
+    for channel, columns in channel_slices(channels):
         measured = {
             name: [channel.measure(unscaled(x[..., columns]), size) for x in images]
             for name, images in sets.compared.items()

@@ -179,7 +179,7 @@ def evaluate(
         samples = as_fitted(generated, model.vqvae_.shape_, "autoencoder")
         requested = read_conditions("requested", requested, len(samples))
     n_samples = None if samples is None else len(samples)
-    count, notes = count_compared(len(images), n_samples, n)
+    count, notes = choose_sample_count(len(images), n_samples, n)
     halves, whose, further = _apart(number_subjects(subjects, len(images)), count)
     count = len(halves[0])
     if classifier:
@@ -195,7 +195,7 @@ def evaluate(
     rows, measured, figures = _compare(model, sets, kinds, affine, seed, verbose)
     network = None
     if classifier:
-        network, figures["classifier"] = _classify(sets, rows, seed, verbose)
+        network, figures["classifier"] = _two_sample_tests(sets, rows, seed, verbose)
     probes, probe_notes = _probe(model, sets, labels, rows, figures, seed)
     rest = affine, notes + further + probe_notes, network, model.channels_
     return Evaluation(figures, sets, measured, probes, *rest)
@@ -241,7 +241,7 @@ def generate(
     return model.predict(len(rows), conditions=requested, source=own, **options)
 
 
-def count_compared(
+def choose_sample_count(
     real: int, generated: int | None = None, n: int | None = None
 ) -> tuple[int, list[str]]:
     """Count how many images of each kind are compared, and note it."""
@@ -389,7 +389,7 @@ def _measure_anatomy(sets, affine):
     return {n: anatomy.measure_anatomy(x, affine) for n, x in sets.by_name.items()}
 
 
-def _classify(sets, rows, seed, verbose):
+def _two_sample_tests(sets, rows, seed, verbose):
     """Let networks, and regressions on features, tell each set from the reference."""
     images = sets.by_name
     rows = rows | {"grey levels": {n: grey_levels(x) for n, x in images.items()}}

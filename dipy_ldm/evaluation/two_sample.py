@@ -56,7 +56,7 @@ _FOLDS, _PENALTIES, _MAX_ITERATIONS = 5, np.logspace(-4, 0, 5), 50
 
 
 class NetworkTest(NamedTuple):
-    """What a network can tell.
+    """Result of a classifier two-sample test.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class NetworkTest(NamedTuple):
         Area under the curve: the probability that a generated image is taken for
         more generated than a real one. 0.5 is by guessing.
     learnt : float
-        Share of its training half that the network told at the end, the lower of two.
+        Accuracy on its training half at the end, the lower of two.
     rounds : int
         Rounds of training, the higher of two.
     log_odds : tuple of ndarray
@@ -152,7 +152,7 @@ def network_test(
         best = [i for i in np.argsort(-log_odds[1]) if folds[1][i] == fold][:_N_SHOWN]
         recognised += best
         gradient = _backend.gradients(partial(network, training=False))
-        maps += [cutter.look(gradient, sides[1][i]) for i in best]
+        maps += [cutter.saliency(gradient, sides[1][i]) for i in best]
     order = np.argsort(-log_odds[1][recognised])
     shape = (len(maps), *np.shape(real)[1:-1], 1)
     return NetworkTest(
@@ -316,7 +316,7 @@ class _Cutter:
         count = _TEST_PLANES if len(self.axes) > 1 else 1
         return self.planes(image, np.linspace(0, 1, count))
 
-    def look(self, gradient, image):
+    def saliency(self, gradient, image):
         """Return where a network looks: gradient times input, over all planes."""
         total = np.zeros(self.space, "float32")
         channels = self.shape[-1] - 3
@@ -345,7 +345,7 @@ def _train(cutter, sides, seed):
             )
 
     def stop(epoch, logs):
-        model.stop_training = logs["told"] >= _LEARNT
+        model.stop_training = logs["accuracy"] >= _LEARNT
 
     network = _build(cutter.shape, seed[0])
     planes = keras.Input((None, *cutter.shape))
@@ -355,7 +355,7 @@ def _train(cutter, sides, seed):
     model.compile(
         keras.optimizers.Adam(_RATE),
         keras.losses.BinaryCrossentropy(from_logits=True),
-        metrics=[keras.metrics.BinaryAccuracy("told", threshold=0)],
+        metrics=[keras.metrics.BinaryAccuracy("accuracy", threshold=0)],
     )
     history = model.fit(
         batches(),
@@ -364,7 +364,7 @@ def _train(cutter, sides, seed):
         shuffle=False,
         verbose=0,
         callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=stop)],
-    ).history["told"]
+    ).history["accuracy"]
     return network, history[-1], len(history)
 
 

@@ -19,7 +19,7 @@ from dipy_ldm._conditions import (
     ConditionsLike,
     requested,
 )
-from dipy_ldm._utils.values import is_none
+from dipy_ldm._utils.values import is_unconditional
 
 # Share of the images that must be in cells that may be kept, and cells at most.
 _MIN_KEPT, _MAX_CELLS = 0.9, 400
@@ -122,7 +122,7 @@ def draw_conditions(
     same: bool = False,
 ) -> Any:
     """Draw missing conditions, as a function of seed, sample and the rest."""
-    if not conditions or is_none(requested_values):
+    if not conditions or is_unconditional(requested_values):
         return requested_values
     table = {name: [None] * n for name in conditions}
     table |= requested(conditions, requested_values, n)

@@ -54,7 +54,7 @@ def _choose(name, rank, strategy):
     """Choose a precision that the devices of all workers support."""
     gpus = _backend.gpu_capabilities(strategy)
     own, own_fastest = _of_gpus(gpus) if gpus else _of_processor(rank)
-    with _backend.spread(strategy):
+    with _backend.distributed(strategy):
         machines = _backend.gather_from_workers([own, *own_fastest])
     able = [p for p in PRECISIONS if all(p in machine[0] for machine in machines)]
     if name == "auto":

@@ -243,7 +243,7 @@ class _Report(keras.callbacks.Callback):
         logger.debug("%s, round %d: %s", self.stage.title, epoch + 1, figures)
         if _backend.is_chief():
             # What they look at is not spread: the others don't take part.
-            with _backend.spread(None):
+            with _backend.distributed(None):
                 for callback in self.stage.options.callbacks:
                     if not _is_of_keras(callback):
                         callback(self.estimator)

@@ -74,7 +74,7 @@ def plan(
         load = partial(_load, planned, cohort)
         channels = planned.source_channels
         # How many labels there are is not known before the files are read.
-        labels = [0] * bool(options["source_labels"])
+        labels = [0] * bool(options.get("source_labels"))
         source = Source(channels, [0.0, 1.0], labels, "") if channels else None
         return InputPlan(planned.shape, cohort, load, source)
     for name, value in options.items():

@@ -26,7 +26,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import claimed, make_folder, replacing
 from dipy_ldm.data._paths import stem as stem_of, suffix as suffix_of
 from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
-from dipy_ldm.data.channels import Channel, Unnamed, columns_of
+from dipy_ldm.data.channels import Channel, Unnamed, channel_slices
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ def write_sample(
 ) -> None:
     """Write ``(x, y, z, channels)``, each named channel to a file of its own."""
     channels = channels or (Unnamed(n=volume.shape[-1]),)
-    for file, (channel, columns) in zip(files, columns_of(channels)):
+    for file, (channel, columns) in zip(files, channel_slices(channels)):
         values = channel.restore(volume[..., columns])
         write_channel(file, channel, values, affine, dtype, facts)
 
@@ -213,7 +213,7 @@ def write_channel(
     """Write the values of a channel, what they are, and the table of its labels."""
     kind = channel.intent, channel.name
     channel.write_table(partial(write_text, sidecar(file).with_suffix(".tsv")))
-    facts = facts | channel.facts()
+    facts = facts | channel.sidecar_entries()
     write_with_sidecar(file, values, affine, channel.dtype or dtype, facts, kind)
 
 

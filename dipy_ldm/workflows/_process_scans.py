@@ -262,7 +262,7 @@ def work(
     and their affine.
     """
     from dipy_ldm import plots
-    from dipy_ldm._backend import spread
+    from dipy_ldm._backend import distributed
 
     launch.keep_log(job.cluster, job.end)
     if options.bids:
@@ -271,7 +271,7 @@ def work(
     remaining = _remaining(flow, tasks, job.verb) if options.resume else tasks
     quiet = not launch.is_first(job.cluster)
     rows: list[plots.Comparison] = []
-    with spread(device), _summarised(flow, job, options, rows):
+    with distributed(device), _summarised(flow, job, options, rows):
         for task in tqdm(remaining, job.verb, disable=quiet):
             with claimed_output(task.outputs[0]):
                 if _is_written(flow, task, options.resume):
@@ -466,6 +466,6 @@ def write_inpainted(
         volume = scan.filled(values).astype(channel.dtype)
         write_channel(path, channel, volume, scan.affine, channel.dtype, facts)
         return
-    facts = facts | channel.facts()
+    facts = facts | channel.sidecar_entries()
     with sidecar_first(path, facts) as ready:
         write_changed(path, scan.file, scan.hole, values, describe(facts), ready)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from dipy_ldm import _serialization
-from dipy_ldm._backend import spread
+from dipy_ldm._backend import distributed
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data._paths import rows_of_lists
@@ -128,7 +128,7 @@ def audit_on(
         own_train, own_held_out, _ = reference_images
         reference = Reference(other, own_train.images, own_held_out.images)
     sets, names = (train.images, held_out.images), (train.names, held_out.names)
-    with spread(device):
+    with distributed(device):
         try:
             result = audit(
                 model,

@@ -184,8 +184,11 @@ def begin_from(recipe: Recipe, options: SimpleNamespace) -> Recipe:
                 init,
             )
     if options.epochs_vqvae or options.steps_vqvae:
-        names = "blocks", "bottleneck", "commitment"
-        recipe.vqvae.set_params(**{name: vqvae._fitted_with[name] for name in names})
+        parameters = {
+            name: vqvae._fitted_with[name]
+            for name in ("blocks", "bottleneck", "commitment")
+        }
+        recipe.vqvae.set_params(**parameters)
         return recipe._replace(of_vqvae=recipe.of_vqvae | {"init": vqvae})
     model = recipe.model.set_params(vqvae=vqvae)
     return recipe._replace(vqvae=vqvae, model=model, of_vqvae={})

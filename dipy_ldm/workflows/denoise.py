@@ -17,7 +17,7 @@ from dipy_ldm._utils.files import make_folder
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.data._scans import conform_channels
 from dipy_ldm.data._sidecars import write_with_sidecar
-from dipy_ldm.data.channels import columns_of
+from dipy_ldm.data.channels import channel_slices
 from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.workflows import _launch as launch, _process_scans as restoring
 from dipy_ldm.workflows._options import gather, share_descriptions
@@ -195,7 +195,7 @@ def _denoise(model, job, options, sampling, task):
     return [
         _write(part, origin, columns, task, repeated, before, options)
         for part, origin, (_, columns) in zip(
-            task.parts, origins, columns_of(task.channels)
+            task.parts, origins, channel_slices(task.channels)
         )
         if part.outputs
     ]

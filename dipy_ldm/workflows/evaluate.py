@@ -16,7 +16,7 @@ from dipy_ldm.workflows._sources import SourceInputs
 
 
 class EvaluateLDMFlow(LDMFlow):
-    """Evaluate what a latent diffusion model generates beside real images."""
+    """Compare the samples of a latent diffusion model with real images."""
 
     example = "ldm.safetensors --real_files others/ --out_dir quality"
 
@@ -41,7 +41,7 @@ class EvaluateLDMFlow(LDMFlow):
         out_dir="",
         out_evaluation="evaluation",
     ):
-        """Evaluate what a latent diffusion model generates beside real images.
+        """Compare the samples of a latent diffusion model with real images.
 
         Writes all metrics (.json) and a page with pictures that explains them (.html),
         one file that needs no network. Each metric stands beside that of real images
@@ -89,14 +89,14 @@ class EvaluateLDMFlow(LDMFlow):
         read = _read_series if of_series else _read_images
         real, generated = read(document, options)
         with launch.quiet_start():
-            from dipy_ldm._backend import spread
+            from dipy_ldm._backend import distributed
             from dipy_ldm.evaluation._diffusion_tensors import compare_series
             from dipy_ldm.workflows import _reports as reports
 
         agreements = reports.read_measurements(document, measurements)
         model, device = launch.load(path, devices, None)
         sampling = launch.choose_sampling(model, options)
-        with spread(device):
+        with distributed(device):
             if of_series:
                 series = compare_series(model, real, generated, seed, sampling)
             else:

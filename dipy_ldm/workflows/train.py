@@ -11,7 +11,7 @@ from dipy_ldm._utils.files import refuse_claimed
 from dipy_ldm.data._bvals_bvecs import DIRECTION
 from dipy_ldm.data._cohort import split
 from dipy_ldm.data._image_checks import survey
-from dipy_ldm.data.channels import as_channels, refuse_all_but_scans
+from dipy_ldm.data.channels import as_channels, require_intensity_channels
 from dipy_ldm.workflows import (
     _inputs as inputs,
     _launch as launch,
@@ -305,7 +305,7 @@ class TrainLDMFlow(LDMFlow):
         loggers = training.tensorboards(options.tensorboard)
         planned = inputs.plan_training(options)
         if options.steps_detector:
-            refuse_all_but_scans(planned.cohort.channels)
+            require_intensity_channels(planned.cohort.channels)
         settings = _presets.resolve(planned.cohort, **sizes_of(options))
         share = options.validation, options.seed, settings.batch_size
         inputs.check_split(planned, *share)
@@ -395,7 +395,7 @@ class TrainLDMFlow(LDMFlow):
 # Options with which the same is trained.
 _WITHOUT_EFFECT = {
     *("strategy", "devices", "remat", "cache_dir", "cache_limit", "tensorboard"),
-    *("learning_rate", "checkpoint_steps", "resume", "check", "seconds"),
+    *("checkpoint_steps", "resume", "check", "seconds"),
     *("out_dir", "out_model"),
 }
 
@@ -405,8 +405,8 @@ def _has_ended(flow, path, options):
     if not path.exists():
         return False
     document = _serialization.read_document(path, "latent_diffusion")
-    channels = parse_channels(options.channels)
-    channels = [] if isinstance(channels, bool) else as_channels(channels)
+    parsed = parse_channels(options.channels)
+    channels = () if isinstance(parsed, bool) else as_channels(parsed)
     gradients = [BVAL, DIRECTION] if options.dwi else []
     was = {
         "seed": document["latent_diffusion"]["seed"],

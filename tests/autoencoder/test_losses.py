@@ -20,7 +20,7 @@ def smooth(space, seed=0):
 
 
 def value(images, reconstructed, weights=None):
-    loss = losses.reconstruction("squared", 1, float(images.var()))
+    loss = losses.reconstruction_loss("squared", 1, float(images.var()))
     y_true = images if weights is None else np.concatenate([images, weights], -1)
     return applied(loss, y_true, reconstructed)
 
@@ -65,13 +65,13 @@ def test_error_does_not_know_weights():
     images = smooth((28, 28))
     y_true = np.concatenate([images, np.zeros_like(images)], -1)
     expected = np.mean((images - 0.5) ** 2, (1, 2, 3))
-    errors = applied(losses.error(1), y_true, np.full_like(images, 0.5))
+    errors = applied(losses.mean_squared_error(1), y_true, np.full_like(images, 0.5))
     npt.assert_allclose(errors, expected, rtol=1e-5)
 
 
 def test_unknown_loss():
     with pytest.raises(InputError, match="choose one of squared"):
-        losses.reconstruction("perceptual", 1, 1.0)
+        losses.reconstruction_loss("perceptual", 1, 1.0)
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -96,11 +96,11 @@ def test_each_channel_has_its_loss():
     both, off = np.concatenate([images, shares], -1), np.zeros_like(images)
     variance = float(images.var())
     parts = [(slice(1, 2), "dice")]
-    loss = losses.reconstruction("squared", 2, variance, parts)
+    loss = losses.reconstruction_loss("squared", 2, variance, parts)
     of_scan = applied(loss, both, np.concatenate([off, shares], -1))
     npt.assert_allclose(of_scan, value(images, off), rtol=1e-5)
     of_labels = applied(loss, both, np.concatenate([images, off], -1))
     ones = np.ones_like(images)
     npt.assert_allclose(of_labels, applied(losses.dice, shares, off, ones), rtol=1e-5)
-    alone = losses.reconstruction("squared", 1, variance, [(slice(0, 1), "dice")])
+    alone = losses.reconstruction_loss("squared", 1, variance, [(slice(0, 1), "dice")])
     npt.assert_allclose(applied(alone, shares, off), of_labels, rtol=1e-5)

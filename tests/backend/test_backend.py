@@ -405,7 +405,7 @@ def test_pieces_are_spread_over_devices_and_keep_their_order(n):
         threads.add(threading.get_ident())
         return piece * 10
 
-    with _backend.spread(TWO):
+    with _backend.distributed(TWO):
         npt.assert_array_equal(_backend.in_batches(work, array, 2), array * 10)
     assert threading.get_ident() not in threads
     _backend.in_batches(work, array, 2)
@@ -416,11 +416,11 @@ def test_spreading_does_not_nest():
     def work(piece):
         return _backend.in_batches(lambda part: part + len(part), piece, 8)
 
-    with _backend.spread(TWO):
+    with _backend.distributed(TWO):
         found = _backend.in_batches(work, np.arange(8), 4)
     npt.assert_array_equal(found, np.arange(8) + 4)
 
 
 def test_failures_on_a_device_are_raised():
-    with _backend.spread(TWO), pytest.raises(ZeroDivisionError):
+    with _backend.distributed(TWO), pytest.raises(ZeroDivisionError):
         _backend.in_batches(lambda piece: 1 // 0, np.arange(4), 1)

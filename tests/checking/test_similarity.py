@@ -6,7 +6,7 @@ import pytest
 from scipy.ndimage import gaussian_filter, shift
 
 from dipy_ldm.checking import _similarity as likeness
-from dipy_ldm.checking._similarity import VIEWS, axes_of, turned
+from dipy_ldm.checking._similarity import ORIENTATIONS, axes_of, reorient
 
 AFFINE = np.diag([8.0, 8.0, 8.0, 1.0])
 N = 12
@@ -57,10 +57,10 @@ def test_a_volume_without_content_has_an_empty_cube(heads):
 
 
 def test_all_views_are_different_and_the_first_is_none(small):
-    cubes = {turned(small[0], view).tobytes() for view in VIEWS}
-    assert len(VIEWS) == len(cubes) == len(set(map(axes_of, VIEWS))) == 48
-    assert axes_of(VIEWS[0]) == "RAS"
-    npt.assert_array_equal(turned(small[0], VIEWS[0]), small[0])
+    cubes = {reorient(small[0], view).tobytes() for view in ORIENTATIONS}
+    assert len(ORIENTATIONS) == len(cubes) == len(set(map(axes_of, ORIENTATIONS))) == 48
+    assert axes_of(ORIENTATIONS[0]) == "RAS"
+    npt.assert_array_equal(reorient(small[0], ORIENTATIONS[0]), small[0])
 
 
 def test_a_cohort_as_it_should_be_is_green(small, names):
@@ -69,17 +69,19 @@ def test_a_cohort_as_it_should_be_is_green(small, names):
     assert likeness.check_duplicates(small, names, names, no_pictures).state == "green"
 
 
-@pytest.mark.parametrize("view", [VIEWS[i] for i in (1, 2, 9, 20, 33, 47)])
+@pytest.mark.parametrize("view", [ORIENTATIONS[i] for i in (1, 2, 9, 20, 33, 47)])
 def test_swapped_axes_are_named(small, names, view):
     changed = small.copy()
-    changed[5] = turned(small[5], view)
+    changed[5] = reorient(small[5], view)
     finding = likeness.check_orientation(changed, names, no_pictures)
     assert finding.state == "red"
     (row,) = finding.table[1:]
-    found = VIEWS[likeness.compare_views(changed)[1][5]]
+    found = ORIENTATIONS[likeness.compare_orientations(changed)[1][5]]
     assert row[0] == f"sub-5: {axes_of(found)}"
     # But for left and right, which are alike in these.
-    pair = likeness.unit_vectors(np.stack([turned(small[5], v) for v in (found, view)]))
+    pair = likeness.unit_vectors(
+        np.stack([reorient(small[5], v) for v in (found, view)])
+    )
     assert pair[0] @ pair[1] > 0.9
 
 

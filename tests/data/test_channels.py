@@ -303,7 +303,10 @@ def test_damaged_records_are_refused(saved):
 
 def test_wrong_ranges_of_maps_are_refused():
     low, high = np.float32(0.25), np.float32(2)
-    assert Map("x", low=low, high=high, background=1).facts()["Range"] == [0.25, 2.0]
+    assert Map("x", low=low, high=high, background=1).sidecar_entries()["Range"] == [
+        0.25,
+        2.0,
+    ]
     with pytest.raises(InputError, match="the `background` of x must lie in its range"):
         Map("x", low=0.1)
     with pytest.raises(InputError, match="must be two numbers, the lower first"):

@@ -37,7 +37,7 @@ from dipy_ldm.evaluation._fidelity import (
 from dipy_ldm.evaluation.evaluate import (
     _apart,
     as_json,
-    count_compared,
+    choose_sample_count,
     evaluate,
     read_conditions,
 )
@@ -489,16 +489,16 @@ def test_the_page_says_whether_a_model_listens():
 
 
 def test_counts():
-    assert count_compared(100)[0] == 50
-    assert count_compared(100, 30)[0] == 30
-    assert count_compared(100, None, 20)[0] == 20
-    assert count_compared(100_000)[0] == 5000
+    assert choose_sample_count(100)[0] == 50
+    assert choose_sample_count(100, 30)[0] == 30
+    assert choose_sample_count(100, None, 20)[0] == 20
+    assert choose_sample_count(100_000)[0] == 5000
     with pytest.raises(InputError, match="needs 40"):
-        count_compared(39)
+        choose_sample_count(39)
     with pytest.raises(InputError, match="needs 20 generated images, not 19"):
-        count_compared(100, 19)
+        choose_sample_count(100, 19)
     with pytest.raises(InputError, match="n_samples must be at least 20"):
-        count_compared(100, None, 5)
+        choose_sample_count(100, None, 5)
 
 
 def test_an_evaluation_of_images(diffusion, blobs, tmp_path, monkeypatch):

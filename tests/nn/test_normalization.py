@@ -165,14 +165,14 @@ def test_with_a_gpu_the_back_end_finds_gradients_itself(monkeypatch):
     import tensorflow as tf
 
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
-    fusion._on_processors.cache_clear()
+    fusion._on_cpu.cache_clear()
     try:
         called = []
         fusion.with_gradient(called.append, None)("what it is given")
         fusion.fused(called.append)("and once more")
         fusion.cached_trace(called.append)("and again")
     finally:
-        fusion._on_processors.cache_clear()
+        fusion._on_cpu.cache_clear()
     assert called == ["what it is given", "and once more", "and again"]
 
 
