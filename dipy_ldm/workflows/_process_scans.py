@@ -43,7 +43,7 @@ from dipy_ldm.data.channels import (
     choose_channels,
     from_saved as channels_from,
 )
-from dipy_ldm.workflows import _dataset as bids, _launch as launch
+from dipy_ldm.workflows import _bids_dataset as bids, _launch as launch
 from dipy_ldm.workflows._conditions import RequestedConditions, read_facts
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._options import parse_channels, parse_filter

@@ -16,7 +16,7 @@ from dipy_ldm.data._bvals_bvecs import ENDS, makes_series
 from dipy_ldm.data._paths import stem as stem_of, suffix as suffix_of
 from dipy_ldm.data._tables import as_text
 from dipy_ldm.data.channels import Unnamed, from_saved as channels_from
-from dipy_ldm.workflows import _dataset as bids
+from dipy_ldm.workflows import _bids_dataset as bids
 from dipy_ldm.workflows._conditions import read_facts
 from dipy_ldm.workflows._outputs import (
     files_beside,

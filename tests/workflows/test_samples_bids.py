@@ -11,7 +11,7 @@ from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data.channels import Channel, Map
-from dipy_ldm.workflows import _dataset as dataset, _samples as bids
+from dipy_ldm.workflows import _bids_dataset as dataset, _samples as bids
 
 DESCRIBED = {"age": {"Description": "asked for", "Units": "years"}}
 
