@@ -164,7 +164,7 @@ def test_identifying_columns_are_refused(table, n_subjects):
     assert learn({"site": [f"x{i % 10}" for i in range(20)]}, 20)
 
 
-@pytest.mark.parametrize("missing", [None, np.nan, "", " ", "n/a", "N/A", "nan"])
+@pytest.mark.parametrize("missing", [None, np.nan, "", " ", "n/a", "N/A", " NaN"])
 def test_missing_values(missing):
     text = isinstance(missing, str)
     values = ["a", missing, "b"] if text else [0.5, missing, 1.5]
