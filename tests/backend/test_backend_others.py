@@ -24,7 +24,7 @@ STEPS = 20
 # Of what lies next to a back-end, and takes little time.
 SELECTED = (
     "backend/test_backend_others.py",
-    "diffusion/test_guidance.py",
+    "diffusion/test_denoisers.py",
     "nn/test_layers.py",
     "training/test_optimizer.py::test_non_finite_gradients_are_skipped",
 )

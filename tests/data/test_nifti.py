@@ -95,7 +95,7 @@ BAD_HEADERS = {
     "zero affine": (write_affine(0, 0, 0), "singular affine"),
     "NaN affine": (write_affine(1, np.nan, 1), "singular affine"),
     "singular affine": (write_affine(1, 1, 0), "singular affine"),
-    "link": (lambda path: path.symlink_to("nowhere.nii"), "there is no file"),
+    "link": (lambda path: path.symlink_to("nowhere.nii"), "fetch it .datalad get"),
 }
 
 
