@@ -34,7 +34,7 @@ from dipy_ldm.data import _cache as cache, load_volumes
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
 from dipy_ldm.data.channels import Unnamed
-from dipy_ldm.workflows import _process_scans as restoring
+from dipy_ldm.workflows import _process_scans as process_scans
 
 CALLS = (
     "openat,write,pwrite64,writev,ftruncate,fallocate,fsync,rename,renameat,renameat2,"
@@ -135,13 +135,13 @@ class Denoising:
         facts = {"Strength": strength, "Seed": 0, "ModelFingerprint": "abc"}
         facts["Sources"] = []
         tasks = [
-            restoring.Task(
-                [restoring.Part(Unnamed(), Path(str(number)), [path])], facts
+            process_scans.Task(
+                [process_scans.Part(Unnamed(), Path(str(number)), [path])], facts
             )
             for number, path in self.files.items()
         ]
         if resume:
-            tasks = restoring._remaining(self.Flow, tasks, "denoise")
+            tasks = process_scans._remaining(self.Flow, tasks, "denoise")
         for task in tasks:
             make(task)
 

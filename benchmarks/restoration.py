@@ -25,7 +25,7 @@ from dipy_ldm.data.channels import Channel
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.metrics import dice, psnr
-from dipy_ldm.workflows import _process_scans as native_space
+from dipy_ldm.workflows._process_scans import find_lesions
 
 # Brighter, as a share of the range, is brain; of a sphere, so much must be in it.
 _BRAIN, _INSIDE = 0.1, 0.95
@@ -401,7 +401,7 @@ def score_detected(model, grid, file, number, diameter, contrast, options):
 def detect_lesions(model, grid, file, threshold):
     """Return the mask of detected lesions of a scan, ``(x, y, z)``, and its affine."""
     files, channels = [file], model.vqvae_._channels()
-    (scan,) = native_space.find_lesions(model, channels, files, grid, threshold, None)
+    (scan,) = find_lesions(model, channels, files, grid, threshold, None)
     return scan.hole & tissue_of(scan.data), scan.affine
 
 

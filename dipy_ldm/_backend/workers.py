@@ -30,7 +30,7 @@ GONE = (
 )
 
 # What arrays are spread over; None is for the device that TensorFlow chooses.
-spread_over: ContextVar[Any] = ContextVar("spread", default=None)
+spread_over: ContextVar[Any] = ContextVar("spread_over", default=None)
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 Each takes images and reconstructions ``(batch, *space, channels)`` of any number
 of spatial dimensions and weights ``(batch, *space, 1)`` of the voxels, of mean 1 over
 the cohort, and gives one number for each image, ``(batch,)``. The images have
-intensities in [0, 1]. Absolute differences, amplitudes of the Fourier transform and
-structural similarity in place of the square were no better (doc/decisions).
+intensities in [0, 1]. Amplitudes of the Fourier transform beside the square were no
+better (doc/decisions/autoencoder.md).
 """
 
 from keras import ops

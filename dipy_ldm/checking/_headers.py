@@ -330,7 +330,9 @@ def _with_masks(files, tasks, mask_files):
     """Pair volumes with their masks, if there are any."""
     if not mask_files:
         return [], tasks
-    pairs, complaints = match_masks(tasks, pair_masks(files, expand(mask_files)))
+    pairs, complaints = match_masks(
+        tasks, pair_masks(files, expand(mask_files, masks=True))
+    )
     if not complaints:
         sentence = f"{len(pairs)} masks, on the grids of their volumes."
         return [green("masks", sentence)], pairs

@@ -11,6 +11,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import as_table, counted, level_of, listed
 from dipy_ldm.data._table_rows import MatchedRows, find_rows, find_subjects
 from dipy_ldm.data._tables import (
+    DECIMAL_COMMA,
     SEX_COLUMNS,
     Description,
     Row,
@@ -74,8 +75,8 @@ def read_covariates(
 
 
 _CURE = (
-    "write numbers (89 for 89+) or n/a there, or, where the column has classes, name "
-    "them under Levels in the JSON beside the table"
+    "write numbers (89 for 89+, 1.5 for 1,5) or n/a there, or, where the column has "
+    "classes, name them under Levels in the JSON beside the table"
 )
 
 
@@ -123,6 +124,11 @@ def _typed(name, rows, meant, complaints):
     numbers = [None if text is None else as_number(text) for text in texts]
     n_numbers = sum(number is not None for number in numbers)
     classes = name.lower() in SEX_COLUMNS or (meant.levels and meant.unit is None)
+    if not classes and all(t is None or DECIMAL_COMMA.match(t) for t in texts):
+        complaints.append(
+            f"{name} has decimal commas, as in {next(filter(None, texts))}"
+        )
+        return numbers
     if classes or (meant.unit is None and 2 * n_numbers < n_present):
         return [text and spelled(name, text, meant.levels) for text in texts]
     complaints += [

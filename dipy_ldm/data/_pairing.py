@@ -230,7 +230,7 @@ def find_masks(
     files: Sequence[Path], mask_files: Sequence[str | Path]
 ) -> dict[Path, Path]:
     """Find the mask of each file; one mask is that of all."""
-    masks = expand(mask_files)
+    masks = expand(mask_files, masks=True)
     return pair_masks(files, masks * len(files) if len(masks) == 1 else masks)
 
 

@@ -28,30 +28,33 @@ _ASIDE = ("derivatives", "sourcedata")
 _VARIANTS = ("space", "res", "desc", "part", "echo", "inv")
 # Entries in the sidecars of outputs that are no scans.
 _NO_SCANS = {"Role", "Difference", "Deviation"}
-# Entities by which files of one scan differ.
-_VARIANTS = ("space", "res", "desc", "part", "echo", "inv")
 
 
 def find_volumes(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
     """Find NIfTI files."""
     # Not resolved: two links to the same content are two volumes.
     files = {os.path.abspath(file): file for file in expand(paths, generated)}
+    return list(files.values())
+
+
+def _refuse_twins(files):
     first: dict[tuple, Path] = {}
-    for path, file in files.items():
-        twin = first.setdefault((os.path.dirname(path), stem(file)), file)
+    for file in files:
+        twin = first.setdefault((os.path.dirname(file), stem(file)), file)
         if twin is not file:
             raise InputError(
                 f"{twin} and {file} are two files of one name; remove one, or name the "
                 "other alone."
             )
-    return list(files.values())
 
 
-def expand(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
+def expand(
+    paths: Sequence[str | Path], generated: bool = False, masks: bool = False
+) -> list[Path]:
     """Find NIfTI files; repeated names are kept."""
     files, excluded = [], Counter[str]()
     for path in _sequence(paths):
-        reasons = _reasons(path, generated)
+        reasons = _reasons(path, generated, masks)
         excluded.update(filter(None, reasons.values()))
         files += [file for file, reason in reasons.items() if not reason]
     counts = listed(f"{reason} ({n})" for reason, n in excluded.items())
@@ -66,7 +69,7 @@ def expand(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
     return files
 
 
-def _reasons(path, generated):
+def _reasons(path, generated, masks):
     """Return why each file behind a path is left out, or None."""
     reasons: dict[Path, str | None] = {}
     for match in _match(path):
@@ -77,10 +80,14 @@ def _reasons(path, generated):
     if path.is_file():
         return reasons
     facts_of = {file: _facts(file) for file, reason in reasons.items() if not reason}
-    no_scans = [file for file, facts in facts_of.items() if facts.keys() & _NO_SCANS]
     outputs = dict.fromkeys((f for f, x in facts_of.items() if x), "made by dipy_ldm")
-    about = "that are masks, maps, differences or deviations"
-    for left_out in (dict.fromkeys(no_scans, about), {} if generated else outputs):
+    if masks:
+        others = [file for file in outputs if facts_of[file].get("Role") != "mask"]
+        about, outputs = "that are no masks", {}
+    else:
+        others = [file for file in outputs if facts_of[file].keys() & _NO_SCANS]
+        about = "that are masks, maps, differences or deviations"
+    for left_out in (dict.fromkeys(others, about), {} if generated else outputs):
         if len(left_out) < len(facts_of):  # else they are what is wanted
             reasons |= left_out
     return reasons
@@ -266,6 +273,7 @@ def choose_files(
     chosen = choose_entities(files, values)
     if suffixes:
         chosen = _choose(chosen, "suffix", suffixes, suffix)
+    _refuse_twins(chosen)
     kinds = Counter(filter(None, map(suffix, chosen)))
     if len(kinds) > 1 and not suffixes:
         raise InputError(
@@ -287,6 +295,7 @@ def _warn_of_variants(files, values):
         variants = Counter(_entity_value(file, key) for file in files)
         if len(variants) > 1 and key not in values:
             text = "the files differ in %s (%s); to take one kind alone, use filter"
+            text += f" ({key}= for those without it)"
             logger.warning(text, key, _counts(variants))
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import ImageOfNibabel
-from dipy_ldm._utils.values import listed
+from dipy_ldm._utils.values import as_report, listed
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import VolumeInfo, check_headers, refuse_kind
@@ -213,7 +213,7 @@ def check_channel_files(
     good = {info.file: info for info in infos}
     firsts = [good[own[0]] for own in sets if all(file in good for file in own)]
     if not firsts:
-        raise InputError("\n".join(bad.values()))
+        raise InputError(as_report(bad.values()))
     return firsts, bad
 
 
@@ -256,6 +256,10 @@ def _refuse_strangers(sets):
 
 
 def _of_channel(files, name):
+    if not name:
+        raise InputError(
+            "the channels of this model have no names; give files, not dictionaries."
+        )
     own = files if isinstance(files, Mapping) else {}
     if name not in own:
         raise InputError(

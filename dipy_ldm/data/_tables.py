@@ -50,11 +50,8 @@ def as_text(value: Any) -> str:
 # Tables of these kinds may have their JSON in a folder above (BIDS: inheritance).
 _INHERITING = ("scans", "sessions")
 # A comma for a point, as spreadsheets write it in the languages whose columns stand
-# between semicolons. Between tabs, 1,234 may be a thousand.
-_DECIMAL_COMMAS = {
-    ";": re.compile(r"\A([+-]?\d+),(\d+)\Z"),
-    "\t": re.compile(r"\A([+-]?(?:0|\d+(?!,\d{3}\Z))),(\d+)\Z"),
-}
+# between semicolons.
+DECIMAL_COMMA = re.compile(r"\A([+-]?\d+),(\d+)\Z")
 # How spreadsheets declare what stands between columns, in the first line.
 _DECLARED = re.compile(r'"?sep=([;,\t])"?')
 
@@ -133,8 +130,8 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
     if numbered and _DECLARED.fullmatch(numbered[0][1]):
         del numbered[0]
     cells = _split(path, numbered, separator)
-    if comma := _DECIMAL_COMMAS.get(separator):
-        cells = [(n, [comma.sub(r"\1.\2", c) for c in row]) for n, row in cells]
+    if separator == ";":
+        cells = [(n, [DECIMAL_COMMA.sub(r"\1.\2", c) for c in row]) for n, row in cells]
     return cells
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from dipy_ldm._utils.checks import InputError, choose, plain
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data._grid import Grid, conform
-from dipy_ldm.data._nifti import read_volume, refuse_files
+from dipy_ldm.data._nifti import read_volume, read_voxels, refuse_files
 from dipy_ldm.data._paths import choose_named, stem, suffix
 from dipy_ldm.data._preprocessing import (
     Intensities,
@@ -103,7 +103,8 @@ class Channel:
     def read(self, file: Path, grid: Grid) -> tuple[np.ndarray, Origin]:
         """Read a file as columns ``(*grid.shape, width)``; return the way back, too."""
         images, origin = self.conform(file, *self.load(file), grid)
-        if origin.data.min() < origin.data.max():
+        # A lesion may be too small for the grid, or not there.
+        if self.continuous:
             refuse_empty(file, images, grid)
         return images, origin
 
@@ -225,7 +226,7 @@ class Map(Channel):
 
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read a map, and refuse one that leaves its range."""
-        data, affine = read_volume(file)
+        data, affine = read_voxels(file, channels=False)
         low, high = float(data.min()), float(data.max())
         margin = _ROUNDING * (self.high - self.low)
         if low < self.low - margin or high > self.high + margin:
@@ -681,19 +682,18 @@ def check_columns(channels: Sequence[Channel], n_columns: int) -> None:
 def check_same(channels: Sequence[Channel], expected: Sequence[Channel]) -> None:
     """Refuse images of other channels than those of an autoencoder.
 
-    Without a name, a channel is one of intensities.
+    Without names, they are of intensities.
     """
-    if {*channels, *expected} and _unless_plain(channels) != _unless_plain(expected):
+    both = [*channels, *expected]
+    if not (channels and expected) and all(c.brightens for c in both):
+        return
+    if [c.sidecar_entries() for c in channels] != [
+        c.sidecar_entries() for c in expected
+    ]:
         raise InputError(
             f"`init` is of other channels, labels or ranges ({_described(expected)}) "
             f"than the images ({_described(channels)}); fine-tune it, or name another."
         )
-
-
-def _unless_plain(channels):
-    """Return what channels are; nothing of a single one of intensities."""
-    plain = len(channels) == 1 and channels[0].brightens
-    return [] if plain else [channel.sidecar_entries() for channel in channels]
 
 
 def _described(channels):

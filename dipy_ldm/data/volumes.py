@@ -276,7 +276,7 @@ def plan_volumes(
         refuse_beside_series(channels, source_files)
     files, tasks = _plan_tasks(files, suffix, filter, channels, dwi, skip_bad)
     if mask_files is not None:
-        mask_of = plans.pair_masks(files, expand(mask_files))
+        mask_of = plans.pair_masks(files, expand(mask_files, masks=True))
         tasks = plans.with_masks(tasks, mask_of, skip_bad)
     if source_labels and source_files is None:
         raise InputError("`source_labels` is for `source_files`; give these, too.")

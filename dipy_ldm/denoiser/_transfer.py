@@ -101,6 +101,11 @@ def _log_conditions(conditions, of_init):
     own, others = _features(conditions), _features(of_init)
     if new := _without(own, others):
         logger.info("conditions that `init` does not know: %s.", new)
+    for name in conditions.keys() & of_init.keys():
+        ranks, old = conditions[name].quantiles, of_init[name].quantiles
+        if ranks and old and (ranks[0], ranks[-1]) != (old[0], old[-1]):
+            text = "%s from %g to %g of `init` becomes %g to %g."
+            logger.info(text, name, old[0], old[-1], ranks[0], ranks[-1])
     if lost := _without(others, own):
         logger.info("conditions of `init` that are not taken over: %s.", lost)
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dipy_ldm._conditions import BVAL
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import listed, take_rows
+from dipy_ldm._utils.values import take_rows
 from dipy_ldm.data._bvals_bvecs import B0_LIMIT, DIRECTION
 from dipy_ldm.data._pairing import pair_sources
 from dipy_ldm.data._table_rows import find_subjects
@@ -120,12 +120,13 @@ def _fit(b0, images, gradients, mask):
 
 def _conditions_of(model, real):
     """Read the further conditions of real series, if tables have them."""
-    names = [name for name in model.conditions_ if name not in real.gradients]
-    try:
-        return real.conditions(*names) if names else {}
-    except InputError as error:
-        logger.warning("%s of the real series is drawn: %s", listed(names), error)
-        return {}
+    values: dict = {}
+    for name in [name for name in model.conditions_ if name not in real.gradients]:
+        try:
+            values |= real.conditions(name)
+        except InputError as error:
+            logger.warning("%s of the real series is drawn: %s", name, error)
+    return values
 
 
 def _series_of(volumes, file, columns):

@@ -107,8 +107,8 @@ def _conclude_classifier(network, learnt, **_):
     worse = network["generated"].low > max(0.5, network["real"].high)
     if not worse and (share := learnt["generated"]) < _LEARNT:
         sentence = (
-            f"A network learnt only {share:.0%} of the half that it was shown, and "
-            "says nothing of generated images: evaluate more of them."
+            f"A network learnt only {share:.0%} of the half that it was shown: in "
+            "so few steps there is nothing to find, or more steps would find it."
         )
         return sentence, "plain"
     sentence = (

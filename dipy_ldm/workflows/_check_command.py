@@ -164,7 +164,7 @@ def _try_out(material, options, strategy):
     if memory.state == "red":
         trials = _not_tried("the memory would not suffice")
         return {"Training": findings, "Trials": trials}
-    recipe.check(shape, patch)
+    recipe.check(shape, patch, channels=cohort.channels)
     trials = _try_training(recipe, chosen, material, train.images, patch, options)
     return {"Training": findings, "Trials": trials}
 

@@ -45,11 +45,12 @@ _REPLACED_BY = {
     "steps_ldm": ["epochs_ldm"],
     "steps": ["sampler", "strength", "lesions"],
     "n_samples": ["conditions", "table", "source_files"],
-    # What a model to begin from has, or has no use for.
+    # An autoencoder to begin from has them.
     **dict.fromkeys(("widths_vqvae", "n_codes", "n_codebooks", "code_dim"), ["init"]),
-    **dict.fromkeys(("widths_ldm", "patch", "no_augment", "background"), ["init"]),
-    "mask_files": ["init"],
 }
+# What has no effect where an autoencoder is taken as it is.
+_LENGTH_VQVAE = ("steps_vqvae", "epochs_vqvae")
+_OF_ITS_TRAINING = ("patch", "no_augment", "background", "mask_files")
 
 
 def write_config(
@@ -202,8 +203,15 @@ class ConfigParser(IntrospectiveArgumentParser):
                     "have; correct or remove it."
                 )
             rivals = _REPLACED_BY.get(name, [])
-            if not any(f"--{r}".startswith(word) for r in rivals for word in typed):
+            if name in _OF_ITS_TRAINING and not _typed(typed, _LENGTH_VQVAE):
+                rivals = ["init"]
+            if not _typed(typed, rivals):
                 _take_default(actions[name], value, file)
+
+
+def _typed(words, names):
+    """Return whether one of some options is typed, maybe shortened."""
+    return any(f"--{name}".startswith(word) for name in names for word in words)
 
 
 def _move(options, group, names):

@@ -19,7 +19,7 @@ from dipy_ldm._native_space import MaskedScan, bring_back, conformed
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.progress import log_filter, tqdm
-from dipy_ldm._utils.values import parse_conditions
+from dipy_ldm._utils.values import as_report, parse_conditions
 from dipy_ldm.data._bvals_bvecs import refuse_series
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import VolumeInfo, is_whole, write_changed
@@ -273,16 +273,16 @@ def work(
     rows: list[plots.Comparison] = []
     with distributed(device), _summarised(flow, job, options, rows):
         for task in tqdm(remaining, job.verb, disable=quiet):
-            with claimed_output(task.outputs[0]):
-                if _is_written(flow, task, options.resume):
-                    continue
-                try:
-                    with _warnings_of(task.file):
-                        pictures = process(_with_fingerprints(task))
-                except InputError as error:
-                    # What only reading finds must not stop the hours that others take.
-                    job.bad[task.file] = str(error)
-                    continue
+            try:
+                with claimed_output(task.outputs[0]), _warnings_of(task.file):
+                    if _is_written(flow, task, options.resume):
+                        continue
+                    pictures = process(_with_fingerprints(task))
+            except (InputError, BlockingIOError) as error:
+                # What only reading finds must not stop the hours that others take, nor
+                # what another run is writing.
+                job.bad[task.file] = str(error)
+                continue
             flow.written += 1
             flow.outputs = [*flow.outputs, *task.outputs]
             shown = [part.file.name for part in task.parts if part.outputs]
@@ -291,7 +291,7 @@ def work(
     if job.bad:
         good = flow.written + len(tasks) - len(remaining)
         end = [f"The {good} other volumes are {_past(job.verb)}."] if good else []
-        raise InputError("\n".join([*job.bad.values(), *end]))
+        raise InputError("\n".join([as_report(job.bad.values()), *end]))
 
 
 def _warnings_of(file):

@@ -19,7 +19,7 @@ from dipy_ldm.data._scans import conform_channels
 from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.data.channels import channel_slices
 from dipy_ldm.diffusion import _inpainting as inpainting
-from dipy_ldm.workflows import _launch as launch, _process_scans as restoring
+from dipy_ldm.workflows import _launch as launch, _process_scans as process_scans
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, further_output, write_channel
 
@@ -109,7 +109,7 @@ class DenoiseLDMFlow(LDMFlow):
         """
         options = gather(locals())
         _check_options(options)
-        job = restoring.prepare(
+        job = process_scans.prepare(
             self,
             options,
             "denoise",
@@ -127,15 +127,15 @@ class DenoiseLDMFlow(LDMFlow):
             steps = model.default_denoising_steps(launch.SAMPLER, strength)
         options.steps = steps  # as used
         sampling = {"sampler": launch.SAMPLER, "steps": steps, "seed": seed}
-        how = {"Strength": strength}
-        if lesions:
+        how = {"Strength": strength, "Dtype": dtype}
+        if lesions:  # volumes keep their types
             how = {"Threshold": threshold, "DilatedBy": dilate}
-        tasks = job.tasks(sampling, **how, Repeats=repeats, Dtype=dtype)
+        tasks = job.tasks(sampling, **how, Repeats=repeats)
         sampling["tile"] = tile
         act = partial(
             _inpaint_lesions if lesions else _denoise, model, job, options, sampling
         )
-        restoring.work(self, job, tasks, act, options, device)
+        process_scans.work(self, job, tasks, act, options, device)
 
 
 def _check_options(options):
@@ -203,12 +203,12 @@ def _denoise(model, job, options, sampling, task):
 
 def _inpaint_lesions(model, job, options, sampling, task):
     """Inpaint the lesions of a volume, and what is near them."""
-    detected = restoring.find_lesions(
+    detected = process_scans.find_lesions(
         model, task.channels, task.files, job.grid, options.threshold, options.tile
     )
     scans = [_dilated(scan, options.dilate) for scan in detected]
     arguments = sampling | job.arguments(task)
-    samples = restoring.fill_in(model, scans, job.grid, options.repeats, arguments)
+    samples = process_scans.fill_in(model, scans, job.grid, options.repeats, arguments)
     return [
         _write_healed(part, scan, lesions.hole, own, task, options)
         for part, scan, lesions, own in zip(task.parts, scans, detected, samples)
@@ -230,7 +230,7 @@ def _write_healed(part, scan, lesions, samples, task, options):
     millilitres = np.count_nonzero(lesions) * abs(np.linalg.det(scan.affine)) / 1000
     facts = task.facts | {"LesionMillilitres": round(float(millilitres), 6)}
     mean = samples.mean(0)
-    restoring.write_inpainted(path, scan, mean, facts)
+    process_scans.write_inpainted(path, scan, mean, facts)
     facts |= part.channel.name_facts()
     volumes: list[tuple[np.ndarray, dict]] = []
     if len(samples) > 1:

@@ -216,10 +216,10 @@ class GenerateLDMFlow(LDMFlow):
         """Generate and write all samples."""
         paths = job.samples.paths
         with ExitStack() as stack:
+            stack.enter_context(job.samples.being_written())
             stack.enter_context(claimed_output(paths[0]))
             # Again: another run may just have ended.
             refuse_overwriting(self, paths, job.samples.cure)
-            stack.enter_context(job.samples.being_written())
             if job.gradients:
                 self._write_series(job)
             elif len(job.document["shape"]) == 4:

@@ -11,7 +11,7 @@ from dipy_ldm.data._nifti import check_headers, read_mask
 from dipy_ldm.data._pairing import find_masks, mask_complaint
 from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.diffusion import _inpainting as inpainting
-from dipy_ldm.workflows import _launch as launch, _process_scans as restoring
+from dipy_ldm.workflows import _launch as launch, _process_scans as process_scans
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, further_output
 
@@ -91,7 +91,7 @@ class InpaintLDMFlow(LDMFlow):
             raise InputError(
                 "there is no mask of what to inpaint; name one with `mask_files`."
             )
-        job = restoring.prepare(
+        job = process_scans.prepare(
             self,
             options,
             "inpaint",
@@ -114,14 +114,16 @@ class InpaintLDMFlow(LDMFlow):
             hole = _hole(read_mask(masks[task.file]), affine, dilate)
             scans = read_masked(task.channels, task.files, hole, affine)
             arguments = sampling | {"tile": tile} | job.arguments(task)
-            samples = restoring.fill_in(model, scans, job.grid, n_samples, arguments)
+            samples = process_scans.fill_in(
+                model, scans, job.grid, n_samples, arguments
+            )
             return [
                 _write(part, scan, own, task.facts)
                 for part, scan, own in zip(task.parts, scans, samples, strict=True)
                 if part.outputs
             ]
 
-        restoring.work(self, job, tasks, inpaint, options, device)
+        process_scans.work(self, job, tasks, inpaint, options, device)
 
 
 def _check_grids(infos, masks):
@@ -173,12 +175,12 @@ def _write(part, scan, samples, facts):
     make_folder(mask.parent)
     n_samples = len(samples)
     for number, (path, values) in enumerate(zip(volumes, samples)):
-        restoring.write_inpainted(path, scan, values, facts | {"Sample": number})
+        process_scans.write_inpainted(path, scan, values, facts | {"Sample": number})
     own = facts | part.channel.name_facts()
     if n_samples > 1:
         mean, std = volumes[n_samples:]
         middle, deviation = part.channel.summarise(samples)
-        restoring.write_inpainted(mean, scan, middle, facts)
+        process_scans.write_inpainted(mean, scan, middle, facts)
         spread = np.zeros_like(scan.data)
         spread[scan.hole] = deviation
         about = own | {"Deviation": part.channel.deviation}

@@ -396,6 +396,8 @@ class TrainLDMFlow(LDMFlow):
 _WITHOUT_EFFECT = {
     *("strategy", "devices", "remat", "cache_dir", "cache_limit", "tensorboard"),
     *("checkpoint_steps", "resume", "check", "seconds"),
+    # Compared as what they mean, or written in many ways.
+    *("conditions", "channels", "input_files", "source_files", "mask_files"),
     *("out_dir", "out_model"),
 }
 

@@ -16,6 +16,7 @@ from dipy_ldm.data.channels import (
     Map,
     Unnamed,
     as_channels,
+    check_same,
     choose_channels,
     from_saved,
     split_channels,
@@ -327,3 +328,13 @@ def test_usual_names_have_their_kinds():
     kinds = [channel.kind for channel in as_channels(["T1w", "dseg", "param-MD", "fa"])]
     assert kinds == ["intensity", "labels", "map", "map"]
     assert as_channels("T1w") == (Channel("T1w"),)
+
+
+def test_channels_of_an_autoencoder_are_compared():
+    t1, t2, fa = map(as_channels, (["T1w"], ["T2w"], ["FA"]))
+    labels = (Labels("dseg", labels=(1, 2), table={"1": {"name": "CSF"}}),)
+    for pair in ((labels, labels), (t1, ()), ((), (*t1, *t2)), ((), ())):
+        check_same(*pair)
+    for pair in ((labels, ()), ((), fa), (t1, t2), (t1, labels)):
+        with pytest.raises(InputError, match="of other channels, labels or ranges"):
+            check_same(*pair)

@@ -131,6 +131,15 @@ def test_all_bad_rows_are_in_one_report(bids):
     assert "89 for 89+" in report
 
 
+def test_decimal_commas_between_tabs_are_refused(bids):
+    rows = "".join(f"0{i}\t2{i},5\t{i},{i}\n" for i in (1, 2, 3))
+    write(bids / "participants.tsv", f"participant_id\tbmi\tapoe\n{rows}")
+    with pytest.raises(InputError, match="bmi has decimal commas, as in 21,5\nWrite"):
+        look_up(["bmi"], bids)
+    write(bids / "participants.json", {"apoe": {"Levels": {"1,1": "", "2,2": ""}}})
+    assert look_up(["apoe"], bids).values["apoe"] == ["1,1", "2,2", "3,3"]
+
+
 def test_texts_among_numbers_are_refused_where_most_are_numbers(bids):
     write(bids / "participants.tsv", PEOPLE.replace("61.5", "inf"))
     with pytest.raises(InputError, match="line 2: age is 'inf'"):

@@ -124,6 +124,7 @@ def test_outputs_that_are_no_scans_are_left_out_of_folders(folder, caplog):
     )
     assert names(find_volumes([place / "*.nii.gz"], generated=True)) == ["1.nii.gz"]
     assert names(find_volumes([place / "*_mask.nii.gz"])) == ["1_mask.nii.gz"]
+    assert names(_paths.expand([place], masks=True)) == ["1_mask.nii.gz"]
     for entry in ("Difference", "Deviation"):
         text = f'{{"GeneratedBy": {{"Name": "dipy_ldm"}}, "{entry}": "of something"}}'
         (place / "1_mask.json").write_text(text)

@@ -32,12 +32,6 @@ def test_tables_of_every_kind(tmp_path, name, text):
     assert [row.line for row in rows] == ([3, 4] if "#" in text else [2, 3])
 
 
-def test_decimal_commas_between_tabs_are_no_thousands(tmp_path):
-    cells = {"61,5": "61.5", "-0,125": "-0.125", "3,1416": "3.1416", "1,234": "1,234"}
-    path = write(tmp_path / "t.tsv", "\n".join(["id\tx", *(f"a\t{c}" for c in cells)]))
-    assert [row.cells["x"] for row in read_table(path)] == [*cells.values()]
-
-
 ALONE = ['"see form', '"12" screen', '"' + 140_000 * "x"]
 STRAY = [('"see form', '"repeat'), ('"', '"'), *((text, "") for text in ALONE)]
 

@@ -19,7 +19,7 @@ from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
 from dipy_ldm.data.channels import Unnamed
-from dipy_ldm.workflows import _outputs as outputs, _process_scans as restoring
+from dipy_ldm.workflows import _outputs as outputs, _process_scans as process_scans
 from dipy_ldm.workflows.inpaint import InpaintLDMFlow
 
 FAST = ("--steps", 2, "--resamplings", 2)
@@ -200,11 +200,11 @@ def written(tmp_path):
     scan.write_bytes(b"voxels")
     outputs = [tmp_path / "out.nii.gz", tmp_path / "out_mask.nii.gz"]
     facts = {"Strength": 0.3, "Sources": [str(scan)]}
-    part = restoring.Part(Unnamed(), scan, outputs)
-    task = restoring.Task([part], facts | {"Seed": 0, "ModelFingerprint": "0"})
+    part = process_scans.Part(Unnamed(), scan, outputs)
+    task = process_scans.Task([part], facts | {"Seed": 0, "ModelFingerprint": "0"})
 
     def make(task, value=1.0):
-        facts = restoring._with_fingerprints(task).facts
+        facts = process_scans._with_fingerprints(task).facts
         for path in outputs:
             image = np.full((4, 5, 6), value)
             write_with_sidecar(path, image, np.eye(4), "int8", facts)
@@ -232,13 +232,13 @@ def test_a_volume_has_no_sidecar_of_another(written, monkeypatch, at):
     if at == "its place":
         # The old one is gone, and the new one not there.
         assert not made.exists()
-        assert not restoring._is_done(other, force=False)
+        assert not process_scans._is_done(other, force=False)
     else:
         assert (made.read_bytes(), facts.read_text()) == before
         with pytest.raises(InputError, match="Strength was 0.3 and is 0.8"):
-            restoring._is_done(other, force=False)
-        assert not restoring._is_done(other, force=True)
-        assert restoring._is_done(task, force=False)
+            process_scans._is_done(other, force=False)
+        assert not process_scans._is_done(other, force=True)
+        assert process_scans._is_done(task, force=False)
 
 
 def test_outputs_of_two_runs_are_not_taken_for_one(written):
@@ -248,31 +248,31 @@ def test_outputs_of_two_runs_are_not_taken_for_one(written):
     facts.write_text(facts.read_text().replace("0.3", "0.8"))
     for strength, said in ((0.3, "was 0.8 and is 0.3"), (0.8, "was 0.3 and is 0.8")):
         with pytest.raises(InputError, match=f"of another run .Strength {said}"):
-            restoring._is_done(with_strength(task, strength), force=False)
+            process_scans._is_done(with_strength(task, strength), force=False)
 
 
 def test_an_input_that_has_changed_is_noticed(written):
     task, make = written
-    assert restoring._is_done(task, force=False)
+    assert process_scans._is_done(task, force=False)
     content = task.file.read_bytes()
     task.file.unlink()
     # A copy of the same is none.
     task.file.write_bytes(content)
-    assert restoring._is_done(task, force=False)
+    assert process_scans._is_done(task, force=False)
     # Nor is one elsewhere.
     moved = task.file.with_name("moved.nii")
     moved.write_bytes(content)
     elsewhere = task._replace(facts=task.facts | {"Sources": [str(moved)]})
-    assert restoring._is_done(elsewhere, force=False)
+    assert process_scans._is_done(elsewhere, force=False)
     task.file.write_bytes(content[::-1])
     with pytest.raises(InputError, match=r"scan.nii has changed\); resume with"):
-        restoring._is_done(task, force=False)
-    assert not restoring._is_done(task, force=True)
+        process_scans._is_done(task, force=False)
+    assert not process_scans._is_done(task, force=True)
     make(task)
-    assert restoring._is_done(task, force=False)
+    assert process_scans._is_done(task, force=False)
     task.file.unlink()
     with pytest.raises(InputError, match="scan.nii can't be read .No such file"):
-        restoring._is_done(task, force=False)
+        process_scans._is_done(task, force=False)
 
 
 def test_results_among_the_volumes_need_no_masks(model_path, tmp_path):
@@ -284,7 +284,7 @@ def test_results_among_the_volumes_need_no_masks(model_path, tmp_path):
     options |= {"channels": None, "strategy": "none", "resume": True, "bids": False}
     options |= {"model_file": model_path, "out_dir": str(tmp_path)}
     files = [str(tmp_path / name) for name in names]
-    job = restoring.prepare(
+    job = process_scans.prepare(
         InpaintLDMFlow(),
         SimpleNamespace(**options, input_files=files),
         "inpaint",

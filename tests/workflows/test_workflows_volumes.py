@@ -31,7 +31,7 @@ from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._preprocessing import conform_file
 from dipy_ldm.data._sidecars import fingerprint, sidecar, sidecar_first
 from dipy_ldm.data.channels import Channel, Unnamed
-from dipy_ldm.workflows import _process_scans as restoring, _training as training
+from dipy_ldm.workflows import _process_scans as process_scans, _training as training
 from dipy_ldm.workflows.denoise import DenoiseLDMFlow
 
 VOXEL_SIZE = 8
@@ -459,7 +459,7 @@ def test_bad_input_to_denoising(path, command, volumes, case, tmp_path):
 
 def test_warnings_name_the_volume_and_are_shown_once(caplog):
     logger = logging.getLogger("dipy_ldm.latent_diffusion")
-    with restoring._warnings_of("a.nii.gz"):
+    with process_scans._warnings_of("a.nii.gz"):
         for number in (1, 1, 2):
             logger.warning("the image is unlike %d others", number)
     logger.warning("it is over")
@@ -505,12 +505,12 @@ def test_two_runs_do_not_write_the_same_volumes(denoise, volumes, tmp_path):
     assert "0_denoised.nii.gz is being written by process" in answer(output)
     assert not list(tmp_path.glob("*_denoised*"))
     # As if another run had ended since this began.
-    part = restoring.Part(Unnamed(), volumes / "0.nii.gz", [tmp_path / "0.nii.gz"])
-    task = restoring.Task([part], {})
-    assert not restoring._is_written(DenoiseLDMFlow(), task, resume=False)
+    part = process_scans.Part(Unnamed(), volumes / "0.nii.gz", [tmp_path / "0.nii.gz"])
+    task = process_scans.Task([part], {})
+    assert not process_scans._is_written(DenoiseLDMFlow(), task, resume=False)
     (tmp_path / "0.nii.gz").touch()
     with pytest.raises(InputError, match="0.nii.gz exists already; add --resume"):
-        restoring._is_written(DenoiseLDMFlow(), task, resume=False)
+        process_scans._is_written(DenoiseLDMFlow(), task, resume=False)
 
 
 def test_volumes_of_one_name_keep_their_folders(denoise, tmp_path):
