@@ -40,7 +40,8 @@ def find_volumes(paths: Sequence[str | Path], generated: bool = False) -> list[P
 def _refuse_twins(files):
     first: dict[tuple, Path] = {}
     for file in files:
-        twin = first.setdefault((os.path.dirname(file), stem(file)), file)
+        folder = os.path.dirname(os.path.abspath(file))
+        twin = first.setdefault((folder, stem(file)), file)
         if twin is not file:
             raise InputError(
                 f"{twin} and {file} are two files of one name; remove one, or name the "
