@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack, contextmanager
 import logging
+import os
 
 from dipy_ldm import _presets, _serialization
 from dipy_ldm._conditions import BVAL
@@ -396,8 +397,8 @@ class TrainLDMFlow(LDMFlow):
 _WITHOUT_EFFECT = {
     *("strategy", "devices", "remat", "cache_dir", "cache_limit", "tensorboard"),
     *("checkpoint_steps", "resume", "check", "seconds"),
-    # Compared as what they mean, or written in many ways.
-    *("conditions", "channels", "input_files", "source_files", "mask_files"),
+    # Compared as what they mean.
+    *("conditions", "channels"),
     *("out_dir", "out_model"),
 }
 
@@ -424,7 +425,8 @@ def _has_ended(flow, path, options):
     }
     changed = _changed(was, now)
     # Of several runs, any may have written the model.
-    runs = [_changed(run, _comparable(options)) for run in read_runs(flow, path)]
+    chosen = _comparable(plain_options(options))
+    runs = [_changed(_comparable(run), chosen) for run in read_runs(flow, path)]
     if changed or runs and all(runs):
         raise InputError(
             f"{path} is of another training ({changed or runs[-1]}); name another "
@@ -443,13 +445,22 @@ def _changed(was, now):
 
 
 def _comparable(options):
-    """Return options that have an effect; sizes that are left open may be any."""
+    """Return options that have an effect; sizes that are left open may be any.
+
+    A folder may be written in many ways, and its name is compared.
+    """
     return {
-        name: value
-        for name, value in plain_options(options).items()
+        name: _name_of(value) if name.endswith("_files") else value
+        for name, value in options.items()
         if name not in _WITHOUT_EFFECT
         and not (value is None and name in Settings._fields)
     }
+
+
+def _name_of(paths):
+    if isinstance(paths, list):
+        return [_name_of(path) for path in paths]
+    return paths and os.path.basename(os.path.normpath(paths))
 
 
 def _join(cluster, options, path):

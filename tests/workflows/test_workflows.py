@@ -243,6 +243,7 @@ def test_a_finished_training_of_other_options_is_refused(tmp_path):
     assert _has_ended(flow, path, options)
     # Sizes that were chosen may be named, and devices may be others.
     options.devices, options.n_codes = ["1"], 1024
+    options.input_files = ["/data/mnist/"]
     assert _has_ended(flow, path, options)
     other_channels = "channels was [] and is ['T1w', 'T2w']"
     other_conditions = "conditions was ['label'] and is ['bval', 'direction', 'label']"
