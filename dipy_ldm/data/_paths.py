@@ -83,12 +83,19 @@ def _reasons(path, generated, masks):
     facts_of = {file: _facts(file) for file, reason in reasons.items() if not reason}
     outputs = dict.fromkeys((f for f, x in facts_of.items() if x), "made by dipy_ldm")
     if masks:
-        others = [file for file in outputs if facts_of[file].get("Role") != "mask"]
+        by_product_files = [
+            file for file in outputs if facts_of[file].get("Role") != "mask"
+        ]
         about, outputs = "that are no masks", {}
     else:
-        others = [file for file in outputs if facts_of[file].keys() & _NO_SCANS]
+        by_product_files = [
+            file for file in outputs if facts_of[file].keys() & _NO_SCANS
+        ]
         about = "that are masks, maps, differences or deviations"
-    for left_out in (dict.fromkeys(others, about), {} if generated else outputs):
+    for left_out in (
+        dict.fromkeys(by_product_files, about),
+        {} if generated else outputs,
+    ):
         if len(left_out) < len(facts_of):  # else they are what is wanted
             reasons |= left_out
     return reasons

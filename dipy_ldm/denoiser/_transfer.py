@@ -88,9 +88,9 @@ def _features(conditions: dict[str, Condition]) -> dict[tuple, int]:
     return {name: number for number, name in enumerate(names)}
 
 
-def _without(features, others):
-    """Describe the conditions, or levels of them, whose features others have not."""
-    missing = [key for key in features if key not in others]
+def _describe_missing(features, old_features):
+    """Describe the conditions, or levels, that are not among old features."""
+    missing = [key for key in features if key not in old_features]
     whole = {name for name, _, level in missing if level is None}
     texts = (name if name in whole else f"{name} {level}" for name, _, level in missing)
     return listed(dict.fromkeys(texts))
@@ -98,15 +98,15 @@ def _without(features, others):
 
 def _log_conditions(conditions, of_init):
     """Log which conditions and levels are new, and which are not taken over."""
-    own, others = _features(conditions), _features(of_init)
-    if new := _without(own, others):
+    new_features, old_features = _features(conditions), _features(of_init)
+    if new := _describe_missing(new_features, old_features):
         logger.info("conditions that `init` does not know: %s.", new)
-    for name in conditions.keys() & of_init.keys():
+    for name in [name for name in conditions if name in of_init]:
         ranks, old = conditions[name].quantiles, of_init[name].quantiles
         if ranks and old and (ranks[0], ranks[-1]) != (old[0], old[-1]):
             text = "%s from %g to %g of `init` becomes %g to %g."
             logger.info(text, name, old[0], old[-1], ranks[0], ranks[-1])
-    if lost := _without(others, own):
+    if lost := _describe_missing(old_features, new_features):
         logger.info("conditions of `init` that are not taken over: %s.", lost)
 
 
