@@ -41,9 +41,9 @@ def check_subjects(
         "Add subjects, train for fewer steps (--steps_ldm), and look for copies "
         "(dipy_audit_ldm) before anything is published."
     )
-    ordinary = cohort.affine is not None and cohort.shape[-1] == 1 and not series
-    ordinary = ordinary and all(c.brightens for c in cohort.channels)
-    if ordinary and n <= _FEW_TO_BEGIN and init is None:
+    scans = cohort.affine is not None and all(c.brightens for c in cohort.channels)
+    single = cohort.shape[-1] == 1 and not series
+    if scans and single and n <= _FEW_TO_BEGIN and init is None:
         cure += f" {_BEGIN}"
     if n > _FEW_SUBJECTS:
         return amber("subjects", f"{message}: so few may be memorised.", cure)

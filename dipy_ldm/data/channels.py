@@ -164,7 +164,7 @@ class Channel:
         """Describe it for the sidecar of a file."""
         return {"Channel": self.name, "ChannelKind": self.kind}
 
-    def name_facts(self) -> dict:
+    def name_entry(self) -> dict:
         """Describe it for the sidecar of a file that does not hold its values."""
         return {"Channel": self.name} if self.name else {}
 

@@ -203,13 +203,13 @@ class ConfigParser(IntrospectiveArgumentParser):
                     "have; correct or remove it."
                 )
             rivals = _REPLACED_BY.get(name, [])
-            if name in _OF_ITS_TRAINING and not _typed(typed, _LENGTH_VQVAE):
+            if name in _OF_ITS_TRAINING and not _is_typed(typed, _LENGTH_VQVAE):
                 rivals = ["init"]
-            if not _typed(typed, rivals):
+            if not _is_typed(typed, rivals):
                 _take_default(actions[name], value, file)
 
 
-def _typed(words, names):
+def _is_typed(words, names):
     """Return whether one of some options is typed, maybe shortened."""
     return any(f"--{name}".startswith(word) for name in names for word in words)
 

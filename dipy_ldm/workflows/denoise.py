@@ -231,7 +231,7 @@ def _write_healed(part, scan, lesions, samples, task, options):
     facts = task.facts | {"LesionMillilitres": round(float(millilitres), 6)}
     mean = samples.mean(0)
     process_scans.write_inpainted(path, scan, mean, facts)
-    facts |= part.channel.name_facts()
+    facts |= part.channel.name_entry()
     volumes: list[tuple[np.ndarray, dict]] = []
     if len(samples) > 1:
         deviation = samples.std(0, ddof=1, dtype=float)
@@ -271,6 +271,6 @@ def _write(part, origin, columns, task, repeated, before, options):
         extra = {"Difference": channel.compared.format(name, "result")}
         volumes.append((channel.difference(minuend, mean), extra))
     for other, (volume, extra) in zip(further, volumes, strict=True):
-        facts = task.facts | channel.name_facts() | extra
+        facts = task.facts | channel.name_entry() | extra
         write_with_sidecar(other, volume, origin.affine, options.dtype, facts)
     return origin.data, mean, origin.affine

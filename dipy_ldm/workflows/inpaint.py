@@ -176,7 +176,7 @@ def _write(part, scan, samples, facts):
     n_samples = len(samples)
     for number, (path, values) in enumerate(zip(volumes, samples)):
         process_scans.write_inpainted(path, scan, values, facts | {"Sample": number})
-    own = facts | part.channel.name_facts()
+    own = facts | part.channel.name_entry()
     if n_samples > 1:
         mean, std = volumes[n_samples:]
         middle, deviation = part.channel.summarise(samples)

@@ -1,5 +1,6 @@
 """Batches: functions of seed, epoch and example."""
 
+from batches import draw_batches
 import numpy as np
 import numpy.testing as npt
 import pytest
@@ -12,11 +13,7 @@ IMAGES = np.arange(10, dtype="float32").reshape(10, 1, 1)
 
 def order(n_batches, first_step=0, **kwargs):
     data = batches(IMAGES, 3, **kwargs)
-    return [x.ravel().tolist() for x, _ in some(data, n_batches, first_step)]
-
-
-def some(data, n_batches, first_step=0):
-    return [data.of(first_step + step) for step in range(n_batches)]
+    return [x.ravel().tolist() for x, _ in draw_batches(data, n_batches, first_step)]
 
 
 def test_an_epoch_has_every_image_at_most_once():
@@ -35,7 +32,7 @@ def test_training_can_be_entered_in_the_middle_of_an_epoch():
 
 def pieces(images, n_batches=20, batch_size=4, **kwargs):
     data = batches(images, batch_size, seed=0, **kwargs)
-    return zip(*some(data, n_batches), strict=True)
+    return zip(*draw_batches(data, n_batches), strict=True)
 
 
 def test_patches_are_pieces_from_everywhere():

@@ -242,7 +242,7 @@ def test_another_unit_than_mm_is_logged(tmp_path, caplog, unit):
     assert not caplog.text
 
 
-def test_links_without_content_are_told_from_wrong_paths(tmp_path):
+def test_links_without_content_are_no_wrong_paths(tmp_path):
     (tmp_path / "a.nii.gz").symlink_to(tmp_path / "annex")
     with pytest.raises(InputError, match=r"a.nii.gz is a link to .*\(datalad get\)"):
         check_headers([tmp_path / "a.nii.gz"])

@@ -1,5 +1,6 @@
 """Noisy batches: functions of seed, epoch and example."""
 
+from batches import draw_batches
 import numpy as np
 import numpy.testing as npt
 import pytest
@@ -11,15 +12,11 @@ from dipy_ldm.denoiser._noising import noisy_batches
 from dipy_ldm.diffusion import schedules
 
 
-def some(data, n_batches, first_step=0):
-    return [data.of(first_step + step) for step in range(n_batches)]
-
-
 def noisy(n_batches, batch_size=4, first_step=0, **kwargs):
     latents = np.random.default_rng(0).standard_normal((8, 3, 2)).astype("float32")
     options = {"schedule": "cosine", "target": "noise", "seed": 1} | kwargs
     data = noisy_batches(latents, batch_size, **options)
-    drawn = some(data, n_batches, first_step)
+    drawn = draw_batches(data, n_batches, first_step)
     parts = zip(*((x, t, y) for (x, t), y in drawn), strict=True)
     return [np.concatenate(part) for part in parts]
 
@@ -34,7 +31,7 @@ def test_noise_can_be_entered_in_the_middle_of_training():
         npt.assert_array_equal(whole[12:], later)
 
 
-def test_times_follow_the_given_distribution():
+def test_times_follow_a_distribution():
     _, alike, _ = noisy(4)
     x, times, noise = noisy(4, times=lambda shares: shares**2)
     npt.assert_allclose(times, alike**2, rtol=1e-6)
@@ -75,43 +72,45 @@ def test_noise_is_new_every_epoch_and_standard_normal():
     npt.assert_allclose([noise.mean(), noise.std()], [0, 1], atol=0.02)
 
 
-TOLD = np.arange(24, dtype="float32").reshape(8, 3)
+CONDITIONS = np.arange(24, dtype="float32").reshape(8, 3)
 
 
-def told(n_batches, conditions=TOLD, first_step=0, **kwargs):
+def draw_conditions(n_batches, conditions=CONDITIONS, first_step=0, **kwargs):
     latents = np.repeat(np.arange(8, dtype="float32"), 2).reshape(8, 2, 1)
     options = {"schedule": "cosine", "target": "clean", "seed": 1} | kwargs
     data = noisy_batches(latents, 4, conditions=conditions, **options)
-    drawn = some(data, n_batches, first_step)
+    drawn = draw_batches(data, n_batches, first_step)
     which = np.concatenate([clean[:, 0, 0] for _, clean in drawn]).astype(int)
     return which, np.concatenate([given[2] for given, _ in drawn])
 
 
 def test_conditions_are_those_of_the_latents():
-    which, found = told(20, dropped=0.0)
-    npt.assert_array_equal(found, TOLD[which])
+    which, drawn = draw_conditions(20, dropped=0.0)
+    npt.assert_array_equal(drawn, CONDITIONS[which])
 
 
 def test_conditions_are_dropped_together_and_alone():
-    which, found = told(1000)
-    left_out = found == UNSPECIFIED
-    npt.assert_array_equal(found[~left_out], TOLD[which][~left_out])
+    which, drawn = draw_conditions(1000)
+    left_out = drawn == UNSPECIFIED
+    npt.assert_array_equal(drawn[~left_out], CONDITIONS[which][~left_out])
     alone = 0.1
     npt.assert_allclose(left_out.mean(0), 0.1 + 0.9 * alone, atol=0.02)
     npt.assert_allclose(left_out.all(1).mean(), 0.1 + 0.9 * alone**3, atol=0.02)
-    single = told(1000, TOLD[:, :1])[1] == UNSPECIFIED
+    single = draw_conditions(1000, CONDITIONS[:, :1])[1] == UNSPECIFIED
     npt.assert_allclose(single.mean(), 0.1, atol=0.02)
 
 
 def test_dropped_conditions_follow_from_the_step():
-    whole = told(6)[1]
-    npt.assert_array_equal(told(3, first_step=3)[1], whole[12:])
-    assert (told(6, seed=2)[1] != whole).any()
+    whole = draw_conditions(6)[1]
+    npt.assert_array_equal(draw_conditions(3, first_step=3)[1], whole[12:])
+    assert (draw_conditions(6, seed=2)[1] != whole).any()
     # And what is noise, and of which time, is the same without conditions.
     options = {"schedule": "cosine", "target": "v", "seed": 1}
-    plain = noisy_batches(TOLD[..., None], 4, **options)
-    also = noisy_batches(TOLD[..., None], 4, conditions=TOLD, **options)
-    for (a, b), (c, d) in zip(some(plain, 2), some(also, 2), strict=True):
+    plain = noisy_batches(CONDITIONS[..., None], 4, **options)
+    also = noisy_batches(CONDITIONS[..., None], 4, conditions=CONDITIONS, **options)
+    for (a, b), (c, d) in zip(
+        draw_batches(plain, 2), draw_batches(also, 2), strict=True
+    ):
         npt.assert_array_equal(a[0], c[0])
         npt.assert_array_equal(a[1], c[1])
         npt.assert_array_equal(b, d)
@@ -120,14 +119,16 @@ def test_dropped_conditions_follow_from_the_step():
 def test_sources_match_latents_and_are_dropped_with_conditions():
     latents = np.repeat(np.arange(8, dtype="float32"), 2).reshape(8, 2, 1)
     images = (10 + np.arange(8.0)).reshape(8, 1, 1)
-    table = np.column_stack([TOLD, np.arange(8)]).astype("float32")
+    table = np.column_stack([CONDITIONS, np.arange(8)]).astype("float32")
     sources = Sources(images, Source(1, (10.0, 17.0), [], ""), (4,))
     options = {"schedule": "cosine", "target": "clean", "seed": 1}
     data = noisy_batches(latents, 4, conditions=table, sources=sources, **options)
-    drawn = some(data, 500)
+    drawn = draw_batches(data, 500)
     which = np.concatenate([clean[:, 0, 0] for _, clean in drawn])
-    told, read = (np.concatenate([given[i] for given, _ in drawn]) for i in (2, 3))
-    assert told.shape == (2000, 3)
+    conditions, read = (
+        np.concatenate([given[i] for given, _ in drawn]) for i in (2, 3)
+    )
+    assert conditions.shape == (2000, 3)
     assert read.shape == (2000, 4, 1)
     left_out = read[:, 0, 0] == UNSPECIFIED
     npt.assert_allclose(left_out.mean(), 0.19, atol=0.03)
