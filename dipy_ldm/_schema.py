@@ -151,6 +151,7 @@ class _LatentDiffusion(_VQVAE):
     conditions: Conditions
     population: _Population | None
     source: _Source | None
+    source_channels: NotRequired[Annotated[list[dict[str, Any]], len] | None]
     latent_diffusion_history: _History
     latent_diffusion_fingerprint: str
     latent_diffusion_precision: _Precision | None

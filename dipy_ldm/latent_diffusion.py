@@ -39,7 +39,15 @@ from dipy_ldm.data._image_checks import (
 from dipy_ldm.data._scans import ImagesLike, grid_of, read_sources, require_affine
 from dipy_ldm.data._sidecars import SyntheticImage, model_facts
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
-from dipy_ldm.data.channels import chosen_columns, harden, require_intensity_channels
+from dipy_ldm.data.channels import (
+    Channel,
+    check_columns,
+    chosen_columns,
+    from_saved as channels_from,
+    harden,
+    require_intensity_channels,
+    to_saved as channels_to_saved,
+)
 from dipy_ldm.denoiser import _training as training
 from dipy_ldm.denoiser._conditioning import Conditioning, Examples, Latents
 from dipy_ldm.denoiser._networks import (
@@ -123,6 +131,8 @@ class LatentDiffusion(Estimator):
         How often conditions came together; None if there are less than two.
     source_ : Source or None
         Channels and range of source images, or their labels; None if there are none.
+    source_channels_ : tuple of Channel
+        What the channels of source images are; none where they have no names.
     conditional_mean_ : ConditionalMean or None
         Conditional mean of latents; None if there are no conditions.
     gaussian_ : Gaussian or None
@@ -165,6 +175,7 @@ class LatentDiffusion(Estimator):
         Entry("conditions", "conditions_", from_saved, to_saved),
         Entry.of_record("population", "population_", Population),
         Entry.of_record("source", "source_", sources.Source),
+        Entry("source_channels", "source_channels_", channels_from, channels_to_saved),
         Entry("latent_diffusion_history", "history_"),
         Entry("latent_diffusion_fingerprint", "fingerprint_"),
         Entry.of_record("latent_diffusion_precision", "precision_", Precision),
@@ -176,6 +187,7 @@ class LatentDiffusion(Estimator):
     conditions_: dict[str, Condition]
     population_: Population | None
     source_: sources.Source | None
+    source_channels_: tuple[Channel, ...] = ()
     detector_: AnomalyDetector | None = None
     latent_mean_: np.ndarray
     latent_scale_: np.ndarray
@@ -213,6 +225,7 @@ class LatentDiffusion(Estimator):
         *,
         init: Self | str | Path | None = None,
         source: ImagesLike | None = None,
+        source_channels: Sequence[Channel] = (),
         subjects: npt.ArrayLike | None = None,
         validation_data: ImagesLike | None = None,
         validation_conditions: ConditionsLike = None,
@@ -249,6 +262,9 @@ class LatentDiffusion(Estimator):
             What each image shall be made of, on its grid: another contrast, a coarser
             scan or a segmentation, ``(n, *space, channels)`` or ``(n, *space)``. Whole
             numbers are labels, others intensities.
+        source_channels : sequence of Channel, optional
+            What the channels of ``source`` are, as :func:`dipy_ldm.data.load_volumes`
+            returns them.
         subjects : array_like, optional
             Subject of each image, such as ``"sub-01"``. Effects of conditions are
             learnt of subjects and not of images: where some have several, this is
@@ -283,7 +299,7 @@ class LatentDiffusion(Estimator):
         self._check_vqvae()
         verbose = options.get("verbose", True)
         loaded, examples = self._read_examples(
-            images, conditions, source, subjects, verbose
+            images, conditions, source, subjects, verbose, source_channels
         )
         loaded = as_fitted(loaded, self.vqvae.shape_, "autoencoder")
         start, rank = self._read_init(init), loaded.ndim - 2
@@ -305,6 +321,7 @@ class LatentDiffusion(Estimator):
         training.check(architecture, len(loaded), resolved)
         self.fingerprint_, self.step_seconds_ = check_trainable(loaded).fingerprint, {}
         self.conditions_, self.source_ = conditioning.conditions, conditioning.source
+        self.source_channels_ = tuple(examples.source_channels)
         self.vqvae_, self.detector_ = self.vqvae._snapshot(), None
         self.precision_ = log_precision(resolved.precision)
         self._fitted_with = self._resolved(rank, start)
@@ -332,14 +349,18 @@ class LatentDiffusion(Estimator):
                 train(self, stage)
         return self
 
-    def _read_examples(self, images, conditions, source, subjects, verbose):
+    def _read_examples(
+        self, images, conditions, source, subjects, verbose, source_channels=()
+    ):
         """Load images and what belongs to them, as far as it is not given."""
         if images is None:
             return None, Examples(None, conditions, source, subjects)
         cohort = self.vqvae._read_cohort(images, verbose)
-        source = cohort.sources if source is None else source
+        if source is None:
+            source, source_channels = cohort.sources, cohort.source_channels
         subjects = cohort.subjects if subjects is None else subjects
-        return cohort.images, Examples(cohort.shape, conditions, source, subjects)
+        own = conditions, source, subjects, source_channels
+        return cohort.images, Examples(cohort.shape, *own)
 
     def _learn_latents(self, images, conditioning):
         """Encode images, and learn the scale and the prior of their latents."""
@@ -929,6 +950,9 @@ class LatentDiffusion(Estimator):
     @classmethod
     def _expected_shapes(cls, document, shapes):
         expected = VQVAE._expected_shapes(document, shapes)
+        if channels := channels_from(document.get("source_channels")):
+            n_columns = document["source"]["channels"] if document["source"] else 0
+            check_columns(channels, n_columns)
         vqvae = VQVAE(**document["vqvae"])
         latent_shape = vqvae.latent_shape(document["shape"])
         expected |= expected_shapes(document, shapes, latent_shape, vqvae.factor)
@@ -973,11 +997,12 @@ class LatentDiffusion(Estimator):
     def _summary(self):
         inner = self.vqvae_._summary()
         conditions = (f"{name}: {one}" for name, one in self.conditions_.items())
+        names = ", ".join(channel.name for channel in self.source_channels_)
         return {
             "images": inner["images"],
             "latents": inner["latents"],
             "conditions": "; ".join(conditions) or "none",
-            "source images": "none" if self.source_ is None else "needed",
+            "source images": "none" if self.source_ is None else names or "needed",
         } | super()._summary()
 
     def _networks(self):
@@ -1026,7 +1051,7 @@ class LatentDiffusion(Estimator):
     def _read_source(self, source):
         """Return sources as an array, also those in files."""
         grid = grid_of(self.vqvae_.shape_, self.vqvae_.affine_)
-        return read_sources(source, self.source_, grid)
+        return read_sources(source, self.source_, grid, self.source_channels_)
 
     def _facts(self, n, conditions=None, noise=None, **options):
         """Describe how each of so many images is made, as sidecars of commands do."""

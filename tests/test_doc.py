@@ -175,9 +175,8 @@ def test_readme(first_volumes, tmp_path):
             shutil.copy(file, scan)
             (tmp_path / "bids").mkdir(exist_ok=True)
             shutil.copytree(scan.parents[1], tmp_path / f"bids/sub-{i:02}")
-            for name in ("T1", "T2"):
-                (tmp_path / name).mkdir(exist_ok=True)
-                shutil.copy(file, tmp_path / name / f"sub-{i:02}_{name}w.nii.gz")
+            other = tmp_path / f"bids/sub-{i:02}/anat/sub-{i:02}_T2w.nii.gz"
+            shutil.copy(file, other)
         shutil.copy(files[0], "scan.nii.gz")
         scan = nib.load("scan.nii.gz")
         lesion = np.zeros(scan.shape, "uint8")

@@ -240,6 +240,7 @@ def read_volumes(
     channels: bool | Sequence[str] = False,
     mask_files: Sequence[str | Path] | None = None,
     source_files: Sequence[str | Path] | None = None,
+    source_channels: Sequence[str] = (),
     dwi: bool = False,
     cache_dir: str | Path | None = None,
     cache_limit: float | None = None,
@@ -247,7 +248,7 @@ def read_volumes(
     """Read all volumes, without those that can't be used or would spoil the grid."""
     files = find_volumes(paths)
     if dwi:
-        refuse_beside_series(channels, source_files)
+        refuse_beside_series(channels, source_files, source_channels)
     if isinstance(channels, bool) or not channels:
         files = choose_files(files, suffix, filter)
         tasks, sentences = _read_tasks(files, bool(channels), dwi)

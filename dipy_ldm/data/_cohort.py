@@ -18,7 +18,7 @@ class Cohort(NamedTuple):
     of conditions, and what their levels mean, are by the names of the conditions. The
     suffix is BIDS' word for what kind of scans they are, such as T1w. Sources are the
     source images, ``(n, *space, channels)``, and channels say what those of the
-    images are, where they have names.
+    images are, where they have names, and source_channels those of sources.
     """
 
     images: np.ndarray
@@ -31,6 +31,7 @@ class Cohort(NamedTuple):
     suffix: str | None = None
     sources: np.ndarray | None = None
     channels: Sequence = ()
+    source_channels: Sequence = ()
 
     @property
     def shape(self):

@@ -18,7 +18,7 @@ from dipy_ldm.data._nifti import (
     refuse_files,
     warn_of_space,
 )
-from dipy_ldm.data._paths import choose_named, entity, expand, stem
+from dipy_ldm.data._paths import choose_named, entity, expand, stem, suffix
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data._tables import Row
 
@@ -36,8 +36,9 @@ class Task(NamedTuple):
 
     ``info`` and ``source`` are what headers say (:class:`VolumeInfo`), ``mask`` is a
     file on the volume's own grid; each but the first may be None. ``parts`` are the
-    named channels, if there are any, each with its file. ``gradients`` are those of a
-    diffusion series, and ``volume`` the number of a volume of it.
+    named channels, if there are any, each with its file, and ``source_parts`` those of
+    the source. ``gradients`` are those of a diffusion series, and ``volume`` the number
+    of a volume of it.
     """
 
     info: VolumeInfo
@@ -46,6 +47,7 @@ class Task(NamedTuple):
     parts: tuple = ()
     gradients: Gradients | None = None
     volume: int = 0
+    source_parts: tuple = ()
 
     def per_volume(self) -> list[Self]:
         """Return a task for each diffusion-weighted volume of a series."""
@@ -100,6 +102,36 @@ def with_sources(
     infos = [(task, good.get(source_of[task.info.file])) for task in tasks]
     pairs = [task._replace(source=info) for task, info in infos if info is not None]
     return _refuse_none(pairs, "source")
+
+
+def with_source_channels(
+    tasks: list[Task],
+    files: Sequence[Path],
+    channels: "Sequence[Channel]",
+    skip_bad: bool,
+) -> list[Task]:
+    """Pair volumes with the named channels of their sources; others are left out."""
+    planned = {t.info.file: t for t in plan_channels(files, channels, skip_bad)}
+    for file in [*planned, *(task.info.file for task in tasks)]:
+        if not entity(file, "sub"):
+            raise InputError(
+                f"{file} has no sub- in its name, by which volumes and sources are "
+                f"paired; rename it, to sub-01_{suffix(file) or 'T1w'}.nii.gz, say."
+            )
+    sessions = any(entity(file, "ses") for file in planned)
+    keys = {_key(file, sessions) for file in planned}
+    pairs = [task for task in tasks if _key(task.info.file, sessions) in keys]
+    if lacking := [str(task.info.file) for task in tasks if task not in pairs]:
+        names = listed(channel.name for channel in channels)
+        text = "%d of %d volumes have no source (%s), and are left out: %s."
+        logger.warning(text, len(lacking), len(tasks), names, listed(lacking))
+    _refuse_none(pairs, "source")
+    source_of = pair_sources([task.info.file for task in pairs], list(planned))
+    sources = [planned[source_of[task.info.file]] for task in pairs]
+    return [
+        task._replace(source=source.info, source_parts=source.parts)
+        for task, source in zip(pairs, sources)
+    ]
 
 
 def _refuse_none(pairs, kind):
@@ -307,7 +339,8 @@ class Plan(NamedTuple):
         """All files that are read."""
         masks = [task.mask for task in self.tasks if task.mask]
         sources = [task.source.file for task in self.tasks if task.source]
-        parts = [file for task in self.tasks for _, file in task.parts[1:]]
+        further = (t.parts[1:] + t.source_parts[1:] for t in self.tasks)
+        parts = [file for pairs in further for _, file in pairs]
         tables = [file for t in self.tasks if t.gradients for file in t.gradients.files]
         files = [info.file for info in self.infos] + masks + sources + parts + tables
         # Volumes of a series are of one file.
@@ -339,9 +372,15 @@ class Plan(NamedTuple):
 
     @property
     def source_channels(self):
-        """Channels of sources; 0 where there are none."""
+        """Records of the channels of sources; none where they have no names."""
+        return tuple(channel for channel, _ in self.tasks[0].source_parts)
+
+    @property
+    def source_columns(self):
+        """Channels of sources, as networks see them; 0 where there are none."""
+        widths = [channel.width for channel in self.source_channels]
         source = self.tasks[0].source
-        return source.channels if source else 0
+        return sum(widths) or (source.channels if source else 0)
 
     @property
     def shape(self):

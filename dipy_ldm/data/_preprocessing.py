@@ -180,20 +180,25 @@ def conform_task(
     task: Task, grid: Grid, labels: bool = False
 ) -> tuple[np.ndarray, ...]:
     """Resample a volume, its mask and its source to ``(*grid.shape, channels)``."""
-    info, mask, source, parts, gradients, _ = task
+    info, mask, source, parts, gradients, _, source_parts = task
     if gradients is not None:
         return next(conform_series([task], grid))()
     if parts:
-        images = [channel.read(file, grid)[0] for channel, file in parts]
-        arrays = [np.concatenate(images, -1)]
+        arrays = [_conform_parts(parts, grid)]
     else:
         arrays = [conform_file(info.file, grid, channels=info.channels > 1)[0]]
     if mask is not None:
         arrays.append(_conform_mask(mask, info.affine, grid))
-    if source is not None:
+    if source_parts:
+        arrays.append(_conform_parts(source_parts, grid))
+    elif source is not None:
         channels = source.channels > 1
         arrays.append(conform_source(source.file, grid, channels, labels))
     return tuple(arrays)
+
+
+def _conform_parts(parts, grid):
+    return np.concatenate([channel.read(file, grid)[0] for channel, file in parts], -1)
 
 
 def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:

@@ -31,6 +31,7 @@ from dipy_ldm.data._paths import (
     common_suffix,
     find_volumes,
     holds_volumes,
+    suffix,
 )
 from dipy_ldm.data._preprocessing import Origin, conform_source
 from dipy_ldm.data._sources import Source
@@ -126,6 +127,7 @@ def read_cohort(
             suffix=common_suffix(images.files),
             sources=images.sources,
             channels=images.channels,
+            source_channels=images.source_channels,
         )
     if not are_scans(images):
         return Cohort(_as_array(images))
@@ -195,6 +197,9 @@ def find_channel_files(
 ) -> list[list[Path]]:
     """Find the files of all channels of each scan."""
     files, names = find_volumes(paths), [channel.name for channel in channels]
+    alone = len(files) == len(names) == 1 and not (suffixes or values)
+    if alone and suffix(files[0]) is None:
+        return [files]  # whose name says nothing
     if names == [""]:
         return [[file] for file in choose_files(files, suffixes, values, cure)]
     return put_together(choose_for_channels(files, suffixes, values), names)
@@ -205,11 +210,12 @@ def check_channel_files(
     channels: Sequence[Channel],
     along_axis: bool,
     skip_bad: bool = False,
+    start: str = "the model is of",
 ) -> tuple[list[VolumeInfo], dict[Path, str]]:
     """Check the headers of all channels; return the first of good sets, and bad."""
     infos, bad = check_headers([f for own in sets for f in own], along_axis, skip_bad)
     width = 1 if channels[0].name else channels[0].width
-    refuse_other_channels(infos[0], width)
+    refuse_other_channels(infos[0], width, start)
     good = {info.file: info for info in infos}
     firsts = [good[own[0]] for own in sets if all(file in good for file in own)]
     if not firsts:
@@ -217,9 +223,7 @@ def check_channel_files(
     return firsts, bad
 
 
-def refuse_other_channels(
-    info: VolumeInfo, channels: int, start: str = "the model is of"
-) -> None:
+def refuse_other_channels(info: VolumeInfo, channels: int, start: str) -> None:
     """Refuse volumes of other channels than a model has."""
     if info.channels != channels:
         raise InputError(
@@ -269,10 +273,14 @@ def _of_channel(files, name):
     return Path(os.path.expanduser(files[name]))
 
 
-def read_sources(source, info: Source | None, grid: Grid | None) -> Any:
+def read_sources(
+    source, info: Source | None, grid: Grid | None, channels: Sequence[Channel] = ()
+) -> Any:
     """Bring sources in files to a model's grid; arrays stay as they are."""
     if info is None or grid is None or source is None or not are_scans(source):
         return source
+    if channels:
+        return read_scans(source, grid, channels)[0]
     how = info.channels > 1, bool(info.labels)
     with files_of(source) as (files, _):
         sets = resolve_channel_files(files, [Unnamed(n=info.channels)])

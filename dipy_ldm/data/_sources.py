@@ -47,8 +47,13 @@ class Source(NamedTuple):
         return np.where(is_label, numbers, UNSPECIFIED).astype("float32")
 
 
-def learn(source: npt.ArrayLike | None, shape: tuple[int, ...]) -> Source | None:
-    """Learn channels, bounds or labels of sources ``(n, *space, channels)``."""
+def learn(
+    source: npt.ArrayLike | None, shape: tuple[int, ...], named: bool = False
+) -> Source | None:
+    """Learn channels, bounds or labels of sources ``(n, *space, channels)``.
+
+    Columns of named channels are from 0 to 1, whatever these images have.
+    """
     if source is None:
         return None
     images = as_source(source, shape[1:-1])
@@ -60,7 +65,7 @@ def learn(source: npt.ArrayLike | None, shape: tuple[int, ...]) -> Source | None
     kind = f"{len(labels)} labels" if labels else "intensities"
     logger.info("the source images are taken for %s.", kind)
     summary = check_trainable(images, "source image")
-    bounds = [summary.low, summary.high]
+    bounds = [0.0, 1.0] if named else [summary.low, summary.high]
     return Source(images.shape[-1], bounds, labels, summary.fingerprint)
 
 

@@ -31,6 +31,7 @@ from dipy_ldm.data._covariates import (
 from dipy_ldm.data._grid import Grid, choose_grid
 from dipy_ldm.data._nifti import check_headers, refuse_files
 from dipy_ldm.data._paths import (
+    choose_entities,
     choose_files,
     choose_for_channels,
     entity,
@@ -82,6 +83,8 @@ class Volumes(_Fields):
     complaints: Sequence[str] = ()
     #: Records of named channels, in the order of the last axis.
     channels: tuple[Channel, ...] = ()
+    #: The same of named channels of sources.
+    source_channels: tuple[Channel, ...] = ()
     #: Of volumes of diffusion series, ``bval`` in s/mm^2 and ``direction`` in the axes
     #: of the grid, for the ``conditions`` of :meth:`dipy_ldm.LatentDiffusion.fit`.
     gradients: Table | None = None
@@ -168,6 +171,7 @@ def load_volumes(
     mask_files: Sequence[str | Path] | None = None,
     source_files: Sequence[str | Path] | None = None,
     source_labels: bool = False,
+    source_channels: Sequence[str | Channel] = (),
     dwi: bool = False,
     skip_bad: bool = False,
     shuffle: bool = False,
@@ -213,6 +217,10 @@ def load_volumes(
         ``sub-`` and ``ses-`` of their names or, without, by order.
     source_labels : bool
         Whether sources are segmentations, of which the nearest label is taken.
+    source_channels : sequence of str, optional
+        Names of the channels of sources, as of `channels`. They are found among
+        `source_files` or, without, beside the volumes, by subject and session; volumes
+        without all of them are left out.
     dwi : bool
         Whether the files are diffusion series, with a ``.bval`` and a ``.bvec`` beside
         each. Each diffusion-weighted volume is an image then, with ``gradients``, and
@@ -266,21 +274,32 @@ def plan_volumes(
     mask_files=None,
     source_files=None,
     source_labels=False,
+    source_channels=(),
     dwi=False,
     skip_bad=False,
     shuffle=False,
 ) -> plans.Plan:
     """Read the headers of volumes, and choose their grid, as :func:`load_volumes`."""
-    files = find_volumes(paths, generated)
+    every = find_volumes(paths, generated)
     if dwi:
-        refuse_beside_series(channels, source_files)
-    files, tasks = _plan_tasks(files, suffix, filter, channels, dwi, skip_bad)
+        refuse_beside_series(channels, source_files, source_channels)
+    files, tasks = _plan_tasks(every, suffix, filter, channels, dwi, skip_bad)
     if mask_files is not None:
         mask_of = plans.pair_masks(files, expand(mask_files, masks=True))
         tasks = plans.with_masks(tasks, mask_of, skip_bad)
     if source_labels and source_files is None:
         raise InputError("`source_labels` is for `source_files`; give these, too.")
-    if source_files is not None:
+    if source_channels:
+        if source_labels:
+            raise InputError(
+                "`source_channels` say which sources are labels; leave out "
+                "`source_labels`."
+            )
+        own = choose_entities(every, filter)
+        own = own if source_files is None else find_volumes(source_files)
+        kinds = as_channels(source_channels, own)
+        tasks = plans.with_source_channels(tasks, own, kinds, skip_bad)
+    elif source_files is not None:
         source_of = plans.pair_sources(files, find_volumes(source_files))
         tasks = plans.with_sources(tasks, source_of, bool(channels), skip_bad)
     if grid is None:
@@ -290,11 +309,17 @@ def plan_volumes(
 
 
 def refuse_beside_series(
-    channels: bool | Sequence, source_files: Sequence[str | Path] | None = None
+    channels: bool | Sequence,
+    source_files: Sequence[str | Path] | None = None,
+    source_channels: Sequence = (),
 ) -> None:
     """Refuse options that make no sense for diffusion series."""
-    if channels or source_files is not None:
-        name = "channels" if channels else "source_files"
+    given = {
+        "channels": channels,
+        "source_files": source_files is not None,
+        "source_channels": source_channels,
+    }
+    if name := next(filter(given.get, given), None):
         raise InputError(
             f"`dwi` makes an image of each volume, and its source of b = 0; leave out "
             f"`{name}`, or `dwi`."
@@ -355,7 +380,7 @@ def conform_volumes(
 
 def _bytes(plan):
     """Return the bytes of the result: four a number, one a mask voxel."""
-    numbers = 4 * (plan.shape[-1] + plan.source_channels)
+    numbers = 4 * (plan.shape[-1] + plan.source_columns)
     return math.prod(plan.shape[:-1]) * (numbers + bool(plan.tasks[0].mask))
 
 
@@ -370,8 +395,10 @@ def _key(plan):
     }
     if plan.channels:
         settings["named"] = to_saved(plan.channels)
-    if channels := plan.source_channels:
-        settings["sources"] = [channels, plan.labels]
+    if columns := plan.source_columns:
+        settings["sources"] = [columns, plan.labels]
+    if plan.source_channels:
+        settings["named sources"] = to_saved(plan.source_channels)
     if plan.tasks[0].gradients:
         settings["dwi"] = True
     return cache.make_key(plan.files, settings)
@@ -393,6 +420,7 @@ def _open(folder, plan):
     masks, sources = arrays.get("masks"), arrays.get("sources")
     volumes = Volumes(arrays["images"], masks, plan.grid.affine, files, sources)
     volumes.listed, volumes.channels = plan.listed, plan.channels
+    volumes.source_channels = plan.source_channels
     volumes.kept, volumes.complaints = kept, list(complaints.values())
     volumes.gradients = plan.gradients(kept)
     return volumes
@@ -459,7 +487,7 @@ def _arrays(plan):
         arrays["masks"] = (space, "uint8")
     if task.source is not None:
         dtype = "int32" if plan.labels else "float32"
-        arrays["sources"] = ((*space, task.source.channels), dtype)
+        arrays["sources"] = ((*space, plan.source_columns), dtype)
     return arrays
 
 

@@ -1,5 +1,6 @@
 """What a denoiser is conditioned on in training."""
 
+from collections.abc import Sequence
 from functools import partial
 import hashlib
 import json
@@ -24,6 +25,7 @@ from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._covariates import as_covariates, summarise
 from dipy_ldm.data._sources import ConditioningInputs, Source, prepare_sources
 from dipy_ldm.data._table_rows import align_tables
+from dipy_ldm.data.channels import Channel, check_columns
 from dipy_ldm.prior._conditional_mean import ConditionalMean
 
 logger = logging.getLogger(__name__)
@@ -94,6 +96,7 @@ class Examples(NamedTuple):
     conditions: ConditionsLike = None
     source: npt.ArrayLike | None = None
     subjects: npt.ArrayLike | None = None
+    source_channels: Sequence[Channel] = ()
 
 
 class Conditioning(NamedTuple):
@@ -130,7 +133,9 @@ class Conditioning(NamedTuple):
                 "give it another name."
             )
         shape: Any = examples.shape
-        source = sources.learn(examples.source, shape)
+        channels = examples.source_channels
+        source = sources.learn(examples.source, shape, bool(channels))
+        check_columns(channels, source.channels if source else 0)
         encode = partial(_encode, conditions=conditions, source=source, factor=factor)
         inputs = encode(examples), encode(held_out)
         return cls(conditions, source, *inputs, *subjects)

@@ -39,7 +39,7 @@ _TRIALS = "time", "overfitting"
 
 def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -> str:
     """Check a training, write the findings, and return what must be fixed."""
-    for name in ("source_files", "steps_detector"):
+    for name in ("source_files", "source_channels", "steps_detector"):
         if getattr(options, name):
             logger.warning("dipy_check_ldm does not check --%s.", name)
     if options.dwi:
@@ -63,6 +63,7 @@ def _look_at_volumes(options):
         **inputs.grid_options(options),
         mask_files=options.mask_files,
         source_files=options.source_files,
+        **inputs.source_channels_of(options),
         dwi=options.dwi,
         cache_dir=options.cache_dir,
         cache_limit=options.cache_limit,
@@ -143,7 +144,9 @@ def _try_out(material, options, strategy):
     settings = _presets.resolve(cohort, **sizes_of(options))
     recipe = training.make(settings, strategy, options)
     recipe = training.begin_from(recipe, options)
-    if options.source_files or options.dwi:  # of which trials have none
+    if (
+        options.source_files or options.source_channels or options.dwi
+    ):  # of which trials have none
         recipe.of_model.pop("init", None)
     share = options.validation, options.seed, settings.batch_size
     parts = plans.check_split(cohort, *share)

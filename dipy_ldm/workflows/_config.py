@@ -28,8 +28,8 @@ _NOT_TAKEN = ("help", "version", "config")
 # Options by what they are about, for the help; all others are "options".
 _GROUPS = {
     "input": "suffix filter channels conditions coarsen source_files source_labels "
-    "mask_files table dwi bvals bvecs real_files generated_files train_files held_out "
-    "measurements reference voxel_size shape skip_bad background",
+    "source_channels mask_files table dwi bvals bvecs real_files generated_files "
+    "train_files held_out measurements reference voxel_size shape skip_bad background",
     "model": "init n_codes n_codebooks code_dim widths_vqvae widths_ldm",
     "training": "epochs_vqvae epochs_ldm steps_vqvae steps_ldm steps_detector "
     "accumulate learning_rate validation checkpoint_steps patch no_augment check "

@@ -96,6 +96,7 @@ def read_for(
         if source_files is not None:
             labels = bool(document["source"]["labels"])
             choice |= {"source_files": source_files, "source_labels": labels}
+            choice["source_channels"] = from_saved(document.get("source_channels"))
         images = _volumes(document, paths, option, choice, cache_dir)
     else:
         images = _images(document, paths, option, generated)

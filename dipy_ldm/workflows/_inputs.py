@@ -65,6 +65,7 @@ def plan(
             subjects=planned.subjects,
             suffix=common_suffix(files),
             channels=planned.channels,
+            source_channels=planned.source_channels,
         )
         cohort = _add_conditions(cohort, conditions, files, planned.listed, steps)
         if gradients := planned.gradients(cohort.images):
@@ -72,10 +73,10 @@ def plan(
             units = (cohort.units or {}) | (gradients.units or {})
             cohort = cohort._replace(conditions=values, units=units)
         load = partial(_load, planned, cohort)
-        channels = planned.source_channels
+        columns = planned.source_columns
         # How many labels there are is not known before the files are read.
         labels = [0] * bool(options.get("source_labels"))
-        source = Source(channels, [0.0, 1.0], labels, "") if channels else None
+        source = Source(columns, [0.0, 1.0], labels, "") if columns else None
         return InputPlan(planned.shape, cohort, load, source)
     for name, value in options.items():
         if value:
@@ -88,7 +89,7 @@ def plan(
 def plan_training(options: SimpleNamespace) -> InputPlan:
     """Find out what the inputs of a training are."""
     further = ("mask_files", "source_files", "source_labels", "dwi", "skip_bad")
-    grid = grid_options(options)
+    grid = grid_options(options) | source_channels_of(options)
     grid |= {name: getattr(options, name) for name in further}
     return plan(*named_inputs(options), **grid)
 
@@ -101,6 +102,14 @@ def named_inputs(
     if steps and not names:
         raise InputError("`coarsen` is for `conditions`; give these, too.")
     return options.input_files, names, steps
+
+
+def source_channels_of(options: SimpleNamespace) -> dict[str, Any]:
+    """Return the channels of sources."""
+    names = parse_channels(options.source_channels)
+    if names is True:
+        raise InputError("name the channels of `source_channels`, such as T1w FLAIR.")
+    return {"source_channels": names or ()}
 
 
 def grid_options(options: SimpleNamespace) -> dict[str, Any]:

@@ -142,7 +142,7 @@ class Job(NamedTuple):
         for file, parts in self.parts.items():
             inputs = [part.file for part in parts]
             inputs += [] if masks is None else [masks[file]]
-            inputs += [self.source_of[file]] if self.sources else []
+            inputs += self.sources.parts[self.source_of[file]] if self.sources else []
             own = {"Noise": self.noise[file], "Sources": list(map(str, inputs))}
             if self.bids:  # which asks for it
                 own["SkullStripped"] = bool(read_facts(file).get("SkullStripped"))

@@ -1,5 +1,6 @@
 """Source images of a command."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -7,19 +8,27 @@ import numpy as np
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid
-from dipy_ldm.data._nifti import check_headers
-from dipy_ldm.data._paths import choose_files, find_volumes
 from dipy_ldm.data._preprocessing import conform_source
-from dipy_ldm.data._scans import refuse_other_channels
+from dipy_ldm.data._scans import (
+    check_channel_files,
+    conform_channels,
+    find_channel_files,
+)
 from dipy_ldm.data._sources import Source, refuse_mismatch
+from dipy_ldm.data.channels import Channel, Unnamed, from_saved as channels_from
 
 
 class SourceInputs(NamedTuple):
-    """Files of sources, and the grid that they are brought to."""
+    """Files of sources, and the grid that they are brought to.
+
+    ``parts`` are the files of all channels of each source, by the first of them, and
+    ``own`` the first ones of this worker.
+    """
 
     source: Source
+    channels: Sequence[Channel]
     grid: Grid
-    files: list[Path]
+    parts: dict[Path, list[Path]]
     own: list[Path]
 
     @classmethod
@@ -34,17 +43,30 @@ class SourceInputs(NamedTuple):
         if source_files is None:
             return None
         source = Source(**document["source"])
-        files = find_volumes(source_files)
-        choose_files(files, cure="name those of one kind, with a wildcard")
-        infos, _ = check_headers(files, source.channels > 1)
-        refuse_other_channels(
-            infos[0], source.channels, "the model was trained with source images of"
-        )
+        named = channels_from(document.get("source_channels"))
+        channels = named or (Unnamed(n=source.channels),)
+        cure = "name those of one kind, with a wildcard"
+        sets = find_channel_files(source_files, channels, cure=cure)
+        start = "the model was trained with source images of"
+        along_axis = source.channels > 1 and not named
+        check_channel_files(sets, channels, along_axis, start=start)
         affine = np.array(document["affine"], "float64")
         grid = Grid(tuple(document["shape"][:3]), affine)
-        return cls(source, grid, files, files)
+        parts = {files[0]: files for files in sets}
+        return cls(source, named, grid, parts, list(parts))
+
+    @property
+    def files(self):
+        """The first file of each source."""
+        return list(self.parts)
+
+    def paths(self, file: Path) -> list[str]:
+        """Return the files of all channels of a source, as text."""
+        return list(map(str, self.parts[file]))
 
     def read(self, file: Path) -> np.ndarray:
         """Read a source on the grid of the model, ``(1, *space, channels)``."""
+        if self.channels:
+            return conform_channels(self.channels, self.parts[file], self.grid)[0][None]
         several, labels = self.source.channels > 1, bool(self.source.labels)
         return conform_source(file, self.grid, several, labels)[None]

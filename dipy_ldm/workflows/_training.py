@@ -118,6 +118,7 @@ class Recipe(NamedTuple):
             cohort.images,
             cohort.conditions,
             source=cohort.sources,
+            source_channels=cohort.source_channels,
             subjects=cohort.subjects,
             validation_data=validation.get("images"),
             validation_conditions=validation.get("conditions"),

@@ -255,7 +255,7 @@ class GenerateLDMFlow(LDMFlow):
                 own = {"Sample": sample}
                 own |= job.requested.facts(range(number, number + 1))
                 if sources:
-                    own |= {"Noise": noise[file], "Sources": [str(file)]}
+                    own |= {"Noise": noise[file], "Sources": sources.paths(file)}
                 # Of all that are made together, beside the first.
                 own |= refused if files == names[0] else {}
                 facts = job.facts | own
@@ -299,7 +299,8 @@ class GenerateLDMFlow(LDMFlow):
             )
             volume = series.fill(images)
             facts = job.facts | requested.facts(rows)
-            facts |= {"Sample": number, "Noise": noise[file], "Sources": [str(file)]}
+            facts |= {"Sample": number, "Noise": noise[file]}
+            facts["Sources"] = job.sources.paths(file)
             series.write_tables(files[0])
             write_sample(files, volume, series.affine, job.dtype, facts, ())
             self.written += 1

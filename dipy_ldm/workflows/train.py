@@ -94,6 +94,7 @@ class TrainLDMFlow(LDMFlow):
         mask_files=None,
         source_files=None,
         source_labels=False,
+        source_channels=None,
         dwi=False,
         background=1.0,
         skip_bad=False,
@@ -228,6 +229,10 @@ class TrainLDMFlow(LDMFlow):
             theirs holds channels, too, such as T1 and b = 0.
         source_labels : bool, optional
             Source images are segmentations.
+        source_channels : variable string, optional
+            Volumes: channels of the source images, which have files of their own, named
+            as those of --channels are. They are found by subject and session, among
+            --source_files or, without these, the inputs.
         dwi : bool, optional
             Volumes: the inputs are diffusion series, with a .bval and a .bvec beside
             each. The model learns to make diffusion-weighted volumes, for any b-value

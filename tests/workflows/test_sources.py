@@ -19,6 +19,7 @@ from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._preprocessing import conform_source
 from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data._sources import Source
+from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.workflows import _inputs as inputs, _training as report
 from dipy_ldm.workflows._conditions import RequestedConditions
 from dipy_ldm.workflows._evaluation_images import read_for, refuse_unnamed
@@ -292,6 +293,82 @@ def test_pictures_of_a_training_are_of_sources(tmp_path):
     shown = report.Report(*paths, cohort)
     shown._sample(Model())
     assert len(shown.samples) == 4
+
+
+@pytest.fixture(scope="module")
+def bids(folder):
+    """Return a folder of scans of eight subjects, of whom one has no segmentation."""
+    for kind in ("T1", "T2", "seg"):
+        for file in (folder / kind).glob("sub-[0-7]_*"):
+            place = folder / "bids" / file.name.partition("_")[0] / "anat"
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, place)
+    (folder / "bids" / "sub-7" / "anat" / "sub-7_dseg.nii.gz").unlink()
+    return folder / "bids"
+
+
+def test_named_channels_of_sources_are_found_beside_volumes(bids, caplog):
+    how = {"suffix": "T2w", "source_channels": ["T1w", "dseg"], "shuffle": True}
+    with caplog.at_level("INFO", "dipy_ldm"):
+        volumes = load_volumes([bids], voxel_size=4, cache_dir=bids.parent / "c", **how)
+    assert "1 of 8 volumes have no source (T1w, dseg), and are left out" in caplog.text
+    assert "sub-7" not in volumes.subjects
+    assert [c.kind for c in volumes.source_channels] == ["intensity", "labels"]
+    # A column for each of the labels 3 and 41, and the rest of the grid for none.
+    assert volumes.sources.shape == (*volumes.images.shape[:4], 3)
+    grid = Grid(volumes.images.shape[1:4], volumes.affine)
+    for subject, source in zip(volumes.subjects, volumes.sources, strict=True):
+        t1 = bids / subject / "anat" / f"{subject}_T1w.nii.gz"
+        npt.assert_allclose(source[..., :1], conform_source(t1, grid), atol=1e-6)
+        assert (source[..., 1:].sum(-1) <= 1).all()
+
+
+def test_models_know_the_channels_of_their_sources(bids, command, monkeypatch):
+    monkeypatch.chdir(bids.parent)
+    sources = ("--suffix", "T2w", "--source_channels", "T1w", "dseg")
+    short = (*SHORT, "--steps_ldm", 1, "--steps_vqvae", 1, "--out_dir", "named")
+    command("train", "bids", *short, *sources, "--cache_dir", "cache")
+    model = load_model("named/ldm.safetensors")
+    assert [channel.name for channel in model.source_channels_] == ["T1w", "dseg"]
+    assert model.source_.bounds == [0, 1]
+    assert "T1w, dseg" in repr(model)
+    how = ("--source_files", "bids", "--steps", 1, "--out_dir", "of-named", "--bids")
+    command("generate", "named/ldm.safetensors", *how)
+    samples = sorted(Path("of-named").rglob("*.nii.gz"))
+    assert len(samples) == 7
+    assert samples[0].name == "sub-0_desc-synthetic_T2w.nii.gz"
+    both = [f"bids/sub-0/anat/sub-0_{kind}.nii.gz" for kind in ("T1w", "dseg")]
+    assert json.loads(sidecar(samples[0]).read_text())["Sources"] == both
+    # The same in Python, of the channels by their names.
+    source = {"T1w": both[0], "dseg": both[1]}
+    noise = json.loads(sidecar(samples[0]).read_text())["Noise"]
+    volume = model.predict(source=source, steps=1, first=noise)
+    npt.assert_allclose(volume[0, ..., 0], nib.load(samples[0]).get_fdata(), atol=1e-4)
+    scan = "bids/sub-0/anat/sub-0_T2w.nii.gz"
+    command("denoise", "named/ldm.safetensors", scan, *how[:2], "--out_dir", "less")
+    (path,) = Path("less").glob("*_T2w.nii.gz")
+    assert json.loads(sidecar(path).read_text())["Sources"] == [scan, *both]
+    output = command(
+        "generate", "named/ldm.safetensors", "--source_files", "T1", status=2
+    )
+    assert "no file has the suffix dseg" in output
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"source_channels": ["FLAIR"]}, r"no file has the suffix FLAIR; there are"),
+        ({"source_channels": ["dseg"], "source_labels": True}, "leave out `source_l"),
+        ({"source_channels": ["T1w"], "dwi": True}, "leave out `source_channels`"),
+        ({"source_channels": ["T1w"], "source_files": ["x"]}, "x_T1w.nii.gz has no su"),
+    ],
+)
+def test_wrong_channels_of_sources_are_refused(bids, monkeypatch, options, sentence):
+    monkeypatch.chdir(bids.parent)
+    Path("x").mkdir(exist_ok=True)
+    shutil.copy("T1/sub-1_T1w.nii.gz", "x/x_T1w.nii.gz")
+    with pytest.raises(InputError, match=sentence):
+        load_volumes([bids], suffix="T2w", **options)
 
 
 def test_sources_of_several_kinds_are_refused(tmp_path):
