@@ -354,10 +354,21 @@ class TrainLDMFlow(LDMFlow):
         """Return whether there is something to train; refuse what is in the way."""
         for path in paths:
             refuse_claimed(path)
+        if options.resume and self._is_replacing(paths[0]):
+            raise InputError(
+                f"{paths[0]} is older than the checkpoint of a training that would "
+                "have replaced it; move it away to resume, or give --force and no "
+                "--resume to start afresh."
+            )
         if options.resume and _has_ended(self, paths[0], options):
             return False
         self._check_outputs(paths, options.resume)
         return True
+
+    def _is_replacing(self, model):
+        """Return whether a training was interrupted that began beside a model."""
+        written = [c.stat().st_mtime for c in self.checkpoints if c.exists()]
+        return model.exists() and max(written, default=0) > model.stat().st_mtime
 
     def _check_outputs(self, paths, resume):
         """Refuse to overwrite outputs, but for those that are resumed."""

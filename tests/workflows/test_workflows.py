@@ -230,6 +230,10 @@ def test_resuming_a_finished_training_is_no_error(command, tmp_path):
     output = command("train", *options, "--steps_detector", 5, status=2)
     assert "(steps_detector was False and is True); name" in answer(output)
     assert [*tmp_path.iterdir()] == [path] and path.read_bytes() == before
+    # A training with --force was interrupted, and did not replace it.
+    (tmp_path / "ldm.safetensors.diffusion-checkpoint").touch()
+    output = command("train", *options, status=2)
+    assert "is older than the checkpoint of a training that" in answer(output)
 
 
 def test_a_finished_training_of_other_options_is_refused(tmp_path):
