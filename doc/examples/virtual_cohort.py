@@ -16,6 +16,9 @@ With several contrasts there is a T2 volume of each head, too: tissues that are 
 the one are bright in the other. It is another scan, with voxels, bias field and noise
 of its own.
 
+Of a site, scans are those of one scanner, with its voxels, contrast and noise. The same
+head can be scanned at several: what differs is the scanner's, and the truth is known.
+
 The cohort is for trying things out. Subjects share the folds of the template, so that
 they differ less than people do, and nothing about people can be learnt from them.
 """
@@ -87,6 +90,8 @@ COVARIATES = {
     },
 }
 
+SITE = {"site": {"Description": "where the scanner is that made the scan"}}
+
 ORIENTATIONS = ("RAS", "LPS", "LAS", "RPI", "PIR", "ASR", "PSR", "SRA")
 DTYPES = ("int16", "uint8", "float32")
 
@@ -103,6 +108,28 @@ class Deformation(NamedTuple):
 
     displacement: np.ndarray
     affine: np.ndarray
+
+
+class Scanner(NamedTuple):
+    """What scans of a scanner are like.
+
+    Ranges of the exponent of their brightness, of what is added to grey and to white
+    matter, and of the noise; ``voxel`` is its side in mm, or None if any is.
+    """
+
+    exponent: tuple = (0.8, 1.3)
+    grey: tuple = (-0.08, 0.06)
+    white: tuple = (-0.05, 0.08)
+    noise: tuple = (0.005, 0.025)
+    voxel: float | None = None
+
+
+ANY = Scanner()
+# An old one, of low contrast and resolution, and a new one.
+SITES = {
+    "A": Scanner((0.82, 0.88), (0.03, 0.06), (-0.05, -0.02), (0.02, 0.025), 2.6),
+    "B": Scanner((1.22, 1.28), (-0.08, -0.05), (0.05, 0.08), (0.006, 0.01), 1.7),
+}
 
 
 class Lesion(NamedTuple):
@@ -137,6 +164,7 @@ def make_cohort(
     covariates=False,
     contrasts=("T1w",),
     lesion=LESION,
+    site=None,
 ):
     """Write the volumes of a cohort.
 
@@ -162,6 +190,8 @@ def make_cohort(
         Of each head: ``T1w``, ``T2w``, or both.
     lesion : Lesion
         That of patients.
+    site : str, optional
+        Where all are scanned, which is written into ``participants.tsv``, too.
 
     Returns
     -------
@@ -188,13 +218,18 @@ def make_cohort(
         traits = draw_traits(i, seed, lesion) if covariates else None
         for contrast in contrasts:
             files.append(folder / f"sub-{i:04d}_{contrast}.nii.gz")
-            image, facts = make_subject(i, seed, detailed, traits, contrast)
+            image, facts = make_subject(i, seed, detailed, traits, contrast, site)
             # What is known of a head is measured in its T1.
             covariates_of[f"sub-{i:04d}"] = covariates_of.get(f"sub-{i:04d}") or facts
             write_image(files[-1], image)
     if covariates:
         rng = np.random.default_rng((seed, first, 2))
-        write_table(folder, omit(rng, covariates_of), COVARIATES)
+        covariates_of = omit(rng, covariates_of)
+    if site:
+        for facts in covariates_of.values():
+            facts["site"] = site
+    if columns := (COVARIATES if covariates else {}) | (SITE if site else {}):
+        write_table(folder, covariates_of, columns)
     return files
 
 
@@ -276,7 +311,7 @@ def draw_traits(i, seed=0, lesion=LESION):
     return Traits(swelling, shift, lesion if rng.random() < 0.5 else None)
 
 
-def make_subject(i, seed=0, detailed=False, traits=None, contrast="T1w"):
+def make_subject(i, seed=0, detailed=False, traits=None, contrast="T1w", site=None):
     """Make a volume of a subject; return the image and its covariates.
 
     The brain is skull-stripped: outside of it all is 0. Without traits there are
@@ -288,8 +323,11 @@ def make_subject(i, seed=0, detailed=False, traits=None, contrast="T1w"):
     if contrast != "T1w":
         # All but the head itself is of this scan.
         rng = np.random.default_rng((seed, i, 3))
-    grid = draw_grid(rng, detailed)
-    brain = CONTRASTS[contrast](rng, detailed)
+    if site:
+        rng = np.random.default_rng((seed, i, 4, *site.encode(), *contrast.encode()))
+    scanner = SITES.get(site, ANY)
+    grid = draw_grid(rng, detailed, scanner.voxel)
+    brain = CONTRASTS[contrast](rng, detailed, scanner)
     covariates = {}
     if traits:
         covariates = describe(brain, grid, deformation, pose, detailed)
@@ -305,7 +343,7 @@ def make_subject(i, seed=0, detailed=False, traits=None, contrast="T1w"):
     # What interpolation leaves of the edge is no brain.
     inside = brain > 0.05
     brain *= draw_bias(rng, grid)
-    brain = add_noise(rng, brain, rng.uniform(0.005, 0.025))
+    brain = add_noise(rng, brain, rng.uniform(*scanner.noise))
     return draw_image(rng, brain * inside, grid.affine), covariates
 
 
@@ -485,14 +523,14 @@ def draw_pose(rng):
     return pose
 
 
-def draw_grid(rng, detailed=False):
+def draw_grid(rng, detailed=False, voxel=None):
     """Draw the voxels of a scan, in any order of axes, that hold the brain.
 
-    They have 1.5 to 3 mm or, of detailed subjects, 1 to 1.6 mm.
+    They have 1.5 to 3 mm or, of detailed subjects, 1 to 1.6 mm, unless it is given.
     """
     finest = spacing(detailed)
     coarsest = FINE_COARSEST if detailed else COARSEST
-    sizes = draw_sizes(rng, finest, coarsest)
+    sizes = np.full(3, voxel) if voxel else draw_sizes(rng, finest, coarsest)
     low = BRAIN_LOW - rng.uniform(0, 8, 3)
     high = BRAIN_HIGH + rng.uniform(0, 8, 3)
     shape = np.ceil((high - low) / sizes).astype(int)
@@ -522,16 +560,16 @@ def turn_axes(shape, affine, axes):
     return Grid(tuple(int(shape[axis]) for axis in order), turned)
 
 
-def draw_contrast(rng, detailed=False):
+def draw_contrast(rng, detailed=False, scanner=ANY):
     """Draw how bright the tissues of the template are, about 0 to 1."""
     (t1, grey, white), _ = templates(detailed)
-    gamma = rng.uniform(0.8, 1.3)
-    more_grey, more_white = rng.uniform([-0.08, -0.05], [0.06, 0.08])
-    return t1**gamma + np.float32(more_grey) * grey + np.float32(more_white) * white
+    exponent = rng.uniform(*scanner.exponent)
+    more_grey, more_white = rng.uniform(*zip(scanner.grey, scanner.white))
+    return t1**exponent + np.float32(more_grey) * grey + np.float32(more_white) * white
 
 
-def draw_t2(rng, detailed=False):
-    """Draw how bright the tissues are in a T2; 0 outside.
+def draw_t2(rng, detailed=False, scanner=ANY):
+    """Draw how bright the tissues are in a T2 of any scanner; 0 outside.
 
     From bright to dark: fluid, grey and white matter.
     """
@@ -652,6 +690,7 @@ def main(arguments=None):
         help="a scan of each head in each of them",
     )
     add_lesion(parser)
+    parser.add_argument("--site", choices=SITES, help="where all are scanned")
     options = parser.parse_args(arguments)
     if options.lesion != LESION and not options.covariates:
         parser.error("only subjects with --covariates have a --lesion.")
@@ -665,6 +704,7 @@ def main(arguments=None):
             covariates=options.covariates,
             contrasts=options.contrasts,
             lesion=Lesion(*options.lesion),
+            site=options.site,
         )
     except (InputError, OSError) as error:
         sys.exit(f"{parser.prog}: {error}")
