@@ -50,7 +50,8 @@ cat brains/samples-0000.json
 
 #: table
 printf 'ventricles\tgroup\n12\tcontrol\nn/a\tpatient\n' > wanted.tsv
-dipy_generate_ldm brains/ldm.safetensors --table wanted.tsv --bids --out_dir synthetic
+dipy_generate_ldm brains/ldm.safetensors --table wanted.tsv --bids \
+    --skull_stripped --out_dir synthetic
 find synthetic -name "*.nii.gz"
 cat synthetic/participants.tsv
 
