@@ -209,7 +209,8 @@ def read_measurements(document: dict, table: str | Path | None) -> dict[str, tup
         Path(file): file_rows[0].cells
         for file, file_rows in rows_of_lists([table]).items()
     }
-    names = [name for name in numeric if any(name in cells for cells in rows.values())]
+    columns = {name for cells in rows.values() for name in cells}
+    names = [name for name in numeric if name in columns]
     if not names:
         available = listed(numeric) if numeric else "it has none"
         raise InputError(
@@ -217,6 +218,8 @@ def read_measurements(document: dict, table: str | Path | None) -> dict[str, tup
             f"({available}); give a list of generated volumes with one column for each "
             "that was measured."
         )
+    if classes := [n for n in document["conditions"] if n in columns - set(numeric)]:
+        logger.warning("measurements of classes are not compared: %s.", listed(classes))
     by_file = {file: read_facts(file).get("Conditions", {}) for file in rows}
     measurements = {}
     for name in names:

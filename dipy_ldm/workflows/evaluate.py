@@ -63,9 +63,9 @@ class EvaluateLDMFlow(LDMFlow):
             models conditioned on source images: samples are generated from the same.
             Not needed with generated files.
         measurements : string or Path, optional
-            A list (.tsv or .csv) of generated volumes with a column for each condition
-            that was measured on them, by tools of yours. The requested conditions are
-            in the JSON files beside the volumes.
+            A list (.tsv or .csv) of generated volumes with a column for each numeric
+            condition that was measured on them, by tools of yours. The requested
+            conditions are in the JSON files beside the volumes.
         n_samples : int, optional
             Images of each kind that are compared. Default: all, up to 5,000.
         classifier : bool, optional

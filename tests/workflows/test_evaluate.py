@@ -100,15 +100,16 @@ def test_requested_values_are_compared_with_measurements(evaluate, volumes, tmp_
     rng = np.random.default_rng(0)
     ages = rng.uniform(20, 80, 20).round(1)
     generated = write(tmp_path / "made", soft_balls(20, 6))
-    lines = ["path\tage"]
+    lines = ["path\tage\tsex"]
     for i, age in enumerate(ages):
         file = generated / f"made-{i:03d}.nii.gz"
         sidecar = {"Conditions": {"age": age}}
         (generated / f"made-{i:03d}.json").write_text(json.dumps(sidecar))
-        lines.append(f"{file}\t{age + rng.normal():.2f}")
+        lines.append(f"{file}\t{age + rng.normal():.2f}\tF")
     (tmp_path / "measured.tsv").write_text("\n".join(lines) + "\n")
     tables = ("--generated", generated, "--measurements", "measured.tsv")
-    evaluate(volumes / "real", *tables)
+    output = evaluate(volumes / "real", *tables)
+    assert "measurements of classes are not compared: sex." in output
     found = json.loads((tmp_path / "evaluation.json").read_text())
     age = found["Figures"]["followed"]["age"]
     assert age["r"]["value"] > 0.99
