@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # which writes its page
 
 # Pixels of a pair on the page, at least.
 _WIDTH = 320
+_RATIO = "nearest-neighbour ratio"
 _LOSSES = {
     "denoiser": "loss of the denoiser",
     "reference": "the same of the reference",
@@ -48,7 +49,7 @@ def write_page(audit: "Audit", about: Mapping[str, Any]) -> str:
         ),
         nearness=_histograms(audit),
         classes=_classes(audit),
-        suspects=page.table(["sample", "nearness", "features"], suspects),
+        suspects=page.table(["sample", _RATIO, "features"], suspects),
         **_members(audit.members),
     )
 
@@ -154,7 +155,7 @@ def _histograms(audit):
         for name, s in audit.searches.items()
     }
     return page.row(
-        page.part(f"Nearness in {name}", page.histograms(values, "nearness"))
+        page.part(f"{_RATIO.capitalize()} in {name}", page.histograms(values, _RATIO))
         for name, values in drawn.items()
     )
 
@@ -207,7 +208,7 @@ def _pair(audit, pair, train, names, affine):
     both = montage(pictures(images, affine), columns=columns)
     scale = -(-_WIDTH // both.shape[1])
     caption = (
-        f"Sample {pair.generated} and {names[pair.train]}: nearness "
+        f"Sample {pair.generated} and {names[pair.train]}: {_RATIO} "
         f"{number(pair.nearness)} in {pair.features}."
     )
     return page.picture(both, caption, scale)
