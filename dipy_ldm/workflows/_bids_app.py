@@ -32,7 +32,7 @@ def _parser():
         "--participant_label", nargs="+", help="subjects, with or without sub-"
     )
     parser.add_argument("--task", choices=_TASKS, default="denoise")
-    parser.add_argument("--model_file", help="model of dipy_train_ldm")
+    parser.add_argument("--model_file", help="model of dipy_train_ldm, or brains")
     parser.add_argument("--filter", nargs="+", default=[], help="such as ses=01")
     usual = "scans to use (default: T1w, unless the channels have names)"
     parser.add_argument("--suffix", help=usual)

@@ -71,7 +71,8 @@ class DenoiseLDMFlow(LDMFlow):
         Parameters
         ----------
         model_file : string or Path
-            Model file that dipy_train_ldm wrote from volumes.
+            Model file that dipy_train_ldm wrote from volumes, or the packaged brains
+            (T1-like, without skull, at the place of the MNI template).
         strength : float, optional
             Noise level, from 0 to 1. At 0 the result is the reconstruction by the
             autoencoder; the higher, the more is generated.

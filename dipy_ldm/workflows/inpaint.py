@@ -60,7 +60,8 @@ class InpaintLDMFlow(LDMFlow):
         Parameters
         ----------
         model_file : string or Path
-            Model file that dipy_train_ldm wrote from volumes.
+            Model file that dipy_train_ldm wrote from volumes, or the packaged brains
+            (T1-like, without skull, at the place of the MNI template).
         mask_files : variable string or Path, optional
             Masks, given as the volumes are: one for all of them, or one for each, in
             their order or, where the sub- and ses- of all names say otherwise, by
