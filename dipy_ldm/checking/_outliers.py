@@ -157,22 +157,28 @@ def check_grid(brightest: np.ndarray, affine: np.ndarray | None) -> Finding:
     used = _used(brightest)
     share = math.prod(used) / math.prod(space)
     sides = " x ".join(map(str, used))
-    message += f"; what any image shows takes {sides} ({share:.0%})."
+    message += f"; what any image shows takes {sides} about the middle ({share:.0%})."
     if share >= _MIN_GRID_SHARE:
         return green("grid", message)
-    cure = f"Crop the rest away with --shape {' '.join(str(n + 2) for n in used)}."
+    sides = " ".join(str(min(n + 2, side)) for n, side in zip(used, space))
+    cure = f"Crop the rest away with --shape {sides}."
     if affine is None:
         cure = "Crop the images: the rest costs time and memory for nothing."
     return amber("grid", message, cure)
 
 
 def _used(brightest):
-    """Return the sides of the box that holds all that is brighter than the edge."""
+    """Return the sides of the box about the middle that holds all that is not dark.
+
+    Grids are cropped about their middle.
+    """
     darkest = max(0.0, float(brightest.min()))
     places = np.argwhere(brightest > darkest + _BRIGHT_BACKGROUND)
     if not len(places):
         return brightest.shape
-    return tuple(map(int, np.ptp(places, axis=0) + 1))
+    last = np.array(brightest.shape) - 1
+    margins = np.minimum(places.min(axis=0), last - places.max(axis=0))
+    return tuple(map(int, last + 1 - 2 * margins))
 
 
 def check_equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:

@@ -101,10 +101,20 @@ def test_a_grid_that_is_empty_for_the_most_part_is_to_be_cropped(volumes):
     padded = np.pad(volumes, [(0, 0), *[(6, 6)] * 3, (0, 0)])
     finding = outliers.check_grid(outliers.measure_brightness(padded)[1], affine)
     assert finding.state == "amber"
-    assert "--shape 8 9 9" in finding.cure
+    assert "--shape 8 10 9" in finding.cure
     assert "22 x 24 x 23 voxels of 2 mm" in finding.message
     _, brightest = outliers.measure_brightness(volumes[:, 1:9, 1:10])
     assert outliers.check_grid(brightest, affine).state == "green"
+
+
+def test_cropping_about_the_middle_keeps_what_lies_aside(volumes):
+    padded = np.pad(volumes, [(0, 0), (9, 0), (30, 30), (30, 30), (0, 0)])
+    finding = outliers.check_grid(outliers.measure_brightness(padded)[1], np.eye(4))
+    assert "--shape 17 10 9" in finding.cure
+    # No larger than it is.
+    aside = np.pad(volumes[:, 2:], [(0, 0), (0, 0), (30, 30), (30, 30), (0, 0)])
+    finding = outliers.check_grid(outliers.measure_brightness(aside)[1], np.eye(4))
+    assert "--shape 8 10 9" in finding.cure
 
 
 def test_equal_images_are_reported():
