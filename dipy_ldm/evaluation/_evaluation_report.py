@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm._utils.values import listed
+from dipy_ldm.data.channels import scan_column
 from dipy_ldm.evaluation import _page as page
 from dipy_ldm.evaluation._fidelity import is_worse_than_real
 from dipy_ldm.evaluation._page import number
@@ -215,7 +216,8 @@ def _where_it_looks(evaluation):
     from dipy_ldm.plots import montage, pictures
 
     test = evaluation.network
-    images = evaluation.sets.generated[test.recognised][..., :1]
+    column = scan_column(evaluation.channels) or 0
+    images = evaluation.sets.generated[test.recognised][..., column : column + 1]
     highest = test.maps.max(tuple(range(1, test.maps.ndim)), keepdims=True)
     maps = test.maps / np.maximum(highest, 1e-12)
     pairs = np.stack([images, maps], 1)

@@ -36,6 +36,7 @@ from dipy_ldm.evaluation._fidelity import (
 )
 from dipy_ldm.evaluation.evaluate import (
     _apart,
+    _measure_anatomy,
     as_json,
     choose_sample_count,
     evaluate,
@@ -81,6 +82,28 @@ def test_channels_are_measured_by_their_kinds(rng):
     assert report._is_apart(figures["dseg"]["41, ml"])
     page = report._channels(figures)
     assert "41, Dice" in page
+
+
+def test_anatomy_and_pictures_are_those_of_the_scan(monkeypatch):
+    few = lambda volumes: np.zeros((len(volumes), 3))  # noqa: E731
+    monkeypatch.setattr(anatomy, "tissue_fractions", few)
+    scans = balls(8, 0)
+    both = np.concatenate([np.roll(scans, 3, 1) > 0.5, scans], -1)
+    alone = anatomy.measure_anatomy(scans, np.eye(4))
+    measured = _measure_anatomy(Sets(*[both] * 4), np.eye(4), 1)
+    for name, values in alone.items():
+        npt.assert_allclose(measured["real"][name], values)
+
+    def look(images, channels):
+        maps = np.ones((8, *images.shape[1:-1], 1))
+        area = Interval(1, 1, 1)
+        network = NetworkTest(area, 1.0, 7, ([], []), np.arange(8), maps)
+        sets = SimpleNamespace(generated=images)
+        shown = {"sets": sets, "channels": channels, "affine": np.eye(4)}
+        return report._where_it_looks(SimpleNamespace(network=network, **shown))
+
+    channels = Labels("dseg", labels=(1,)), Channel("T1w")
+    npt.assert_allclose(look(both, channels), look(scans, ()))
 
 
 @pytest.fixture(scope="module")
