@@ -258,8 +258,10 @@ def _anatomy(evaluation):
         histograms = page.histograms(_by_title(values), title, bins=15)
         drawn.append(page.part(title, histograms))
         figures = evaluation.figures["anatomy"]
+        title = title.removesuffix(", ml")
         rows[title] = {kind: figures[kind].get(name) for kind in _SETS}
-    return {"anatomy": _table(rows, head="measurement"), "histograms": page.row(drawn)}
+    table = _table(rows, head="difference in standard deviations")
+    return {"anatomy": table, "histograms": page.row(drawn)}
 
 
 def _channels(figures):

@@ -376,7 +376,9 @@ def _compare(model, sets, kinds, affine, seed, verbose):
     measured = results.pop("anatomy", {})
     figures = {"n": len(sets.real), "features": records} | results
     if measured:
-        figures["anatomy"] = anatomy.compare_anatomy(measured, sets, seed)
+        compared = anatomy.compare_anatomy(measured, sets, seed)
+        unit = "standard deviations of the real volumes"
+        figures["anatomy"] = {"unit": unit, **compared}
     return rows, measured, figures
 
 

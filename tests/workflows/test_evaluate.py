@@ -88,12 +88,14 @@ def test_an_evaluation_of_volumes(evaluate, volumes, tmp_path):
     assert figures["n"] == 22
     assert set(figures["features"]) == {"random network", "voxels", "encoder"}
     assert set(figures["anatomy"]["generated"]) >= {"foreground", "symmetry"}
+    assert figures["anatomy"]["unit"].startswith("standard deviations")
     assert (found["Steps"], found["Seed"], found["Synthetic"]) == (2, 0, True)
     assert "1 of 45 volumes of --real_files were on other grids" in found["Notes"][0]
     assert "conditions of the real images are unknown" in found["Notes"][1]
     page = (tmp_path / "evaluation.html").read_text()
     assert found["Conclusions"][0] in page
     assert "Anatomy" in page and "ldm.safetensors" in page
+    assert "<td>foreground</td>" in page
 
 
 def test_requested_values_are_compared_with_measurements(evaluate, volumes, tmp_path):
