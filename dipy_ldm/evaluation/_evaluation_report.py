@@ -165,7 +165,8 @@ def _pictures(evaluation):
     for name, caption in captions.items():
         images = evaluation.sets.compared[name][:n]
         shown = pictures(images, evaluation.affine, evaluation.channels)
-        written += page.picture(montage(shown, columns=columns), caption, 1 + small)
+        shown = montage(shown, columns=columns, limits=(0, 1))
+        written += page.picture(shown, caption, 1 + small)
     return written
 
 
