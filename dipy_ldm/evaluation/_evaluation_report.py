@@ -123,17 +123,20 @@ def _conclude_classifier(network, learnt, **_):
 def _conclude_probe(name, probe):
     """Return a sentence on whether samples follow a condition, by its probe."""
     if probe["kind"] == "class":
-        key, chance = "right", probe["guessing"]
+        key, chances = "right", probe["guessing"]
         claim = f"{name}: generated images are taken for what they shall be"
     else:
-        key, chance = "r", 0.0
+        key, chances = "r", {"real": 0.0, "generated": 0.0}
         claim = f"{name}: generated images correlate with what is asked for"
     real, generated = (probe["figures"][of][key] for of in ("real", "generated"))
-    if real.low <= chance:
+    if real.low <= chances["real"]:
         start = f"A probe can't tell {name} of real images"
         return f"{start}, and says nothing of generated ones.", "plain"
+    if chances["generated"] == 1:
+        start = f"All requests have the same {name}"
+        return f"{start}, and whether the model follows it can't be told.", "plain"
     values = f"({number(generated.value)}, and real ones {number(real.value)})"
-    if generated.low <= chance:
+    if generated.low <= chances["generated"]:
         return f"{claim} as by chance {values}.", "bad"
     if generated.high < real.low:
         return f"{claim}, but less than real ones {values}.", "bad"
@@ -300,10 +303,11 @@ def _probed(name, probed):
         f"From the features “{probed.features}”, which predict it best; fitted to "
         f"{probed.n} real images, by none of which it is judged."
     )
-    if probed.guessing is not None:
+    if probed.guessing:
+        real, generated = (number(probed.guessing[of]) for of in ("real", "generated"))
         caption += (
             " Right are those that are taken for what they are or, if generated, shall "
-            f"be; by guessing, {number(probed.guessing)} are."
+            f"be; by guessing, {real} of real and {generated} of generated ones are."
         )
     drawn = ""
     if probed.kind != "class":

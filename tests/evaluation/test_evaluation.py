@@ -462,8 +462,11 @@ def test_probe_compares_requested_classes(sizes):
     assert set(found.predicted["generated"]) == {"7", "large"}
     assert found.figures["real"]["right"].value > 0.9
     assert found.figures["generated"]["right"].value > 0.9
-    assert 0.5 <= found.guessing < 0.7
+    assert 0.5 <= found.guessing["real"] < 0.7
     assert found.as_figures()["guessing"] == found.guessing
+    # Whoever says "7" of all is right as often as that is requested.
+    known["generated"] = [7.0] * 45 + ["large"] * 15
+    assert probe("class", rows, known).guessing["generated"] == 0.75
 
 
 def test_unreadable_condition_gets_a_sentence(sizes):
@@ -490,12 +493,13 @@ def test_unreadable_condition_gets_a_sentence(sizes):
 
 
 def test_the_page_says_whether_a_model_listens():
-    def told(real, generated, kind="continuous", key="r"):
+    def told(real, generated, kind="continuous", key="r", chance=0.7):
         figures = {
             of: {key: Interval(v, v - 0.1, v + 0.1)}
             for of, v in (("real", real), ("generated", generated))
         }
-        told = {"kind": kind, "guessing": 0.5, "figures": figures}
+        guessing = {"real": 0.5, "generated": chance}
+        told = {"kind": kind, "guessing": guessing, "figures": figures}
         alike = {"generated": Interval(0, 0, 0), "real": Interval(0, 0, 0)}
         found = {"n": 9, "features": {}, "variety": alike, "probes": {"age": told}}
         ((sentence, how),) = conclude(found)
@@ -508,7 +512,10 @@ def test_the_page_says_whether_a_model_listens():
     assert "but less than real ones (0.4, and real ones 0.8)." in sentence
     assert "as by chance" in told(0.8, 0.05)[1]
     assert told(0.05, 0.8)[0] == "plain"
-    assert "as by chance" in told(0.9, 0.55, "class", "right")[1]
+    assert "as by chance" in told(0.9, 0.75, "class", "right")[1]
+    assert told(0.9, 0.85, "class", "right")[0] == "good"
+    how, sentence = told(0.9, 1.0, "class", "right", chance=1.0)
+    assert (how, "the same age" in sentence) == ("plain", True)
 
 
 def test_counts():
