@@ -53,7 +53,7 @@ from dipy_ldm.evaluation.features import (
     voxels,
 )
 from dipy_ldm.evaluation.two_sample import NetworkTest
-from dipy_ldm.metrics import Interval
+from dipy_ldm.metrics import Interval, binomial
 
 
 def balls(n, seed):
@@ -189,6 +189,16 @@ def test_shifted_and_narrow_gaussians_are_detected(rng):
     narrow = {"generated": distances(a, b / 3), "real": floor}
     assert all(is_worse_than_real(narrow, name) for name in ("recall", "coverage"))
     assert not is_worse_than_real(narrow, "precision")
+
+
+def test_shares_of_few_are_as_uncertain_as_their_number(rng):
+    whose = np.repeat(np.arange(16), 10)
+    for n, scans, subjects in ((20, 20, None), (16, 160, whose)):
+        figures = distances(*rng.standard_normal((2, scans, 4)), 0, (None, subjects))
+        for name in ("precision", "recall", "coverage"):
+            share = figures[name]
+            _, low, high = binomial(round(share.value * n), n)
+            assert share.low <= low and high <= share.high
 
 
 def test_subjects_may_have_unequal_numbers_of_images(rng):
