@@ -23,6 +23,7 @@ from dipy_ldm.evaluation.features import Features, shrunk
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.metrics import Interval, binomial, bootstrap, nearest_distance
 from dipy_ldm.metrics.distributions import nearest_neighbours
+from dipy_ldm.metrics.intervals import widened
 
 # The neighbour whose distance tells how dense training images are around a sample.
 N_NEIGHBOURS = 10
@@ -313,7 +314,10 @@ def infer_membership(
         return np.mean(members < np.partition(held_out, rank - 1)[rank - 1])
 
     def interval(statistic):
-        return bootstrap(statistic, train, held_out, seed=seed).within(0, 1)
+        share = bootstrap(statistic, train, held_out, seed=seed).within(0, 1)
+        # Without an error, all that is resampled is the same.
+        n = min(len(train), n_held_out)
+        return widened(share, n) if share.value in (0, 1) else share
 
     return Membership(
         interval(area_under_curve),

@@ -27,7 +27,7 @@ from dipy_ldm.evaluation._invariant_features import (
 )
 from dipy_ldm.evaluation.audit import audit
 from dipy_ldm.evaluation.features import voxels
-from dipy_ldm.metrics import Interval
+from dipy_ldm.metrics import Interval, binomial
 from dipy_ldm.workflows._reports import make_copy_filter
 
 SHAPE = (17, 16, 15)
@@ -291,6 +291,9 @@ def test_infer_membership_of_normal_losses(rng):
     assert lower.true_positive_rate.low > 0.05
     few = membership.infer_membership(others[:99], others[:99])
     assert few.true_positive_rate is None
+    apart = membership.infer_membership(others[:30] - 99, others)
+    assert apart.auc.value == apart.true_positive_rate.value == 1
+    assert apart.auc.low == apart.true_positive_rate.low == binomial(30, 30).low
     assert membership.area_under_curve(np.zeros(3), np.zeros(4)) == 0.5
     assert membership.area_under_curve(np.zeros(3), np.ones(4)) == 1
 
@@ -481,7 +484,7 @@ def test_overfitted_model_is_detected():
     found = audit(model, train, held_out, steps=10)
     assert "voxels" in found.spaces_with_copies
     assert found.findings["voxels"].share.value > 0.5
-    assert found.members["denoiser"].auc.low > 0.9
+    assert found.members["denoiser"].auc.low > 0.8
     # What its fingerprints leave is clean, in what they look at.
     copy_filter = make_copy_filter(found, "a" * 64)
 
