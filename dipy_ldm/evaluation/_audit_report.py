@@ -35,7 +35,9 @@ def write_page(audit: "Audit", about: Mapping[str, Any]) -> str:
     """Write the page of an audit, which neither shows nor names a training image."""
     proof = "A pass proves nothing: see below what is not found."
     # Without their neighbours.
-    suspects = [[f"{p.generated}", p.nearness, p.features] for p in audit.pairs]
+    suspects = [
+        [f"{p.generated}", p.nearness, p.distance, p.features] for p in audit.pairs
+    ]
     return page.report(
         "Audit of a latent diffusion model",
         [*conclude(audit), (proof, "plain")],
@@ -48,7 +50,7 @@ def write_page(audit: "Audit", about: Mapping[str, Any]) -> str:
         ),
         nearness=_histograms(audit),
         classes=_classes(audit),
-        suspects=page.table(["sample", "nearness", "features"], suspects),
+        suspects=page.table(["sample", "nearness", "distance", "features"], suspects),
         **_members(audit.members),
     )
 
@@ -208,6 +210,6 @@ def _pair(audit, pair, train, names, affine):
     scale = -(-_WIDTH // both.shape[1])
     caption = (
         f"Sample {pair.generated} and {names[pair.train]}: nearness "
-        f"{number(pair.nearness)} in {pair.features}."
+        f"{number(pair.nearness)}, distance {number(pair.distance)} in {pair.features}."
     )
     return page.picture(both, caption, scale)

@@ -39,11 +39,12 @@ _CHUNK_VALUES = 2**24
 
 
 class Pair(NamedTuple):
-    """A suspicious pair: numbers of the images, ratio, and features."""
+    """A suspicious pair: numbers of the images, ratio, distance, and features."""
 
     generated: int
     train: int
     nearness: float
+    distance: float
     features: str
 
 
@@ -218,7 +219,7 @@ def audit(
         findings,
         {name.removeprefix("membership, "): member for name, member in results.items()},
         _classes(model, searches, requested, count),
-        _suspicious(searches, findings),
+        _suspicious(searches),
         scaled(sets[-1], vqvae),
         projection,
         _notes(count, n_held_out, len(train)),
@@ -314,18 +315,25 @@ def _notes(n, n_held_out, train):
     return notes
 
 
-def _suspicious(searches, findings):
-    """List the most suspicious pairs, each generated image once."""
+def _suspicious(searches):
+    """List the most suspicious pairs, each generated image once.
+
+    By what makes an image a copy: its ratio, or its distance, beside the least of
+    held-out images.
+    """
     scores = np.stack(
         [
-            search.generated.nearness / max(findings[name].threshold, 1e-12)
-            for name, search in searches.items()
+            np.minimum(
+                own.nearness / max(other.nearness.min(), 1e-12),
+                own.distance / max(other.distance.min(), 1e-12),
+            )
+            for _, own, other, _ in searches.values()
         ]
     )
     names, best = list(searches), scores.argmin(0)
     pairs = []
     for i in np.argsort(scores.min(0), kind="stable")[:_MAX_PAIRS].tolist():
         near = searches[names[best[i]]].generated
-        row, nearness = int(near.nearest[i]), float(near.nearness[i])
-        pairs.append(Pair(i, row, nearness, names[best[i]]))
+        figures = float(near.nearness[i]), float(near.distance[i])
+        pairs.append(Pair(i, int(near.nearest[i]), *figures, names[best[i]]))
     return pairs

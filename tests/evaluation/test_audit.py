@@ -25,7 +25,7 @@ from dipy_ldm.evaluation._invariant_features import (
     fit_invariant_projection,
     invariant as as_features,
 )
-from dipy_ldm.evaluation.audit import audit
+from dipy_ldm.evaluation.audit import _suspicious, audit
 from dipy_ldm.evaluation.features import voxels
 from dipy_ldm.metrics import Interval, binomial
 from dipy_ldm.workflows._reports import make_copy_filter
@@ -170,6 +170,17 @@ def test_copies_are_detected_among_near_identical_training_images(rng):
     alone = np.repeat(base[:1], 12, 0)
     near = copies.neighbours(base[:2], alone, 1.0)
     npt.assert_allclose(near.nearness, [0, 1], atol=1e-6)
+
+
+def test_copies_by_their_distance_are_suspicious_first():
+    generated = np.array([10.0, 0.1]), np.array([0.5, 0.9]), np.array([3, 4])
+    held_out = np.array([5.0, 6]), np.array([0.8, 0.9]), np.array([0, 1])
+    both = copies.Neighbours(*generated), copies.Neighbours(*held_out)
+    pairs = _suspicious({"voxels": copies.Search(voxels(), *both, (None, None))})
+    assert [(p.generated, p.train, p.distance) for p in pairs] == [
+        (1, 4, 0.1),
+        (0, 3, 10),
+    ]
 
 
 @pytest.mark.parametrize("repeats", [1, 15])
