@@ -85,31 +85,39 @@ def write_pairs(
 def conclude(audit: "Audit") -> list[tuple[str, str]]:
     """Return the conclusions as sentences."""
     sentences = [_conclude_features(audit, *item) for item in audit.findings.items()]
-    return sentences + _conclude_membership(audit.members)
+    separating = [
+        name
+        for name, member in audit.members.items()
+        if name != "reference" and member.auc.low > 0.5
+    ]
+    return sentences + [_conclude_membership(audit.members, n) for n in separating]
 
 
-def _conclude_membership(members):
-    """Return a sentence on membership inference."""
-    auc = members["denoiser"].auc
-    if auc.low <= 0.5:
-        return []
+def _conclude_membership(members, name):
+    """Return a sentence on training images that a loss separates from others."""
+    auc = members[name].auc
     start = (
-        "Training images can be distinguished from others by the loss of the denoiser "
+        f"Training images can be distinguished from others by the {_LOSSES[name]} "
         f"(AUC {number(auc.value)})"
     )
     leak = "that is no copy, but it is a leak."
+    if name != "denoiser":  # beside which no reference stands
+        end = (
+            "that is no copy, but it is a leak unless the images differ by themselves."
+        )
+        return f"{start}: {end}", "bad"
     if "reference" not in members:
-        return [(f"{start}: {leak}", "bad")]
+        return f"{start}: {leak}", "bad"
     other = members["reference"].auc
     value = number(other.value)
     if other.high < auc.low:
         end = f"a model that never saw them tells less ({value}): {leak}"
-        return [(f"{start}, and {end}", "bad")]
+        return f"{start}, and {end}", "bad"
     end = (
         f"so they can by that of a model that never saw them ({value}): the images "
         "differ by themselves, and no leak is shown."
     )
-    return [(f"{start}, and {end}", "plain")]
+    return f"{start}, and {end}", "plain"
 
 
 def _conclude_features(audit, name, finding):

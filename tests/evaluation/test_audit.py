@@ -440,6 +440,12 @@ def test_a_reference_that_tells_as_much_is_no_leak():
     assert (how, "no leak is shown" in sentence) == ("plain", True)
     ((sentence, how),) = said(denoiser=of(0.8), reference=of(0.5))
     assert (how, "tells less (0.5)" in sentence) == ("bad", True)
+    members = {"denoiser": of(0.52), "reference": of(0.8), "autoencoder": of(0.7)}
+    ((sentence, how),) = said(**members)
+    assert (how, "by the error of the autoencoder (AUC 0.7)" in sentence) == (
+        "bad",
+        True,
+    )
 
 
 def test_thresholds_are_those_of_a_twentieth_of_held_out_images(train):
