@@ -1,10 +1,11 @@
 """The page of an audit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dipy_ldm.data.channels import Channel
 from dipy_ldm.evaluation import _page as page
 from dipy_ldm.evaluation._page import number
 
@@ -61,8 +62,21 @@ def write_pairs(
     names: Mapping[int, str],
     affine: np.ndarray | None,
     about: Mapping[str, Any],
+    samples: Sequence[str] = (),
+    channels: Sequence[Channel] = (),
 ) -> str:
-    """Write a page of the most suspicious pairs, which is not to be published."""
+    """Write a page of the most suspicious pairs, which is not to be published.
+
+    Names are those of training images by their numbers; samples have names or none.
+    """
+
+    def caption(pair):
+        sample = samples[pair.generated] if samples else f"Sample {pair.generated}"
+        return (
+            f"{sample} and {names[pair.train]}: nearness {number(pair.nearness)}, "
+            f"distance {number(pair.distance)} in {pair.features}."
+        )
+
     return page.page(
         "Private: the most suspicious pairs of an audit",
         page.note(
@@ -77,7 +91,7 @@ def write_pairs(
         ),
         # Three planes are wider than what stands side by side.
         (page.row if affine is None else "".join)(
-            _pair(audit, p, train, names, affine) for p in audit.pairs
+            _pair(audit, p, train, affine, channels, caption(p)) for p in audit.pairs
         ),
     )
 
@@ -208,16 +222,12 @@ def _members(members):
     }
 
 
-def _pair(audit, pair, train, names, affine):
+def _pair(audit, pair, train, affine, channels, caption):
     """Show a generated image beside its nearest training image."""
     from dipy_ldm.plots import montage, pictures
 
     images = np.stack([audit.generated[pair.generated], train(pair.train)])
     columns = 2 if affine is None else 1
-    both = montage(pictures(images, affine), columns=columns)
+    both = montage(pictures(images, affine, channels), columns=columns)
     scale = -(-_WIDTH // both.shape[1])
-    caption = (
-        f"Sample {pair.generated} and {names[pair.train]}: nearness "
-        f"{number(pair.nearness)}, distance {number(pair.distance)} in {pair.features}."
-    )
     return page.picture(both, caption, scale)

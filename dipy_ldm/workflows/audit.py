@@ -113,7 +113,7 @@ class AuditLDMFlow(LDMFlow):
             reports.make_copy_filter(result, facts["ModelFingerprint"]).save(outputs[2])
         if pictures:
             files = _names(train_files, held_out, generated_files)
-            pairs = reports.pairs_page(result, model, images[0], facts | files)
+            pairs = reports.pairs_page(result, model, images, facts | files)
             write_text(outputs[-1], pairs, mode=0o600)
         self.outputs = outputs
         write_config(self, outputs[0], options, **sampling)

@@ -8,8 +8,9 @@ import numpy.testing as npt
 import pytest
 from scipy import ndimage, stats
 
-from dipy_ldm import VQVAE, LatentDiffusion, _serialization
+from dipy_ldm import VQVAE, LatentDiffusion, _serialization, plots
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data.channels import Channel
 from dipy_ldm.diffusion import schedules
 from dipy_ldm.evaluation import _memorization as copies, _memorization as membership
 from dipy_ldm.evaluation._audit_report import conclude, write_page, write_pairs
@@ -25,7 +26,7 @@ from dipy_ldm.evaluation._invariant_features import (
     fit_invariant_projection,
     invariant as as_features,
 )
-from dipy_ldm.evaluation.audit import _suspicious, audit
+from dipy_ldm.evaluation.audit import Pair, _suspicious, audit
 from dipy_ldm.evaluation.features import voxels
 from dipy_ldm.metrics import Interval, binomial
 from dipy_ldm.workflows._reports import make_copy_filter
@@ -352,9 +353,25 @@ def test_an_audit_of_copies(diffusion, blobs):
     assert "<img" not in html
     html = write_pairs(found, lambda i: train[i], names, None, {"model": "tiny"})
     assert "Keep it as you keep the data" in html
-    assert f"image {found.pairs[0].train}" in html
+    first = found.pairs[0]
+    assert f"Sample {first.generated} and image {first.train}: " in html
     widths = [int(width) for width in re.findall(r'<img[^>]* width="(\d+)"', html)]
     assert len(widths) == len(found.pairs) and min(widths) >= 320
+    samples = [f"sample-{i}.png" for i in range(28)]
+    html = write_pairs(found, lambda i: train[i], names, None, {}, samples)
+    assert f"sample-{first.generated}.png and image {first.train}: " in html
+
+
+def test_pairs_show_channels_in_colours(monkeypatch):
+    shown = []
+    monkeypatch.setattr(plots, "pictures", lambda *x: shown.append(x) or x[0])
+    pair = Pair(0, 0, 0.1, 0.2, "voxels")
+    found = SimpleNamespace(pairs=[pair], generated=np.zeros((1, 8, 8, 2)))
+    channels = Channel("T1w"), Channel("T2w")
+    how = {0: "a"}, None, {}, (), channels
+    write_pairs(found, lambda i: np.zeros((8, 8, 2)), *how)
+    ((_, _, passed),) = shown
+    assert passed == channels
 
 
 def test_copies_are_replaced_by_samples_of_other_numbers():

@@ -167,7 +167,8 @@ def test_an_audit_finds_copies_and_says_so_by_its_status(audit, volumes, tmp_pat
         # Neither names nor pictures of training images.
         assert not re.search(r"train-\d|/train|real-\d|/real|<img", text)
     private = tmp_path / "audit-private.html"
-    assert re.search(r"Sample \d+ and train-\d+.nii.gz: nearness", private.read_text())
+    caption = r"copies-0(\d+).nii.gz and train-0\1.nii.gz: nearness [^,]*, distance"
+    assert re.search(caption, private.read_text())
     assert private.stat().st_mode & 0o077 == 0
 
 
