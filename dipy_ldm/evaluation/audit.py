@@ -138,7 +138,7 @@ def audit(
     train : ndarray
         All images that it was trained on, ``(n, *space, channels)``, in their range.
     held_out : ndarray
-        Others, of other subjects.
+        Others, one of each of other subjects.
     generated : ndarray, optional
         What it generated. None is for generating now, as many as held-out ones.
     n : int, optional

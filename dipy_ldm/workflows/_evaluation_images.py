@@ -13,7 +13,7 @@ import numpy as np
 from dipy_ldm import _serialization
 from dipy_ldm._conditions import from_saved as conditions_from
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import listed
+from dipy_ldm._utils.values import listed, take_rows
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data._bvals_bvecs import refuse_series
 from dipy_ldm.data._covariates import read_covariates
@@ -259,6 +259,30 @@ def refuse_same_subjects(train: EvaluationImages, held_out: EvaluationImages) ->
             f"({listed(sorted(both))}), which hides copies of them; leave these out of "
             "`held_out` or, if they are other people of the same names, rename them."
         )
+
+
+def one_of_each_subject(images: EvaluationImages) -> EvaluationImages:
+    """Keep one image of each subject that names tell, and note it.
+
+    What is chance is counted by people: their other scans add nothing.
+    """
+    named = dict(enumerate(images.named or []))
+    first = {own or i: i for i, own in reversed(named.items())}
+    rows = sorted(first.values())
+    if len(rows) == len(named):
+        return images
+    people = f"{len(rows)} subjects"
+    note = f"Of {len(named)} held-out images, one of each of {people} is compared."
+    logger.info("%s", note)
+    return images._replace(
+        images=images.images[rows],
+        names=[images.names[i] for i in rows],
+        files=images.files and [images.files[i] for i in rows],
+        conditions=take_rows(images.conditions, rows),
+        notes=[*images.notes, note],
+        subjects=images.subjects and [images.subjects[i] for i in rows],
+        sources=None if images.sources is None else images.sources[rows],
+    )
 
 
 def refuse_unnamed(source_files: Sequence[str] | None, *groups: Sequence[str]) -> None:

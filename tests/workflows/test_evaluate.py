@@ -20,6 +20,7 @@ from dipy_ldm.evaluation._copy_filter import CopyFilter
 from dipy_ldm.workflows import _reports as judgement
 from dipy_ldm.workflows._evaluation_images import (
     EvaluationImages,
+    one_of_each_subject,
     read_for,
     refuse_same_subjects,
 )
@@ -281,6 +282,23 @@ def test_shared_subjects_are_refused(tmp_path):
     # Others are no reason, and nor are images whose subjects nobody knows.
     refuse_same_subjects(train, held_out._replace(subjects=["sub-e"]))
     refuse_same_subjects(train, held_out._replace(subjects=None))
+
+
+def test_held_out_images_are_counted_by_subject():
+    subjects = ["sub-2", "a.npy", "sub-1", "sub-2", "a.npy", "sub-1"]
+    images = np.arange(6.0).reshape(6, 1, 1, 1)
+    details = list("abcdef"), list("ABCDEF"), {"age": list(range(6))}, ["Note."]
+    of_each = one_of_each_subject(EvaluationImages(images, *details, subjects, images))
+    rows = [0, 1, 2, 4]  # of what has no name each is its own
+    npt.assert_array_equal(of_each.images.ravel(), rows)
+    npt.assert_array_equal(of_each.sources.ravel(), rows)
+    assert (of_each.names, of_each.files) == (list("abce"), list("ABCE"))
+    assert of_each.conditions == {"age": rows}
+    assert of_each.subjects == [subjects[i] for i in rows]
+    assert of_each.notes[1].startswith("Of 6 held-out images, one of each of 4 ")
+    assert one_of_each_subject(of_each) is of_each
+    unknown = EvaluationImages(images, *details)
+    assert one_of_each_subject(unknown) is unknown
 
 
 def test_samples_are_no_real_images(tmp_path):
