@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from dipy_ldm._utils.checks import InputError, at_least
-from dipy_ldm._utils.values import in_order, level_of
+from dipy_ldm._utils.values import in_order, level_of, take_rows
 from dipy_ldm.diffusion import samplers, schedules
 from dipy_ldm.evaluation.features import Features, shrunk
 from dipy_ldm.latent_diffusion import LatentDiffusion
@@ -265,6 +265,7 @@ def denoising_losses(
     images: np.ndarray,
     seed: int = 0,
     source: np.ndarray | None = None,
+    conditions: Mapping[str, Sequence] | None = None,
 ) -> np.ndarray:
     """Measure how well a model denoises each image at middle times, ``(n,)``.
 
@@ -279,7 +280,8 @@ def denoising_losses(
         clean = latents[start : start + size]
         numbers = range(start, start + len(clean))
         batch_source = None if source is None else source[start : start + size]
-        denoise = model.denoiser(source=batch_source)
+        own = take_rows(conditions, numbers)
+        denoise = model.denoiser(conditions=own, source=batch_source)
         draw = samplers.noise_source(seed, numbers, clean.shape[1:])
         for time in np.repeat(schedules.times_of_equal_noise(schedule, _TIMES), _DRAWS):
             alpha, sigma = (float(x) for x in schedules.rates(schedule, time))

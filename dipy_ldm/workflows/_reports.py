@@ -135,6 +135,7 @@ def audit_on(
                 *sets,
                 generated.images if generated else None,
                 conditions=train.conditions,
+                conditions_held_out=held_out.conditions,
                 source=train.sources,
                 source_held_out=held_out.sources,
                 requested=generated.conditions if generated else None,

@@ -262,7 +262,7 @@ def test_losses_are_of_the_same_noise_whatever_the_schedule(schedule):
 
         _schedule = schedule
 
-        def denoiser(self, source=None):
+        def denoiser(self, conditions, source):
             return lambda x, t: spreads.append(x.std()) or 0 * x
 
     membership.denoising_losses(Model(), np.zeros((2, 200, 200, 1)))
@@ -272,6 +272,7 @@ def test_losses_are_of_the_same_noise_whatever_the_schedule(schedule):
 
 def test_losses_are_mean_squared_errors_with_the_source_of_each_image(rng):
     images, sources = rng.random((2, 8, 200, 200, 1)).astype("float32")
+    requested = []
 
     class Model:
         """Takes sources for what is denoised, and shifts what is encoded."""
@@ -282,12 +283,16 @@ def test_losses_are_mean_squared_errors_with_the_source_of_each_image(rng):
         def _scaled(self, latents):
             return latents
 
-        def denoiser(self, source):
+        def denoiser(self, conditions, source):
+            requested.append(conditions)
             return lambda x, t: source
 
     errors = np.mean((sources - images) ** 2, (1, 2, 3))
     losses = membership.denoising_losses(Model(), images, source=sources)
     npt.assert_allclose(losses, errors, rtol=1e-5)
+    assert requested == [None, None]
+    membership.denoising_losses(Model(), images, 0, sources, {"age": range(8)})
+    assert requested[2:] == [{"age": [0, 1, 2, 3, 4, 5]}, {"age": [6, 7]}]
     losses = membership.reconstruction_losses(Model(), images)
     npt.assert_allclose(losses, 0.25, rtol=1e-5)
 

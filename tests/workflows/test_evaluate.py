@@ -186,6 +186,7 @@ def test_an_audit_beside_a_reference_and_by_class(audit, command, volumes, tmp_p
     command("generate", volumes / "ldm.safetensors", *options)
     assert json.loads((tmp_path / "samples-0001.json").read_text())["Refused"] >= 0
     found = json.loads((tmp_path / "audit.json").read_text())
+    assert any("inferred without conditions" in note for note in found["Notes"])
     members = found["Figures"]["membership"]
     assert set(members) == {"denoiser", "reference", "autoencoder"}
     assert found["Reference"].endswith("other.safetensors")
