@@ -273,11 +273,13 @@ def _shared(conditions, train, held_out):
     """Return the columns of conditions that are known of all images of both kinds."""
     both = train or {}, held_out or {}
 
-    def is_known(name, values):
+    def is_complete(name, values):
         own = {name: conditions[name]}, {name: values}
         return (ConditionBatch.of(*own, lenient=True).numbers != UNSPECIFIED).all()
 
-    names = [n for n in conditions if all(n in x and is_known(n, x[n]) for x in both)]
+    names = [
+        n for n in conditions if all(n in x and is_complete(n, x[n]) for x in both)
+    ]
     return tuple({name: own[name] for name in names} or None for own in both)
 
 

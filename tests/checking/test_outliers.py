@@ -126,11 +126,11 @@ def test_channels_are_compared_by_their_scan_and_all_take_room(volumes, names):
     npt.assert_allclose(figures, outliers.measure_brightness(volumes)[0], rtol=1e-5)
     npt.assert_array_equal(brightest, both.max((0, -1)))
     channels = Labels("dseg", labels=(1,)), Channel("T1w")
-    known = np.diag([2.0, 2, 2, 1]), names, [], names
-    alone = outliers.check_images(Material(volumes, *known))
-    found = outliers.check_images(Material(both, *known, channels))
-    assert [f.message for f in found[1:]] == [f.message for f in alone[1:]]
-    *_, no_scan = outliers.check_images(Material(labels, *known, channels[:1]))
+    details = np.diag([2.0, 2, 2, 1]), names, [], names
+    of_scan = outliers.check_images(Material(volumes, *details))
+    of_both = outliers.check_images(Material(both, *details, channels))
+    assert [f.message for f in of_both[1:]] == [f.message for f in of_scan[1:]]
+    *_, no_scan = outliers.check_images(Material(labels, *details, channels[:1]))
     assert (no_scan.state, no_scan.message) == ("grey", outliers._NO_SCAN)
 
 
