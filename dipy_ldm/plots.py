@@ -27,7 +27,11 @@ def _n_columns(images):
 
 
 def montage(
-    images: np.ndarray, *, columns: int | None = None, gap: int = 2
+    images: np.ndarray,
+    *,
+    columns: int | None = None,
+    gap: int = 2,
+    limits: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """Arrange images in one montage.
 
@@ -40,16 +44,18 @@ def montage(
         Images in a row; about a square if None.
     gap : int
         Pixels between images.
+    limits : tuple of float, optional
+        Values that are black and white; the lowest and highest of all images if None.
 
     Returns
     -------
     ndarray
         Picture, ``(height, width, channels)`` with 1 or 3 channels, float32 in
-        [0, 1]: the lowest and highest values of all images.
+        [0, 1].
     """
     images = np.asarray(images, "float32")
     images = images if images.shape[-1] == 3 else images[..., :1]
-    images = _normalized(images)
+    images = _normalized(images, limits)
     columns = columns or _n_columns(images)
     rows = math.ceil(len(images) / columns)
     _, height, width, channels = images.shape
@@ -63,10 +69,10 @@ def montage(
     return picture
 
 
-def _normalized(images):
-    """Scale images so that the darkest value is 0 and the brightest 1."""
-    low, high = images.min(), images.max()
-    return (images - low) / (high - low or 1)
+def _normalized(images, limits=None):
+    """Scale images so that the darkest value, or limit, is 0 and the brightest 1."""
+    low, high = limits or (images.min(), images.max())
+    return ((images - low) / (high - low or 1)).clip(0, 1)
 
 
 def _repeats(affine):

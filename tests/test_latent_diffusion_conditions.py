@@ -21,6 +21,8 @@ from dipy_ldm.data._sources import ConditioningInputs
 from dipy_ldm.denoiser import _networks as networks, _training as diffusion
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._training import ablation_gains
+from dipy_ldm.evaluation._memorization import denoising_losses
+from dipy_ldm.evaluation.audit import _shared
 from dipy_ldm.nn._layers import ConditionFeatures
 
 TINY = {"widths": (8,), "blocks": 1}
@@ -83,6 +85,21 @@ def test_unspecified_conditions_are_drawn(told):
     npt.assert_allclose(alone, whole[2:3], atol=1e-3)
     one = told.draw_conditions(4, {"row": 3}, seed=1, same_noise=True)
     assert len(set(one["side"])) == 1
+
+
+def test_membership_is_inferred_with_conditions_that_all_images_have(
+    told, blobs, known_of
+):
+    few = some(known_of, 40)
+    both = {"row", "side"}
+    assert [set(x) for x in _shared(told.conditions_, few, few)] == [both, both]
+    lacking = known_of, few | {"side": ["above"] * 40}, {"row": few["row"]}
+    for other in lacking:
+        shared = _shared(told.conditions_, few, other)
+        assert [set(own) for own in shared] == [{"row"}] * 2
+    assert _shared(told.conditions_, few, None) == (None, None)
+    losses = [denoising_losses(told, blobs[:8], conditions=x) for x in (None, few)]
+    assert not np.allclose(*losses)
 
 
 def test_denoising_draws_nothing(told, blobs):

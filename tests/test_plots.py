@@ -31,6 +31,12 @@ def test_montage_of_colours_and_of_constants():
     assert np.isfinite(plots.montage(np.ones((1, 2, 2, 1)))).all()
 
 
+def test_montages_with_the_same_limits_can_be_compared():
+    images = np.array([-1.0, 0.25, 2.0])[:, None, None, None] * np.ones((1, 4, 3, 1))
+    picture = plots.montage(images, columns=3, gap=0, limits=(0, 1))
+    npt.assert_array_equal(picture[0, ::3, 0], [0, 0.25, 1])
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_montage_is_saved(tmp_path, channels):
     images = np.zeros((4, 5, 6, channels))

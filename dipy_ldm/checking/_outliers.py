@@ -11,10 +11,17 @@ from scipy.ndimage import gaussian_filter
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import counted, listed
 from dipy_ldm.checking import _similarity as likeness
-from dipy_ldm.checking._findings import Finding, amber, gallery, green, robust_scores
+from dipy_ldm.checking._findings import (
+    Finding,
+    amber,
+    gallery,
+    green,
+    grey,
+    robust_scores,
+)
 from dipy_ldm.checking._headers import Material
 from dipy_ldm.checking._similarity import MIN_VOLUMES, too_few
-from dipy_ldm.data.channels import channel_slices
+from dipy_ldm.data.channels import channel_slices, scan_column
 
 # Standard deviations. Of 200 virtual brains the farthest lies 3 of them out.
 _OUTLIER_SCORE = 7.0
@@ -45,13 +52,16 @@ _CURES = {
     "shapes": "Look at these volumes: cut off, not skull-stripped as the others are, "
     "of another part of the body, or rare anatomy; leave out what is not meant.",
 }
+_NO_SCAN = "Not looked at: there are labels alone."
 
 
-def measure_brightness(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Measure how bright images are, and where any of them is.
+def measure_brightness(
+    images: np.ndarray, column: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Measure how bright a column of images is, and where any image is.
 
     Shapes: images ``(n, *space, channels)``, figures ``(n, figures)``, the brightest of
-    all images at each place ``(*space)``. The last figure is that of the background.
+    all columns at each place ``(*space)``. The last figure is that of the background.
     """
     # Volumes have been brought to [0, 1].
     ends = (0, 1) if images.ndim == 5 else (images.min(), images.max())
@@ -59,9 +69,9 @@ def measure_brightness(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     brightest = np.zeros(images.shape[1:-1], "float32")
     figures = []
     for image in tqdm(images, "brightness"):
-        scaled = (np.asarray(image[..., 0], "float32") - low) / (high - low or 1)
-        np.maximum(brightest, scaled, out=brightest)
-        figures.append(_brightness(scaled))
+        scaled = (np.asarray(image, "float32") - low) / (high - low or 1)
+        np.maximum(brightest, scaled.max(-1), out=brightest)
+        figures.append(_brightness(scaled[..., column]))
     return np.array(figures), brightest
 
 
@@ -157,22 +167,28 @@ def check_grid(brightest: np.ndarray, affine: np.ndarray | None) -> Finding:
     used = _used(brightest)
     share = math.prod(used) / math.prod(space)
     sides = " x ".join(map(str, used))
-    message += f"; what any image shows takes {sides} ({share:.0%})."
+    message += f"; what any image shows takes {sides} about the middle ({share:.0%})."
     if share >= _MIN_GRID_SHARE:
         return green("grid", message)
-    cure = f"Crop the rest away with --shape {' '.join(str(n + 2) for n in used)}."
+    sides = " ".join(str(min(n + 2, side)) for n, side in zip(used, space))
+    cure = f"Crop the rest away with --shape {sides}."
     if affine is None:
         cure = "Crop the images: the rest costs time and memory for nothing."
     return amber("grid", message, cure)
 
 
 def _used(brightest):
-    """Return the sides of the box that holds all that is brighter than the edge."""
+    """Return the sides of the box about the middle that holds all that is not dark.
+
+    Grids are cropped about their middle.
+    """
     darkest = max(0.0, float(brightest.min()))
     places = np.argwhere(brightest > darkest + _BRIGHT_BACKGROUND)
     if not len(places):
         return brightest.shape
-    return tuple(map(int, np.ptp(places, axis=0) + 1))
+    last = np.array(brightest.shape) - 1
+    margins = np.minimum(places.min(axis=0), last - places.max(axis=0))
+    return tuple(map(int, last + 1 - 2 * margins))
 
 
 def check_equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:
@@ -213,9 +229,10 @@ def check_channels(material: Material) -> list[Finding]:
 
 
 def check_images(material: Material) -> list[Finding]:
-    """Check every image."""
+    """Check every image, by its first scan where channels have names."""
     images, affine, names = material.images, material.affine, material.names
-    figures, brightest = measure_brightness(images)
+    column = scan_column(material.channels)
+    figures, brightest = measure_brightness(images, column or 0)
     if affine is None:
         usual = int(np.abs(robust_scores(figures, 0.01)).max(axis=1).argmin())
         show = gallery(images, None, usual)
@@ -224,6 +241,9 @@ def check_images(material: Material) -> list[Finding]:
             check_outliers("intensities", figures, _OF_IMAGES, names, show),
             check_equal_images(images, names),
         ]
+    if column is None:
+        return [check_grid(brightest, affine), grey("scans", _NO_SCAN)]
+    images = images[..., column : column + 1] if material.channels else images
     small = likeness.centred_cubes(images, affine)
     usual = int(likeness.likeness_to_median(small).argmax())
     show = gallery(images, affine, usual)

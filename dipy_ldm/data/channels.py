@@ -668,6 +668,16 @@ def channel_slices(channels: Sequence[Channel]) -> Iterator[tuple[Channel, slice
         start += channel.width
 
 
+def scan_column(channels: Sequence[Channel]) -> int | None:
+    """Return the column of the first scan, or else map; None of labels alone."""
+    columns = [
+        (not channel.brightens, own.start)
+        for channel, own in channel_slices(channels)
+        if channel.continuous
+    ]
+    return min(columns)[1] if columns else None if channels else 0
+
+
 def check_columns(channels: Sequence[Channel], n_columns: int) -> None:
     """Refuse records of other images."""
     n = sum(channel.width for channel in channels)

@@ -1,10 +1,11 @@
 """The page of an audit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dipy_ldm.data.channels import Channel
 from dipy_ldm.evaluation import _page as page
 from dipy_ldm.evaluation._page import number
 
@@ -36,7 +37,9 @@ def write_page(audit: "Audit", about: Mapping[str, Any]) -> str:
     """Write the page of an audit, which neither shows nor names a training image."""
     proof = "A pass proves nothing: see below what is not found."
     # Without their neighbours.
-    suspects = [[f"{p.generated}", p.nearness, p.features] for p in audit.pairs]
+    suspects = [
+        [f"{p.generated}", p.nearness, p.distance, p.features] for p in audit.pairs
+    ]
     return page.report(
         "Audit of a latent diffusion model",
         [*conclude(audit), (proof, "plain")],
@@ -49,7 +52,7 @@ def write_page(audit: "Audit", about: Mapping[str, Any]) -> str:
         ),
         nearness=_histograms(audit),
         classes=_classes(audit),
-        suspects=page.table(["sample", _RATIO, "features"], suspects),
+        suspects=page.table(["sample", _RATIO, "distance", "features"], suspects),
         **_members(audit.members),
     )
 
@@ -60,8 +63,21 @@ def write_pairs(
     names: Mapping[int, str],
     affine: np.ndarray | None,
     about: Mapping[str, Any],
+    samples: Sequence[str] = (),
+    channels: Sequence[Channel] = (),
 ) -> str:
-    """Write a page of the most suspicious pairs, which is not to be published."""
+    """Write a page of the most suspicious pairs, which is not to be published.
+
+    Names are those of training images by their numbers; samples have names or none.
+    """
+
+    def caption(pair):
+        sample = samples[pair.generated] if samples else f"Sample {pair.generated}"
+        return (
+            f"{sample} and {names[pair.train]}: {_RATIO} {number(pair.nearness)}, "
+            f"distance {number(pair.distance)} in {pair.features}."
+        )
+
     return page.page(
         "Private: the most suspicious pairs of an audit",
         page.note(
@@ -76,7 +92,7 @@ def write_pairs(
         ),
         # Three planes are wider than what stands side by side.
         (page.row if affine is None else "".join)(
-            _pair(audit, p, train, names, affine) for p in audit.pairs
+            _pair(audit, p, train, affine, channels, caption(p)) for p in audit.pairs
         ),
     )
 
@@ -84,31 +100,39 @@ def write_pairs(
 def conclude(audit: "Audit") -> list[tuple[str, str]]:
     """Return the conclusions as sentences."""
     sentences = [_conclude_features(audit, *item) for item in audit.findings.items()]
-    return sentences + _conclude_membership(audit.members)
+    separating = [
+        name
+        for name, member in audit.members.items()
+        if name != "reference" and member.auc.low > 0.5
+    ]
+    return sentences + [_conclude_membership(audit.members, n) for n in separating]
 
 
-def _conclude_membership(members):
-    """Return a sentence on membership inference."""
-    auc = members["denoiser"].auc
-    if auc.low <= 0.5:
-        return []
+def _conclude_membership(members, name):
+    """Return a sentence on training images that a loss separates from others."""
+    auc = members[name].auc
     start = (
-        "Training images can be distinguished from others by the loss of the denoiser "
+        f"Training images can be distinguished from others by the {_LOSSES[name]} "
         f"(AUC {number(auc.value)})"
     )
     leak = "that is no copy, but it is a leak."
+    if name != "denoiser":  # beside which no reference stands
+        end = (
+            "that is no copy, but it is a leak unless the images differ by themselves."
+        )
+        return f"{start}: {end}", "bad"
     if "reference" not in members:
-        return [(f"{start}: {leak}", "bad")]
+        return f"{start}: {leak}", "bad"
     other = members["reference"].auc
     value = number(other.value)
     if other.high < auc.low:
         end = f"a model that never saw them tells less ({value}): {leak}"
-        return [(f"{start}, and {end}", "bad")]
+        return f"{start}, and {end}", "bad"
     end = (
         f"so they can by that of a model that never saw them ({value}): the images "
         "differ by themselves, and no leak is shown."
     )
-    return [(f"{start}, and {end}", "plain")]
+    return f"{start}, and {end}", "plain"
 
 
 def _conclude_features(audit, name, finding):
@@ -199,16 +223,12 @@ def _members(members):
     }
 
 
-def _pair(audit, pair, train, names, affine):
+def _pair(audit, pair, train, affine, channels, caption):
     """Show a generated image beside its nearest training image."""
     from dipy_ldm.plots import montage, pictures
 
     images = np.stack([audit.generated[pair.generated], train(pair.train)])
     columns = 2 if affine is None else 1
-    both = montage(pictures(images, affine), columns=columns)
+    both = montage(pictures(images, affine, channels), columns=columns)
     scale = -(-_WIDTH // both.shape[1])
-    caption = (
-        f"Sample {pair.generated} and {names[pair.train]}: {_RATIO} "
-        f"{number(pair.nearness)} in {pair.features}."
-    )
     return page.picture(both, caption, scale)

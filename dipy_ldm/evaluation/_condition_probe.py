@@ -52,7 +52,7 @@ class Probed(NamedTuple):
     requested: dict[str, list]
     predicted: dict[str, list]
     figures: dict[str, dict[str, Interval]]
-    guessing: float | None
+    guessing: dict[str, float]
 
     def as_figures(self) -> dict[str, Any]:
         """Return the figures, without those of single images."""
@@ -177,15 +177,14 @@ def probe(
         name: _read(ridges[best].predict(rows[best][name][at]), levels)
         for name, at in places.items()
     }
-    figures = {}
+    figures, guessing = {}, {}
     for name, column in requested.items():
         pair, own = (column, predicted[name]), whose.get(name)
         if levels:
             figures[name] = {"right": class_accuracy(*pair, own)}
+            guessing[name] = max(map(column.count, levels)) / len(column)
         else:
             figures[name] = measure_agreement(*pair, seed, own)
-    commonest = max(map(requested["real"].count, levels), default=0)
-    guessing = commonest / len(requested["real"]) if levels else None
     return Probed(kind, best, len(taught), requested, predicted, figures, guessing)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dipy_ldm._conditions import BVAL
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import take_rows
+from dipy_ldm._utils.values import counted, take_rows
 from dipy_ldm.data._bvals_bvecs import B0_LIMIT, DIRECTION
 from dipy_ldm.data._pairing import pair_sources
 from dipy_ldm.data._table_rows import find_subjects
@@ -103,12 +103,21 @@ def compare_series(
     whose = np.unique(find_subjects(files), return_inverse=True)[1]
     figures = {
         title: {
-            name: mean_of([row[title] for row in of_set], whose, seed)
+            name: _mean([row[title] for row in of_set], whose, seed)
             for name, of_set in rows.items()
         }
         for title in rows["real"][0]
     }
-    return figures, _pieces(figures, np.array(shown)[..., None], real.affine)
+    counts = {"series": len(files), "subjects": len(np.unique(whose))}
+    pieces = _pieces(figures, counts, np.array(shown)[..., None], real.affine)
+    return counts | figures, pieces
+
+
+def _mean(values, whose, seed):
+    """Return the mean of what is finite, of one subject without an interval."""
+    finite = [value for value in values if np.isfinite(value)]
+    plain = float(np.mean(finite)) if finite else None
+    return mean_of(values, whose, seed) or plain
 
 
 def _fit(b0, images, gradients, mask):
@@ -141,11 +150,16 @@ def _series_of(volumes, file, columns):
     return volumes.sources[places[0]], volumes.images[places], rows
 
 
-def _pieces(figures, shown: np.ndarray, affine: np.ndarray) -> dict[str, str]:
+def _pieces(
+    figures, counts: Mapping, shown: np.ndarray, affine: np.ndarray
+) -> dict[str, str]:
     rows = [[title, *map(row.get, _SETS)] for title, row in figures.items()]
     picture = montage(planes(shown, affine), columns=1)
     caption = f"FA of the first series: {', '.join(_SETS)}."
+    n = f"{counts['series']} series of {counted(counts['subjects'], 'subject')}"
+    below = "below each mean is its 95 % interval"
+    below = below if counts["subjects"] > 1 else "intervals need two"
     return {
-        "tensors": page.table(["mean of series", *_SETS], rows),
+        "tensors": page.table(["mean of series", *_SETS], rows, f"{n}; {below}."),
         "pictures": page.picture(picture, caption),
     }

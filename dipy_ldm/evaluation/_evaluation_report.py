@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm._utils.values import listed
+from dipy_ldm.data.channels import scan_column
 from dipy_ldm.evaluation import _page as page
 from dipy_ldm.evaluation._fidelity import is_worse_than_real
 from dipy_ldm.evaluation._page import number
@@ -122,17 +123,20 @@ def _conclude_classifier(network, learnt, **_):
 def _conclude_probe(name, probe):
     """Return a sentence on whether samples follow a condition, by its probe."""
     if probe["kind"] == "class":
-        key, chance = "right", probe["guessing"]
+        key, chances = "right", probe["guessing"]
         claim = f"{name}: generated images are taken for what they shall be"
     else:
-        key, chance = "r", 0.0
+        key, chances = "r", {"real": 0.0, "generated": 0.0}
         claim = f"{name}: generated images correlate with what is asked for"
     real, generated = (probe["figures"][of][key] for of in ("real", "generated"))
-    if real.low <= chance:
+    if real.low <= chances["real"]:
         start = f"A probe can't tell {name} of real images"
         return f"{start}, and says nothing of generated ones.", "plain"
+    if chances["generated"] == 1:
+        start = f"All requests have the same {name}"
+        return f"{start}, and whether the model follows it can't be told.", "plain"
     values = f"({number(generated.value)}, and real ones {number(real.value)})"
-    if generated.low <= chance:
+    if generated.low <= chances["generated"]:
         return f"{claim} as by chance {values}.", "bad"
     if generated.high < real.low:
         return f"{claim}, but less than real ones {values}.", "bad"
@@ -164,7 +168,8 @@ def _pictures(evaluation):
     for name, caption in captions.items():
         images = evaluation.sets.compared[name][:n]
         shown = pictures(images, evaluation.affine, evaluation.channels)
-        written += page.picture(montage(shown, columns=columns), caption, 1 + small)
+        shown = montage(shown, columns=columns, limits=(0, 1))
+        written += page.picture(shown, caption, 1 + small)
     return written
 
 
@@ -215,7 +220,8 @@ def _where_it_looks(evaluation):
     from dipy_ldm.plots import montage, pictures
 
     test = evaluation.network
-    images = evaluation.sets.generated[test.recognised][..., :1]
+    column = scan_column(evaluation.channels) or 0
+    images = evaluation.sets.generated[test.recognised][..., column : column + 1]
     highest = test.maps.max(tuple(range(1, test.maps.ndim)), keepdims=True)
     maps = test.maps / np.maximum(highest, 1e-12)
     pairs = np.stack([images, maps], 1)
@@ -256,8 +262,10 @@ def _anatomy(evaluation):
         histograms = page.histograms(_by_title(values), title, bins=15)
         drawn.append(page.part(title, histograms))
         figures = evaluation.figures["anatomy"]
+        title = title.removesuffix(", ml")
         rows[title] = {kind: figures[kind].get(name) for kind in _SETS}
-    return {"anatomy": _table(rows, head="measurement"), "histograms": page.row(drawn)}
+    table = _table(rows, head="difference in standard deviations")
+    return {"anatomy": table, "histograms": page.row(drawn)}
 
 
 def _channels(figures):
@@ -295,10 +303,11 @@ def _probed(name, probed):
         f"From the features “{probed.features}”, which predict it best; fitted to "
         f"{probed.n} real images, by none of which it is judged."
     )
-    if probed.guessing is not None:
+    if probed.guessing:
+        real, generated = (number(probed.guessing[of]) for of in ("real", "generated"))
         caption += (
             " Right are those that are taken for what they are or, if generated, shall "
-            f"be; by guessing, {number(probed.guessing)} are."
+            f"be; by guessing, {real} of real and {generated} of generated ones are."
         )
     drawn = ""
     if probed.kind != "class":

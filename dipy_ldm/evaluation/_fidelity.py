@@ -26,7 +26,7 @@ from dipy_ldm.metrics import (
     psnr,
 )
 from dipy_ldm.metrics.distributions import gaussian_distance, neighbourhoods
-from dipy_ldm.metrics.intervals import subsample
+from dipy_ldm.metrics.intervals import subjects_of, subsample, widened
 from dipy_ldm.metrics.spectra import band_energies
 from dipy_ldm.vqvae import VQVAE
 
@@ -34,6 +34,8 @@ from dipy_ldm.vqvae import VQVAE
 NEIGHBOURS = 5
 # With fewer, a ball of five neighbours is most of the set.
 MIN_IMAGES = 4 * NEIGHBOURS
+# With fewer subjects, half of them are too few for the spread of shares.
+_MIN_SUBSAMPLED = 8 * NEIGHBOURS
 # Features up to which a covariance, and intervals of it, take seconds.
 _MAX_FRECHET_FEATURES = 256
 _FRECHET_RESAMPLES = 40
@@ -108,9 +110,13 @@ def distances(
         "frechet": _frechet(real, fake, seed, subjects),
     }
     near = subsample(_shares, real, fake, seed=seed, subjects=subjects)
+    n = min(len(np.unique(subjects_of(own, len(real)))) for own in subjects)
     highest = {"precision": 1, "recall": 1, "density": np.inf, "coverage": 1}
-    shares = zip(highest.items(), near, strict=True)
-    return far | {name: share.within(0, high) for (name, high), share in shares}
+    for (name, high), share in zip(highest.items(), near, strict=True):
+        if high == 1 and n < _MIN_SUBSAMPLED:
+            share = widened(share, n)
+        far[name] = share.within(0, high)
+    return far
 
 
 def _shares(real, fake):

@@ -17,12 +17,13 @@ import numpy as np
 from scipy import stats
 
 from dipy_ldm._utils.checks import InputError, at_least
-from dipy_ldm._utils.values import in_order, level_of
+from dipy_ldm._utils.values import in_order, level_of, take_rows
 from dipy_ldm.diffusion import samplers, schedules
 from dipy_ldm.evaluation.features import Features, shrunk
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.metrics import Interval, binomial, bootstrap, nearest_distance
 from dipy_ldm.metrics.distributions import nearest_neighbours
+from dipy_ldm.metrics.intervals import widened
 
 # The neighbour whose distance tells how dense training images are around a sample.
 N_NEIGHBOURS = 10
@@ -264,6 +265,7 @@ def denoising_losses(
     images: np.ndarray,
     seed: int = 0,
     source: np.ndarray | None = None,
+    conditions: Mapping[str, Sequence] | None = None,
 ) -> np.ndarray:
     """Measure how well a model denoises each image at middle times, ``(n,)``.
 
@@ -278,7 +280,8 @@ def denoising_losses(
         clean = latents[start : start + size]
         numbers = range(start, start + len(clean))
         batch_source = None if source is None else source[start : start + size]
-        denoise = model.denoiser(source=batch_source)
+        own = take_rows(conditions, numbers)
+        denoise = model.denoiser(conditions=own, source=batch_source)
         draw = samplers.noise_source(seed, numbers, clean.shape[1:])
         for time in np.repeat(schedules.times_of_equal_noise(schedule, _TIMES), _DRAWS):
             alpha, sigma = (float(x) for x in schedules.rates(schedule, time))
@@ -313,7 +316,10 @@ def infer_membership(
         return np.mean(members < np.partition(held_out, rank - 1)[rank - 1])
 
     def interval(statistic):
-        return bootstrap(statistic, train, held_out, seed=seed).within(0, 1)
+        share = bootstrap(statistic, train, held_out, seed=seed).within(0, 1)
+        # Without an error, all that is resampled is the same.
+        n = min(len(train), n_held_out)
+        return widened(share, n) if share.value in (0, 1) else share
 
     return Membership(
         interval(area_under_curve),

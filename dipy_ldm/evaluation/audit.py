@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm._conditions import ConditionsLike
+from dipy_ldm._conditions import UNSPECIFIED, ConditionBatch, ConditionsLike
 from dipy_ldm._utils.checks import InputError, check_seed, whole
-from dipy_ldm._utils.values import take_rows
+from dipy_ldm._utils.values import listed, take_rows
 from dipy_ldm.evaluation import _invariant_features as learnt, _memorization as copies
 from dipy_ldm.evaluation._audit_report import conclude, write_page
 from dipy_ldm.evaluation._page import Report
@@ -39,24 +39,27 @@ _CHUNK_VALUES = 2**24
 
 
 class Pair(NamedTuple):
-    """A suspicious pair: numbers of the images, ratio, and features."""
+    """A suspicious pair: numbers of the images, ratio, distance, and features."""
 
     generated: int
     train: int
     nearness: float
+    distance: float
     features: str
 
 
 class Reference(NamedTuple):
     """A model that saw no training image, and the same images on its own grid.
 
-    ``sources`` are the source images of both kinds, if there are any.
+    ``sources`` are the source images of both kinds, if there are any, and
+    ``conditions`` the values of their conditions.
     """
 
     model: LatentDiffusion
     train: np.ndarray
     held_out: np.ndarray
     sources: tuple[Any, Any] = (None, None)
+    conditions: tuple[Any, Any] = (None, None)
 
 
 @dataclass(eq=False, repr=False)
@@ -120,6 +123,7 @@ def audit(
     *,
     n: int | None = None,
     conditions: ConditionsLike = None,
+    conditions_held_out: ConditionsLike = None,
     source: npt.ArrayLike | None = None,
     source_held_out: npt.ArrayLike | None = None,
     requested: ConditionsLike = None,
@@ -137,7 +141,7 @@ def audit(
     train : ndarray
         All images that it was trained on, ``(n, *space, channels)``, in their range.
     held_out : ndarray
-        Others, of other subjects.
+        Others, one of each of other subjects.
     generated : ndarray, optional
         What it generated. None is for generating now, as many as held-out ones.
     n : int, optional
@@ -145,6 +149,9 @@ def audit(
     conditions : dict of str to sequence or DataFrame, optional
         Of the training images. Generated ones are asked for with those of the first,
         which is how a model that has memorised them is asked for them.
+    conditions_held_out : dict of str to sequence or DataFrame, optional
+        Of the held-out images. Membership is inferred with those conditions that are
+        known of all images of both kinds.
     source, source_held_out : array_like, optional
         Source image of each training and of each held-out image, for models
         conditioned on source images, as of :meth:`dipy_ldm.LatentDiffusion.predict`.
@@ -179,6 +186,9 @@ def audit(
         sources_of(model, source_held_out, len(held_out), "source_held_out"),
     )
     conditions = read_conditions("conditions", conditions, len(train))
+    of_held_out = read_conditions(
+        "conditions_held_out", conditions_held_out, len(held_out)
+    )
     if generated is not None:
         requested = read_conditions("requested", requested, len(generated))
     count, n_held_out = _count(len(train), len(held_out), generated, n)
@@ -196,7 +206,8 @@ def audit(
         "latents": encoder(model),
         "invariant": learnt.invariant(projection),
     }
-    own = Reference(model, train, held_out, source_images)
+    shared = _shared(model.conditions_, conditions, of_held_out)
+    own = Reference(model, train, held_out, source_images, shared)
     attacks = {
         "denoiser": (copies.denoising_losses, own),
         "reference": (copies.denoising_losses, reference),
@@ -218,10 +229,10 @@ def audit(
         findings,
         {name.removeprefix("membership, "): member for name, member in results.items()},
         _classes(model, searches, requested, count),
-        _suspicious(searches, findings),
+        _suspicious(searches),
         scaled(sets[-1], vqvae),
         projection,
-        _notes(count, n_held_out, len(train)),
+        _notes(count, n_held_out, len(train)) + _note_conditions(model, shared[0]),
     )
 
 
@@ -251,11 +262,35 @@ def _search(features, sets, vqvae):
 def _infer(losses, subject, seed):
     """Infer membership from the losses of a model of training and held-out images."""
     both, first = [], slice(_MAX_MEMBERSHIP_IMAGES)
-    sets = subject.train, subject.held_out
-    for images, source in zip(sets, subject.sources, strict=True):
-        own = None if source is None else source[first]
-        both.append(losses(subject.model, np.asarray(images[first]), seed, own))
+    sets = (subject.train, subject.held_out), subject.sources, subject.conditions
+    for images, source, conditions in zip(*sets, strict=True):
+        own = None if source is None else source[first], conditions
+        both.append(losses(subject.model, np.asarray(images[first]), seed, *own))
     return copies.infer_membership(both[0], both[1], seed)
+
+
+def _shared(conditions, train, held_out):
+    """Return the columns of conditions that are known of all images of both kinds."""
+    both = train or {}, held_out or {}
+
+    def is_complete(name, values):
+        own = {name: conditions[name]}, {name: values}
+        return (ConditionBatch.of(*own, lenient=True).numbers != UNSPECIFIED).all()
+
+    names = [
+        n for n in conditions if all(n in x and is_complete(n, x[n]) for x in both)
+    ]
+    return tuple({name: own[name] for name in names} or None for own in both)
+
+
+def _note_conditions(model, shared):
+    """Note with which conditions membership was inferred."""
+    if not model.conditions_:
+        return []
+    if shared:
+        return [f"Membership was inferred with the conditions {listed(shared)}."]
+    why = "none is known of all training and held-out images"
+    return [f"Membership was inferred without conditions: {why}."]
 
 
 def _classes(model, searches, requested, count):
@@ -314,18 +349,25 @@ def _notes(n, n_held_out, train):
     return notes
 
 
-def _suspicious(searches, findings):
-    """List the most suspicious pairs, each generated image once."""
+def _suspicious(searches):
+    """List the most suspicious pairs, each generated image once.
+
+    By what makes an image a copy: its ratio, or its distance, beside the least of
+    held-out images.
+    """
     scores = np.stack(
         [
-            search.generated.nearness / max(findings[name].threshold, 1e-12)
-            for name, search in searches.items()
+            np.minimum(
+                own.nearness / max(other.nearness.min(), 1e-12),
+                own.distance / max(other.distance.min(), 1e-12),
+            )
+            for _, own, other, _ in searches.values()
         ]
     )
     names, best = list(searches), scores.argmin(0)
     pairs = []
     for i in np.argsort(scores.min(0), kind="stable")[:_MAX_PAIRS].tolist():
         near = searches[names[best[i]]].generated
-        row, nearness = int(near.nearest[i]), float(near.nearness[i])
-        pairs.append(Pair(i, row, nearness, names[best[i]]))
+        figures = float(near.nearness[i]), float(near.distance[i])
+        pairs.append(Pair(i, int(near.nearest[i]), *figures, names[best[i]]))
     return pairs

@@ -18,7 +18,7 @@ from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._batches import scaled_to
 from dipy_ldm.data._image_checks import as_fitted, check_range
 from dipy_ldm.data._table_rows import join_rows
-from dipy_ldm.data.channels import Channel
+from dipy_ldm.data.channels import Channel, scan_column
 from dipy_ldm.evaluation import _anatomy as anatomy
 from dipy_ldm.evaluation._condition_probe import Probed, class_accuracy, probe_all
 from dipy_ldm.evaluation._evaluation_report import conclude, write_page
@@ -362,7 +362,9 @@ def _compare(model, sets, kinds, affine, seed, verbose):
     tasks["reconstruction"] = partial(measure_reconstruction, model.vqvae_, sets, seed)
     if affine is not None:
         tasks["texture"] = partial(measure_texture, sets, seed)
-        tasks["anatomy"] = partial(_measure_anatomy, sets, affine)
+        column = scan_column(model.channels_)
+        if column is not None:
+            tasks["anatomy"] = partial(_measure_anatomy, sets, affine, column)
         if channels := model.channels_:
             measure = anatomy.measure_channels
             bounds = model.vqvae_.intensity_
@@ -374,7 +376,9 @@ def _compare(model, sets, kinds, affine, seed, verbose):
     measured = results.pop("anatomy", {})
     figures = {"n": len(sets.real), "features": records} | results
     if measured:
-        figures["anatomy"] = anatomy.compare_anatomy(measured, sets, seed)
+        compared = anatomy.compare_anatomy(measured, sets, seed)
+        unit = "standard deviations of the real volumes"
+        figures["anatomy"] = {"unit": unit, **compared}
     return rows, measured, figures
 
 
@@ -384,9 +388,12 @@ def _compare_features(sets, kind, seed):
     return rows, {"version": kind.version, "says": kind.says, "figures": figures}
 
 
-def _measure_anatomy(sets, affine):
-    """Measure the volumes of each set."""
-    return {n: anatomy.measure_anatomy(x, affine) for n, x in sets.by_name.items()}
+def _measure_anatomy(sets, affine, column):
+    """Measure a column of the volumes of each set."""
+    return {
+        name: anatomy.measure_anatomy(volumes[..., column : column + 1], affine)
+        for name, volumes in sets.by_name.items()
+    }
 
 
 def _two_sample_tests(sets, rows, seed, verbose):

@@ -24,7 +24,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.evaluation._memorization import area_under_curve
 from dipy_ldm.metrics import Interval, bootstrap
 from dipy_ldm.metrics.distributions import as_rows
-from dipy_ldm.metrics.intervals import subjects_of
+from dipy_ldm.metrics.intervals import subjects_of, widened
 from dipy_ldm.nn._blocks import conv
 from dipy_ldm.nn._building import SeededInitializer, seeded
 from dipy_ldm.prior import _ridge as regression
@@ -244,7 +244,11 @@ def _auc(log_odds, folds, subjects, seed):
         )
 
     pairs = [np.stack(pair, 1) for pair in zip(log_odds, folds)]
-    return bootstrap(mean, *pairs, seed=seed, subjects=subjects).within(0, 1)
+    area = bootstrap(mean, *pairs, seed=seed, subjects=subjects).within(0, 1)
+    whose = [subjects_of(own, len(odds)) for own, odds in zip(subjects, log_odds)]
+    # Without an error, all that is resampled is the same.
+    sizes = (len(np.unique(own)) for own in whose)
+    return widened(area, min(sizes)) if area.value in (0, 1) else area
 
 
 def _held_out_log_odds(rows, labels, folds, penalties):

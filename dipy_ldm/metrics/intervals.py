@@ -186,6 +186,15 @@ def binomial(count: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(count / n, float(low), float(high))
 
 
+def widened(share: Interval, n: int) -> Interval:
+    """Widen the interval of a share to the exact one of n samples, if it is narrower.
+
+    Resampling few says too little, and nothing where all are alike.
+    """
+    _, low, high = binomial(round(share.value * n), n)
+    return share._replace(low=min(share.low, low), high=max(share.high, high))
+
+
 def _checked(confidence):
     if not 0 < confidence < 1:
         raise InputError(f"confidence must lie between 0 and 1, not {confidence}.")

@@ -74,11 +74,7 @@ def _look_at_volumes(options):
             sections["Conditions"] = _of_tables(
                 conditions, material.files, paths, steps
             )
-        # Named channels are compared by the first of them.
-        first = slice(1 if material.channels else None)
-        shown = material._replace(images=material.images[..., first])
-        if material.b0s is not None:
-            shown = _of_b0s(material)
+        shown = material if material.b0s is None else _of_b0s(material)
         sections["Images"] = check_images(shown)
         if channels := check_channels(material):
             sections["Channels"] = channels

@@ -135,6 +135,7 @@ def audit_on(
                 *sets,
                 generated.images if generated else None,
                 conditions=train.conditions,
+                conditions_held_out=held_out.conditions,
                 source=train.sources,
                 source_held_out=held_out.sources,
                 requested=generated.conditions if generated else None,
@@ -180,9 +181,13 @@ def write_audit(outputs: Sequence[Path], result: Audit, facts: dict) -> None:
 
 
 def pairs_page(
-    result: Audit, model: LatentDiffusion, train: EvaluationImages, facts: dict
+    result: Audit,
+    model: LatentDiffusion,
+    images: tuple[EvaluationImages, EvaluationImages, EvaluationImages | None],
+    facts: dict,
 ) -> str:
     """Write the page of the most suspicious pairs, which shows training images."""
+    train, _, generated = images
     names = {pair.train: train.names[pair.train] for pair in result.pairs}
     vqvae = model.vqvae_
 
@@ -190,7 +195,9 @@ def pairs_page(
         return scaled(train.images[[number]], vqvae)[0]
 
     affine = vqvae.affine_ if result.generated.ndim == 5 else None
-    return audit_page.write_pairs(result, image, names, affine, about(facts))
+    samples = generated.names if generated else ()
+    named = about(facts), samples, model.channels_
+    return audit_page.write_pairs(result, image, names, affine, *named)
 
 
 def make_copy_filter(result: Audit, model_fingerprint: str) -> CopyFilter:

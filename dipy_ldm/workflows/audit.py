@@ -7,6 +7,7 @@ from dipy_ldm.data._sidecars import fingerprint, provenance
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._evaluation_images import (
+    one_of_each_subject,
     read_for,
     reading_options,
     reference_document,
@@ -63,7 +64,7 @@ class AuditLDMFlow(LDMFlow):
             or the word mnist for the training digits.
         held_out : variable string or Path, optional
             Images of other subjects, at least 20 and better hundreds, or the word mnist
-            for the test digits.
+            for the test digits. Of several images of a subject, one is compared.
         generated_files : variable string or Path, optional
             Generated images, such as those to be published. Default: generate as many
             as there are held-out images; a conditional model with the conditions of the
@@ -113,7 +114,7 @@ class AuditLDMFlow(LDMFlow):
             reports.make_copy_filter(result, facts["ModelFingerprint"]).save(outputs[2])
         if pictures:
             files = _names(train_files, held_out, generated_files)
-            pairs = reports.pairs_page(result, model, images[0], facts | files)
+            pairs = reports.pairs_page(result, model, images, facts | files)
             write_text(outputs[-1], pairs, mode=0o600)
         self.outputs = outputs
         write_config(self, outputs[0], options, **sampling)
@@ -131,6 +132,7 @@ def _read(document, options, generated_files=None, source_files=None):
     )
     held_out = read_for(document, options.held_out, "held_out", **real)
     refuse_same_subjects(train, held_out)
+    held_out = one_of_each_subject(held_out)
     generated = generated_files and read_for(
         document, generated_files, "generated_files", generated=True, **how
     )

@@ -6,6 +6,8 @@ import pytest
 
 from dipy_ldm.checking import _outliers as outliers
 from dipy_ldm.checking._findings import robust_scores
+from dipy_ldm.checking._headers import Material
+from dipy_ldm.data.channels import Channel, Labels
 
 N = 20
 
@@ -101,10 +103,35 @@ def test_a_grid_that_is_empty_for_the_most_part_is_to_be_cropped(volumes):
     padded = np.pad(volumes, [(0, 0), *[(6, 6)] * 3, (0, 0)])
     finding = outliers.check_grid(outliers.measure_brightness(padded)[1], affine)
     assert finding.state == "amber"
-    assert "--shape 8 9 9" in finding.cure
+    assert "--shape 8 10 9" in finding.cure
     assert "22 x 24 x 23 voxels of 2 mm" in finding.message
     _, brightest = outliers.measure_brightness(volumes[:, 1:9, 1:10])
     assert outliers.check_grid(brightest, affine).state == "green"
+
+
+def test_cropping_about_the_middle_keeps_what_lies_aside(volumes):
+    padded = np.pad(volumes, [(0, 0), (9, 0), (30, 30), (30, 30), (0, 0)])
+    finding = outliers.check_grid(outliers.measure_brightness(padded)[1], np.eye(4))
+    assert "--shape 17 10 9" in finding.cure
+    # No larger than it is.
+    aside = np.pad(volumes[:, 2:], [(0, 0), (0, 0), (30, 30), (30, 30), (0, 0)])
+    finding = outliers.check_grid(outliers.measure_brightness(aside)[1], np.eye(4))
+    assert "--shape 8 10 9" in finding.cure
+
+
+def test_channels_are_compared_by_their_scan_and_all_take_room(volumes, names):
+    labels = np.float32(np.roll(volumes, 2, 1) > 0)
+    both = np.concatenate([labels, volumes], -1)
+    figures, brightest = outliers.measure_brightness(both, 1)
+    npt.assert_allclose(figures, outliers.measure_brightness(volumes)[0], rtol=1e-5)
+    npt.assert_array_equal(brightest, both.max((0, -1)))
+    channels = Labels("dseg", labels=(1,)), Channel("T1w")
+    details = np.diag([2.0, 2, 2, 1]), names, [], names
+    of_scan = outliers.check_images(Material(volumes, *details))
+    of_both = outliers.check_images(Material(both, *details, channels))
+    assert [f.message for f in of_both[1:]] == [f.message for f in of_scan[1:]]
+    *_, no_scan = outliers.check_images(Material(labels, *details, channels[:1]))
+    assert (no_scan.state, no_scan.message) == ("grey", outliers._NO_SCAN)
 
 
 def test_equal_images_are_reported():

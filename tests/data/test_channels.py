@@ -19,6 +19,7 @@ from dipy_ldm.data.channels import (
     check_same,
     choose_channels,
     from_saved,
+    scan_column,
     split_channels,
     to_saved,
 )
@@ -33,6 +34,14 @@ def put(root, subject, end, data, affine=AFFINE):
     file = folder / f"{subject}_{end}.nii.gz"
     nib.save(nib.Nifti1Image(data, affine), file)
     return file
+
+
+def test_scans_come_before_maps_and_labels():
+    labels, scan, values = Labels("dseg", labels=(3, 41)), Channel("T1w"), Map("FA")
+    assert scan_column([labels, values, scan]) == 3
+    assert scan_column([labels, values]) == 2
+    assert scan_column([labels]) is None
+    assert scan_column([]) == scan_column([Unnamed(n=2)]) == 0
 
 
 @pytest.fixture

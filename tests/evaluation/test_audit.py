@@ -8,8 +8,9 @@ import numpy.testing as npt
 import pytest
 from scipy import ndimage, stats
 
-from dipy_ldm import VQVAE, LatentDiffusion, _serialization
+from dipy_ldm import VQVAE, LatentDiffusion, _serialization, plots
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data.channels import Channel
 from dipy_ldm.diffusion import schedules
 from dipy_ldm.evaluation import _memorization as copies, _memorization as membership
 from dipy_ldm.evaluation._audit_report import conclude, write_page, write_pairs
@@ -25,9 +26,9 @@ from dipy_ldm.evaluation._invariant_features import (
     fit_invariant_projection,
     invariant as as_features,
 )
-from dipy_ldm.evaluation.audit import audit
+from dipy_ldm.evaluation.audit import Pair, _suspicious, audit
 from dipy_ldm.evaluation.features import voxels
-from dipy_ldm.metrics import Interval
+from dipy_ldm.metrics import Interval, binomial
 from dipy_ldm.workflows._reports import make_copy_filter
 
 SHAPE = (17, 16, 15)
@@ -172,6 +173,17 @@ def test_copies_are_detected_among_near_identical_training_images(rng):
     npt.assert_allclose(near.nearness, [0, 1], atol=1e-6)
 
 
+def test_copies_by_their_distance_are_suspicious_first():
+    generated = np.array([10.0, 0.1]), np.array([0.5, 0.9]), np.array([3, 4])
+    held_out = np.array([5.0, 6]), np.array([0.8, 0.9]), np.array([0, 1])
+    both = copies.Neighbours(*generated), copies.Neighbours(*held_out)
+    pairs = _suspicious({"voxels": copies.Search(voxels(), *both, (None, None))})
+    assert [(p.generated, p.train, p.distance) for p in pairs] == [
+        (1, 4, 0.1),
+        (0, 3, 10),
+    ]
+
+
 @pytest.mark.parametrize("repeats", [1, 15])
 def test_repeated_images_give_no_alarm(repeats):
     alarms = 0
@@ -250,7 +262,7 @@ def test_losses_are_of_the_same_noise_whatever_the_schedule(schedule):
 
         _schedule = schedule
 
-        def denoiser(self, source=None):
+        def denoiser(self, conditions, source):
             return lambda x, t: spreads.append(x.std()) or 0 * x
 
     membership.denoising_losses(Model(), np.zeros((2, 200, 200, 1)))
@@ -260,6 +272,7 @@ def test_losses_are_of_the_same_noise_whatever_the_schedule(schedule):
 
 def test_losses_are_mean_squared_errors_with_the_source_of_each_image(rng):
     images, sources = rng.random((2, 8, 200, 200, 1)).astype("float32")
+    requested = []
 
     class Model:
         """Takes sources for what is denoised, and shifts what is encoded."""
@@ -270,12 +283,16 @@ def test_losses_are_mean_squared_errors_with_the_source_of_each_image(rng):
         def _scaled(self, latents):
             return latents
 
-        def denoiser(self, source):
+        def denoiser(self, conditions, source):
+            requested.append(conditions)
             return lambda x, t: source
 
     errors = np.mean((sources - images) ** 2, (1, 2, 3))
     losses = membership.denoising_losses(Model(), images, source=sources)
     npt.assert_allclose(losses, errors, rtol=1e-5)
+    assert requested == [None, None]
+    membership.denoising_losses(Model(), images, 0, sources, {"age": range(8)})
+    assert requested[2:] == [{"age": [0, 1, 2, 3, 4, 5]}, {"age": [6, 7]}]
     losses = membership.reconstruction_losses(Model(), images)
     npt.assert_allclose(losses, 0.25, rtol=1e-5)
 
@@ -291,6 +308,9 @@ def test_infer_membership_of_normal_losses(rng):
     assert lower.true_positive_rate.low > 0.05
     few = membership.infer_membership(others[:99], others[:99])
     assert few.true_positive_rate is None
+    apart = membership.infer_membership(others[:30] - 99, others)
+    assert apart.auc.value == apart.true_positive_rate.value == 1
+    assert apart.auc.low == apart.true_positive_rate.low == binomial(30, 30).low
     assert membership.area_under_curve(np.zeros(3), np.zeros(4)) == 0.5
     assert membership.area_under_curve(np.zeros(3), np.ones(4)) == 1
 
@@ -338,9 +358,25 @@ def test_an_audit_of_copies(diffusion, blobs):
     assert "<img" not in html
     html = write_pairs(found, lambda i: train[i], names, None, {"model": "tiny"})
     assert "Keep it as you keep the data" in html
-    assert f"image {found.pairs[0].train}" in html
+    first = found.pairs[0]
+    assert f"Sample {first.generated} and image {first.train}: " in html
     widths = [int(width) for width in re.findall(r'<img[^>]* width="(\d+)"', html)]
     assert len(widths) == len(found.pairs) and min(widths) >= 320
+    samples = [f"sample-{i}.png" for i in range(28)]
+    html = write_pairs(found, lambda i: train[i], names, None, {}, samples)
+    assert f"sample-{first.generated}.png and image {first.train}: " in html
+
+
+def test_pairs_show_channels_in_colours(monkeypatch):
+    shown = []
+    monkeypatch.setattr(plots, "pictures", lambda *x: shown.append(x) or x[0])
+    pair = Pair(0, 0, 0.1, 0.2, "voxels")
+    found = SimpleNamespace(pairs=[pair], generated=np.zeros((1, 8, 8, 2)))
+    channels = Channel("T1w"), Channel("T2w")
+    how = {0: "a"}, None, {}, (), channels
+    write_pairs(found, lambda i: np.zeros((8, 8, 2)), *how)
+    ((_, _, passed),) = shown
+    assert passed == channels
 
 
 def test_copies_are_replaced_by_samples_of_other_numbers():
@@ -426,6 +462,12 @@ def test_a_reference_that_tells_as_much_is_no_leak():
     assert (how, "no leak is shown" in sentence) == ("plain", True)
     ((sentence, how),) = said(denoiser=of(0.8), reference=of(0.5))
     assert (how, "tells less (0.5)" in sentence) == ("bad", True)
+    members = {"denoiser": of(0.52), "reference": of(0.8), "autoencoder": of(0.7)}
+    ((sentence, how),) = said(**members)
+    assert (how, "by the error of the autoencoder (AUC 0.7)" in sentence) == (
+        "bad",
+        True,
+    )
 
 
 def test_thresholds_are_those_of_a_twentieth_of_held_out_images(train):
@@ -481,7 +523,7 @@ def test_overfitted_model_is_detected():
     found = audit(model, train, held_out, steps=10)
     assert "voxels" in found.spaces_with_copies
     assert found.findings["voxels"].share.value > 0.5
-    assert found.members["denoiser"].auc.low > 0.9
+    assert found.members["denoiser"].auc.low > 0.8
     # What its fingerprints leave is clean, in what they look at.
     copy_filter = make_copy_filter(found, "a" * 64)
 

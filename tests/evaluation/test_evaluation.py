@@ -36,6 +36,7 @@ from dipy_ldm.evaluation._fidelity import (
 )
 from dipy_ldm.evaluation.evaluate import (
     _apart,
+    _measure_anatomy,
     as_json,
     choose_sample_count,
     evaluate,
@@ -52,7 +53,7 @@ from dipy_ldm.evaluation.features import (
     voxels,
 )
 from dipy_ldm.evaluation.two_sample import NetworkTest
-from dipy_ldm.metrics import Interval
+from dipy_ldm.metrics import Interval, binomial
 
 
 def balls(n, seed):
@@ -81,6 +82,28 @@ def test_channels_are_measured_by_their_kinds(rng):
     assert report._is_apart(figures["dseg"]["41, ml"])
     page = report._channels(figures)
     assert "41, Dice" in page
+
+
+def test_anatomy_and_pictures_are_those_of_the_scan(monkeypatch):
+    few = lambda volumes: np.zeros((len(volumes), 3))  # noqa: E731
+    monkeypatch.setattr(anatomy, "tissue_fractions", few)
+    scans = balls(8, 0)
+    both = np.concatenate([np.roll(scans, 3, 1) > 0.5, scans], -1)
+    alone = anatomy.measure_anatomy(scans, np.eye(4))
+    measured = _measure_anatomy(Sets(*[both] * 4), np.eye(4), 1)
+    for name, values in alone.items():
+        npt.assert_allclose(measured["real"][name], values)
+
+    def look(images, channels):
+        maps = np.ones((8, *images.shape[1:-1], 1))
+        area = Interval(1, 1, 1)
+        network = NetworkTest(area, 1.0, 7, ([], []), np.arange(8), maps)
+        sets = SimpleNamespace(generated=images)
+        shown = {"sets": sets, "channels": channels, "affine": np.eye(4)}
+        return report._where_it_looks(SimpleNamespace(network=network, **shown))
+
+    channels = Labels("dseg", labels=(1,)), Channel("T1w")
+    npt.assert_allclose(look(both, channels), look(scans, ()))
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +189,16 @@ def test_shifted_and_narrow_gaussians_are_detected(rng):
     narrow = {"generated": distances(a, b / 3), "real": floor}
     assert all(is_worse_than_real(narrow, name) for name in ("recall", "coverage"))
     assert not is_worse_than_real(narrow, "precision")
+
+
+def test_shares_of_few_are_as_uncertain_as_their_number(rng):
+    whose = np.repeat(np.arange(16), 10)
+    for n, scans, subjects in ((20, 20, None), (16, 160, whose)):
+        figures = distances(*rng.standard_normal((2, scans, 4)), 0, (None, subjects))
+        for name in ("precision", "recall", "coverage"):
+            share = figures[name]
+            _, low, high = binomial(round(share.value * n), n)
+            assert share.low <= low and high <= share.high
 
 
 def test_subjects_may_have_unequal_numbers_of_images(rng):
@@ -439,8 +472,11 @@ def test_probe_compares_requested_classes(sizes):
     assert set(found.predicted["generated"]) == {"7", "large"}
     assert found.figures["real"]["right"].value > 0.9
     assert found.figures["generated"]["right"].value > 0.9
-    assert 0.5 <= found.guessing < 0.7
+    assert 0.5 <= found.guessing["real"] < 0.7
     assert found.as_figures()["guessing"] == found.guessing
+    # Whoever says "7" of all is right as often as that is requested.
+    known["generated"] = [7.0] * 45 + ["large"] * 15
+    assert probe("class", rows, known).guessing["generated"] == 0.75
 
 
 def test_unreadable_condition_gets_a_sentence(sizes):
@@ -467,12 +503,13 @@ def test_unreadable_condition_gets_a_sentence(sizes):
 
 
 def test_the_page_says_whether_a_model_listens():
-    def told(real, generated, kind="continuous", key="r"):
+    def told(real, generated, kind="continuous", key="r", chance=0.7):
         figures = {
             of: {key: Interval(v, v - 0.1, v + 0.1)}
             for of, v in (("real", real), ("generated", generated))
         }
-        told = {"kind": kind, "guessing": 0.5, "figures": figures}
+        guessing = {"real": 0.5, "generated": chance}
+        told = {"kind": kind, "guessing": guessing, "figures": figures}
         alike = {"generated": Interval(0, 0, 0), "real": Interval(0, 0, 0)}
         found = {"n": 9, "features": {}, "variety": alike, "probes": {"age": told}}
         ((sentence, how),) = conclude(found)
@@ -485,7 +522,10 @@ def test_the_page_says_whether_a_model_listens():
     assert "but less than real ones (0.4, and real ones 0.8)." in sentence
     assert "as by chance" in told(0.8, 0.05)[1]
     assert told(0.05, 0.8)[0] == "plain"
-    assert "as by chance" in told(0.9, 0.55, "class", "right")[1]
+    assert "as by chance" in told(0.9, 0.75, "class", "right")[1]
+    assert told(0.9, 0.85, "class", "right")[0] == "good"
+    how, sentence = told(0.9, 1.0, "class", "right", chance=1.0)
+    assert (how, "the same age" in sentence) == ("plain", True)
 
 
 def test_counts():

@@ -8,6 +8,7 @@ from scipy.ndimage import gaussian_filter
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.evaluation import two_sample
 from dipy_ldm.evaluation.two_sample import logistic_test, network_test
+from dipy_ldm.metrics import binomial
 
 
 def draw_textures(n, seed, shape=(16, 16)):
@@ -93,6 +94,10 @@ def test_logistic_regression_recognises_a_direction(rng):
     a, b, c = rng.standard_normal((3, 60, 80))
     direction = rng.standard_normal(80) / np.sqrt(80)
     assert logistic_test(a, b + 3 * direction).value > 0.9
+    alone = logistic_test(a, a + 99)
+    assert alone == pytest.approx(binomial(60, 60))
+    of_few = logistic_test(a, a + 99, subjects=(np.arange(60) // 3, None))
+    assert of_few == pytest.approx(binomial(20, 20))
     same = logistic_test(a, c)
     assert same.low < 0.5 < same.high
     # Copies, which would be known again by what was learnt from the others.

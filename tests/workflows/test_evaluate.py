@@ -20,6 +20,7 @@ from dipy_ldm.evaluation._copy_filter import CopyFilter
 from dipy_ldm.workflows import _reports as judgement
 from dipy_ldm.workflows._evaluation_images import (
     EvaluationImages,
+    one_of_each_subject,
     read_for,
     refuse_same_subjects,
 )
@@ -88,12 +89,14 @@ def test_an_evaluation_of_volumes(evaluate, volumes, tmp_path):
     assert figures["n"] == 22
     assert set(figures["features"]) == {"random network", "voxels", "encoder"}
     assert set(figures["anatomy"]["generated"]) >= {"foreground", "symmetry"}
+    assert figures["anatomy"]["unit"].startswith("standard deviations")
     assert (found["Steps"], found["Seed"], found["Synthetic"]) == (2, 0, True)
     assert "1 of 45 volumes of --real_files were on other grids" in found["Notes"][0]
     assert "conditions of the real images are unknown" in found["Notes"][1]
     page = (tmp_path / "evaluation.html").read_text()
     assert found["Conclusions"][0] in page
     assert "Anatomy" in page and "ldm.safetensors" in page
+    assert "<td>foreground</td>" in page
 
 
 def test_requested_values_are_compared_with_measurements(evaluate, volumes, tmp_path):
@@ -166,7 +169,10 @@ def test_an_audit_finds_copies_and_says_so_by_its_status(audit, volumes, tmp_pat
         # Neither names nor pictures of training images.
         assert not re.search(r"train-\d|/train|real-\d|/real|<img", text)
     private = tmp_path / "audit-private.html"
-    caption = r"Sample \d+ and train-\d+.nii.gz: nearest-neighbour ratio"
+    caption = (
+        r"copies-0(\d+).nii.gz and train-0\1.nii.gz: nearest-neighbour ratio [^,]*, "
+        "distance"
+    )
     assert re.search(caption, private.read_text())
     assert private.stat().st_mode & 0o077 == 0
 
@@ -184,6 +190,7 @@ def test_an_audit_beside_a_reference_and_by_class(audit, command, volumes, tmp_p
     command("generate", volumes / "ldm.safetensors", *options)
     assert json.loads((tmp_path / "samples-0001.json").read_text())["Refused"] >= 0
     found = json.loads((tmp_path / "audit.json").read_text())
+    assert any("inferred without conditions" in note for note in found["Notes"])
     members = found["Figures"]["membership"]
     assert set(members) == {"denoiser", "reference", "autoencoder"}
     assert found["Reference"].endswith("other.safetensors")
@@ -280,6 +287,23 @@ def test_shared_subjects_are_refused(tmp_path):
     # Others are no reason, and nor are images whose subjects nobody knows.
     refuse_same_subjects(train, held_out._replace(subjects=["sub-e"]))
     refuse_same_subjects(train, held_out._replace(subjects=None))
+
+
+def test_held_out_images_are_counted_by_subject():
+    subjects = ["sub-2", "a.npy", "sub-1", "sub-2", "a.npy", "sub-1"]
+    images = np.arange(6.0).reshape(6, 1, 1, 1)
+    details = list("abcdef"), list("ABCDEF"), {"age": list(range(6))}, ["Note."]
+    of_each = one_of_each_subject(EvaluationImages(images, *details, subjects, images))
+    rows = [0, 1, 2, 4]  # of what has no name each is its own
+    npt.assert_array_equal(of_each.images.ravel(), rows)
+    npt.assert_array_equal(of_each.sources.ravel(), rows)
+    assert (of_each.names, of_each.files) == (list("abce"), list("ABCE"))
+    assert of_each.conditions == {"age": rows}
+    assert of_each.subjects == [subjects[i] for i in rows]
+    assert of_each.notes[1].startswith("Of 6 held-out images, one of each of 4 ")
+    assert one_of_each_subject(of_each) is of_each
+    unknown = EvaluationImages(images, *details)
+    assert one_of_each_subject(unknown) is unknown
 
 
 def test_samples_are_no_real_images(tmp_path):
