@@ -210,8 +210,9 @@ def check_time(
     )
     if total > _LONG_HOURS * 3600:
         cure = (
-            "Begin with larger voxels (twice as wide take an eighth of the time), "
-            "fewer --steps_vqvae and --steps_ldm, or a GPU."
+            "Begin with larger voxels (twice as wide, the diffusion model takes an "
+            "eighth of the time; the autoencoder, which learns from patches, takes "
+            "about as long), fewer --steps_vqvae and --steps_ldm, or a GPU."
         )
         return amber("time", message, cure, table=table)
     return green("time", message, table=table)

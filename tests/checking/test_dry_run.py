@@ -128,6 +128,7 @@ def test_a_guide_is_counted_and_days_are_amber():
     finding = verdicts.check_time(Paces(1.0, each, 0.1), trainings, n=8000, n_all=8000)
     assert finding.state == "amber"
     assert "days" in finding.message
+    assert "learns from patches, takes about as long" in finding.cure
     assert dict(row[:2] for row in finding.table[1:])["guide"] == 625
 
 
