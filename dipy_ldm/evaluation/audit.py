@@ -294,7 +294,7 @@ def _count(train, held_out, generated, n):
         refuse_unequal(held_out, available, "held-out")
         n = _MAX_IMAGES
     else:
-        whole("n_samples", n, copies.MIN_IMAGES)
+        whole("n", n, copies.MIN_IMAGES)
         available = n if generated is None else available
     counts = min(available, n), min(held_out, n)
     copies.check_counts(train, counts[1], counts[0])

@@ -246,7 +246,7 @@ def choose_sample_count(
 ) -> tuple[int, list[str]]:
     """Count how many images of each kind are compared, and note it."""
     if n is not None:
-        whole("n_samples", n, MIN_IMAGES)
+        whole("n", n, MIN_IMAGES)
     elif generated is not None:
         refuse_unequal(real, generated, "real")
     if real < 2 * MIN_IMAGES:
@@ -273,7 +273,7 @@ def refuse_unequal(real: int, generated: int, kind: str) -> None:
     if max(real, generated) > _MAX_SIZE_RATIO * min(real, generated):
         raise InputError(
             f"there are {real} {kind} and {generated} generated images; give sets "
-            "whose sizes differ less than tenfold, or a number with `n_samples`."
+            "whose sizes differ less than tenfold, or a number with `n`."
         )
 
 
