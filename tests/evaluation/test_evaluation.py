@@ -312,6 +312,7 @@ def test_requested_values_are_correlated_with_measurements(rng):
         with pytest.raises(InputError, match=sentence):
             probes.measure_agreement(numbers, measured)
     assert probes.class_accuracy([1, "b"], ["1", "c"]).value == 0.5
+    assert probes.class_accuracy([7.0, "7"], np.array([7, 7])).value == 1
     # Of two subjects little is known, however many images they have.
     many, whose = list("ab") * 50, np.arange(100) // 50
     narrow, wide = (probes.class_accuracy(many, many, who) for who in (None, whose))
