@@ -16,7 +16,7 @@ from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import as_table, take_rows
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._batches import scaled_to
-from dipy_ldm.data._image_checks import as_fitted, check_range
+from dipy_ldm.data._image_checks import as_fitted, check_finite, check_range
 from dipy_ldm.data._table_rows import join_rows
 from dipy_ldm.data.channels import Channel
 from dipy_ldm.evaluation import _anatomy as anatomy
@@ -172,11 +172,11 @@ def evaluate(
     check_seed(seed)
     own = None if features is None else list(features)
     refuse_equal_names(own or ())
-    images = as_fitted(real, model.vqvae_.shape_, "autoencoder")
+    images = _read_images(model, real, "real image")
     conditions = read_conditions("conditions", conditions, len(images), subjects)
     samples = None
     if generated is not None:
-        samples = as_fitted(generated, model.vqvae_.shape_, "autoencoder")
+        samples = _read_images(model, generated, "generated image")
         requested = read_conditions("requested", requested, len(samples))
     n_samples = None if samples is None else len(samples)
     count, notes = choose_sample_count(len(images), n_samples, n)
@@ -199,6 +199,12 @@ def evaluate(
     probes, probe_notes = _probe(model, sets, labels, rows, figures, seed)
     rest = affine, notes + further + probe_notes, network, model.channels_
     return Evaluation(figures, sets, measured, probes, *rest)
+
+
+def _read_images(model, images, name):
+    """Return images of the model's shape, if they are finite."""
+    array = as_fitted(images, model.vqvae_.shape_, "autoencoder")
+    return check_finite(array, range(len(array)), name)
 
 
 def read_conditions(
@@ -337,7 +343,9 @@ def scaled(images: np.ndarray, vqvae: VQVAE, first: int = 0) -> np.ndarray:
 
     Shapes: images ``(n, *space, channels)``; the number of the first is named.
     """
-    check_range(images, vqvae.intensity_, range(first, first + len(images)))
+    numbers = range(first, first + len(images))
+    check_finite(images, numbers)
+    check_range(images, vqvae.intensity_, numbers)
     return np.clip(scaled_to(np.asarray(images, "float32"), vqvae.intensity_), 0, 1)
 
 

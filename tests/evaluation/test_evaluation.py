@@ -40,6 +40,7 @@ from dipy_ldm.evaluation.evaluate import (
     choose_sample_count,
     evaluate,
     read_conditions,
+    scaled,
 )
 from dipy_ldm.evaluation.features import (
     classify,
@@ -588,6 +589,17 @@ def test_conditions_of_pandas_are_in_their_order():
 def test_seeds_that_are_none_are_refused(diffusion, blobs):
     with pytest.raises(InputError, match="seed must be a whole number from 0"):
         evaluate(diffusion, blobs, blobs[:40], seed=-1)
+
+
+def test_images_that_are_not_finite_are_refused(diffusion, blobs):
+    broken = blobs.copy()
+    broken[3, 5, 5] = np.nan
+    with pytest.raises(InputError, match="real image 3 has NaN or infinite values"):
+        evaluate(diffusion, broken, blobs[:40])
+    with pytest.raises(InputError, match="generated image 3 has NaN"):
+        evaluate(diffusion, blobs, broken[:40])
+    with pytest.raises(InputError, match="^image 3 has NaN"):
+        scaled(broken, diffusion.vqvae_)
 
 
 def test_features_of_one_name_are_refused(diffusion, blobs):
