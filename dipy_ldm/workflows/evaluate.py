@@ -93,7 +93,7 @@ class EvaluateLDMFlow(LDMFlow):
             from dipy_ldm.evaluation._diffusion_tensors import compare_series
             from dipy_ldm.workflows import _reports as reports
 
-        agreements = reports.read_measurements(document, measurements)
+        agreements = reports.read_measurements(document, measurements, seed)
         model, device = launch.load(path, devices, None)
         sampling = launch.choose_sampling(model, options)
         with distributed(device):

@@ -113,6 +113,13 @@ def test_requested_values_are_compared_with_measurements(evaluate, volumes, tmp_
     age = found["Figures"]["followed"]["age"]
     assert age["r"]["value"] > 0.99
     assert age["slope"]["low"] < 1 < age["slope"]["high"]
+    document = {"conditions": {"age": {"kind": "continuous"}}}
+    same, other = (
+        judgement.read_measurements(document, "measured.tsv", seed)["age"][-1]["r"]
+        for seed in (0, 1)
+    )
+    assert same._asdict() == age["r"]
+    assert other.value == same.value and other.low != same.low
     assert "Steps" not in found
     assert "Requested and measured" in (tmp_path / "evaluation.html").read_text()
 
