@@ -180,7 +180,11 @@ def evaluate(
         requested = read_conditions("requested", requested, len(samples))
     n_samples = None if samples is None else len(samples)
     count, notes = choose_sample_count(len(images), n_samples, n)
-    halves, whose, further = _apart(number_subjects(subjects, len(images)), count)
+    halves, whose, further = _apart(
+        number_subjects(subjects, len(images)),
+        count,
+        translated=samples is None and source is not None,
+    )
     count = len(halves[0])
     if classifier:
         check_count(count)
@@ -283,7 +287,7 @@ def refuse_unequal(real: int, generated: int, kind: str) -> None:
         )
 
 
-def _apart(whose, count):
+def _apart(whose, count, translated=False):
     """Split real images into reference and further ones, by subject."""
     sizes = range(count, 0, -1)
     candidates = ((n, np.flatnonzero(~np.isin(whose, whose[:n]))) for n in sizes)
@@ -304,6 +308,8 @@ def _apart(whose, count):
         "of each side are compared, and intervals are those of subjects."
     )
     subjects = {"reference": reference, "real": real, "reconstructed": real}
+    if translated:  # samples are of the real images' source images
+        subjects["generated"] = real
     return halves, subjects, [note]
 
 

@@ -383,6 +383,9 @@ def test_evaluation_keeps_subjects_on_one_side():
     assert not set(whose[first]) & set(whose[second])
     npt.assert_array_equal(subjects["real"], whose[second])
     assert "of 20 subjects, none of whom is on both sides; 24 images" in note
+    assert "generated" not in subjects
+    _, subjects, _ = _apart(whose, 25, translated=True)
+    npt.assert_array_equal(subjects["generated"], whose[second])
     halves, subjects, notes = _apart(np.arange(50), 25)
     npt.assert_array_equal(np.concatenate(halves), range(50))
     assert (subjects, notes) == ({}, [])
