@@ -17,6 +17,7 @@ from dipy_ldm.evaluation._page import Report
 from dipy_ldm.evaluation.evaluate import (
     generate,
     read_conditions,
+    refuse_real,
     refuse_unequal,
     run_tasks,
     scaled,
@@ -169,8 +170,8 @@ def audit(
     Raises
     ------
     InputError
-        If there are too few images, they are not of the model, or held-out ones are
-        training images.
+        If there are too few images, they are not of the model, held-out ones are
+        training images, or generated ones are held-out images.
     """
     check_seed(seed)
     vqvae = model.vqvae_
@@ -189,7 +190,9 @@ def audit(
         options = {"seed": seed, "verbose": verbose, **sampling}
         generated = generate(model, rows, conditions, source_images[0], options)
     real = np.asarray(held_out[:n_held_out], "float32")
-    sets = train, vqvae.predict(real), np.asarray(generated[:count], "float32")
+    generated = np.asarray(generated[:count], "float32")
+    refuse_real(real, generated)  # copies of training images are what it looks for
+    sets = train, vqvae.predict(real), generated
     projection = _learn(train, vqvae, seed)
     spaces = {
         "voxels": voxels(),

@@ -1,6 +1,6 @@
 """Evaluating a model: all figures of what it makes, beside those of real images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 import hashlib
@@ -325,12 +325,12 @@ def _sets(vqvae, images, generated, halves, whose):
     """Make sets of equal sizes, in [0, 1], with reconstructions."""
     reference, real = (np.asarray(images[half], "float32") for half in halves)
     generated = np.asarray(generated[: len(real)], "float32")
-    _refuse_real([*reference, *real], generated)
+    refuse_real([*reference, *real], generated)
     arrays = reference, real, generated, vqvae.predict(real)
     return Sets._make([*(scaled(array, vqvae) for array in arrays), whose])
 
 
-def _refuse_real(real, generated):
+def refuse_real(real: Iterable[np.ndarray], generated: Iterable[np.ndarray]) -> None:
     """Refuse generated images that are real ones, to the bit."""
 
     def digest(image):
