@@ -94,6 +94,9 @@ def test_an_evaluation_of_volumes(evaluate, volumes, tmp_path):
     page = (tmp_path / "evaluation.html").read_text()
     assert found["Conclusions"][0] in page
     assert "Anatomy" in page and "ldm.safetensors" in page
+    # Names of files may be of people.
+    assert found["RealImages"] == 45
+    assert str(volumes) not in page + json.dumps(found)
 
 
 def test_requested_values_are_compared_with_measurements(evaluate, volumes, tmp_path):
