@@ -189,9 +189,11 @@ def _try_training(recipe, chosen, material, images, patch, options):
         options.seconds / 2,
         patch=patch,
         augment=training.augmentation(options),
+        channels=material.channels,
     )
     few = images[: dry_run.N_OVERFIT_IMAGES]
-    trial = dry_run.overfit(recipe, few, material.affine, options.seconds)
+    further = material.affine, options.seconds, material.channels
+    trial = dry_run.overfit(recipe, few, *further)
     n, n_all = len(images), len(material.images)
     return [
         dry_run.check_time(paces, chosen, n, n_all),
