@@ -1,6 +1,6 @@
 """Trials: some real steps of both stages, and overfitting eight images."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import logging
 import math
@@ -13,6 +13,7 @@ from dipy_ldm import VQVAE, LatentDiffusion, plots
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.checking._findings import Finding, Picture, amber, flat, green, grey, red
 from dipy_ldm.data._grid import Grid, conform
+from dipy_ldm.data.channels import Channel
 from dipy_ldm.denoiser._training import guide_steps
 from dipy_ldm.training import ResolvedOptions
 
@@ -124,13 +125,17 @@ def time_training_steps(
 
 
 def overfit(
-    recipe: Any, images: np.ndarray, affine: np.ndarray | None, seconds: float
+    recipe: Any,
+    images: np.ndarray,
+    affine: np.ndarray | None,
+    seconds: float,
+    channels: Sequence[Channel] = (),
 ) -> Overfit:
     """Overfit an autoencoder to eight images, or measure one that is trained."""
     images = np.asarray(images, "float32")
     if recipe.of_vqvae:
         images = _reduced(images, affine)
-        vqvae = _overfitted(recipe, images, seconds)
+        vqvae = _overfitted(recipe, images, seconds, channels)
         steps = len(vqvae.step_seconds_["autoencoder"])
     else:
         vqvae, steps = recipe.vqvae.adapt(images), 0
@@ -151,7 +156,7 @@ def overfit(
     )
 
 
-def _overfitted(recipe, images, seconds):
+def _overfitted(recipe, images, seconds, channels):
     """Train an autoencoder like that of the training on few images."""
     vqvae = VQVAE(**recipe.vqvae.get_params())
     overrides = {
@@ -160,6 +165,7 @@ def _overfitted(recipe, images, seconds):
         "accumulate": 1,
         "strategy": None,
         "batch_size": min(recipe.of_vqvae["batch_size"], len(images)),
+        "channels": channels,
     }
     with _cut_short(vqvae):
         until = _stop_after(_MAX_OVERFIT_STEPS, seconds)
@@ -210,8 +216,9 @@ def check_time(
     )
     if total > _LONG_HOURS * 3600:
         cure = (
-            "Begin with larger voxels (twice as wide take an eighth of the time), "
-            "fewer --steps_vqvae and --steps_ldm, or a GPU."
+            "Begin with larger voxels (twice as wide, the diffusion model takes an "
+            "eighth of the time; the autoencoder, which learns from patches, takes "
+            "about as long), fewer --steps_vqvae and --steps_ldm, or a GPU."
         )
         return amber("time", message, cure, table=table)
     return green("time", message, table=table)

@@ -14,7 +14,7 @@ from dipy_ldm.denoiser import _training as diffusion
 from dipy_ldm.denoiser._training import FEWEST_SUBJECTS
 from dipy_ldm.training import ResolvedOptions
 
-# Share of the memory that is free beyond which other programs are to be kept away.
+# Share of the memory beyond which other programs are to be kept away.
 _TIGHT = 0.8
 # Of 20 volumes four fifths of the samples were copies, by a denoiser of 5,000 steps
 # (doc/decisions/evaluation.md); the guide's 200 are learnt without.
@@ -97,7 +97,7 @@ def check_memory(
     shape: tuple[int, ...],
     patch: int | Sequence[int] | None,
 ) -> Finding:
-    """Compare the memory that each stage needs with what is free."""
+    """Compare the memory that each stage needs with what there is."""
     needed = {}
     if first := trainings.get("autoencoder"):
         init = recipe.of_vqvae.get("init")
@@ -111,14 +111,14 @@ def check_memory(
 
 
 def judge_memory(needed: dict[str, float], free: float) -> Finding:
-    """Return a finding on needed and free memory."""
-    table: list[tuple] = [("stage", "needed (GiB)", "free (GiB)")]
+    """Return a finding on the needed memory and what there is."""
+    table: list[tuple] = [("stage", "needed (GiB)", "memory (GiB)")]
     table += [(s, n / 2**30, free / 2**30) for s, n in needed.items()]
     most = max(needed, key=lambda stage: needed[stage])
     message = (
         f"{_STAGES[most]} needs {needed[most] / 2**30:.2g} GiB"
         + (", more than the other stage" if len(needed) > 1 else "")
-        + f", and {free / 2**30:.2g} GiB are free."
+        + f", and there are {free / 2**30:.2g} GiB."
     )
     cure = (
         "Give a smaller --batch_size (with --accumulate, to the same result), --remat, "

@@ -146,12 +146,14 @@ def check_trainable(images: np.ndarray, name: str = "image") -> Survey:
     return summary
 
 
-def check_finite(images: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+def check_finite(
+    images: np.ndarray, numbers: Sequence[int] | range, name: str = "image"
+) -> np.ndarray:
     """Refuse images ``(n, *space, channels)`` that are not finite."""
     good = np.isfinite(images).all(tuple(range(1, images.ndim)))
     if not good.all():
         raise InputError(
-            f"image {numbers[good.argmin()]} has NaN or infinite values; remove or "
+            f"{name} {numbers[good.argmin()]} has NaN or infinite values; remove or "
             "replace them."
         )
     return images

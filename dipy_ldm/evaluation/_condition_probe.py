@@ -102,7 +102,8 @@ def class_accuracy(
     subjects: np.ndarray | None = None,
 ) -> Interval:
     """Return the share of samples ``(n,)`` whose predicted class was requested."""
-    right = [str(a) == str(b) for a, b in zip(requested, predicted, strict=True)]
+    pairs = zip(map(level_of, requested), map(level_of, predicted), strict=True)
+    right = [a == b for a, b in pairs]
     n = len(right if subjects is None else np.unique(subjects))
     at_least("the number of samples with a class", n, 1)
     share = np.mean(right)

@@ -17,6 +17,7 @@ from dipy_ldm.evaluation._page import Report
 from dipy_ldm.evaluation.evaluate import (
     generate,
     read_conditions,
+    refuse_real,
     refuse_unequal,
     run_tasks,
     scaled,
@@ -176,8 +177,8 @@ def audit(
     Raises
     ------
     InputError
-        If there are too few images, they are not of the model, or held-out ones are
-        training images.
+        If there are too few images, they are not of the model, held-out ones are
+        training images, or generated ones are held-out images.
     """
     check_seed(seed)
     vqvae = model.vqvae_
@@ -199,7 +200,9 @@ def audit(
         options = {"seed": seed, "verbose": verbose, **sampling}
         generated = generate(model, rows, conditions, source_images[0], options)
     real = np.asarray(held_out[:n_held_out], "float32")
-    sets = train, vqvae.predict(real), np.asarray(generated[:count], "float32")
+    generated = np.asarray(generated[:count], "float32")
+    refuse_real(real, generated)  # copies of training images are what it looks for
+    sets = train, vqvae.predict(real), generated
     projection = _learn(train, vqvae, seed)
     spaces = {
         "voxels": voxels(),
@@ -329,7 +332,7 @@ def _count(train, held_out, generated, n):
         refuse_unequal(held_out, available, "held-out")
         n = _MAX_IMAGES
     else:
-        whole("n_samples", n, copies.MIN_IMAGES)
+        whole("n", n, copies.MIN_IMAGES)
         available = n if generated is None else available
     counts = min(available, n), min(held_out, n)
     copies.check_counts(train, counts[1], counts[0])

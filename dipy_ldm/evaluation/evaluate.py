@@ -1,6 +1,6 @@
 """Evaluating a model: all figures of what it makes, beside those of real images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 import hashlib
@@ -16,7 +16,7 @@ from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import as_table, take_rows
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._batches import scaled_to
-from dipy_ldm.data._image_checks import as_fitted, check_range
+from dipy_ldm.data._image_checks import as_fitted, check_finite, check_range
 from dipy_ldm.data._table_rows import join_rows
 from dipy_ldm.data.channels import Channel, scan_column
 from dipy_ldm.evaluation import _anatomy as anatomy
@@ -172,15 +172,19 @@ def evaluate(
     check_seed(seed)
     own = None if features is None else list(features)
     refuse_equal_names(own or ())
-    images = as_fitted(real, model.vqvae_.shape_, "autoencoder")
+    images = _read_images(model, real, "real image")
     conditions = read_conditions("conditions", conditions, len(images), subjects)
     samples = None
     if generated is not None:
-        samples = as_fitted(generated, model.vqvae_.shape_, "autoencoder")
+        samples = _read_images(model, generated, "generated image")
         requested = read_conditions("requested", requested, len(samples))
     n_samples = None if samples is None else len(samples)
     count, notes = choose_sample_count(len(images), n_samples, n)
-    halves, whose, further = _apart(number_subjects(subjects, len(images)), count)
+    halves, whose, further = _apart(
+        number_subjects(subjects, len(images)),
+        count,
+        translated=samples is None and source is not None,
+    )
     count = len(halves[0])
     if classifier:
         check_count(count)
@@ -199,6 +203,12 @@ def evaluate(
     probes, probe_notes = _probe(model, sets, labels, rows, figures, seed)
     rest = affine, notes + further + probe_notes, network, model.channels_
     return Evaluation(figures, sets, measured, probes, *rest)
+
+
+def _read_images(model, images, name):
+    """Return images of the model's shape, if they are finite."""
+    array = as_fitted(images, model.vqvae_.shape_, "autoencoder")
+    return check_finite(array, range(len(array)), name)
 
 
 def read_conditions(
@@ -246,7 +256,7 @@ def choose_sample_count(
 ) -> tuple[int, list[str]]:
     """Count how many images of each kind are compared, and note it."""
     if n is not None:
-        whole("n_samples", n, MIN_IMAGES)
+        whole("n", n, MIN_IMAGES)
     elif generated is not None:
         refuse_unequal(real, generated, "real")
     if real < 2 * MIN_IMAGES:
@@ -273,11 +283,11 @@ def refuse_unequal(real: int, generated: int, kind: str) -> None:
     if max(real, generated) > _MAX_SIZE_RATIO * min(real, generated):
         raise InputError(
             f"there are {real} {kind} and {generated} generated images; give sets "
-            "whose sizes differ less than tenfold, or a number with `n_samples`."
+            "whose sizes differ less than tenfold, or a number with `n`."
         )
 
 
-def _apart(whose, count):
+def _apart(whose, count, translated=False):
     """Split real images into reference and further ones, by subject."""
     sizes = range(count, 0, -1)
     candidates = ((n, np.flatnonzero(~np.isin(whose, whose[:n]))) for n in sizes)
@@ -298,6 +308,8 @@ def _apart(whose, count):
         "of each side are compared, and intervals are those of subjects."
     )
     subjects = {"reference": reference, "real": real, "reconstructed": real}
+    if translated:  # samples are of the real images' source images
+        subjects["generated"] = real
     return halves, subjects, [note]
 
 
@@ -313,12 +325,12 @@ def _sets(vqvae, images, generated, halves, whose):
     """Make sets of equal sizes, in [0, 1], with reconstructions."""
     reference, real = (np.asarray(images[half], "float32") for half in halves)
     generated = np.asarray(generated[: len(real)], "float32")
-    _refuse_real([*reference, *real], generated)
+    refuse_real([*reference, *real], generated)
     arrays = reference, real, generated, vqvae.predict(real)
     return Sets._make([*(scaled(array, vqvae) for array in arrays), whose])
 
 
-def _refuse_real(real, generated):
+def refuse_real(real: Iterable[np.ndarray], generated: Iterable[np.ndarray]) -> None:
     """Refuse generated images that are real ones, to the bit."""
 
     def digest(image):
@@ -337,7 +349,9 @@ def scaled(images: np.ndarray, vqvae: VQVAE, first: int = 0) -> np.ndarray:
 
     Shapes: images ``(n, *space, channels)``; the number of the first is named.
     """
-    check_range(images, vqvae.intensity_, range(first, first + len(images)))
+    numbers = range(first, first + len(images))
+    check_finite(images, numbers)
+    check_range(images, vqvae.intensity_, numbers)
     return np.clip(scaled_to(np.asarray(images, "float32"), vqvae.intensity_), 0, 1)
 
 

@@ -1,4 +1,4 @@
-"""What training and applying networks needs of the memory, and what is free.
+"""What training and applying networks needs of the memory, and what there is.
 
 The numbers were measured on processors: ``benchmarks/memory.py``.
 """
@@ -59,7 +59,7 @@ def check(what: str, needed: float, cure: str, strategy: Any = None) -> None:
     if needed > free:
         raise InputError(
             f"{what} needs about {needed / 2**30:.1f} GiB of memory and "
-            f"{free / 2**30:.1f} GiB are free; give {cure}."
+            f"there are {free / 2**30:.1f} GiB; give {cure}."
         )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 from contextlib import suppress
+import re
 import sys
 
 from dipy_ldm import __version__, _serialization
@@ -43,7 +44,7 @@ def _parser():
 
 def _has_named_channels(model_file, further):
     """Return whether channels have suffixes of their own; no weights are read."""
-    if "--channels" in further:
+    if re.search("--channels[ =][^-]", " ".join(further)):
         return True
     with suppress(InputError):  # which the command says in a sentence
         document = _serialization.read_document(model_file or "")

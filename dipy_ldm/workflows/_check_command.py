@@ -39,13 +39,6 @@ _TRIALS = "time", "overfitting"
 
 def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -> str:
     """Check a training, write the findings, and return what must be fixed."""
-    for name in ("source_files", "source_channels", "steps_detector"):
-        if getattr(options, name):
-            logger.warning("dipy_check_ldm does not check --%s.", name)
-    if options.dwi:
-        logger.warning(
-            "Of --dwi, directions and b = 0 are left out of the time and the memory."
-        )
     if options.init:  # is looked at before the volumes, which take longer
         _serialization.read_document(_serialization.find(options.init))
     if options.input_files == ["mnist"] or not holds_volumes(options.input_files):
@@ -53,7 +46,20 @@ def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -
     else:
         sections, material = _look_at_volumes(options)
     sections |= _try_out(material, options, strategy)
+    if unchecked := _not_checked(options):
+        sections["Not checked"] = unchecked
     return _write(outputs, options, sections)
+
+
+def _not_checked(options):
+    """List the options of a training that the check leaves out."""
+    names = "source_files", "source_channels", "steps_detector"
+    chosen = [name for name in names if getattr(options, name)]
+    findings = [grey(f"--{name}", "The check leaves it out.") for name in chosen]
+    if options.dwi:
+        why = "Directions and b = 0 are left out of the time and the memory."
+        findings.append(grey("--dwi", why))
+    return findings
 
 
 def _look_at_volumes(options):
@@ -179,9 +185,11 @@ def _try_training(recipe, chosen, material, images, patch, options):
         options.seconds / 2,
         patch=patch,
         augment=training.augmentation(options),
+        channels=material.channels,
     )
     few = images[: dry_run.N_OVERFIT_IMAGES]
-    trial = dry_run.overfit(recipe, few, material.affine, options.seconds)
+    further = material.affine, options.seconds, material.channels
+    trial = dry_run.overfit(recipe, few, *further)
     n, n_all = len(images), len(material.images)
     return [
         dry_run.check_time(paces, chosen, n, n_all),

@@ -106,6 +106,8 @@ def as_command_line(sentence: str, options: Container[str]) -> str:
 
     def written(match):
         name = match[1] or match[2]
+        if name == "n" and "n_samples" in options:  # which Python calls n
+            name = "n_samples"
         return f"--{name}" if name in options else name
 
     return re.sub(r"`(\w+)`|^(\w+)(?= must )", written, sentence)

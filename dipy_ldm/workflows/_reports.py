@@ -207,7 +207,9 @@ def make_copy_filter(result: Audit, model_fingerprint: str) -> CopyFilter:
     return CopyFilter(result.projection, invariant, voxels, model_fingerprint)
 
 
-def read_measurements(document: dict, table: str | Path | None) -> dict[str, tuple]:
+def read_measurements(
+    document: dict, table: str | Path | None, seed: int = 0
+) -> dict[str, tuple]:
     """Read requested and measured values of generated volumes, and how they agree."""
     if table is None:
         return {}
@@ -237,7 +239,7 @@ def read_measurements(document: dict, table: str | Path | None) -> dict[str, tup
                 f"{name}; generate them with `conditions` or a `table`."
             )
         measured = [_number(cells.get(name)) for cells in rows.values()]
-        agreement = measure_agreement(requested, measured)
+        agreement = measure_agreement(requested, measured, seed)
         measurements[name] = requested, measured, agreement
     return measurements
 

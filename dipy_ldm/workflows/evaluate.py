@@ -93,7 +93,7 @@ class EvaluateLDMFlow(LDMFlow):
             from dipy_ldm.evaluation._diffusion_tensors import compare_series
             from dipy_ldm.workflows import _reports as reports
 
-        agreements = reports.read_measurements(document, measurements)
+        agreements = reports.read_measurements(document, measurements, seed)
         model, device = launch.load(path, devices, None)
         sampling = launch.choose_sampling(model, options)
         with distributed(device):
@@ -103,7 +103,7 @@ class EvaluateLDMFlow(LDMFlow):
                 result = reports.evaluate_images(
                     model, real, generated, options, sampling
                 )
-        facts = _facts(path, options, sampling)
+        facts = _facts(path, (real, generated), options.seed, sampling)
         facts["Seconds"] = round(time.monotonic() - start, 1)
         if of_series:
             reports.write_series(outputs, *series, facts)
@@ -146,9 +146,9 @@ def _read_series(document, options):
     return real, files and read_series(document, files, options, {"generated": True})
 
 
-def _facts(path, options, sampling):
-    """Describe which model was evaluated, with which files, and how it samples."""
-    files = {"RealFiles": options.real_files, "GeneratedFiles": options.generated_files}
-    files = {name: list(map(str, paths)) for name, paths in files.items() if paths}
-    facts = provenance(path, Seed=options.seed, **files)
+def _facts(path, sets, seed, sampling):
+    """Describe what was evaluated, without names of files: they may be of people."""
+    names = "RealImages", "GeneratedImages"
+    counts = {n: len(x.images) for n, x in zip(names, sets, strict=True) if x}
+    facts = provenance(path, Seed=seed, **counts)
     return facts | {name.capitalize(): value for name, value in sampling.items()}

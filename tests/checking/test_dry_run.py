@@ -8,12 +8,13 @@ import numpy as np
 from processes import CHOSEN
 import pytest
 
-from dipy_ldm import LatentDiffusion, _presets
+from dipy_ldm import VQVAE, LatentDiffusion, _presets
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.checking import _dry_run as trials, _dry_run as verdicts
 from dipy_ldm.checking._dry_run import Overfit, Paces
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._cohort import Cohort
+from dipy_ldm.data.channels import as_channels
 from dipy_ldm.training import ResolvedOptions
 from dipy_ldm.workflows import _training as training
 
@@ -84,6 +85,18 @@ def test_early_stopped_training_is_judged_by_its_results(recipe, blobs):
     assert not found.mse < found.baseline_mse
 
 
+def test_the_autoencoder_of_a_trial_knows_the_channels(recipe, blobs, monkeypatch):
+    channels, passed = as_channels(["T1w"]), []
+
+    def fit(vqvae, images, **options):
+        passed.append(options["channels"])
+        raise trials._StopTrainingError
+
+    monkeypatch.setattr(VQVAE, "fit", fit)
+    trials._overfitted(recipe, blobs[:8], 60, channels)
+    assert passed == [channels]
+
+
 def test_an_option_that_makes_no_sense_is_refused(recipe, blobs):
     wild = recipe._replace(of_vqvae=recipe.of_vqvae | {"precision": "decimal"})
     with pytest.raises(InputError, match="unknown precision"):
@@ -128,6 +141,7 @@ def test_a_guide_is_counted_and_days_are_amber():
     finding = verdicts.check_time(Paces(1.0, each, 0.1), trainings, n=8000, n_all=8000)
     assert finding.state == "amber"
     assert "days" in finding.message
+    assert "learns from patches, takes about as long" in finding.cure
     assert dict(row[:2] for row in finding.table[1:])["guide"] == 625
 
 

@@ -91,4 +91,6 @@ def test_needed_memory_is_compared_with_free_memory():
         finding = plans.judge_memory(needed, free * 2**30)
         assert finding.state == state
         assert finding.message.startswith("The autoencoder needs 3 GiB")
+        # A GPU has so much in all, whatever others hold of it.
+        assert finding.message.endswith(f"and there are {free:g} GiB.")
         assert ("--patch" in finding.cure) == (state == "red")

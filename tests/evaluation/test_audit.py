@@ -339,6 +339,9 @@ def test_losses_of_a_model_are_the_same_each_time(diffusion, blobs):
 def test_an_audit_of_copies(diffusion, blobs):
     train, held_out = blobs[:36], blobs[36:]
     generated = np.concatenate([train[:14], held_out[:14]])
+    with pytest.raises(InputError, match="14 of the generated images are real ones"):
+        audit(diffusion, train, held_out, generated)
+    generated[14:] += 1e-3
     found = audit(diffusion, train, held_out, generated)
     assert (found.n, found.n_held_out) == (28, 28)
     losses = found.members["denoiser"]

@@ -41,6 +41,7 @@ from dipy_ldm.evaluation.evaluate import (
     choose_sample_count,
     evaluate,
     read_conditions,
+    scaled,
 )
 from dipy_ldm.evaluation.features import (
     classify,
@@ -345,6 +346,7 @@ def test_requested_values_are_correlated_with_measurements(rng):
         with pytest.raises(InputError, match=sentence):
             probes.measure_agreement(numbers, measured)
     assert probes.class_accuracy([1, "b"], ["1", "c"]).value == 0.5
+    assert probes.class_accuracy([7.0, "7"], np.array([7, 7])).value == 1
     # Of two subjects little is known, however many images they have.
     many, whose = list("ab") * 50, np.arange(100) // 50
     narrow, wide = (probes.class_accuracy(many, many, who) for who in (None, whose))
@@ -414,6 +416,9 @@ def test_evaluation_keeps_subjects_on_one_side():
     assert not set(whose[first]) & set(whose[second])
     npt.assert_array_equal(subjects["real"], whose[second])
     assert "of 20 subjects, none of whom is on both sides; 24 images" in note
+    assert "generated" not in subjects
+    _, subjects, _ = _apart(whose, 25, translated=True)
+    npt.assert_array_equal(subjects["generated"], whose[second])
     halves, subjects, notes = _apart(np.arange(50), 25)
     npt.assert_array_equal(np.concatenate(halves), range(50))
     assert (subjects, notes) == ({}, [])
@@ -537,7 +542,7 @@ def test_counts():
         choose_sample_count(39)
     with pytest.raises(InputError, match="needs 20 generated images, not 19"):
         choose_sample_count(100, 19)
-    with pytest.raises(InputError, match="n_samples must be at least 20"):
+    with pytest.raises(InputError, match="^n must be at least 20"):
         choose_sample_count(100, None, 5)
 
 
@@ -629,6 +634,17 @@ def test_seeds_that_are_none_are_refused(diffusion, blobs):
         evaluate(diffusion, blobs, blobs[:40], seed=-1)
 
 
+def test_images_that_are_not_finite_are_refused(diffusion, blobs):
+    broken = blobs.copy()
+    broken[3, 5, 5] = np.nan
+    with pytest.raises(InputError, match="real image 3 has NaN or infinite values"):
+        evaluate(diffusion, broken, blobs[:40])
+    with pytest.raises(InputError, match="generated image 3 has NaN"):
+        evaluate(diffusion, blobs, broken[:40])
+    with pytest.raises(InputError, match="^image 3 has NaN"):
+        scaled(broken, diffusion.vqvae_)
+
+
 def test_features_of_one_name_are_refused(diffusion, blobs):
     features = [own(lambda x: x[:, ::4, ::4]), own(lambda x: x[:, ::2, ::2])]
     with pytest.raises(InputError, match="different names, not own, own; name yours"):
@@ -637,7 +653,7 @@ def test_features_of_one_name_are_refused(diffusion, blobs):
 
 def test_sizes_that_differ_tenfold_are_refused(diffusion, blobs):
     many = np.repeat(blobs, 7, 0)
-    with pytest.raises(InputError, match="448 real and 40 generated images; .*tenfold"):
+    with pytest.raises(InputError, match="448 real and 40 generated .*tenfold, .* `n`"):
         evaluate(diffusion, many, blobs[:40])
 
 

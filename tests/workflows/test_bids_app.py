@@ -1,5 +1,6 @@
 """The commands as a BIDS App."""
 
+from functools import partial
 import json
 import sys
 
@@ -26,8 +27,11 @@ def words_of(monkeypatch, *words):
 
 def test_a_bids_app_is_one_of_the_commands(monkeypatch):
     labels = ("--participant_label", "01", "sub-02", "--model_file", "m.safetensors")
-    named = words_of(monkeypatch, *APP, "--task", "check", "--channels", "T1w", "dseg")
-    assert named[1:4] == ["bids", "--out_dir", "out"]
+    check = partial(words_of, monkeypatch, *APP, "--task", "check")
+    assert check("--channels", "T1w", "dseg")[1:4] == ["bids", "--out_dir", "out"]
+    assert check("--channels=T1w,dseg")[1:4] == ["bids", "--out_dir", "out"]
+    assert check("--channels")[1:4] == ["bids", "--suffix", "T1w"]
+    assert check("--channels", "--seconds", 0)[1:4] == ["bids", "--suffix", "T1w"]
     further = "--strength", 0.2, "--filter", "ses=a"
     assert words_of(monkeypatch, *APP, *labels, *further) == [
         *("dipy_denoise_ldm", "m.safetensors", "bids", "--suffix", "T1w"),

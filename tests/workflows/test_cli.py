@@ -36,13 +36,15 @@ COMMANDS = (
         ("give a smaller `batch_size`.", "give a smaller --batch_size."),
         ("`a` must have the shape `b`.", "a must have the shape b."),  # no options
         ("skip_bad must be true.", "--skip_bad must be true."),
+        ("n must be at least 20.", "--n_samples must be at least 20."),
         ("images must have the shape (3,).", "images must have the shape (3,)."),
         ("add --skip_bad.", "add --skip_bad."),
         ("no file a/batch_size.nii", "no file a/batch_size.nii"),
     ],
 )
 def test_names_in_backticks_are_written_as_options(sentence, expected):
-    assert as_command_line(sentence, ["batch_size", "skip_bad"]) == expected
+    options = ["batch_size", "skip_bad", "n_samples"]
+    assert as_command_line(sentence, options) == expected
 
 
 def test_help_has_the_defaults_that_say_something(capsys):

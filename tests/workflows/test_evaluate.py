@@ -97,6 +97,9 @@ def test_an_evaluation_of_volumes(evaluate, volumes, tmp_path):
     assert found["Conclusions"][0] in page
     assert "Anatomy" in page and "ldm.safetensors" in page
     assert "<td>foreground</td>" in page
+    # Names of files may be of people.
+    assert found["RealImages"] == 45
+    assert str(volumes) not in page + json.dumps(found)
 
 
 def test_requested_values_are_compared_with_measurements(evaluate, volumes, tmp_path):
@@ -117,6 +120,13 @@ def test_requested_values_are_compared_with_measurements(evaluate, volumes, tmp_
     age = found["Figures"]["followed"]["age"]
     assert age["r"]["value"] > 0.99
     assert age["slope"]["low"] < 1 < age["slope"]["high"]
+    document = {"conditions": {"age": {"kind": "continuous"}}}
+    same, other = (
+        judgement.read_measurements(document, "measured.tsv", seed)["age"][-1]["r"]
+        for seed in (0, 1)
+    )
+    assert same._asdict() == age["r"]
+    assert other.value == same.value and other.low != same.low
     assert "Steps" not in found
     assert "Requested and measured" in (tmp_path / "evaluation.html").read_text()
 

@@ -273,6 +273,8 @@ def test_a_folder_of_series_is_checked(trained, command, tmp_path):
     more = ("--cache_dir", "cache", "--seconds", 0, "--batch_size", 4)
     command("check", ".", "--dwi", *more, status=1)
     page = json.loads((tmp_path / "check.json").read_text())
+    (unchecked,) = page["Findings"]["Not checked"]
+    assert (unchecked["title"], unchecked["state"]) == ("--dwi", "grey")
     findings = {f["title"]: f for f in page["Findings"]["Files"]}
     (bad,) = findings["files"]["table"]
     assert "sub-0_dwi.nii.gz has no .bvec beside it" in "".join(bad.values())

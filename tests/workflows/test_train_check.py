@@ -161,11 +161,12 @@ def test_masks_are_looked_at(cohort, check, tmp_path):
 
 def test_few_volumes_give_grey_findings(cohort, check):
     files = sorted(cohort.iterdir())[:4]
-    report = check(*files, status=1)
+    report = check(*files, "--source_files", cohort, status=1)
     (red,) = (title for title, finding in report.items() if finding["state"] == "red")
     assert red == "subjects"
     grey = {title for title, finding in report.items() if finding["state"] == "grey"}
     assert {"orientation of the images", "duplicate subjects", "shapes"} < grey
+    assert "--source_files" in grey
     assert report["files"]["state"] == "green"
 
 
