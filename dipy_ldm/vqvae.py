@@ -563,7 +563,10 @@ class VQVAE(Estimator):
         """Load images on the grid of the training images; arrays stay as they are."""
         self._check_fitted()
         grid = grid_of(self.shape_, self.affine_)
-        return read_cohort(images, grid, self.channels_, verbose=verbose)
+        cohort = read_cohort(images, grid, self.channels_, verbose=verbose)
+        if cohort.channels:
+            check_same(cohort.channels, self.channels_)
+        return cohort
 
     def _grid(self):
         """Return the grid of volumes, None of images, and the channels."""
@@ -606,6 +609,8 @@ def _read_held_out(images, shape, affine, channels):
     if images is None:
         return None
     cohort = read_cohort(images, grid_of(shape[1:], affine), channels)
+    if cohort.channels:
+        check_same(cohort.channels, channels)
     return checks.check_validation(cohort.images, shape)
 
 
