@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm._conditions import ConditionsLike
-from dipy_ldm._utils.checks import InputError, check_seed, whole
+from dipy_ldm._utils.checks import InputError, whole
 from dipy_ldm._utils.values import take_rows
 from dipy_ldm.evaluation import _invariant_features as learnt, _memorization as copies
 from dipy_ldm.evaluation._audit_report import conclude, write_page
 from dipy_ldm.evaluation._page import Report
 from dipy_ldm.evaluation.evaluate import (
+    check_arguments,
     generate,
     read_conditions,
     refuse_unequal,
@@ -172,7 +173,7 @@ def audit(
         If there are too few images, they are not of the model, or held-out ones are
         training images.
     """
-    check_seed(seed)
+    check_arguments(model, generated, requested, sampling, seed)
     vqvae = model.vqvae_
     source_images = (
         sources_of(model, source, len(train)),

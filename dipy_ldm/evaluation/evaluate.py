@@ -169,7 +169,7 @@ def evaluate(
     InputError
         If there are too few images, or they are not of the model.
     """
-    check_seed(seed)
+    check_arguments(model, generated, requested, sampling, seed)
     own = None if features is None else list(features)
     refuse_equal_names(own or ())
     images = as_fitted(real, model.vqvae_.shape_, "autoencoder")
@@ -199,6 +199,32 @@ def evaluate(
     probes, probe_notes = _probe(model, sets, labels, rows, figures, seed)
     rest = affine, notes + further + probe_notes, network, model.channels_
     return Evaluation(figures, sets, measured, probes, *rest)
+
+
+def check_arguments(
+    model: LatentDiffusion,
+    generated: object,
+    requested: object,
+    sampling: Mapping[str, Any],
+    seed: int,
+) -> None:
+    """Refuse what is no fitted model, invalid seeds, and options without effect."""
+    if not isinstance(model, LatentDiffusion):
+        raise InputError(
+            f"`model` must be a LatentDiffusion, not {model!r}; of a file or a name it "
+            "is LatentDiffusion.load(name)."
+        )
+    model._check_fitted()
+    check_seed(seed)
+    if generated is not None and sampling:
+        raise InputError(
+            f"`{next(iter(sampling))}` has no effect on images that are generated "
+            "already; leave it out, or correct its spelling."
+        )
+    if generated is None and requested is not None:
+        raise InputError(
+            "`requested` are conditions of `generated`; give these images, too."
+        )
 
 
 def read_conditions(

@@ -454,6 +454,10 @@ def test_an_audit_that_generates(diffusion, blobs):
     assert set(found.members) == {"denoiser", "autoencoder"}
     with pytest.raises(InputError, match="seed must be a whole number from 0"):
         audit(diffusion, blobs[:40], blobs[40:], blobs[:40], seed=-1)
+    with pytest.raises(InputError, match="`steps` has no effect on images that are"):
+        audit(diffusion, blobs[:40], blobs[40:], blobs[:40], steps=2)
+    with pytest.raises(InputError, match="`requested` are conditions of `generated`"):
+        audit(diffusion, blobs[:40], blobs[40:], requested={"age": range(24)})
     with pytest.raises(InputError, match="`conditions` must have 40 values of age"):
         audit(diffusion, blobs[:40], blobs[40:], conditions={"age": range(20)})
     with pytest.raises(InputError, match="needs 20 held-out images, not 19"):

@@ -9,6 +9,7 @@ import pytest
 from scans import soft_balls
 from scipy.ndimage import gaussian_filter
 
+from dipy_ldm import LatentDiffusion
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data.channels import Channel, Labels, Map, harden
@@ -569,6 +570,22 @@ def test_conditions_without_a_value_for_each_image_are_refused(diffusion, blobs)
         evaluate(diffusion, blobs, conditions={"age": range(63)})
     with pytest.raises(InputError, match="`requested` must have 40 values of age"):
         evaluate(diffusion, blobs, blobs[:40], requested={"age": range(64)})
+
+
+def test_options_without_effect_are_refused(diffusion, blobs):
+    with pytest.raises(InputError, match="`step` has no effect on images that are"):
+        evaluate(diffusion, blobs, blobs[:40], step=2)
+    with pytest.raises(InputError, match="`requested` are conditions of `generated`"):
+        evaluate(diffusion, blobs, requested={"age": range(64)})
+
+
+def test_what_is_no_fitted_model_is_refused(vqvae, blobs):
+    for model, sentence in (
+        ("mnist", r"must be a LatentDiffusion, not 'mnist'; .*LatentDiffusion.load"),
+        (LatentDiffusion(vqvae), "this LatentDiffusion is not fitted; call fit"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            evaluate(model, blobs)
 
 
 def test_conditions_of_pandas_are_in_their_order():
