@@ -13,6 +13,7 @@ from dipy_ldm import LatentDiffusion
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data.channels import Channel, Labels, Map, harden
+from dipy_ldm.data.volumes import Volumes
 from dipy_ldm.evaluation import (
     _anatomy as anatomy,
     _condition_probe as probes,
@@ -586,6 +587,12 @@ def test_what_is_no_fitted_model_is_refused(vqvae, blobs):
     ):
         with pytest.raises(InputError, match=sentence):
             evaluate(model, blobs)
+
+
+def test_volumes_tell_whose_they_are(diffusion, blobs):
+    files = [f"sub-{i // 16}_T1w.nii" for i in range(64)]
+    with pytest.raises(InputError, match="the real images are of 4 subjects"):
+        evaluate(diffusion, Volumes(blobs, None, np.eye(4), files))
 
 
 def test_conditions_of_pandas_are_in_their_order():
