@@ -313,6 +313,30 @@ def test_names_in_any_script_are_text():
         learn({"age": [1.5, 2.5]}, 2, units={"age": "\x9b31m"})
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"units": {"size": "ml"}}, "have 'size', which is no condition; choose one"),
+        ({"meanings": {"size": {}}}, "have 'size', which is no condition"),
+        ({"units": {"age": 5}}, "the unit of age must be text, not 5"),
+        ({"meanings": {"group": {1: "patient"}}}, "of group must be texts by its lev"),
+        ({"meanings": {"group": "patients"}}, "of group must be texts by its levels"),
+    ],
+)
+def test_wrong_units_and_meanings_are_refused(options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        learn({"age": [1.5, 2.5], "group": [0, 1]}, 2, **options)
+
+
+def test_units_are_added_to_those_of_a_table():
+    values = {"age": [61.5, 70, 55, 80], "size": [1.5, 2.5, 3.5, 4.5]}
+    table = Table(values, {"age": "years", "sex": "no more a column"})
+    examples = Examples((4, 8, 8, 1), table)
+    learnt = Conditioning.learn(examples, Examples(None), 4, {"size": "ml"}, None)
+    units = [condition.units for condition in learnt.conditions.values()]
+    assert units == ["years", "ml"]
+
+
 def test_directions_are_vectors_of_which_opposite_ones_are_one():
     vectors = np.random.default_rng(0).normal(size=(40, 3))
     bvals = [1000.0, 2000.0] * 20
