@@ -507,7 +507,8 @@ def test_an_evaluation_of_images(diffusion, blobs, tmp_path, monkeypatch):
     found = evaluate(diffusion, blobs, steps=2)
     assert "In the features" in repr(found)
     assert found._repr_html_().startswith('<iframe srcdoc="&lt;!doctype html&gt;')
-    found.save_as_html(tmp_path / "page.html")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found.save_as_html("~/page.html")
     assert "Fidelity and variety" in (tmp_path / "page.html").read_text("utf-8")
     opened = []
     monkeypatch.setattr("webbrowser.open", opened.append)
