@@ -639,4 +639,10 @@ def _initial(init, parameters, shape):
             f"`init` is of {len(init.shape_) - 1} dimensions, and the images are of "
             f"{len(shape) - 1}; name another file, or train without it."
         )
+    blocks = init._fitted_with["blocks"]
+    if blocks != parameters.blocks:
+        raise InputError(
+            f"`init` was trained with the blocks {blocks}, not {parameters.blocks}; "
+            "give the same."
+        )
     return _serialization.fitting(parameters.weight_shapes(shape), init.to_tensors())

@@ -402,6 +402,8 @@ def test_conditions_are_taken_over_by_their_names(vqvae, blobs, caplog):
     [
         ({"target": "clean"}, "`init` was trained with the target 'v', not 'clean'"),
         ({"schedule": "linear"}, "with the schedule 'cosine', not 'linear'"),
+        ({"blocks": 2}, "with the blocks 1, not 2"),
+        ({"attention": True}, r"with the attention None, not \[True, True\]"),
         ({"widths": (24, 24)}, "`init` has other networks"),
     ],
 )
@@ -426,6 +428,7 @@ def test_a_training_begins_from_the_packaged_brains():
 def test_check_refuses_a_wrong_init(diffusion, vqvae, blobs):
     model = LatentDiffusion(vqvae)
     model.check(blobs.shape, init=diffusion)
+    model.set_params(attention=False).check(blobs.shape, init=diffusion)
     with pytest.raises(InputError, match="the target 'v', not 'clean'"):
         model.set_params(target="clean").check(blobs.shape, init=diffusion)
 

@@ -605,6 +605,7 @@ def test_weights_of_other_shapes_start_at_random(vqvae, caplog):
     ("parameters", "space", "message"),
     [
         ({"widths": (16, 16)}, (8, 8), "`init` has other networks"),
+        ({"blocks": 2}, (8, 8), "`init` was trained with the blocks 1, not 2"),
         ({}, (8, 8, 8), "`init` is of 2 dimensions, and the images are of 3"),
     ],
 )
