@@ -120,6 +120,14 @@ def test_tables_of_pandas():
     npt.assert_array_equal(numbers[:, 0] == UNSPECIFIED, [False, True, False, False])
 
 
+def test_intervals_of_pandas_are_levels():
+    ages = pd.cut([20, 40, 60, 80], [0, 50, 100])
+    learnt = learn({"age": ages}, 4)
+    assert learnt["age"].levels == {"(0, 50]": 2, "(50, 100]": 2}
+    numbers = ConditionBatch.of(learnt, {"age": ages}, 4).numbers
+    npt.assert_array_equal(numbers[:, 0], [0, 0, 1, 1])
+
+
 def test_learnt_conditions_are_logged_in_python_too(caplog):
     ages = pd.Series([70, 61, 55, 80], name="age")
     how = Examples(None), 4, None, None
