@@ -464,5 +464,5 @@ def test_rows_of_a_table_follow_the_subjects(vqvae, blobs, begin):
     with pytest.raises(InputError, match="1 of 12 images have no row"):
         model.fit(images, frame[1:], **options)
     del options["subjects"]
-    with pytest.raises(InputError, match="give `subjects`"):
+    with pytest.raises(InputError, match="give the subjects of the images"):
         model.fit(images, frame, **options)

@@ -604,7 +604,7 @@ def test_conditions_of_pandas_are_in_their_order():
     subjects = ["sub-1", "sub-2", "sub-3"]
     joined = read_conditions("conditions", named, 3, subjects)
     assert joined == {"age": [2.5, 3.5, 1.5]}
-    with pytest.raises(InputError, match="or drop the names if rows are in the order"):
+    with pytest.raises(InputError, match="and drop the names"):
         read_conditions("requested", named, 3)
     assert read_conditions("conditions", None, 3) is None
 
