@@ -179,6 +179,11 @@ def _encode(examples, conditions, source, factor):
         _refuse_useless(examples, conditions, source)
         return None
     n, *space, _ = examples.shape
+    if conditions and examples.conditions is None:
+        logger.warning(
+            "validation_data has no conditions, without which its loss, by which the "
+            "best weights are chosen, is higher; give `validation_conditions`."
+        )
     encoded = ConditionBatch.of(conditions, examples.conditions, n, lenient=True)
     if encoded.range_warnings:
         logger.warning("held-out images: %s", " ".join(encoded.range_warnings[:9]))
