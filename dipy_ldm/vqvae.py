@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import logging
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -47,6 +48,8 @@ from dipy_ldm.data.channels import (
 from dipy_ldm.training import FitOptions, resolve, train
 from dipy_ldm.training._precision import Precision, log_precision
 from dipy_ldm.training._trainer import TrainingData
+
+logger = logging.getLogger(__name__)
 
 
 class VQVAE(Estimator):
@@ -247,7 +250,7 @@ class VQVAE(Estimator):
         affine = cohort.affine if affine is None else check_affine(affine)
         kinds = tuple(cohort.channels or as_channels(channels))
         held_out = _read_held_out(validation_data, images.shape, affine, kinds)
-        masks = cohort.masks if masks is None and background != 1 else masks
+        masks = _masks_of(cohort, background) if masks is None else masks
         masks = checks.check_masks(masks, background, images.shape[:-1])
         check_columns(kinds, images.shape[-1])
         chosen, patch, resolved, initial = self._plan_fit(
@@ -602,6 +605,18 @@ class VQVAE(Estimator):
         self._codec = codec
         self.encoder_, self.decoder_ = codec.encoder, codec.decoder
         self.quantizer_: Any = codec.quantizer
+
+
+def _masks_of(cohort, background):
+    """Return the masks of volumes, if any; warn where they would have no effect."""
+    if background != 1:
+        return cohort.masks
+    if cohort.masks is not None:
+        logger.warning(
+            "the masks of the volumes have no effect with a `background` of 1; lower "
+            "it, to 0.1 say."
+        )
+    return None
 
 
 def _read_held_out(images, shape, affine, channels):

@@ -22,6 +22,7 @@ from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._image_checks import survey
+from dipy_ldm.data.volumes import Volumes
 from dipy_ldm.metrics import detail_correlation, psnr
 from dipy_ldm.training import _trainer as run
 from dipy_ldm.training._options import Length, ResolvedOptions
@@ -412,6 +413,16 @@ def test_volumes_without_channels_are_warned_of(caplog, monkeypatch):
         VQVAE(**TINY).fit(volumes, **FIT)
     assert "(64, 8, 8, 8) are taken for 64 two-dimensional images" in caplog.text
     assert "images[..., None]" in caplog.text
+
+
+def test_masks_without_effect_are_warned_of(volumes, caplog, monkeypatch):
+    monkeypatch.setattr(VQVAE, "_build", mock.Mock(side_effect=KeyboardInterrupt))
+    masked = Volumes(volumes, np.ones(volumes.shape[:-1], "uint8"), np.eye(4), [])
+    for background in (0.5, 1):
+        assert "have no effect" not in caplog.text
+        with pytest.raises(KeyboardInterrupt):
+            VQVAE(**TINY).fit(masked, background=background, **FIT)
+    assert "masks of the volumes have no effect with a `background` of 1" in caplog.text
 
 
 @pytest.mark.parametrize("call", ["encode", "predict"])
