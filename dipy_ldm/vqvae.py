@@ -314,7 +314,7 @@ class VQVAE(Estimator):
         *,
         affine: npt.ArrayLike | None = None,
         suffix: str | None = None,
-        channels: Sequence[Channel] = (),
+        channels: Sequence[str | Channel] = (),
     ) -> Self:
         """Adapt to images of another size, range or grid, without training.
 
@@ -344,7 +344,7 @@ class VQVAE(Estimator):
         """
         self._check_fitted()
         cohort = read_cohort(images, channels=channels or self.channels_)
-        channels = cohort.channels or tuple(channels)
+        channels = cohort.channels or as_channels(channels)
         affine = cohort.affine if affine is None else affine
         images = checks.as_array(cohort.images)
         refuse_other_images(self.shape_, images.shape[1:])

@@ -662,6 +662,8 @@ def test_an_autoencoder_is_adapted_to_other_images(vqvae):
     (low, high), (first, last) = vqvae.intensity_, other.intensity_
     alike = low + (high - low) * (images - first) / (last - first)
     npt.assert_allclose(other.encode(images), vqvae.encode(alike), atol=1e-4)
+    other.adapt(images, channels=["T1w"])
+    assert [channel.name for channel in other.channels_] == ["T1w"]
     with pytest.raises(InputError, match="with 1 channel, and these have 2 with 3"):
         other.adapt(np.zeros((2, 8, 8, 3)))
 
