@@ -1,5 +1,6 @@
 """Copies that were planted are found, and among others none are."""
 
+import pickle
 import re
 from types import SimpleNamespace
 
@@ -450,6 +451,7 @@ def test_an_audit_that_generates(diffusion, blobs):
     found = audit(diffusion, blobs[:40], blobs[40:], n=20, steps=2)
     assert "Audit of a latent diffusion model" in found.to_html()
     assert "held-out" in repr(found)
+    assert pickle.loads(pickle.dumps(found)).conclusions() == found.conclusions()
     assert found.n == len(found.generated) == found.n_held_out == 20
     assert set(found.members) == {"denoiser", "autoencoder"}
     with pytest.raises(InputError, match="seed must be a whole number from 0"):
