@@ -313,6 +313,16 @@ def test_bad_options_of_predict(diffusion, arguments, sentence):
         diffusion.predict(**arguments)
 
 
+def test_denoisers_and_conditions_are_checked_as_samples_are(diffusion):
+    for call, sentence in (
+        (lambda: diffusion.denoiser(-1), "guidance must be at least 0"),
+        (lambda: diffusion.draw_conditions(0), "n must be at least 1"),
+        (lambda: diffusion.draw_conditions(2, seed=-1), "seed must be at least 0"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            call()
+
+
 def test_bad_arguments_elsewhere(diffusion, vqvae, blobs):
     spoilt = np.where(np.arange(4)[:, None, None, None] == 2, np.nan, blobs[:4])
     for images, strength, sentence in (

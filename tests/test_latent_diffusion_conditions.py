@@ -212,6 +212,8 @@ def test_clones_and_further_fits_know_nothing_of_it(told, blobs):
     assert np.abs(guided - alone).max() > 1e-6
     with pytest.raises(InputError, match="a guidance of 3 needs conditions"):
         again.predict(2, conditions="none", guidance=3)
+    with pytest.raises(InputError, match="a guidance of 3 needs conditions"):
+        again.denoiser(3)
     assert list(told.conditions_) == ["row", "side"]
 
 
