@@ -497,6 +497,8 @@ class LatentDiffusion(Estimator):
             If the model is not fitted, or an option can't be used.
         """
         self._check_fitted()
+        if as_images and self._of_images():
+            raise InputError("`as_images` is for models of volumes; leave it out.")
         affine = require_affine(self.vqvae_.affine_) if as_images else None
         source = self._read_source(source)
         n = self._count(conditions, source) if n is None else n

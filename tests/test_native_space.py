@@ -264,6 +264,6 @@ def test_conditions_are_joined_to_scans():
         assert _native_space._joined(arguments, files) is arguments
 
 
-def test_arrays_have_no_affine(diffusion):
-    with pytest.raises(InputError, match="this model has no affine"):
+def test_samples_of_two_dimensions_are_arrays(diffusion):
+    with pytest.raises(InputError, match="`as_images` is for models of volumes"):
         diffusion.predict(1, as_images=True)
