@@ -850,6 +850,7 @@ class LatentDiffusion(Estimator):
     @property
     def default_guidance(self):
         """The best as measured: 2 for images, 1 for volumes, 3 for diffusion series."""
+        self._check_fitted()
         # Without it, what directions change is half of what it should be.
         if any(each.kind == "direction" for each in self.conditions_.values()):
             return 3.0

@@ -432,7 +432,8 @@ class VQVAE(Estimator):
         """
         self._check_fitted()
         check_counts(batch_size=batch_size, tile=tile)
-        space = self.shape_[:-1] if space is None else tuple(space)
+        space = self.shape_[:-1] if space is None else space
+        space = tuple(np.atleast_1d(space).tolist())
         check_space(space, len(self.shape_) - 1)
         latents = checks.check_latents(latents, self.latent_shape((*space, 1)), space)
         images = self._codec.decode(latents, space, batch_size, tile, self.sharpening_)
@@ -525,12 +526,16 @@ class VQVAE(Estimator):
     @property
     def codebook_(self):
         """The codes, ``(n_codebooks * n_codes, code_dim)``."""
-        self._check_fitted()
+        try:
+            self._check_fitted()
+        except InputError as error:  # what hasattr looks for
+            raise AttributeError(str(error)) from error
         return self._codec.codebook
 
     def to_tensors(self) -> dict[str, np.ndarray]:
         """Return the weights by their names in a model file."""
-        return {"codebook": self.codebook_} | super().to_tensors()
+        tensors = super().to_tensors()
+        return {"codebook": self.codebook_} | tensors
 
     def _parameters(self, rank=2, init=None):
         """Return the parameters of the fitted model, or else of the next fit."""
@@ -550,7 +555,7 @@ class VQVAE(Estimator):
     @classmethod
     def _read_init(cls, init):
         """Return the autoencoder that a fit begins from, also that of a whole model."""
-        if init is None or isinstance(init, Estimator):
+        if not isinstance(init, str | Path):
             return super()._read_init(init)
         path = _serialization.find(init)
         if _serialization.read_document(path)["kind"] != "latent_diffusion":

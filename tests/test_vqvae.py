@@ -351,6 +351,7 @@ def test_bad_images_are_answered_with_their_cure(images, sentence):
         ({"affine": np.full((4, 4), np.nan)}, "affine must be a finite"),
         ({"affine": "RAS"}, "affine must be a finite"),
         ({"augment": True}, "must be an Augmentation, not True"),
+        ({"init": 7}, "`init` must be a VQVAE or a file, not a int"),
         ({"epoch": 2}, "unknown option 'epoch'; choose one of images, "),
     ],
 )
@@ -385,6 +386,7 @@ def test_after_an_exploded_loss_it_goes_on_at_another_rate(blobs, tmp_path):
         ("decode", (2, 4, 4, 2), {}, "and the size of the images"),
         ("decode", (0, 4, 3, 2), {}, "give what encode returned"),
         ("decode", (2, 4, 3, 2), {"space": (13,)}, "space must have 2 numbers, not 1"),
+        ("decode", (2, 4, 3, 2), {"space": 13}, "space must have 2 numbers, not 1"),
         ("decode", (2, 4, 3, 2), {"space": (13, 0)}, "space must be at least 1, not 0"),
         ("decode", (2, 4, 3, 2), {"batch_size": 1.5}, "a whole number, not 1.5"),
         ("codes", (2, 4, 3, 1), {}, "latents must have 2 channels"),
@@ -457,6 +459,12 @@ def test_another_fit_starts_afresh_and_numbers_of_numpy_are_as_pythons(
 def test_unfitted_names_the_call_to_make(call):
     with pytest.raises(InputError, match="call fit"):
         getattr(VQVAE(), call)(np.zeros((1, 8, 8, 1)))
+
+
+def test_without_a_fit_there_is_no_codebook():
+    assert not hasattr(VQVAE(), "codebook_")
+    with pytest.raises(AttributeError, match="this VQVAE is not fitted; call fit"):
+        VQVAE().codebook_  # noqa: B018
 
 
 @pytest.mark.parametrize(
