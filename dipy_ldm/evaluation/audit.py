@@ -176,7 +176,8 @@ def audit(
     """
     check_arguments(model, generated, requested, sampling, seed)
     vqvae = model.vqvae_
-    train, held_out = map(model._check_images, (train, held_out))
+    train = model._check_images(train)
+    held_out = model._check_images(held_out)
     source_images = (
         sources_of(model, source, len(train)),
         sources_of(model, source_held_out, len(held_out), "source_held_out"),
