@@ -295,9 +295,15 @@ class Estimator:
         """Describe what is fitted, and on what."""
         networks, history = self._networks().values(), self.history_
         n_weights = sum(network.count_params() for network in networks)
-        last = {name: values[-1] for name, values in history.items() if values}
-        length = [f"{last.pop(n):g} {n}s" for n in ("epoch", "step") if n in last]
-        figures = [f"{name} {value:.3g}" for name, value in last.items()]
+        rounds = {name: values for name, values in history.items() if values}
+        lengths = (("epoch", "g"), ("step", ","))
+        length = [
+            f"{rounds.pop(n)[-1]:{how}} {n}s" for n, how in lengths if n in rounds
+        ]
+        # Of the round with the lowest one, the network has the weights.
+        losses = rounds.get("val_loss", [])
+        best = losses.index(min(losses)) if losses else -1
+        figures = [f"{name} {values[best]:.3g}" for name, values in rounds.items()]
         return {
             "weights": f"{n_weights:,}",
             "training": ", ".join(length + figures),

@@ -205,6 +205,7 @@ def learn(
                 "give None for those that are not known."
             )
     units, meanings = units or {}, meanings or {}
+    _check_descriptions(table, units, meanings)
     learnt = {
         name: Condition(*_learn(name, values))._replace(
             units=units.get(name), meanings=meanings.get(name)
@@ -215,6 +216,25 @@ def learn(
         _refuse_identifiers(name, condition, n_subjects or n)
         _refuse_more_than_text(name, condition)
     return learnt
+
+
+def _check_descriptions(table, units, meanings):
+    """Refuse units and meanings of no condition, or that are not text."""
+    if unknown := [name for name in (*units, *meanings) if name not in table]:
+        raise InputError(
+            f"`units` or `meanings` have {unknown[0]!r}, which is no condition; choose "
+            f"one of {listed(table)}."
+        )
+    for name, unit in units.items():
+        if not isinstance(unit, str | None):
+            raise InputError(f"the unit of {name} must be text, not {unit!r}.")
+    for name, levels in meanings.items():
+        pairs = levels.items() if isinstance(levels, dict) else [(None, levels)]
+        if not all(isinstance(text, str) for pair in pairs for text in pair):
+            raise InputError(
+                f"the meanings of {name} must be texts by its levels, such as "
+                f"{{'1': 'patient'}}, not {levels!r}."
+            )
 
 
 def _refuse_more_than_text(name, condition):

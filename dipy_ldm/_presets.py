@@ -31,15 +31,20 @@ class Settings(NamedTuple):
 
     def length(self, stage):
         """Return how long a stage is trained, as its ``fit`` takes it."""
-        return {name: getattr(self, f"{name}_{stage}") for name in ("epochs", "steps")}
+        steps = getattr(self, f"steps_{stage}")
+        if steps is not None:
+            return {"steps": steps}
+        return {"epochs": getattr(self, f"epochs_{stage}")}
 
     def fit_options(self, stage: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Complete the options of a ``fit`` by the kind of data."""
+        # A strategy of None is for one device; others are for the default.
+        options = {n: v for n, v in options.items() if v is not None or n == "strategy"}
+        if "epochs" in options and "steps" in options:
+            raise InputError("give `epochs` or `steps`, not both.")
         usual = self.length(stage) | {"batch_size": self.batch_size}
-        chosen = usual | _without_steps(options)
-        if chosen.get("learning_rate") is None:
-            chosen["learning_rate"] = getattr(self, f"rate_{stage}")
-        return chosen
+        usual["learning_rate"] = getattr(self, f"rate_{stage}")
+        return usual | _without_steps(options)
 
 
 IMAGES = Settings(

@@ -497,6 +497,8 @@ class LatentDiffusion(Estimator):
             If the model is not fitted, or an option can't be used.
         """
         self._check_fitted()
+        if as_images and self._of_images():
+            raise InputError("`as_images` is for models of volumes; leave it out.")
         affine = require_affine(self.vqvae_.affine_) if as_images else None
         source = self._read_source(source)
         n = self._count(conditions, source) if n is None else n
@@ -508,13 +510,7 @@ class LatentDiffusion(Estimator):
         conditions = self.draw_conditions(
             n, conditions, seed=seed, first=first, same_noise=same_noise
         )
-        inputs = self._inputs(conditions, source, n)
-        unconditional = (inputs.table == UNSPECIFIED).all()
-        if guidance != 1 and self.guide_ is None and unconditional:
-            raise InputError(
-                "this model has no guide, so that a guidance of "
-                f"{guidance} needs conditions; give `conditions`, or leave it out."
-            )
+        inputs = self._guided_inputs(guidance, conditions, source, n)
 
         def generate(numbers):
             own = np.full_like(numbers, first) if same_noise else numbers
@@ -789,7 +785,9 @@ class LatentDiffusion(Estimator):
             the clean ones.
         """
         n = self._count(conditions, source)
-        return self._denoiser.guided(self._inputs(conditions, source, n), guidance)
+        self.check_sampling(n, guidance=guidance)
+        inputs = self._guided_inputs(guidance, conditions, source, n)
+        return self._denoiser.guided(inputs, guidance)
 
     def draw_conditions(
         self,
@@ -816,7 +814,7 @@ class LatentDiffusion(Estimator):
             A value of each condition for each image; ``"none"`` if that was given, and
             None of a model without conditions.
         """
-        self._check_fitted()
+        self.check_sampling(n, seed=seed, first=first)
         names = self.conditions_, self.population_
         return draw_conditions(
             *names, conditions, n, seed=seed, first=first, same=same_noise
@@ -852,6 +850,7 @@ class LatentDiffusion(Estimator):
     @property
     def default_guidance(self):
         """The best as measured: 2 for images, 1 for volumes, 3 for diffusion series."""
+        self._check_fitted()
         # Without it, what directions change is half of what it should be.
         if any(each.kind == "direction" for each in self.conditions_.values()):
             return 3.0
@@ -1089,6 +1088,17 @@ class LatentDiffusion(Estimator):
             logger.warning("%s", sentence)
         prepared = prepare_sources(self.source_, images, self.vqvae_.factor)
         return ConditioningInputs.of(encoded.numbers, prepared)
+
+    def _guided_inputs(self, guidance, conditions, source, n):
+        """Encode conditions and sources, or refuse guidance away from nothing."""
+        inputs = self._inputs(conditions, source, n)
+        unconditional = (inputs.table == UNSPECIFIED).all()
+        if guidance != 1 and self.guide_ is None and unconditional:
+            raise InputError(
+                "this model has no guide, so that a guidance of "
+                f"{guidance} needs conditions; give `conditions`, or leave it out."
+            )
+        return inputs
 
     def _encode(self, images, chosen):
         """Encode images to latents that are not scaled yet."""

@@ -136,7 +136,7 @@ def pictures(
 
     Parameters
     ----------
-    images : ndarray, NIfTI image, dict or list of these
+    images : ndarray, NIfTI image, dict or list of these, or Volumes
         Images, ``(n, *space, channels)``, or NIfTI images; of channels with names a
         dictionary of such images, which stand below each other.
     affine : ndarray, optional
@@ -154,6 +154,8 @@ def pictures(
     InputError
         If they are neither images nor volumes.
     """
+    if hasattr(images, "images"):  # Volumes
+        images, affine, channels = images.images, images.affine, images.channels
     scans: Any = images if isinstance(images, list | tuple) else [images]
     if scans and isinstance(scans[0], Mapping):
         each = [pictures([scan[name] for scan in scans]) for name in scans[0]]
@@ -171,7 +173,7 @@ def pictures(
             each = [_padded(p, size, p.min(), axis) for p in each]
         return np.concatenate(each)
     array = np.asarray(images)
-    if array.ndim not in (4, 5):
+    if array.ndim not in (4, 5) or len(array) == 0:
         raise InputError(
             "images must be (n, height, width, channels), and volumes (n, x, y, z, "
             f"channels), not {array.shape}."

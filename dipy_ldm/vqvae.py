@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import logging
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -47,6 +48,8 @@ from dipy_ldm.data.channels import (
 from dipy_ldm.training import FitOptions, resolve, train
 from dipy_ldm.training._precision import Precision, log_precision
 from dipy_ldm.training._trainer import TrainingData
+
+logger = logging.getLogger(__name__)
 
 
 class VQVAE(Estimator):
@@ -247,7 +250,7 @@ class VQVAE(Estimator):
         affine = cohort.affine if affine is None else check_affine(affine)
         kinds = tuple(cohort.channels or as_channels(channels))
         held_out = _read_held_out(validation_data, images.shape, affine, kinds)
-        masks = cohort.masks if masks is None and background != 1 else masks
+        masks = _masks_of(cohort, background) if masks is None else masks
         masks = checks.check_masks(masks, background, images.shape[:-1])
         check_columns(kinds, images.shape[-1])
         chosen, patch, resolved, initial = self._plan_fit(
@@ -311,7 +314,7 @@ class VQVAE(Estimator):
         *,
         affine: npt.ArrayLike | None = None,
         suffix: str | None = None,
-        channels: Sequence[Channel] = (),
+        channels: Sequence[str | Channel] = (),
     ) -> Self:
         """Adapt to images of another size, range or grid, without training.
 
@@ -341,7 +344,7 @@ class VQVAE(Estimator):
         """
         self._check_fitted()
         cohort = read_cohort(images, channels=channels or self.channels_)
-        channels = cohort.channels or tuple(channels)
+        channels = cohort.channels or as_channels(channels)
         affine = cohort.affine if affine is None else affine
         images = checks.as_array(cohort.images)
         refuse_other_images(self.shape_, images.shape[1:])
@@ -429,7 +432,8 @@ class VQVAE(Estimator):
         """
         self._check_fitted()
         check_counts(batch_size=batch_size, tile=tile)
-        space = self.shape_[:-1] if space is None else tuple(space)
+        space = self.shape_[:-1] if space is None else space
+        space = tuple(np.atleast_1d(space).tolist())
         check_space(space, len(self.shape_) - 1)
         latents = checks.check_latents(latents, self.latent_shape((*space, 1)), space)
         images = self._codec.decode(latents, space, batch_size, tile, self.sharpening_)
@@ -522,12 +526,16 @@ class VQVAE(Estimator):
     @property
     def codebook_(self):
         """The codes, ``(n_codebooks * n_codes, code_dim)``."""
-        self._check_fitted()
+        try:
+            self._check_fitted()
+        except InputError as error:  # what hasattr looks for
+            raise AttributeError(str(error)) from error
         return self._codec.codebook
 
     def to_tensors(self) -> dict[str, np.ndarray]:
         """Return the weights by their names in a model file."""
-        return {"codebook": self.codebook_} | super().to_tensors()
+        tensors = super().to_tensors()
+        return {"codebook": self.codebook_} | tensors
 
     def _parameters(self, rank=2, init=None):
         """Return the parameters of the fitted model, or else of the next fit."""
@@ -547,7 +555,7 @@ class VQVAE(Estimator):
     @classmethod
     def _read_init(cls, init):
         """Return the autoencoder that a fit begins from, also that of a whole model."""
-        if init is None or isinstance(init, Estimator):
+        if not isinstance(init, str | Path):
             return super()._read_init(init)
         path = _serialization.find(init)
         if _serialization.read_document(path)["kind"] != "latent_diffusion":
@@ -563,7 +571,10 @@ class VQVAE(Estimator):
         """Load images on the grid of the training images; arrays stay as they are."""
         self._check_fitted()
         grid = grid_of(self.shape_, self.affine_)
-        return read_cohort(images, grid, self.channels_, verbose=verbose)
+        cohort = read_cohort(images, grid, self.channels_, verbose=verbose)
+        if cohort.channels:
+            check_same(cohort.channels, self.channels_)
+        return cohort
 
     def _grid(self):
         """Return the grid of volumes, None of images, and the channels."""
@@ -601,11 +612,25 @@ class VQVAE(Estimator):
         self.quantizer_: Any = codec.quantizer
 
 
+def _masks_of(cohort, background):
+    """Return the masks of volumes, if any; warn where they would have no effect."""
+    if background != 1:
+        return cohort.masks
+    if cohort.masks is not None:
+        logger.warning(
+            "the masks of the volumes have no effect with a `background` of 1; lower "
+            "it, to 0.1 say."
+        )
+    return None
+
+
 def _read_held_out(images, shape, affine, channels):
     """Load validation images, if any, of the shape ``(n, *space, channels)``."""
     if images is None:
         return None
     cohort = read_cohort(images, grid_of(shape[1:], affine), channels)
+    if cohort.channels:
+        check_same(cohort.channels, channels)
     return checks.check_validation(cohort.images, shape)
 
 
@@ -633,5 +658,11 @@ def _initial(init, parameters, shape):
         raise InputError(
             f"`init` is of {len(init.shape_) - 1} dimensions, and the images are of "
             f"{len(shape) - 1}; name another file, or train without it."
+        )
+    blocks = init._fitted_with["blocks"]
+    if blocks != parameters.blocks:
+        raise InputError(
+            f"`init` was trained with the blocks {blocks}, not {parameters.blocks}; "
+            "give the same."
         )
     return _serialization.fitting(parameters.weight_shapes(shape), init.to_tensors())

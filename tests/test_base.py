@@ -106,6 +106,14 @@ def test_a_further_fit_takes_the_parameters_of_the_time(
     assert again.to_document()["vqvae"]["widths"] == [4]
 
 
+def test_figures_are_those_of_the_weights(diffusion, monkeypatch):
+    history = {"step": [500_000, 1_000_000], "epoch": [0.5, 1], "loss": [0.3, 0.2]}
+    history["val_loss"] = [0.4, 0.6]
+    monkeypatch.setattr(diffusion, "history_", history)
+    training = diffusion._summary()["training"]
+    assert training == "1 epochs, 1,000,000 steps, loss 0.3, val_loss 0.4"
+
+
 def test_estimators_show_parameters_and_training(diffusion):
     unfitted = VQVAE(widths=(8, 8), seed=3)
     assert repr(unfitted) == "VQVAE(widths=(8, 8), seed=3)"

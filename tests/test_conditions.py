@@ -120,6 +120,14 @@ def test_tables_of_pandas():
     npt.assert_array_equal(numbers[:, 0] == UNSPECIFIED, [False, True, False, False])
 
 
+def test_intervals_of_pandas_are_levels():
+    ages = pd.cut([20, 40, 60, 80], [0, 50, 100])
+    learnt = learn({"age": ages}, 4)
+    assert learnt["age"].levels == {"(0, 50]": 2, "(50, 100]": 2}
+    numbers = ConditionBatch.of(learnt, {"age": ages}, 4).numbers
+    npt.assert_array_equal(numbers[:, 0], [0, 0, 1, 1])
+
+
 def test_learnt_conditions_are_logged_in_python_too(caplog):
     ages = pd.Series([70, 61, 55, 80], name="age")
     how = Examples(None), 4, None, None
@@ -311,6 +319,39 @@ def test_names_in_any_script_are_text():
     assert list(learn(names, 2)) == list(names)
     with pytest.raises(InputError, match="rename it"):
         learn({"age": [1.5, 2.5]}, 2, units={"age": "\x9b31m"})
+
+
+def test_held_out_images_without_conditions_are_warned_of(caplog):
+    examples = Examples((4, 8, 8, 1), {"age": [61.5, 70, 55, 80]})
+    for conditions in ({"age": [60, 70]}, None):
+        assert "give `validation_conditions`" not in caplog.text
+        held_out = Examples((2, 8, 8, 1), conditions)
+        Conditioning.learn(examples, held_out, 4, None, None)
+    assert "give `validation_conditions`" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"units": {"size": "ml"}}, "have 'size', which is no condition; choose one"),
+        ({"meanings": {"size": {}}}, "have 'size', which is no condition"),
+        ({"units": {"age": 5}}, "the unit of age must be text, not 5"),
+        ({"meanings": {"group": {1: "patient"}}}, "of group must be texts by its lev"),
+        ({"meanings": {"group": "patients"}}, "of group must be texts by its levels"),
+    ],
+)
+def test_wrong_units_and_meanings_are_refused(options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        learn({"age": [1.5, 2.5], "group": [0, 1]}, 2, **options)
+
+
+def test_units_are_added_to_those_of_a_table():
+    values = {"age": [61.5, 70, 55, 80], "size": [1.5, 2.5, 3.5, 4.5]}
+    table = Table(values, {"age": "years", "sex": "no more a column"})
+    examples = Examples((4, 8, 8, 1), table)
+    learnt = Conditioning.learn(examples, Examples(None), 4, {"size": "ml"}, None)
+    units = [condition.units for condition in learnt.conditions.values()]
+    assert units == ["years", "ml"]
 
 
 def test_directions_are_vectors_of_which_opposite_ones_are_one():

@@ -313,6 +313,16 @@ def test_bad_options_of_predict(diffusion, arguments, sentence):
         diffusion.predict(**arguments)
 
 
+def test_denoisers_and_conditions_are_checked_as_samples_are(diffusion):
+    for call, sentence in (
+        (lambda: diffusion.denoiser(-1), "guidance must be at least 0"),
+        (lambda: diffusion.draw_conditions(0), "n must be at least 1"),
+        (lambda: diffusion.draw_conditions(2, seed=-1), "seed must be at least 0"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            call()
+
+
 def test_bad_arguments_elsewhere(diffusion, vqvae, blobs):
     spoilt = np.where(np.arange(4)[:, None, None, None] == 2, np.nan, blobs[:4])
     for images, strength, sentence in (
@@ -347,7 +357,11 @@ def test_one_entry_of_attention_is_for_all_levels(vqvae, attention):
 def test_unfitted_names_the_call_to_make(vqvae, blobs):
     model = LatentDiffusion(vqvae)
     calls = model.predict, model.check_sampling, model.check_memory
-    for call in (*calls, lambda: model.default_denoising_steps("dpm++", 0.1)):
+    calls += (
+        lambda: model.default_denoising_steps("dpm++", 0.1),
+        lambda: model.default_guidance,
+    )
+    for call in calls:
         with pytest.raises(InputError, match="call fit"):
             call()
     with pytest.raises(InputError, match="VQVAE is not fitted"):
@@ -402,6 +416,8 @@ def test_conditions_are_taken_over_by_their_names(vqvae, blobs, caplog):
     [
         ({"target": "clean"}, "`init` was trained with the target 'v', not 'clean'"),
         ({"schedule": "linear"}, "with the schedule 'cosine', not 'linear'"),
+        ({"blocks": 2}, "with the blocks 1, not 2"),
+        ({"attention": True}, r"with the attention None, not \[True, True\]"),
         ({"widths": (24, 24)}, "`init` has other networks"),
     ],
 )
@@ -426,6 +442,7 @@ def test_a_training_begins_from_the_packaged_brains():
 def test_check_refuses_a_wrong_init(diffusion, vqvae, blobs):
     model = LatentDiffusion(vqvae)
     model.check(blobs.shape, init=diffusion)
+    model.set_params(attention=False).check(blobs.shape, init=diffusion)
     with pytest.raises(InputError, match="the target 'v', not 'clean'"):
         model.set_params(target="clean").check(blobs.shape, init=diffusion)
 

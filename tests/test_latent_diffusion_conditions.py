@@ -229,6 +229,8 @@ def test_clones_and_further_fits_know_nothing_of_it(told, blobs):
     assert np.abs(guided - alone).max() > 1e-6
     with pytest.raises(InputError, match="a guidance of 3 needs conditions"):
         again.predict(2, conditions="none", guidance=3)
+    with pytest.raises(InputError, match="a guidance of 3 needs conditions"):
+        again.denoiser(3)
     assert list(told.conditions_) == ["row", "side"]
 
 
@@ -315,7 +317,8 @@ def test_ignored_conditions_are_warned_of(caplog, rng):
     whose = np.arange(40) % 20
     with caplog.at_level(logging.WARNING):
         gains = ablation_gains(losses, told, whose, ["a", "b", "c"], warn=True)
-    assert gains == {"val_gain_a": 0, "val_gain_b": pytest.approx(0.2), "val_gain_c": 0}
+    # Of the third, no image has a value.
+    assert gains == {"val_gain_a": 0, "val_gain_b": pytest.approx(0.2)}
     assert "condition a has no measurable effect" in caplog.text
     assert "20 subjects" in caplog.text
     assert "condition b" not in caplog.text
@@ -481,5 +484,5 @@ def test_rows_of_a_table_follow_the_subjects(vqvae, blobs, begin):
     with pytest.raises(InputError, match="1 of 12 images have no row"):
         model.fit(images, frame[1:], **options)
     del options["subjects"]
-    with pytest.raises(InputError, match="give `subjects`"):
+    with pytest.raises(InputError, match="give the subjects of the images"):
         model.fit(images, frame, **options)

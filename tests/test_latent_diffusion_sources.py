@@ -208,6 +208,7 @@ def test_volumes_are_translated_from_labels_and_conditions(caplog, rng):
     vqvae = VQVAE(widths=(4,), n_codes=8, code_dim=2).fit(volumes, **options)
     model = LatentDiffusion(vqvae, widths=(4,))
     options |= {"validation_data": volumes[:4], "remat": True}
+    options["validation_conditions"] = {"sex": [*"abab"]}
     # A label that the others have not is left out.
     options["validation_source"] = np.where(labels[:4] == 17, 99, labels[:4])
     with caplog.at_level(logging.WARNING):

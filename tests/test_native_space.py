@@ -15,6 +15,8 @@ from dipy_ldm._serialization import find
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._scans import read_cohort
+from dipy_ldm.data.channels import as_channels
+from dipy_ldm.data.volumes import Volumes
 
 pytestmark = pytest.mark.usefixtures("no_real_cache")
 FIT = {"steps": 2, "batch_size": 4, "verbose": False}
@@ -63,6 +65,20 @@ def test_files_folders_images_and_volumes_are_the_same_cohort(folder, untrained)
     npt.assert_array_equal(latents, vqvae.encode(volumes.images[:1]))
     for use in (vqvae.encode, vqvae.predict, model.denoise):
         npt.assert_array_equal(use(volumes), use(volumes.images))
+
+
+def test_volumes_of_another_grid_or_other_channels_are_refused(model):
+    images, files = blocky_volumes(), [f"sub-{i}_T1w.nii" for i in range(8)]
+    volumes = Volumes(images, None, grid_affine(), files)
+    assert model.vqvae_._read_cohort(volumes).images is images
+    volumes.channels = as_channels(["FA"])
+    with pytest.raises(InputError, match="of other channels, labels or ranges"):
+        model.vqvae_._read_cohort(volumes)
+    moved = Volumes(images, None, np.diag([2, 2, 2, 1]) @ grid_affine(), files)
+    with pytest.raises(InputError, match="lie on another grid .*grid=Grid"):
+        model.vqvae_._read_cohort(moved)
+    with pytest.raises(InputError, match="lie on another grid .*grid=Grid"):
+        VQVAE().fit(volumes, validation_data=moved, **FIT)
 
 
 class Tensor:
@@ -248,6 +264,6 @@ def test_conditions_are_joined_to_scans():
         assert _native_space._joined(arguments, files) is arguments
 
 
-def test_arrays_have_no_affine(diffusion):
-    with pytest.raises(InputError, match="this model has no affine"):
+def test_samples_of_two_dimensions_are_arrays(diffusion):
+    with pytest.raises(InputError, match="`as_images` is for models of volumes"):
         diffusion.predict(1, as_images=True)

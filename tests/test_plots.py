@@ -12,6 +12,7 @@ import pytest
 
 from dipy_ldm import VQVAE, plots
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data.volumes import Volumes
 
 
 def test_montage_places_images_in_rows():
@@ -113,6 +114,7 @@ def test_figures_show_themselves(rng):
         plots.plot_history({"autoencoder": SimpleNamespace(history_=history)}),
         plots.plot_samples(images),
         plots.plot_samples(volumes, affine=np.diag([2, 2, 2, 1])),
+        plots.plot_samples(Volumes(volumes, None, np.diag([2, 2, 2, 1]), [])),
         plots.plot_samples(scans),
         plots.plot_samples(scans[0]),
         plots.plot_samples([{"T1w": scan, "dseg": scan} for scan in scans]),
@@ -157,8 +159,9 @@ def test_reconstructions_of_channels_are_as_bright_as_they_are(rng, monkeypatch)
 def test_images_without_channels_are_refused():
     with pytest.raises(InputError, match="images must be .* not \\(3, 8, 8\\)"):
         plots.plot_samples(np.zeros((3, 8, 8)))
-    with pytest.raises(InputError, match="images must be"):
-        plots.plot_samples([])
+    for nothing in ([], np.zeros((0, 8, 8, 1))):
+        with pytest.raises(InputError, match="images must be"):
+            plots.plot_samples(nothing)
 
 
 def test_unfitted_estimators_have_no_history():

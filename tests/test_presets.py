@@ -77,6 +77,16 @@ def test_lengths():
     assert _presets.IMAGES.fit_options("ldm", {"steps": 9})["epochs"] == 10
     data = SimpleNamespace(affine=np.eye(4))
     chosen = _presets.resolve(data, epochs_ldm=7)
-    assert chosen.length("ldm") == {"epochs": 7, "steps": None}
+    assert chosen.length("ldm") == {"epochs": 7}
     with pytest.raises(InputError, match="--epochs_ldm or --steps_ldm, not both"):
         _presets.resolve(data, epochs_ldm=7, steps_ldm=10)
+    with pytest.raises(InputError, match="give `epochs` or `steps`, not both"):
+        volumes.fit_options("ldm", {"epochs": 7, "steps": 10})
+
+
+def test_none_is_for_the_default():
+    usual = _presets.VOLUMES.fit_options("ldm", {})
+    options = dict.fromkeys(("epochs", "steps", "batch_size", "learning_rate"))
+    assert _presets.VOLUMES.fit_options("ldm", options) == usual
+    # A strategy of None is one.
+    assert "strategy" in _presets.VOLUMES.fit_options("ldm", {"strategy": None})

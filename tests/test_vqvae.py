@@ -22,6 +22,7 @@ from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._image_checks import survey
+from dipy_ldm.data.volumes import Volumes
 from dipy_ldm.metrics import detail_correlation, psnr
 from dipy_ldm.training import _trainer as run
 from dipy_ldm.training._options import Length, ResolvedOptions
@@ -350,6 +351,7 @@ def test_bad_images_are_answered_with_their_cure(images, sentence):
         ({"affine": np.full((4, 4), np.nan)}, "affine must be a finite"),
         ({"affine": "RAS"}, "affine must be a finite"),
         ({"augment": True}, "must be an Augmentation, not True"),
+        ({"init": 7}, "`init` must be a VQVAE or a file, not a int"),
         ({"epoch": 2}, "unknown option 'epoch'; choose one of images, "),
     ],
 )
@@ -384,6 +386,7 @@ def test_after_an_exploded_loss_it_goes_on_at_another_rate(blobs, tmp_path):
         ("decode", (2, 4, 4, 2), {}, "and the size of the images"),
         ("decode", (0, 4, 3, 2), {}, "give what encode returned"),
         ("decode", (2, 4, 3, 2), {"space": (13,)}, "space must have 2 numbers, not 1"),
+        ("decode", (2, 4, 3, 2), {"space": 13}, "space must have 2 numbers, not 1"),
         ("decode", (2, 4, 3, 2), {"space": (13, 0)}, "space must be at least 1, not 0"),
         ("decode", (2, 4, 3, 2), {"batch_size": 1.5}, "a whole number, not 1.5"),
         ("codes", (2, 4, 3, 1), {}, "latents must have 2 channels"),
@@ -412,6 +415,16 @@ def test_volumes_without_channels_are_warned_of(caplog, monkeypatch):
         VQVAE(**TINY).fit(volumes, **FIT)
     assert "(64, 8, 8, 8) are taken for 64 two-dimensional images" in caplog.text
     assert "images[..., None]" in caplog.text
+
+
+def test_masks_without_effect_are_warned_of(volumes, caplog, monkeypatch):
+    monkeypatch.setattr(VQVAE, "_build", mock.Mock(side_effect=KeyboardInterrupt))
+    masked = Volumes(volumes, np.ones(volumes.shape[:-1], "uint8"), np.eye(4), [])
+    for background in (0.5, 1):
+        assert "have no effect" not in caplog.text
+        with pytest.raises(KeyboardInterrupt):
+            VQVAE(**TINY).fit(masked, background=background, **FIT)
+    assert "masks of the volumes have no effect with a `background` of 1" in caplog.text
 
 
 @pytest.mark.parametrize("call", ["encode", "predict"])
@@ -446,6 +459,12 @@ def test_another_fit_starts_afresh_and_numbers_of_numpy_are_as_pythons(
 def test_unfitted_names_the_call_to_make(call):
     with pytest.raises(InputError, match="call fit"):
         getattr(VQVAE(), call)(np.zeros((1, 8, 8, 1)))
+
+
+def test_without_a_fit_there_is_no_codebook():
+    assert not hasattr(VQVAE(), "codebook_")
+    with pytest.raises(AttributeError, match="this VQVAE is not fitted; call fit"):
+        VQVAE().codebook_  # noqa: B018
 
 
 @pytest.mark.parametrize(
@@ -605,6 +624,7 @@ def test_weights_of_other_shapes_start_at_random(vqvae, caplog):
     ("parameters", "space", "message"),
     [
         ({"widths": (16, 16)}, (8, 8), "`init` has other networks"),
+        ({"blocks": 2}, (8, 8), "`init` was trained with the blocks 1, not 2"),
         ({}, (8, 8, 8), "`init` is of 2 dimensions, and the images are of 3"),
     ],
 )
@@ -650,6 +670,8 @@ def test_an_autoencoder_is_adapted_to_other_images(vqvae):
     (low, high), (first, last) = vqvae.intensity_, other.intensity_
     alike = low + (high - low) * (images - first) / (last - first)
     npt.assert_allclose(other.encode(images), vqvae.encode(alike), atol=1e-4)
+    other.adapt(images, channels=["T1w"])
+    assert [channel.name for channel in other.channels_] == ["T1w"]
     with pytest.raises(InputError, match="with 1 channel, and these have 2 with 3"):
         other.adapt(np.zeros((2, 8, 8, 3)))
 

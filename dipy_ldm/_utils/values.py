@@ -108,9 +108,11 @@ def is_many(values: Any) -> bool:
 
 
 def values_of(name: str, values: Any) -> list:
-    """Convert values to Python's, and those that are missing to None."""
+    """Convert values to Python's, categories to text, and what is missing to None."""
     if getattr(getattr(values, "dtype", None), "kind", None) in ("m", "M"):
         raise InputError(f"{name} has dates or times; give numbers, such as years.")
+    if str(getattr(values, "dtype", None)) == "category":
+        values = [v if _is_missing(v) else level_of(v) for v in values.tolist()]
     values = values.tolist() if hasattr(values, "tolist") else values
     values = list(values) if is_many(values) else [values]
     cleaned: list = []
@@ -197,9 +199,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def with_codes(name: str, values: Any) -> list:
-    """Restore what arrays change: categories, and whole numbers beside NaN."""
-    if str(getattr(values, "dtype", None)) == "category":
-        values = [v if _is_missing(v) else level_of(v) for v in values.tolist()]
+    """Restore what arrays change: whole numbers beside NaN."""
     table = values_of(name, values)
     present = [value for value in table if value is not None]
     kind = getattr(getattr(values, "dtype", None), "kind", None)

@@ -99,7 +99,7 @@ def time_training_steps(
     recipe: Any, images: np.ndarray, seconds: float, **options: Any
 ) -> Paces:
     """Time some steps of both stages on images ``(batch, *space, channels)``."""
-    begin, overrides = time.monotonic(), {"steps": _MAX_STEPS, "epochs": 1}
+    begin, overrides = time.monotonic(), {"steps": _MAX_STEPS, "epochs": None}
     until = [_stop_after(_MAX_STEPS, seconds)]
     taken = {}
     if recipe.of_vqvae:
@@ -161,7 +161,7 @@ def _overfitted(recipe, images, seconds, channels):
     vqvae = VQVAE(**recipe.vqvae.get_params())
     overrides = {
         "steps": _MAX_OVERFIT_STEPS,
-        "epochs": 1,
+        "epochs": None,
         "accumulate": 1,
         "strategy": None,
         "batch_size": min(recipe.of_vqvae["batch_size"], len(images)),

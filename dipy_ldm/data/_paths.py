@@ -127,7 +127,14 @@ def holds_volumes(paths: Sequence[str | Path]) -> bool:
 
 def _sequence(paths):
     """Return paths as a list, also if there is one."""
-    paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    alone = isinstance(paths, str | Path) or not isinstance(paths, Iterable)
+    paths = [paths] if alone else list(paths)
+    for path in paths:
+        if not isinstance(path, str | os.PathLike):
+            raise InputError(
+                f"a path must be text or a Path, not a {type(path).__name__}; give "
+                "files or folders of them."
+            )
     if not all(str(path).strip() for path in paths):
         # It would be the folder that one is in.
         raise InputError("a path is empty; give files or folders of them.")

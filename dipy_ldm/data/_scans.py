@@ -22,7 +22,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import ImageOfNibabel
 from dipy_ldm._utils.values import as_report, listed
 from dipy_ldm.data._cohort import Cohort
-from dipy_ldm.data._grid import Grid
+from dipy_ldm.data._grid import Grid, same_grid
 from dipy_ldm.data._nifti import VolumeInfo, check_headers, refuse_kind
 from dipy_ldm.data._pairing import contradict, put_together
 from dipy_ldm.data._paths import (
@@ -119,6 +119,12 @@ def read_cohort(
 ) -> Cohort:
     """Load what a training learns from; arrays stay as they are."""
     if isinstance(images, Volumes):
+        own = Grid(images.images.shape[1:4], images.affine)
+        if grid is not None and not same_grid(own, grid):
+            raise InputError(
+                "the volumes lie on another grid than the training volumes; load them "
+                "with load_volumes(..., grid=Grid(vqvae.shape_[:3], vqvae.affine_))."
+            )
         return Cohort(
             images.images,
             images.masks,

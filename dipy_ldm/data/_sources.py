@@ -73,6 +73,7 @@ def as_source(
     source: npt.ArrayLike, space: tuple[int, ...], name: str = "source"
 ) -> np.ndarray:
     """Return sources ``(n, *space, channels)``, or raise why they are invalid."""
+    source = getattr(source, "images", source)  # of Volumes
     images = np.asarray(source)
     images = images[..., None] if images.ndim == len(space) + 1 else images
     if images.shape[1:-1] != tuple(space) or 0 in images.shape:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import (
+    ALONE,
     KEYS,
     SUBJECT_COLUMNS,
     Table,
@@ -195,7 +196,7 @@ def join_rows(
     cure = _BY_SESSION if by_session else "leave one for each image"
     numbers = _rows_of(keys[0], keys[1], cure)
     if named is None:
-        values = list(table)
+        values = _as_list(ALONE, table)
         return [values[number] for number in numbers]
     lists = {name: _as_list(name, values) for name, values in columns.items()}
     rows = {name: [column[i] for i in numbers] for name, column in lists.items()}
@@ -233,8 +234,8 @@ def _keys_of_subjects(table, columns, subjects, sessions):
     if subjects is None:
         raise InputError(
             f"rows of the conditions have names ({name or 'the index'}: {names[0]}); "
-            "give `subjects` to join them, or drop the names if rows are in the order "
-            "of the images."
+            "give the subjects of the images, too, or put the rows in their order and "
+            "drop the names."
         )
     rows: list[tuple] = [(_prefixed("sub", label),) for label in names]
     images: list[tuple] = [(_prefixed("sub", label),) for label in subjects]

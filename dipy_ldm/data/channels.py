@@ -701,8 +701,9 @@ def check_same(channels: Sequence[Channel], expected: Sequence[Channel]) -> None
         c.sidecar_entries() for c in expected
     ]:
         raise InputError(
-            f"`init` is of other channels, labels or ranges ({_described(expected)}) "
-            f"than the images ({_described(channels)}); fine-tune it, or name another."
+            "the images are of other channels, labels or ranges "
+            f"({_described(channels)}) than the autoencoder ({_described(expected)}); "
+            "load them with its `channels_`, fine-tune it, or name another."
         )
 
 

@@ -158,12 +158,19 @@ def _learn_conditions(examples, units, meanings, subjects):
     """Learn conditions, and log a summary of those that no table did."""
     table = examples.conditions
     if isinstance(table, Table):
-        units, meanings = table.units, table.meanings
+        units = _merged(table, table.units, units)
+        meanings = _merged(table, table.meanings, meanings)
     n_subjects = len(set(subjects.tolist()))
     learnt = learn(table, examples.shape[0], units, meanings, n_subjects)
     if learnt and units is None:
         logger.info("%s", summarise(as_covariates(table, learnt, subjects)))
     return learnt
+
+
+def _merged(table, own, added):
+    """Add to what a table says of its columns."""
+    own = {name: entry for name, entry in (own or {}).items() if name in table}
+    return own | (added or {})
 
 
 def _encode(examples, conditions, source, factor):
@@ -172,6 +179,11 @@ def _encode(examples, conditions, source, factor):
         _refuse_useless(examples, conditions, source)
         return None
     n, *space, _ = examples.shape
+    if conditions and examples.conditions is None:
+        logger.warning(
+            "validation_data has no conditions, without which its loss, by which the "
+            "best weights are chosen, is higher; give `validation_conditions`."
+        )
     encoded = ConditionBatch.of(conditions, examples.conditions, n, lenient=True)
     if encoded.range_warnings:
         logger.warning("held-out images: %s", " ".join(encoded.range_warnings[:9]))

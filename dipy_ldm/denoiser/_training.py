@@ -329,19 +329,21 @@ def ablation_gains(
 ) -> dict[str, float]:
     """Measure how much the loss rises where a condition is shuffled, one at a time.
 
-    ``losses`` returns those of each example, ``(n,)``. Shapes: encoded ``(n,
-    conditions)``.
+    Conditions that no example has get no figure. ``losses`` returns those of each
+    example, ``(n,)``. Shapes: encoded ``(n, conditions)``.
     """
     true, figures = losses(encoded), {}
     for column, name in enumerate(names):
         specified = encoded[:, column] != UNSPECIFIED
+        if not specified.any():
+            continue
         gain, error = _mean(
             losses(_exchanged(encoded, column)) - true, subjects, specified
         )
         figures[f"val_gain_{name}"] = gain
         n = len(np.unique(subjects[specified]))
         # Of one value for all, such as one shell, there is no effect to be told.
-        varies = n > 0 and np.ptp(encoded[specified, column]) > 0
+        varies = np.ptp(encoded[specified, column]) > 0
         testable = warn and varies and n >= FEWEST_SUBJECTS
         if testable and not gain > MIN_STANDARD_ERRORS * error:
             logger.warning(

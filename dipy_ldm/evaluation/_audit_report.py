@@ -47,9 +47,7 @@ def write_page(audit: "Audit", about: Mapping[str, Any]) -> str:
         audit.notes,
         "audit.html",
         findings=_findings(audit),
-        features=page.text(
-            *(f"{n}: {s.features.says}" for n, s in audit.searches.items())
-        ),
+        features=page.text(*(f"{n}: {s.says}" for n, s in audit.searches.items())),
         nearness=_histograms(audit),
         classes=_classes(audit),
         suspects=page.table(["sample", _RATIO, "distance", "features"], suspects),

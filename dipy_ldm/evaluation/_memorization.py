@@ -57,10 +57,11 @@ class Neighbours(NamedTuple):
 class Search(NamedTuple):
     """Neighbours of generated and of held-out images among the training images.
 
-    ``rows`` are the features of the training and of the held-out images.
+    ``says`` describes the features, and ``rows`` are those of the training and of the
+    held-out images.
     """
 
-    features: Features
+    says: str
     generated: Neighbours
     held_out: Neighbours
     rows: tuple[np.ndarray, np.ndarray]
@@ -72,7 +73,7 @@ def search(
     """Find the nearest training image of each other one, by ``(n, features)``."""
     apart = separation(train, held_out)
     return Search(
-        features,
+        features.says,
         neighbours(generated, train, apart),
         neighbours(held_out, train, apart),
         (train, held_out),

@@ -11,6 +11,7 @@ from functools import partial
 from html import escape
 import io
 import math
+import os
 from pathlib import Path
 import re
 from string import Template
@@ -70,7 +71,7 @@ class Report:
 
     def save_as_html(self, path: str | Path) -> None:
         """Write the page, one file that needs no network."""
-        with replacing(path) as partial:
+        with replacing(os.path.expanduser(path)) as partial:
             partial.write_text(self.to_html(), "utf-8", errors="backslashreplace")
 
     def open_in_browser(self) -> None:

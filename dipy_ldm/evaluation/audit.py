@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm._conditions import UNSPECIFIED, ConditionBatch, ConditionsLike
-from dipy_ldm._utils.checks import InputError, check_seed, whole
+from dipy_ldm._utils.checks import InputError, whole
 from dipy_ldm._utils.values import listed, take_rows
+from dipy_ldm.data._scans import ImagesLike
 from dipy_ldm.evaluation import _invariant_features as learnt, _memorization as copies
 from dipy_ldm.evaluation._audit_report import conclude, write_page
 from dipy_ldm.evaluation._page import Report
 from dipy_ldm.evaluation.evaluate import (
+    check_arguments,
     generate,
     read_conditions,
     refuse_real,
@@ -118,9 +120,9 @@ class Audit(Report):
 
 def audit(
     model: LatentDiffusion,
-    train: np.ndarray,
-    held_out: np.ndarray,
-    generated: np.ndarray | None = None,
+    train: ImagesLike,
+    held_out: ImagesLike,
+    generated: ImagesLike | None = None,
     *,
     n: int | None = None,
     conditions: ConditionsLike = None,
@@ -139,11 +141,11 @@ def audit(
     ----------
     model : LatentDiffusion
         Fitted model.
-    train : ndarray
+    train : array_like or Volumes
         All images that it was trained on, ``(n, *space, channels)``, in their range.
-    held_out : ndarray
+    held_out : array_like or Volumes
         Others, one of each of other subjects.
-    generated : ndarray, optional
+    generated : array_like or Volumes, optional
         What it generated. None is for generating now, as many as held-out ones.
     n : int, optional
         How many of each kind at most; as many as there are, up to 2000, if None.
@@ -180,8 +182,10 @@ def audit(
         If there are too few images, they are not of the model, held-out ones are
         training images, or generated ones are held-out images.
     """
-    check_seed(seed)
+    check_arguments(model, generated, requested, sampling, seed)
     vqvae = model.vqvae_
+    train = model._check_images(train)
+    held_out = model._check_images(held_out)
     source_images = (
         sources_of(model, source, len(train)),
         sources_of(model, source_held_out, len(held_out), "source_held_out"),
@@ -191,6 +195,7 @@ def audit(
         "conditions_held_out", conditions_held_out, len(held_out)
     )
     if generated is not None:
+        generated = model._check_images(generated)
         requested = read_conditions("requested", requested, len(generated))
     count, n_held_out = _count(len(train), len(held_out), generated, n)
     refuse_training_images(vqvae, train, held_out)

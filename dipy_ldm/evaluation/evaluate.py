@@ -16,7 +16,8 @@ from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import as_table, take_rows
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._batches import scaled_to
-from dipy_ldm.data._image_checks import as_fitted, check_finite, check_range
+from dipy_ldm.data._image_checks import check_finite, check_range
+from dipy_ldm.data._scans import ImagesLike
 from dipy_ldm.data._table_rows import join_rows
 from dipy_ldm.data.channels import Channel, scan_column
 from dipy_ldm.evaluation import _anatomy as anatomy
@@ -105,8 +106,8 @@ class Evaluation(Report):
 
 def evaluate(
     model: LatentDiffusion,
-    real: npt.ArrayLike,
-    generated: npt.ArrayLike | None = None,
+    real: ImagesLike,
+    generated: ImagesLike | None = None,
     *,
     n: int | None = None,
     conditions: ConditionsLike = None,
@@ -128,10 +129,10 @@ def evaluate(
     ----------
     model : LatentDiffusion
         Fitted model.
-    real : array_like
+    real : array_like or Volumes
         Images that it was not trained on, ``(n, *space, channels)``, in the range of
         the training images, in a drawn order.
-    generated : array_like, optional
+    generated : array_like or Volumes, optional
         What it generated. None is for generating them now.
     n : int, optional
         How many of each kind to compare; as many as there are, up to 5000, if None.
@@ -145,7 +146,8 @@ def evaluate(
         What images that are given as generated were asked to be.
     subjects : array_like, optional
         Whose each real image is, such as ``"sub-01"``, so that no subject is on both
-        sides, and intervals are those of other subjects. None is for others all.
+        sides, and intervals are those of other subjects. None is for others all, or
+        those of Volumes.
     features : sequence of Features, optional
         What to compare in; those of :func:`dipy_ldm.evaluation.features.features_of` if
         None.
@@ -169,10 +171,11 @@ def evaluate(
     InputError
         If there are too few images, or they are not of the model.
     """
-    check_seed(seed)
+    check_arguments(model, generated, requested, sampling, seed)
     own = None if features is None else list(features)
     refuse_equal_names(own or ())
     images = _read_images(model, real, "real image")
+    subjects = getattr(real, "subjects", None) if subjects is None else subjects
     conditions = read_conditions("conditions", conditions, len(images), subjects)
     samples = None
     if generated is not None:
@@ -207,8 +210,34 @@ def evaluate(
 
 def _read_images(model, images, name):
     """Return images of the model's shape, if they are finite."""
-    array = as_fitted(images, model.vqvae_.shape_, "autoencoder")
+    array = model._check_images(images)
     return check_finite(array, range(len(array)), name)
+
+
+def check_arguments(
+    model: LatentDiffusion,
+    generated: object,
+    requested: object,
+    sampling: Mapping[str, Any],
+    seed: int,
+) -> None:
+    """Refuse what is no fitted model, invalid seeds, and options without effect."""
+    if not isinstance(model, LatentDiffusion):
+        raise InputError(
+            f"`model` must be a LatentDiffusion, not {model!r}; of a file or a name it "
+            "is LatentDiffusion.load(name)."
+        )
+    model._check_fitted()
+    check_seed(seed)
+    if generated is not None and sampling:
+        raise InputError(
+            f"`{next(iter(sampling))}` has no effect on images that are generated "
+            "already; leave it out, or correct its spelling."
+        )
+    if generated is None and requested is not None:
+        raise InputError(
+            "`requested` are conditions of `generated`; give these images, too."
+        )
 
 
 def read_conditions(

@@ -13,6 +13,7 @@ import numpy as np
 
 from dipy_ldm import _backend, _serialization
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.files import make_folder
 from dipy_ldm._utils.signals import Terminated
 from dipy_ldm.training._options import Length
 
@@ -98,6 +99,8 @@ class TrainingRecord(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.path = Path(path) if path else None
+        if self.path and _backend.is_chief():
+            make_folder(self.path.parent)
         self.settings = json.loads(json.dumps(settings))
         self.length = length
         self.best = best

@@ -1,7 +1,8 @@
 """The options that the training of every stage takes, as asked for and as resolved."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import math
+import os
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -55,7 +56,7 @@ class FitOptions(TypedDict, total=False):
         with a checkpoint and status 143.
     checkpoint_steps : int
         Batches after which it is written within a round.
-    callbacks : sequence of callable or keras.callbacks.Callback
+    callbacks : callable or keras.callbacks.Callback, or sequence of these
         Functions are called as ``callback(estimator)`` after each round; ``history_``
         is up to date then, and ``predict`` works. Callbacks of Keras, such as those of
         TensorBoard, MLflow and W&B, get each round as an epoch, with the figures under
@@ -74,7 +75,11 @@ class FitOptions(TypedDict, total=False):
     strategy: Any
     checkpoint: str | Path | None
     checkpoint_steps: int
-    callbacks: Sequence[Callable | keras.callbacks.Callback]
+    callbacks: (
+        Callable
+        | keras.callbacks.Callback
+        | Sequence[Callable | keras.callbacks.Callback]
+    )
     verbose: bool
 
 
@@ -175,13 +180,18 @@ def resolve(
     began = _precision_before(chosen.get("checkpoint"), *checkpoints)
     name = chosen.get("precision", "auto")
     precision = choose_precision(name, rank, strategy, began)
-    return ResolvedOptions(**chosen | {"strategy": strategy, "precision": precision})
+    chosen |= {"strategy": strategy, "precision": precision}
+    if "checkpoint" in chosen:
+        chosen["checkpoint"] = os.path.expanduser(chosen["checkpoint"])
+    if not isinstance(chosen.get("callbacks", ()), Iterable):
+        chosen["callbacks"] = [chosen["callbacks"]]
+    return ResolvedOptions(**chosen)
 
 
 def _precision_before(*checkpoints):
     """Return the precision in which a training began, if there is a checkpoint."""
-    for path in checkpoints:
-        if path and Path(path).exists():
+    for path in map(os.path.expanduser, filter(None, checkpoints)):
+        if os.path.exists(path):
             _, document = _serialization.newest(path, _serialization.read_document)
             return document["settings"].get("precision")
     return None

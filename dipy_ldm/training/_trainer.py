@@ -61,7 +61,8 @@ class Stage:
 
     ``settings`` is all, beside the options, on which the result depends. ``figure`` is
     judged by its ``baseline``: its value where nothing is learnt. ``averaged`` is the
-    network, if any, with averaged weights, of which the best are kept.
+    network, if any, with averaged weights, of which the best are kept. After a stage of
+    a ``guide`` the estimator is not fitted yet.
     """
 
     title: str
@@ -72,6 +73,7 @@ class Stage:
     figure: str = "loss"
     baseline: float
     averaged: keras.Model | None = None
+    guide: bool = False
 
     def build(self) -> Any:
         """Build and compile the network, in the precision of the training."""
@@ -131,7 +133,8 @@ def train(estimator: Any, stage: Stage) -> None:
     # Not with the last round alone: of a training that had ended there is none.
     stage.finish(model)
     best.restore_to_network(record.history)
-    estimator.history_ = record.history
+    if not stage.guide:
+        estimator.history_ = record.history
     if any(_backend.gather_from_workers(model.stop_requested)):
         # After the last step.
         record.end()
@@ -238,7 +241,8 @@ class _Report(keras.callbacks.Callback):
         self.record = record
 
     def on_epoch_end(self, epoch, logs=None):
-        self.estimator.history_ = self.record.history
+        if not self.stage.guide:
+            self.estimator.history_ = self.record.history
         figures = ", ".join(f"{name} {value:.4g}" for name, value in logs.items())
         logger.debug("%s, round %d: %s", self.stage.title, epoch + 1, figures)
         if _backend.is_chief():

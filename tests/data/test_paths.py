@@ -4,6 +4,8 @@ import errno
 import os
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from dipy_ldm._utils.checks import InputError
@@ -17,6 +19,7 @@ from dipy_ldm.data._paths import (
     suffix,
 )
 
+IMAGE = nib.Nifti1Image(np.zeros((2, 2, 2), "float32"), np.eye(4))
 FILES = ["a/b/3.nii.gz", "a/1.nii", "a/2.NII.GZ", "a/notes.json", "a/._1.nii"]
 
 
@@ -34,6 +37,12 @@ def names(files):
 
 def test_find_volumes_sorts_folders_and_skips_hidden_files(folder):
     assert names(find_volumes([folder / "a"])) == ["1.nii", "2.NII.GZ", "3.nii.gz"]
+
+
+@pytest.mark.parametrize("wrong", [IMAGE, [IMAGE], ["a.nii", float("nan")]])
+def test_what_is_no_path_is_refused(wrong):
+    with pytest.raises(InputError, match="a path must be text or a Path, not a "):
+        find_volumes(wrong)
 
 
 def test_folders_that_can_not_be_read_are_named(folder, monkeypatch):

@@ -8,6 +8,7 @@ from dipy_ldm._conditions import UNSPECIFIED
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._sources import ConditioningInputs, Source, Sources, prepare_sources
+from dipy_ldm.data.volumes import Volumes
 
 
 def test_intensities_and_labels_are_scaled_alike():
@@ -30,7 +31,8 @@ def test_intensities_and_labels_are_scaled_alike():
 )
 def test_labels_are_recognised(values, labels):
     array = np.array(values).reshape(2, 1, 2)
-    assert sources.learn(array, (2, 1, 2, 1)).labels == labels
+    for source in (array, Volumes(array, None, np.eye(4), [])):
+        assert sources.learn(source, (2, 1, 2, 1)).labels == labels
 
 
 def test_bytes_of_many_levels_are_no_labels(caplog):

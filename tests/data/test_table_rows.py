@@ -46,6 +46,10 @@ def test_codes_and_categories_stay_classes():
     assert joined["group"] == [1, 0, 1]
     assert all(isinstance(value, int) for value in joined["group"])
     assert joined["site"] == [None, "101", None]
+    alone = pd.Series([7, np.nan], index=["sub-01", "sub-02"])
+    joined = join_rows(alone, SUBJECTS)
+    assert joined == [None, 7, None]
+    assert isinstance(joined[1], int)
 
 
 def test_rows_follow_sessions_and_files_where_they_tell():
@@ -80,8 +84,8 @@ def test_rows_without_names_stay_in_their_order(table):
 @pytest.mark.parametrize(
     ("table", "subjects", "sentence"),
     [
-        (TABLE, None, "participant_id: sub-01.*; give `subjects`"),
-        (INDEXED, None, "the index: sub-01.*; give `subjects`"),
+        (TABLE, None, "participant_id: sub-01.*; give the subjects of"),
+        (INDEXED, None, "the index: sub-01.*; give the subjects of"),
         (TABLE, ["sub-01", "sub-7"], "1 of 2 images have no row .*7 first; rows are"),
         (pd.concat([FRAME, FRAME]), SUBJECTS, "02 has 2 rows .*; leave one"),
         (

@@ -1,5 +1,6 @@
 """Copies that were planted are found, and among others none are."""
 
+import pickle
 import re
 from types import SimpleNamespace
 
@@ -495,10 +496,15 @@ def test_an_audit_that_generates(diffusion, blobs):
     found = audit(diffusion, blobs[:40], blobs[40:], n=20, steps=2)
     assert "Audit of a latent diffusion model" in found.to_html()
     assert "held-out" in repr(found)
+    assert pickle.loads(pickle.dumps(found)).conclusions() == found.conclusions()
     assert found.n == len(found.generated) == found.n_held_out == 20
     assert set(found.members) == {"denoiser", "autoencoder"}
     with pytest.raises(InputError, match="seed must be a whole number from 0"):
         audit(diffusion, blobs[:40], blobs[40:], blobs[:40], seed=-1)
+    with pytest.raises(InputError, match="`steps` has no effect on images that are"):
+        audit(diffusion, blobs[:40], blobs[40:], blobs[:40], steps=2)
+    with pytest.raises(InputError, match="`requested` are conditions of `generated`"):
+        audit(diffusion, blobs[:40], blobs[40:], requested={"age": range(24)})
     with pytest.raises(InputError, match="`conditions` must have 40 values of age"):
         audit(diffusion, blobs[:40], blobs[40:], conditions={"age": range(20)})
     with pytest.raises(InputError, match="needs 20 held-out images, not 19"):

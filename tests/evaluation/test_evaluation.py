@@ -9,9 +9,11 @@ import pytest
 from scans import soft_balls
 from scipy.ndimage import gaussian_filter
 
+from dipy_ldm import LatentDiffusion
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data.channels import Channel, Labels, Map, harden
+from dipy_ldm.data.volumes import Volumes
 from dipy_ldm.evaluation import (
     _anatomy as anatomy,
     _condition_probe as probes,
@@ -550,7 +552,8 @@ def test_an_evaluation_of_images(diffusion, blobs, tmp_path, monkeypatch):
     found = evaluate(diffusion, blobs, steps=2)
     assert "In the features" in repr(found)
     assert found._repr_html_().startswith('<iframe srcdoc="&lt;!doctype html&gt;')
-    found.save_as_html(tmp_path / "page.html")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found.save_as_html("~/page.html")
     assert "Fidelity and variety" in (tmp_path / "page.html").read_text("utf-8")
     opened = []
     monkeypatch.setattr("webbrowser.open", opened.append)
@@ -616,6 +619,28 @@ def test_conditions_without_a_value_for_each_image_are_refused(diffusion, blobs)
         evaluate(diffusion, blobs, blobs[:40], requested={"age": range(64)})
 
 
+def test_options_without_effect_are_refused(diffusion, blobs):
+    with pytest.raises(InputError, match="`step` has no effect on images that are"):
+        evaluate(diffusion, blobs, blobs[:40], step=2)
+    with pytest.raises(InputError, match="`requested` are conditions of `generated`"):
+        evaluate(diffusion, blobs, requested={"age": range(64)})
+
+
+def test_what_is_no_fitted_model_is_refused(vqvae, blobs):
+    for model, sentence in (
+        ("mnist", r"must be a LatentDiffusion, not 'mnist'; .*LatentDiffusion.load"),
+        (LatentDiffusion(vqvae), "this LatentDiffusion is not fitted; call fit"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            evaluate(model, blobs)
+
+
+def test_volumes_tell_whose_they_are(diffusion, blobs):
+    files = [f"sub-{i // 16}_T1w.nii" for i in range(64)]
+    with pytest.raises(InputError, match="the real images are of 4 subjects"):
+        evaluate(diffusion, Volumes(blobs, None, np.eye(4), files))
+
+
 def test_conditions_of_pandas_are_in_their_order():
     frame = pd.DataFrame({"age": [1.5, 2.5, 3.5]}, index=[2, 0, 1])
     for table in (frame, dict(frame)):
@@ -624,7 +649,7 @@ def test_conditions_of_pandas_are_in_their_order():
     subjects = ["sub-1", "sub-2", "sub-3"]
     joined = read_conditions("conditions", named, 3, subjects)
     assert joined == {"age": [2.5, 3.5, 1.5]}
-    with pytest.raises(InputError, match="or drop the names if rows are in the order"):
+    with pytest.raises(InputError, match="and drop the names"):
         read_conditions("requested", named, 3)
     assert read_conditions("conditions", None, 3) is None
 

@@ -8,7 +8,8 @@ import pytest
 
 from dipy_ldm import LatentDiffusion
 from dipy_ldm.denoiser import _training as diffusion
-from dipy_ldm.training._checkpoint import BestWeights
+from dipy_ldm.training._checkpoint import BestWeights, TrainingRecord
+from dipy_ldm.training._options import Length
 
 LOSSES = [0.5, 0.3, 0.31, 0.4]
 
@@ -65,6 +66,12 @@ def test_a_checkpoint_of_no_round_has_none():
     # All that was before is forgotten.
     lowest.on_epoch_end(1, {"val_loss": 0.2})
     assert lowest.figures() == {"val_loss": 0.2}
+
+
+def test_the_folder_of_a_checkpoint_is_made_before_training(tmp_path):
+    path = tmp_path / "run" / "checkpoint"
+    TrainingRecord(path, {}, Length(1, 1), BestWeights("", None))
+    assert path.parent.is_dir()
 
 
 @pytest.fixture

@@ -163,6 +163,15 @@ def test_a_training_that_took_no_time_is_over(monkeypatch):
     assert timer.seconds == []
 
 
+@pytest.mark.parametrize("guide", [False, True])
+def test_with_a_guide_alone_a_model_is_not_fitted(guide):
+    model, record = SimpleNamespace(), SimpleNamespace(history={"step": [1]})
+    stage = staged("diffusion", Length(1, 2))
+    stage.guide, stage.options = guide, ResolvedOptions()
+    trainer._Report(model, stage, record).on_epoch_end(0, {"loss": 1.0})
+    assert hasattr(model, "history_") == (not guide)
+
+
 def test_error_of_the_first_step_is_raised(vqvae, blobs, monkeypatch):
     fail = mock.Mock(side_effect=RuntimeError("there is no such convolution"))
     monkeypatch.setattr(FlatAdam, "_step", fail)
