@@ -154,8 +154,9 @@ def pictures(
     InputError
         If they are neither images nor volumes.
     """
-    if hasattr(images, "images"):  # Volumes
-        images, affine, channels = images.images, images.affine, images.channels
+    volumes: Any = images
+    if hasattr(volumes, "images"):
+        images, affine, channels = volumes.images, volumes.affine, volumes.channels
     scans: Any = images if isinstance(images, list | tuple) else [images]
     if scans and isinstance(scans[0], Mapping):
         each = [pictures([scan[name] for scan in scans]) for name in scans[0]]

@@ -344,20 +344,20 @@ class VQVAE(Estimator):
         """
         self._check_fitted()
         cohort = read_cohort(images, channels=channels or self.channels_)
-        channels = cohort.channels or as_channels(channels)
+        kinds = cohort.channels or as_channels(channels)
         affine = cohort.affine if affine is None else affine
         images = checks.as_array(cohort.images)
         refuse_other_images(self.shape_, images.shape[1:])
-        check_columns(channels, images.shape[-1])
-        if channels:
-            check_same(channels, self.channels_)
+        check_columns(kinds, images.shape[-1])
+        if kinds:
+            check_same(kinds, self.channels_)
         survey = checks.check_trainable(images)
         document = {
             "shape": images.shape[1:],
             "intensity": (survey.low, survey.high),
             "affine": None if affine is None else plain(check_affine(affine)),
             "suffix": suffix or cohort.suffix,
-            "channels": to_saved(channels or self.channels_),
+            "channels": to_saved(kinds or self.channels_),
             "fingerprint": survey.fingerprint,
         }
         # With networks of its own: others may have those that there were.

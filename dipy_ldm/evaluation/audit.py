@@ -184,8 +184,7 @@ def audit(
     """
     check_arguments(model, generated, requested, sampling, seed)
     vqvae = model.vqvae_
-    train = model._check_images(train)
-    held_out = model._check_images(held_out)
+    train, held_out = map(model._check_images, (train, held_out))
     source_images = (
         sources_of(model, source, len(train)),
         sources_of(model, source_held_out, len(held_out), "source_held_out"),
@@ -229,12 +228,11 @@ def audit(
     }
     results = run_tasks(tasks, verbose)
     searches = {name: results.pop(name) for name in spaces}
-    findings = {name: copies.judge(search) for name, search in searches.items()}
     return Audit(
         count,
         n_held_out,
         searches,
-        findings,
+        {name: copies.judge(search) for name, search in searches.items()},
         {name.removeprefix("membership, "): member for name, member in results.items()},
         _classes(model, searches, requested, count),
         _suspicious(searches),

@@ -181,8 +181,9 @@ def evaluate(
     if generated is not None:
         samples = _read_images(model, generated, "generated image")
         requested = read_conditions("requested", requested, len(samples))
-    n_samples = None if samples is None else len(samples)
-    count, notes = choose_sample_count(len(images), n_samples, n)
+    count, notes = choose_sample_count(
+        len(images), None if samples is None else len(samples), n
+    )
     halves, whose, further = _apart(
         number_subjects(subjects, len(images)),
         count,
