@@ -122,14 +122,13 @@ def _typed(name, rows, meant, complaints):
     texts = [None if is_missing(text) else text for text in texts]
     n_present = len(check_values(name, texts))
     numbers = [None if text is None else as_number(text) for text in texts]
-    n_numbers = sum(number is not None for number in numbers)
+    no_numbers = [t for t, n in zip(texts, numbers) if t is not None and n is None]
+    mostly_text = 2 * len(no_numbers) > n_present
     classes = name.lower() in SEX_COLUMNS or (meant.levels and meant.unit is None)
-    if not classes and all(t is None or DECIMAL_COMMA.match(t) for t in texts):
-        complaints.append(
-            f"{name} has decimal commas, as in {next(filter(None, texts))}"
-        )
+    if not classes and mostly_text and all(map(DECIMAL_COMMA.match, no_numbers)):
+        complaints.append(f"{name} has decimal commas, as in {no_numbers[0]}")
         return numbers
-    if classes or (meant.unit is None and 2 * n_numbers < n_present):
+    if classes or (meant.unit is None and mostly_text):
         return [text and spelled(name, text, meant.levels) for text in texts]
     complaints += [
         f"{row}: {name} is {text!r}, no number"

@@ -138,6 +138,11 @@ def test_decimal_commas_between_tabs_are_refused(bids):
         look_up(["bmi"], bids)
     write(bids / "participants.json", {"apoe": {"Levels": {"1,1": "", "2,2": ""}}})
     assert look_up(["apoe"], bids).values["apoe"] == ["1,1", "2,2", "2,2", "3,3"]
+    (bids / "participants.json").unlink()
+    mixed = "participant_id\tbmi\n01\t22\n02\t21,5\n03\t23,5\n"
+    write(bids / "participants.tsv", mixed)
+    with pytest.raises(InputError, match="bmi has decimal commas, as in 21,5"):
+        look_up(["bmi"], bids)
 
 
 def test_texts_among_numbers_are_refused_where_most_are_numbers(bids):
