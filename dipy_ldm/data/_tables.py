@@ -212,8 +212,11 @@ def _describe(entry):
     named = isinstance(unit, str) and not is_missing(unit)
     texts = {}
     if isinstance(levels, dict):
-        # A text or, in later versions of BIDS, a dictionary that has one.
         for level, meaning in levels.items():
+            # Codes of missing values don't make classes of numbers.
+            if is_missing(level):
+                continue
+            # A text or, in later versions of BIDS, a dictionary that has one.
             text = meaning.get("Description") if isinstance(meaning, dict) else meaning
             texts[str(level)] = str(text or "")
     return Description(unit if named else None, texts)

@@ -96,6 +96,7 @@ def test_bad_tables_are_answered_with_their_cure(tmp_path, name, content, senten
 def test_units_and_levels_are_read(tmp_path):
     said = {
         "age": {"Description": "at the scan", "Units": "months"},
+        "iq": {"Levels": {"n/a": "not measured"}},
         "group": {"Levels": {"1": "control", "2": {"Description": "patient"}}},
         "site": "no dictionary",
     }
@@ -103,6 +104,7 @@ def test_units_and_levels_are_read(tmp_path):
     found = read_descriptions(tmp_path / "participants.tsv")
     assert found["age"].unit == "months"
     assert found["group"].levels == {"1": "control", "2": "patient"}
+    assert not found["iq"].levels
     assert "site" not in found
 
 
