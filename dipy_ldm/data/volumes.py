@@ -49,7 +49,7 @@ __all__ = ["Volumes", "load_volumes"]
 logger = logging.getLogger("dipy_ldm")
 
 # To be raised when the same files and settings give other numbers than before.
-_FORMAT = 2
+_FORMAT = 3
 # Other errors of the system may pass, and are no reason to fill a folder again.
 _MISSING_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 # Times to fill a folder that can't be read.
