@@ -1,6 +1,6 @@
 """Tables of text: rows under the names of columns, cells, and what a JSON adds."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 import csv
 import json
 import math
@@ -34,10 +34,18 @@ def as_number(text: str) -> float | None:
 
 def spelled(name: str, level: str, levels: Mapping[str, str] | None = None) -> str:
     """Spell a class in one way."""
+    levels = levels or {}
+    level = as_code(level, levels)
     if name.lower() not in SEX_COLUMNS:
         return level
-    meaning = (levels or {}).get(level, level)
+    meaning = levels.get(level, level)
     return _SEXES.get(level.lower()) or _SEXES.get(meaning.strip().lower(), level)
+
+
+def as_code(text: str, levels: Container[str]) -> str:
+    """Spell a code as levels do where pandas wrote it as a float, such as 1.0."""
+    code = text.removesuffix(".0")
+    return code if text not in levels and code in levels else text
 
 
 def as_text(value: Any) -> str:

@@ -105,6 +105,11 @@ def test_units_levels_and_codes(bids):
     assert found.levels["group"] == {"0": "control", "1": "patient"}
     assert found.units == {"age": "months"}
     assert look_up(["group"], bids).values["group"] == ["0", "1", "1", "1"]
+    # As pandas writes them where some are missing.
+    write(bids / "participants.tsv", text.replace("\t1", "\t1.0"))
+    found = look_up(["sex", "group"], bids)
+    assert found.values["group"] == ["0", "1", "1", "1"]
+    assert found.values["sex"] == ["M", "F", "F", None]
 
 
 def test_ages_are_coarsened(bids):
