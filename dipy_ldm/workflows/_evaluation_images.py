@@ -27,7 +27,7 @@ from dipy_ldm.data.channels import from_saved
 from dipy_ldm.data.images import read_images
 from dipy_ldm.data.volumes import Volumes, conform_volumes, plan_volumes
 from dipy_ldm.workflows._conditions import (
-    as_level,
+    as_levels,
     read_facts,
     requested_conditions_of,
 )
@@ -220,7 +220,7 @@ def _conditions(document, places, rows, generated):
     files = [file for file, _ in places]
     try:
         values = read_covariates(names, files, rows).values
-        return _as_levels(conditions_from(document["conditions"]), values), []
+        return as_levels(conditions_from(document["conditions"]), values), []
     except InputError as error:
         if generated:
             return None, []
@@ -228,16 +228,6 @@ def _conditions(document, places, rows, generated):
         logger.info("%s", error)
         note = "The conditions of the real images are unknown."
         return None, [note]
-
-
-def _as_levels(conditions, values):
-    """Spell classes as the model does."""
-    return {
-        name: [as_level(name, v, conditions[name]) if v else v for v in column]
-        if conditions[name].kind == "class"
-        else column
-        for name, column in values.items()
-    }
 
 
 def refuse_same_subjects(train: EvaluationImages, held_out: EvaluationImages) -> None:
