@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,13 +63,17 @@ def read_covariates(
         if meant.levels:
             levels[name] = {spelled(name, k): v for k, v in meant.levels.items()}
     refuse_rows(complaints, _CURE)
+    # Lists have a row for each file, and need not have these columns.
+    missing = [
+        not any(n in r.cells for r in rows for n in names) for rows in matched.rows
+    ]
     round_to_steps(values, steps or {})
     return Covariates(
         values,
         units,
         levels,
         find_subjects(files, list_rows),
-        [file for file, rows in zip(files, matched.rows) if not rows],
+        list(compress(files, missing)),
         matched.tables,
         matched.unused,
     )

@@ -88,6 +88,10 @@ def test_columns_beside_the_paths_come_first(bids):
     both = {"age": [61.25, None], "site": ["A", None]}
     assert found.values == both | {"group": ["control", "control"]}
     assert not found.units  # what BIDS says of its tables is not said of others
+    write(bids / "sub-04_T1w.nii.gz", "")
+    write(bids / "scans.txt", f"{first}\nsub-04_T1w.nii.gz\n")
+    found = look_up(["age"], bids / "scans.txt")
+    assert found.without_row == [bids / "sub-04_T1w.nii.gz"]
     write(bids / "scans.json", {"age": {"Units": "Years"}})
     assert look_up(["age"], bids / "scans.csv").units == {"age": "years"}
 
