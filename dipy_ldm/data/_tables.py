@@ -60,6 +60,8 @@ _INHERITING = ("scans", "sessions")
 # A comma for a point, as spreadsheets write it in the languages whose columns stand
 # between semicolons.
 DECIMAL_COMMA = re.compile(r"\A([+-]?\d+),(\d+)\Z")
+# A first line of names that begins with the column of the rows' numbers.
+_NUMBERS = re.compile(r"#[,;\t]")
 # How spreadsheets declare what stands between columns, in the first line.
 _DECLARED = re.compile(r'"?sep=([;,\t])"?')
 
@@ -130,7 +132,7 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
     numbered = [
         (number, line)
         for number, line in enumerate(text.splitlines(), 1)
-        if line.strip() and not line.startswith("#")
+        if line.strip() and (number == 1 and _NUMBERS.match(line) or line[0] != "#")
     ]
     separator = _separator(path, [line for _, line in numbered])
     if separator is None:

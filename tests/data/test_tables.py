@@ -69,6 +69,13 @@ def test_delimiter_is_read_from_the_first_line(tmp_path, text):
     assert cells == [("x", "61"), ("y", "62")]
 
 
+def test_a_column_may_be_called_by_a_number_sign(tmp_path):
+    path = write(tmp_path / "t.csv", "#,path,age\n# as of today, and\n1,a.nii,61\n")
+    assert [row.cells for row in read_table(path)] == [
+        {"#": "1", "path": "a.nii", "age": "61"}
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
