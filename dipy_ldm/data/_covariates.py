@@ -251,7 +251,7 @@ def _hints(covariates):
             lines.append(
                 f"{name} is taken for a number; if its {len(kinds)} values are codes "
                 "of classes, name these under Levels in the JSON beside the table, or "
-                "write them as text"
+                "write them with a letter, such as site1"
             )
     return lines
 

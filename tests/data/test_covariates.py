@@ -216,6 +216,7 @@ def test_the_summary_hints_at_mistakes(tmp_path):
     write(tmp_path / "list.csv", "\n".join(["file,code,case", *rows]))
     text = summarise(look_up(["code", "case"], tmp_path / "list.csv"))
     assert "code is taken for a number; if its 2 values are codes" in text
+    assert "write them with a letter, such as site1" in text
     assert "case has classes that differ in case: A, a" in text
 
 
