@@ -19,7 +19,8 @@ from dipy_ldm.data._bvals_bvecs import refuse_series
 from dipy_ldm.data._covariates import read_covariates
 from dipy_ldm.data._grid import Grid, same_grid
 from dipy_ldm.data._image_checks import check_range
-from dipy_ldm.data._paths import entity, find_volumes, holds_volumes, rows_of_lists
+from dipy_ldm.data._pairing import find_keys
+from dipy_ldm.data._paths import find_volumes, holds_volumes, rows_of_lists
 from dipy_ldm.data._scans import require_affine
 from dipy_ldm.data._sidecars import fingerprint
 from dipy_ldm.data._table_rows import find_subjects
@@ -250,8 +251,9 @@ def refuse_unnamed(source_files: Sequence[str] | None, *groups: Sequence[str]) -
     if source_files is None:
         return
     named = [*source_files, *(path for group in groups for path in group or ())]
-    for file in find_volumes(named):
-        if entity(file, "sub") is None:
+    files = find_volumes(named)
+    for file, (subject, _) in find_keys(files, len(files) > 1).items():
+        if subject is None:
             raise InputError(
                 f"{file} has no sub- in its name, by which volumes and source images "
                 "are paired; rename it."
