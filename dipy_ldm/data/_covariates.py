@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,13 +63,17 @@ def read_covariates(
         if meant.levels:
             levels[name] = {spelled(name, k): v for k, v in meant.levels.items()}
     refuse_rows(complaints, _CURE)
+    # Lists have a row for each file, and need not have these columns.
+    missing = [
+        not any(n in r.cells for r in rows for n in names) for rows in matched.rows
+    ]
     round_to_steps(values, steps or {})
     return Covariates(
         values,
         units,
         levels,
         find_subjects(files, list_rows),
-        [file for file, rows in zip(files, matched.rows) if not rows],
+        list(compress(files, missing)),
         matched.tables,
         matched.unused,
     )
@@ -122,14 +127,13 @@ def _typed(name, rows, meant, complaints):
     texts = [None if is_missing(text) else text for text in texts]
     n_present = len(check_values(name, texts))
     numbers = [None if text is None else as_number(text) for text in texts]
-    n_numbers = sum(number is not None for number in numbers)
+    no_numbers = [t for t, n in zip(texts, numbers) if t is not None and n is None]
+    mostly_text = 2 * len(no_numbers) > n_present
     classes = name.lower() in SEX_COLUMNS or (meant.levels and meant.unit is None)
-    if not classes and all(t is None or DECIMAL_COMMA.match(t) for t in texts):
-        complaints.append(
-            f"{name} has decimal commas, as in {next(filter(None, texts))}"
-        )
+    if not classes and mostly_text and all(map(DECIMAL_COMMA.match, no_numbers)):
+        complaints.append(f"{name} has decimal commas, as in {no_numbers[0]}")
         return numbers
-    if classes or (meant.unit is None and 2 * n_numbers < n_present):
+    if classes or (meant.unit is None and mostly_text):
         return [text and spelled(name, text, meant.levels) for text in texts]
     complaints += [
         f"{row}: {name} is {text!r}, no number"
@@ -247,7 +251,7 @@ def _hints(covariates):
             lines.append(
                 f"{name} is taken for a number; if its {len(kinds)} values are codes "
                 "of classes, name these under Levels in the JSON beside the table, or "
-                "write them as text"
+                "write them with a letter, such as site1"
             )
     return lines
 

@@ -268,6 +268,8 @@ def _with_equal_channels(infos, complaints):
 _DESCRIPTION_BYTES, _INTENT_BYTES = 79, 15
 # Nothing that is measured is so large, and twice as much fits into float32.
 _MAX_VALUE = 1e37
+# How far splines take a mask of 0 and 1 beyond these where it is resampled.
+_RINGING = 0.2
 DTYPES = {
     name: np.dtype(name)
     for name in ("float32", "float64", "uint8", "int8", "uint16", "int16", "int32")
@@ -285,10 +287,18 @@ def read_volume(
 
 
 def read_mask(file: str | Path) -> np.ndarray:
-    """Read a mask ``(x, y, z, 1)``."""
+    """Read a mask ``(x, y, z, 1)`` of shares from 0 to 1; all labels but 0 are 1."""
     data, _ = read_voxels(file, channels=False)
-    if data.min() < 0 or data.max() > 1:
+    low, high = data.min(), data.max()
+    if low < -_RINGING or high > 1 + _RINGING:
+        if (data != np.rint(data)).any():
+            text = (
+                "the mask %s has values from %g to %g, of which all but 0 are taken; "
+            )
+            text += "if these are probabilities, bring them to 0 to 1."
+            logger.warning(text, file, low, high)
         data = (data != 0).astype("float32")
+    data = data.clip(0, 1)
     if not data.any():
         raise InputError(f"the mask {file} is empty; give one that holds something.")
     return data

@@ -1,6 +1,7 @@
 """Volumes of which only the headers were read, with their masks and sources."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -112,8 +113,9 @@ def with_source_channels(
 ) -> list[Task]:
     """Pair volumes with the named channels of their sources; others are left out."""
     planned = {t.info.file: t for t in plan_channels(files, channels, skip_bad)}
-    for file in [*planned, *(task.info.file for task in tasks)]:
-        if not entity(file, "sub"):
+    every = [*planned, *(task.info.file for task in tasks)]
+    for file, (subject, _) in find_keys(every, len(planned) > 1).items():
+        if not subject:
             raise InputError(
                 f"{file} has no sub- in its name, by which volumes and sources are "
                 f"paired; rename it, to sub-01_{suffix(file) or 'T1w'}.nii.gz, say."
@@ -181,9 +183,12 @@ def plan_channels(
 def put_together(files: Sequence[Path], names: Sequence[str]) -> list[list[Path]]:
     """Return the files of each subject and session that has all named channels."""
     file_of: dict[tuple, dict[str, Path]] = {}
-    for name in names:
-        for file in choose_named(files, name):
-            own = file_of.setdefault(_common_name(file, name), {})
+    chosen = {name: choose_named(files, name) for name in names}
+    several = any(len(own_files) > 1 for own_files in chosen.values())
+    keys = find_keys(chain.from_iterable(chosen.values()), several)
+    for name, own_files in chosen.items():
+        for file in own_files:
+            own = file_of.setdefault(_common_name(file, name, keys[file]), {})
             if name in own:
                 raise InputError(
                     f"{own[name]} and {file} are both the {name} of one subject and "
@@ -210,10 +215,10 @@ def put_together(files: Sequence[Path], names: Sequence[str]) -> list[list[Path]
     ]
 
 
-def _common_name(file, name):
+def _common_name(file, name, key):
     """Return what files of all channels share: subject and session, or a beginning."""
-    if subject := entity(file, "sub"):
-        return subject, entity(file, "ses")
+    if key[0]:
+        return key
     start = stem(file).rpartition(f"_{name}")[0]
     if not start:
         raise InputError(
@@ -227,7 +232,8 @@ def pair_sources(
     files: Sequence[Path], sources: Sequence[Path], kind: str = "source"
 ) -> dict[Path, Path]:
     """Find the source of each file, by subject and session or else by order."""
-    named = all(entity(file, "sub") for file in [*files, *sources])
+    keys = find_keys([*files, *sources], len(sources) > 1)
+    named = all(subject for subject, _ in keys.values())
     return (_by_name if named else _by_order)(files, sources, kind)
 
 
@@ -237,7 +243,8 @@ def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]
     Where one does, and all names have a ``sub-``, by subject and session.
     """
     strangers = [both for both in zip(files, masks) if contradict(*both)]
-    named = all(entity(file, "sub") for file in [*files, *masks])
+    keys = find_keys([*files, *masks], len(set(masks)) > 1)
+    named = all(subject for subject, _ in keys.values())
     if named and (strangers or len(files) != len(masks)):
         return _by_name(files, list(dict.fromkeys(masks)), "mask")
     if strangers and len(files) == len(masks):
@@ -308,6 +315,17 @@ def _by_name(files, partners, kind):
             )
     pairs = {file: matched[0] for file, matched in matches.items()}
     return _log_pairs(pairs, partners, kind, "subject and session")
+
+
+def find_keys(
+    files: Iterable[Path], several: bool
+) -> dict[Path, tuple[str | None, str | None]]:
+    """Find subject and session of files, but not those of the folder of a study."""
+    keys = {file: _key(file, True) for file in files}
+    # As in find_subjects; several of a kind can't be of one subject and session.
+    if several and len(set(keys.values())) == 1:
+        keys = {file: _key(file.name, True) for file in keys}
+    return keys
 
 
 def _key(file, sessions):

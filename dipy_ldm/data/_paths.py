@@ -252,7 +252,8 @@ def _looks_like_nifti(row, column):
 
 def entity(file: str | Path, key: str) -> str | None:
     """Return the value of a BIDS entity in the name of a file or its folders."""
-    pattern = re.compile(rf"(?:^|_)({key}-[^_.]+)")
+    # A dot before a digit is in a number, any other before the end of a name.
+    pattern = re.compile(rf"(?:^|_)({key}-[^_.]+(?:\.\d[^_.]*)*)")
     for name in reversed(Path(file).parts):
         if match := pattern.search(name):
             return match[1]
@@ -266,7 +267,8 @@ def stem(file: str | Path) -> str:
 
 def suffix(file: str | Path) -> str | None:
     """Return the BIDS suffix of a file."""
-    entities, _, last = Path(file).name.partition(".")[0].rpartition("_")
+    entities, _, last = stem(file).rpartition("_")
+    last = last.partition(".")[0]
     # Dates and numbers at the end of a name are no kind of scan.
     kind = last.isalnum() and last[0].isalpha()
     return last if re.search("(?:^|_)sub-", entities) and kind else None

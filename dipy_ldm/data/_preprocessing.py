@@ -19,6 +19,8 @@ from dipy_ldm.data._nifti import (
 )
 from dipy_ldm.data._pairing import Task
 
+# How far labels that were scaled or computed may be from whole numbers.
+_ROUNDING = 1e-3
 # The usual share in neuroimaging; brighter are vessels, fat and artefacts.
 _PERCENTILES = 0.5, 99.5
 # A volume shows something if more of its voxels than this share, of those that are not
@@ -165,15 +167,16 @@ def conform_source(
 def read_labels(
     file: str | Path, cure: str, channels: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read a segmentation ``(x, y, z, channels)`` and its affine."""
+    """Read a segmentation ``(x, y, z, channels)``, rounded, and its affine."""
     # Not every brain has a lesion.
     data, affine = read_voxels(file, channels)
-    if (data != np.rint(data)).any():
+    labels = np.rint(data)
+    if (np.abs(data - labels) > _ROUNDING).any():
         raise InputError(
             f"{file} has numbers that are not whole: it is no segmentation; give one, "
             f"or {cure}."
         )
-    return data, affine
+    return labels, affine
 
 
 def conform_task(

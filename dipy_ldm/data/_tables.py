@@ -1,6 +1,6 @@
 """Tables of text: rows under the names of columns, cells, and what a JSON adds."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 import csv
 import json
 import math
@@ -34,10 +34,18 @@ def as_number(text: str) -> float | None:
 
 def spelled(name: str, level: str, levels: Mapping[str, str] | None = None) -> str:
     """Spell a class in one way."""
+    levels = levels or {}
+    level = as_code(level, levels)
     if name.lower() not in SEX_COLUMNS:
         return level
-    meaning = (levels or {}).get(level, level)
+    meaning = levels.get(level, level)
     return _SEXES.get(level.lower()) or _SEXES.get(meaning.strip().lower(), level)
+
+
+def as_code(text: str, levels: Container[str]) -> str:
+    """Spell a code as levels do where pandas wrote it as a float, such as 1.0."""
+    code = text.removesuffix(".0")
+    return code if text not in levels and code in levels else text
 
 
 def as_text(value: Any) -> str:
@@ -52,6 +60,8 @@ _INHERITING = ("scans", "sessions")
 # A comma for a point, as spreadsheets write it in the languages whose columns stand
 # between semicolons.
 DECIMAL_COMMA = re.compile(r"\A([+-]?\d+),(\d+)\Z")
+# A first line of names that begins with the column of the rows' numbers.
+_NUMBERS = re.compile(r"#[,;\t]")
 # How spreadsheets declare what stands between columns, in the first line.
 _DECLARED = re.compile(r'"?sep=([;,\t])"?')
 
@@ -122,7 +132,7 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
     numbered = [
         (number, line)
         for number, line in enumerate(text.splitlines(), 1)
-        if line.strip() and not line.startswith("#")
+        if line.strip() and (number == 1 and _NUMBERS.match(line) or line[0] != "#")
     ]
     separator = _separator(path, [line for _, line in numbered])
     if separator is None:
@@ -212,8 +222,11 @@ def _describe(entry):
     named = isinstance(unit, str) and not is_missing(unit)
     texts = {}
     if isinstance(levels, dict):
-        # A text or, in later versions of BIDS, a dictionary that has one.
         for level, meaning in levels.items():
+            # Codes of missing values don't make classes of numbers.
+            if is_missing(level):
+                continue
+            # A text or, in later versions of BIDS, a dictionary that has one.
             text = meaning.get("Description") if isinstance(meaning, dict) else meaning
             texts[str(level)] = str(text or "")
     return Description(unit if named else None, texts)

@@ -49,7 +49,7 @@ __all__ = ["Volumes", "load_volumes"]
 logger = logging.getLogger("dipy_ldm")
 
 # To be raised when the same files and settings give other numbers than before.
-_FORMAT = 2
+_FORMAT = 3
 # Other errors of the system may pass, and are no reason to fill a folder again.
 _MISSING_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 # Times to fill a folder that can't be read.
@@ -409,7 +409,15 @@ def _open(folder, plan):
     try:
         cache.hold(folder)
         notes = json.loads((folder / cache.NOTES).read_text("utf-8"))
-        kept, complaints = notes["kept"], dict(notes["complaints"])
+        kept = notes["kept"]
+        bad = [plan.tasks[i] for i in sorted({*range(len(plan.tasks))} - {*kept})]
+        # Their folder may have been moved.
+        pairs = zip(
+            dict.fromkeys(str(task.info.file) for task in bad),
+            dict(notes["complaints"]).items(),
+            strict=True,
+        )
+        complaints = {new: text.replace(old, new) for new, (old, text) in pairs}
         files = [plan.tasks[i].info.file for i in kept]
         arrays = {name: _map(folder, name, len(kept), plan) for name in _arrays(plan)}
         if any(_is_good(plan.tasks[i], plan) for i in notes.get("unreadable", ())):

@@ -20,7 +20,7 @@ from dipy_ldm._conditions import (
 )
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.subjects import fingerprint, number_both
-from dipy_ldm._utils.values import Table
+from dipy_ldm._utils.values import Table, as_table
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._covariates import as_covariates, summarise
 from dipy_ldm.data._sources import ConditioningInputs, Source, prepare_sources
@@ -160,6 +160,9 @@ def _learn_conditions(examples, units, meanings, subjects):
     if isinstance(table, Table):
         units = _merged(table, table.units, units)
         meanings = _merged(table, table.meanings, meanings)
+    elif table is not None:
+        # Once, as it warns of codes.
+        table = as_table(table)
     n_subjects = len(set(subjects.tolist()))
     learnt = learn(table, examples.shape[0], units, meanings, n_subjects)
     if learnt and units is None:

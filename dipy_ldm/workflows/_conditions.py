@@ -39,7 +39,7 @@ class RequestedConditions(NamedTuple):
         """Read what is requested, and draw the rest, without a network."""
         conditions = from_saved(document["conditions"])
         n = len(numbers)
-        request = request or None
+        request = as_levels(conditions, request) or None
         range_warnings = ConditionBatch.of(conditions, request, n).range_warnings
         explicit = values = requested(conditions, request, n)
         drawn = None
@@ -179,10 +179,24 @@ def _read_cell(name, row, condition, complaints):
     return number
 
 
+def as_levels(conditions: Mapping[str, Condition], table: Any) -> Any:
+    """Spell the classes of a table as the model does; none of the word none."""
+    if not isinstance(table, dict):
+        return table
+    own = {n: c for n, c in conditions.items() if n in table and c.kind == "class"}
+    return table | {name: _as_levels(name, table[name], own[name]) for name in own}
+
+
+def _as_levels(name, values, condition):
+    if isinstance(values, list):
+        return [_as_levels(name, value, condition) for value in values]
+    return as_level(name, values, condition) if isinstance(values, str) else values
+
+
 def as_level(name: str, text: str, condition: Condition) -> str:
     """Spell a class as the model does, which may have learnt it from no table."""
     levels = {tables.spelled(name, level): level for level in condition.levels}
-    level = tables.spelled(name, text)
+    level = tables.spelled(name, tables.as_code(text, condition.levels))
     return text if text in condition.levels else levels.get(level, level)
 
 

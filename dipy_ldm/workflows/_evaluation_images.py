@@ -19,7 +19,8 @@ from dipy_ldm.data._bvals_bvecs import refuse_series
 from dipy_ldm.data._covariates import read_covariates
 from dipy_ldm.data._grid import Grid, same_grid
 from dipy_ldm.data._image_checks import check_range
-from dipy_ldm.data._paths import entity, find_volumes, holds_volumes, rows_of_lists
+from dipy_ldm.data._pairing import find_keys
+from dipy_ldm.data._paths import find_volumes, holds_volumes, rows_of_lists
 from dipy_ldm.data._scans import require_affine
 from dipy_ldm.data._sidecars import fingerprint
 from dipy_ldm.data._table_rows import find_subjects
@@ -27,7 +28,7 @@ from dipy_ldm.data.channels import from_saved
 from dipy_ldm.data.images import read_images
 from dipy_ldm.data.volumes import Volumes, conform_volumes, plan_volumes
 from dipy_ldm.workflows._conditions import (
-    as_level,
+    as_levels,
     read_facts,
     requested_conditions_of,
 )
@@ -226,7 +227,7 @@ def _conditions(document, places, rows, generated):
     files = [file for file, _ in places]
     try:
         values = read_covariates(names, files, rows).values
-        return _as_levels(conditions_from(document["conditions"]), values), []
+        return as_levels(conditions_from(document["conditions"]), values), []
     except InputError as error:
         if generated:
             return None, []
@@ -234,16 +235,6 @@ def _conditions(document, places, rows, generated):
         logger.info("%s", error)
         note = "The conditions of the real images are unknown."
         return None, [note]
-
-
-def _as_levels(conditions, values):
-    """Spell classes as the model does."""
-    return {
-        name: [as_level(name, v, conditions[name]) if v else v for v in column]
-        if conditions[name].kind == "class"
-        else column
-        for name, column in values.items()
-    }
 
 
 def refuse_same_subjects(train: EvaluationImages, held_out: EvaluationImages) -> None:
@@ -290,8 +281,9 @@ def refuse_unnamed(source_files: Sequence[str] | None, *groups: Sequence[str]) -
     if source_files is None:
         return
     named = [*source_files, *(path for group in groups for path in group or ())]
-    for file in find_volumes(named):
-        if entity(file, "sub") is None:
+    files = find_volumes(named)
+    for file, (subject, _) in find_keys(files, len(files) > 1).items():
+        if subject is None:
             raise InputError(
                 f"{file} has no sub- in its name, by which volumes and source images "
                 "are paired; rename it."

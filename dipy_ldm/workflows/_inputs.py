@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -125,6 +126,10 @@ def grid_options(options: SimpleNamespace) -> dict[str, Any]:
 
 def _read_images(input_files, conditions, steps):
     if input_files == ["mnist"]:
+        if Path("mnist").exists():
+            logger.warning(
+                "mnist stands for the packaged digits; write ./mnist for your own."
+            )
         images, labels = load_mnist("train")
         if steps:
             raise InputError("`coarsen` is for numbers; leave it out for labels.")

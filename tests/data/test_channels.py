@@ -281,6 +281,12 @@ def test_unknown_labels_are_refused(bids):
         Labels("x", labels=(3, 41)).load(file)
 
 
+def test_labels_that_are_nearly_whole_are_rounded(tmp_path, anatomy):
+    file = put(tmp_path, "sub-1", "dseg", (anatomy + 5e-4).astype("float32"))
+    (channel,) = as_channels(["dseg"])
+    npt.assert_array_equal(channel.learn([file]).load(file)[0][..., 0], anatomy)
+
+
 def test_two_files_of_a_channel_are_refused(bids, load, anatomy):
     put(bids, "sub-01", "run-2_T1w", anatomy)
     with pytest.raises(InputError, match="both the T1w of one subject.* `filter`"):

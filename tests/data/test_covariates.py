@@ -88,6 +88,10 @@ def test_columns_beside_the_paths_come_first(bids):
     both = {"age": [61.25, None], "site": ["A", None]}
     assert found.values == both | {"group": ["control", "control"]}
     assert not found.units  # what BIDS says of its tables is not said of others
+    write(bids / "sub-04_T1w.nii.gz", "")
+    write(bids / "scans.txt", f"{first}\nsub-04_T1w.nii.gz\n")
+    found = look_up(["age"], bids / "scans.txt")
+    assert found.without_row == [bids / "sub-04_T1w.nii.gz"]
     write(bids / "scans.json", {"age": {"Units": "Years"}})
     assert look_up(["age"], bids / "scans.csv").units == {"age": "years"}
 
@@ -105,6 +109,11 @@ def test_units_levels_and_codes(bids):
     assert found.levels["group"] == {"0": "control", "1": "patient"}
     assert found.units == {"age": "months"}
     assert look_up(["group"], bids).values["group"] == ["0", "1", "1", "1"]
+    # As pandas writes them where some are missing.
+    write(bids / "participants.tsv", text.replace("\t1", "\t1.0"))
+    found = look_up(["sex", "group"], bids)
+    assert found.values["group"] == ["0", "1", "1", "1"]
+    assert found.values["sex"] == ["M", "F", "F", None]
 
 
 def test_ages_are_coarsened(bids):
@@ -138,6 +147,11 @@ def test_decimal_commas_between_tabs_are_refused(bids):
         look_up(["bmi"], bids)
     write(bids / "participants.json", {"apoe": {"Levels": {"1,1": "", "2,2": ""}}})
     assert look_up(["apoe"], bids).values["apoe"] == ["1,1", "2,2", "2,2", "3,3"]
+    (bids / "participants.json").unlink()
+    mixed = "participant_id\tbmi\n01\t22\n02\t21,5\n03\t23,5\n"
+    write(bids / "participants.tsv", mixed)
+    with pytest.raises(InputError, match="bmi has decimal commas, as in 21,5"):
+        look_up(["bmi"], bids)
 
 
 def test_texts_among_numbers_are_refused_where_most_are_numbers(bids):
@@ -202,6 +216,7 @@ def test_the_summary_hints_at_mistakes(tmp_path):
     write(tmp_path / "list.csv", "\n".join(["file,code,case", *rows]))
     text = summarise(look_up(["code", "case"], tmp_path / "list.csv"))
     assert "code is taken for a number; if its 2 values are codes" in text
+    assert "write them with a letter, such as site1" in text
     assert "case has classes that differ in case: A, a" in text
 
 

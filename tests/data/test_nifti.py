@@ -257,12 +257,19 @@ def test_reports_on_many_files_end(tmp_path):
     assert len(str(report.value).splitlines()) == 51
 
 
-def test_masks_are_shares(tmp_path):
+def test_masks_are_shares(tmp_path, caplog):
     share = (DATA / 200).astype("float32")
     npt.assert_array_equal(read_mask(save(tmp_path / "a.nii", share))[..., 0], share)
     labels = (DATA > 150) * 17
     file = save(tmp_path / "b.nii", labels.astype("uint8"))
     npt.assert_array_equal(read_mask(file)[..., 0], DATA > 150)
+    assert not caplog.text
+    resampled = (1.1 * share - 0.05).astype("float32")
+    file = save(tmp_path / "e.nii", resampled)
+    npt.assert_array_equal(read_mask(file)[..., 0], resampled.clip(0, 1))
+    file = save(tmp_path / "f.nii", 100 * share)
+    npt.assert_array_equal(read_mask(file)[..., 0], share != 0)
+    assert "f.nii has values from" in caplog.text
     ones = np.ones((4, 4, 4), "uint8")
     npt.assert_array_equal(read_mask(save(tmp_path / "c.nii", ones))[..., 0], ones)
     with pytest.raises(InputError, match=r"mask .*d.nii is empty"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._pairing import pair_masks, pair_sources
+from dipy_ldm.data._pairing import pair_masks, pair_sources, put_together
 
 
 def names(*stems):
@@ -26,6 +26,23 @@ def test_pairs():
         pair_sources(images, others[:2])
     with pytest.raises(InputError, match="there are 2 generated files for 3 volumes"):
         pair_sources(images, others[:2], "generated file")
+
+
+def test_the_folder_of_a_study_is_no_subject():
+    study = Path("/data/sub-cortical")
+    pairs = [[study / f"IXI{i}_{kind}.nii.gz" for kind in ("T1", "T2")] for i in (1, 2)]
+    t1, t2 = map(list, zip(*pairs, strict=True))
+    assert put_together([*t1, *t2], ["T1", "T2"]) == pairs
+    assert list(pair_sources(t2, t1).values()) == t1
+    with pytest.raises(InputError, match="there are 3 masks for 2 volumes"):
+        pair_masks(t2, [*t1, t2[0]])
+    one = [Path(f"/data/sub-1/{kind}.nii.gz") for kind in ("T1", "T2")]
+    assert put_together(one, ["T1", "T2"]) == [one]
+    runs = [
+        names(f"sub-1_run-1_{kind}", f"sub-1_run-2_{kind}") for kind in ("T1", "T2")
+    ]
+    with pytest.raises(InputError, match="has 2 sources of its subject and session"):
+        pair_sources(*runs)
 
 
 def test_masks_are_paired_by_order_unless_names_tell_otherwise(caplog):

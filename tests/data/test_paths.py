@@ -252,6 +252,13 @@ def test_several_kinds_are_refused_with_their_counts():
         choose_files([*T1W, *T2W, *OTHER])
 
 
+def test_decimal_numbers_in_names_are_read_whole():
+    t1w = [Path(f"sub-1_acq-{size}mm_T1w.nii.gz") for size in (0.7, 0.8)]
+    assert choose_files(t1w, values={"acq": "0.8mm"}) == t1w[1:]
+    with pytest.raises(InputError, match=r"T1w \(2\), T2w \(1\)"):
+        choose_files([*t1w, Path("sub-1_acq-0.8mm_T2w.nii.gz")])
+
+
 def test_scans_are_chosen_by_suffix_and_entities(caplog):
     every = [*T1W, *T2W, *OTHER]
     with caplog.at_level("INFO", "dipy_ldm"):
@@ -285,6 +292,10 @@ def test_names_are_read_as_bids_has_them():
     assert suffix("brain_T1w.nii.gz") is suffix("sub-01.nii") is None
     assert _paths.common_suffix([file, "sub-02_T1w.nii"]) == "T1w"
     assert _paths.common_suffix([file, "sub-02_T2w.nii"]) is None
+    decimal = "sub-01.5_acq-0.8mm_T1w.nii.gz"
+    assert (entity(decimal, "sub"), entity(decimal, "acq")) == ("sub-01.5", "acq-0.8mm")
+    assert entity("sub-01.brain.nii.gz", "sub") == "sub-01"
+    assert suffix(decimal) == suffix("sub-01_T1w.v2.nii.gz") == "T1w"
 
 
 def test_variants_of_a_scan_are_warned_of(caplog):

@@ -69,6 +69,13 @@ def test_delimiter_is_read_from_the_first_line(tmp_path, text):
     assert cells == [("x", "61"), ("y", "62")]
 
 
+def test_a_column_may_be_called_by_a_number_sign(tmp_path):
+    path = write(tmp_path / "t.csv", "#,path,age\n# as of today, and\n1,a.nii,61\n")
+    assert [row.cells for row in read_table(path)] == [
+        {"#": "1", "path": "a.nii", "age": "61"}
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
@@ -96,6 +103,7 @@ def test_bad_tables_are_answered_with_their_cure(tmp_path, name, content, senten
 def test_units_and_levels_are_read(tmp_path):
     said = {
         "age": {"Description": "at the scan", "Units": "months"},
+        "iq": {"Levels": {"n/a": "not measured"}},
         "group": {"Levels": {"1": "control", "2": {"Description": "patient"}}},
         "site": "no dictionary",
     }
@@ -103,6 +111,7 @@ def test_units_and_levels_are_read(tmp_path):
     found = read_descriptions(tmp_path / "participants.tsv")
     assert found["age"].unit == "months"
     assert found["group"].levels == {"1": "control", "2": "patient"}
+    assert not found["iq"].levels
     assert "site" not in found
 
 

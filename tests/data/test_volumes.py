@@ -289,6 +289,9 @@ def test_all_bad_volumes_are_in_one_report(cohort, load, no_work, caplog):
         assert sentence in caplog.text
     with pytest.raises(InputError, match="1.nii.gz is cut off"):
         load(cohort, shape=8)
+    moved = cohort.rename(cohort.with_name("moved"))
+    complaints = load(moved, shape=8, skip_bad=True).complaints
+    assert str(moved / wanted[0]) in complaints[0]
 
 
 def test_bad_headers_are_skipped_too(cohort, load, caplog):

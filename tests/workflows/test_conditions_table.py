@@ -4,10 +4,13 @@ import logging
 
 import pytest
 
-from dipy_ldm._conditions import Condition
+from dipy_ldm._conditions import Condition, to_saved
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.workflows._conditions import read_requested_table
-from dipy_ldm.workflows._evaluation_images import _as_levels
+from dipy_ldm.workflows._conditions import (
+    RequestedConditions,
+    as_levels,
+    read_requested_table,
+)
 
 KNOWN = {
     "age": Condition("continuous", {}, [20.0, 80.0], units="years"),
@@ -34,8 +37,20 @@ def test_classes_are_spelled_as_the_model_does(read):
     known = {"sex": Condition("class", {"female": 5, "male": 7}, [])}
     assert read("sex\nF\nmale\nM\n\n", known) == {"sex": ["female", "male", "male"]}
     values = {"sex": ["F", None, "O"]}
-    assert _as_levels(known, values) == {"sex": ["female", None, "O"]}
-    assert _as_levels(KNOWN, {"age": [61.0], **values}) == {"age": [61.0], **values}
+    assert as_levels(known, values) == {"sex": ["female", None, "O"]}
+    assert as_levels(KNOWN, {"age": [61.0], **values}) == {"age": [61.0], **values}
+
+
+def test_words_are_spelled_as_tables_are():
+    document = {"conditions": to_saved(KNOWN)}
+    words = {"sex": ["male", "F", "n/a"], "age": "70"}
+    table = RequestedConditions.of(document, words, range(3)).table
+    assert table == {"age": [70] * 3, "sex": ["M", "F", None]}
+
+
+def test_codes_may_be_written_as_floats(read):
+    known = {"group": Condition("class", {"0": 5, "1": 7}, [])}
+    assert read("group\n1.0\n0\nn/a\n", known) == {"group": ["1", "0", None]}
 
 
 def test_other_columns_make_no_difference_and_are_named(read, caplog):

@@ -58,6 +58,19 @@ def test_images_of_an_array_are_of_subjects_of_their_own(tmp_path):
     assert len(set(inputs.plan([str(tmp_path)]).cohort.subjects)) == 21
 
 
+def test_files_called_as_the_packaged_digits_are_warned_of(
+    tmp_path, monkeypatch, caplog
+):
+    few = np.zeros((9, 28, 28, 1), "float32"), np.arange(9)
+    monkeypatch.setattr(inputs, "load_mnist", lambda split: few)
+    monkeypatch.chdir(tmp_path)
+    inputs.plan(["mnist"])
+    assert not caplog.text
+    (tmp_path / "mnist").mkdir()
+    inputs.plan(["mnist"])
+    assert "write ./mnist for your own" in caplog.text
+
+
 def table(folder, **columns):
     """Write a table of six participants, and return the folder as inputs."""
     lines = [["participant_id", *columns]]

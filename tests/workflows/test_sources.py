@@ -371,6 +371,19 @@ def test_wrong_channels_of_sources_are_refused(bids, monkeypatch, options, sente
         load_volumes([bids], suffix="T2w", **options)
 
 
+def test_the_folder_of_a_study_pairs_no_sources(folder, tmp_path):
+    study = tmp_path / "sub-cortical"
+    study.mkdir()
+    for i in (1, 2):
+        for kind in ("T1", "T2"):
+            shutil.copy(
+                folder / kind / f"sub-{i}_{kind}w.nii.gz", study / f"{i}_{kind}w.nii.gz"
+            )
+    t1, t2 = ([study / f"*_{kind}w.nii.gz"] for kind in ("T1", "T2"))
+    with pytest.raises(InputError, match="1_T1w.nii.gz has no sub- in its name, by"):
+        load_volumes(t2, source_channels=["T1w"], source_files=t1)
+
+
 def test_sources_of_several_kinds_are_refused(tmp_path):
     known = Source(1, [0.0, 1.0], [], "")._asdict()
     document = {"source": known, "shape": [8, 8, 8, 1], "affine": np.eye(4).tolist()}
