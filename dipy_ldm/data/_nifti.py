@@ -396,7 +396,8 @@ def write_volume(
             "replace them, or choose float32."
         )
     image = make_image(data, np.asarray(affine, float), kind, description)
-    image.header.set_intent(intent[0], (), intent[1][:_INTENT_BYTES])
+    name = intent[1].encode("ascii", "replace")[:_INTENT_BYTES]
+    image.header.set_intent(intent[0], (), name)
     if comment:
         extension = nib.nifti1.Nifti1Extension("comment", comment.encode())
         image.header.extensions.append(extension)

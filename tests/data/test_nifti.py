@@ -287,6 +287,12 @@ def test_written_volumes_come_back(tmp_path, ending):
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
+def test_names_of_channels_may_have_any_letters(tmp_path):
+    write_volume(tmp_path / "a.nii", DATA, AFFINE, intent=("label", "Größe" * 9))
+    intent = nib.load(tmp_path / "a.nii").header.get_intent()
+    assert intent == ("label", (), "Gr??eGr??eGr??e")
+
+
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 def test_files_may_be_in_the_home_folder(tmp_path, monkeypatch, ending):
     monkeypatch.setenv("HOME", str(tmp_path))
