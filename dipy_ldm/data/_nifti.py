@@ -113,6 +113,13 @@ def refuse_files(complaints: Mapping[Any, str], n_good: int, skip_bad: bool) -> 
         logger.warning("skipped %d bad volumes:\n%s", len(complaints), report)
 
 
+def space_of(file: Path) -> int:
+    """Return the code of NIfTI for the space of a volume."""
+    header = nib.load(file).header
+    code = int(header["sform_code"] or header["qform_code"])
+    return code if code in range(1, 6) else ALIGNED
+
+
 def is_whole(file: Path) -> bool:
     """Return whether a volume file is complete, by its header and size."""
     try:
@@ -264,6 +271,11 @@ def _with_equal_channels(infos, complaints):
     return [info for info in infos if info.channels == usual]
 
 
+# "aligned": in the space of the volumes that the model has learnt from. It is no
+# scanner's own (1), and nobody knows whether it is that of a template (3, 4).
+ALIGNED = 2
+# In voxels, what a qform may differ from its affine by rounding.
+_QFORM_ROUNDING = 1e-3
 # The field has 80 bytes, and some readers look for a zero at the end.
 _DESCRIPTION_BYTES, _INTENT_BYTES = 79, 15
 # Nothing that is measured is so large, and twice as much fits into float32.
@@ -379,11 +391,12 @@ def write_volume(
     comment: str = "",
     ready: Callable | None = None,
     intent: tuple[str, str] = ("none", ""),
+    space: int = ALIGNED,
 ) -> None:
     """Write a volume ``(x, y, z)`` to a NIfTI-1 file, whole or not at all.
 
     Whole numbers that fit into the type are written as they are, without scaling. The
-    intent is a code of NIfTI, and a name.
+    intent is a code of NIfTI, and a name; the space is a code, too.
     """
     path = Path(os.path.expanduser(path))
     kind = choose("type of voxels", dtype, DTYPES)
@@ -395,7 +408,7 @@ def write_volume(
             f"{path} would have NaN or infinite values, which {dtype} can't hold; "
             "replace them, or choose float32."
         )
-    image = make_image(data, np.asarray(affine, float), kind, description)
+    image = make_image(data, np.asarray(affine, float), kind, description, space)
     name = intent[1].encode("ascii", "replace")[:_INTENT_BYTES]
     image.header.set_intent(intent[0], (), name)
     if comment:
@@ -452,7 +465,11 @@ def _writing(path, ready):
 
 
 def make_image(
-    data: np.ndarray, affine: np.ndarray, dtype: np.dtype, description: str
+    data: np.ndarray,
+    affine: np.ndarray,
+    dtype: np.dtype,
+    description: str,
+    space: int = ALIGNED,
 ) -> nib.Nifti1Image:
     """Return a volume ``(x, y, z[, channels])`` as an image, scaled to its type."""
     if data.ndim == 4 and data.shape[3] == 1:
@@ -461,10 +478,11 @@ def make_image(
     image = nib.Nifti1Image(_unscaled(data, slope, intercept, dtype), affine)
     image.header.set_slope_inter(slope, intercept)
     image.header.set_xyzt_units("mm")
-    # "aligned" (2): in the space of the volumes that the model has learnt from. It is
-    # no scanner's own (1), and nobody knows whether it is that of a template (3, 4).
-    image.set_sform(affine, "aligned")
-    image.set_qform(affine, "aligned")
+    image.set_sform(affine, space)
+    image.set_qform(affine, space)
+    rounding = _QFORM_ROUNDING * np.linalg.norm(affine[:3, :3], axis=0).max()
+    if not np.allclose(image.get_qform(), affine, atol=rounding):
+        image.header["qform_code"] = 0  # it has no shears
     image.header["descrip"] = description.encode()[:_DESCRIPTION_BYTES]
     return image
 

@@ -22,7 +22,7 @@ from dipy_ldm._utils.progress import log_filter, tqdm
 from dipy_ldm._utils.values import as_report, parse_conditions
 from dipy_ldm.data._bvals_bvecs import refuse_series
 from dipy_ldm.data._grid import Grid
-from dipy_ldm.data._nifti import VolumeInfo, is_whole, write_changed
+from dipy_ldm.data._nifti import VolumeInfo, is_whole, space_of, write_changed
 from dipy_ldm.data._pairing import pair_sources
 from dipy_ldm.data._scans import (
     check_channel_files,
@@ -464,7 +464,8 @@ def write_inpainted(
     if channel.dtype:
         # Its file may be of a type that has not all of its values.
         volume = scan.filled(values).astype(channel.dtype)
-        write_channel(path, channel, volume, scan.affine, channel.dtype, facts)
+        where = scan.affine, channel.dtype, facts, space_of(scan.file)
+        write_channel(path, channel, volume, *where)
         return
     facts = facts | channel.sidecar_entries()
     with sidecar_first(path, facts) as ready:

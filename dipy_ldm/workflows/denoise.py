@@ -14,7 +14,7 @@ from dipy_ldm._utils.checks import (
     check_shares,
 )
 from dipy_ldm._utils.files import make_folder
-from dipy_ldm.data._nifti import DTYPES
+from dipy_ldm.data._nifti import DTYPES, space_of
 from dipy_ldm.data._scans import conform_channels
 from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.data.channels import channel_slices
@@ -232,6 +232,7 @@ def _write_healed(part, scan, lesions, samples, task, options):
     mean = samples.mean(0)
     process_scans.write_inpainted(path, scan, mean, facts)
     facts |= part.channel.name_entry()
+    write = partial(write_with_sidecar, space=space_of(scan.file))
     volumes: list[tuple[np.ndarray, dict]] = []
     if len(samples) > 1:
         deviation = samples.std(0, ddof=1, dtype=float)
@@ -242,8 +243,8 @@ def _write_healed(part, scan, lesions, samples, task, options):
     for other, (values, extra) in zip(further, volumes, strict=True):
         volume = np.zeros_like(scan.data)
         volume[scan.hole] = values
-        write_with_sidecar(other, volume, scan.affine, options.dtype, facts | extra)
-    write_with_sidecar(mask, lesions, scan.affine, "uint8", facts | {"Role": "mask"})
+        write(other, volume, scan.affine, options.dtype, facts | extra)
+    write(mask, lesions, scan.affine, "uint8", facts | {"Role": "mask"})
     return scan.data, scan.filled(mean), scan.affine
 
 
@@ -257,7 +258,8 @@ def _write(part, origin, columns, task, repeated, before, options):
     make_folder(path.parent)
     repeated = [image[..., columns] for image in repeated]
     mean = channel.bring_back(np.mean(repeated, 0), origin)
-    write_channel(path, channel, mean, origin.affine, options.dtype, task.facts)
+    how, space = (origin.affine, options.dtype), space_of(origin.file)
+    write_channel(path, channel, mean, *how, task.facts, space)
     volumes: list[tuple[np.ndarray, dict]] = []
     if len(repeated) > 1:
         extra = {"Deviation": channel.deviation}
@@ -272,5 +274,5 @@ def _write(part, origin, columns, task, repeated, before, options):
         volumes.append((channel.difference(minuend, mean), extra))
     for other, (volume, extra) in zip(further, volumes, strict=True):
         facts = task.facts | channel.name_entry() | extra
-        write_with_sidecar(other, volume, origin.affine, options.dtype, facts)
+        write_with_sidecar(other, volume, *how, facts, space=space)
     return origin.data, mean, origin.affine

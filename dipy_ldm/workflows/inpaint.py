@@ -1,5 +1,7 @@
 """The workflow behind ``dipy_inpaint_ldm``."""
 
+from functools import partial
+
 from nibabel.affines import voxel_sizes
 import numpy as np
 
@@ -7,7 +9,7 @@ from dipy_ldm._native_space import check_on_grid, read_masked, warn_of_probabili
 from dipy_ldm._utils.checks import InputError, at_least, check_counts, check_seed
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm.data._grid import conform
-from dipy_ldm.data._nifti import check_headers, read_mask
+from dipy_ldm.data._nifti import check_headers, read_mask, space_of
 from dipy_ldm.data._pairing import find_masks, mask_complaint
 from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.diffusion import _inpainting as inpainting
@@ -177,6 +179,7 @@ def _write(part, scan, samples, facts):
     for number, (path, values) in enumerate(zip(volumes, samples)):
         process_scans.write_inpainted(path, scan, values, facts | {"Sample": number})
     own = facts | part.channel.name_entry()
+    write = partial(write_with_sidecar, space=space_of(scan.file))
     if n_samples > 1:
         mean, std = volumes[n_samples:]
         middle, deviation = part.channel.summarise(samples)
@@ -184,6 +187,6 @@ def _write(part, scan, samples, facts):
         spread = np.zeros_like(scan.data)
         spread[scan.hole] = deviation
         about = own | {"Deviation": part.channel.deviation}
-        write_with_sidecar(std, spread, scan.affine, "float32", about)
-    write_with_sidecar(mask, scan.hole, scan.affine, "uint8", own | {"Role": "mask"})
+        write(std, spread, scan.affine, "float32", about)
+    write(mask, scan.hole, scan.affine, "uint8", own | {"Role": "mask"})
     return scan.data, scan.filled(samples[0]), scan.affine

@@ -481,6 +481,8 @@ def test_an_interrupted_denoising_goes_on(denoise, volumes, tmp_path):
     arguments = ("volumes", "--repeats", 2, "--resume")
     denoise(*arguments)
     before = [written(i) for i in range(4)]
+    for end in ("denoised", "denoised_std"):  # in the space of the scanner
+        assert nib.load(tmp_path / f"0_{end}.nii.gz").header["sform_code"] == 1
     # Not begun, without what is written last, cut off.
     (tmp_path / "0_denoised.nii.gz").unlink()
     (tmp_path / "1_denoised_std.json").unlink()
