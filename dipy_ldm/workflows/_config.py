@@ -219,6 +219,8 @@ class ConfigParser(IntrospectiveArgumentParser):
                     f"{file} has the option {name}, which {self.command} does not "
                     "have; correct or remove it."
                 )
+            if name == "seconds" and not _is_typed(typed, ["check"]):
+                continue  # of the file of a check
             rivals = _REPLACED_BY.get(name, [])
             if name == "n_samples" and "table" not in actions:
                 rivals = []  # of each volume, whatever its conditions

@@ -150,6 +150,18 @@ def _check_options(options):
             "--strength has no effect with --lesions, which are inpainted entirely; "
             "leave one of them out."
         )
+    alone = options.repeats == 1 and not options.difference
+    if options.lesions and alone and options.dtype != "float32":
+        raise InputError(
+            "--dtype has no effect with --lesions, which keeps the type of a volume; "
+            "leave it out."
+        )
+    if options.strength == 0 and (options.conditions or options.repeats > 1):
+        name = "conditions" if options.conditions else "repeats"
+        raise InputError(
+            f"`{name}` has no effect at --strength 0, which only reconstructs; leave "
+            "it out, or give a higher strength."
+        )
     defaults = {"threshold": _THRESHOLD, "dilate": _DILATE}
     for name, default in defaults.items():
         if not options.lesions and getattr(options, name) != default:

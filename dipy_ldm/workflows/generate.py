@@ -181,7 +181,7 @@ class GenerateLDMFlow(LDMFlow):
         # Wrong paths are answered before the seconds that Keras takes.
         path = _serialization.find(model_file)
         document = _serialization.read_document(path, "latent_diffusion")
-        is_volume = len(document["shape"]) == 4
+        is_volume = _makes_volumes(document, dtype)
         request = _read_request(conditions, table, document)
         sources = SourceInputs.of(document, source_files)
         gradients = read_table(document, bvals, bvecs, request)
@@ -333,6 +333,18 @@ def _check_options(options):
         raise InputError(
             "`suffix` and `skull_stripped` are for `bids`; add it, or leave them out."
         )
+    if options.bids and options.out_samples != "samples":
+        raise InputError(
+            "`out_samples` has no effect with `bids`; leave one of them out."
+        )
+
+
+def _makes_volumes(document, dtype):
+    """Return whether a model is of volumes; refuse what has no effect on images."""
+    is_volume = len(document["shape"]) == 4
+    if dtype != "float32" and not is_volume:
+        raise InputError("`dtype` is for volumes; leave it out for images.")
+    return is_volume
 
 
 def _batches(job, at_once):

@@ -221,6 +221,9 @@ def test_sizes_of_a_file_give_way_to_a_model_to_begin_from(tmp_path):
 
 
 def test_the_check_and_the_training_take_each_others_files(tmp_path):
-    file = write(tmp_path / "check.toml", '[dipy_train_ldm]\ninput_files = ["a.npy"]\n')
+    text = '[dipy_train_ldm]\ninput_files = ["a.npy"]\nseconds = 9.0\n'
+    file = write(tmp_path / "check.toml", text)
     used = parse(TrainLDMFlow, "--config", file, "--check")
     assert used["check"] and used["input_files"] == ["a.npy"]
+    assert used["seconds"] == 9
+    assert "seconds" not in parse(TrainLDMFlow, "--config", file)

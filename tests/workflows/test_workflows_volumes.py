@@ -436,6 +436,14 @@ BAD_DENOISING = {
         "MODEL both.nii --channels",
         "model is of 1 channels, and both.nii has 2; give",
     ),
+    "repeats of no effect": (
+        "MODEL volumes --strength 0 --repeats 2",
+        "--repeats has no effect at --strength 0",
+    ),
+    "conditions of no effect": (
+        "MODEL volumes --strength 0 --conditions age=60",
+        "--conditions has no effect at --strength 0",
+    ),
     "no repeats": ("MODEL volumes --repeats 0", "repeats must be at least 1"),
     # In one sentence, not one of each volume.
     "too much": ("MODEL volumes --strength 2", ": --strength must lie between 0 and"),
@@ -478,15 +486,15 @@ def test_an_interrupted_denoising_goes_on(denoise, volumes, tmp_path):
         path = tmp_path / f"{number}_denoised.nii.gz"
         return path.exists() and path.stat().st_mtime_ns
 
-    arguments = ("volumes", "--repeats", 2, "--resume")
+    arguments = ("volumes", "--difference", "--resume")
     denoise(*arguments)
     before = [written(i) for i in range(4)]
-    for end in ("denoised", "denoised_std"):  # in the space of the scanner
+    for end in ("denoised", "denoised_difference"):  # in the space of the scanner
         assert nib.load(tmp_path / f"0_{end}.nii.gz").header["sform_code"] == 1
     # Not begun, without what is written last, cut off.
     (tmp_path / "0_denoised.nii.gz").unlink()
-    (tmp_path / "1_denoised_std.json").unlink()
-    (tmp_path / "2_denoised_std.nii.gz").write_bytes(b"")
+    (tmp_path / "1_denoised_difference.json").unlink()
+    (tmp_path / "2_denoised_difference.nii.gz").write_bytes(b"")
     denoise(*arguments)
     assert [written(i) != before[i] for i in range(4)] == [True, True, True, False]
     assert all(map(written, range(4)))
