@@ -339,6 +339,28 @@ def test_bad_input(command, model_path, tmp_path, case):
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_all_bad_masks_are_reported_at_once(command, model_path, tmp_path):
+    for name in "abc":
+        _, _, affine = make_scan(tmp_path, name=name)
+    masks = {"good": ball(), "empty": ball() & False, "all": ball() | True}
+    for name, mask in masks.items():
+        save(tmp_path / f"{name}.nii", mask, affine)
+        save(tmp_path / f"{name}-moved.nii", ball(), affine + np.eye(4, 4, 3) * 20)
+
+    def refuse(*masks):
+        scans = (f"{name}.nii.gz" for name in "abc")
+        files = (f"{mask}.nii" for mask in masks)
+        arguments = (model_path, *scans, "--mask_files", *files)
+        return command("inpaint", *arguments, status=2)
+
+    output = refuse("good", "empty", "all")
+    assert "empty.nii is empty; give" in output
+    assert "all.nii covers the whole image" in output
+    output = refuse("good", "empty-moved", "all-moved")
+    assert "empty-moved.nii has another grid" in output
+    assert "all-moved.nii has another grid" in output
+
+
 def test_workers_share_the_volumes(model_path, command, tmp_path, monkeypatch):
     for name in "abc":
         _, _, affine = make_scan(tmp_path, name=name)
