@@ -87,7 +87,7 @@ def warn_of_space(infos: Sequence[VolumeInfo]) -> None:
 
 
 def read_headers(
-    files: Sequence[Path], channels: bool = False
+    files: Sequence[Path], channels: bool | None = False
 ) -> tuple[list[VolumeInfo], dict[Path, str]]:
     """Read the headers of all files, and refuse none."""
     infos, complaints = [], {}
@@ -129,8 +129,13 @@ def is_whole(file: Path) -> bool:
     return True
 
 
-def read_header(file: str | Path, channels: bool, dwi: bool = False) -> VolumeInfo:
-    """Read and check a header, of a diffusion series if the file is to be one."""
+def read_header(
+    file: str | Path, channels: bool | None, dwi: bool = False
+) -> VolumeInfo:
+    """Read and check a header, of a diffusion series if the file is to be one.
+
+    ``channels`` is None where no option lets a fourth axis hold them.
+    """
     image = _load(file)
     shape, n_channels = _axes(file, image.shape)
     if dwi and (n_channels == 1 or len(image.shape) != 4):
@@ -145,9 +150,10 @@ def read_header(file: str | Path, channels: bool, dwi: bool = False) -> VolumeIn
             "or FA."
         )
     if n_channels > 1 and not channels:
+        option = "add `channels` to take them for channels, or "
+        cure = f"{'' if channels is None else option}give one of them"
         raise InputError(
-            f"{file} has {n_channels} volumes, shape {image.shape}; add `channels` to "
-            "take them for channels, or give one of them."
+            f"{file} has {n_channels} volumes, shape {image.shape}; {cure}."
         )
     refuse_kind(file, image)
     _check_affine(file, image.affine)
@@ -298,7 +304,7 @@ def read_volume(
 
 def read_mask(file: str | Path) -> np.ndarray:
     """Read a mask ``(x, y, z, 1)``."""
-    data, _ = read_voxels(file, channels=False)
+    data, _ = read_voxels(file, channels=None)
     if data.min() < 0 or data.max() > 1:
         data = (data != 0).astype("float32")
     if not data.any():
@@ -306,7 +312,9 @@ def read_mask(file: str | Path) -> np.ndarray:
     return data
 
 
-def read_voxels(file: str | Path, channels: bool) -> tuple[np.ndarray, np.ndarray]:
+def read_voxels(
+    file: str | Path, channels: bool | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Read voxels ``(x, y, z, channels)``, also of one value, and their affine."""
     file = Path(os.path.expanduser(file))
     info = read_header(file, channels)

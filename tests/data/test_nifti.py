@@ -267,6 +267,8 @@ def test_masks_are_shares(tmp_path):
     npt.assert_array_equal(read_mask(save(tmp_path / "c.nii", ones))[..., 0], ones)
     with pytest.raises(InputError, match=r"mask .*d.nii is empty"):
         read_mask(save(tmp_path / "d.nii", 0 * ones))
+    with pytest.raises(InputError, match=r"\(6, 5, 4, 2\); give one of them"):
+        read_mask(save(tmp_path / "e.nii", TWO))
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])

@@ -162,6 +162,7 @@ def test_sources_of_an_audit_need_subject_names(tmp_path):
 BAD = {
     "none": ("", "conditioned on source images; give them as --source_files"),
     "not there": ("--source_files T3", "there is no file T3"),
+    "bad": ("--source_files T1 bad.nii", "bad.nii is empty; copy or convert"),
     "twice": (
         "--bids --out_dir twice --source_files T1/sub-1_T1w.nii.gz more",
         "2 of the source images would be written to",
@@ -175,8 +176,10 @@ def test_invalid_options_are_refused(trained, command, monkeypatch, case):
     monkeypatch.chdir(trained[0])
     Path("more").mkdir(exist_ok=True)
     shutil.copy("T1/sub-1_T1w.nii.gz", "more")
+    Path("bad.nii").touch()
     output = command("generate", "ldm.safetensors", *arguments.split(), status=2)
     assert sentence in output
+    assert "skip_bad" not in output
 
 
 def test_sources_for_a_model_without(command):
