@@ -207,13 +207,13 @@ class GenerateLDMFlow(LDMFlow):
         alone = not (same_noise or cluster or sources)
         replacer = _load_replacer(no_copies, model, facts, numbers, alone)
         inputs = document, request, gradients, sources, numbers, requested
-        self._write(_Job(*inputs, samples, dtype, model, sampling, facts, replacer))
-        if launch.is_first(cluster):
-            used = {name: sampling[name] for name in ("steps", "guidance")}
-            write_config(self, samples.log, options, n_samples=n_samples, **used)
+        job = _Job(*inputs, samples, dtype, model, sampling, facts, replacer)
+        pictures = self._write(job)
+        used = {name: sampling[name] for name in ("steps", "guidance")}
+        self._finish(samples, pictures, cluster, options, n_samples=n_samples, **used)
 
     def _write(self, job):
-        """Generate and write all samples."""
+        """Generate and write all samples; return pictures, captions and columns."""
         paths = job.samples.paths
         with ExitStack() as stack:
             stack.enter_context(job.samples.being_written())
@@ -221,18 +221,27 @@ class GenerateLDMFlow(LDMFlow):
             # Again: another run may just have ended.
             refuse_overwriting(self, paths, job.samples.cure)
             if job.gradients:
-                self._write_series(job)
+                pictures = self._write_series(job)
             elif len(job.document["shape"]) == 4:
-                self._write_volumes(job)
+                pictures = self._write_volumes(job)
             else:
-                self._write_images(job)
+                pictures = self._write_images(job)
         if job.replacer:
             text = "%d samples were copies, and were replaced by others."
             logger.info(text, job.n_refused)
-        self.outputs = job.samples.paths
+        return pictures
+
+    def _finish(self, samples, pictures, cluster, options, **used):
+        """Write the options of the run, and the picture that is named after them."""
+        if launch.is_first(cluster):
+            config = write_config(self, samples.log, options, **used)
+            samples = samples.named_after(config)
+        samples.draw(*pictures)
+        picture = [samples.picture] if samples.picture else []
+        self.outputs = list(dict.fromkeys([*samples.paths, *picture]))
 
     def _write_volumes(self, job):
-        """Generate and write volume after volume, and draw planes of the first."""
+        """Generate and write volume after volume; return planes of the first."""
         from dipy_ldm import _backend, plots
 
         affine = require_affine(job.model.vqvae.affine_)
@@ -265,10 +274,10 @@ class GenerateLDMFlow(LDMFlow):
                     pictures += [*plots.planes(volume[None], affine, channels)]
         captions = job.requested.captions(job.numbers)
         captions *= len(sources.own) if sources else 1
-        job.samples.draw(np.stack(pictures), captions, columns=2)
+        return np.stack(pictures), captions, 2
 
     def _write_series(self, job):
-        """Generate and write diffusion series, and draw planes of the first volumes.
+        """Generate and write diffusion series; return planes of the first volumes.
 
         All volumes of a series have the same noise: what differs between them is due to
         their directions.
@@ -309,10 +318,10 @@ class GenerateLDMFlow(LDMFlow):
                 pictures += [*plots.planes(shown, series.affine)]
                 bvals = gradients.bvals[gradients.weighted[:3]]
                 captions += [f"b = {b:g}" for b in (0, *bvals)]
-        job.samples.draw(np.stack(pictures), captions, columns=2)
+        return np.stack(pictures), captions, 2
 
     def _write_images(self, job):
-        """Generate, write and draw all images."""
+        """Generate and write all images; return them."""
         images, used = _generate(job, job.numbers)
         arrays = {"images": images, "sample": used, "seed": job.sampling["seed"]}
         arrays |= job.requested.arrays(job.numbers)
@@ -323,7 +332,7 @@ class GenerateLDMFlow(LDMFlow):
         path = job.samples.names[0][0]
         with replacing(path) as partial_path, open(partial_path, "wb") as file:
             np.savez_compressed(file, **arrays)
-        job.samples.draw(images, job.requested.captions(job.numbers))
+        return images, job.requested.captions(job.numbers)
 
 
 def _check_options(options):

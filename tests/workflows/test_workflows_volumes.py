@@ -159,6 +159,17 @@ def test_one_sample_alone_and_in_another_type(command, path, generated, tmp_path
     npt.assert_allclose(alone.get_fdata(), of_three.get_fdata(), atol=1e-4)
 
 
+def test_samples_that_are_added_have_a_picture_of_their_own(command, path, tmp_path):
+    for first in (0, 1):
+        options = ("--n_samples", 1, "--steps", 1, "--first_sample", first)
+        output = command("generate", path, *options)
+    assert "samples-2.png" in output
+    pictures = {path.name for path in tmp_path.glob("*.png")}
+    configs = {path.name for path in tmp_path.glob("*.toml")}
+    assert pictures == {"samples.png", "samples-2.png"}
+    assert configs == {"samples.toml", "samples-2.toml"}
+
+
 def test_at_strength_zero_a_volume_comes_back_reconstructed(
     command, folder, path, tmp_path
 ):
@@ -403,7 +414,10 @@ BAD_GENERATING = {
     "a number below 0": ("MODEL --first_sample -1", "first must be at least 0"),
     "a volume in the way": ("MODEL --out_samples old", "add --force"),
     "a JSON file in the way": ("MODEL --out_samples older", "add --force"),
-    "a folder there": ("MODEL --out_samples sub --force", "sub.png is a folder; give"),
+    "a folder there": (
+        "MODEL --out_samples sub --force",
+        "sub-0000.nii.gz is a folder; give",
+    ),
 }
 
 
@@ -413,7 +427,7 @@ def test_bad_input_to_generating(path, command, case, tmp_path):
     (tmp_path / "text").write_text("this is no model")
     (tmp_path / "old-0003.nii.gz").write_text("old")
     (tmp_path / "older-0003.json").write_text("old")
-    (tmp_path / "sub.png").mkdir()
+    (tmp_path / "sub-0000.nii.gz").mkdir()
     assert_refused(command, "generate", arguments, sentence, path, tmp_path)
 
 
