@@ -182,6 +182,20 @@ def test_invalid_options_are_refused(trained, command, monkeypatch, case):
     assert "skip_bad" not in output
 
 
+def test_all_bad_sources_are_refused_before_the_first_sample(
+    trained, command, monkeypatch
+):
+    monkeypatch.chdir(trained[0])
+    files = [f"constant-{name}.nii" for name in "ab"]
+    for file in files:
+        save(file, np.ones((9, 8, 7)))
+    sources = ("--source_files", "T1/sub-1_T1w.nii.gz", *files)
+    options = ("--steps", 1, "--out_dir", "none")
+    output = command("generate", "ldm.safetensors", *sources, *options, status=2)
+    assert all(f"{file} is constant" in output for file in files)
+    assert not Path("none").exists()
+
+
 def test_sources_for_a_model_without(command):
     older = Path(__file__).parents[1] / "files" / "format-11.safetensors"
     output = command("generate", older, "--source_files", "x.nii.gz", status=2)
