@@ -318,8 +318,11 @@ def _summarised(flow, job, options, rows):
     finally:
         if rows and launch.is_first(job.cluster):
             path = write_config(flow, job.end, options).with_suffix(".png")
-            save_comparison(path, rows, _caption(job, options))
-            flow.outputs = [*flow.outputs, path]
+            # That of the run that is resumed shows its first volumes.
+            resumed = options.resume and not flow._force_overwrite
+            if not (resumed and path.exists()):
+                save_comparison(path, rows, _caption(job, options))
+                flow.outputs = [*flow.outputs, path]
 
 
 _SHOWN = "conditions", "strength", "lesions", "dilate", "steps", "resamplings", "seed"

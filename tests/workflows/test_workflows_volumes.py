@@ -503,6 +503,7 @@ def test_an_interrupted_denoising_goes_on(denoise, volumes, tmp_path):
     arguments = ("volumes", "--difference", "--resume")
     denoise(*arguments)
     before = [written(i) for i in range(4)]
+    picture = (tmp_path / "denoised.png").read_bytes()
     for end in ("denoised", "denoised_difference"):  # in the space of the scanner
         assert nib.load(tmp_path / f"0_{end}.nii.gz").header["sform_code"] == 1
     # Not begun, without what is written last, cut off.
@@ -512,6 +513,7 @@ def test_an_interrupted_denoising_goes_on(denoise, volumes, tmp_path):
     denoise(*arguments)
     assert [written(i) != before[i] for i in range(4)] == [True, True, True, False]
     assert all(map(written, range(4)))
+    assert (tmp_path / "denoised.png").read_bytes() == picture
     output = denoise(*arguments[:-1], status=2)
     assert "add --resume to go on, or --force to overwrite" in answer(output)
     # Those of other options are not taken for its own.
@@ -521,6 +523,7 @@ def test_an_interrupted_denoising_goes_on(denoise, volumes, tmp_path):
     assert "of another run (Dtype was float32 and is int16)" in answer(output)
     denoise(*arguments, "--seed", 5, "--force")
     assert written(3) != before[3]
+    assert (tmp_path / "denoised.png").read_bytes() != picture
 
 
 def test_two_runs_do_not_write_the_same_volumes(denoise, volumes, tmp_path):
