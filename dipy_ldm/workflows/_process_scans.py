@@ -266,7 +266,7 @@ def work(
 
     launch.keep_log(job.cluster, job.end)
     if options.bids:
-        ignored = bids.ignored_names(tasks[0].channels)
+        ignored = bids.ignored_names(tasks[0].channels, tasks[0].file)
         bids.begin_dataset(job.end.parents[1], ignored, of_scans=True)
     remaining = _remaining(flow, tasks, job.verb) if options.resume else tasks
     quiet = not launch.is_first(job.cluster)

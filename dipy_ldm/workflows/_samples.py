@@ -132,8 +132,8 @@ class Samples(NamedTuple):
     def being_written(self) -> Iterator[None]:
         """Make the folders of the files and, in the end, write a dataset's table."""
         if self.dataset is not None:
-            channels = channels_from(self.document.get("channels"))
-            ignored = bids.ignored_names(channels)
+            channels = channels_from(self.document.get("channels")) or [Unnamed()]
+            ignored = bids.ignored_names(channels, self.names[0][0])
             bids.begin_dataset(self.dataset, ignored, of_scans=self.of_sources)
         for folder in {file.parent for own in self.names for file in own}:
             make_folder(folder)
