@@ -73,6 +73,8 @@ dtype : string, optional
     uint8.
 bids : bool, optional
     Write into a BIDS derivatives dataset, a folder for each subject.
+skull_stripped : bool, optional
+    Set SkullStripped in the dataset, as BIDS requires for images without skull.
 out_dir : string or Path, optional
     Output directory.
 """

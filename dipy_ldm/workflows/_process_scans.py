@@ -114,7 +114,7 @@ class Job(NamedTuple):
     noise, ``infos`` are the headers of good ones, ``parts`` the channels of each, by
     the file of the first, ``bad`` a sentence on each bad one; ``end`` is what all names
     of outputs end in, ``cluster`` shares the work, and ``bids`` says whether outputs
-    are a dataset.
+    are a dataset, of images without skull if ``skull_stripped``.
     """
 
     verb: str
@@ -130,6 +130,7 @@ class Job(NamedTuple):
     end: Path
     cluster: Cluster | None
     bids: bool
+    skull_stripped: bool
 
     def tasks(
         self, sampling: dict, masks: Mapping[Path, Path] | None = None, **details
@@ -138,15 +139,21 @@ class Job(NamedTuple):
         facts = provenance(self.model_path, **details)
         facts |= self.requested.facts(self.requested.numbers)
         facts |= {name.capitalize(): value for name, value in sampling.items()}
-        tasks = []
+        tasks, unsure = [], 0
         for file, parts in self.parts.items():
             inputs = [part.file for part in parts]
             inputs += [] if masks is None else [masks[file]]
             inputs += self.sources.parts[self.source_of[file]] if self.sources else []
             own = {"Noise": self.noise[file], "Sources": list(map(str, inputs))}
             if self.bids:  # which asks for it
-                own["SkullStripped"] = bool(read_facts(file).get("SkullStripped"))
+                stripped = self.skull_stripped or read_facts(file).get("SkullStripped")
+                own["SkullStripped"] = bool(stripped)
+                unsure += stripped is None
             tasks.append(Task(parts, facts | own))
+        if unsure:
+            text = "%d volumes are taken to have a skull, since no JSON file says so; "
+            text += "if they have none, add --skull_stripped."
+            logger.info(text, unsure)
         return tasks
 
     def arguments(self, task: Task) -> dict[str, Any]:
@@ -170,6 +177,8 @@ def prepare(
     None if there are more workers than volumes. ``name`` is the option with the end of
     the names of outputs.
     """
+    if options.skull_stripped and not options.bids:
+        raise InputError("`skull_stripped` is for `bids`; add it, or leave it out.")
     path = _serialization.find(options.model_file)
     document = _serialization.read_document(path, "latent_diffusion")
     grid, channels = _grid_and_channels(document, options.model_file, verb)
@@ -208,7 +217,7 @@ def prepare(
         )
         refuse_overwriting(flow, paths, _CURE)
     inputs = sources, source_of, number_noise(files), infos, parts, bad
-    where = end, cluster, bool(options.bids)
+    where = end, cluster, bool(options.bids), bool(options.skull_stripped)
     return Job(verb, path, grid, requested, *inputs, *where)
 
 

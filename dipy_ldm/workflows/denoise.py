@@ -57,6 +57,7 @@ class DenoiseLDMFlow(LDMFlow):
         resume=False,
         dtype="float32",
         bids=False,
+        skull_stripped=False,
         out_dir="",
         out_denoised="denoised",
     ):

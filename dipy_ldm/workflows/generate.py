@@ -170,8 +170,6 @@ class GenerateLDMFlow(LDMFlow):
         suffix : string, optional
             BIDS suffix. Default: that of the training volumes, such as T1w, if they had
             one.
-        skull_stripped : bool, optional
-            Set SkullStripped in the dataset, as BIDS requires for images without skull.
         out_samples : string, optional
             Stem of the names of the files.
         """

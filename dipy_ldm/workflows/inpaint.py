@@ -47,6 +47,7 @@ class InpaintLDMFlow(LDMFlow):
         devices=None,
         resume=False,
         bids=False,
+        skull_stripped=False,
         out_dir="",
         out_inpainted="inpainted",
     ):

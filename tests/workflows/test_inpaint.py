@@ -282,6 +282,7 @@ def test_results_among_the_volumes_need_no_masks(model_path, tmp_path):
         shutil.copy(path, tmp_path / name)
     options = dict.fromkeys(("suffix", "filter", "conditions", "source_files"))
     options |= {"channels": None, "strategy": "none", "resume": True, "bids": False}
+    options["skull_stripped"] = False
     options |= {"model_file": model_path, "out_dir": str(tmp_path)}
     files = [str(tmp_path / name) for name in names]
     job = process_scans.prepare(

@@ -450,6 +450,7 @@ BAD_DENOISING = {
         "MODEL both.nii --channels",
         "model is of 1 channels, and both.nii has 2; give",
     ),
+    "no dataset": ("MODEL volumes --skull_stripped", "is for --bids; add it"),
     "repeats of no effect": (
         "MODEL volumes --strength 0 --repeats 2",
         "--repeats has no effect at --strength 0",
