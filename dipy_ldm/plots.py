@@ -235,7 +235,8 @@ def _captioned(picture, captions, columns):
             fitting = text[: width // columns // 6]  # pixels of a letter
             # The font has no others.
             fitting = fitting.encode("latin-1", "replace").decode("latin-1")
-            draw.text(place, fitting, "black", ImageFont.load_default_imagefont())
+            if fitting:
+                draw.text(place, fitting, "black", ImageFont.load_default_imagefont())
     return whole
 
 
