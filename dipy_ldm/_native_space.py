@@ -177,7 +177,7 @@ def _read_masked(scans, masks, grid, channels):
         masked, sources = [], []
         for own in sets:
             info, mask = read_header(own[0], channels[0].width > 1), mask_of[own[0]]
-            if complaint := mask_complaint(info, read_header(mask, channels=False)):
+            if complaint := mask_complaint(info, read_header(mask, channels=None)):
                 raise InputError(complaint)
             shares = read_mask(mask)[..., 0]
             warn_of_probabilities(mask, shares)

@@ -242,7 +242,10 @@ def _captioned(picture, captions, columns):
         for column, text in enumerate(captions[row * columns : (row + 1) * columns]):
             place = column * width // columns + 3, top + height
             fitting = text[: width // columns // 6]  # pixels of a letter
-            draw.text(place, fitting, "black", ImageFont.load_default_imagefont())
+            # The font has no others.
+            fitting = fitting.encode("latin-1", "replace").decode("latin-1")
+            if fitting:
+                draw.text(place, fitting, "black", ImageFont.load_default_imagefont())
     return whole
 
 

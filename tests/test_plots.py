@@ -78,7 +78,8 @@ def test_shares_have_axes_of_their_own_and_one_round_has_no_curve():
 
 def test_captions_stand_below_images(tmp_path):
     images = np.zeros((3, 20, 20, 1))
-    captions = ["age=70", "age=50, which is too long for its place", "age=30"]
+    captions = ["age=70", "age=50, which is too long for its place", "年齢=30"]
+    plots.save_montage(tmp_path / "a.png", images, captions=["", "age=50", ""])
     plots.save_montage(tmp_path / "a.png", images, captions=captions)
     with Image.open(tmp_path / "a.png") as picture:
         shown = np.asarray(picture)

@@ -37,7 +37,10 @@ class Gradients(NamedTuple):
 
         try:
             bvals = np.atleast_1d(read_bvals_bvecs(str(bval), None)[0])
-            bvecs = read_bvals_bvecs(None, str(bvec))[1]
+            # As b-values, of which DIPY reads one alone, too.
+            bvecs = np.atleast_2d(read_bvals_bvecs(str(bvec), None)[0])
+            if bvecs.ndim != 2 or 3 not in bvecs.shape:
+                raise ValueError("there are not three numbers for each direction")
             if not (bvals >= 0).all():
                 raise ValueError("a b-value is negative or NaN")
         except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -45,8 +48,7 @@ class Gradients(NamedTuple):
                 f"{bval} and {bvec} can't be read as b-values and directions ({error});"
                 " give a row of b-values and three of vectors."
             ) from error
-        if bvecs.shape == (3, 3):
-            # DIPY takes them for a row each, and to FSL they are columns.
+        if len(bvecs) == 3:  # as FSL has them, also where there are three
             bvecs = bvecs.T
         if len(bvals) != len(bvecs):
             raise InputError(

@@ -87,7 +87,7 @@ def warn_of_space(infos: Sequence[VolumeInfo]) -> None:
 
 
 def read_headers(
-    files: Sequence[Path], channels: bool = False
+    files: Sequence[Path], channels: bool | None = False
 ) -> tuple[list[VolumeInfo], dict[Path, str]]:
     """Read the headers of all files, and refuse none."""
     infos, complaints = [], {}
@@ -113,6 +113,13 @@ def refuse_files(complaints: Mapping[Any, str], n_good: int, skip_bad: bool) -> 
         logger.warning("skipped %d bad volumes:\n%s", len(complaints), report)
 
 
+def space_of(file: Path) -> int:
+    """Return the code of NIfTI for the space of a volume."""
+    header = nib.load(file).header
+    code = int(header["sform_code"] or header["qform_code"])
+    return code if code in range(1, 6) else ALIGNED
+
+
 def is_whole(file: Path) -> bool:
     """Return whether a volume file is complete, by its header and size."""
     try:
@@ -122,8 +129,13 @@ def is_whole(file: Path) -> bool:
     return True
 
 
-def read_header(file: str | Path, channels: bool, dwi: bool = False) -> VolumeInfo:
-    """Read and check a header, of a diffusion series if the file is to be one."""
+def read_header(
+    file: str | Path, channels: bool | None, dwi: bool = False
+) -> VolumeInfo:
+    """Read and check a header, of a diffusion series if the file is to be one.
+
+    ``channels`` is None where no option lets a fourth axis hold them.
+    """
     image = _load(file)
     shape, n_channels = _axes(file, image.shape)
     if dwi and (n_channels == 1 or len(image.shape) != 4):
@@ -138,9 +150,10 @@ def read_header(file: str | Path, channels: bool, dwi: bool = False) -> VolumeIn
             "or FA."
         )
     if n_channels > 1 and not channels:
+        option = "add `channels` to take them for channels, or "
+        cure = f"{'' if channels is None else option}give one of them"
         raise InputError(
-            f"{file} has {n_channels} volumes, shape {image.shape}; add `channels` to "
-            "take them for channels, or give one of them."
+            f"{file} has {n_channels} volumes, shape {image.shape}; {cure}."
         )
     refuse_kind(file, image)
     _check_affine(file, image.affine)
@@ -264,6 +277,11 @@ def _with_equal_channels(infos, complaints):
     return [info for info in infos if info.channels == usual]
 
 
+# "aligned": in the space of the volumes that the model has learnt from. It is no
+# scanner's own (1), and nobody knows whether it is that of a template (3, 4).
+ALIGNED = 2
+# In voxels, what a qform may differ from its affine by rounding.
+_QFORM_ROUNDING = 1e-3
 # The field has 80 bytes, and some readers look for a zero at the end.
 _DESCRIPTION_BYTES, _INTENT_BYTES = 79, 15
 # Nothing that is measured is so large, and twice as much fits into float32.
@@ -288,7 +306,7 @@ def read_volume(
 
 def read_mask(file: str | Path) -> np.ndarray:
     """Read a mask ``(x, y, z, 1)`` of shares from 0 to 1; all labels but 0 are 1."""
-    data, _ = read_voxels(file, channels=False)
+    data, _ = read_voxels(file, channels=None)
     low, high = data.min(), data.max()
     if low < -_RINGING or high > 1 + _RINGING:
         if (data != np.rint(data)).any():
@@ -304,7 +322,9 @@ def read_mask(file: str | Path) -> np.ndarray:
     return data
 
 
-def read_voxels(file: str | Path, channels: bool) -> tuple[np.ndarray, np.ndarray]:
+def read_voxels(
+    file: str | Path, channels: bool | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Read voxels ``(x, y, z, channels)``, also of one value, and their affine."""
     file = Path(os.path.expanduser(file))
     info = read_header(file, channels)
@@ -389,11 +409,12 @@ def write_volume(
     comment: str = "",
     ready: Callable | None = None,
     intent: tuple[str, str] = ("none", ""),
+    space: int = ALIGNED,
 ) -> None:
     """Write a volume ``(x, y, z)`` to a NIfTI-1 file, whole or not at all.
 
     Whole numbers that fit into the type are written as they are, without scaling. The
-    intent is a code of NIfTI, and a name.
+    intent is a code of NIfTI, and a name; the space is a code, too.
     """
     path = Path(os.path.expanduser(path))
     kind = choose("type of voxels", dtype, DTYPES)
@@ -405,8 +426,9 @@ def write_volume(
             f"{path} would have NaN or infinite values, which {dtype} can't hold; "
             "replace them, or choose float32."
         )
-    image = make_image(data, np.asarray(affine, float), kind, description)
-    image.header.set_intent(intent[0], (), intent[1][:_INTENT_BYTES])
+    image = make_image(data, np.asarray(affine, float), kind, description, space)
+    name = intent[1].encode("ascii", "replace")[:_INTENT_BYTES]
+    image.header.set_intent(intent[0], (), name)
     if comment:
         extension = nib.nifti1.Nifti1Extension("comment", comment.encode())
         image.header.extensions.append(extension)
@@ -461,7 +483,11 @@ def _writing(path, ready):
 
 
 def make_image(
-    data: np.ndarray, affine: np.ndarray, dtype: np.dtype, description: str
+    data: np.ndarray,
+    affine: np.ndarray,
+    dtype: np.dtype,
+    description: str,
+    space: int = ALIGNED,
 ) -> nib.Nifti1Image:
     """Return a volume ``(x, y, z[, channels])`` as an image, scaled to its type."""
     if data.ndim == 4 and data.shape[3] == 1:
@@ -470,10 +496,11 @@ def make_image(
     image = nib.Nifti1Image(_unscaled(data, slope, intercept, dtype), affine)
     image.header.set_slope_inter(slope, intercept)
     image.header.set_xyzt_units("mm")
-    # "aligned" (2): in the space of the volumes that the model has learnt from. It is
-    # no scanner's own (1), and nobody knows whether it is that of a template (3, 4).
-    image.set_sform(affine, "aligned")
-    image.set_qform(affine, "aligned")
+    image.set_sform(affine, space)
+    image.set_qform(affine, space)
+    rounding = _QFORM_ROUNDING * np.linalg.norm(affine[:3, :3], axis=0).max()
+    if not np.allclose(image.get_qform(), affine, atol=rounding):
+        image.header["qform_code"] = 0  # it has no shears
     image.header["descrip"] = description.encode()[:_DESCRIPTION_BYTES]
     return image
 

@@ -70,7 +70,7 @@ def match_masks(
     tasks: list[Task], mask_of: Mapping[Path, Path]
 ) -> tuple[list[Task], dict[Path, str]]:
     """Pair volumes with good masks; a sentence on each bad mask."""
-    infos, complaints = read_headers(list(dict.fromkeys(mask_of.values())))
+    infos, complaints = read_headers(list(dict.fromkeys(mask_of.values())), None)
     info_of = {info.file: info for info in infos}
     pairs = []
     for task in tasks:

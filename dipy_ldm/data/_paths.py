@@ -284,9 +284,12 @@ def choose_files(
     files: Sequence[Path],
     suffixes: str | Sequence[str] | None = None,
     values: Mapping[str, str | Sequence[str]] | None = None,
-    cure: str = "choose with `suffix`",
+    cure: str = "",
 ) -> list[Path]:
-    """Filter scans by suffix and entities, and log what is taken."""
+    """Filter scans by suffix and entities, and log what is taken.
+
+    Where there is no `suffix` and no `filter`, there is another cure.
+    """
     chosen = choose_entities(files, values)
     if suffixes:
         chosen = _choose(chosen, "suffix", suffixes, suffix)
@@ -294,26 +297,26 @@ def choose_files(
     kinds = Counter(filter(None, map(suffix, chosen)))
     if len(kinds) > 1 and not suffixes:
         raise InputError(
-            f"the files are of several kinds, {_counts(kinds)}; {cure}, such "
-            f"as {kinds.most_common(1)[0][0]}."
+            f"the files are of several kinds, {_counts(kinds)}; "
+            f"{cure or 'choose with `suffix`'}, such as {kinds.most_common(1)[0][0]}."
         )
     if len(files) > 1:
         of = f" ({_counts(kinds)})" if kinds else ""
         logger.info("taken: %d files%s", len(chosen), of)
-    _warn_of_variants(chosen, values or {})
+    _warn_of_variants(chosen, values or {}, cure)
     if excluded := Counter(map(suffix, files)) - Counter(map(suffix, chosen)):
         logger.info("left out by their names: %s", _counts(excluded))
     return chosen
 
 
-def _warn_of_variants(files, values):
+def _warn_of_variants(files, values, cure):
     """Warn of images of a scan in several spaces, resolutions and so on."""
     for key in _VARIANTS:
         variants = Counter(_entity_value(file, key) for file in files)
         if len(variants) > 1 and key not in values:
-            text = "the files differ in %s (%s); to take one kind alone, use filter"
-            text += f" ({key}= for those without it)"
-            logger.warning(text, key, _counts(variants))
+            text = "the files differ in %s (%s); to take one kind alone, %s"
+            own_cure = cure or f"use filter ({key}= for those without it)"
+            logger.warning(text, key, _counts(variants), own_cure)
 
 
 def choose_entities(

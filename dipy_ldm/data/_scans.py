@@ -23,7 +23,13 @@ from dipy_ldm._utils.types import ImageOfNibabel
 from dipy_ldm._utils.values import as_report, listed
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid, same_grid
-from dipy_ldm.data._nifti import VolumeInfo, check_headers, refuse_kind
+from dipy_ldm.data._nifti import (
+    VolumeInfo,
+    read_headers,
+    refuse_files,
+    refuse_kind,
+    warn_of_space,
+)
 from dipy_ldm.data._pairing import contradict, put_together
 from dipy_ldm.data._paths import (
     choose_files,
@@ -199,7 +205,7 @@ def find_channel_files(
     channels: Sequence[Channel],
     suffixes: str | Sequence[str] | None = None,
     values: Mapping[str, str | Sequence[str]] | None = None,
-    cure: str = "choose with `suffix`",
+    cure: str = "",
 ) -> list[list[Path]]:
     """Find the files of all channels of each scan."""
     files, names = find_volumes(paths), [channel.name for channel in channels]
@@ -214,12 +220,15 @@ def find_channel_files(
 def check_channel_files(
     sets: Sequence[Sequence[Path]],
     channels: Sequence[Channel],
-    along_axis: bool,
+    along_axis: bool | None,
     skip_bad: bool = False,
     start: str = "the model is of",
 ) -> tuple[list[VolumeInfo], dict[Path, str]]:
     """Check the headers of all channels; return the first of good sets, and bad."""
-    infos, bad = check_headers([f for own in sets for f in own], along_axis, skip_bad)
+    infos, bad = read_headers([f for own in sets for f in own], along_axis)
+    # No option skips them.
+    refuse_files(bad, len(infos) if skip_bad else 0, skip_bad)
+    warn_of_space(infos)
     width = 1 if channels[0].name else channels[0].width
     refuse_other_channels(infos[0], width, start)
     good = {info.file: info for info in infos}
@@ -251,7 +260,8 @@ def resolve_channel_files(
         if twice := next((path for path in paths if paths.count(path) > 1), None):
             raise InputError(f"{twice} is given twice; give each scan once.")
         sets = find_channel_files(files, channels, cure="name the files of one kind")
-    check_channel_files(sets, channels, channels[0].width > 1 and not channels[0].name)
+    along_axis = channels[0].width > 1 and not channels[0].name
+    check_channel_files(sets, channels, along_axis or None)
     return sets
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import fsync, replacing
-from dipy_ldm.data._nifti import make_image, write_volume
+from dipy_ldm.data._nifti import ALIGNED, make_image, write_volume
 from dipy_ldm.data._paths import stem
 
 
@@ -52,12 +52,13 @@ def write_with_sidecar(
     dtype: str,
     facts: dict,
     intent: tuple[str, str] = ("none", ""),
+    space: int = ALIGNED,
 ) -> None:
     """Write a volume ``(x, y, z, channels)`` and its sidecar."""
     origin = {n: facts[n] for n in ("Conditions", "Sources") if facts.get(n)}
     texts = describe(facts), json.dumps(origin) if origin else ""
     with sidecar_first(path, facts) as ready:
-        write_volume(path, volume, affine, dtype, *texts, ready, intent)
+        write_volume(path, volume, affine, dtype, *texts, ready, intent, space)
 
 
 def describe(facts: dict) -> str:

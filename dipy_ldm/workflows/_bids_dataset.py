@@ -68,9 +68,15 @@ def begin_dataset(
     write_text(root / "README", _README_OF_SCANS if of_scans else _README)
 
 
-def ignored_names(channels: Sequence[Channel]) -> tuple[str, ...]:
-    """Return the names of files that are not those of BIDS: maps of diffusion yet."""
-    ends = [(c.name, c.suffix or c.name.rpartition("-")[2]) for c in channels]
+def ignored_names(channels: Sequence[Channel], file: Path) -> tuple[str, ...]:
+    """Return the names of files that are not those of BIDS: maps of diffusion yet.
+
+    Channels without a name have the suffix of a file.
+    """
+    ends = [
+        (c.name, c.suffix or c.name.rpartition("-")[2] or suffix(file) or "")
+        for c in channels
+    ]
     return tuple(
         f"*_{name}*_{end}.*" if "-" in name else f"*_{end}.*"
         for name, end in ends

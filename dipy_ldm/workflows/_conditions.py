@@ -1,6 +1,7 @@
 """Conditions that samples are generated for: from options, tables, and outputs."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 import json
 import logging
 import math
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm._conditions import Condition, ConditionBatch, from_saved, requested
+from dipy_ldm._conditions import Condition, from_saved, requested
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import NONE, level_of, listed, number_of, values_of
 from dipy_ldm.data import _tables as tables
@@ -20,12 +21,15 @@ logger = logging.getLogger(__name__)
 
 
 class RequestedConditions(NamedTuple):
-    """Conditions of the samples, in their own units: as requested, others drawn."""
+    """Conditions of the samples, in their own units: as requested, others drawn.
+
+    Each sample has sentences on surprising values; ``drawn`` says which were drawn.
+    """
 
     table: dict[str, list]
-    range_warnings: list[str]
+    range_warnings: list[list[str]]
     numbers: range
-    drawn: list[str] | None = None
+    drawn: dict[str, list[bool]] | None = None
 
     @classmethod
     def of(
@@ -40,8 +44,15 @@ class RequestedConditions(NamedTuple):
         conditions = from_saved(document["conditions"])
         n = len(numbers)
         request = as_levels(conditions, request) or None
-        range_warnings = ConditionBatch.of(conditions, request, n).range_warnings
         explicit = values = requested(conditions, request, n)
+        range_warnings = [
+            [
+                warning
+                for name, value in zip(explicit, row)
+                if (warning := conditions[name].encode(name, value)[1])
+            ]
+            for row in zip(*explicit.values())
+        ]
         drawn = None
         if seed is not None:
             saved = document["population"]
@@ -51,7 +62,10 @@ class RequestedConditions(NamedTuple):
                 conditions, population, request, n, seed=seed, **own
             )
             values = requested(conditions, completed, n)
-            drawn = [name for name in values if None in explicit.get(name, [None])]
+            drawn = {
+                name: [value is None for value in explicit.get(name, [None] * n)]
+                for name in values
+            }
         table = {
             name: [_plain(name, condition, v) for v in values.get(name, [None] * n)]
             for name, condition in conditions.items()
@@ -65,7 +79,7 @@ class RequestedConditions(NamedTuple):
 
     def subset(self, numbers: range) -> dict[str, list] | str | None:
         """Return the conditions of some of the images."""
-        columns = self._of(numbers)
+        columns = self._take(self.table, numbers)
         if self.drawn is None or not columns:
             return columns or None
         # Left out, it would be drawn.
@@ -76,38 +90,44 @@ class RequestedConditions(NamedTuple):
             for name, values in columns.items()
         }
 
-    def _of(self, numbers):
+    def _places(self, numbers):
         first = self.numbers.start
-        places = slice(numbers.start - first, numbers.stop - first)
-        return {name: values[places] for name, values in self.table.items()}
+        return slice(numbers.start - first, numbers.stop - first)
+
+    def _take(self, columns, numbers):
+        places = self._places(numbers)
+        return {name: values[places] for name, values in columns.items()}
 
     def facts(self, numbers: range) -> dict[str, Any]:
         """Describe the conditions of images, for the file beside them."""
         conditions: dict[str, Any] = {}
-        for name, values in self._of(numbers).items():
+        for name, values in self._take(self.table, numbers).items():
             shown = ["n/a" if value is None else value for value in values]
             conditions[name] = shown[0] if len(shown) == 1 else shown
+        drawn = self._take(self.drawn or {}, numbers)
+        range_warnings = chain(*self.range_warnings[self._places(numbers)])
         entries = {
             "Conditions": conditions,
-            "DrawnConditions": self.drawn,
-            "Warnings": self.range_warnings,
+            "DrawnConditions": [name for name, cells in drawn.items() if any(cells)],
+            "Warnings": list(dict.fromkeys(range_warnings)),
         }
         return {name: entry for name, entry in entries.items() if entry}
 
     def captions(self, numbers: range) -> list[str]:
-        """Return what was asked of each image; nothing where all is drawn."""
-        columns = self._of(numbers)
-        columns = {n: v for n, v in columns.items() if n not in (self.drawn or ())}
-        columns = {n: v for n, v in columns.items() if any(x is not None for x in v)}
-        return [
-            ", ".join(f"{name}={_short(value)}" for name, value in zip(columns, row))
-            for row in zip(*columns.values())
-        ]
+        """Return what was requested of each image; nothing where all is drawn."""
+        drawn, columns = self._take(self.drawn or {}, numbers), []
+        for name, values in self._take(self.table, numbers).items():
+            cells = [*zip(values, drawn.get(name, [False] * len(values)))]
+            if any(v is not None and not is_drawn for v, is_drawn in cells):
+                columns.append(
+                    ["" if is_drawn else f"{name}={_short(v)}" for v, is_drawn in cells]
+                )
+        return [", ".join(filter(None, row)) for row in zip(*columns)]
 
     def arrays(self, numbers: range) -> dict[str, np.ndarray]:
         """Return the conditions of images as arrays."""
         columns = {}
-        for name, values in self._of(numbers).items():
+        for name, values in self._take(self.table, numbers).items():
             missing = "n/a" if any(isinstance(v, str) for v in values) else math.nan
             complete = [missing if value is None else value for value in values]
             columns[f"condition_{name}"] = np.array(complete)

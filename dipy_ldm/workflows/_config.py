@@ -1,9 +1,10 @@
 """Runs that can be repeated: the options of a command in a TOML file, and back."""
 
 import argparse
+from collections import Counter
 from contextlib import suppress
 from importlib.metadata import version
-from itertools import chain, count
+from itertools import chain, count, takewhile
 import json
 import math
 from pathlib import Path
@@ -177,6 +178,7 @@ class ConfigParser(IntrospectiveArgumentParser):
     def parse_args(self, args=None, namespace=None):
         """Parse the command line; what it does not have is taken from the file."""
         words = sys.argv[1:] if args is None else args
+        self._refuse_repeated(words)
         finder = argparse.ArgumentParser(add_help=False)
         finder.add_argument("--config")
         file = finder.parse_known_args(words)[0].config
@@ -191,6 +193,21 @@ class ConfigParser(IntrospectiveArgumentParser):
                 choose(name, word, dict.fromkeys(words))
         return parsed
 
+    def _refuse_repeated(self, words):
+        """Refuse a list of texts that is given twice: the second alone would count."""
+        actions = self._option_string_actions
+        counts = Counter[str]()
+        for word in takewhile(lambda word: word != "--", words):
+            typed = word.partition("=")[0]
+            names = [n for n in actions if typed[:2] == "--" and n.startswith(typed)]
+            names = [typed] if typed in actions else names
+            counts.update(names if len(names) == 1 else ())
+        for name, n in counts.items():
+            if n > 1 and actions[name].nargs == "*" and actions[name].type is str:
+                raise InputError(
+                    f"{name} is given twice; put all its values after one."
+                )
+
     def _take_defaults(self, file, words):
         """Let the options of a file be the defaults."""
         typed = [word.partition("=")[0] for word in words if word.startswith("--")]
@@ -202,7 +219,11 @@ class ConfigParser(IntrospectiveArgumentParser):
                     f"{file} has the option {name}, which {self.command} does not "
                     "have; correct or remove it."
                 )
+            if name == "seconds" and not _is_typed(typed, ["check"]):
+                continue  # of the file of a check
             rivals = _REPLACED_BY.get(name, [])
+            if name == "n_samples" and "table" not in actions:
+                rivals = []  # of each volume, whatever its conditions
             if name in _OF_ITS_TRAINING and not _is_typed(typed, _LENGTH_VQVAE):
                 rivals = ["init"]
             if not _is_typed(typed, rivals):

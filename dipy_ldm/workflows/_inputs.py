@@ -56,7 +56,7 @@ def plan(
 
     Of volumes only the headers and tables are read, images are read at once.
     """
-    if input_files != ["mnist"] and holds_volumes(input_files):
+    if _are_volumes(input_files):
         # In the order of the files, those held out could be all of one site.
         planned = plan_volumes(input_files, shuffle=True, **options)
         files = [info.file for info in planned.infos]
@@ -79,16 +79,27 @@ def plan(
         labels = [0] * bool(options.get("source_labels"))
         source = Source(columns, [0.0, 1.0], labels, "") if columns else None
         return InputPlan(planned.shape, cohort, load, source)
-    for name, value in options.items():
-        if value:
-            raise InputError(f"`{name}` is for volumes; leave it out for images.")
+    _refuse_for_images(options)
     data = _read_images(input_files, conditions, steps)
     cohort = data._replace(images=np.arange(len(data.images)))
     return InputPlan(data.shape, cohort, lambda **options: data)
 
 
+def _are_volumes(input_files):
+    return input_files != ["mnist"] and holds_volumes(input_files)
+
+
+def _refuse_for_images(options):
+    for name, value in options.items():
+        if value:
+            raise InputError(f"`{name}` is for volumes; leave it out for images.")
+
+
 def plan_training(options: SimpleNamespace) -> InputPlan:
     """Find out what the inputs of a training are."""
+    if not _are_volumes(options.input_files):
+        names = "no_augment", "cache_dir", "cache_limit"
+        _refuse_for_images({name: getattr(options, name) for name in names})
     further = ("mask_files", "source_files", "source_labels", "dwi", "skip_bad")
     grid = grid_options(options) | source_channels_of(options)
     grid |= {name: getattr(options, name) for name in further}

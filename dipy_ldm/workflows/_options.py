@@ -73,6 +73,8 @@ dtype : string, optional
     uint8.
 bids : bool, optional
     Write into a BIDS derivatives dataset, a folder for each subject.
+skull_stripped : bool, optional
+    Set SkullStripped in the dataset, as BIDS requires for images without skull.
 out_dir : string or Path, optional
     Output directory.
 """
@@ -210,6 +212,8 @@ def check_training(options: SimpleNamespace) -> None:
             f"`{useless[0]}` has no effect on an autoencoder that is taken as it is; "
             "leave it out, or fine-tune it with `steps_vqvae`."
         )
+    if options.seconds != 60 and not options.check:
+        raise InputError("`seconds` is for `check`; add it, or leave it out.")
     choose("precision", options.precision, dict.fromkeys(PRECISIONS))
     check_sizes(**sizes_of(options), **{n: getattr(options, n) for n in counts})
     if options.mask_files and options.background == 1:

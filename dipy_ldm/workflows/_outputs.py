@@ -24,6 +24,7 @@ import numpy as np
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import claimed, make_folder, replacing
+from dipy_ldm.data._nifti import ALIGNED
 from dipy_ldm.data._paths import stem as stem_of, suffix as suffix_of
 from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
 from dipy_ldm.data.channels import Channel, Unnamed, channel_slices
@@ -209,12 +210,14 @@ def write_channel(
     affine: np.ndarray,
     dtype: str,
     facts: dict,
+    space: int = ALIGNED,
 ) -> None:
     """Write the values of a channel, what they are, and the table of its labels."""
     kind = channel.intent, channel.name
     channel.write_table(partial(write_text, sidecar(file).with_suffix(".tsv")))
     facts = facts | channel.sidecar_entries()
-    write_with_sidecar(file, values, affine, channel.dtype or dtype, facts, kind)
+    dtype = channel.dtype or dtype
+    write_with_sidecar(file, values, affine, dtype, facts, kind, space)
 
 
 def _appended(name, end):

@@ -22,7 +22,7 @@ from dipy_ldm._utils.progress import log_filter, tqdm
 from dipy_ldm._utils.values import as_report, parse_conditions
 from dipy_ldm.data._bvals_bvecs import refuse_series
 from dipy_ldm.data._grid import Grid
-from dipy_ldm.data._nifti import VolumeInfo, is_whole, write_changed
+from dipy_ldm.data._nifti import VolumeInfo, is_whole, space_of, write_changed
 from dipy_ldm.data._pairing import pair_sources
 from dipy_ldm.data._scans import (
     check_channel_files,
@@ -114,7 +114,7 @@ class Job(NamedTuple):
     noise, ``infos`` are the headers of good ones, ``parts`` the channels of each, by
     the file of the first, ``bad`` a sentence on each bad one; ``end`` is what all names
     of outputs end in, ``cluster`` shares the work, and ``bids`` says whether outputs
-    are a dataset.
+    are a dataset, of images without skull if ``skull_stripped``.
     """
 
     verb: str
@@ -130,6 +130,7 @@ class Job(NamedTuple):
     end: Path
     cluster: Cluster | None
     bids: bool
+    skull_stripped: bool
 
     def tasks(
         self, sampling: dict, masks: Mapping[Path, Path] | None = None, **details
@@ -138,15 +139,21 @@ class Job(NamedTuple):
         facts = provenance(self.model_path, **details)
         facts |= self.requested.facts(self.requested.numbers)
         facts |= {name.capitalize(): value for name, value in sampling.items()}
-        tasks = []
+        tasks, unsure = [], 0
         for file, parts in self.parts.items():
             inputs = [part.file for part in parts]
             inputs += [] if masks is None else [masks[file]]
             inputs += self.sources.parts[self.source_of[file]] if self.sources else []
             own = {"Noise": self.noise[file], "Sources": list(map(str, inputs))}
             if self.bids:  # which asks for it
-                own["SkullStripped"] = bool(read_facts(file).get("SkullStripped"))
+                stripped = self.skull_stripped or read_facts(file).get("SkullStripped")
+                own["SkullStripped"] = bool(stripped)
+                unsure += stripped is None
             tasks.append(Task(parts, facts | own))
+        if unsure:
+            text = "%d volumes are taken to have a skull, since no JSON file says so; "
+            text += "if they have none, add --skull_stripped."
+            logger.info(text, unsure)
         return tasks
 
     def arguments(self, task: Task) -> dict[str, Any]:
@@ -170,6 +177,8 @@ def prepare(
     None if there are more workers than volumes. ``name`` is the option with the end of
     the names of outputs.
     """
+    if options.skull_stripped and not options.bids:
+        raise InputError("`skull_stripped` is for `bids`; add it, or leave it out.")
     path = _serialization.find(options.model_file)
     document = _serialization.read_document(path, "latent_diffusion")
     grid, channels = _grid_and_channels(document, options.model_file, verb)
@@ -208,7 +217,7 @@ def prepare(
         )
         refuse_overwriting(flow, paths, _CURE)
     inputs = sources, source_of, number_noise(files), infos, parts, bad
-    where = end, cluster, bool(options.bids)
+    where = end, cluster, bool(options.bids), bool(options.skull_stripped)
     return Job(verb, path, grid, requested, *inputs, *where)
 
 
@@ -266,7 +275,7 @@ def work(
 
     launch.keep_log(job.cluster, job.end)
     if options.bids:
-        ignored = bids.ignored_names(tasks[0].channels)
+        ignored = bids.ignored_names(tasks[0].channels, tasks[0].file)
         bids.begin_dataset(job.end.parents[1], ignored, of_scans=True)
     remaining = _remaining(flow, tasks, job.verb) if options.resume else tasks
     quiet = not launch.is_first(job.cluster)
@@ -318,8 +327,11 @@ def _summarised(flow, job, options, rows):
     finally:
         if rows and launch.is_first(job.cluster):
             path = write_config(flow, job.end, options).with_suffix(".png")
-            save_comparison(path, rows, _caption(job, options))
-            flow.outputs = [*flow.outputs, path]
+            # That of the run that is resumed shows its first volumes.
+            resumed = options.resume and not flow._force_overwrite
+            if not (resumed and path.exists()):
+                save_comparison(path, rows, _caption(job, options))
+                flow.outputs = [*flow.outputs, path]
 
 
 _SHOWN = "conditions", "strength", "lesions", "dilate", "steps", "resamplings", "seed"
@@ -464,7 +476,8 @@ def write_inpainted(
     if channel.dtype:
         # Its file may be of a type that has not all of its values.
         volume = scan.filled(values).astype(channel.dtype)
-        write_channel(path, channel, volume, scan.affine, channel.dtype, facts)
+        where = scan.affine, channel.dtype, facts, space_of(scan.file)
+        write_channel(path, channel, volume, *where)
         return
     facts = facts | channel.sidecar_entries()
     with sidecar_first(path, facts) as ready:

@@ -105,11 +105,22 @@ class Samples(NamedTuple):
             for file, channel in zip(own, channels)
             if file.suffix == ".gz"
         ]
-        pictures = [] if self.picture is None else [self.picture]
+        # The other pictures are named when they are drawn.
+        pictures = [self.picture] if self.picture and self._of_images else []
         beside = [path for volume in volumes for path in files_beside(*volume)]
         ends = ENDS if makes_series(from_saved(self.document["conditions"])) else ()
         tables = [path.with_suffix(end) for path in beside for end in ends]
         return [*files, *beside, *tables, *pictures]
+
+    @property
+    def _of_images(self):
+        return len(self.document["shape"]) != 4
+
+    def named_after(self, config: Path) -> Self:
+        """Let the picture of volumes have the name of the options of the run."""
+        if self._of_images or self.picture != _with_end(self.log, ".png"):
+            return self
+        return self._replace(picture=config.with_suffix(".png"))
 
     @property
     def cure(self):
@@ -121,8 +132,8 @@ class Samples(NamedTuple):
     def being_written(self) -> Iterator[None]:
         """Make the folders of the files and, in the end, write a dataset's table."""
         if self.dataset is not None:
-            channels = channels_from(self.document.get("channels"))
-            ignored = bids.ignored_names(channels)
+            channels = channels_from(self.document.get("channels")) or [Unnamed()]
+            ignored = bids.ignored_names(channels, self.names[0][0])
             bids.begin_dataset(self.dataset, ignored, of_scans=self.of_sources)
         for folder in {file.parent for own in self.names for file in own}:
             make_folder(folder)

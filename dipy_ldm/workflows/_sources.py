@@ -48,7 +48,7 @@ class SourceInputs(NamedTuple):
         cure = "name those of one kind, with a wildcard"
         sets = find_channel_files(source_files, channels, cure=cure)
         start = "the model was trained with source images of"
-        along_axis = source.channels > 1 and not named
+        along_axis = (source.channels > 1 and not named) or None
         check_channel_files(sets, channels, along_axis, start=start)
         affine = np.array(document["affine"], "float64")
         grid = Grid(tuple(document["shape"][:3]), affine)

@@ -14,7 +14,7 @@ from dipy_ldm._utils.checks import (
     check_shares,
 )
 from dipy_ldm._utils.files import make_folder
-from dipy_ldm.data._nifti import DTYPES
+from dipy_ldm.data._nifti import DTYPES, space_of
 from dipy_ldm.data._scans import conform_channels
 from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.data.channels import channel_slices
@@ -57,6 +57,7 @@ class DenoiseLDMFlow(LDMFlow):
         resume=False,
         dtype="float32",
         bids=False,
+        skull_stripped=False,
         out_dir="",
         out_denoised="denoised",
     ):
@@ -151,6 +152,18 @@ def _check_options(options):
             "--strength has no effect with --lesions, which are inpainted entirely; "
             "leave one of them out."
         )
+    alone = options.repeats == 1 and not options.difference
+    if options.lesions and alone and options.dtype != "float32":
+        raise InputError(
+            "--dtype has no effect with --lesions, which keeps the type of a volume; "
+            "leave it out."
+        )
+    if options.strength == 0 and (options.conditions or options.repeats > 1):
+        name = "conditions" if options.conditions else "repeats"
+        raise InputError(
+            f"`{name}` has no effect at --strength 0, which only reconstructs; leave "
+            "it out, or give a higher strength."
+        )
     defaults = {"threshold": _THRESHOLD, "dilate": _DILATE}
     for name, default in defaults.items():
         if not options.lesions and getattr(options, name) != default:
@@ -233,6 +246,7 @@ def _write_healed(part, scan, lesions, samples, task, options):
     mean = samples.mean(0)
     process_scans.write_inpainted(path, scan, mean, facts)
     facts |= part.channel.name_entry()
+    write = partial(write_with_sidecar, space=space_of(scan.file))
     volumes: list[tuple[np.ndarray, dict]] = []
     if len(samples) > 1:
         deviation = samples.std(0, ddof=1, dtype=float)
@@ -243,8 +257,8 @@ def _write_healed(part, scan, lesions, samples, task, options):
     for other, (values, extra) in zip(further, volumes, strict=True):
         volume = np.zeros_like(scan.data)
         volume[scan.hole] = values
-        write_with_sidecar(other, volume, scan.affine, options.dtype, facts | extra)
-    write_with_sidecar(mask, lesions, scan.affine, "uint8", facts | {"Role": "mask"})
+        write(other, volume, scan.affine, options.dtype, facts | extra)
+    write(mask, lesions, scan.affine, "uint8", facts | {"Role": "mask"})
     return scan.data, scan.filled(mean), scan.affine
 
 
@@ -258,7 +272,8 @@ def _write(part, origin, columns, task, repeated, before, options):
     make_folder(path.parent)
     repeated = [image[..., columns] for image in repeated]
     mean = channel.bring_back(np.mean(repeated, 0), origin)
-    write_channel(path, channel, mean, origin.affine, options.dtype, task.facts)
+    how, space = (origin.affine, options.dtype), space_of(origin.file)
+    write_channel(path, channel, mean, *how, task.facts, space)
     volumes: list[tuple[np.ndarray, dict]] = []
     if len(repeated) > 1:
         extra = {"Deviation": channel.deviation}
@@ -273,5 +288,5 @@ def _write(part, origin, columns, task, repeated, before, options):
         volumes.append((channel.difference(minuend, mean), extra))
     for other, (volume, extra) in zip(further, volumes, strict=True):
         facts = task.facts | channel.name_entry() | extra
-        write_with_sidecar(other, volume, origin.affine, options.dtype, facts)
+        write_with_sidecar(other, volume, *how, facts, space=space)
     return origin.data, mean, origin.affine

@@ -13,7 +13,7 @@ from dipy_ldm._conditions import BVAL, from_saved
 from dipy_ldm._utils.checks import InputError, at_least, check_seed
 from dipy_ldm._utils.files import replacing
 from dipy_ldm._utils.progress import tqdm
-from dipy_ldm._utils.values import parse_conditions, take_rows
+from dipy_ldm._utils.values import as_report, parse_conditions, take_rows
 from dipy_ldm.data._bvals_bvecs import DIRECTION, Gradients
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.data._scans import require_affine
@@ -170,8 +170,6 @@ class GenerateLDMFlow(LDMFlow):
         suffix : string, optional
             BIDS suffix. Default: that of the training volumes, such as T1w, if they had
             one.
-        skull_stripped : bool, optional
-            Set SkullStripped in the dataset, as BIDS requires for images without skull.
         out_samples : string, optional
             Stem of the names of the files.
         """
@@ -181,7 +179,7 @@ class GenerateLDMFlow(LDMFlow):
         # Wrong paths are answered before the seconds that Keras takes.
         path = _serialization.find(model_file)
         document = _serialization.read_document(path, "latent_diffusion")
-        is_volume = len(document["shape"]) == 4
+        is_volume = _makes_volumes(document, dtype)
         request = _read_request(conditions, table, document)
         sources = SourceInputs.of(document, source_files)
         gradients = read_table(document, bvals, bvecs, request)
@@ -207,13 +205,14 @@ class GenerateLDMFlow(LDMFlow):
         alone = not (same_noise or cluster or sources)
         replacer = _load_replacer(no_copies, model, facts, numbers, alone)
         inputs = document, request, gradients, sources, numbers, requested
-        self._write(_Job(*inputs, samples, dtype, model, sampling, facts, replacer))
-        if launch.is_first(cluster):
-            used = {name: sampling[name] for name in ("steps", "guidance")}
-            write_config(self, samples.log, options, n_samples=n_samples, **used)
+        job = _Job(*inputs, samples, dtype, model, sampling, facts, replacer)
+        pictures = self._write(job)
+        used = {name: sampling[name] for name in ("steps", "guidance")}
+        self._finish(samples, pictures, cluster, options, n_samples=n_samples, **used)
 
     def _write(self, job):
-        """Generate and write all samples."""
+        """Generate and write all samples; return pictures, captions and columns."""
+        _check_sources(job)
         paths = job.samples.paths
         with ExitStack() as stack:
             stack.enter_context(job.samples.being_written())
@@ -221,18 +220,27 @@ class GenerateLDMFlow(LDMFlow):
             # Again: another run may just have ended.
             refuse_overwriting(self, paths, job.samples.cure)
             if job.gradients:
-                self._write_series(job)
+                pictures = self._write_series(job)
             elif len(job.document["shape"]) == 4:
-                self._write_volumes(job)
+                pictures = self._write_volumes(job)
             else:
-                self._write_images(job)
+                pictures = self._write_images(job)
         if job.replacer:
             text = "%d samples were copies, and were replaced by others."
             logger.info(text, job.n_refused)
-        self.outputs = job.samples.paths
+        return pictures
+
+    def _finish(self, samples, pictures, cluster, options, **used):
+        """Write the options of the run, and the picture that is named after them."""
+        if launch.is_first(cluster):
+            config = write_config(self, samples.log, options, **used)
+            samples = samples.named_after(config)
+        samples.draw(*pictures)
+        picture = [samples.picture] if samples.picture else []
+        self.outputs = list(dict.fromkeys([*samples.paths, *picture]))
 
     def _write_volumes(self, job):
-        """Generate and write volume after volume, and draw planes of the first."""
+        """Generate and write volume after volume; return planes of the first."""
         from dipy_ldm import _backend, plots
 
         affine = require_affine(job.model.vqvae.affine_)
@@ -265,10 +273,10 @@ class GenerateLDMFlow(LDMFlow):
                     pictures += [*plots.planes(volume[None], affine, channels)]
         captions = job.requested.captions(job.numbers)
         captions *= len(sources.own) if sources else 1
-        job.samples.draw(np.stack(pictures), captions, columns=2)
+        return np.stack(pictures), captions, 2
 
     def _write_series(self, job):
-        """Generate and write diffusion series, and draw planes of the first volumes.
+        """Generate and write diffusion series; return planes of the first volumes.
 
         All volumes of a series have the same noise: what differs between them is due to
         their directions.
@@ -309,10 +317,10 @@ class GenerateLDMFlow(LDMFlow):
                 pictures += [*plots.planes(shown, series.affine)]
                 bvals = gradients.bvals[gradients.weighted[:3]]
                 captions += [f"b = {b:g}" for b in (0, *bvals)]
-        job.samples.draw(np.stack(pictures), captions, columns=2)
+        return np.stack(pictures), captions, 2
 
     def _write_images(self, job):
-        """Generate, write and draw all images."""
+        """Generate and write all images; return them."""
         images, used = _generate(job, job.numbers)
         arrays = {"images": images, "sample": used, "seed": job.sampling["seed"]}
         arrays |= job.requested.arrays(job.numbers)
@@ -323,7 +331,7 @@ class GenerateLDMFlow(LDMFlow):
         path = job.samples.names[0][0]
         with replacing(path) as partial_path, open(partial_path, "wb") as file:
             np.savez_compressed(file, **arrays)
-        job.samples.draw(images, job.requested.captions(job.numbers))
+        return images, job.requested.captions(job.numbers)
 
 
 def _check_options(options):
@@ -333,6 +341,36 @@ def _check_options(options):
         raise InputError(
             "`suffix` and `skull_stripped` are for `bids`; add it, or leave them out."
         )
+    if options.bids and options.out_samples != "samples":
+        raise InputError(
+            "`out_samples` has no effect with `bids`; leave one of them out."
+        )
+
+
+def _check_sources(job):
+    """Read all sources, to refuse all bad ones before the first is used."""
+    if not job.sources:
+        return
+    complaints = []
+    quiet = not job.sampling["verbose"]
+    for file in tqdm(job.sources.own, "read", disable=quiet):
+        try:
+            if job.gradients:
+                Series.of(file, job.gradients, job.sources.grid)
+            else:
+                job.sources.read(file)
+        except InputError as error:
+            complaints.append(str(error))
+    if complaints:
+        raise InputError(as_report(complaints))
+
+
+def _makes_volumes(document, dtype):
+    """Return whether a model is of volumes; refuse what has no effect on images."""
+    is_volume = len(document["shape"]) == 4
+    if dtype != "float32" and not is_volume:
+        raise InputError("`dtype` is for volumes; leave it out for images.")
+    return is_volume
 
 
 def _batches(job, at_once):

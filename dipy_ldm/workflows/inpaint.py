@@ -1,14 +1,17 @@
 """The workflow behind ``dipy_inpaint_ldm``."""
 
+from functools import partial
+
 from nibabel.affines import voxel_sizes
 import numpy as np
 
 from dipy_ldm._native_space import check_on_grid, read_masked, warn_of_probabilities
 from dipy_ldm._utils.checks import InputError, at_least, check_counts, check_seed
 from dipy_ldm._utils.files import make_folder
+from dipy_ldm._utils.values import as_report
 from dipy_ldm.data._grid import conform
-from dipy_ldm.data._nifti import check_headers, read_mask
-from dipy_ldm.data._pairing import find_masks, mask_complaint
+from dipy_ldm.data._nifti import read_mask, space_of
+from dipy_ldm.data._pairing import Task, find_masks, match_masks
 from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.workflows import _launch as launch, _process_scans as process_scans
@@ -44,6 +47,7 @@ class InpaintLDMFlow(LDMFlow):
         devices=None,
         resume=False,
         bids=False,
+        skull_stripped=False,
         out_dir="",
         out_inpainted="inpainted",
     ):
@@ -129,31 +133,41 @@ class InpaintLDMFlow(LDMFlow):
 
 def _check_grids(infos, masks):
     """Refuse masks of another grid than their volumes'; only headers are read."""
-    files = dict.fromkeys(masks[info.file] for info in infos)
-    mask_infos = {mask.file: mask for mask in check_headers(list(files))[0]}
-    for info in infos:
-        if complaint := mask_complaint(info, mask_infos[masks[info.file]]):
-            raise InputError(complaint)
+    mask_of = {info.file: masks[info.file] for info in infos}
+    _, complaints = match_masks([Task(info) for info in infos], mask_of)
+    if complaints:
+        raise InputError(as_report(complaints.values()))
 
 
 def _check_masks(infos, masks, dilate, grid, factor):
     """Check all masks before the hours that inpainting may take."""
     # Those of one mask have one grid.
     affine_of = {masks[info.file]: info.affine for info in infos}
+    complaints = []
     for file, affine in affine_of.items():
-        mask = read_mask(file)
-        warn_of_probabilities(file, mask)
-        hole = _hole(mask, affine, dilate)
-        unknown = check_on_grid(file, hole, affine, grid)
-        inside = conform(np.ones((*hole.shape, 1), "float32"), affine, grid) > 0.5
-        masks_on_grid = np.stack([unknown, inside[..., 0]])
-        touched, visible = inpainting.hole_shares(masks_on_grid, factor)
-        # A latent that is known is inside the volume, and outside the hole.
-        if hole.all() or not ((touched == 0) & (visible > 0)).any():
-            raise InputError(
-                f"the mask {file} covers the whole image at the resolution of the "
-                "latents; give a smaller mask."
-            )
+        try:
+            _check_mask(file, affine, dilate, grid, factor)
+        except InputError as error:
+            complaints.append(str(error))
+    if complaints:
+        raise InputError(as_report(complaints))
+
+
+def _check_mask(file, affine, dilate, grid, factor):
+    """Refuse a mask that leaves nothing to inpaint, or nothing to go by."""
+    mask = read_mask(file)
+    warn_of_probabilities(file, mask)
+    hole = _hole(mask, affine, dilate)
+    unknown = check_on_grid(file, hole, affine, grid)
+    inside = conform(np.ones((*hole.shape, 1), "float32"), affine, grid) > 0.5
+    masks_on_grid = np.stack([unknown, inside[..., 0]])
+    touched, visible = inpainting.hole_shares(masks_on_grid, factor)
+    # A latent that is known is inside the volume, and outside the hole.
+    if hole.all() or not ((touched == 0) & (visible > 0)).any():
+        raise InputError(
+            f"the mask {file} covers the whole image at the resolution of the latents; "
+            "give a smaller mask."
+        )
 
 
 def _hole(mask, affine, dilate):
@@ -178,6 +192,7 @@ def _write(part, scan, samples, facts):
     for number, (path, values) in enumerate(zip(volumes, samples)):
         process_scans.write_inpainted(path, scan, values, facts | {"Sample": number})
     own = facts | part.channel.name_entry()
+    write = partial(write_with_sidecar, space=space_of(scan.file))
     if n_samples > 1:
         mean, std = volumes[n_samples:]
         middle, deviation = part.channel.summarise(samples)
@@ -185,6 +200,6 @@ def _write(part, scan, samples, facts):
         spread = np.zeros_like(scan.data)
         spread[scan.hole] = deviation
         about = own | {"Deviation": part.channel.deviation}
-        write_with_sidecar(std, spread, scan.affine, "float32", about)
-    write_with_sidecar(mask, scan.hole, scan.affine, "uint8", own | {"Role": "mask"})
+        write(std, spread, scan.affine, "float32", about)
+    write(mask, scan.hole, scan.affine, "uint8", own | {"Role": "mask"})
     return scan.data, scan.filled(samples[0]), scan.affine

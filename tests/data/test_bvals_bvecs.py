@@ -150,6 +150,16 @@ def test_all_bad_series_are_in_one_report(tmp_path):
     assert len(load_volumes([tmp_path], skip_bad=True, **how).images) == 3
 
 
+def test_a_single_direction_is_read(tmp_path):
+    vector = np.array([[0.6, 0.8, 0]])
+    np.savetxt(tmp_path / "a.bval", [1000])
+    for table in (vector, vector.T):
+        np.savetxt(tmp_path / "a.bvec", table)
+        gradients = Gradients.read(tmp_path / "a.bval", tmp_path / "a.bvec")
+        npt.assert_array_equal(gradients.bvals, [1000])
+        npt.assert_array_equal(gradients.bvecs, vector)
+
+
 @pytest.mark.parametrize("name", ["channels", "source_files"])
 def test_series_have_no_channels_and_sources_of_their_own(tmp_path, name):
     option = {"channels": True, "source_files": [tmp_path]}[name]

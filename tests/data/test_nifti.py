@@ -274,6 +274,8 @@ def test_masks_are_shares(tmp_path, caplog):
     npt.assert_array_equal(read_mask(save(tmp_path / "c.nii", ones))[..., 0], ones)
     with pytest.raises(InputError, match=r"mask .*d.nii is empty"):
         read_mask(save(tmp_path / "d.nii", 0 * ones))
+    with pytest.raises(InputError, match=r"\(6, 5, 4, 2\); give one of them"):
+        read_mask(save(tmp_path / "e.nii", TWO))
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
@@ -292,6 +294,25 @@ def test_written_volumes_come_back(tmp_path, ending):
     npt.assert_array_equal(data[..., 0], DATA)
     npt.assert_array_equal(affine, AFFINE)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_shears_have_no_qform_and_spaces_are_kept(tmp_path):
+    file, sheared = tmp_path / "a.nii", AFFINE.copy()
+    sheared[0, 0] = 0.5
+    write_volume(file, DATA, sheared, space=4)
+    image = nib.load(file)
+    assert (nifti.space_of(file), int(image.header["qform_code"])) == (4, 0)
+    npt.assert_allclose(image.affine, sheared)
+    image.header["sform_code"] = 0
+    image.header["qform_code"] = 1
+    nib.save(nib.Nifti1Image(DATA, None, image.header), file)
+    assert nifti.space_of(file) == 1
+
+
+def test_names_of_channels_may_have_any_letters(tmp_path):
+    write_volume(tmp_path / "a.nii", DATA, AFFINE, intent=("label", "Größe" * 9))
+    intent = nib.load(tmp_path / "a.nii").header.get_intent()
+    assert intent == ("label", (), "Gr??eGr??eGr??e")
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])

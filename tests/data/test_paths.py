@@ -303,6 +303,11 @@ def test_variants_of_a_scan_are_warned_of(caplog):
     template = [Path(f"sub-{i}_space-MNI_T1w.nii.gz") for i in range(2)]
     assert len(choose_files([*native, *template])) == 4
     assert "the files differ in space (none (2), MNI (2))" in caplog.text
+    assert "to take one kind alone, use filter (space= for those" in caplog.text
+    caplog.clear()
+    choose_files([*native, *template], cure="name those of one kind")
+    assert "to take one kind alone, name those of one kind" in caplog.text
+    assert "use filter" not in caplog.text
     caplog.clear()
     choose_files(native)
     assert choose_files([*native, *template], None, {"space": "MNI"}) == template

@@ -60,7 +60,7 @@ def test_subjects_of_a_dataset_are_denoised(monkeypatch, tmp_path, model_path):
         make_scan(folder, name=f"{name}_T1w")
     app = (tmp_path / "bids", tmp_path / "out", "participant", "--strength", 0)
     options = ("--participant_label", "02", "--model_file", model_path)
-    run(monkeypatch, *app, *options)
+    run(monkeypatch, *app, *options, "--skull_stripped")
     files = (path for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert {str(path.relative_to(tmp_path / "out")) for path in files} == {
         *("README", "dataset_description.json"),
@@ -68,5 +68,7 @@ def test_subjects_of_a_dataset_are_denoised(monkeypatch, tmp_path, model_path):
         "sub-02/anat/sub-02_desc-denoised_T1w.nii.gz",
         "sub-02/anat/sub-02_desc-denoised_T1w.json",
     }
+    result = tmp_path / "out/sub-02/anat/sub-02_desc-denoised_T1w.json"
+    assert json.loads(result.read_text())["SkullStripped"] is True
     described = json.loads((tmp_path / "out/dataset_description.json").read_text())
     assert described["DatasetType"] == "derivative"

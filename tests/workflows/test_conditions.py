@@ -52,7 +52,8 @@ def test_generated_volumes_record_requested_conditions(brains):
         asked = {"age": age, "group": "control"}
         assert facts["Conditions"] == asked
         assert facts["SameNoise"] is True
-        assert "age 99 lies outside of the 50 to 80" in facts["Warnings"][0]
+        warned = "age 99 lies outside of the 50 to 80" in str(facts.get("Warnings"))
+        assert warned == (age == 99)
         image = nib.load(brains / f"samples-000{number}.nii.gz")
         assert comment_of(image)["Conditions"] == asked
         wanted = model.predict(1, conditions=asked, first=3, steps=2)
@@ -202,6 +203,19 @@ def test_requested_conditions_subset_and_records(brains):
     some = RequestedConditions.of(document, {"age": ["none", "60"]}, range(2), seed=0)
     assert some.subset(range(2))["age"] == ["none", 60]
     assert some.arrays(range(2))["condition_group"].tolist() == some.table["group"]
+
+
+def test_each_sample_records_its_own_conditions(brains):
+    document = read_document(brains / "m.safetensors")
+    ages = {"age": ["60", "n/a", "99"]}
+    requested = RequestedConditions.of(document, ages, range(5, 8), seed=0)
+    facts = [requested.facts(range(i, i + 1)) for i in range(5, 8)]
+    drawn = [own["DrawnConditions"] for own in facts]
+    assert drawn == [["group"], ["age", "group"], ["group"]]
+    assert ["Warnings" in own for own in facts] == [False, False, True]
+    assert requested.captions(range(5, 8)) == ["age=60", "", "age=99"]
+    nothing = RequestedConditions.of(document, None, range(2), seed=0)
+    assert nothing.captions(range(2)) == []
 
 
 WRITE = """

@@ -16,6 +16,7 @@ from dipy_ldm.nn._building import PRECISIONS
 from dipy_ldm.workflows import _config as config
 from dipy_ldm.workflows.denoise import DenoiseLDMFlow
 from dipy_ldm.workflows.generate import GenerateLDMFlow
+from dipy_ldm.workflows.inpaint import InpaintLDMFlow
 from dipy_ldm.workflows.train import TrainLDMFlow
 
 
@@ -44,6 +45,15 @@ def test_choices_are_listed_and_others_refused():
         parse(DenoiseLDMFlow, "m", "a.nii.gz", "--strategy", "mirrored")
     alone = parse(DenoiseLDMFlow, "m", "a.nii.gz", "--strategy", "none")
     assert alone["strategy"] == "none"
+
+
+@pytest.mark.parametrize("first", [("--conditions", "age=60"), ("--cond=age=60",)])
+def test_a_list_that_is_given_twice_is_refused(first):
+    with pytest.raises(InputError, match="--conditions is given twice; put all its"):
+        parse(GenerateLDMFlow, "m", *first, "--conditions", "sex=F")
+    numbers = ("--widths_ldm", 4, "--widths_ldm", 8, "--seed", 1, "--seed", 2)
+    used = parse(TrainLDMFlow, "a.npy", *numbers)
+    assert (used["widths_ldm"], used["seed"]) == ([8], 2)
 
 
 def test_digits_are_generated_again(tmp_path):
@@ -111,6 +121,17 @@ def test_epochs_replace_the_steps_of_a_file(tmp_path):
     used = parse(TrainLDMFlow, "--epochs_l", 2, "--config", file)
     assert (used["epochs_ldm"], used["epochs_vqvae"]) == (2, 1)
     assert "steps_ldm" not in used
+
+
+def test_conditions_replace_the_number_of_generated_samples_alone(tmp_path):
+    text = 'model_file = "m"\ninput_files = ["a.nii"]\nn_samples = 3\n'
+    file = write(tmp_path / "inpainted.toml", f"[dipy_inpaint_ldm]\n{text}")
+    conditions = ("--conditions", "age=60")
+    assert parse(InpaintLDMFlow, "--config", file, *conditions)["n_samples"] == 3
+    text = '[dipy_generate_ldm]\nmodel_file = "m"\nn_samples = 3\n'
+    file = write(tmp_path / "samples.toml", text)
+    used = parse(GenerateLDMFlow, "--config", file, *conditions)
+    assert "n_samples" not in used
 
 
 @pytest.mark.parametrize(
@@ -200,6 +221,9 @@ def test_sizes_of_a_file_give_way_to_a_model_to_begin_from(tmp_path):
 
 
 def test_the_check_and_the_training_take_each_others_files(tmp_path):
-    file = write(tmp_path / "check.toml", '[dipy_train_ldm]\ninput_files = ["a.npy"]\n')
+    text = '[dipy_train_ldm]\ninput_files = ["a.npy"]\nseconds = 9.0\n'
+    file = write(tmp_path / "check.toml", text)
     used = parse(TrainLDMFlow, "--config", file, "--check")
     assert used["check"] and used["input_files"] == ["a.npy"]
+    assert used["seconds"] == 9
+    assert "seconds" not in parse(TrainLDMFlow, "--config", file)

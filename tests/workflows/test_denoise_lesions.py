@@ -84,6 +84,7 @@ def test_scan_without_lesions_is_unchanged(command, detector_path, tmp_path):
     [
         (("--lesions", "--threshold", 2), "must lie between 0 and 1"),
         (("--lesions", "--strength", 0.2), "--strength has no effect with --lesions"),
+        (("--lesions", "--dtype", "int16"), "--dtype has no effect with --lesions"),
         (("--lesions", "--threshold", 0), "is detected as lesion"),
         (("--threshold", 0.2), "--threshold has no effect without --lesions"),
         (("--dilate", 1), "--dilate has no effect without --lesions"),

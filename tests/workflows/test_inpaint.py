@@ -282,6 +282,7 @@ def test_results_among_the_volumes_need_no_masks(model_path, tmp_path):
         shutil.copy(path, tmp_path / name)
     options = dict.fromkeys(("suffix", "filter", "conditions", "source_files"))
     options |= {"channels": None, "strategy": "none", "resume": True, "bids": False}
+    options["skull_stripped"] = False
     options |= {"model_file": model_path, "out_dir": str(tmp_path)}
     files = [str(tmp_path / name) for name in names]
     job = process_scans.prepare(
@@ -337,6 +338,28 @@ def test_bad_input(command, model_path, tmp_path, case):
     before = sorted(tmp_path.iterdir())
     assert sentence in answer(command("inpaint", model_path, *arguments, status=2))
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_all_bad_masks_are_reported_at_once(command, model_path, tmp_path):
+    for name in "abc":
+        _, _, affine = make_scan(tmp_path, name=name)
+    masks = {"good": ball(), "empty": ball() & False, "all": ball() | True}
+    for name, mask in masks.items():
+        save(tmp_path / f"{name}.nii", mask, affine)
+        save(tmp_path / f"{name}-moved.nii", ball(), affine + np.eye(4, 4, 3) * 20)
+
+    def refuse(*masks):
+        scans = (f"{name}.nii.gz" for name in "abc")
+        files = (f"{mask}.nii" for mask in masks)
+        arguments = (model_path, *scans, "--mask_files", *files)
+        return command("inpaint", *arguments, status=2)
+
+    output = refuse("good", "empty", "all")
+    assert "empty.nii is empty; give" in output
+    assert "all.nii covers the whole image" in output
+    output = refuse("good", "empty-moved", "all-moved")
+    assert "empty-moved.nii has another grid" in output
+    assert "all-moved.nii has another grid" in output
 
 
 def test_workers_share_the_volumes(model_path, command, tmp_path, monkeypatch):

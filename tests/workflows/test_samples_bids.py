@@ -4,13 +4,14 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 import json
 import multiprocessing
+from pathlib import Path
 
 import pytest
 
 from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sidecars import sidecar
-from dipy_ldm.data.channels import Channel, Map
+from dipy_ldm.data.channels import Channel, Map, Unnamed
 from dipy_ldm.workflows import _bids_dataset as dataset, _samples as bids
 
 DESCRIBED = {"age": {"Description": "asked for", "Units": "years"}}
@@ -42,8 +43,11 @@ def test_files_are_named_as_bids_has_derivatives(tmp_path):
 
 def test_maps_of_diffusion_are_ignored_by_validators():
     maps = Map("desc-FA", "dwimap"), Map("MD", "MD"), Channel("b0", "b0")
-    names = dataset.ignored_names([Channel("T1w", "T1w"), *maps])
+    file = bids.scan_path(Path(), 0, "FA")
+    names = dataset.ignored_names([Channel("T1w", "T1w"), *maps], file)
     assert names == ("*_desc-FA*_dwimap.*", "*_MD.*", "*_b0.*")
+    assert dataset.ignored_names([Unnamed()], file) == ("*_FA.*",)
+    assert not dataset.ignored_names([Unnamed()], Path("scan.nii.gz"))
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,7 @@ def test_sources_of_an_audit_need_subject_names(tmp_path):
 BAD = {
     "none": ("", "conditioned on source images; give them as --source_files"),
     "not there": ("--source_files T3", "there is no file T3"),
+    "bad": ("--source_files T1 bad.nii", "bad.nii is empty; copy or convert"),
     "twice": (
         "--bids --out_dir twice --source_files T1/sub-1_T1w.nii.gz more",
         "2 of the source images would be written to",
@@ -175,8 +176,24 @@ def test_invalid_options_are_refused(trained, command, monkeypatch, case):
     monkeypatch.chdir(trained[0])
     Path("more").mkdir(exist_ok=True)
     shutil.copy("T1/sub-1_T1w.nii.gz", "more")
+    Path("bad.nii").touch()
     output = command("generate", "ldm.safetensors", *arguments.split(), status=2)
     assert sentence in output
+    assert "skip_bad" not in output
+
+
+def test_all_bad_sources_are_refused_before_the_first_sample(
+    trained, command, monkeypatch
+):
+    monkeypatch.chdir(trained[0])
+    files = [f"constant-{name}.nii" for name in "ab"]
+    for file in files:
+        save(file, np.ones((9, 8, 7)))
+    sources = ("--source_files", "T1/sub-1_T1w.nii.gz", *files)
+    options = ("--steps", 1, "--out_dir", "none")
+    output = command("generate", "ldm.safetensors", *sources, *options, status=2)
+    assert all(f"{file} is constant" in output for file in files)
+    assert not Path("none").exists()
 
 
 def test_sources_for_a_model_without(command):

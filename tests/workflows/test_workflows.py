@@ -268,6 +268,9 @@ BAD_TRAINING = {
     "no widths": ("blobs.npy TINY --widths_ldm", "length of widths_ldm"),
     "all held out": ("blobs.npy --validation 1", "below 1"),
     "no checkpoints": ("blobs.npy TINY --checkpoint_steps 0", "at least 1"),
+    "no augmentation": ("blobs.npy --no_augment", "--no_augment is for volumes"),
+    "a cache": ("mnist --cache_dir cache", "--cache_dir is for volumes; leave"),
+    "a time": ("blobs.npy --seconds 9", "--seconds is for --check; add it, or"),
     "several machines": ("blobs.npy TINY --strategy multi_worker", NO_MACHINES),
 }
 
@@ -288,6 +291,8 @@ BAD_GENERATING = {
         "mnist --suffix T1w",
         "--suffix and --skull_stripped are for --bids",
     ),
+    "a name of a dataset": ("mnist --bids", "--out_samples has no effect with --bids"),
+    "a type of images": ("mnist --dtype int16", "--dtype is for volumes; leave it"),
 }
 
 

@@ -159,6 +159,17 @@ def test_one_sample_alone_and_in_another_type(command, path, generated, tmp_path
     npt.assert_allclose(alone.get_fdata(), of_three.get_fdata(), atol=1e-4)
 
 
+def test_samples_that_are_added_have_a_picture_of_their_own(command, path, tmp_path):
+    for first in (0, 1):
+        options = ("--n_samples", 1, "--steps", 1, "--first_sample", first)
+        output = command("generate", path, *options)
+    assert "samples-2.png" in output
+    pictures = {path.name for path in tmp_path.glob("*.png")}
+    configs = {path.name for path in tmp_path.glob("*.toml")}
+    assert pictures == {"samples.png", "samples-2.png"}
+    assert configs == {"samples.toml", "samples-2.toml"}
+
+
 def test_at_strength_zero_a_volume_comes_back_reconstructed(
     command, folder, path, tmp_path
 ):
@@ -403,7 +414,10 @@ BAD_GENERATING = {
     "a number below 0": ("MODEL --first_sample -1", "first must be at least 0"),
     "a volume in the way": ("MODEL --out_samples old", "add --force"),
     "a JSON file in the way": ("MODEL --out_samples older", "add --force"),
-    "a folder there": ("MODEL --out_samples sub --force", "sub.png is a folder; give"),
+    "a folder there": (
+        "MODEL --out_samples sub --force",
+        "sub-0000.nii.gz is a folder; give",
+    ),
 }
 
 
@@ -413,7 +427,7 @@ def test_bad_input_to_generating(path, command, case, tmp_path):
     (tmp_path / "text").write_text("this is no model")
     (tmp_path / "old-0003.nii.gz").write_text("old")
     (tmp_path / "older-0003.json").write_text("old")
-    (tmp_path / "sub.png").mkdir()
+    (tmp_path / "sub-0000.nii.gz").mkdir()
     assert_refused(command, "generate", arguments, sentence, path, tmp_path)
 
 
@@ -435,6 +449,15 @@ BAD_DENOISING = {
     "channels": (
         "MODEL both.nii --channels",
         "model is of 1 channels, and both.nii has 2; give",
+    ),
+    "no dataset": ("MODEL volumes --skull_stripped", "is for --bids; add it"),
+    "repeats of no effect": (
+        "MODEL volumes --strength 0 --repeats 2",
+        "--repeats has no effect at --strength 0",
+    ),
+    "conditions of no effect": (
+        "MODEL volumes --strength 0 --conditions age=60",
+        "--conditions has no effect at --strength 0",
     ),
     "no repeats": ("MODEL volumes --repeats 0", "repeats must be at least 1"),
     # In one sentence, not one of each volume.
@@ -478,16 +501,20 @@ def test_an_interrupted_denoising_goes_on(denoise, volumes, tmp_path):
         path = tmp_path / f"{number}_denoised.nii.gz"
         return path.exists() and path.stat().st_mtime_ns
 
-    arguments = ("volumes", "--repeats", 2, "--resume")
+    arguments = ("volumes", "--difference", "--resume")
     denoise(*arguments)
     before = [written(i) for i in range(4)]
+    picture = (tmp_path / "denoised.png").read_bytes()
+    for end in ("denoised", "denoised_difference"):  # in the space of the scanner
+        assert nib.load(tmp_path / f"0_{end}.nii.gz").header["sform_code"] == 1
     # Not begun, without what is written last, cut off.
     (tmp_path / "0_denoised.nii.gz").unlink()
-    (tmp_path / "1_denoised_std.json").unlink()
-    (tmp_path / "2_denoised_std.nii.gz").write_bytes(b"")
+    (tmp_path / "1_denoised_difference.json").unlink()
+    (tmp_path / "2_denoised_difference.nii.gz").write_bytes(b"")
     denoise(*arguments)
     assert [written(i) != before[i] for i in range(4)] == [True, True, True, False]
     assert all(map(written, range(4)))
+    assert (tmp_path / "denoised.png").read_bytes() == picture
     output = denoise(*arguments[:-1], status=2)
     assert "add --resume to go on, or --force to overwrite" in answer(output)
     # Those of other options are not taken for its own.
@@ -497,6 +524,7 @@ def test_an_interrupted_denoising_goes_on(denoise, volumes, tmp_path):
     assert "of another run (Dtype was float32 and is int16)" in answer(output)
     denoise(*arguments, "--seed", 5, "--force")
     assert written(3) != before[3]
+    assert (tmp_path / "denoised.png").read_bytes() != picture
 
 
 def test_two_runs_do_not_write_the_same_volumes(denoise, volumes, tmp_path):
