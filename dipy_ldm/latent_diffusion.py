@@ -41,7 +41,9 @@ from dipy_ldm.data._sidecars import SyntheticImage, model_facts
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
 from dipy_ldm.data.channels import (
     Channel,
+    as_channels,
     check_columns,
+    check_same_sources,
     chosen_columns,
     from_saved as channels_from,
     harden,
@@ -317,11 +319,11 @@ class LatentDiffusion(Estimator):
         )
         guide_path = training.guide_path(options.get("checkpoint"))
         resolved = resolve("ldm", rank, options, guide_path)
+        self.source_channels_ = tuple(examples.source_channels)
         architecture = self._architecture(loaded.shape, conditioning.source, start)
         training.check(architecture, len(loaded), resolved)
         self.fingerprint_, self.step_seconds_ = check_trainable(loaded).fingerprint, {}
         self.conditions_, self.source_ = conditioning.conditions, conditioning.source
-        self.source_channels_ = tuple(examples.source_channels)
         self.vqvae_, self.detector_ = self.vqvae._snapshot(), None
         self.precision_ = log_precision(resolved.precision)
         self._fitted_with = self._resolved(rank, start)
@@ -356,10 +358,10 @@ class LatentDiffusion(Estimator):
         if images is None:
             return None, Examples(None, conditions, source, subjects)
         cohort = self.vqvae._read_cohort(images, verbose)
-        if source is None:
+        if source is None and not source_channels:
             source, source_channels = cohort.sources, cohort.source_channels
         subjects = cohort.subjects if subjects is None else subjects
-        own = conditions, source, subjects, source_channels
+        own = conditions, source, subjects, as_channels(source_channels)
         return cohort.images, Examples(cohort.shape, *own)
 
     def _learn_latents(self, images, conditioning):
@@ -850,7 +852,10 @@ class LatentDiffusion(Estimator):
     @property
     def default_guidance(self):
         """The best as measured: 2 for images, 1 for volumes, 3 for diffusion series."""
-        self._check_fitted()
+        try:
+            self._check_fitted()
+        except InputError as error:  # what hasattr looks for
+            raise AttributeError(str(error)) from error
         # Without it, what directions change is half of what it should be.
         if any(each.kind == "direction" for each in self.conditions_.values()):
             return 3.0
@@ -985,6 +990,8 @@ class LatentDiffusion(Estimator):
         new = Architecture(parameters, latent_shape, self.vqvae.factor, {}, source)
         if init is not None:
             check_alike(new, init._denoiser.architecture)
+            own = self.source_channels_
+            check_same_sources(own, init.source_channels_, "`init`")
         return new
 
     def _prior(self):

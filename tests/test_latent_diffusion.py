@@ -357,15 +357,13 @@ def test_one_entry_of_attention_is_for_all_levels(vqvae, attention):
 def test_unfitted_names_the_call_to_make(vqvae, blobs):
     model = LatentDiffusion(vqvae)
     calls = model.predict, model.check_sampling, model.check_memory
-    calls += (
-        lambda: model.default_denoising_steps("dpm++", 0.1),
-        lambda: model.default_guidance,
-    )
+    calls += (lambda: model.default_denoising_steps("dpm++", 0.1),)
     for call in calls:
         with pytest.raises(InputError, match="call fit"):
             call()
     with pytest.raises(InputError, match="VQVAE is not fitted"):
         LatentDiffusion(VQVAE()).fit(blobs)
+    assert not hasattr(model, "default_guidance")
 
 
 def test_a_fit_begins_from_another(diffusion, vqvae, blobs, tmp_path):

@@ -14,7 +14,7 @@ from dipy_ldm._native_space import check_on_grid, warn_of_probabilities
 from dipy_ldm._serialization import find
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._grid import Grid
-from dipy_ldm.data._scans import read_cohort
+from dipy_ldm.data._scans import read_cohort, require_affine
 from dipy_ldm.data.channels import as_channels
 from dipy_ldm.data.volumes import Volumes
 
@@ -262,6 +262,11 @@ def test_conditions_are_joined_to_scans():
     for conditions in (None, "none", {"age": 70}, {"age": [1, 2]}):
         arguments = {"conditions": conditions, "seed": 1}
         assert _native_space._joined(arguments, files) is arguments
+
+
+def test_volumes_at_no_place_are_no_images_of_nibabel():
+    with pytest.raises(InputError, match="this model has no affine"):
+        require_affine(None)
 
 
 def test_samples_of_two_dimensions_are_arrays(diffusion):

@@ -242,7 +242,8 @@ def check_images(material: Material) -> list[Finding]:
             check_equal_images(images, names),
         ]
     if column is None:
-        return [check_grid(brightest, affine), grey("scans", _NO_SCAN)]
+        equal = check_equal_images(images, names)
+        return [check_grid(brightest, affine), equal, grey("scans", _NO_SCAN)]
     images = images[..., column : column + 1] if material.channels else images
     small = likeness.centred_cubes(images, affine)
     usual = int(likeness.likeness_to_median(small).argmax())

@@ -118,7 +118,7 @@ def judge_memory(needed: dict[str, float], free: float) -> Finding:
     message = (
         f"{_STAGES[most]} needs {needed[most] / 2**30:.2g} GiB"
         + (", more than the other stage" if len(needed) > 1 else "")
-        + f", and there are {free / 2**30:.2g} GiB."
+        + f", and {free / 2**30:.2g} GiB can be had."
     )
     cure = (
         "Give a smaller --batch_size (with --accumulate, to the same result), --remat, "

@@ -129,7 +129,7 @@ def read_cohort(
         if grid is not None and not same_grid(own, grid):
             raise InputError(
                 "the volumes lie on another grid than the training volumes; load them "
-                "with load_volumes(..., grid=Grid(vqvae.shape_[:3], vqvae.affine_))."
+                "with load_volumes(..., grid=Grid(shape, affine)) of these."
             )
         return Cohort(
             images.images,

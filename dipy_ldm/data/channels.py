@@ -697,14 +697,29 @@ def check_same(channels: Sequence[Channel], expected: Sequence[Channel]) -> None
     both = [*channels, *expected]
     if not (channels and expected) and all(c.brightens for c in both):
         return
-    if [c.sidecar_entries() for c in channels] != [
-        c.sidecar_entries() for c in expected
-    ]:
+    if _differ(channels, expected):
         raise InputError(
             "the images are of other channels, labels or ranges "
             f"({_described(channels)}) than the autoencoder ({_described(expected)}); "
-            "load them with its `channels_`, fine-tune it, or name another."
+            "give the channels that it has, fine-tune it, or name another."
         )
+
+
+def check_same_sources(
+    channels: Sequence[Channel], expected: Sequence[Channel], whose: str
+) -> None:
+    """Refuse sources of other named channels, or in another order."""
+    if channels and expected and _differ(channels, expected):
+        raise InputError(
+            f"the sources are of other channels, labels or ranges "
+            f"({_described(channels)}) than those of {whose} ({_described(expected)}); "
+            "give the same, in the same order."
+        )
+
+
+def _differ(channels, expected):
+    entries = ([c.sidecar_entries() for c in own] for own in (channels, expected))
+    return next(entries) != next(entries)
 
 
 def _described(channels):

@@ -25,7 +25,7 @@ from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._covariates import as_covariates, summarise
 from dipy_ldm.data._sources import ConditioningInputs, Source, prepare_sources
 from dipy_ldm.data._table_rows import align_tables
-from dipy_ldm.data.channels import Channel, check_columns
+from dipy_ldm.data.channels import Channel, check_columns, check_same_sources
 from dipy_ldm.prior._conditional_mean import ConditionalMean
 
 logger = logging.getLogger(__name__)
@@ -134,6 +134,7 @@ class Conditioning(NamedTuple):
             )
         shape: Any = examples.shape
         channels = examples.source_channels
+        check_same_sources(channels, held_out.source_channels, "the validation")
         source = sources.learn(examples.source, shape, bool(channels))
         check_columns(channels, source.channels if source else 0)
         encode = partial(_encode, conditions=conditions, source=source, factor=factor)

@@ -320,7 +320,7 @@ def infer_membership(
         share = bootstrap(statistic, train, held_out, seed=seed).within(0, 1)
         # Without an error, all that is resampled is the same.
         n = min(len(train), n_held_out)
-        return widened(share, n) if share.value in (0, 1) else share
+        return widened(share, n) if round(share.value * n) in (0, n) else share
 
     return Membership(
         interval(area_under_curve),

@@ -64,6 +64,17 @@ class Reference(NamedTuple):
     sources: tuple[Any, Any] = (None, None)
     conditions: tuple[Any, Any] = (None, None)
 
+    def _of_shared_conditions(self):
+        """Leave out conditions that are not known of all images of both kinds."""
+        both = [own or {} for own in self.conditions]
+        names = [
+            name
+            for name, condition in self.model.conditions_.items()
+            if all(name in own and _is_known(condition, own[name]) for own in both)
+        ]
+        train, held_out = ({n: own[n] for n in names} or None for own in both)
+        return self._replace(conditions=(train, held_out))
+
 
 @dataclass(eq=False, repr=False)
 class Audit(Report):
@@ -184,6 +195,7 @@ def audit(
     """
     check_arguments(model, generated, requested, sampling, seed)
     vqvae = model.vqvae_
+    _refuse_repeated_subjects(held_out)
     train, held_out = map(model._check_images, (train, held_out))
     source_images = (
         sources_of(model, source, len(train)),
@@ -213,11 +225,15 @@ def audit(
         "latents": encoder(model),
         "invariant": learnt.invariant(projection),
     }
-    shared = _shared(model.conditions_, conditions, of_held_out)
-    own = Reference(model, train, held_out, source_images, shared)
+    own = Reference(
+        model, train, held_out, source_images, (conditions, of_held_out)
+    )._of_shared_conditions()
     attacks = {
         "denoiser": (copies.denoising_losses, own),
-        "reference": (copies.denoising_losses, reference),
+        "reference": (
+            copies.denoising_losses,
+            reference and reference._of_shared_conditions(),
+        ),
         "autoencoder": (copies.reconstruction_losses, own),
     }
     tasks = {n: partial(_search, f, sets, vqvae) for n, f in spaces.items()}
@@ -238,8 +254,17 @@ def audit(
         _suspicious(searches),
         scaled(sets[-1], vqvae),
         projection,
-        _notes(count, n_held_out, len(train)) + _note_conditions(model, shared[0]),
+        _notes(count, n_held_out, len(train)) + _note_conditions(own),
     )
+
+
+def _refuse_repeated_subjects(held_out):
+    subjects = getattr(held_out, "subjects", ())
+    if len(set(subjects)) < len(subjects):
+        raise InputError(
+            "`held_out` has several images of a subject, and chance is counted by "
+            "subjects; give one of each."
+        )
 
 
 def refuse_training_images(
@@ -275,27 +300,19 @@ def _infer(losses, subject, seed):
     return copies.infer_membership(both[0], both[1], seed)
 
 
-def _shared(conditions, train, held_out):
-    """Return the columns of conditions that are known of all images of both kinds."""
-    both = train or {}, held_out or {}
-
-    def is_complete(name, values):
-        own = {name: conditions[name]}, {name: values}
-        return (ConditionBatch.of(*own, lenient=True).numbers != UNSPECIFIED).all()
-
-    names = [
-        n for n in conditions if all(n in x and is_complete(n, x[n]) for x in both)
-    ]
-    return tuple({name: own[name] for name in names} or None for own in both)
+def _is_known(condition, values):
+    """Return whether values are all there, and none outside of the training's."""
+    batch = ConditionBatch.of({"": condition}, {"": values}, lenient=True)
+    return not batch.range_warnings and (batch.numbers != UNSPECIFIED).all()
 
 
-def _note_conditions(model, shared):
+def _note_conditions(own):
     """Note with which conditions membership was inferred."""
-    if not model.conditions_:
+    if not own.model.conditions_:
         return []
-    if shared:
+    if shared := own.conditions[0]:
         return [f"Membership was inferred with the conditions {listed(shared)}."]
-    why = "none is known of all training and held-out images"
+    why = "none is known of all images, and within the training's range"
     return [f"Membership was inferred without conditions: {why}."]
 
 

@@ -247,8 +247,8 @@ def _auc(log_odds, folds, subjects, seed):
     area = bootstrap(mean, *pairs, seed=seed, subjects=subjects).within(0, 1)
     whose = [subjects_of(own, len(odds)) for own, odds in zip(subjects, log_odds)]
     # Without an error, all that is resampled is the same.
-    sizes = (len(np.unique(own)) for own in whose)
-    return widened(area, min(sizes)) if area.value in (0, 1) else area
+    n = min(len(np.unique(own)) for own in whose)
+    return widened(area, n) if round(area.value * n) in (0, n) else area
 
 
 def _held_out_log_odds(rows, labels, folds, penalties):

@@ -59,7 +59,7 @@ def check(what: str, needed: float, cure: str, strategy: Any = None) -> None:
     if needed > free:
         raise InputError(
             f"{what} needs about {needed / 2**30:.1f} GiB of memory and "
-            f"there are {free / 2**30:.1f} GiB; give {cure}."
+            f"{free / 2**30:.1f} GiB can be had; give {cure}."
         )
 
 

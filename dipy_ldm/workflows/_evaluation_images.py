@@ -314,8 +314,7 @@ def reference_document(
             f"the model is of {kinds[0]}, and the reference of {kinds[1]}; give as "
             "`reference` a model of images like those that it learnt from."
         )
-    # Conditions are of no use to it.
-    return other | {"conditions": {}}
+    return other
 
 
 def _kind(document):

@@ -126,7 +126,9 @@ def audit_on(
         path = _serialization.find(options.reference)
         other, _ = launch.load(path, options.devices, None)
         own_train, own_held_out, _ = reference_images
-        reference = Reference(other, own_train.images, own_held_out.images)
+        sets = own_train.images, own_held_out.images
+        conditions = own_train.conditions, own_held_out.conditions
+        reference = Reference(other, *sets, conditions=conditions)
     sets, names = (train.images, held_out.images), (train.names, held_out.names)
     with distributed(device):
         try:

@@ -92,5 +92,5 @@ def test_needed_memory_is_compared_with_free_memory():
         assert finding.state == state
         assert finding.message.startswith("The autoencoder needs 3 GiB")
         # A GPU has so much in all, whatever others hold of it.
-        assert finding.message.endswith(f"and there are {free:g} GiB.")
+        assert finding.message.endswith(f"and {free:g} GiB can be had.")
         assert ("--patch" in finding.cure) == (state == "red")

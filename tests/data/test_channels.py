@@ -17,6 +17,7 @@ from dipy_ldm.data.channels import (
     Unnamed,
     as_channels,
     check_same,
+    check_same_sources,
     choose_channels,
     from_saved,
     scan_column,
@@ -353,3 +354,7 @@ def test_channels_of_an_autoencoder_are_compared():
     for pair in ((labels, ()), ((), fa), (t1, t2), (t1, labels)):
         with pytest.raises(InputError, match="of other channels, labels or ranges"):
             check_same(*pair)
+    check_same_sources(t1, (), "`init`")
+    both = (*t1, *t2), (*t2, *t1)
+    with pytest.raises(InputError, match=r"T1w, .* than those of `init` \(T2w, "):
+        check_same_sources(*both, "`init`")
