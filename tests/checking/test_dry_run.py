@@ -35,7 +35,7 @@ def test_steps_of_all_networks_are_timed(recipe, blobs, caplog):
     assert all(0 < seconds < 60 for seconds in paces.each.values())
     assert paces.start > 0 < paces.encoding
     # That nothing was learnt in so few steps is no news.
-    assert not caplog.records
+    assert not [r for r in caplog.records if r.name.startswith("dipy_ldm")]
     assert len(recipe.model.step_seconds_["diffusion"]) <= 12
 
 
