@@ -244,6 +244,27 @@ def test_covariates_are_written_beside_the_volumes(cohort, tmp_path):
     assert [line[:8] for line in table[1:-1]] == [f"sub-{i:04d}" for i in range(4)]
 
 
+def test_scans_of_a_site_are_those_of_its_scanner(cohort, tmp_path):
+    for site in "AB":
+        cohort.make_cohort(tmp_path / site, 1, first=4, verbose=False, site=site)
+    old, new = (nib.load(tmp_path / s / "sub-0004_T1w.nii.gz") for s in "AB")
+    npt.assert_allclose(old.header.get_zooms(), 2.6, rtol=1e-6)
+    npt.assert_allclose(new.header.get_zooms(), 1.7, rtol=1e-6)
+    # Of one head.
+    outlines = [conformed(image) > 0.1 for image in (old, new)]
+    both = np.logical_and(*outlines).sum() / np.logical_or(*outlines).sum()
+    assert both > 0.9
+    table = (tmp_path / "B" / "participants.tsv").read_text()
+    assert table == "participant_id\tsite\nsub-0004\tB\n"
+    # What an earlier part of a cohort says stays.
+    cohort.make_cohort(tmp_path / "B", 1, verbose=False, covariates=True)
+    head, first, second = (
+        (tmp_path / "B" / "participants.tsv").read_text().split("\n")[:3]
+    )
+    assert head.split("\t")[1:] == ["site", *cohort.COVARIATES]
+    assert (first.split("\t")[1], second.split("\t")[1]) == ("n/a", "B")
+
+
 def test_covariates_match_measurements(cohort):
     few, many = (cohort.Traits(-0.2, -8, None), cohort.Traits(0.4, 8, cohort.Lesion()))
     (thin, a), (wide, b) = (cohort.make_subject(5, traits=t) for t in (few, many))

@@ -1,0 +1,34 @@
+"""The benchmark of harmonisation: brightness by ranks, and how near scans come."""
+
+import numpy as np
+import pytest
+import scripts
+
+
+@pytest.fixture(scope="module")
+def sites():
+    return scripts.load("benchmarks/sites.py")
+
+
+def brains(rng):
+    """Draw boxes of voxels in air."""
+    images = np.zeros((3, 9, 8, 7, 1), "float32")
+    images[:, 1:-1, 1:-1, 1:-1] = rng.uniform(0.3, 0.8, (3, 7, 6, 5, 1))
+    return images
+
+
+def test_quantiles_undo_a_change_of_brightness(sites, rng):
+    usual = brains(rng)
+    darker = 0.9 * usual**1.5
+    matched = sites.match_quantiles(darker, usual)
+    assert matched.shape == usual.shape
+    assert (matched[darker == 0] == 0).all()
+    # Ranks are those of each brain, and the brightness that of all.
+    assert np.abs(matched - usual).max() < 0.05 < np.abs(darker - usual).max()
+
+
+def test_scans_are_compared_with_the_truth(sites, rng):
+    truth = brains(rng)
+    same, other = (sites.measure(x, truth) for x in (truth, 0.9 * truth**1.5))
+    assert same["contrast_off"] == 0 < other["contrast_off"]
+    assert same["ssim"] == 1 > other["ssim"]
