@@ -287,8 +287,6 @@ def plan_volumes(
     if mask_files is not None:
         mask_of = plans.pair_masks(files, expand(mask_files, masks=True))
         tasks = plans.with_masks(tasks, mask_of, skip_bad)
-    if source_labels and source_files is None:
-        raise InputError("`source_labels` is for `source_files`; give these, too.")
     if source_channels:
         if source_labels:
             raise InputError(
@@ -299,6 +297,8 @@ def plan_volumes(
         own = own if source_files is None else find_volumes(source_files)
         kinds = as_channels(source_channels, own)
         tasks = plans.with_source_channels(tasks, own, kinds, skip_bad)
+    elif source_labels and source_files is None:
+        raise InputError("`source_labels` is for `source_files`; give these, too.")
     elif source_files is not None:
         source_of = plans.pair_sources(files, find_volumes(source_files))
         tasks = plans.with_sources(tasks, source_of, bool(channels), skip_bad)
