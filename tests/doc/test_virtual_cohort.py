@@ -1,4 +1,5 @@
 from collections import Counter
+import json
 import os
 
 import nibabel as nib
@@ -242,6 +243,17 @@ def test_covariates_are_written_beside_the_volumes(cohort, tmp_path):
     cohort.make_cohort(tmp_path, 1, first=3, seed=2, covariates=True)
     table = (tmp_path / "participants.tsv").read_text().split("\n")
     assert [line[:8] for line in table[1:-1]] == [f"sub-{i:04d}" for i in range(4)]
+
+
+def test_columns_of_an_earlier_part_stay(cohort, tmp_path):
+    (tmp_path / "sub-0000_T1w.nii.gz").touch()
+    cohort.write_table(tmp_path, {"sub-0000": {"group": "patient"}}, {"group": {}})
+    cohort.write_table(tmp_path, {"sub-0001": {"site": "A"}}, cohort.SITE)
+    table = (tmp_path / "participants.tsv").read_text().splitlines()
+    assert table[0] == "participant_id\tgroup\tsite"
+    assert table[1:] == ["sub-0000\tpatient\tn/a", "sub-0001\tn/a\tA"]
+    columns = json.loads((tmp_path / "participants.json").read_text())
+    assert columns == {"group": {}, **cohort.SITE}
 
 
 def test_covariates_match_measurements(cohort):
