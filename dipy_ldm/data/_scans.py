@@ -214,7 +214,8 @@ def find_channel_files(
         return [files]  # whose name says nothing
     if names == [""]:
         return [[file] for file in choose_files(files, suffixes, values, cure)]
-    return put_together(choose_for_channels(files, suffixes, values), names)
+    files = choose_for_channels(files, suffixes, values)
+    return put_together(files, names, cure and "name one of them")
 
 
 def check_channel_files(

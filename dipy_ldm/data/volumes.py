@@ -295,8 +295,9 @@ def plan_volumes(
             )
         own = choose_entities(every, filter)
         own = own if source_files is None else find_volumes(source_files)
+        cure = "" if source_files is None else "name one of them in `source_files`"
         kinds = as_channels(source_channels, own)
-        tasks = plans.with_source_channels(tasks, own, kinds, skip_bad)
+        tasks = plans.with_source_channels(tasks, own, kinds, skip_bad, cure)
     elif source_labels and source_files is None:
         raise InputError("`source_labels` is for `source_files`; give these, too.")
     elif source_files is not None:

@@ -1,0 +1,14 @@
+"""The files of scans are found by their names."""
+
+import pytest
+
+from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._scans import resolve_channel_files
+from dipy_ldm.data.channels import as_channels
+
+
+def test_two_files_of_a_channel_are_refused(tmp_path):
+    for stem in ("sub-1_T1w", "sub-1_run-2_T1w", "sub-1_T2w"):
+        (tmp_path / f"{stem}.nii").touch()
+    with pytest.raises(InputError, match="both the T1w of .*; name one of them"):
+        resolve_channel_files([tmp_path], as_channels(["T1w", "T2w"]))
