@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import is_many, listed, values_of
+from dipy_ldm._utils.values import is_many, level_of, listed, values_of
 
 
 def number_subjects(subjects: Any, n: int, name: str = "subjects") -> np.ndarray:
@@ -30,8 +30,12 @@ def number_both(
     """Return numbers of subjects, of images and of held-out ones, who must differ."""
     sets = ("subjects", *learnt), ("validation_subjects", *held_out)
     first, second = (number_subjects(own, n, name) for name, n, own in sets)
-    names = [set(values_of(name, own)) for name, _, own in sets]
-    if both := (names[0] & names[1]) - {None}:
+    # Categories have become text.
+    names = [
+        {level_of(value) for value in values_of(name, own) if value is not None}
+        for name, _, own in sets
+    ]
+    if both := names[0] & names[1]:
         raise InputError(
             f"{listed(both)} are in both `subjects` and "
             "`validation_subjects`; leave them out of one."

@@ -304,12 +304,12 @@ def read_volume(
     return data, affine
 
 
-def read_mask(file: str | Path) -> np.ndarray:
+def read_mask(file: str | Path, warn: bool = True) -> np.ndarray:
     """Read a mask ``(x, y, z, 1)`` of shares from 0 to 1; all labels but 0 are 1."""
     data, _ = read_voxels(file, channels=None)
     low, high = data.min(), data.max()
     if low < -_RINGING or high > 1 + _RINGING:
-        if (data != np.rint(data)).any():
+        if warn and (data != np.rint(data)).any():
             text = (
                 "the mask %s has values from %g to %g, of which all but 0 are taken; "
             )

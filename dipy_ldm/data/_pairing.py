@@ -110,9 +110,13 @@ def with_source_channels(
     files: Sequence[Path],
     channels: "Sequence[Channel]",
     skip_bad: bool,
+    cure: str = "",
 ) -> list[Task]:
     """Pair volumes with the named channels of their sources; others are left out."""
-    planned = {t.info.file: t for t in plan_channels(files, channels, skip_bad)}
+    # What is wrong with sources of no volume does not matter.
+    subjects = {None, *(entity(task.info.file, "sub") for task in tasks)}
+    files = [f for f in files if entity(f, "sub") in subjects] or files
+    planned = {t.info.file: t for t in plan_channels(files, channels, skip_bad, cure)}
     every = [*planned, *(task.info.file for task in tasks)]
     for file, (subject, _) in find_keys(every, len(planned) > 1).items():
         if not subject:
@@ -122,8 +126,9 @@ def with_source_channels(
             )
     sessions = any(entity(file, "ses") for file in planned)
     keys = {_key(file, sessions) for file in planned}
-    pairs = [task for task in tasks if _key(task.info.file, sessions) in keys]
-    if lacking := [str(task.info.file) for task in tasks if task not in pairs]:
+    key_of = {task.info.file: _key(task.info.file, sessions) for task in tasks}
+    pairs = [task for task in tasks if key_of[task.info.file] in keys]
+    if lacking := [str(file) for file, key in key_of.items() if key not in keys]:
         names = listed(channel.name for channel in channels)
         text = "%d of %d volumes have no source (%s), and are left out: %s."
         logger.warning(text, len(lacking), len(tasks), names, listed(lacking))
@@ -167,10 +172,13 @@ def plan_series(files: Sequence[Path], skip_bad: bool) -> list[Task]:
 
 
 def plan_channels(
-    files: Sequence[Path], channels: "Sequence[Channel]", skip_bad: bool
+    files: Sequence[Path],
+    channels: "Sequence[Channel]",
+    skip_bad: bool,
+    cure: str = "",
 ) -> list[Task]:
     """Put named channels of one subject and session together, and check the headers."""
-    sets = put_together(files, [channel.name for channel in channels])
+    sets = put_together(files, [channel.name for channel in channels], cure)
     every = [file for files_of_one in sets for file in files_of_one]
     good = {info.file: info for info in check_headers(every, skip_bad=skip_bad)[0]}
     sets = [one for one in sets if all(file in good for file in one)]
@@ -180,8 +188,13 @@ def plan_channels(
     return [Task(good[one[0]], parts=tuple(zip(learnt, one))) for one in sets]
 
 
-def put_together(files: Sequence[Path], names: Sequence[str]) -> list[list[Path]]:
-    """Return the files of each subject and session that has all named channels."""
+def put_together(
+    files: Sequence[Path], names: Sequence[str], cure: str = ""
+) -> list[list[Path]]:
+    """Return the files of each subject and session that has all named channels.
+
+    Where there is no `filter`, there is another cure.
+    """
     file_of: dict[tuple, dict[str, Path]] = {}
     chosen = {name: choose_named(files, name) for name in names}
     several = any(len(own_files) > 1 for own_files in chosen.values())
@@ -192,7 +205,7 @@ def put_together(files: Sequence[Path], names: Sequence[str]) -> list[list[Path]
             if name in own:
                 raise InputError(
                     f"{own[name]} and {file} are both the {name} of one subject and "
-                    "session; choose with `filter`."
+                    f"session; {cure or 'choose with `filter`'}."
                 )
             own[name] = file
     lacking = [

@@ -7,6 +7,7 @@ one volume.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations
+import logging
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,6 +38,7 @@ from dipy_ldm.data._paths import (
     common_suffix,
     find_volumes,
     holds_volumes,
+    stem,
     suffix,
 )
 from dipy_ldm.data._preprocessing import Origin, conform_source
@@ -44,6 +46,8 @@ from dipy_ldm.data._sources import Source
 from dipy_ldm.data.channels import Channel, Unnamed
 from dipy_ldm.data.images import load_images
 from dipy_ldm.data.volumes import Volumes, load_volumes
+
+logger = logging.getLogger("dipy_ldm")
 
 # What has a file or an affine.
 File: TypeAlias = str | Path | ImageOfNibabel
@@ -211,10 +215,15 @@ def find_channel_files(
     files, names = find_volumes(paths), [channel.name for channel in channels]
     alone = len(files) == len(names) == 1 and not (suffixes or values)
     if alone and suffix(files[0]) is None:
-        return [files]  # whose name says nothing
+        name = stem(files[0])
+        if "_" in name and names[0] not in name:
+            text = "%s is taken for %s, which its name does not say."
+            logger.warning(text, files[0].name, names[0])
+        return [files]
     if names == [""]:
         return [[file] for file in choose_files(files, suffixes, values, cure)]
-    return put_together(choose_for_channels(files, suffixes, values), names)
+    files = choose_for_channels(files, suffixes, values)
+    return put_together(files, names, cure and "name one of them")
 
 
 def check_channel_files(

@@ -129,10 +129,12 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
         raise InputError(f"there is no file {path}; check the path.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} can't be read as text; save it as UTF-8.") from error
+    lines = text.splitlines()
+    head = 2 if lines and _DECLARED.fullmatch(lines[0]) else 1
     numbered = [
         (number, line)
-        for number, line in enumerate(text.splitlines(), 1)
-        if line.strip() and (number == 1 and _NUMBERS.match(line) or line[0] != "#")
+        for number, line in enumerate(lines, 1)
+        if line.strip() and (number == head and _NUMBERS.match(line) or line[0] != "#")
     ]
     separator = _separator(path, [line for _, line in numbered])
     if separator is None:

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 from pathlib import Path
+import re
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -287,8 +288,6 @@ def plan_volumes(
     if mask_files is not None:
         mask_of = plans.pair_masks(files, expand(mask_files, masks=True))
         tasks = plans.with_masks(tasks, mask_of, skip_bad)
-    if source_labels and source_files is None:
-        raise InputError("`source_labels` is for `source_files`; give these, too.")
     if source_channels:
         if source_labels:
             raise InputError(
@@ -297,8 +296,11 @@ def plan_volumes(
             )
         own = choose_entities(every, filter)
         own = own if source_files is None else find_volumes(source_files)
+        cure = "" if source_files is None else "name one of them in `source_files`"
         kinds = as_channels(source_channels, own)
-        tasks = plans.with_source_channels(tasks, own, kinds, skip_bad)
+        tasks = plans.with_source_channels(tasks, own, kinds, skip_bad, cure)
+    elif source_labels and source_files is None:
+        raise InputError("`source_labels` is for `source_files`; give these, too.")
     elif source_files is not None:
         source_of = plans.pair_sources(files, find_volumes(source_files))
         tasks = plans.with_sources(tasks, source_of, bool(channels), skip_bad)
@@ -410,14 +412,13 @@ def _open(folder, plan):
         cache.hold(folder)
         notes = json.loads((folder / cache.NOTES).read_text("utf-8"))
         kept = notes["kept"]
-        bad = [plan.tasks[i] for i in sorted({*range(len(plan.tasks))} - {*kept})]
-        # Their folder may have been moved.
-        pairs = zip(
-            dict.fromkeys(str(task.info.file) for task in bad),
-            dict(notes["complaints"]).items(),
-            strict=True,
-        )
-        complaints = {new: text.replace(old, new) for new, (old, text) in pairs}
+        # Files may have been moved.
+        path_of = dict(zip(notes.get("bad_files", ()), _bad_files(plan, kept)))
+        paths = re.compile("|".join(map(re.escape, path_of)))
+        complaints = {
+            file: paths.sub(lambda path: path_of.get(path[0], ""), text)
+            for file, text in dict(notes["complaints"]).items()
+        }
         files = [plan.tasks[i].info.file for i in kept]
         arrays = {name: _map(folder, name, len(kept), plan) for name in _arrays(plan)}
         if any(_is_good(plan.tasks[i], plan) for i in notes.get("unreadable", ())):
@@ -432,6 +433,12 @@ def _open(folder, plan):
     volumes.kept, volumes.complaints = kept, list(complaints.values())
     volumes.gradients = plan.gradients(kept)
     return volumes
+
+
+def _bad_files(plan, kept):
+    """Name all files of volumes that are not kept."""
+    bad = [plan.tasks[i] for i in sorted({*range(len(plan.tasks))} - {*kept})]
+    return list(map(str, plan._replace(tasks=bad).files))
 
 
 def _map(folder, name, length, plan):
@@ -484,6 +491,7 @@ def _fill(folder, plan, verbose):
         if not kept:
             refuse_files(complaints, 0, skip_bad=False)
         notes = {"kept": kept, "complaints": complaints, "unreadable": unreadable}
+        notes["bad_files"] = _bad_files(plan, kept)
         (partial / cache.NOTES).write_text(json.dumps(notes), "utf-8")
 
 

@@ -105,8 +105,10 @@ class Samples(NamedTuple):
             for file, channel in zip(own, channels)
             if file.suffix == ".gz"
         ]
-        # The other pictures are named when they are drawn.
-        pictures = [self.picture] if self.picture and self._of_images else []
+        pictures = [self.picture] if self.picture else []
+        if pictures and not self._of_images:
+            # Beside the options of an earlier run it gets another name in the end.
+            pictures = [p for p in pictures if not p.with_suffix(".toml").exists()]
         beside = [path for volume in volumes for path in files_beside(*volume)]
         ends = ENDS if makes_series(from_saved(self.document["conditions"])) else ()
         tables = [path.with_suffix(end) for path in beside for end in ends]

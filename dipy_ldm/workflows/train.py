@@ -414,7 +414,7 @@ _WITHOUT_EFFECT = {
     *("strategy", "devices", "remat", "cache_dir", "cache_limit", "tensorboard"),
     *("checkpoint_steps", "resume", "check", "seconds"),
     # Compared as what they mean.
-    *("conditions", "channels"),
+    *("conditions", "channels", "source_channels"),
     *("out_dir", "out_model"),
 }
 
@@ -424,21 +424,20 @@ def _has_ended(flow, path, options):
     if not path.exists():
         return False
     document = _serialization.read_document(path, "latent_diffusion")
-    parsed = parse_channels(options.channels)
-    channels = () if isinstance(parsed, bool) else as_channels(parsed)
     gradients = [BVAL, DIRECTION] if options.dwi else []
     was = {
         "seed": document["latent_diffusion"]["seed"],
         "conditions": sorted(document["conditions"]),
-        "channels": sorted(c["name"] for c in document.get("channels") or []),
         "steps_detector": bool(document.get("lesion_detector")),
     }
     now = {
         "seed": options.seed,
         "conditions": sorted([*parse_names(options.conditions), *gradients]),
-        "channels": sorted(channel.name for channel in channels),
         "steps_detector": bool(options.steps_detector),
     }
+    for key in ("channels", "source_channels"):
+        was[key] = sorted(channel["name"] for channel in document.get(key) or [])
+        now[key] = _channel_names(getattr(options, key))
     changed = _changed(was, now)
     # Of several runs, any may have written the model.
     chosen = _comparable(plain_options(options))
@@ -450,6 +449,12 @@ def _has_ended(flow, path, options):
         )
     logger.info("%s exists: that training has ended; nothing to resume.", path)
     return True
+
+
+def _channel_names(words):
+    names = parse_channels(words)
+    channels = () if isinstance(names, bool) else as_channels(names)
+    return sorted(channel.name for channel in channels)
 
 
 def _changed(was, now):

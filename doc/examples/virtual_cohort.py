@@ -279,17 +279,18 @@ def write_table(folder, subjects, columns):
 
     Subjects are ``{subject: {column: value}}``, of which what is missing is ``n/a``;
     columns say what they mean, as BIDS has it. Subjects of earlier parts of a cohort
-    stay.
+    stay, with their columns.
     """
-    path = folder / "participants.tsv"
-    rows = earlier_rows(path) | subjects
+    path, description = folder / "participants.tsv", folder / "participants.json"
+    earlier = {n: row for n, row in earlier_rows(path).items() if n not in subjects}
+    if earlier and description.is_file():
+        columns = json.loads(description.read_text()) | columns
+    rows = earlier | subjects
     lines = [["participant_id", *columns]]
     for subject, values in sorted(rows.items()):
         lines.append([subject, *(str(values.get(name, "n/a")) for name in columns)])
     write_file(path, "".join("\t".join(line) + "\n" for line in lines).encode())
-    write_file(
-        folder / "participants.json", f"{json.dumps(columns, indent=2)}\n".encode()
-    )
+    write_file(description, f"{json.dumps(columns, indent=2)}\n".encode())
 
 
 def earlier_rows(path):

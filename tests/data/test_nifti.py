@@ -270,6 +270,9 @@ def test_masks_are_shares(tmp_path, caplog):
     file = save(tmp_path / "f.nii", 100 * share)
     npt.assert_array_equal(read_mask(file)[..., 0], share != 0)
     assert "f.nii has values from" in caplog.text
+    caplog.clear()
+    read_mask(file, warn=False)
+    assert not caplog.text
     ones = np.ones((4, 4, 4), "uint8")
     npt.assert_array_equal(read_mask(save(tmp_path / "c.nii", ones))[..., 0], ones)
     with pytest.raises(InputError, match=r"mask .*d.nii is empty"):

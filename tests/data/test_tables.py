@@ -61,6 +61,7 @@ def test_quotes_that_belong_to_a_cell_are_read(tmp_path):
         '"sep=;"\nid;age\nx;61\ny;62\n',
         "sep=,\nid,age\nx,61\ny,62\n",
         "sep=\t\nid\tage\nx\t61\ny\t62\n",
+        "sep=;\n#;id;age\n1;x;61\n2;y;62\n",
     ],
 )
 def test_delimiter_is_read_from_the_first_line(tmp_path, text):

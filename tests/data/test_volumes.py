@@ -368,6 +368,9 @@ def test_bad_masks_take_their_volumes_along(cohort, masked, load):
         load(cohort, mask_files=[masked])
     _, masks, _, files, _ = load(cohort, mask_files=[masked], skip_bad=True)
     assert (len(masks), [file.name for file in files]) == (1, ["2.nii.gz"])
+    moved = masked.rename(masked.with_name("moved"))
+    (complaint,) = load(cohort, mask_files=[moved], skip_bad=True).complaints
+    assert str(moved / "1.nii") in complaint
 
 
 def test_no_pair_of_good_files_is_an_error(cohort, masked, load):

@@ -1,4 +1,5 @@
 from collections import Counter
+import json
 import os
 
 import nibabel as nib
@@ -256,13 +257,17 @@ def test_scans_of_a_site_are_those_of_its_scanner(cohort, tmp_path):
     assert both > 0.9
     table = (tmp_path / "B" / "participants.tsv").read_text()
     assert table == "participant_id\tsite\nsub-0004\tB\n"
-    # What an earlier part of a cohort says stays.
-    cohort.make_cohort(tmp_path / "B", 1, verbose=False, covariates=True)
-    head, first, second = (
-        (tmp_path / "B" / "participants.tsv").read_text().split("\n")[:3]
-    )
-    assert head.split("\t")[1:] == ["site", *cohort.COVARIATES]
-    assert (first.split("\t")[1], second.split("\t")[1]) == ("n/a", "B")
+
+
+def test_columns_of_an_earlier_part_stay(cohort, tmp_path):
+    (tmp_path / "sub-0000_T1w.nii.gz").touch()
+    cohort.write_table(tmp_path, {"sub-0000": {"group": "patient"}}, {"group": {}})
+    cohort.write_table(tmp_path, {"sub-0001": {"site": "A"}}, cohort.SITE)
+    table = (tmp_path / "participants.tsv").read_text().splitlines()
+    assert table[0] == "participant_id\tgroup\tsite"
+    assert table[1:] == ["sub-0000\tpatient\tn/a", "sub-0001\tn/a\tA"]
+    columns = json.loads((tmp_path / "participants.json").read_text())
+    assert columns == {"group": {}, **cohort.SITE}
 
 
 def test_covariates_match_measurements(cohort):

@@ -35,6 +35,9 @@ def test_subjects_on_both_sides_are_refused():
     sentence = "^b are in both `subjects` and `validation_subjects`"
     with pytest.raises(InputError, match=sentence):
         number_both((3, ["a", "b", "a"]), (2, ["c", "b"]))
+    codes = pd.Series([1, 2, 1]).astype("category")
+    with pytest.raises(InputError, match="^2 are in both"):
+        number_both((3, codes), (2, [3, 2]))
     with pytest.raises(InputError, match="each of 0 images"):
         number_both((3, None), (0, ["a"]))
 

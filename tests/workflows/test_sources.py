@@ -19,7 +19,7 @@ from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._preprocessing import conform_source
 from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data._sources import Source
-from dipy_ldm.data.volumes import load_volumes
+from dipy_ldm.data.volumes import load_volumes, plan_volumes
 from dipy_ldm.workflows import _inputs as inputs, _training as report
 from dipy_ldm.workflows._conditions import RequestedConditions
 from dipy_ldm.workflows._evaluation_images import read_for, refuse_unnamed
@@ -386,6 +386,26 @@ def test_wrong_channels_of_sources_are_refused(bids, monkeypatch, options, sente
     shutil.copy("T1/sub-1_T1w.nii.gz", "x/x_T1w.nii.gz")
     with pytest.raises(InputError, match=sentence):
         load_volumes([bids], suffix="T2w", **options)
+
+
+def plan_first(bids, source_file):
+    """Plan the first volume, whose sources are beside it and in a file."""
+    source_files = [bids / "sub-0", source_file]
+    how = {"suffix": "T2w", "source_channels": ["T1w"], "source_files": source_files}
+    return plan_volumes([bids / "sub-0"], **how)
+
+
+def test_bad_sources_of_no_volume_do_not_matter(bids, tmp_path):
+    (tmp_path / "sub-9_T1w.nii.gz").touch()
+    (task,) = plan_first(bids, tmp_path / "sub-9_T1w.nii.gz").tasks
+    assert task.source.file == bids / "sub-0" / "anat" / "sub-0_T1w.nii.gz"
+
+
+def test_two_sources_of_a_volume_are_refused(bids, tmp_path):
+    (tmp_path / "sub-0_run-2_T1w.nii.gz").touch()
+    sentence = "both the T1w of .*; name one of them in `source_files`"
+    with pytest.raises(InputError, match=sentence):
+        plan_first(bids, tmp_path / "sub-0_run-2_T1w.nii.gz")
 
 
 def test_the_folder_of_a_study_pairs_no_sources(folder, tmp_path):

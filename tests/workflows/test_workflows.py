@@ -241,6 +241,7 @@ def test_a_finished_training_of_other_options_is_refused(tmp_path):
     shutil.copy(_serialization.find("mnist"), path)
     flow, options = TrainLDMFlow(), SimpleNamespace(dwi=False, channels=None, seed=0)
     options.conditions, options.steps_detector = ["label"], None
+    options.source_channels = None
     options.input_files, options.devices = ["mnist"], ["0"]
     options.steps_ldm = options.n_codes = options.voxel_size = None
     write_config(flow, path, options, steps_ldm=6000, n_codes=1024)
@@ -256,6 +257,7 @@ def test_a_finished_training_of_other_options_is_refused(tmp_path):
         ({"input_files": ["a", "b"]}, "input_files was mnist and is ['a', 'b']"),
         ({"voxel_size": [2.0]}, "voxel_size was None and is 2.0"),
         ({"channels": ["T1w", "T2w"]}, other_channels),
+        ({"source_channels": ["T1w"]}, "source_channels was [] and is ['T1w']"),
         ({"dwi": True}, other_conditions),
     ):
         other = SimpleNamespace(**vars(options) | change)

@@ -414,10 +414,8 @@ BAD_GENERATING = {
     "a number below 0": ("MODEL --first_sample -1", "first must be at least 0"),
     "a volume in the way": ("MODEL --out_samples old", "add --force"),
     "a JSON file in the way": ("MODEL --out_samples older", "add --force"),
-    "a folder there": (
-        "MODEL --out_samples sub --force",
-        "sub-0000.nii.gz is a folder; give",
-    ),
+    "a picture in the way": ("MODEL --out_samples drawn", "drawn.png exists already"),
+    "a folder there": ("MODEL --out_samples sub --force", "sub.png is a folder; give"),
 }
 
 
@@ -427,7 +425,8 @@ def test_bad_input_to_generating(path, command, case, tmp_path):
     (tmp_path / "text").write_text("this is no model")
     (tmp_path / "old-0003.nii.gz").write_text("old")
     (tmp_path / "older-0003.json").write_text("old")
-    (tmp_path / "sub-0000.nii.gz").mkdir()
+    (tmp_path / "drawn.png").write_text("old")
+    (tmp_path / "sub.png").mkdir()
     assert_refused(command, "generate", arguments, sentence, path, tmp_path)
 
 
