@@ -295,7 +295,7 @@ def digits(made_once):
 
     def make(folder):
         vqvae = VQVAE(widths=(8, 16), n_codes=64)
-        vqvae.fit(images, epochs=8, batch_size=32, verbose=False)
+        vqvae.fit(images, epochs=4, batch_size=32, verbose=False)
         vqvae.save(folder / "vqvae.safetensors")
 
     vqvae = VQVAE.load(made_once("digits", make) / "vqvae.safetensors")
