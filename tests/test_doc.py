@@ -61,8 +61,9 @@ GO_ON = {"denoising", "generating", "inpainting", "python", "quality", "recipes"
 # Pages that take so long that they are left to `make test-pages`.
 LONG = GO_ON | {"conditions", "ethics", "repeating", "sources", "tables", "volumes"}
 # What pytest is told of pages: those that take long, and what asks TensorFlow itself.
+# That digits are generated where it is installed is in tests/test_wheel.py.
 MARKS = dict.fromkeys(LONG, pytest.mark.pages)
-MARKS["installation"] = pytest.mark.tensorflow
+MARKS["installation"] = [pytest.mark.pages, pytest.mark.tensorflow]
 
 
 class Block(NamedTuple):

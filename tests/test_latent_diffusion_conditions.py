@@ -364,7 +364,7 @@ def test_digits_follow_the_requested_labels(digits, caplog):
     assert np.mean(asked[::20][nearest] == asked) > 0.85
     # Where they tell nothing, that is said.
     others = others | {"validation_conditions": np.roll(names[:100], 1)}
-    options["epochs"] = 3
+    options["epochs"] = 1
     with caplog.at_level(logging.WARNING):
         model.fit(images[100:], np.roll(names[100:], 1), **others, **options)
     assert "the condition label has no measurable effect" in caplog.text

@@ -189,7 +189,7 @@ def test_digits_are_translated_from_their_negatives(digits, caplog):
     negatives = 1 - images
     model = LatentDiffusion(vqvae, widths=(32,), guide=False)
     held_out = {"validation_data": images[:60], "validation_source": negatives[:60]}
-    options = {"epochs": 8, "batch_size": 32, "verbose": False}
+    options = {"epochs": 4, "batch_size": 32, "verbose": False}
     with caplog.at_level(logging.WARNING):
         model.fit(images[60:], source=negatives[60:], **held_out, **options)
     assert "no measurable effect" not in caplog.text

@@ -293,16 +293,17 @@ REPLICAS = Path(__file__).with_name("train_on_replicas.py")
 
 # Of each number of dimensions, how many batches make a step.
 TRAININGS = {2: 1, 3: 2}
-ALONE = ["none", "two"]
-WORKERS = ["worker 0", "worker 1"]
+# And the replicas that it is done on: two workers train in 2-D as commands, in
+# tests/workflows/test_workflows_workers.py.
+ALONE = {2: ["none", "two"], 3: ["none"]}
+WORKERS = {2: [], 3: ["worker 0", "worker 1"]}
 
 
 @pytest.fixture(scope="module", params=TRAININGS, ids=["2-D", "3-D accumulated"])
 def outcomes(request, tmp_path_factory):
-    """Train without a strategy, on two replicas, and in 3-D on two workers."""
+    """Train without a strategy, and in 2-D on two replicas, in 3-D on two workers."""
     folder = tmp_path_factory.mktemp("replicas")
-    # Workers train in 2-D as commands: tests/workflows/test_workflows_workers.py.
-    workers = WORKERS if request.param == 3 else []
+    alone, workers = ALONE[request.param], WORKERS[request.param]
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     environments = {}
     for index, worker in enumerate(workers):
@@ -310,7 +311,7 @@ def outcomes(request, tmp_path_factory):
         config = json.dumps({"cluster": cluster, "task": task})
         environments[worker] = {"TF_CONFIG": config}
     sizes = request.param, TRAININGS[request.param]
-    for together in ({"alone": ALONE}, {name: [name] for name in environments}):
+    for together in ({"alone": alone}, {name: [name] for name in environments}):
         processes = [
             subprocess.Popen(
                 [sys.executable, REPLICAS, *map(str, sizes), folder, *some],
@@ -324,7 +325,7 @@ def outcomes(request, tmp_path_factory):
         ]
         assert [process.wait(TIMEOUT) for process in processes] == [0] * len(processes)
     found = {}
-    for kind in (*ALONE, *workers):
+    for kind in (*alone, *workers):
         with np.load(folder / f"{kind}.npz") as file:
             found[kind] = dict(file)
     return found
