@@ -22,7 +22,7 @@ from dipy_ldm.denoiser import _networks as networks, _training as diffusion
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._training import ablation_gains
 from dipy_ldm.evaluation._memorization import denoising_losses
-from dipy_ldm.evaluation.audit import _shared
+from dipy_ldm.evaluation.audit import Reference
 from dipy_ldm.nn._layers import ConditionFeatures
 
 TINY = {"widths": (8,), "blocks": 1}
@@ -91,13 +91,19 @@ def test_membership_is_inferred_with_conditions_that_all_images_have(
     told, blobs, known_of
 ):
     few = some(known_of, 40)
-    both = {"row", "side"}
-    assert [set(x) for x in _shared(told.conditions_, few, few)] == [both, both]
+
+    def shared(*conditions):
+        own = Reference(told, blobs, blobs, conditions=conditions)
+        return own.with_shared_conditions().conditions
+
+    assert [set(x) for x in shared(few, few)] == [{"row", "side"}] * 2
     lacking = known_of, few | {"side": ["above"] * 40}, {"row": few["row"]}
     for other in lacking:
-        shared = _shared(told.conditions_, few, other)
-        assert [set(own) for own in shared] == [{"row"}] * 2
-    assert _shared(told.conditions_, few, None) == (None, None)
+        assert [set(own) for own in shared(few, other)] == [{"row"}] * 2
+    assert shared(few, None) == (None, None)
+    # Of what lies beyond the training, another value would be told.
+    beyond = few | {"row": [1e6, *few["row"][1:]]}
+    assert [set(own) for own in shared(few, beyond)] == [{"side"}] * 2
     losses = [denoising_losses(told, blobs[:8], conditions=x) for x in (None, few)]
     assert not np.allclose(*losses)
 

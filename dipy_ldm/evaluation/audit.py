@@ -64,7 +64,7 @@ class Reference(NamedTuple):
     sources: tuple[Any, Any] = (None, None)
     conditions: tuple[Any, Any] = (None, None)
 
-    def _of_shared_conditions(self):
+    def with_shared_conditions(self):
         """Leave out conditions that are not known of all images of both kinds."""
         both = [own or {} for own in self.conditions]
         names = [
@@ -227,12 +227,12 @@ def audit(
     }
     own = Reference(
         model, train, held_out, source_images, (conditions, of_held_out)
-    )._of_shared_conditions()
+    ).with_shared_conditions()
     attacks = {
         "denoiser": (copies.denoising_losses, own),
         "reference": (
             copies.denoising_losses,
-            reference and reference._of_shared_conditions(),
+            reference and reference.with_shared_conditions(),
         ),
         "autoencoder": (copies.reconstruction_losses, own),
     }
@@ -302,7 +302,7 @@ def _infer(losses, subject, seed):
 
 def _is_known(condition, values):
     """Return whether values are all there, and none outside of the training's."""
-    batch = ConditionBatch.of({"": condition}, {"": values}, lenient=True)
+    batch = ConditionBatch.of({"x": condition}, {"x": values}, lenient=True)
     return not batch.range_warnings and (batch.numbers != UNSPECIFIED).all()
 
 

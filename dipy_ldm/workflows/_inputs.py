@@ -79,8 +79,8 @@ def plan(
         labels = [0] * bool(options.get("source_labels"))
         source = Source(columns, [0.0, 1.0], labels, "") if columns else None
         return InputPlan(planned.shape, cohort, load, source)
-    _refuse_for_images(options)
     data = _read_images(input_files, conditions, steps)
+    _refuse_for_images(options)  # not of what is not there
     cohort = data._replace(images=np.arange(len(data.images)))
     return InputPlan(data.shape, cohort, lambda **options: data)
 
@@ -97,13 +97,14 @@ def _refuse_for_images(options):
 
 def plan_training(options: SimpleNamespace) -> InputPlan:
     """Find out what the inputs of a training are."""
-    if not _are_volumes(options.input_files):
-        names = "no_augment", "cache_dir", "cache_limit"
-        _refuse_for_images({name: getattr(options, name) for name in names})
     further = ("mask_files", "source_files", "source_labels", "dwi", "skip_bad")
     grid = grid_options(options) | source_channels_of(options)
     grid |= {name: getattr(options, name) for name in further}
-    return plan(*named_inputs(options), **grid)
+    planned = plan(*named_inputs(options), **grid)
+    if planned.cohort.affine is None:
+        names = "no_augment", "cache_dir", "cache_limit"
+        _refuse_for_images({name: getattr(options, name) for name in names})
+    return planned
 
 
 def named_inputs(
