@@ -187,7 +187,7 @@ def test_learns_the_latents_of_eight_images(rng):
     vqvae = VQVAE(widths=(8, 8), n_codes=8, code_dim=1)
     vqvae.fit(images, epochs=5, batch_size=16, learning_rate=3e-3, verbose=False)
     model = LatentDiffusion(vqvae, widths=(16,), guide=False)
-    model.fit(images, epochs=20, batch_size=32, learning_rate=3e-3, verbose=False)
+    model.fit(images, epochs=10, batch_size=32, learning_rate=3e-3, verbose=False)
     means = model.predict(64, steps=20).mean((1, 2, 3))
     npt.assert_array_less(np.minimum(means, 1 - means), 0.2)
     assert 16 <= np.sum(means > 0.5) <= 48
@@ -366,7 +366,7 @@ def test_unfitted_names_the_call_to_make(vqvae, blobs):
     assert not hasattr(model, "default_guidance")
 
 
-def test_a_fit_begins_from_another(diffusion, vqvae, blobs, tmp_path):
+def test_a_fit_begins_from_another(diffusion, vqvae, blobs, tmp_path, untrained):
     diffusion.save(tmp_path / "m.safetensors")
     model = LatentDiffusion(vqvae)
     model.fit(blobs, init=tmp_path / "m.safetensors", **BRIEFLY)
@@ -390,7 +390,7 @@ def test_conditions_that_are_new_change_nothing_at_first(
 def test_conditions_are_taken_over_by_their_names(vqvae, blobs, caplog):
     site, age = np.array(["A", "B"])[np.arange(60) % 2], np.arange(60) / 2
     fit = BRIEFLY | {"steps": 2, "learning_rate": 0.1}
-    first = LatentDiffusion(vqvae, guide=False)
+    first = LatentDiffusion(vqvae, guide=False, **TINY)
     first.fit(blobs[:60], {"site": site, "age": age}, **fit)
     second = LatentDiffusion(vqvae, guide=False)
     caplog.set_level("INFO")

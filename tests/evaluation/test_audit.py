@@ -526,7 +526,7 @@ def pictures(n, seed):
 def test_overfitted_model_is_detected():
     train, held_out = pictures(20, 0), pictures(60, 1)
     vqvae = VQVAE(widths=(8, 16), blocks=1, n_codes=64, code_dim=3)
-    vqvae.fit(train, steps=300, batch_size=20, verbose=False)
+    vqvae.fit(train, steps=100, batch_size=20, verbose=False)
     model = LatentDiffusion(vqvae, widths=(32,), blocks=1, guide=False)
     model.fit(train, steps=450, batch_size=20, verbose=False)
     found = audit(model, train, held_out, steps=10)

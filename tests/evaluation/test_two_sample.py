@@ -44,7 +44,7 @@ def test_network_recognises_images_of_the_same_spectrum():
 
 
 def test_network_recognises_a_mirrored_asymmetry(monkeypatch):
-    monkeypatch.setattr(two_sample, "_MAX_ROUNDS", 6)
+    monkeypatch.setattr(two_sample, "_MAX_ROUNDS", 4)
     shape = (12, 11, 10)
     real, other = (draw_textures(40, seed, shape) for seed in (0, 1))
     test = network_test(add_spot(real, (3, 5, 5)), add_spot(other, (8, 5, 5)))
