@@ -195,45 +195,32 @@ def audit(
     """
     check_arguments(model, generated, requested, sampling, seed)
     vqvae = model.vqvae_
-    _refuse_repeated_subjects(held_out)
-    train, held_out = map(model._check_images, (train, held_out))
-    source_images = (
-        sources_of(model, source, len(train)),
-        sources_of(model, source_held_out, len(held_out), "source_held_out"),
-    )
-    conditions = read_conditions("conditions", conditions, len(train))
-    of_held_out = read_conditions(
-        "conditions_held_out", conditions_held_out, len(held_out)
-    )
+    both = (source, source_held_out), (conditions, conditions_held_out)
+    own = _read(model, train, held_out, *both)
+    conditions = own.conditions[0]
     if generated is not None:
         generated = model._check_images(generated)
         requested = read_conditions("requested", requested, len(generated))
-    count, n_held_out = _count(len(train), len(held_out), generated, n)
-    refuse_training_images(vqvae, train, held_out)
+    count, n_held_out = _count(len(own.train), len(own.held_out), generated, n)
+    refuse_training_images(vqvae, own.train, own.held_out)
     if generated is None:
-        rows = np.arange(count) % len(train)
+        rows = np.arange(count) % len(own.train)
         requested = take_rows(conditions, rows)
         options = {"seed": seed, "verbose": verbose, **sampling}
-        generated = generate(model, rows, conditions, source_images[0], options)
-    real = np.asarray(held_out[:n_held_out], "float32")
+        generated = generate(model, rows, conditions, own.sources[0], options)
+    real = np.asarray(own.held_out[:n_held_out], "float32")
     generated = np.asarray(generated[:count], "float32")
     refuse_real(real, generated)  # copies of training images are what it looks for
-    sets = train, vqvae.predict(real), generated
-    projection = _learn(train, vqvae, seed)
+    sets = own.train, vqvae.predict(real), generated
+    projection = _learn(own.train, vqvae, seed)
     spaces = {
         "voxels": voxels(),
         "latents": encoder(model),
         "invariant": learnt.invariant(projection),
     }
-    own = Reference(
-        model, train, held_out, source_images, (conditions, of_held_out)
-    ).with_shared_conditions()
     attacks = {
         "denoiser": (copies.denoising_losses, own),
-        "reference": (
-            copies.denoising_losses,
-            reference and reference.with_shared_conditions(),
-        ),
+        "reference": (copies.denoising_losses, reference),
         "autoencoder": (copies.reconstruction_losses, own),
     }
     tasks = {n: partial(_search, f, sets, vqvae) for n, f in spaces.items()}
@@ -254,8 +241,23 @@ def audit(
         _suspicious(searches),
         scaled(sets[-1], vqvae),
         projection,
-        _notes(count, n_held_out, len(train)) + _note_conditions(own),
+        _notes(count, n_held_out, len(own.train)) + _note_conditions(own),
     )
+
+
+def _read(model, train, held_out, sources, conditions):
+    """Check training and held-out images, and what belongs to each of them."""
+    _refuse_repeated_subjects(held_out)
+    train, held_out = map(model._check_images, (train, held_out))
+    of_images = (
+        sources_of(model, sources[0], len(train)),
+        sources_of(model, sources[1], len(held_out), "source_held_out"),
+    )
+    tables = (
+        read_conditions("conditions", conditions[0], len(train)),
+        read_conditions("conditions_held_out", conditions[1], len(held_out)),
+    )
+    return Reference(model, train, held_out, of_images, tables)
 
 
 def _refuse_repeated_subjects(held_out):
@@ -293,6 +295,7 @@ def _search(features, sets, vqvae):
 def _infer(losses, subject, seed):
     """Infer membership from the losses of a model of training and held-out images."""
     both, first = [], slice(_MAX_MEMBERSHIP_IMAGES)
+    subject = subject.with_shared_conditions()
     sets = (subject.train, subject.held_out), subject.sources, subject.conditions
     for images, source, conditions in zip(*sets, strict=True):
         own = None if source is None else source[first], conditions
@@ -310,7 +313,7 @@ def _note_conditions(own):
     """Note with which conditions membership was inferred."""
     if not own.model.conditions_:
         return []
-    if shared := own.conditions[0]:
+    if shared := own.with_shared_conditions().conditions[0]:
         return [f"Membership was inferred with the conditions {listed(shared)}."]
     why = "none is known of all images, and within the training's range"
     return [f"Membership was inferred without conditions: {why}."]
