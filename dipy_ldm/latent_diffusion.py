@@ -319,11 +319,13 @@ class LatentDiffusion(Estimator):
         )
         guide_path = training.guide_path(options.get("checkpoint"))
         resolved = resolve("ldm", rank, options, guide_path)
-        self.source_channels_ = tuple(examples.source_channels)
-        architecture = self._architecture(loaded.shape, conditioning.source, start)
+        architecture = self._architecture(
+            loaded.shape, conditioning.source, start, examples.source_channels
+        )
         training.check(architecture, len(loaded), resolved)
         self.fingerprint_, self.step_seconds_ = check_trainable(loaded).fingerprint, {}
         self.conditions_, self.source_ = conditioning.conditions, conditioning.source
+        self.source_channels_ = tuple(examples.source_channels)
         self.vqvae_, self.detector_ = self.vqvae._snapshot(), None
         self.precision_ = log_precision(resolved.precision)
         self._fitted_with = self._resolved(rank, start)
@@ -358,8 +360,9 @@ class LatentDiffusion(Estimator):
         if images is None:
             return None, Examples(None, conditions, source, subjects)
         cohort = self.vqvae._read_cohort(images, verbose)
-        if source is None and not source_channels:
-            source, source_channels = cohort.sources, cohort.source_channels
+        if source is None:
+            source = cohort.sources
+            source_channels = source_channels or cohort.source_channels
         subjects = cohort.subjects if subjects is None else subjects
         own = conditions, source, subjects, as_channels(source_channels)
         return cohort.images, Examples(cohort.shape, *own)
@@ -398,18 +401,21 @@ class LatentDiffusion(Estimator):
         shape: tuple[int, ...],
         source: sources.Source | None = None,
         *,
+        source_channels: Sequence[Channel] = (),
         init: Self | str | Path | None = None,
         **options: Unpack[FitOptions],
     ) -> None:
         """Refuse a fit that can't be done, or would not fit into the memory.
 
-        The shape is that of all images, ``(n, *space, channels)``, and ``source`` says
-        what source images are like; the rest, and what is raised, is as of :meth:`fit`.
-        The autoencoder need not be fitted yet.
+        The shape is that of all images, ``(n, *space, channels)``, and ``source`` and
+        ``source_channels`` say what source images are like; the rest, and what is
+        raised, is as of :meth:`fit`. The autoencoder need not be fitted yet.
         """
         self._check_vqvae()
         resolved = resolve("ldm", len(shape) - 2, options)
-        architecture = self._architecture(shape, source, self._read_init(init))
+        architecture = self._architecture(
+            shape, source, self._read_init(init), source_channels
+        )
         training.check(architecture, shape[0], resolved)
 
     @overload
@@ -982,7 +988,7 @@ class LatentDiffusion(Estimator):
             "guide": None if guide is None else bool(guide),
         }
 
-    def _architecture(self, shape, source=None, init=None):
+    def _architecture(self, shape, source=None, init=None, source_channels=()):
         """Return the architecture of a fit's networks, without the prior."""
         parameters = Parameters(**self._resolved(len(shape) - 2, init))
         latent_shape = self.vqvae.latent_shape(shape[1:])
@@ -990,8 +996,7 @@ class LatentDiffusion(Estimator):
         new = Architecture(parameters, latent_shape, self.vqvae.factor, {}, source)
         if init is not None:
             check_alike(new, init._denoiser.architecture)
-            own = self.source_channels_
-            check_same_sources(own, init.source_channels_, "`init`")
+            check_same_sources(source_channels, init.source_channels_, "`init`")
         return new
 
     def _prior(self):

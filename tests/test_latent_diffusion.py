@@ -363,7 +363,8 @@ def test_unfitted_names_the_call_to_make(vqvae, blobs):
             call()
     with pytest.raises(InputError, match="VQVAE is not fitted"):
         LatentDiffusion(VQVAE()).fit(blobs)
-    assert not hasattr(model, "default_guidance")
+    with pytest.raises(AttributeError, match="call fit"):  # what hasattr looks for
+        model.default_guidance  # noqa: B018
 
 
 def test_a_fit_begins_from_another(diffusion, vqvae, blobs, tmp_path, untrained):

@@ -22,7 +22,7 @@ from dipy_ldm.denoiser import _networks as networks, _training as diffusion
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._training import ablation_gains
 from dipy_ldm.evaluation._memorization import denoising_losses
-from dipy_ldm.evaluation.audit import Reference
+from dipy_ldm.evaluation.audit import Reference, _within_range
 from dipy_ldm.nn._layers import ConditionFeatures
 
 TINY = {"widths": (8,), "blocks": 1}
@@ -103,7 +103,8 @@ def test_membership_is_inferred_with_conditions_that_all_images_have(
     assert shared(few, None) == (None, None)
     # Of what lies beyond the training, another value would be told.
     beyond = few | {"row": [1e6, *few["row"][1:]]}
-    assert [set(own) for own in shared(few, beyond)] == [{"side"}] * 2
+    assert _within_range(told, beyond, 40) == [*range(1, 40)]
+    assert _within_range(told, None, 3) == [0, 1, 2]
     losses = [denoising_losses(told, blobs[:8], conditions=x) for x in (None, few)]
     assert not np.allclose(*losses)
 
@@ -370,7 +371,7 @@ def test_digits_follow_the_requested_labels(digits, caplog):
     assert np.mean(asked[::20][nearest] == asked) > 0.85
     # Where they tell nothing, that is said.
     others = others | {"validation_conditions": np.roll(names[:100], 1)}
-    options["epochs"] = 1
+    options["epochs"] = 3
     with caplog.at_level(logging.WARNING):
         model.fit(images[100:], np.roll(names[100:], 1), **others, **options)
     assert "the condition label has no measurable effect" in caplog.text

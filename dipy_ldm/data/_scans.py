@@ -215,8 +215,8 @@ def find_channel_files(
     files, names = find_volumes(paths), [channel.name for channel in channels]
     alone = len(files) == len(names) == 1 and not (suffixes or values)
     if alone and suffix(files[0]) is None:
-        name = stem(files[0])
-        if "_" in name and names[0] not in name:
+        name = stem(files[0]).lower()
+        if "_" in name and names[0].rpartition("-")[2].lower() not in name:
             text = "%s is taken for %s, which its name does not say."
             logger.warning(text, files[0].name, names[0])
         return [files]

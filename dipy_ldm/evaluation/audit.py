@@ -298,15 +298,27 @@ def _infer(losses, subject, seed):
     subject = subject.with_shared_conditions()
     sets = (subject.train, subject.held_out), subject.sources, subject.conditions
     for images, source, conditions in zip(*sets, strict=True):
-        own = None if source is None else source[first], conditions
-        both.append(losses(subject.model, np.asarray(images[first]), seed, *own))
+        rows = _within_range(subject.model, conditions, len(images))[first]
+        own = None if source is None else source[rows], take_rows(conditions, rows)
+        both.append(losses(subject.model, np.asarray(images[rows]), seed, *own))
     return copies.infer_membership(both[0], both[1], seed)
 
 
+def _within_range(model, conditions, n):
+    """List the images whose values are none that would be clipped."""
+    columns = (conditions or {}).items()
+    return [
+        row
+        for row in range(n)
+        if not any(
+            model.conditions_[name].encode(name, x[row])[1] for name, x in columns
+        )
+    ]
+
+
 def _is_known(condition, values):
-    """Return whether values are all there, and none outside of the training's."""
     batch = ConditionBatch.of({"x": condition}, {"x": values}, lenient=True)
-    return not batch.range_warnings and (batch.numbers != UNSPECIFIED).all()
+    return (batch.numbers != UNSPECIFIED).all()
 
 
 def _note_conditions(own):
@@ -315,7 +327,7 @@ def _note_conditions(own):
         return []
     if shared := own.with_shared_conditions().conditions[0]:
         return [f"Membership was inferred with the conditions {listed(shared)}."]
-    why = "none is known of all images, and within the training's range"
+    why = "none is known of all images"
     return [f"Membership was inferred without conditions: {why}."]
 
 

@@ -50,6 +50,7 @@ class Recipe(NamedTuple):
         patch: int | Sequence[int] | None,
         source: Source | None = None,
         channels: Sequence[Channel] = (),
+        source_channels: Sequence[Channel] = (),
     ) -> None:
         """Refuse what can't be done in either stage, before the first takes hours.
 
@@ -58,7 +59,8 @@ class Recipe(NamedTuple):
         if self.of_vqvae:
             self.vqvae.check(shape, patch=patch, **self.of_vqvae)
         self.check_images(shape, channels)
-        self.model.check(shape, source, **self.of_model)
+        own = {"source_channels": source_channels} | self.of_model
+        self.model.check(shape, source, **own)
         if self.of_detector is not None:
             from dipy_ldm.anomaly_detector import AnomalyDetector
 

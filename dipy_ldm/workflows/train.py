@@ -319,7 +319,11 @@ class TrainLDMFlow(LDMFlow):
         recipe = training.make(settings, strategy, options)
         recipe = training.begin_from(recipe, options)
         recipe.check(
-            planned.shape, settings.patch, planned.source, planned.cohort.channels
+            planned.shape,
+            settings.patch,
+            planned.source,
+            planned.cohort.channels,
+            planned.cohort.source_channels,
         )
         chief = launch.is_first(cluster)
         with self._claim_outputs(paths, options.resume, chief):
@@ -413,8 +417,7 @@ class TrainLDMFlow(LDMFlow):
 _WITHOUT_EFFECT = {
     *("strategy", "devices", "remat", "cache_dir", "cache_limit", "tensorboard"),
     *("checkpoint_steps", "resume", "check", "seconds"),
-    # Compared as what they mean.
-    *("conditions", "channels", "source_channels"),
+    "conditions",  # compared as what they mean
     *("out_dir", "out_model"),
 }
 
@@ -471,11 +474,18 @@ def _comparable(options):
     A folder may be written in many ways, and its name is compared.
     """
     return {
-        name: _name_of(value) if name.endswith("_files") else value
+        name: _meaning(name, value)
         for name, value in options.items()
         if name not in _WITHOUT_EFFECT
         and not (value is None and name in Settings._fields)
     }
+
+
+def _meaning(name, value):
+    if name.endswith("_files"):
+        return _name_of(value)
+    names = parse_channels(value) if name in ("channels", "source_channels") else True
+    return value if isinstance(names, bool) else sorted(map(repr, as_channels(names)))
 
 
 def _name_of(paths):

@@ -291,15 +291,13 @@ def test_a_gpu_that_does_not_start_is_named(monkeypatch):
 REPLICAS = Path(__file__).with_name("train_on_replicas.py")
 
 
-# Of each number of dimensions, how many batches make a step.
-TRAININGS = {2: 1, 3: 2}
-# And the replicas that it is done on: two workers train in 2-D as commands, in
+# The replicas of each number of dimensions: two workers train in 2-D as commands, in
 # tests/workflows/test_workflows_workers.py.
 ALONE = {2: ["none", "two"], 3: ["none"]}
 WORKERS = {2: [], 3: ["worker 0", "worker 1"]}
 
 
-@pytest.fixture(scope="module", params=TRAININGS, ids=["2-D", "3-D accumulated"])
+@pytest.fixture(scope="module", params=[2, 3], ids=["2-D", "3-D"])
 def outcomes(request, tmp_path_factory):
     """Train without a strategy, and in 2-D on two replicas, in 3-D on two workers."""
     folder = tmp_path_factory.mktemp("replicas")
@@ -310,7 +308,7 @@ def outcomes(request, tmp_path_factory):
         task = {"type": "worker", "index": index}
         config = json.dumps({"cluster": cluster, "task": task})
         environments[worker] = {"TF_CONFIG": config}
-    sizes = request.param, TRAININGS[request.param]
+    sizes = request.param, 2  # batches of a step
     for together in ({"alone": alone}, {name: [name] for name in environments}):
         processes = [
             subprocess.Popen(

@@ -36,7 +36,7 @@ from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._sidecars import fingerprint
 from dipy_ldm.workflows import _training
 from dipy_ldm.workflows._config import write_config
-from dipy_ldm.workflows.train import TrainLDMFlow, _has_ended
+from dipy_ldm.workflows.train import TrainLDMFlow, _comparable, _has_ended
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +234,15 @@ def test_resuming_a_finished_training_is_no_error(command, tmp_path):
     (tmp_path / "ldm.safetensors.diffusion-checkpoint").touch()
     output = command("train", *options, status=2)
     assert "is older than the checkpoint of a training that" in answer(output)
+
+
+@pytest.mark.parametrize("name", ["channels", "source_channels"])
+def test_channels_of_a_run_are_compared_by_what_they_mean(name):
+    spelled = (_comparable({name: words}) for words in (["T1w,T2w"], ["T2w", "T1w"]))
+    assert next(spelled) == next(spelled)
+    ranges = (_comparable({name: words}) for words in (["CBF=0:200"], ["CBF=0:100"]))
+    assert next(ranges) != next(ranges)
+    assert _comparable({name: None}) == {name: None}
 
 
 def test_a_finished_training_of_other_options_is_refused(tmp_path):

@@ -415,6 +415,7 @@ BAD_GENERATING = {
     "a volume in the way": ("MODEL --out_samples old", "add --force"),
     "a JSON file in the way": ("MODEL --out_samples older", "add --force"),
     "a picture in the way": ("MODEL --out_samples drawn", "drawn.png exists already"),
+    "a folder of a sample": ("MODEL --out_samples part --force", "is a folder; give"),
     "a folder there": ("MODEL --out_samples sub --force", "sub.png is a folder; give"),
 }
 
@@ -427,6 +428,7 @@ def test_bad_input_to_generating(path, command, case, tmp_path):
     (tmp_path / "older-0003.json").write_text("old")
     (tmp_path / "drawn.png").write_text("old")
     (tmp_path / "sub.png").mkdir()
+    (tmp_path / "part-0000.nii.gz").mkdir()
     assert_refused(command, "generate", arguments, sentence, path, tmp_path)
 
 
