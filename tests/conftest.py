@@ -20,12 +20,6 @@ for name in list(os.environ):
         del os.environ[name]
 
 BACKEND = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-if BACKEND == "tensorflow":
-    # XLA compiles for longer than it computes: loops, and networks where it is asked
-    # to. So it does in processes that tests start, which are to round alike.
-    unoptimised = "--xla_backend_optimization_level=0"
-    unoptimised += " --xla_llvm_disable_expensive_passes=true"
-    os.environ.setdefault("XLA_FLAGS", unoptimised)
 collect_ignore = []
 if BACKEND != "tensorflow":
     # As if it were not installed; and what is about nothing else is not asked for.
