@@ -63,7 +63,8 @@ def learn(
         )
     labels = [] if images.dtype.kind == "f" else _labels(images)
     kind = f"{len(labels)} labels" if labels else "intensities"
-    logger.info("the source images are taken for %s.", kind)
+    if not named:
+        logger.info("the source images are taken for %s.", kind)
     summary = check_trainable(images, "source image")
     bounds = [0.0, 1.0] if named else [summary.low, summary.high]
     return Source(images.shape[-1], bounds, labels, summary.fingerprint)
