@@ -246,10 +246,11 @@ class Estimator:
             setattr(self, entry.attribute, entry.read(document.get(entry.name)))
         return self
 
-    def _check_fitted(self):
+    def _check_fitted(self, kind: type[Exception] = InputError):
+        """Refuse what is not fitted; of attributes, hasattr looks for another kind."""
         if not self._is_fitted():
             name = type(self).__name__
-            raise InputError(
+            raise kind(
                 f"this {name} is not fitted; call fit(images) or {name}.load(path) "
                 "first."
             )

@@ -858,10 +858,7 @@ class LatentDiffusion(Estimator):
     @property
     def default_guidance(self):
         """The best as measured: 2 for images, 1 for volumes, 3 for diffusion series."""
-        try:
-            self._check_fitted()
-        except InputError as error:  # what hasattr looks for
-            raise AttributeError(str(error)) from error
+        self._check_fitted(AttributeError)
         # Without it, what directions change is half of what it should be.
         if any(each.kind == "direction" for each in self.conditions_.values()):
             return 3.0

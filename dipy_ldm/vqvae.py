@@ -526,10 +526,7 @@ class VQVAE(Estimator):
     @property
     def codebook_(self):
         """The codes, ``(n_codebooks * n_codes, code_dim)``."""
-        try:
-            self._check_fitted()
-        except InputError as error:  # what hasattr looks for
-            raise AttributeError(str(error)) from error
+        self._check_fitted(AttributeError)
         return self._codec.codebook
 
     def to_tensors(self) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """Values of conditions, as users give them: text, numbers, and what is missing."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import logging
 import math
 from numbers import Integral, Real
@@ -191,6 +191,18 @@ def as_report(complaints: Iterable[str]) -> str:
     more = len(lines) - _MAX_COMPLAINTS
     shown = lines[:_MAX_COMPLAINTS] + ([f"and {more} more"] if more > 0 else [])
     return "\n".join(shown)
+
+
+def check_each(check: Callable, items: Iterable) -> None:
+    """Call a check of each item, and refuse all bad ones in one report."""
+    complaints = []
+    for item in items:
+        try:
+            check(item)
+        except InputError as error:
+            complaints.append(str(error))
+    if complaints:
+        raise InputError(as_report(complaints))
 
 
 def counted(number: int, noun: str) -> str:

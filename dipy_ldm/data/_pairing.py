@@ -118,12 +118,7 @@ def with_source_channels(
     files = [f for f in files if entity(f, "sub") in subjects] or files
     planned = {t.info.file: t for t in plan_channels(files, channels, skip_bad, cure)}
     every = [*planned, *(task.info.file for task in tasks)]
-    for file, (subject, _) in find_keys(every, len(planned) > 1).items():
-        if not subject:
-            raise InputError(
-                f"{file} has no sub- in its name, by which volumes and sources are "
-                f"paired; rename it, to sub-01_{suffix(file) or 'T1w'}.nii.gz, say."
-            )
+    require_subjects(find_keys(every, len(planned) > 1))
     sessions = any(entity(file, "ses") for file in planned)
     keys = {_key(file, sessions) for file in planned}
     key_of = {task.info.file: _key(task.info.file, sessions) for task in tasks}
@@ -339,6 +334,16 @@ def find_keys(
     if several and len(set(keys.values())) == 1:
         keys = {file: _key(file.name, True) for file in keys}
     return keys
+
+
+def require_subjects(keys: Mapping[Path, tuple[str | None, str | None]]) -> None:
+    """Refuse a file of no subject among those that :func:`find_keys` found."""
+    for file, (subject, _) in keys.items():
+        if not subject:
+            raise InputError(
+                f"{file} has no sub- in its name, by which volumes and source images "
+                f"are paired; rename it, to sub-01_{suffix(file) or 'T1w'}.nii.gz, say."
+            )
 
 
 def _key(file, sessions):

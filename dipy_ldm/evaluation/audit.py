@@ -70,7 +70,7 @@ class Reference(NamedTuple):
         names = [
             name
             for name, condition in self.model.conditions_.items()
-            if all(name in own and _is_known(condition, own[name]) for own in both)
+            if all(name in own and _is_complete(condition, own[name]) for own in both)
         ]
         train, held_out = ({n: own[n] for n in names} or None for own in both)
         return self._replace(conditions=(train, held_out))
@@ -316,7 +316,7 @@ def _within_range(model, conditions, n):
     ]
 
 
-def _is_known(condition, values):
+def _is_complete(condition, values):
     batch = ConditionBatch.of({"x": condition}, {"x": values}, lenient=True)
     return (batch.numbers != UNSPECIFIED).all()
 

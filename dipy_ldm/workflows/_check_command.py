@@ -146,9 +146,8 @@ def _try_out(material, options, strategy):
     settings = _presets.resolve(cohort, **sizes_of(options))
     recipe = training.make(settings, strategy, options)
     recipe = training.begin_from(recipe, options)
-    if (
-        options.source_files or options.source_channels or options.dwi
-    ):  # of which trials have none
+    if options.source_files or options.source_channels or options.dwi:
+        # Of which trials have none.
         recipe.of_model.pop("init", None)
     share = options.validation, options.seed, settings.batch_size
     parts = plans.check_split(cohort, *share)

@@ -19,7 +19,7 @@ from dipy_ldm.data._bvals_bvecs import refuse_series
 from dipy_ldm.data._covariates import read_covariates
 from dipy_ldm.data._grid import Grid, same_grid
 from dipy_ldm.data._image_checks import check_range
-from dipy_ldm.data._pairing import find_keys
+from dipy_ldm.data._pairing import find_keys, require_subjects
 from dipy_ldm.data._paths import find_volumes, holds_volumes, rows_of_lists
 from dipy_ldm.data._scans import require_affine
 from dipy_ldm.data._sidecars import fingerprint
@@ -282,12 +282,7 @@ def refuse_unnamed(source_files: Sequence[str] | None, *groups: Sequence[str]) -
         return
     named = [*source_files, *(path for group in groups for path in group or ())]
     files = find_volumes(named)
-    for file, (subject, _) in find_keys(files, len(files) > 1).items():
-        if subject is None:
-            raise InputError(
-                f"{file} has no sub- in its name, by which volumes and source images "
-                "are paired; rename it."
-            )
+    require_subjects(find_keys(files, len(files) > 1))
 
 
 def reference_document(

@@ -13,7 +13,7 @@ from dipy_ldm._conditions import BVAL, from_saved
 from dipy_ldm._utils.checks import InputError, at_least, check_seed
 from dipy_ldm._utils.files import replacing
 from dipy_ldm._utils.progress import tqdm
-from dipy_ldm._utils.values import as_report, parse_conditions, take_rows
+from dipy_ldm._utils.values import check_each, parse_conditions, take_rows
 from dipy_ldm.data._bvals_bvecs import DIRECTION, Gradients
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.data._scans import require_affine
@@ -351,18 +351,11 @@ def _check_sources(job):
     """Read all sources, to refuse all bad ones before the first is used."""
     if not job.sources:
         return
-    complaints = []
+    read = job.sources.read
+    if job.gradients:
+        read = partial(Series.of, gradients=job.gradients, grid=job.sources.grid)
     quiet = not job.sampling["verbose"]
-    for file in tqdm(job.sources.own, "read", disable=quiet):
-        try:
-            if job.gradients:
-                Series.of(file, job.gradients, job.sources.grid)
-            else:
-                job.sources.read(file)
-        except InputError as error:
-            complaints.append(str(error))
-    if complaints:
-        raise InputError(as_report(complaints))
+    check_each(read, tqdm(job.sources.own, "read", disable=quiet))
 
 
 def _makes_volumes(document, dtype):

@@ -8,7 +8,7 @@ import numpy as np
 from dipy_ldm._native_space import check_on_grid, read_masked, warn_of_probabilities
 from dipy_ldm._utils.checks import InputError, at_least, check_counts, check_seed
 from dipy_ldm._utils.files import make_folder
-from dipy_ldm._utils.values import as_report
+from dipy_ldm._utils.values import as_report, check_each
 from dipy_ldm.data._grid import conform
 from dipy_ldm.data._nifti import read_mask, space_of
 from dipy_ldm.data._pairing import Task, find_masks, match_masks
@@ -145,14 +145,11 @@ def _check_masks(infos, masks, dilate, grid, factor):
     """Check all masks before the hours that inpainting may take."""
     # Those of one mask have one grid.
     affine_of = {masks[info.file]: info.affine for info in infos}
-    complaints = []
-    for file, affine in affine_of.items():
-        try:
-            _check_mask(file, affine, dilate, grid, factor)
-        except InputError as error:
-            complaints.append(str(error))
-    if complaints:
-        raise InputError(as_report(complaints))
+
+    def check(file):
+        _check_mask(file, affine_of[file], dilate, grid, factor)
+
+    check_each(check, affine_of)
 
 
 def _check_mask(file, affine, dilate, grid, factor):
