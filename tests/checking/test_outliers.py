@@ -109,7 +109,7 @@ def test_a_grid_that_is_empty_for_the_most_part_is_to_be_cropped(volumes):
     assert outliers.check_grid(brightest, affine).state == "green"
 
 
-def test_cropping_about_the_middle_keeps_what_lies_aside(volumes):
+def test_recommended_shape_keeps_off_centre_content(volumes):
     padded = np.pad(volumes, [(0, 0), (9, 0), (30, 30), (30, 30), (0, 0)])
     finding = outliers.check_grid(outliers.measure_brightness(padded)[1], np.eye(4))
     assert "--shape 17 10 9" in finding.cure

@@ -38,15 +38,15 @@ def look_up(names, paths, **options):
 
 
 def test_participants_are_looked_up_by_the_names_of_files(bids):
-    found = look_up(["age", "sex", "group"], bids)
-    assert found.values == {
+    covariates = look_up(["age", "sex", "group"], bids)
+    assert covariates.values == {
         "age": [61.5, 70, 70, None],
         "sex": ["M", "F", "F", None],
         "group": ["control", "patient", "patient", "control"],
     }
-    assert found.subjects == ["sub-01", "sub-02", "sub-02", "sub-03"]
-    assert found.units == {"age": "years"}  # BIDS says so
-    assert (found.without_row, found.unused) == ([], 1)
+    assert covariates.subjects == ["sub-01", "sub-02", "sub-02", "sub-03"]
+    assert covariates.units == {"age": "years"}  # BIDS says so
+    assert (covariates.without_row, covariates.unused) == ([], 1)
 
 
 def test_the_nearest_table_that_has_the_column_decides(bids):
@@ -54,17 +54,17 @@ def test_the_nearest_table_that_has_the_column_decides(bids):
     write(bids / "sub-02" / "sub-02_sessions.tsv", sessions)
     scans = "filename\tsex\nanat/sub-02_ses-a_T1w.nii.gz\tO\n"
     write(bids / "sub-02/ses-a/sub-02_ses-a_scans.tsv", scans)
-    found = look_up(["age", "sex"], bids)
-    assert found.values["age"] == [61.5, 70, None, None]
-    assert found.values["sex"] == ["M", "O", "F", None]
+    covariates = look_up(["age", "sex"], bids)
+    assert covariates.values["age"] == [61.5, 70, None, None]
+    assert covariates.values["sex"] == ["M", "O", "F", None]
 
 
 def test_participants_may_have_a_row_for_each_session(bids):
     text = "participant_id\tsession_id\tage\n01\t\t60\n02\ta\t70\n02\tses-b\t72\n"
     write(bids / "participants.tsv", text)
-    found = look_up(["age"], bids)
-    assert found.values["age"] == [60, 70, 72, None]
-    assert [file.name for file in found.without_row] == ["sub-03_T1w.nii.gz"]
+    covariates = look_up(["age"], bids)
+    assert covariates.values["age"] == [60, 70, 72, None]
+    assert [file.name for file in covariates.without_row] == ["sub-03_T1w.nii.gz"]
     one = text.replace("02\tses-b\t72\n", "")
     write(bids / "participants.tsv", one)
     assert look_up(["age"], bids).values["age"] == [60, 70, None, None]
@@ -84,14 +84,14 @@ def test_derivatives_find_the_tables_of_their_source(bids):
 def test_columns_beside_the_paths_come_first(bids):
     first, third = (f"sub-0{i}/anat/sub-0{i}_T1w.nii.gz" for i in (1, 3))
     write(bids / "scans.csv", f"path;age;site\n{first};61,25;A\n{third};n/a;\n")
-    found = look_up(["age", "site", "group"], bids / "scans.csv")
+    covariates = look_up(["age", "site", "group"], bids / "scans.csv")
     both = {"age": [61.25, None], "site": ["A", None]}
-    assert found.values == both | {"group": ["control", "control"]}
-    assert not found.units  # what BIDS says of its tables is not said of others
+    assert covariates.values == both | {"group": ["control", "control"]}
+    assert not covariates.units  # what BIDS says of its tables is not said of others
     write(bids / "sub-04_T1w.nii.gz", "")
     write(bids / "scans.txt", f"{first}\nsub-04_T1w.nii.gz\n")
-    found = look_up(["age"], bids / "scans.txt")
-    assert found.without_row == [bids / "sub-04_T1w.nii.gz"]
+    covariates = look_up(["age"], bids / "scans.txt")
+    assert covariates.without_row == [bids / "sub-04_T1w.nii.gz"]
     write(bids / "scans.json", {"age": {"Units": "Years"}})
     assert look_up(["age"], bids / "scans.csv").units == {"age": "years"}
 
@@ -103,24 +103,24 @@ def test_units_levels_and_codes(bids):
     empty = {"Units": " "}  # as in a form
     said = {name: empty | {"Levels": some} for name, some in levels.items()}
     write(bids / "participants.json", said | {"age": {"Units": "months"}})
-    found = look_up(["age", "sex", "group"], bids)
-    assert found.values["group"] == ["0", "1", "1", "1"]
-    assert found.values["sex"] == ["M", "F", "F", None]
-    assert found.levels["group"] == {"0": "control", "1": "patient"}
-    assert found.units == {"age": "months"}
+    covariates = look_up(["age", "sex", "group"], bids)
+    assert covariates.values["group"] == ["0", "1", "1", "1"]
+    assert covariates.values["sex"] == ["M", "F", "F", None]
+    assert covariates.levels["group"] == {"0": "control", "1": "patient"}
+    assert covariates.units == {"age": "months"}
     assert look_up(["group"], bids).values["group"] == ["0", "1", "1", "1"]
     # As pandas writes them where some are missing.
     write(bids / "participants.tsv", text.replace("\t1", "\t1.0"))
-    found = look_up(["sex", "group"], bids)
-    assert found.values["group"] == ["0", "1", "1", "1"]
-    assert found.values["sex"] == ["M", "F", "F", None]
+    covariates = look_up(["sex", "group"], bids)
+    assert covariates.values["group"] == ["0", "1", "1", "1"]
+    assert covariates.values["sex"] == ["M", "F", "F", None]
 
 
 def test_ages_are_coarsened(bids):
-    found = look_up(["age", "sex"], bids, steps={"age": 5})
-    assert found.values["age"] == [60, 70, 70, None]
+    covariates = look_up(["age", "sex"], bids, steps={"age": 5})
+    assert covariates.values["age"] == [60, 70, 70, None]
     # Whole numbers could be taken for codes of classes.
-    assert isinstance(found.values["age"][0], float)
+    assert isinstance(covariates.values["age"][0], float)
     with pytest.raises(InputError, match="sex has classes"):
         look_up(["sex"], bids, steps={"sex": 5})
     with pytest.raises(InputError, match=r"weight, which is no condition \(age\)"):

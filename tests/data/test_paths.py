@@ -40,7 +40,7 @@ def test_find_volumes_sorts_folders_and_skips_hidden_files(folder):
 
 
 @pytest.mark.parametrize("wrong", [IMAGE, [IMAGE], ["a.nii", float("nan")]])
-def test_what_is_no_path_is_refused(wrong):
+def test_values_that_are_not_paths_are_refused(wrong):
     with pytest.raises(InputError, match="a path must be text or a Path, not a "):
         find_volumes(wrong)
 

@@ -7,7 +7,7 @@ import numpy as np
 from dipy_ldm.denoiser._conditioning import _learn_conditions
 
 
-def test_codes_of_which_some_are_missing_are_warned_of_once(caplog):
+def test_missing_class_codes_warn_once(caplog):
     groups = {"group": np.array([0, 1, np.nan])}
     examples = SimpleNamespace(conditions=groups, shape=(3, 8, 8, 1))
     learnt = _learn_conditions(examples, None, None, np.arange(3))

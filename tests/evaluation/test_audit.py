@@ -375,10 +375,10 @@ def test_pairs_show_channels_in_colours(monkeypatch):
     shown = []
     monkeypatch.setattr(plots, "pictures", lambda *x: shown.append(x) or x[0])
     pair = Pair(0, 0, 0.1, 0.2, "voxels")
-    found = SimpleNamespace(pairs=[pair], generated=np.zeros((1, 8, 8, 2)))
+    result = SimpleNamespace(pairs=[pair], generated=np.zeros((1, 8, 8, 2)))
     channels = Channel("T1w"), Channel("T2w")
     how = {0: "a"}, None, {}, (), channels
-    write_pairs(found, lambda i: np.zeros((8, 8, 2)), *how)
+    write_pairs(result, lambda i: np.zeros((8, 8, 2)), *how)
     ((_, _, passed),) = shown
     assert passed == channels
 

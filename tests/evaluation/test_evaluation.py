@@ -510,28 +510,28 @@ def test_unreadable_condition_gets_a_sentence(sizes):
 
 
 def test_the_page_says_whether_a_model_listens():
-    def told(real, generated, kind="continuous", key="r", chance=0.7):
-        figures = {
+    def conclude_probe(real, generated, kind="continuous", key="r", chance=0.7):
+        intervals = {
             of: {key: Interval(v, v - 0.1, v + 0.1)}
             for of, v in (("real", real), ("generated", generated))
         }
         guessing = {"real": 0.5, "generated": chance}
-        told = {"kind": kind, "guessing": guessing, "figures": figures}
+        probe = {"kind": kind, "guessing": guessing, "figures": intervals}
         alike = {"generated": Interval(0, 0, 0), "real": Interval(0, 0, 0)}
-        found = {"n": 9, "features": {}, "variety": alike, "probes": {"age": told}}
-        ((sentence, how),) = conclude(found)
+        figures = {"n": 9, "features": {}, "variety": alike, "probes": {"age": probe}}
+        ((sentence, how),) = conclude(figures)
         assert "age" in sentence
         return how, sentence
 
-    assert told(0.8, 0.75)[0] == "good"
-    how, sentence = told(0.8, 0.4)
+    assert conclude_probe(0.8, 0.75)[0] == "good"
+    how, sentence = conclude_probe(0.8, 0.4)
     assert how == "bad"
     assert "but less than real ones (0.4, and real ones 0.8)." in sentence
-    assert "as by chance" in told(0.8, 0.05)[1]
-    assert told(0.05, 0.8)[0] == "plain"
-    assert "as by chance" in told(0.9, 0.75, "class", "right")[1]
-    assert told(0.9, 0.85, "class", "right")[0] == "good"
-    how, sentence = told(0.9, 1.0, "class", "right", chance=1.0)
+    assert "as by chance" in conclude_probe(0.8, 0.05)[1]
+    assert conclude_probe(0.05, 0.8)[0] == "plain"
+    assert "as by chance" in conclude_probe(0.9, 0.75, "class", "right")[1]
+    assert conclude_probe(0.9, 0.85, "class", "right")[0] == "good"
+    how, sentence = conclude_probe(0.9, 1.0, "class", "right", chance=1.0)
     assert (how, "the same age" in sentence) == ("plain", True)
 
 
@@ -626,7 +626,7 @@ def test_options_without_effect_are_refused(diffusion, blobs):
         evaluate(diffusion, blobs, requested={"age": range(64)})
 
 
-def test_what_is_no_fitted_model_is_refused(vqvae, blobs):
+def test_unfitted_models_are_refused(vqvae, blobs):
     for model, sentence in (
         ("mnist", r"must be a LatentDiffusion, not 'mnist'; .*LatentDiffusion.load"),
         (LatentDiffusion(vqvae), "this LatentDiffusion is not fitted; call fit"),

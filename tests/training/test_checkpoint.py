@@ -68,7 +68,7 @@ def test_a_checkpoint_of_no_round_has_none():
     assert lowest.figures() == {"val_loss": 0.2}
 
 
-def test_the_folder_of_a_checkpoint_is_made_before_training(tmp_path):
+def test_training_creates_the_checkpoint_folder(tmp_path):
     path = tmp_path / "run" / "checkpoint"
     TrainingRecord(path, {}, Length(1, 1), BestWeights("", None))
     assert path.parent.is_dir()

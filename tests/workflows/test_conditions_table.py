@@ -49,8 +49,8 @@ def test_words_are_spelled_as_tables_are():
 
 
 def test_codes_may_be_written_as_floats(read):
-    known = {"group": Condition("class", {"0": 5, "1": 7}, [])}
-    assert read("group\n1.0\n0\nn/a\n", known) == {"group": ["1", "0", None]}
+    conditions = {"group": Condition("class", {"0": 5, "1": 7}, [])}
+    assert read("group\n1.0\n0\nn/a\n", conditions) == {"group": ["1", "0", None]}
 
 
 def test_other_columns_make_no_difference_and_are_named(read, caplog):

@@ -48,7 +48,7 @@ def test_choices_are_listed_and_others_refused():
 
 
 @pytest.mark.parametrize("first", [("--conditions", "age=60"), ("--cond=age=60",)])
-def test_a_list_that_is_given_twice_is_refused(first):
+def test_repeated_list_options_are_refused(first):
     with pytest.raises(InputError, match="--conditions is given twice; put all its"):
         parse(GenerateLDMFlow, "m", *first, "--conditions", "sex=F")
     numbers = ("--widths_ldm", 4, "--widths_ldm", 8, "--seed", 1, "--seed", 2)

@@ -324,7 +324,7 @@ def bids(folder):
     return folder / "bids"
 
 
-def test_named_channels_of_sources_are_found_beside_volumes(bids, caplog):
+def test_source_channels_are_paired_by_subject(bids, caplog):
     how = {"suffix": "T2w", "source_channels": ["T1w", "dseg"], "shuffle": True}
     with caplog.at_level("INFO", "dipy_ldm"):
         volumes = load_volumes([bids], voxel_size=4, cache_dir=bids.parent / "c", **how)

@@ -237,7 +237,7 @@ def test_resuming_a_finished_training_is_no_error(command, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["channels", "source_channels"])
-def test_channels_of_a_run_are_compared_by_what_they_mean(name):
+def test_channel_options_are_compared_by_meaning(name):
     spelled = (_comparable({name: words}) for words in (["T1w,T2w"], ["T2w", "T1w"]))
     assert next(spelled) == next(spelled)
     ranges = (_comparable({name: words}) for words in (["CBF=0:200"], ["CBF=0:100"]))
