@@ -345,6 +345,8 @@ def test_replicas_train_and_generate_the_same(outcomes):
         assert replicas.keys() == alone.keys()
         for name, values in alone.items():
             most = 1e-4 if "loss" in name or "mse" in name else 1e-3
+            if name.endswith("perplexity"):
+                most = 1e-2  # a latent between two codes gets either, by rounding
             assert relative(values, replicas[name]) < most, f"{name}, {kind}"
 
 
