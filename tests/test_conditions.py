@@ -11,7 +11,7 @@ import pytest
 from dipy_ldm import _conditions
 from dipy_ldm._conditions import UNSPECIFIED, ConditionBatch, check_values, learn
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import Table, as_table, parse_conditions
+from dipy_ldm._utils.values import Table, as_table
 from dipy_ldm.denoiser._conditioning import Conditioning, Examples
 
 AGES = np.linspace(20, 80, 61)
@@ -283,13 +283,6 @@ def test_conditions_go_through_json_and_describe_themselves(known):
     assert str(known["age"]) == "20 to 80 years, median 50"
     assert str(known["age"]._replace(missing=0.25)).endswith(" 50; missing 25.0%")
     assert str(known["sex"]) == "F (20), M (20); missing 34.4%"
-
-
-def test_words_of_a_command():
-    assert parse_conditions(["age=70", "sex=F,M"]) == {"age": "70", "sex": ["F", "M"]}
-    for words in (["age"], ["=70"], ["age=70", "age=60"]):
-        with pytest.raises(InputError, match="must be name=value, each name once"):
-            parse_conditions(words)
 
 
 def test_tables_are_of_pythons_own_types():
