@@ -55,6 +55,21 @@ def test_quantiles_of_few_are_not_their_values(n):
     assert n < 10 or np.abs(encoded - ranks).max() < max(0.15, 2 / n)
 
 
+# Of each subject seven times, and of all subjects seven values that hardly differ.
+AGE = np.repeat(np.linspace(4, 9, 24) ** 2, 7)
+DELAY = np.tile(np.linspace(20, 80, 7), 24) + np.linspace(0, 1, 168) ** 2
+
+
+@pytest.mark.parametrize("values", [AGE, DELAY], ids=["of subjects", "of scans"])
+def test_quantiles_are_of_one_value_of_each_subject(values):
+    subjects = np.repeat(np.arange(24), 7)
+    (learnt,) = learn({"it": values}, 168, subjects=subjects).values()
+    first, *inner, last = learnt.quantiles
+    assert (first, last, len(inner)) == (min(values), max(values), 3)
+    assert not set(inner) & set(values)
+    npt.assert_allclose(inner, np.quantile(values, [0.25, 0.5, 0.75]), atol=9)
+
+
 def test_quantiles_of_equal_values_are_that_value():
     condition = learn({"dose": [0.1] * 30 + [0.7] * 30}, 60)["dose"]
     assert set(condition.quantiles) == {0.1, 0.7} | set(condition.quantiles[6:7])
@@ -155,21 +170,22 @@ def test_a_series_keeps_its_name():
 
 
 @pytest.mark.parametrize(
-    ("table", "n_subjects"),
+    ("table", "subjects"),
     [
         ({"participant_id": ["a", "b"] * 10}, None),
         ({"Participant_ID": list(range(100, 120))}, None),
         ({"who": [f"sub-{i // 5}" for i in range(20)]}, None),
         ({"code": [f"x{i % 11}" for i in range(20)]}, None),
-        ({"code": [f"x{i % 11}" for i in range(40)]}, 20),
+        ({"code": [f"x{i % 11}" for i in range(40)]}, [*range(20)] * 2),
     ],
 )
-def test_identifying_columns_are_refused(table, n_subjects):
+def test_identifying_columns_are_refused(table, subjects):
     n = len(next(iter(table.values())))
     (name,) = table
     with pytest.raises(InputError, match=f"{name} .* by name; leave it out"):
-        learn(table, n, n_subjects=n_subjects)
+        learn(table, n, subjects=subjects)
     assert learn({"site": [f"x{i % 10}" for i in range(20)]}, 20)
+    assert learn({"phase": ["acute", "sub-acute", "chronic"]}, 3)
 
 
 @pytest.mark.parametrize("missing", [None, np.nan, "", " ", "n/a", "N/A", " NaN"])
