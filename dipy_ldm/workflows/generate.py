@@ -165,7 +165,7 @@ class GenerateLDMFlow(LDMFlow):
             without GPUs, the processor.
         bids : bool, optional
             Write volumes into a BIDS derivatives dataset, with a participants.tsv of
-            the requested conditions and without a picture. Samples are added to a
+            the conditions of each and without a picture. Samples are added to a
             dataset that exists. Those of source images have the sub-, the ses- and the
             other entities of their source, and no participants.tsv.
         suffix : string, optional
