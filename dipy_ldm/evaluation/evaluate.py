@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm._conditions import ConditionsLike
+from dipy_ldm._conditions import ConditionsLike, without_unknown
 from dipy_ldm._utils.checks import InputError, check_seed, whole
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.subjects import number_subjects
@@ -176,7 +176,10 @@ def evaluate(
     refuse_equal_names(own or ())
     images = _read_images(model, real, "real image")
     subjects = getattr(real, "subjects", None) if subjects is None else subjects
-    conditions = read_conditions("conditions", conditions, len(images), subjects)
+    conditions = without_unknown(
+        model.conditions_,
+        read_conditions("conditions", conditions, len(images), subjects),
+    )
     samples = None
     if generated is not None:
         samples = _read_images(model, generated, "generated image")
