@@ -18,7 +18,7 @@ from dipy_ldm._conditions import from_saved
 from dipy_ldm._native_space import MaskedScan, bring_back, conformed
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster
-from dipy_ldm._utils.progress import log_filter, tqdm
+from dipy_ldm._utils.progress import reworded, tqdm
 from dipy_ldm._utils.values import as_report, parse_conditions
 from dipy_ldm.data._bvals_bvecs import refuse_series
 from dipy_ldm.data._grid import Grid
@@ -307,14 +307,12 @@ def _warnings_of(file):
     """Name a volume in the model's warnings of it, each of which is shown once."""
     shown = set()
 
-    def name(record):
-        text = f"{file}: {record.getMessage()}"
-        new = text not in shown
-        shown.add(text)
-        record.msg, record.args = text, ()
-        return new
+    def name(message):
+        text = "" if message in shown else f"{file}: {message}"
+        shown.add(message)
+        return text
 
-    return log_filter("dipy_ldm.latent_diffusion", name)
+    return reworded("dipy_ldm.latent_diffusion", name)
 
 
 @contextmanager
