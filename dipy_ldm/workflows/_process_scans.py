@@ -369,6 +369,8 @@ def _is_written(flow, task, resume):
 
 def _is_done(task, force):
     """Return whether all outputs exist and are whole; refuse those of another run."""
+    if not force:
+        _refuse_strangers(task.outputs)
     try:
         sidecars = [json.loads(sidecar(o).read_text("utf-8")) for o in task.outputs]
     except (OSError, ValueError):
@@ -382,6 +384,16 @@ def _is_done(task, force):
             "options, name another --out_dir, or add --force to overwrite."
         )
     return not other and all(map(is_whole, task.outputs))
+
+
+def _refuse_strangers(outputs):
+    """Refuse outputs of which none has a sidecar, which is always written first."""
+    there = [output for output in outputs if output.exists()]
+    if there and not any(sidecar(output).exists() for output in outputs):
+        raise InputError(
+            f"{there[0]} exists, and no JSON file says that dipy_ldm made it; name "
+            "another --out_dir, or add --force to overwrite."
+        )
 
 
 def _difference(earlier, facts):
