@@ -8,7 +8,7 @@ sphere, and ``UNSPECIFIED`` where nothing is said.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import math
 import re
 from typing import Any, NamedTuple, Self, TypeAlias
@@ -187,9 +187,9 @@ def learn(
     n: int,
     units: dict[str, str] | None = None,
     meanings: dict[str, dict[str, str]] | None = None,
-    n_subjects: int | None = None,
+    subjects: Sequence | None = None,
 ) -> dict[str, Condition]:
-    """Learn the conditions of so many images, or of fewer subjects.
+    """Learn the conditions of so many images, each of another subject if None is given.
 
     Text and truth values are classes, and so are whole numbers without gaps from 0 or 1
     on (of the type of whole numbers, up to 32; where some are missing, arrays have them
@@ -205,15 +205,16 @@ def learn(
                 "give None for those that are not known."
             )
     units, meanings = units or {}, meanings or {}
+    subjects = range(n) if subjects is None else subjects
     _check_descriptions(table, units, meanings)
     learnt = {
-        name: Condition(*_learn(name, values))._replace(
+        name: Condition(*_learn(name, values, subjects))._replace(
             units=units.get(name), meanings=meanings.get(name)
         )
         for name, values in table.items()
     }
     for name, condition in learnt.items():
-        _refuse_identifiers(name, condition, n_subjects or n)
+        _refuse_identifiers(name, condition, len(set(subjects)))
         _refuse_more_than_text(name, condition)
     return learnt
 
@@ -281,7 +282,7 @@ def _check_names(conditions, request):
     return table
 
 
-def _learn(name, values):
+def _learn(name, values, subjects):
     """Infer the kind of a condition, and summarise its values."""
     present = check_values(name, values)
     missing = 1 - len(present) / len(values)
@@ -299,7 +300,8 @@ def _learn(name, values):
             "from it; leave it out."
         )
     if not is_class(name, present):
-        return "continuous", {}, _quantiles(present), missing
+        whose = [own for own, v in zip(subjects, values) if v is not None]
+        return "continuous", {}, _quantiles(present, whose), missing
     counts = Counter(map(level_of, present))
     _refuse_numbers_as_text(name, counts)
     levels = {level: counts[level] for level in in_order(counts)}
@@ -334,13 +336,18 @@ def _vector(name, value):
     )
 
 
-def _quantiles(numbers):
+def _quantiles(numbers, subjects):
     """Return quantiles as means of neighbours; only the ends are single values.
 
-    Between two of them are 5 examples at least, and each is the mean of the two or
-    three that are nearest to it.
+    They are of one value of each subject. Between two of them are 5 subjects at least,
+    and each is the mean of the two or three values that are nearest to it.
     """
-    ordered = np.sort(np.array(numbers, float))
+    values_by_subject: dict[Any, list] = {}
+    for subject, number in zip(subjects, numbers):
+        values_by_subject.setdefault(subject, []).append(number)
+    # Of the first scan of one, the second of the next, and so on: scans may differ.
+    chosen = [own[i % len(own)] for i, own in enumerate(values_by_subject.values())]
+    ordered = np.sort(np.array(chosen, float))
     shares = min(SHARES, 2 * max(1, len(ordered) // (2 * FEW)))
     inner = np.arange(1, shares) / shares * (len(ordered) - 1)
     around = (
@@ -348,14 +355,14 @@ def _quantiles(numbers):
     )
     # Of equal values the mean is the same to the bit.
     means = [some[0] + np.mean(some - some[0]) for some in around]
-    return np.sort([ordered[0], *means, ordered[-1]]).tolist()
+    return np.sort([min(numbers), *means, max(numbers)]).tolist()
 
 
 def _refuse_identifiers(name, condition, n):
     """Refuse identifiers, which would bring subjects' names into the model."""
     levels = condition.levels
     many = len(levels) > _FEW_LEVELS and len(levels) > n / 2
-    named = name.lower() in IDENTIFIERS or any(map(_NAME.match, levels))
+    named = name.lower() in IDENTIFIERS or levels and all(map(_NAME.match, levels))
     if named or many:
         reason = (
             f"has {len(levels)} levels for {n} subjects" if many else "names subjects"

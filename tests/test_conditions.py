@@ -11,7 +11,7 @@ import pytest
 from dipy_ldm import _conditions
 from dipy_ldm._conditions import UNSPECIFIED, ConditionBatch, check_values, learn
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import Table, as_table, parse_conditions
+from dipy_ldm._utils.values import Table, as_table
 from dipy_ldm.denoiser._conditioning import Conditioning, Examples
 
 AGES = np.linspace(20, 80, 61)
@@ -53,6 +53,21 @@ def test_quantiles_of_few_are_not_their_values(n):
     ranks = np.argsort(np.argsort(values)) / (n - 1)
     encoded = [condition.encode("age", value)[0] for value in values]
     assert n < 10 or np.abs(encoded - ranks).max() < max(0.15, 2 / n)
+
+
+# Of each subject seven times, and of all subjects seven values that hardly differ.
+AGE = np.repeat(np.linspace(4, 9, 24) ** 2, 7)
+DELAY = np.tile(np.linspace(20, 80, 7), 24) + np.linspace(0, 1, 168) ** 2
+
+
+@pytest.mark.parametrize("values", [AGE, DELAY], ids=["of subjects", "of scans"])
+def test_quantiles_are_of_one_value_of_each_subject(values):
+    subjects = np.repeat(np.arange(24), 7)
+    (learnt,) = learn({"it": values}, 168, subjects=subjects).values()
+    first, *inner, last = learnt.quantiles
+    assert (first, last, len(inner)) == (min(values), max(values), 3)
+    assert not set(inner) & set(values)
+    npt.assert_allclose(inner, np.quantile(values, [0.25, 0.5, 0.75]), atol=9)
 
 
 def test_quantiles_of_equal_values_are_that_value():
@@ -155,21 +170,22 @@ def test_a_series_keeps_its_name():
 
 
 @pytest.mark.parametrize(
-    ("table", "n_subjects"),
+    ("table", "subjects"),
     [
         ({"participant_id": ["a", "b"] * 10}, None),
         ({"Participant_ID": list(range(100, 120))}, None),
         ({"who": [f"sub-{i // 5}" for i in range(20)]}, None),
         ({"code": [f"x{i % 11}" for i in range(20)]}, None),
-        ({"code": [f"x{i % 11}" for i in range(40)]}, 20),
+        ({"code": [f"x{i % 11}" for i in range(40)]}, [*range(20)] * 2),
     ],
 )
-def test_identifying_columns_are_refused(table, n_subjects):
+def test_identifying_columns_are_refused(table, subjects):
     n = len(next(iter(table.values())))
     (name,) = table
     with pytest.raises(InputError, match=f"{name} .* by name; leave it out"):
-        learn(table, n, n_subjects=n_subjects)
+        learn(table, n, subjects=subjects)
     assert learn({"site": [f"x{i % 10}" for i in range(20)]}, 20)
+    assert learn({"phase": ["acute", "sub-acute", "chronic"]}, 3)
 
 
 @pytest.mark.parametrize("missing", [None, np.nan, "", " ", "n/a", "N/A", " NaN"])
@@ -283,13 +299,6 @@ def test_conditions_go_through_json_and_describe_themselves(known):
     assert str(known["age"]) == "20 to 80 years, median 50"
     assert str(known["age"]._replace(missing=0.25)).endswith(" 50; missing 25.0%")
     assert str(known["sex"]) == "F (20), M (20); missing 34.4%"
-
-
-def test_words_of_a_command():
-    assert parse_conditions(["age=70", "sex=F,M"]) == {"age": "70", "sex": ["F", "M"]}
-    for words in (["age"], ["=70"], ["age=70", "age=60"]):
-        with pytest.raises(InputError, match="must be name=value, each name once"):
-            parse_conditions(words)
 
 
 def test_tables_are_of_pythons_own_types():

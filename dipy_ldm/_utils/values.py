@@ -64,23 +64,6 @@ def as_table(conditions: Any) -> dict[str, list]:
     }
 
 
-def parse_conditions(words: Iterable[str]) -> dict[str, Any] | str:
-    """Parse conditions of the command line."""
-    conditions: dict[str, Any] = {}
-    words = list(words)
-    if len(words) == 1 and is_unconditional(words[0]):
-        return NONE
-    for word in words:
-        name, equals, values = word.partition("=")
-        if not (name and equals) or name in conditions:
-            raise InputError(
-                f"conditions must be name=value, each name once, such as age=70; "
-                f"{word!r} is not."
-            )
-        conditions[name] = values.split(",") if "," in values else values
-    return conditions
-
-
 def columns_of(conditions: Any) -> dict[str, Any] | None:
     """Return columns by name; None if there are no names."""
     # A Series; arrays of h5py have names, too, which are places in a file.

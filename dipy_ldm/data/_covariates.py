@@ -128,7 +128,9 @@ def _typed(name, rows, meant, complaints):
     n_present = len(check_values(name, texts))
     numbers = [None if text is None else as_number(text) for text in texts]
     no_numbers = [t for t, n in zip(texts, numbers) if t is not None and n is None]
-    mostly_text = 2 * len(no_numbers) > n_present
+    # One text beside numbers is a sign of what is missing, however often it stands.
+    one_sign = len(set(no_numbers)) == 1 and len(no_numbers) < n_present
+    mostly_text = 2 * len(no_numbers) > n_present and not one_sign
     classes = name.lower() in SEX_COLUMNS or (meant.levels and meant.unit is None)
     if not classes and mostly_text and all(map(DECIMAL_COMMA.match, no_numbers)):
         complaints.append(f"{name} has decimal commas, as in {no_numbers[0]}")

@@ -30,6 +30,8 @@ logger = logging.getLogger("dipy_ldm")
 
 # Pairs that are shown.
 _MAX_PAIRS_SHOWN = 3
+# Entities of BIDS by which scans of one subject and session differ.
+_SCANS = "task", "acq", "ce", "trc", "rec", "dir", "run", "mod", "echo", "inv", "part"
 
 
 class Task(NamedTuple):
@@ -119,11 +121,9 @@ def with_source_channels(
     planned = {t.info.file: t for t in plan_channels(files, channels, skip_bad, cure)}
     every = [*planned, *(task.info.file for task in tasks)]
     require_subjects(find_keys(every, len(planned) > 1))
-    sessions = any(entity(file, "ses") for file in planned)
-    keys = {_key(file, sessions) for file in planned}
-    key_of = {task.info.file: _key(task.info.file, sessions) for task in tasks}
-    pairs = [task for task in tasks if key_of[task.info.file] in keys]
-    if lacking := [str(file) for file, key in key_of.items() if key not in keys]:
+    partners_of = _candidates([task.info.file for task in tasks], planned)
+    pairs = [task for task in tasks if partners_of[task.info.file]]
+    if lacking := [str(file) for file, own in partners_of.items() if not own]:
         names = listed(channel.name for channel in channels)
         text = "%d of %d volumes have no source (%s), and are left out: %s."
         logger.warning(text, len(lacking), len(tasks), names, listed(lacking))
@@ -250,26 +250,10 @@ def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]
 
     Where one does, and all names have a ``sub-``, by subject and session.
     """
-    strangers = [both for both in zip(files, masks) if contradict(*both)]
     keys = find_keys([*files, *masks], len(set(masks)) > 1)
     named = all(subject for subject, _ in keys.values())
-    if named and (strangers or len(files) != len(masks)):
+    if named and (len(files) != len(masks) or any(map(contradict, files, masks))):
         return _by_name(files, list(dict.fromkeys(masks)), "mask")
-    if strangers and len(files) == len(masks):
-        file, mask = strangers[0]
-        raise InputError(
-            f"{file} would have the mask {mask}, of another subject or session; give "
-            "masks in the order of their volumes, or names with a sub- to all."
-        )
-    for key in ("acq", "rec", "run"):
-        own, others = (
-            [entity(f, key) or "" for f in group] for group in (files, masks)
-        )
-        if own != others and sorted(own) == sorted(others):
-            raise InputError(
-                f"the masks are not in the order of their volumes, by {key}- in their "
-                "names; give them in that order."
-            )
     return _by_order(files, masks, "mask")
 
 
@@ -301,15 +285,28 @@ def _by_order(files, partners, kind):
             f"there are {len(partners)} {kind}s for {len(files)} volumes, and not all "
             "names have a sub- to pair them by; give one for each, in the same order."
         )
-    return _log_pairs(dict(zip(files, partners, strict=True)), partners, kind, "order")
+    pairs = dict(zip(files, partners, strict=True))
+    for file, other in pairs.items():
+        if contradict(file, other):
+            raise InputError(
+                f"{file} would have the {kind} {other}, of another subject or session; "
+                f"give {kind}s in the order of their volumes, or names with a sub- to "
+                "all."
+            )
+    for key in _SCANS:
+        own, others = (
+            [entity(f, key) or "" for f in group] for group in (files, partners)
+        )
+        if own != others and sorted(own) == sorted(others):
+            raise InputError(
+                f"the {kind}s are not in the order of their volumes, by {key}- in "
+                "their names; give them in that order."
+            )
+    return _log_pairs(pairs, partners, kind, "order")
 
 
 def _by_name(files, partners, kind):
-    sessions = any(entity(other, "ses") for other in partners)
-    candidates: dict[tuple, list[Path]] = {}
-    for other in partners:
-        candidates.setdefault(_key(other, sessions), []).append(other)
-    matches = {file: candidates.get(_key(file, sessions), []) for file in files}
+    matches = _candidates(files, partners)
     if missing := [str(file) for file, matched in matches.items() if not matched]:
         raise InputError(
             f"{len(missing)} of {len(files)} volumes have no {kind} of their subject "
@@ -325,14 +322,30 @@ def _by_name(files, partners, kind):
     return _log_pairs(pairs, partners, kind, "subject and session")
 
 
+def _candidates(files, partners):
+    """Return the partners of each file's session, or else those of its subject."""
+    by_key: dict[tuple, list[Path]] = {}
+    for other in partners:
+        by_key.setdefault(_key(other), []).append(other)
+    matches = {}
+    for file in files:
+        subject, session = _key(file)
+        matched = by_key.get((subject, session)) or by_key.get((subject, None), [])
+        for key in _SCANS if len(matched) > 1 else ():
+            alike = [x for x in matched if entity(x, key) == entity(file, key)]
+            matched = alike or matched
+        matches[file] = matched
+    return matches
+
+
 def find_keys(
     files: Iterable[Path], several: bool
 ) -> dict[Path, tuple[str | None, str | None]]:
     """Find subject and session of files, but not those of the folder of a study."""
-    keys = {file: _key(file, True) for file in files}
+    keys = {file: _key(file) for file in files}
     # As in find_subjects; several of a kind can't be of one subject and session.
     if several and len(set(keys.values())) == 1:
-        keys = {file: _key(file.name, True) for file in keys}
+        keys = {file: _key(file.name) for file in keys}
     return keys
 
 
@@ -346,8 +359,8 @@ def require_subjects(keys: Mapping[Path, tuple[str | None, str | None]]) -> None
             )
 
 
-def _key(file, sessions):
-    return entity(file, "sub"), entity(file, "ses") if sessions else None
+def _key(file):
+    return entity(file, "sub"), entity(file, "ses")
 
 
 class Plan(NamedTuple):

@@ -353,7 +353,8 @@ def choose_named(files: Sequence[Path], name: str) -> list[Path]:
 
 def _choose(files, key, allowed, value_of):
     """Choose files by a part of their names, and refuse one that none of them has."""
-    allowed = [allowed] if isinstance(allowed, str) else list(allowed)
+    allowed = [allowed] if isinstance(allowed, str | int) else allowed
+    allowed = list(map(str, allowed))
     counts = Counter(value_of(file) or "" for file in files)
     if missing := [value for value in allowed if value not in counts]:
         raise InputError(

@@ -193,6 +193,7 @@ def join_rows(
     if keys is None:
         return None
     by_session = sessions is None and "session_id" in columns
+    columns = {n: own for n, own in columns.items() if n.lower() not in KEYS}
     cure = _BY_SESSION if by_session else "leave one for each image"
     numbers = _rows_of(keys[0], keys[1], cure)
     if named is None:
@@ -226,9 +227,9 @@ def _keys_of_paths(columns, files):
 
 
 def _keys_of_subjects(table, columns, subjects, sessions):
-    """Remove the columns of subjects and sessions; return keys as for paths."""
+    """Return the keys of rows and of images by subject and session, as for paths."""
     name = next((name for name in columns if name.lower() in SUBJECT_COLUMNS), None)
-    names = _index_of(table) if name is None else list(columns.pop(name))
+    names = _index_of(table) if name is None else list(columns[name])
     if names is None or not names:
         return None
     if subjects is None:
@@ -239,8 +240,8 @@ def _keys_of_subjects(table, columns, subjects, sessions):
         )
     rows: list[tuple] = [(_prefixed("sub", label),) for label in names]
     images: list[tuple] = [(_prefixed("sub", label),) for label in subjects]
-    if sessions is not None and "session_id" in columns:
-        labels = values_of("session_id", columns.pop("session_id"))
+    if any(sessions or ()) and "session_id" in columns:
+        labels = values_of("session_id", columns["session_id"])
         rows = [(*key, _prefixed("ses", own)) for key, own in zip(rows, labels)]
         images = [(*key, _prefixed("ses", own)) for key, own in zip(images, sessions)]
     return rows, [[key] for key in images]

@@ -129,7 +129,7 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
         raise InputError(f"there is no file {path}; check the path.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} can't be read as text; save it as UTF-8.") from error
-    lines = text.splitlines()
+    lines = text.split("\n")
     head = 2 if lines and _DECLARED.fullmatch(lines[0]) else 1
     numbered = [
         (number, line)
@@ -162,7 +162,9 @@ def _split(path, numbered, separator):
         # a quote that stands alone would take the lines up to the next one for a text.
         if separator == "\t" and reader.line_num > first + 1:
             raise _stray_quote(path, number)
-        cells.append((numbered[reader.line_num - 1][0], row))
+        # Spreadsheets end tables with rows of nothing.
+        if any(map(str.strip, row)):
+            cells.append((numbered[reader.line_num - 1][0], row))
     return cells
 
 

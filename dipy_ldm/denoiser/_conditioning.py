@@ -164,8 +164,7 @@ def _learn_conditions(examples, units, meanings, subjects):
     elif table is not None:
         # Once, as it warns of codes.
         table = as_table(table)
-    n_subjects = len(set(subjects.tolist()))
-    learnt = learn(table, examples.shape[0], units, meanings, n_subjects)
+    learnt = learn(table, examples.shape[0], units, meanings, subjects.tolist())
     if learnt and units is None:
         logger.info("%s", summarise(as_covariates(table, learnt, subjects)))
     return learnt

@@ -175,8 +175,12 @@ def _value(condition, first, last, bins, chance):
         return levels[first if first >= 0 else min(by_chance, len(levels) - 1)]
     rank = (first + chance * (last + 1 - first)) / bins if first >= 0 else chance
     ranks = np.linspace(0, 1, len(condition.quantiles))
-    # No more digits than anybody measures.
-    return float(f"{np.interp(rank, ranks, condition.quantiles):.4g}")
+    number = np.interp(rank, ranks, condition.quantiles)
+    low, high = condition.quantiles[0], condition.quantiles[-1]
+    # No more digits than anybody measures, but of a narrow range enough to differ.
+    ratio = max(abs(low), abs(high)) / ((high - low) or 1)
+    digits = 4 + math.floor(math.log10(max(1, ratio)))
+    return min(max(low, float(f"{number:.{digits}g}")), high)
 
 
 def _codes(numbers, conditions, bins):

@@ -29,27 +29,27 @@ def _parser():
     parser.add_argument("bids_dir", help="the dataset")
     parser.add_argument("output_dir", help="where results go, as a derived dataset")
     parser.add_argument("analysis_level", choices=["participant"])
-    parser.add_argument(
-        "--participant_label", nargs="+", help="subjects, with or without sub-"
-    )
+    several: dict = {"nargs": "+", "action": "extend", "default": []}
+    subjects = "subjects, with or without sub-"
+    parser.add_argument("--participant_label", help=subjects, **several)
     parser.add_argument("--task", choices=_TASKS, default="denoise")
     parser.add_argument("--model_file", help="model of dipy_train_ldm, or brains")
-    parser.add_argument("--filter", nargs="+", default=[], help="such as ses=01")
-    usual = "scans to use (default: T1w, unless the channels have names)"
+    parser.add_argument("--filter", help="such as ses=01", **several)
+    usual = "scans to use (default: the model's or T1w, unless channels have names)"
     parser.add_argument("--suffix", help=usual)
     version = f"dipy_ldm {__version__}"
     parser.add_argument("--version", action="version", version=version)
     return parser
 
 
-def _has_named_channels(model_file, further):
-    """Return whether channels have suffixes of their own; no weights are read."""
+def _find_suffix(model_file, further):
+    """Return the suffix of scans; None if channels have suffixes of their own."""
     if re.search("--channels[ =][^-]", " ".join(further)):
-        return True
+        return None
+    document: dict = {}
     with suppress(InputError):  # which the command says in a sentence
-        document = _serialization.read_document(model_file or "")
-        return bool(document.get("channels"))
-    return False
+        document = _serialization.read_document(_serialization.find(model_file or ""))
+    return None if document.get("channels") else document.get("suffix") or "T1w"
 
 
 def command_line(options: argparse.Namespace, further: list[str]) -> list[str]:
@@ -65,8 +65,8 @@ def command_line(options: argparse.Namespace, further: list[str]) -> list[str]:
     else:
         words += [options.model_file]
     words += [options.bids_dir]
-    if options.suffix or not _has_named_channels(options.model_file, further):
-        words += ["--suffix", options.suffix or "T1w"]
+    if suffix := options.suffix or _find_suffix(options.model_file, further):
+        words += ["--suffix", suffix]
     chosen = options.filter
     if options.participant_label:
         labels = (label.removeprefix("sub-") for label in options.participant_label)

@@ -14,9 +14,9 @@ from dipy_ldm.workflows._outputs import write_text
 _VERSION = "1.10.0"
 _README = """\
 Synthetic volumes: none of them is a scan, and no row of participants.tsv is a person.
-Its columns are the requested conditions, which need not be what the volumes show; n/a
-is unspecified. The JSON file beside a volume has the model and the options that it was
-generated with.
+Its columns are the conditions that were requested or, as DrawnConditions of the JSON
+file beside a volume says, drawn; they need not be what the volume shows, and n/a is
+unspecified. That file also has the model and the options it was generated with.
 """
 _README_OF_SCANS = """\
 Results of scans of the dataset that the JSON files beside them name, as a model expects

@@ -105,7 +105,7 @@ def _look_at_images(options):
     material = Material(data.images, None, names, (), subjects)
     sections = {"Images": check_images(material)}
     if data.conditions:
-        learnt = learn(data.conditions, len(names), n_subjects=len(set(subjects)))
+        learnt = learn(data.conditions, len(names), subjects=subjects)
         covariates = as_covariates(data.conditions, learnt, subjects)
         sections["Conditions"] = _of_covariates(covariates)
     return sections, material
@@ -115,8 +115,7 @@ def _of_tables(names, files, paths, steps):
     """Check the conditions that tables list for volumes, as a training does."""
     try:
         covariates = read_covariates(names, files, rows_of_lists(paths), steps)
-        n_subjects = len(set(covariates.subjects))
-        learn(covariates.values, len(files), n_subjects=n_subjects)
+        learn(covariates.values, len(files), subjects=covariates.subjects)
     except InputError as error:
         return [refused("conditions", error)]
     return _of_covariates(covariates)

@@ -1,6 +1,6 @@
 """Conditions that samples are generated for: from options, tables, and outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 import json
 import logging
@@ -12,7 +12,14 @@ import numpy as np
 
 from dipy_ldm._conditions import Condition, from_saved, requested
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import NONE, level_of, listed, number_of, values_of
+from dipy_ldm._utils.values import (
+    NONE,
+    is_unconditional,
+    level_of,
+    listed,
+    number_of,
+    values_of,
+)
 from dipy_ldm.data import _tables as tables
 from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.prior._condition_sampler import Population, draw_conditions
@@ -138,6 +145,34 @@ def _short(value):
     if value is None:
         return "n/a"
     return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def parse_conditions(
+    words: Iterable[str] | None, document: dict
+) -> dict[str, Any] | str:
+    """Parse conditions of the command line."""
+    conditions = from_saved(document["conditions"])
+    table: dict[str, Any] = {}
+    words = list(words or [])
+    if len(words) == 1 and is_unconditional(words[0]):
+        return NONE
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals) or name in table:
+            raise InputError(
+                f"conditions must be name=value, each name once, such as age=70; "
+                f"{word!r} is not."
+            )
+        # A level may have a comma of its own.
+        known = name in conditions and value in conditions[name].levels
+        values = [value] if known else value.split(",")
+        if len(values) > 1 and not all(map(str.strip, values)):
+            raise InputError(
+                f"{word!r} has an empty value at a comma; put spaces between "
+                "conditions, as in age=70 sex=F."
+            )
+        table[name] = values if len(values) > 1 else value
+    return table
 
 
 def count_of(request: dict | str) -> int | None:

@@ -200,5 +200,4 @@ def check_split(
 
 def check_conditions(train: Cohort) -> dict[str, Condition]:
     """Refuse conditions of which nothing can be learnt."""
-    people = len(set(train.subjects)) if train.subjects else None
-    return learn(train.conditions, len(train.images), n_subjects=people)
+    return learn(train.conditions, len(train.images), subjects=train.subjects)

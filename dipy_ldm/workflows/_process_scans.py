@@ -19,7 +19,7 @@ from dipy_ldm._native_space import MaskedScan, bring_back, conformed
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.progress import reworded, tqdm
-from dipy_ldm._utils.values import as_report, parse_conditions
+from dipy_ldm._utils.values import as_report
 from dipy_ldm.data._bvals_bvecs import refuse_series
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import VolumeInfo, is_whole, space_of, write_changed
@@ -44,7 +44,11 @@ from dipy_ldm.data.channels import (
     from_saved as channels_from,
 )
 from dipy_ldm.workflows import _bids_dataset as bids, _launch as launch
-from dipy_ldm.workflows._conditions import RequestedConditions, read_facts
+from dipy_ldm.workflows._conditions import (
+    RequestedConditions,
+    parse_conditions,
+    read_facts,
+)
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._options import parse_channels, parse_filter
 from dipy_ldm.workflows._outputs import (
@@ -184,7 +188,7 @@ def prepare(
     grid, channels = _grid_and_channels(document, options.model_file, verb)
     names = parse_channels(options.channels)
     chosen = choose_channels(names, channels)
-    conditions = parse_conditions(options.conditions or [])
+    conditions = parse_conditions(options.conditions, document)
     requested = RequestedConditions.of(document, conditions, range(1))
     choice = options.suffix, parse_filter(options.filter)
     sets = find_channel_files(options.input_files, channels, *choice)

@@ -178,7 +178,12 @@ def _of_channels(stems, document):
 _ID = "participant_id"
 _LABEL = "sub-S"
 # Folders of what is no image of anatomy.
-_FOLDERS = {"dwi": "dwi", "pet": "pet"} | dict.fromkeys(bids.OF_DIFFUSION, "dwi")
+_FOLDERS = {
+    **dict.fromkeys(("dwi", *bids.OF_DIFFUSION), "dwi"),
+    **dict.fromkeys(("bold", "sbref", "boldref"), "func"),
+    **dict.fromkeys(("asl", "cbf", "m0scan"), "perf"),
+    **{"pet": "pet", "epi": "fmap"},
+}
 
 
 def scan_path(root: Path, number: int, suffix: str, channel: str = "") -> Path:
@@ -227,7 +232,7 @@ def describe_columns(conditions: Mapping[str, Condition]) -> dict[str, dict]:
     """Describe the columns of the table, for the JSON beside it."""
     columns: dict[str, dict] = {}
     for name, condition in conditions.items():
-        columns[name] = {"Description": f"Requested {name} of the sample."}
+        columns[name] = {"Description": f"Requested or drawn {name} of the sample."}
         if condition.units:
             columns[name]["Units"] = condition.units
         if condition.levels:
@@ -260,7 +265,7 @@ def list_participants(root: Path, described: Mapping[str, dict]) -> None:
 
 
 def _samples(root):
-    """Yield each sample with its requested conditions, in order."""
+    """Yield each sample with its conditions, in order."""
     folders = (path for path in root.glob(f"{_LABEL}*") if path.is_dir())
     for folder in sorted(folders, key=lambda path: (len(path.name), path.name)):
         for scan in sorted(folder.glob("*/*_desc-*.nii.gz"))[:1]:

@@ -13,7 +13,7 @@ from dipy_ldm._conditions import BVAL, from_saved
 from dipy_ldm._utils.checks import InputError, at_least, check_seed
 from dipy_ldm._utils.files import replacing
 from dipy_ldm._utils.progress import tqdm
-from dipy_ldm._utils.values import check_each, parse_conditions, take_rows
+from dipy_ldm._utils.values import check_each, take_rows
 from dipy_ldm.data._bvals_bvecs import DIRECTION, Gradients
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.data._scans import require_affine
@@ -22,6 +22,7 @@ from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._conditions import (
     RequestedConditions,
     count_of,
+    parse_conditions,
     read_requested_table,
 )
 from dipy_ldm.workflows._config import write_config
@@ -164,7 +165,7 @@ class GenerateLDMFlow(LDMFlow):
             without GPUs, the processor.
         bids : bool, optional
             Write volumes into a BIDS derivatives dataset, with a participants.tsv of
-            the requested conditions and without a picture. Samples are added to a
+            the conditions of each and without a picture. Samples are added to a
             dataset that exists. Those of source images have the sub-, the ses- and the
             other entities of their source, and no participants.tsv.
         suffix : string, optional
@@ -431,7 +432,7 @@ def _load(path, options, cluster, n_samples, is_volume):
 
 def _read_request(words, table, document):
     """Read the requested conditions, in words and in a table."""
-    request = parse_conditions(words or [])
+    request = parse_conditions(words, document)
     if table is None:
         return request
     if isinstance(request, str):

@@ -154,10 +154,13 @@ def test_decimal_commas_between_tabs_are_refused(bids):
         look_up(["bmi"], bids)
 
 
-def test_texts_among_numbers_are_refused_where_most_are_numbers(bids):
+def test_texts_among_numbers_are_refused(bids):
     write(bids / "participants.tsv", PEOPLE.replace("61.5", "inf"))
     with pytest.raises(InputError, match="line 2: age is 'inf'"):
         look_up(["age"], bids)
+    write(bids / "participants.tsv", "participant_id\tiq\n01\t99\n02\t.\n03\t.\n")
+    with pytest.raises(InputError, match="line 4: iq is '.', no number"):
+        look_up(["iq"], bids)
 
 
 @pytest.mark.parametrize(

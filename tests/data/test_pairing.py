@@ -18,6 +18,7 @@ def test_pairs():
     for sources, order in (
         (names(*stems), (2, 1, 0)),
         (names("sub-2_T1w", "sub-1_T1w"), (1, 1, 0)),
+        (names("sub-1_ses-a_T1w", "sub-1_T1w", "sub-2_T1w"), (0, 1, 2)),
         (others := names("c", "a", "b"), (0, 1, 2)),
     ):
         pairs = pair_sources(images, sources)
@@ -38,11 +39,23 @@ def test_the_folder_of_a_study_is_no_subject():
         pair_masks(t2, [*t1, t2[0]])
     one = [Path(f"/data/sub-1/{kind}.nii.gz") for kind in ("T1", "T2")]
     assert put_together(one, ["T1", "T2"]) == [one]
-    runs = [
-        names(f"sub-1_run-1_{kind}", f"sub-1_run-2_{kind}") for kind in ("T1", "T2")
-    ]
+
+
+def test_runs_are_paired():
+    volumes, (first, *others) = (
+        names(*(f"sub-1_run-{i}_{kind}" for i in (1, 2))) for kind in ("T1w", "T2w")
+    )
+    assert list(pair_sources(volumes, [*others, first]).values()) == [first, *others]
+    twins = [first, *names("sub-1_run-1_FLAIR")]
     with pytest.raises(InputError, match="has 2 sources of its subject and session"):
-        pair_sources(*runs)
+        pair_sources(volumes, twins)
+
+
+def test_sources_of_other_subjects_are_refused():
+    volumes = names("sub-1_T1w", "sub-2_T1w", "template")
+    sources = names("MNI", "sub-1_T2w", "sub-2_T2w")
+    with pytest.raises(InputError, match="sub-2_T1w.nii.gz would have the source sub"):
+        pair_sources(volumes, sources)
 
 
 def test_masks_are_paired_by_order_unless_names_tell_otherwise(caplog):
@@ -66,14 +79,15 @@ def test_masks_are_paired_by_order_unless_names_tell_otherwise(caplog):
 @pytest.mark.parametrize(
     ("masks", "sentence"),
     [
-        (["sub-2_mask", "other"], "sub-1_run-1_T2w.nii.gz would have the mask sub-2"),
+        (["sub-2_mask", "other"], "T2w.nii.gz would have the mask sub-2"),
         (["sub-2_mask", "sub-3_mask"], "1 of 2 volumes have no mask of their subject"),
         (["sub-2_a", "sub-2_b", "sub-1_a"], "has 2 masks of its subject and session"),
         (["sub-1_mask"] * 2, "1 of 2 volumes have no mask of their subject"),
         (["a", "b", "c"], "there are 3 masks for 2 volumes"),
         (["run-2_mask", "run-1_mask"], "not in the order of their volumes, by run-"),
+        (["mask", "ce-gad_mask"], "not in the order of their volumes, by ce-"),
     ],
 )
 def test_masks_of_other_subjects_are_refused(masks, sentence):
     with pytest.raises(InputError, match=sentence):
-        pair_masks(names("sub-1_run-1_T2w", "sub-2_run-2_T2w"), names(*masks))
+        pair_masks(names("sub-1_run-1_ce-gad_T2w", "sub-2_run-2_T2w"), names(*masks))

@@ -168,7 +168,7 @@ def test_files_wildcards_and_folders_keep_their_order_and_count_once(folder):
         ("list.txt", "id\tfile\n1\ta/1.nii\n2\tb/5.nii\n"),
         ("list.csv", "id,file,age\nx,a/1.nii,3\ny,b/5.nii,4\n"),
         ("list.csv", '"a/1.nii","lesion, left"\n"b/5.nii",none\n'),
-        ("list.csv", "id;file\r\n1;a/1.nii\r\n2;b/5.nii\r\n"),
+        ("list.csv", "id;file\r\n1;a/1.nii\r\n2;b/5.nii\r\n; \r\n"),
         ("list.csv", "\ufeffa/1.nii,mask-a.nii\nb/5.nii,mask-b.nii\n"),
         ("list.tsv", "id\tfile\n1, the first\ta/1.nii\n2\t b/5.nii\n"),
     ],
@@ -267,7 +267,8 @@ def test_scans_are_chosen_by_suffix_and_entities(caplog):
     assert "left out by their names: T2w (1), none (1)" in caplog.text
     assert choose_files(every, ["T1w", "T2w"]) == [*T1W, *T2W]
     assert choose_files(every, None, {"ses": "a", "acq": ""}) == [T1W[0], T1W[2]]
-    assert choose_files(every, "T1w", {"sub": ["1", "2"], "ses": "b"}) == T1W[1::2]
+    assert choose_files(every, "T1w", {"sub": ["1", 2], "ses": "b"}) == T1W[1::2]
+    assert choose_files(every, "T1w", {"sub": 1}) == T1W[:2]
     assert choose_files(every, values={"acq": "fast"}) == T2W
 
 

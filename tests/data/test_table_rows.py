@@ -63,6 +63,9 @@ def test_rows_follow_sessions_and_files_where_they_tell():
     assert join_rows(frame, SUBJECTS, ["ses-2", None, "ses-1"]) == {"age": [2, 3, 1]}
     paths = {"age": [1, 2, 3], "file": ["sub-02/a.nii.gz", "b.nii.gz", FILES[1]]}
     assert join_rows(paths, SUBJECTS, SESSIONS, FILES) == {"age": [2, 3, 1]}
+    assert join_rows(several | paths, SUBJECTS, None, FILES) == {"age": [2, 3, 1]}
+    alone = TABLE | {"session_id": ["baseline"] * 3}
+    assert join_rows(alone, SUBJECTS, [None] * 3) == {"age": [52, 61, 52]}
     labels = pd.Series([7, 8], index=["sub-01", "sub-02"])
     assert join_rows(labels, SUBJECTS) == [8, 7, 8]
 

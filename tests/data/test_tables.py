@@ -20,7 +20,7 @@ def write(path, content):
         ("t.tsv", "id\tage\tnote\na\t61.5\tone, two\nb\tn/a\t\n"),
         ("t.tsv", "\ufeffid\tage\tnote\r\na\t61.5\tone, two\r\nb\tn/a\t\r\n\r\n"),
         ("t.csv", '# of today\nid,age,note\na, 61.5,"one, two"\nb,n/a,\n'),
-        ("t.csv", "id;age;note\na;61,5;one, two\nb;n/a;;\n"),
+        ("t.csv", "id;age;note\na;61,5;one, two\nb;n/a;;\n;;\n ; ;\n"),
     ],
 )
 def test_tables_of_every_kind(tmp_path, name, text):
@@ -34,6 +34,12 @@ def test_tables_of_every_kind(tmp_path, name, text):
 
 ALONE = ['"see form', '"12" screen', '"' + 140_000 * "x"]
 STRAY = [('"see form', '"repeat'), ('"', '"'), *((text, "") for text in ALONE)]
+
+
+@pytest.mark.parametrize("sign", "\u2028\x0b\x0c\x85", ids=ascii)
+def test_rows_end_at_line_feeds_alone(tmp_path, sign):
+    (row,) = read_table(write(tmp_path / "t.tsv", f"id\tnote\na\tone{sign}two\n"))
+    assert row.cells["note"] == f"one{sign}two"
 
 
 @pytest.mark.parametrize(("first", "second"), STRAY, ids=range(5))

@@ -147,6 +147,14 @@ def test_numbers_go_with_the_levels_of_many_classes():
     assert min(heavy["size"]) > 28
 
 
+def test_drawn_numbers_are_as_fine_as_their_range():
+    table = {"year": np.linspace(2014.1234, 2016.8912, 60)}
+    years = draw_conditions(learn(table, 60), None, None, 200)["year"]
+    assert 2014.1234 <= min(years) <= max(years) <= 2016.8912
+    assert len(set(years)) > 100
+    assert all(year == round(year, 2) for year in sorted(years)[5:-5])
+
+
 def test_shells_are_drawn_as_they_were():
     rng = np.random.default_rng(0)
     table = {"bval": np.tile([1000.0, 3000.0], 60), "age": rng.uniform(20, 80, 120)}

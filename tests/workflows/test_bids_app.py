@@ -43,6 +43,16 @@ def test_a_bids_app_is_one_of_the_commands(monkeypatch):
     ]
 
 
+def test_filters_add_up_and_the_suffix_is_that_of_the_model(monkeypatch):
+    document = {"suffix": "FLAIR", "channels": []}
+    monkeypatch.setattr(bids_app._serialization, "read_document", lambda _: document)
+    filters = "--filter", "ses=a", "--filter", "run=1", "acq=x"
+    assert words_of(monkeypatch, *APP, "--model_file", "m.safetensors", *filters) == [
+        *("dipy_denoise_ldm", "m.safetensors", "bids", "--suffix", "FLAIR"),
+        *("--filter", "ses=a", "run=1", "acq=x", "--bids", "--out_dir", "out"),
+    ]
+
+
 def test_a_model_is_needed(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         words_of(monkeypatch, *APP)

@@ -15,11 +15,16 @@ import pytest
 from scans import comment_of
 
 from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm._conditions import Condition, to_saved
 from dipy_ldm._serialization import read_document
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_mnist
 from dipy_ldm.workflows import _inputs
-from dipy_ldm.workflows._conditions import RequestedConditions, count_of
+from dipy_ldm.workflows._conditions import (
+    RequestedConditions,
+    count_of,
+    parse_conditions,
+)
 
 AFFINE = np.diag([2.0, 2, 2, 1])
 OLDER = Path(__file__).parents[1] / "files" / "format-11.safetensors"
@@ -127,6 +132,19 @@ def test_difference_is_the_effect_of_conditions(brains):
     found = read("scan_asked_difference")
     # A latent between two codes may become either, by rounding.
     assert np.isclose(found, changed, rtol=0.02, atol=1e-4).mean() > 0.9
+
+
+def test_words_of_a_command():
+    site = Condition("class", {"Boston, MA": 9, "Leeds": 9}, [])
+    document = {"conditions": to_saved({"site": site})}
+    words = ["age=70", "sex=F,M", "site=Boston, MA"]
+    parsed = {"age": "70", "sex": ["F", "M"], "site": "Boston, MA"}
+    assert parse_conditions(words, document) == parsed
+    for words in (["age"], ["=70"], ["age=70", "age=60"]):
+        with pytest.raises(InputError, match="must be name=value, each name once"):
+            parse_conditions(words, document)
+    with pytest.raises(InputError, match="'age=70,' has an empty value at a comma"):
+        parse_conditions(["age=70,", "sex=F"], document)
 
 
 def test_invalid_requests_are_refused(brains):

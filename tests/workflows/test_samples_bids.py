@@ -39,6 +39,8 @@ def test_files_are_named_as_bids_has_derivatives(tmp_path):
     assert str(file) == "sub-S12345/dwi/sub-S12345_desc-synthetic_dwi.nii.gz"
     file = bids.scan_path(tmp_path, 1, "FA", "FA").relative_to(tmp_path)
     assert str(file) == "sub-S0001/dwi/sub-S0001_desc-synthetic_FA.nii.gz"
+    for kind, folder in (("bold", "func"), ("cbf", "perf"), ("epi", "fmap")):
+        assert bids.scan_path(tmp_path, 1, kind).parent.name == folder
 
 
 def test_maps_of_diffusion_are_ignored_by_validators():
@@ -132,5 +134,6 @@ def test_conditions_are_described():
         "group": Condition("class", {"0": 5, "1": 7}, [], meanings={"1": "patient"}),
     }
     said = bids.describe_columns(known)
-    assert said["age"]["Units"] == "years"
+    description = "Requested or drawn age of the sample."
+    assert said["age"] == {"Description": description, "Units": "years"}
     assert said["group"]["Levels"] == {"0": "0", "1": "patient"}
