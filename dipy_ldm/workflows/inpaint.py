@@ -67,9 +67,10 @@ class InpaintLDMFlow(LDMFlow):
             Model file that dipy_train_ldm wrote from volumes, or the packaged brains
             (T1-like, without skull, at the place of the MNI template).
         mask_files : variable string or Path, optional
-            Masks, given as the volumes are: one for all of them, or one for each, in
-            their order or, where the sub- and ses- of all names say otherwise, by
-            these. What is not 0 is inpainted. A mask has the grid of its volume.
+            Masks, given as the volumes are: one for all of them, or one for each, by
+            the sub- and ses- of their names, by names that have those of the volumes
+            (scan1, scan1_mask), or in their order. What is not 0 is inpainted. A mask
+            has the grid of its volume.
         dilate : float, optional
             Margin around the mask, in mm, that is inpainted, too.
         n_samples : int, optional
