@@ -1,9 +1,10 @@
 """Volumes of which only the headers were read, with their masks and sources."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, combinations_with_replacement
 import logging
 from pathlib import Path
+import re
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from dipy_ldm._utils.checks import InputError
@@ -239,7 +240,7 @@ def _common_name(file, name, key):
 def pair_sources(
     files: Sequence[Path], sources: Sequence[Path], kind: str = "source"
 ) -> dict[Path, Path]:
-    """Find the source of each file, by subject and session or else by order."""
+    """Find the source of each file, by subject and session or else by name or order."""
     keys = find_keys([*files, *sources], len(sources) > 1)
     named = all(subject for subject, _ in keys.values())
     return (_by_name if named else _by_order)(files, sources, kind)
@@ -280,12 +281,37 @@ def _log_pairs(pairs, partners, kind, how):
 
 
 def _by_order(files, partners, kind):
+    if pairs := _by_words(files, partners):
+        return _checked(pairs, partners, kind, "name")
     if len(files) != len(partners):
         raise InputError(
             f"there are {len(partners)} {kind}s for {len(files)} volumes, and not all "
             "names have a sub- to pair them by; give one for each, in the same order."
         )
     pairs = dict(zip(files, partners, strict=True))
+    return _checked(pairs, partners, kind, "order")
+
+
+def _by_words(files, partners):
+    """Pair files with the one name each that has theirs as words; empty if any lacks.
+
+    A name that has those of several volumes is that of the longest.
+    """
+    file_of = {stem(file): file for file in files}
+    partners_of: dict[Path, list[Path]] = {file: [] for file in files}
+    for other in dict.fromkeys(partners):
+        name, words = stem(other), re.finditer(r"[^\W_]+", stem(other))
+        pairs = combinations_with_replacement(words, 2)
+        parts = {name[first.start() : last.end()] for first, last in pairs}
+        if own := max(parts & file_of.keys(), key=len, default=None):
+            partners_of[file_of[own]].append(other)
+    if any(len(own) != 1 for own in partners_of.values()):
+        return {}
+    return {file: own[0] for file, own in partners_of.items()}
+
+
+def _checked(pairs, partners, kind, how):
+    """Log pairs, and refuse those that their names contradict."""
     for file, other in pairs.items():
         if contradict(file, other):
             raise InputError(
@@ -295,14 +321,25 @@ def _by_order(files, partners, kind):
             )
     for key in _SCANS:
         own, others = (
-            [entity(f, key) or "" for f in group] for group in (files, partners)
+            [entity(f, key) or "" for f in group] for group in (pairs, pairs.values())
         )
         if own != others and sorted(own) == sorted(others):
             raise InputError(
                 f"the {kind}s are not in the order of their volumes, by {key}- in "
                 "their names; give them in that order."
             )
-    return _log_pairs(pairs, partners, kind, "order")
+    own, others = _numbers(pairs), _numbers(pairs.values())
+    if any(sorted(a) == sorted(b) for a in own - others for b in others - own):
+        raise InputError(
+            f"the {kind}s are not in the order of their volumes, by the numbers in "
+            "their names; give them in that order."
+        )
+    return _log_pairs(pairs, partners, kind, how)
+
+
+def _numbers(files):
+    """Return the first numbers of all paths, the second ones, and so on."""
+    return set(zip(*(map(int, re.findall(r"\d+", str(file))) for file in files)))
 
 
 def _by_name(files, partners, kind):

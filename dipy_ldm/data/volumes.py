@@ -211,11 +211,11 @@ def load_volumes(
         put together, on the grid of the first; subjects without all of them are left
         out.
     mask_files : sequence of str or Path, optional
-        Masks, as `paths`: one for each volume, on its grid, in order or, where the
-        ``sub-`` and ``ses-`` of all names tell otherwise, by these.
+        Masks, as `paths`: one for each volume, on its grid. They are paired by the
+        ``sub-`` and ``ses-`` of their names, by names that have those of the volumes
+        (``scan1``, ``scan1_mask``), or by order.
     source_files : sequence of str or Path, optional
-        What each volume shall be made of, as `paths`, of any grid: paired by the
-        ``sub-`` and ``ses-`` of their names or, without, by order.
+        What each volume shall be made of, as `paths`, of any grid: paired as masks.
     source_labels : bool
         Whether sources are segmentations, of which the nearest label is taken.
     source_channels : sequence of str, optional

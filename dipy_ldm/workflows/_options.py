@@ -43,8 +43,8 @@ conditions : variable string, optional
     Conditions of the volumes, as name=value: group=control. Others stay unspecified.
 source_files : variable string or Path, optional
     Source images of the volumes, for models conditioned on source images. They are
-    paired with the volumes by the sub- and ses- of their names or, where names have
-    none, by their order.
+    paired with the volumes by the sub- and ses- of their names, by names that have
+    those of the volumes (scan1, scan1_T2), or by their order.
 channels : bool, optional
     Volumes: the fourth axis of the files holds channels.
 cache_dir : string or Path, optional

@@ -67,9 +67,10 @@ class InpaintLDMFlow(LDMFlow):
             Model file that dipy_train_ldm wrote from volumes, or the packaged brains
             (T1-like, without skull, at the place of the MNI template).
         mask_files : variable string or Path, optional
-            Masks, given as the volumes are: one for all of them, or one for each, in
-            their order or, where the sub- and ses- of all names say otherwise, by
-            these. What is not 0 is inpainted. A mask has the grid of its volume.
+            Masks, given as the volumes are: one for all of them, or one for each, by
+            the sub- and ses- of their names, by names that have those of the volumes
+            (scan1, scan1_mask), or in their order. What is not 0 is inpainted. A mask
+            has the grid of its volume.
         dilate : float, optional
             Margin around the mask, in mm, that is inpainted, too.
         n_samples : int, optional
@@ -162,7 +163,7 @@ def _check_mask(file, affine, dilate, grid, factor):
     masks_on_grid = np.stack([unknown, inside[..., 0]])
     touched, visible = inpainting.hole_shares(masks_on_grid, factor)
     # A latent that is known is inside the volume, and outside the hole.
-    if hole.all() or not ((touched == 0) & (visible > 0)).any():
+    if not ((touched == 0) & (visible > 0)).any():
         raise InputError(
             f"the mask {file} covers the whole image at the resolution of the latents; "
             "give a smaller mask."

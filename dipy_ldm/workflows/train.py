@@ -219,14 +219,14 @@ class TrainLDMFlow(LDMFlow):
             FA, MD, AD and RD maps; NAME=labels, NAME=intensity and NAME=LOW:HIGH:UNIT
             are for others. Without names: the fourth axis of the files holds channels.
         mask_files : variable string or Path, optional
-            Volumes: masks of what matters, in the order of the inputs or, where the
-            sub- and ses- of all names say otherwise, by these.
+            Volumes: masks of what matters, paired with the inputs by the sub- and ses-
+            of their names, by names that have those of the inputs (scan1, scan1_mask),
+            or by their order.
         source_files : variable string or Path, optional
             Volumes: source images that the diffusion model learns to translate, such as
             another contrast of the same head, given as the inputs are, on any grid.
-            They are paired with the inputs by the sub- and ses- of their names or,
-            where names have none, by their order. With --channels a fourth axis of
-            theirs holds channels, too, such as T1 and b = 0.
+            They are paired with the inputs as masks are. With --channels a fourth axis
+            of theirs holds channels, too, such as T1 and b = 0.
         source_labels : bool, optional
             Source images are segmentations.
         source_channels : variable string, optional

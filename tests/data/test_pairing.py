@@ -51,6 +51,22 @@ def test_runs_are_paired():
         pair_sources(volumes, twins)
 
 
+@pytest.mark.parametrize("pair", [pair_sources, pair_masks])
+def test_names_within_names_and_their_numbers_tell(pair):
+    for stems in (("p1", "p10", "p2"), ("S1", "S1A", "S1-2"), ("S1A", "S1_T1", "S1")):
+        files, partners = names(*stems), names(*(f"x_{stem}_mask" for stem in stems))
+        given = [*sorted(partners), *names("S12_mask")]
+        assert list(pair(files, given).values()) == partners
+    files = names("p1_T1", "p10_T1", "p2_T1")
+    with pytest.raises(InputError, match="order of their volumes, by the numbers in"):
+        pair(files, names("p10_x", "p1_x", "p2_x"))
+    for stems in (("p01", "p10", "p2"), ("v5", "v5", "v5"), ("a3", "a1", "a4")):
+        assert list(pair(files, names(*stems)).values()) == names(*stems)
+    folders = [Path(f"p{number}/T1.nii.gz") for number in (1, 10, 2)]
+    with pytest.raises(InputError, match="by the numbers in their names"):
+        pair(folders, names("p10_x", "p1_x", "p2_x"))
+
+
 def test_sources_of_other_subjects_are_refused():
     volumes = names("sub-1_T1w", "sub-2_T1w", "template")
     sources = names("MNI", "sub-1_T2w", "sub-2_T2w")
