@@ -149,10 +149,11 @@ class LatentDiffusion(Estimator):
     latent_shape_ : tuple of int
         Shape of a latent, ``(*space, channels)``.
     history_ : dict of str to list
-        Figures of each round (an epoch, or several short ones): ``step``, ``epoch``,
-        ``loss``, and ``val_loss`` with averaged weights; the model keeps those of the
-        round where it was lowest. ``val_gain_name`` is how much it rises where the
-        condition ``name``, or ``source``, is that of another image: 0 is no effect.
+        Figures of each round (an epoch, or several short ones): ``step`` (batches so
+        far), ``epoch``, ``loss``, and ``val_loss`` with averaged weights; the model
+        keeps those of the round where it was lowest. ``val_gain_name`` is how much it
+        rises where the condition ``name``, or ``source``, is that of another image: 0
+        is no effect.
     fingerprint_, step_seconds_, precision_
         As of :class:`dipy_ldm.VQVAE`.
 

@@ -102,10 +102,10 @@ class VQVAE(Estimator):
     precision_ : Precision or None
         Precision of the training, and why; None if the file does not say.
     history_ : dict of str to list
-        Figures of each round (an epoch, or several short ones): ``step``, ``epoch``,
-        ``loss``, ``mse``, ``perplexity``, ``usage``, ``revived``, and of validation
-        ``val_mse`` and ``val_detail``, the correlation of the finest detail of
-        reconstructions with that of the images.
+        Figures of each round (an epoch, or several short ones): ``step`` (batches so
+        far), ``epoch``, ``loss``, ``mse``, ``perplexity``, ``usage``, ``revived``, and
+        of validation ``val_mse`` and ``val_detail``, the correlation of the finest
+        detail of reconstructions with that of the images.
     sharpening_ : float
         How much of their finest detail is added to decoded volumes, so that they have
         as much of it as the training volumes; 0 for images. Set it to 0 for the least

@@ -8,7 +8,10 @@ What would take long runs on less: ``SHORTER`` lists all that is changed.
 """
 
 from contextlib import contextmanager
+from importlib import import_module
+import inspect
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -21,6 +24,7 @@ from processes import SCRIPTS, with_all
 import pytest
 import scripts
 
+from dipy_ldm import _serialization
 from dipy_ldm.data import load_mnist
 
 ROOT = scripts.ROOT
@@ -222,6 +226,75 @@ def test_blocks_are_of_supported_languages(path):
         assert text.count("```") == 2 * len(blocks)
     else:
         assert not re.search(r"(?m)^(?! *\.\. ).*::$|\.\. (code|sourcecode)::", text)
+
+
+@pytest.mark.pages
+@pytest.mark.parametrize(
+    ("page", "piece"),
+    [("denoising", "for spread in"), ("quality", "nearest_distance(")],
+)
+def test_what_digits_print_stands_below_the_code(page, piece, capsys):
+    path = ROOT / f"doc/guide/{page}.rst"
+    (block,) = (block for block in read_blocks(path) if piece in block.code)
+    exec(compile(block.code, page, "exec"), {})
+    printed = re.findall(r"\d+\.\d{3,}", capsys.readouterr().out)
+    assert len(printed) > 5
+    below = "\n".join(path.read_text().split("\n")[block.line :])
+    # In this order, as the iterator goes on.
+    numbers = map(float, re.findall(r"\d+\.\d+", below))
+    for number in map(float, printed):
+        assert any(np.isclose(n, number, rtol=0.03) for n in numbers), number
+
+
+def test_the_page_of_curves_has_those_of_the_packaged_digits():
+    text = (ROOT / "doc/guide/curves.rst").read_text()
+    document = _serialization.read_document(_serialization.find("mnist"))
+    for name, digits in (("mse", 4), ("perplexity", 0)):
+        first, *_, last = document["history"][name]
+        assert f"from {first:.{digits}f} to {last:.{digits}f}" in text
+    assert f"Here {document['latent_diffusion_history']['loss'][-1]:.2f} is" in text
+
+
+@pytest.mark.parametrize(
+    "command", ["train", "generate", "denoise", "inpaint", "evaluate", "audit"]
+)
+def test_the_guide_has_each_option(command):
+    module = import_module(f"dipy_ldm.workflows.{command}")
+    run = getattr(module, f"{command.title()}LDMFlow").run
+    in_guide = {o for page in GUIDE for o in re.findall(r"--(\w+)", page.read_text())}
+    options = {*inspect.signature(run).parameters} - {"self", "model_file"}
+    assert options - {"input_files"} <= in_guide
+
+
+def read_api():
+    """Return what has a place in the API pages, by its full name."""
+    pages = re.findall(
+        r"(?m)^   (dipy_ldm\S+)$", (ROOT / "doc/api/index.rst").read_text()
+    )
+    api = {name: pkgutil.resolve_name(name) for name in pages}
+    for name, page in [*api.items()]:
+        if inspect.ismodule(page):
+            own = getattr(page, "__all__", vars(page))
+            api |= {f"{name}.{part}": getattr(page, part) for part in own}
+    return api
+
+
+def test_what_texts_refer_to_is_on_the_api_pages():
+    api = read_api()
+    for path in [*ROOT.glob("dipy_ldm/**/*.py"), *GUIDE]:
+        roles = re.findall(r":(\w+):`~?(dipy_ldm\.[\w.]+)`", path.read_text())
+        for role, name in roles:
+            owner = name.rpartition(".")[0] if role == "meth" else name
+            assert "._" in name or owner in api, f"{path}: {name}"
+
+
+@pytest.mark.tensorflow
+def test_functions_on_the_api_pages_have_their_parameters_described():
+    for name, thing in read_api().items():
+        module, _, own = name.rpartition(".")
+        if own in getattr(import_module(module), "__all__", ()):
+            takes = inspect.isfunction(thing) and inspect.signature(thing).parameters
+            assert not takes or "Parameters\n" in thing.__doc__, name
 
 
 def test_cited_works_have_entries():

@@ -34,7 +34,33 @@ def make_strategy(
     *,
     alone: bool = False,
 ) -> Any:
-    """Choose how the work is spread over devices and machines."""
+    """Choose how the work is spread over devices and machines.
+
+    Parameters
+    ----------
+    name : str or tf.distribute.Strategy or None
+        ``"auto"`` is for all machines that Slurm or TF_CONFIG names, or all GPUs of
+        this one; ``"mirrored"`` for a replica on each device of this machine,
+        ``"multi_worker"`` for several machines, ``"none"`` for one device. A strategy,
+        or None, is returned as it is.
+    devices : sequence of str, optional
+        Devices of this machine to use, such as ``"GPU:0"``, or their numbers. Default:
+        all GPUs or, without GPUs, the processor.
+    alone : bool
+        Whether ``"auto"`` joins no other machines.
+
+    Returns
+    -------
+    tf.distribute.Strategy or None
+        For the ``strategy`` of ``fit`` and ``predict``; None is for one device.
+
+    Raises
+    ------
+    InputError
+        If there is no such strategy or device, or machines can't be joined any more.
+    ConnectionError
+        If another machine does not answer.
+    """
     if not isinstance(name, str):
         return name
     least = choose("strategy", name, STRATEGIES)

@@ -70,7 +70,23 @@ _MAX_IMAGES_COUNTED = 64
 
 
 class Augmentation(NamedTuple):
-    """How images are changed before an autoencoder sees them."""
+    """How images are changed before an autoencoder sees them.
+
+    What is not given is not done: the default of volumes, mirrored too, is
+    ``Augmentation(flip=True, shift=2, intensity=0.05, noise=0.1)``.
+
+    Parameters
+    ----------
+    flip : bool
+        Mirror half of the images left to right.
+    shift : int
+        Pixels or voxels by which they are moved along each axis, at most.
+    intensity : float
+        Share by which brightness and contrast change, at most.
+    noise : float
+        Largest standard deviation of the noise that is added to the input, and not to
+        the target, as a share of the range of intensities.
+    """
 
     flip: bool = False
     shift: int = 0

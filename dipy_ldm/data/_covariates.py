@@ -47,7 +47,33 @@ def read_covariates(
     list_rows: Mapping[str, list[Row]] | None = None,
     steps: Mapping[str, float] | None = None,
 ) -> Covariates:
-    """Read covariates of scans from the tables around them."""
+    """Read covariates of scans from the tables around them.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Columns, of the ``scans.tsv``, ``sessions.tsv`` and ``participants.tsv`` around
+        the files, or of lists.
+    files : sequence of Path
+        Files of the scans.
+    list_rows : dict of str to list, optional
+        Rows of the lists that named the files, by absolute paths, as a
+        :class:`dipy_ldm.data.volumes.Volumes` has them (``listed``).
+    steps : dict of str to float, optional
+        Steps to multiples of which numbers are rounded, in their unit.
+
+    Returns
+    -------
+    Covariates
+        ``values`` of each column in the order of the files, None where they are
+        missing, ``units`` and ``levels`` (what codes mean) by columns, ``subjects``,
+        the files ``without_row``, the ``tables``, and how many rows are ``unused``.
+
+    Raises
+    ------
+    InputError
+        If no table has a column, or cells are bad; all of these are in one report.
+    """
     matched = find_rows(files, list_rows)
     _refuse_unknown(names, matched)
     described = {table: read_descriptions(table) for table in matched.tables}

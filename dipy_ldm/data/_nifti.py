@@ -301,7 +301,27 @@ DTYPES = {
 def read_volume(
     file: str | Path, channels: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read a volume ``(x, y, z, channels)`` and its affine."""
+    """Read a volume and its affine.
+
+    Parameters
+    ----------
+    file : str or Path
+        NIfTI file.
+    channels : bool
+        Whether a fourth axis is one of channels; it is refused otherwise.
+
+    Returns
+    -------
+    data : ndarray
+        Voxels in the order of the file, float32 ``(x, y, z, channels)``.
+    affine : ndarray
+        From their indices to millimetres, ``(4, 4)``.
+
+    Raises
+    ------
+    InputError
+        If the file can't be read, or its voxels are all alike or not finite.
+    """
     data, affine = read_voxels(file, channels)
     if data.min() == data.max():
         raise InputError(f"{file} is constant ({data.flat[0]:g}); leave it out.")
@@ -415,10 +435,36 @@ def write_volume(
     intent: tuple[str, str] = ("none", ""),
     space: int = ALIGNED,
 ) -> None:
-    """Write a volume ``(x, y, z)`` to a NIfTI-1 file, whole or not at all.
+    """Write a volume to a NIfTI-1 file, whole or not at all.
 
-    Whole numbers that fit into the type are written as they are, without scaling. The
-    intent is a code of NIfTI, and a name; the space is a code, too.
+    Whole numbers that fit into the type are written as they are, without scaling.
+
+    Parameters
+    ----------
+    path : str or Path
+        File, which ends in ``.nii`` or ``.nii.gz``.
+    data : array_like
+        Voxels, ``(x, y, z)`` or ``(x, y, z, channels)``.
+    affine : array_like
+        From their indices to millimetres, ``(4, 4)``.
+    dtype : {"float32", "float64", "uint8", "int8", "uint16", "int16", "int32"}
+        Type of the voxels in the file.
+    description : str
+        The header's, of which 79 bytes are kept.
+    comment : str
+        Longer text, as an extension of the header.
+    ready : callable, optional
+        Called when all is on the disk, before the file gets its name.
+    intent : tuple of str
+        NIfTI's code, and a name.
+    space : int
+        NIfTI's code (``sform_code``). Default: aligned to another image.
+
+    Raises
+    ------
+    InputError
+        If the name or the type is another, or integers would have to hold NaN or
+        infinite values.
     """
     path = Path(os.path.expanduser(path))
     kind = choose("type of voxels", dtype, DTYPES)

@@ -17,7 +17,7 @@ from dipy_ldm._utils.values import listed
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.metrics.images import halve
 
-__all__ = ["Features", "own"]
+__all__ = ["Features", "features_of", "own"]
 
 # Numbers of a sample, at most, of voxels and of latents.
 _MAX_VOXELS, _MAX_LATENTS = 4096, 512
@@ -82,7 +82,19 @@ class Features(NamedTuple):
 
 
 def features_of(model: LatentDiffusion) -> list[Features]:
-    """Choose features for the images of a model; the first is to be looked at first."""
+    """Choose features for the images of a model, as an evaluation does.
+
+    Parameters
+    ----------
+    model : LatentDiffusion
+        Fitted model.
+
+    Returns
+    -------
+    list of Features
+        Those of a classifier (digits) or of a random network, voxels, and the model's
+        latents.
+    """
     shape = tuple(model.vqvae_.shape_)
     first = digits() if shape == (28, 28, 1) else random_network(shape)
     return [first, voxels(), encoder(model)]

@@ -86,11 +86,7 @@ def read_for(
         return _digits(document, split)
     rows_of_lists(paths)  # says what is not there
     if holds_volumes(paths) != of_volumes:
-        kinds = "two-dimensional images", "volumes"
-        raise InputError(
-            f"the model is of {kinds[of_volumes]}, and `{option}` has "
-            f"{kinds[not of_volumes]}; give files like its training data."
-        )
+        raise _of_other_kind(paths, option, of_volumes)
     if of_volumes:
         named = from_saved(document.get("channels"))
         choice |= {"channels": named or channels, "generated": generated}
@@ -105,6 +101,17 @@ def read_for(
         return _with_refused(images)
     _refuse_samples(images.files, option)
     return images
+
+
+def _of_other_kind(paths, option, of_volumes):
+    """Return the error for two-dimensional images or volumes where others are due."""
+    if of_volumes:
+        read_images(paths)  # says what is neither
+    kinds = "two-dimensional images", "volumes"
+    return InputError(
+        f"the model is of {kinds[of_volumes]}, and `{option}` has "
+        f"{kinds[not of_volumes]}; give files like its training data."
+    )
 
 
 def _refuse_samples(files, option, of_series=False):

@@ -35,9 +35,8 @@ class InputPlan(NamedTuple):
     """What the inputs are, before volumes are read.
 
     ``shape`` is that of all images, ``cohort`` has numbers in place of its images,
-    ``load`` takes the further arguments of
-    :func:`dipy_ldm.data.volumes.conform_volumes` and returns the whole
-    :class:`dipy_ldm.data._cohort.Cohort`; ``source`` is what headers say of sources.
+    ``load`` takes the further arguments of ``conform_volumes`` and returns the whole
+    cohort; ``source`` is what headers say of sources.
     """
 
     shape: tuple

@@ -79,7 +79,7 @@ class DenoiseLDMFlow(LDMFlow):
             autoencoder; the higher, the more is generated.
         steps : int, optional
             Network evaluations. Default: 1 at the default strength, up to 20 at
-            strength 1.
+            strength 1; 10 with --lesions.
         seed : int, optional
             Seed of the noise, which depends on the name of each volume, too.
         repeats : int, optional

@@ -58,6 +58,7 @@ def volumes(tmp_path_factory):
     write(folder / "train", images)
     write(folder / "real", soft_balls(44, 1))
     write(folder / "copies", np.concatenate([images[:12], soft_balls(12, 5)]))
+    (folder / "empty").mkdir()
     return folder
 
 
@@ -347,6 +348,7 @@ def test_held_out_training_volumes_are_named(audit, tmp_path):
         ("evaluate no.file --real mnist", "there is no model file no.file"),
         ("evaluate mnist --real V/real", "is of two-dimensional images, and"),
         ("evaluate V/ldm.safetensors --real mnist", "there is no file mnist"),
+        ("evaluate V/ldm.safetensors --real V/empty", "empty has no images (.npy"),
         (
             "evaluate mnist --real mnist --measurements x.tsv",
             "give these, too, as --generated_files",
