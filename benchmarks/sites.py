@@ -115,7 +115,7 @@ def measure(images, truth):
     for each in (images, truth):
         inside = [image[brain > BRAIN] for image, brain in zip(each, truth)]
         ratios.append([np.divide(*np.quantile(x, (0.25, 0.75))) for x in inside])
-    off = np.abs(np.subtract(*ratios)).mean()
+    off = np.abs(np.diff(ratios, axis=0)).mean()
     return score(images, truth) | {"contrast_off": round(float(off), 4)}
 
 
