@@ -69,6 +69,7 @@ def evaluate_images(
         source=real.sources,
         requested=generated.conditions if generated else None,
         subjects=real.named,
+        subjects_generated=generated.named if generated else None,
         classifier=options.classifier,
         seed=options.seed,
         verbose=True,
