@@ -236,7 +236,9 @@ def _measure(model, sets, labels, kinds, notes, classifier, seed, verbose):
     network = None
     if classifier:
         network, figures["classifier"] = _two_sample_tests(sets, rows, seed, verbose)
-    probes, probe_notes = _probe(model, sets, labels, rows, figures, seed)
+    # What the model's own encoder sees is no independent judge.
+    judges = {kind.name: rows[kind.name] for kind in kinds if kind.independent}
+    probes, probe_notes = _probe(model, sets, labels, judges, figures, seed)
     rest = affine, notes + probe_notes, network, model.channels_
     return Evaluation(figures, sets, measured, probes, *rest)
 
@@ -518,14 +520,12 @@ def _two_sample_tests(sets, rows, seed, verbose):
     return tests["generated"], figures
 
 
-def _probe(model, sets, labels, rows, figures, seed):
+def _probe(model, sets, labels, judges, figures, seed):
     """Compare requested conditions with those that probes predict."""
     conditions = dict(model.conditions_)
     if accuracy := _digit_accuracy(sets, labels):
         figures["as_asked"] = accuracy
         conditions.pop("label", None)
-    # What the model's own encoder sees is no independent judge.
-    judges = {name: features for name, features in rows.items() if name != "encoder"}
     probes, notes = probe_all(conditions, labels, judges, seed, sets.subjects)
     if probes:
         figures["probes"] = {name: one.as_figures() for name, one in probes.items()}

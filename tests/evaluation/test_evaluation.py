@@ -159,6 +159,8 @@ def test_shrunk_halves_until_it_is_small(rng):
 def test_the_encoder_is_that_of_the_model(diffusion, blobs):
     low, high = diffusion.vqvae_.intensity_
     found = encoder(diffusion).compute((blobs - low) / (high - low))
+    assert [x.independent for x in features_of(diffusion)] == [True, True, False]
+    assert own(np.ravel, "encoder").independent
     latents = diffusion._scaled(diffusion.vqvae_.encode(blobs))
     npt.assert_allclose(found, latents.reshape(len(blobs), -1), atol=1e-4)
 
@@ -531,6 +533,11 @@ def test_unreadable_condition_gets_a_sentence(sizes):
     along = {of: {"size": [(0.0, 0.6, 0.8)] * 60} for of in known}
     directions = {"size": SimpleNamespace(kind="direction")}
     assert "it is a direction" in probe_all(directions, along, rows)[1][0]
+    # The model's own encoder, which is left out, may be all there is.
+    (sentence,) = probe_all(
+        {"size": number}, {of: {"size": v} for of, v in known.items()}, {}
+    )[1]
+    assert "own encoder is no independent judge; give other `features`" in sentence
     # And nothing where nothing was asked for.
     none = {of: {"size": v} for of, v in known.items()} | {"generated": None}
     assert probe_all({"size": number}, none, rows) == ({}, [])
