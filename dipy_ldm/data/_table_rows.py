@@ -229,7 +229,7 @@ def _keys_of_paths(columns, files):
 def _keys_of_subjects(table, columns, subjects, sessions):
     """Return the keys of rows and of images by subject and session, as for paths."""
     name = next((name for name in columns if name.lower() in SUBJECT_COLUMNS), None)
-    names = _index_of(table) if name is None else list(columns[name])
+    names = _index_of(table, columns) if name is None else list(columns[name])
     if names is None or not names:
         return None
     if subjects is None:
@@ -247,7 +247,19 @@ def _keys_of_subjects(table, columns, subjects, sessions):
     return rows, [[key] for key in images]
 
 
-def _index_of(table):
+def _index_of(table, columns):
+    """Return names of rows of a table, or of all columns, that are an index."""
+    parts = [table] if hasattr(table, "iloc") else columns.values()
+    indexes = [_names_of_rows(part) for part in parts]
+    if any(names != indexes[0] for names in indexes):
+        raise InputError(
+            "the conditions have different names of rows, or some have none; give a "
+            "DataFrame, whose columns have the same."
+        )
+    return indexes[0] if indexes else None
+
+
+def _names_of_rows(table):
     """Return names of rows that are an index of pandas; None if it only counts them."""
     if not hasattr(table, "iloc"):
         return None
