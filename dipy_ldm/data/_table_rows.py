@@ -173,10 +173,26 @@ def _key(row, column):
     return _prefixed({"participant_id": "sub", "session_id": "ses"}[column], cell)
 
 
+def find_image_subjects(files: Sequence[Path]) -> list[str]:
+    """Return the subject of each image of files, which may have several."""
+    # Without a name, each image of an array is of a subject of its own.
+    return [
+        f"{file}, image {i}" if name == str(file) else name
+        for i, (file, name) in enumerate(zip(files, find_subjects(files)))
+    ]
+
+
 def align_tables(*tables: tuple[Any, Any]) -> list:
     """Join each table with names of rows to the subjects beside it; others stay."""
     joined = [join_rows(table, subjects) for table, subjects in tables]
     return [table if rows is None else rows for rows, (table, _) in zip(joined, tables)]
+
+
+def join_to_files(table: Any, files: Sequence[Path]) -> Any:
+    """Join the rows of a table with names to files; others, or to none, stay."""
+    sessions = [entity(file, "ses") for file in files]
+    rows = join_rows(table, find_subjects(files), sessions) if files else None
+    return table if rows is None else rows
 
 
 def join_rows(
