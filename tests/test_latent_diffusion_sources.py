@@ -14,7 +14,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.evaluation import _memorization as membership
 from dipy_ldm.evaluation.audit import audit
-from dipy_ldm.evaluation.evaluate import evaluate
+from dipy_ldm.evaluation.evaluate import evaluate, scaled
 from dipy_ldm.evaluation.features import voxels
 from dipy_ldm.nn import _building as building
 from dipy_ldm.training import _memory as memory
@@ -80,15 +80,17 @@ def test_models_with_sources_are_evaluated_and_audited(seeing, blobs, others):
     found = evaluate(seeing, blobs, source=others, features=[voxels()], steps=1)
     assert found.figures["n"] == 32
     # Each sample is of the source of a real image of the floor.
-    wanted = seeing.predict(source=others[32:], steps=1)
-    low, high = seeing.vqvae_.intensity_
-    wanted = np.clip((wanted - low) / (high - low), 0, 1)
+    wanted = scaled(seeing.predict(source=others[32:], steps=1), seeing.vqvae_)
     npt.assert_allclose(found.sets.generated, wanted, atol=1e-4)
     sides = blobs[:40], blobs[40:]
     with pytest.raises(InputError, match="one image or 64, one for each, not 40"):
         evaluate(seeing, blobs, source=others[:40], features=[voxels()], steps=1)
     both = {"source": others[:40], "source_held_out": others[40:]}
-    audited = audit(seeing, *sides, n=24, steps=1, **both)
+    audited = audit(seeing, *sides, n=30, steps=1, **both)
+    # Of training sources, samples are near to training images by design.
+    wanted = seeing.predict(source=others[40:], steps=1)
+    npt.assert_allclose(audited.generated, scaled(wanted, seeing.vqvae_), atol=1e-4)
+    assert "of a training source they are near" in audited.notes[-1]
     assert np.isfinite(audited.members["denoiser"].train).all()
     # Losses depend on what the images are made of.
     of_others = membership.denoising_losses(seeing, blobs[:40], source=others[40:41])

@@ -270,11 +270,14 @@ class Map(Channel):
         self, measured: Mapping[str, np.ndarray], names: Sequence[str]
     ) -> list[str]:
         """Name volumes of another scale than most."""
-        sizes = np.abs(next(iter(measured.values())) - self.background)
+        if self.low < self.background < self.high:
+            return []  # means of both signs tell no scale
+        means = next(iter(measured.values()))
+        sizes = np.abs(means - self.background)
         most = max(float(np.median(sizes)), 1e-12)
         return [
-            f"{name} has a mean of {size:.3g}, and most of {most:.3g}"
-            for name, size in zip(names, sizes)
+            f"{name} has a mean of {mean:.4g}, and most of {np.median(means):.4g}"
+            for name, mean, size in zip(names, means, sizes)
             if size > _OTHER_SCALE * most or size * _OTHER_SCALE < most
         ]
 

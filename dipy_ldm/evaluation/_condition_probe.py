@@ -157,6 +157,10 @@ def probe(
     """Fit a probe to real ``(n, features)``, and predict a condition of others."""
     if kind == "direction":
         raise InputError("it is a direction.")
+    if not rows:
+        raise InputError(
+            "the model's own encoder is no independent judge; give other `features`."
+        )
     places = {
         name: [i for i, value in enumerate(values) if value is not None]
         for name, values in labels.items()

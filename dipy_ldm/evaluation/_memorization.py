@@ -23,7 +23,7 @@ from dipy_ldm.evaluation.features import Features, shrunk
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.metrics import Interval, binomial, bootstrap, nearest_distance
 from dipy_ldm.metrics.distributions import nearest_neighbours
-from dipy_ldm.metrics.intervals import widened
+from dipy_ldm.metrics.intervals import subjects_of, widened
 
 # The neighbour whose distance tells how dense training images are around a sample.
 N_NEIGHBOURS = 10
@@ -305,11 +305,19 @@ def _means(values):
 
 
 def infer_membership(
-    train: np.ndarray, held_out: np.ndarray, seed: int = 0
+    train: np.ndarray,
+    held_out: np.ndarray,
+    seed: int = 0,
+    subjects: Sequence[np.ndarray | None] = (None, None),
 ) -> Membership:
-    """Measure how well losses ``(n,)`` separate training images from others."""
+    """Measure how well losses ``(n,)`` separate training images from others.
+
+    ``subjects`` say whose each image of both kinds is; they all differ if None.
+    """
     at_least("the number of images of each kind", min(len(train), len(held_out)), 2)
     n_held_out = len(held_out)
+    whose = map(subjects_of, subjects, (len(train), n_held_out))
+    n = min(len(np.unique(own)) for own in whose)
     rank = max(_MIN_RANK, int(_FALSE_RATE * (n_held_out + 1)))
     enough = n_held_out >= _MIN_HELD_OUT
 
@@ -317,9 +325,11 @@ def infer_membership(
         return np.mean(members < np.partition(held_out, rank - 1)[rank - 1])
 
     def interval(statistic):
-        share = bootstrap(statistic, train, held_out, seed=seed).within(0, 1)
+        if n < 2:  # one subject can't tell how others differ
+            return Interval(float(statistic(train, held_out)), 0.0, 1.0)
+        sets = train, held_out
+        share = bootstrap(statistic, *sets, seed=seed, subjects=subjects).within(0, 1)
         # Without an error, all that is resampled is the same.
-        n = min(len(train), n_held_out)
         return widened(share, n) if round(share.value * n) in (0, n) else share
 
     return Membership(

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from dipy_ldm._conditions import UNSPECIFIED, ConditionBatch, ConditionsLike
 from dipy_ldm._utils.checks import InputError, whole
+from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import listed, take_rows
 from dipy_ldm.data._scans import ImagesLike
 from dipy_ldm.evaluation import _invariant_features as learnt, _memorization as copies
@@ -54,8 +55,8 @@ class Pair(NamedTuple):
 class Reference(NamedTuple):
     """A model that saw no training image, and the same images on its own grid.
 
-    ``sources`` are the source images of both kinds, if there are any, and
-    ``conditions`` the values of their conditions.
+    ``sources`` are the source images of both kinds, if there are any, ``conditions``
+    the values of their conditions, and ``subjects`` say whose each training image is.
     """
 
     model: LatentDiffusion
@@ -63,6 +64,7 @@ class Reference(NamedTuple):
     held_out: np.ndarray
     sources: tuple[Any, Any] = (None, None)
     conditions: tuple[Any, Any] = (None, None)
+    subjects: npt.ArrayLike | None = None
 
     def with_shared_conditions(self):
         """Leave out conditions that are not known of all images of both kinds."""
@@ -141,6 +143,7 @@ def audit(
     source: npt.ArrayLike | None = None,
     source_held_out: npt.ArrayLike | None = None,
     requested: ConditionsLike = None,
+    subjects: npt.ArrayLike | None = None,
     reference: Reference | None = None,
     seed: int = 0,
     verbose: bool = False,
@@ -162,16 +165,22 @@ def audit(
         How many of each kind at most; as many as there are, up to 2000, if None.
     conditions : dict of str to sequence or DataFrame, optional
         Of the training images. Generated ones are asked for with those of the first,
-        which is how a model that has memorised them is asked for them.
+        which is how a model that has memorised them is asked for them; with source
+        images, with those of the held-out ones.
     conditions_held_out : dict of str to sequence or DataFrame, optional
         Of the held-out images. Membership is inferred with those conditions that are
         known of all images of both kinds.
     source, source_held_out : array_like, optional
         Source image of each training and of each held-out image, for models
         conditioned on source images, as of :meth:`dipy_ldm.LatentDiffusion.predict`.
-        Samples are made from the former.
+        Samples are made from the latter, one of each: of a training source they are
+        near to its training image by design, and so are given ones.
     requested : dict of str to sequence or DataFrame, optional
         What images that are given as generated were asked to be.
+    subjects : array_like, optional
+        Whose each training image is, such as ``"sub-01"``: several of a subject count
+        as one where membership is inferred. None is for others all, or those of
+        Volumes.
     reference : Reference, optional
         A model that saw none of these images. What it tells of them by its loss is no
         leak.
@@ -196,18 +205,16 @@ def audit(
     check_arguments(model, generated, requested, sampling, seed)
     vqvae = model.vqvae_
     both = (source, source_held_out), (conditions, conditions_held_out)
-    own = _read(model, train, held_out, *both)
-    conditions = own.conditions[0]
+    own = _read(model, train, held_out, *both, subjects)
     if generated is not None:
         generated = model._check_images(generated)
         requested = read_conditions("requested", requested, len(generated))
     count, n_held_out = _count(len(own.train), len(own.held_out), generated, n)
     refuse_training_images(vqvae, own.train, own.held_out)
     if generated is None:
-        rows = np.arange(count) % len(own.train)
-        requested = take_rows(conditions, rows)
         options = {"seed": seed, "verbose": verbose, **sampling}
-        generated = generate(model, rows, conditions, own.sources[0], options)
+        generated, requested = _generate(own, count, options)
+        count = len(generated)
     real = np.asarray(own.held_out[:n_held_out], "float32")
     generated = np.asarray(generated[:count], "float32")
     refuse_real(real, generated)  # copies of training images are what it looks for
@@ -241,13 +248,14 @@ def audit(
         _suspicious(searches),
         scaled(sets[-1], vqvae),
         projection,
-        _notes(count, n_held_out, len(own.train)) + _note_conditions(own),
+        _notes(count, n_held_out, own) + _note_conditions(own),
     )
 
 
-def _read(model, train, held_out, sources, conditions):
+def _read(model, train, held_out, sources, conditions, subjects):
     """Check training and held-out images, and what belongs to each of them."""
     _refuse_repeated_subjects(held_out)
+    subjects = getattr(train, "subjects", None) if subjects is None else subjects
     train, held_out = map(model._check_images, (train, held_out))
     of_images = (
         sources_of(model, sources[0], len(train)),
@@ -257,7 +265,24 @@ def _read(model, train, held_out, sources, conditions):
         read_conditions("conditions", conditions[0], len(train)),
         read_conditions("conditions_held_out", conditions[1], len(held_out)),
     )
-    return Reference(model, train, held_out, of_images, tables)
+    whose = number_subjects(subjects, len(train))
+    return Reference(model, train, held_out, of_images, tables, whose)
+
+
+def _generate(
+    own: Reference, count: int, options: dict
+) -> tuple[np.ndarray, dict[str, list] | None]:
+    """Generate samples; return them, and what they were asked to be.
+
+    Of training sources they would be near to training images by design: those of
+    held-out images are taken, each once.
+    """
+    of = int(own.model.source_ is not None)
+    n = len(own.held_out if of else own.train)
+    rows = np.arange(min(count, n) if of else count) % n
+    conditions, source = own.conditions[of], own.sources[of]
+    generated = generate(own.model, rows, conditions, source, options)
+    return generated, take_rows(conditions, rows)
 
 
 def _refuse_repeated_subjects(held_out):
@@ -294,14 +319,17 @@ def _search(features, sets, vqvae):
 
 def _infer(losses, subject, seed):
     """Infer membership from the losses of a model of training and held-out images."""
-    both, first = [], slice(_MAX_MEMBERSHIP_IMAGES)
+    both, owners, first = [], [], slice(_MAX_MEMBERSHIP_IMAGES)
     subject = subject.with_shared_conditions()
     sets = (subject.train, subject.held_out), subject.sources, subject.conditions
-    for images, source, conditions in zip(*sets, strict=True):
+    for images, source, conditions, of in zip(
+        *sets, (subject.subjects, None), strict=True
+    ):
         rows = _within_range(subject.model, conditions, len(images))[first]
         own = None if source is None else source[rows], take_rows(conditions, rows)
         both.append(losses(subject.model, np.asarray(images[rows]), seed, *own))
-    return copies.infer_membership(both[0], both[1], seed)
+        owners.append(number_subjects(of, len(images))[rows])
+    return copies.infer_membership(both[0], both[1], seed, owners)
 
 
 def _within_range(model, conditions, n):
@@ -374,15 +402,20 @@ def _count(train, held_out, generated, n):
     return counts
 
 
-def _notes(n, n_held_out, train):
+def _notes(n, n_held_out, own):
     start = f"{n} generated images, and {n_held_out} held-out ones as the autoencoder"
-    end = f"reconstructs them, were each compared with all {train} training images."
-    notes = [f"{start} {end}"]
+    end = f"were each compared with all {len(own.train)} training images."
+    notes = [f"{start} reconstructs them, {end}"]
     fewest = copies.fewest_detectable(n, n_held_out)
     if fewest > 1:
         notes.append(
             f"Of {n} images, fewer than {fewest} copies can't be distinguished from "
             "chance, even if they are exact."
+        )
+    if own.model.source_ is not None:
+        notes.append(
+            "Samples are of the source images of held-out images, or given ones: of a "
+            "training source they are near to its training image by design."
         )
     return notes
 

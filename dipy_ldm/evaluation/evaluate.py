@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 import hashlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -114,6 +114,7 @@ def evaluate(
     source: npt.ArrayLike | None = None,
     requested: ConditionsLike = None,
     subjects: npt.ArrayLike | None = None,
+    subjects_generated: npt.ArrayLike | None = None,
     features: Sequence[Features] | None = None,
     classifier: bool = False,
     seed: int = 0,
@@ -148,6 +149,10 @@ def evaluate(
         Whose each real image is, such as ``"sub-01"``, so that no subject is on both
         sides, and intervals are those of other subjects. None is for others all, or
         those of Volumes.
+    subjects_generated : array_like, optional
+        Of whose image each given sample was made, if it was. It is near to that by
+        design, so that none of a subject of the reference is compared. None is for
+        samples of noise alone, or for the subjects of Volumes.
     features : sequence of Features, optional
         What to compare in; those of :func:`dipy_ldm.evaluation.features.features_of` if
         None.
@@ -172,40 +177,69 @@ def evaluate(
         If there are too few images, or they are not of the model.
     """
     check_arguments(model, generated, requested, sampling, seed)
-    own = None if features is None else list(features)
-    refuse_equal_names(own or ())
+    kinds = features_of(model) if features is None else list(features)
+    refuse_equal_names(kinds)
     images = _read_images(model, real, "real image")
     subjects = getattr(real, "subjects", None) if subjects is None else subjects
     conditions = read_conditions("conditions", conditions, len(images), subjects)
-    samples = None
+    whose, samples = number_subjects(subjects, len(images)), None
     if generated is not None:
-        samples = _read_images(model, generated, "generated image")
-        requested = read_conditions("requested", requested, len(samples))
-    count, notes = choose_sample_count(
-        len(images), None if samples is None else len(samples), n
-    )
-    halves, whose, further = _apart(
-        number_subjects(subjects, len(images)),
-        count,
-        translated=samples is None and source is not None,
-    )
-    count = len(halves[0])
+        own = getattr(generated, "subjects", None)
+        own = own if subjects_generated is None else subjects_generated
+        samples = _read_samples(model, generated, requested, own, subjects, len(images))
+    count = choose_sample_count(len(images), samples and len(samples.images), n)
+    rows = _apart(whose, count, samples and samples.subjects)
+    notes = _describe_counts(whose, rows, samples and samples.subjects)
     if classifier:
-        check_count(count)
-    labels = _labels_of_sets(conditions, requested, halves, samples is None)
-    if samples is None:
+        check_count(len(rows[0]))
+    if samples:
+        samples = samples.take(rows[2])
+    else:
         source = sources_of(model, source, len(images))
         options = {"seed": seed, "verbose": verbose, **sampling}
-        samples = generate(model, halves[1], conditions, source, options)
-    sets = _sets(model.vqvae_, images, samples, halves, whose)
-    kinds = features_of(model) if own is None else own
+        made = generate(model, rows[1], conditions, source, options)
+        own = np.arange(len(made)) if source is None else whose[rows[1]]
+        samples = _Samples(made, take_rows(conditions, rows[1]), own)
+    sets = _sets(model.vqvae_, images, samples, rows, whose)
+    labels = _labels_of_sets(conditions, samples, rows)
+    return _measure(model, sets, labels, kinds, notes, classifier, seed, verbose)
+
+
+class _Samples(NamedTuple):
+    """Samples, what they were asked to be, and numbers of whom they were made of."""
+
+    images: np.ndarray
+    requested: dict[str, list] | None
+    subjects: np.ndarray
+
+    def take(self, rows):
+        """Take some of them."""
+        requested = take_rows(self.requested, rows)
+        return _Samples(self.images[rows], requested, self.subjects[rows])
+
+
+def _read_samples(model, generated, requested, own, subjects, n_real):
+    """Read given samples; real images of the same subjects have the same numbers."""
+    images = _read_images(model, generated, "generated image")
+    requested = read_conditions("requested", requested, len(images))
+    numbers = number_subjects(own, len(images), "subjects_generated") + n_real
+    if own is not None and subjects is not None:
+        total = n_real + len(images)
+        numbers = number_subjects([*subjects, *own], total)[n_real:]
+    return _Samples(images, requested, numbers)
+
+
+def _measure(model, sets, labels, kinds, notes, classifier, seed, verbose):
+    """Measure all figures."""
     affine = model.vqvae_.affine_ if sets.real.ndim == 5 else None
     rows, measured, figures = _compare(model, sets, kinds, affine, seed, verbose)
     network = None
     if classifier:
         network, figures["classifier"] = _two_sample_tests(sets, rows, seed, verbose)
-    probes, probe_notes = _probe(model, sets, labels, rows, figures, seed)
-    rest = affine, notes + further + probe_notes, network, model.channels_
+    # What the model's own encoder sees is no independent judge.
+    judges = {kind.name: rows[kind.name] for kind in kinds if kind.independent}
+    probes, probe_notes = _probe(model, sets, labels, judges, figures, seed)
+    rest = affine, notes + probe_notes, network, model.channels_
     return Evaluation(figures, sets, measured, probes, *rest)
 
 
@@ -283,8 +317,8 @@ def generate(
 
 def choose_sample_count(
     real: int, generated: int | None = None, n: int | None = None
-) -> tuple[int, list[str]]:
-    """Count how many images of each kind are compared, and note it."""
+) -> int:
+    """Choose how many images of each kind are compared, at most."""
     if n is not None:
         whole("n", n, MIN_IMAGES)
     elif generated is not None:
@@ -300,12 +334,25 @@ def choose_sample_count(
             "more."
         )
     limits = [real // 2, MAX_IMAGES] + [x for x in (generated, n) if x is not None]
-    count = min(limits)
-    start = f"{count} of the {real} real images are what all others are compared with, "
-    notes = [f"{start}and {count} others are the floor."]
-    if generated is not None and generated > count:
-        notes.append(f"Of {generated} generated images, {count} are compared.")
-    return count, notes
+    return min(limits)
+
+
+def _describe_counts(whose, rows, of_samples):
+    """Note how many images of each kind are compared."""
+    count, n_subjects = len(rows[0]), len(np.unique(whose))
+    start = f"{count} of the {len(whose)} real images are what all others are compared "
+    notes = [f"{start}with, and {count} others are the floor."]
+    if of_samples is not None and count < len(of_samples):
+        shared = np.isin(of_samples, whose[rows[0]]).sum()
+        end = f", and {shared} are of subjects of the former" if shared else ""
+        start = f"Of {len(of_samples)} generated images, {count} are compared"
+        notes.append(f"{start}{end}.")
+    if n_subjects < len(whose):
+        notes.append(
+            f"The real images are of {n_subjects} subjects, none of whom is on both "
+            "sides, and intervals are those of subjects."
+        )
+    return notes
 
 
 def refuse_unequal(real: int, generated: int, kind: str) -> None:
@@ -317,47 +364,53 @@ def refuse_unequal(real: int, generated: int, kind: str) -> None:
         )
 
 
-def _apart(whose, count, translated=False):
-    """Split real images into reference and further ones, by subject."""
-    sizes = range(count, 0, -1)
-    candidates = ((n, np.flatnonzero(~np.isin(whose, whose[:n]))) for n in sizes)
-    n, rest = next((x for x in candidates if len(x[1]) >= x[0]), (0, whose[:0]))
-    halves, n_subjects = (np.arange(n), rest[:n]), len(np.unique(whose))
-    reference, real = (whose[half] for half in halves)
-    fewest = min(len(np.unique(reference)), len(np.unique(real)))
-    if n < MIN_IMAGES or fewest < _MIN_SUBJECTS:
+def _apart(whose, count, of_samples=None):
+    """Choose images to compare with, and others and samples, none of their subjects.
+
+    Returns rows, ``(3, n)``; samples that are not made yet will be of the others.
+    """
+    n_subjects, order = len(np.unique(whose)), np.arange(len(whose))
+    if n_subjects < len(whose):
+        # Drawn again: of images in a drawn order, subjects with many tend to be first.
+        drawn = np.random.default_rng(0).permutation(whose.max() + 1)
+        order = np.argsort(drawn[whose], kind="stable")
+    own, places = whose, order
+    if of_samples is not None:
+        own, places = of_samples, np.arange(len(of_samples))
+    for n in range(count, -1, -1):
+        reference = whose[order[:n]]
+        real = order[~np.isin(whose[order], reference)]
+        samples = places[~np.isin(own[places], reference)]
+        if min(len(real), len(samples)) >= n:
+            break
+    owners = reference, whose[real[:n]], own[samples[:n]]
+    if n < MIN_IMAGES or min(len(np.unique(x)) for x in owners) < _MIN_SUBJECTS:
+        others = ", and none of as many generated ones may be of a subject of the first"
         raise InputError(
             f"the real images are of {n_subjects} subjects: each half needs "
-            f"{MIN_IMAGES} images of {_MIN_SUBJECTS} subjects or more; give images of "
-            "more subjects."
+            f"{MIN_IMAGES} images of {_MIN_SUBJECTS} subjects or more"
+            f"{'' if of_samples is None else others}; give images of more subjects."
         )
-    if n_subjects == len(whose):
-        return halves, {}, []
-    note = (
-        f"They are of {n_subjects} subjects, none of whom is on both sides; {n} images "
-        "of each side are compared, and intervals are those of subjects."
-    )
-    subjects = {"reference": reference, "real": real, "reconstructed": real}
-    if translated:  # samples are of the real images' source images
-        subjects["generated"] = real
-    return halves, subjects, [note]
+    return np.stack([order[:n], real[:n], samples[:n]])
 
 
-def _labels_of_sets(conditions, requested, halves, generate):
+def _labels_of_sets(conditions, samples, rows):
     """Return the labels of each set: true ones or, for samples, requested ones."""
-    reference, real = (take_rows(conditions, half) for half in halves)
-    chosen = real if generate else take_rows(requested, range(len(halves[0])))
+    reference, real = (take_rows(conditions, own) for own in rows[:2])
     labels = {"reference": reference, "real": real, "reconstructed": real}
-    return labels | {"generated": chosen}
+    return labels | {"generated": samples.requested}
 
 
-def _sets(vqvae, images, generated, halves, whose):
+def _sets(vqvae, images, samples, rows, whose):
     """Make sets of equal sizes, in [0, 1], with reconstructions."""
-    reference, real = (np.asarray(images[half], "float32") for half in halves)
-    generated = np.asarray(generated[: len(real)], "float32")
+    reference, real = (np.asarray(images[own], "float32") for own in rows[:2])
+    generated = np.asarray(samples.images, "float32")
     refuse_real([*reference, *real], generated)
     arrays = reference, real, generated, vqvae.predict(real)
-    return Sets._make([*(scaled(array, vqvae) for array in arrays), whose])
+    of_reference, of_real = whose[rows[:2]]
+    subjects = {"reference": of_reference, "real": of_real, "reconstructed": of_real}
+    subjects["generated"] = samples.subjects
+    return Sets._make([*(scaled(array, vqvae) for array in arrays), subjects])
 
 
 def refuse_real(real: Iterable[np.ndarray], generated: Iterable[np.ndarray]) -> None:
@@ -467,14 +520,12 @@ def _two_sample_tests(sets, rows, seed, verbose):
     return tests["generated"], figures
 
 
-def _probe(model, sets, labels, rows, figures, seed):
+def _probe(model, sets, labels, judges, figures, seed):
     """Compare requested conditions with those that probes predict."""
     conditions = dict(model.conditions_)
     if accuracy := _digit_accuracy(sets, labels):
         figures["as_asked"] = accuracy
         conditions.pop("label", None)
-    # What the model's own encoder sees is no independent judge.
-    judges = {name: features for name, features in rows.items() if name != "encoder"}
     probes, notes = probe_all(conditions, labels, judges, seed, sets.subjects)
     if probes:
         figures["probes"] = {name: one.as_figures() for name, one in probes.items()}

@@ -44,6 +44,9 @@ class Features(NamedTuple):
     standardised : bool
         Whether each is brought to mean 0 and variance 1 among the reference first,
         since they have no unit of their own.
+    independent : bool
+        Whether they are of another network than the model's, and may judge whether
+        samples are what was asked for.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Features(NamedTuple):
     says: str
     of: Callable[[np.ndarray], np.ndarray]
     standardised: bool = False
+    independent: bool = True
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         """Return the features of images, one row each, checked.
@@ -148,7 +152,7 @@ def encoder(model: LatentDiffusion) -> Features:
         return shrunk(model._scaled(latents), _MAX_LATENTS)
 
     says = "Latents of the model's own encoder, averaged until there are at most 512."
-    return Features("encoder", 1, says, of)
+    return Features("encoder", 1, says, of, independent=False)
 
 
 def digits() -> Features:

@@ -252,6 +252,18 @@ def refuse_same_subjects(train: EvaluationImages, held_out: EvaluationImages) ->
         )
 
 
+def refuse_samples_of(train: EvaluationImages, generated: EvaluationImages) -> None:
+    """Refuse samples of training subjects' sources, in an audit of such a model."""
+    both = set(train.named or ()) & set(generated.named or ()) - {None}
+    if both:
+        raise InputError(
+            f"generated images are named after training subjects "
+            f"({listed(sorted(both))}): of a source image of the training they are "
+            "near to a training image by design, and would count as copies; leave "
+            "these out of `generated_files`."
+        )
+
+
 def one_of_each_subject(images: EvaluationImages) -> EvaluationImages:
     """Keep one image of each subject that names tell, and note it.
 

@@ -69,6 +69,7 @@ def evaluate_images(
         source=real.sources,
         requested=generated.conditions if generated else None,
         subjects=real.named,
+        subjects_generated=generated.named if generated else None,
         classifier=options.classifier,
         seed=options.seed,
         verbose=True,
@@ -128,7 +129,8 @@ def audit_on(
         own_train, own_held_out, _ = reference_images
         sets = own_train.images, own_held_out.images
         conditions = own_train.conditions, own_held_out.conditions
-        reference = Reference(other, *sets, conditions=conditions)
+        whose = own_train.named
+        reference = Reference(other, *sets, conditions=conditions, subjects=whose)
     sets, names = (train.images, held_out.images), (train.names, held_out.names)
     with distributed(device):
         try:
@@ -141,6 +143,7 @@ def audit_on(
                 source=train.sources,
                 source_held_out=held_out.sources,
                 requested=generated.conditions if generated else None,
+                subjects=train.named,
                 reference=reference,
                 n=options.n_samples,
                 seed=options.seed,

@@ -12,6 +12,7 @@ from dipy_ldm.workflows._evaluation_images import (
     reading_options,
     reference_document,
     refuse_same_subjects,
+    refuse_samples_of,
     refuse_unnamed,
 )
 from dipy_ldm.workflows._options import gather, share_descriptions
@@ -66,9 +67,10 @@ class AuditLDMFlow(LDMFlow):
             Images of other subjects, at least 20 and better hundreds, or the word mnist
             for the test digits. Of several images of a subject, one is compared.
         generated_files : variable string or Path, optional
-            Generated images, such as those to be published. Default: generate as many
-            as there are held-out images; a conditional model with the conditions of the
-            training images.
+            Generated images, such as those to be published; of source images, of other
+            subjects than the training's. Default: generate as many as there are
+            held-out images; a conditional model with the conditions of the training
+            images, one with source images with those of the held-out ones.
         source_files : variable string or Path, optional
             Source images of the training and the held-out volumes, for models
             conditioned on source images, paired by the sub- and ses- of their names.
@@ -136,6 +138,8 @@ def _read(document, options, generated_files=None, source_files=None):
     generated = generated_files and read_for(
         document, generated_files, "generated_files", generated=True, **how
     )
+    if generated and document["source"]:
+        refuse_samples_of(train, generated)
     return train, held_out, generated
 
 

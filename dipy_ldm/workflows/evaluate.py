@@ -56,8 +56,10 @@ class EvaluateLDMFlow(LDMFlow):
             model of images; or the word mnist for the test digits. They are resampled
             to the grid of the model. Half of them is the reference.
         generated_files : variable string or Path, optional
-            Generated images. Default: generate half as many as there are real images; a
-            conditional model with the conditions that tables list for the real files.
+            Generated images. Of those that are named after a source image (sub-), none
+            is compared with its own subject. Default: generate half as many as there
+            are real images; a conditional model with the conditions that tables list
+            for the real files.
         source_files : variable string or Path, optional
             Source images of the real volumes, paired with them as in the training, for
             models conditioned on source images: samples are generated from the same.

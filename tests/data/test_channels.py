@@ -224,6 +224,12 @@ def test_maps_are_measured_where_there_is_something():
     assert md.measure(image, 1.0) == {"mean, mm^2/s": pytest.approx(0.002)}
     (odd,) = md.find_odd({"mean": np.array([2, 2.2, 1.9, 0.002])}, ["a", "b", "c", "d"])
     assert odd == "d has a mean of 0.002, and most of 1.95"
+    time = Map("T1map", low=100.0, high=5000.0, background=100.0)
+    (odd,) = time.find_odd({"mean": np.array([1200.0, 1250, 1230, 130])}, "abcd")
+    assert odd == "d has a mean of 130, and most of 1215"
+    # Of both signs, means are near to 0 or not, whatever the scale.
+    signed = Map("logJ", low=-1.0)
+    assert signed.find_odd({"mean": np.array([0.002, -0.003, 0.15])}, "abc") == []
 
 
 def test_channels_are_chosen_by_their_names():

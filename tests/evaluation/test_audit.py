@@ -316,6 +316,19 @@ def test_infer_membership_of_normal_losses(rng):
     assert membership.area_under_curve(np.zeros(3), np.ones(4)) == 1
 
 
+def test_scans_of_a_training_subject_count_as_one_of_the_members(rng):
+    whose = np.repeat(np.arange(10), 30)
+    losses = rng.standard_normal(10)[whose] + 0.3 * rng.standard_normal(300)
+    both = losses, rng.standard_normal(60)
+    owners = None, whose, 0 * whose
+    by_scan, by_subject, of_one = (
+        membership.infer_membership(*both, subjects=(own, None)).auc for own in owners
+    )
+    assert by_scan.value == by_subject.value == of_one.value
+    assert by_subject.high - by_subject.low > 1.5 * (by_scan.high - by_scan.low)
+    assert (of_one.low, of_one.high) == (0, 1)
+
+
 def test_guessing_finds_as_many_members_as_it_accuses(monkeypatch):
     # Of which nothing is asked here, and which takes most of the time.
     monkeypatch.setattr(membership, "area_under_curve", lambda *losses: losses[0][0])

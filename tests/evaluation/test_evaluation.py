@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from dipy_ldm import LatentDiffusion
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data.channels import Channel, Labels, Map, harden
 from dipy_ldm.data.volumes import Volumes
@@ -158,6 +159,8 @@ def test_shrunk_halves_until_it_is_small(rng):
 def test_the_encoder_is_that_of_the_model(diffusion, blobs):
     low, high = diffusion.vqvae_.intensity_
     found = encoder(diffusion).compute((blobs - low) / (high - low))
+    assert [x.independent for x in features_of(diffusion)] == [True, True, False]
+    assert own(np.ravel, "encoder").independent
     latents = diffusion._scaled(diffusion.vqvae_.encode(blobs))
     npt.assert_allclose(found, latents.reshape(len(blobs), -1), atol=1e-4)
 
@@ -412,21 +415,47 @@ def test_probes_know_whose_images_are(sizes, monkeypatch):
 
 def test_evaluation_keeps_subjects_on_one_side():
     whose = np.r_[np.repeat(np.arange(15), 3), np.arange(15, 20)]
-    halves, subjects, (note,) = _apart(whose, 25)
-    first, second = halves
-    assert len(first) == len(second) == 24
+    first, second, third = _apart(whose, 25)
+    assert len(first) == len(second) >= 23
     assert not set(whose[first]) & set(whose[second])
-    npt.assert_array_equal(subjects["real"], whose[second])
-    assert "of 20 subjects, none of whom is on both sides; 24 images" in note
-    assert "generated" not in subjects
-    _, subjects, _ = _apart(whose, 25, translated=True)
-    npt.assert_array_equal(subjects["generated"], whose[second])
-    halves, subjects, notes = _apart(np.arange(50), 25)
-    npt.assert_array_equal(np.concatenate(halves), range(50))
-    assert (subjects, notes) == ({}, [])
+    npt.assert_array_equal(third, second)
+    first, second, _ = _apart(np.arange(50), 25)
+    npt.assert_array_equal(np.concatenate([first, second]), range(50))
     for few in (np.repeat([0, 1, 2], 30), np.zeros(60, int)):
         with pytest.raises(InputError, match="needs 20 images of 4 subjects or more"):
             _apart(few, 30)
+
+
+def test_halves_are_as_large_as_subjects_allow_in_any_order(rng):
+    whose = number_subjects(rng.permutation(np.repeat(np.arange(30), 20)).tolist(), 600)
+    first, second, _ = _apart(whose, 300)
+    assert len(first) == len(second) == 300
+    assert not set(whose[first]) & set(whose[second])
+    # Whoever has many images is as likely in one half as in the other.
+    shares = []
+    for _ in range(20):
+        people = rng.permutation(np.r_[np.repeat(np.arange(20), 5), np.arange(20, 40)])
+        rows = _apart(number_subjects(people.tolist(), 120), 60)
+        shares.append([np.mean(people[half] < 20) for half in rows[:2]])
+    npt.assert_allclose(*np.mean(shares, 0), atol=0.1)
+
+
+def test_samples_of_subjects_of_the_reference_are_left_out(diffusion, blobs):
+    people = [f"sub-{i}" for i in range(64)]
+    options = {"features": [own(lambda x: x[:, ::4, ::4])], "subjects": people}
+    # Two of each source count as one, and those of noise alone each by itself.
+    options["subjects_generated"] = [*people[:16], *people[34:50] * 2, *[None] * 16]
+    found = evaluate(diffusion, blobs, np.float32(blobs + 1e-3), **options)
+    of_samples = found.sets.subjects["generated"]
+    npt.assert_array_equal(of_samples, np.tile(range(34, 50), 2))
+    assert found.notes[0].startswith("32 of the 64 real images are what all others")
+    end = "generated images, 32 are compared, and 16 are of subjects of the former."
+    assert found.notes[1] == f"Of 64 {end}"
+    # The fewer are in the reference, the more samples are of others.
+    places = _apart(np.arange(64), 32, np.arange(32).repeat(2))
+    assert places.shape == (3, 21)
+    with pytest.raises(InputError, match="none of as many generated ones"):
+        _apart(np.arange(64), 32, np.arange(20).repeat(2))
 
 
 def test_figures_are_those_of_subjects(sets):
@@ -504,6 +533,11 @@ def test_unreadable_condition_gets_a_sentence(sizes):
     along = {of: {"size": [(0.0, 0.6, 0.8)] * 60} for of in known}
     directions = {"size": SimpleNamespace(kind="direction")}
     assert "it is a direction" in probe_all(directions, along, rows)[1][0]
+    # The model's own encoder, which is left out, may be all there is.
+    (sentence,) = probe_all(
+        {"size": number}, {of: {"size": v} for of, v in known.items()}, {}
+    )[1]
+    assert "own encoder is no independent judge; give other `features`" in sentence
     # And nothing where nothing was asked for.
     none = {of: {"size": v} for of, v in known.items()} | {"generated": None}
     assert probe_all({"size": number}, none, rows) == ({}, [])
@@ -536,10 +570,10 @@ def test_the_page_says_whether_a_model_listens():
 
 
 def test_counts():
-    assert choose_sample_count(100)[0] == 50
-    assert choose_sample_count(100, 30)[0] == 30
-    assert choose_sample_count(100, None, 20)[0] == 20
-    assert choose_sample_count(100_000)[0] == 5000
+    assert choose_sample_count(100) == 50
+    assert choose_sample_count(100, 30) == 30
+    assert choose_sample_count(100, None, 20) == 20
+    assert choose_sample_count(100_000) == 5000
     with pytest.raises(InputError, match="needs 40"):
         choose_sample_count(39)
     with pytest.raises(InputError, match="needs 20 generated images, not 19"):

@@ -23,6 +23,7 @@ from dipy_ldm.workflows._evaluation_images import (
     one_of_each_subject,
     read_for,
     refuse_same_subjects,
+    refuse_samples_of,
 )
 
 pytestmark = pytest.mark.usefixtures("no_real_cache")
@@ -268,16 +269,16 @@ def test_a_model_that_memorised_images_generates_no_copies(
     ("subjects", "named"),
     [(["sub-1", "slices.npy", "sub-1"], ["sub-1", None, "sub-1"]), (None, None)],
 )
-def test_evaluations_know_whose_real_images_are(monkeypatch, subjects, named):
+def test_evaluations_know_whose_images_are(monkeypatch, subjects, named):
     def stop(*images, **options):
-        raise InputError(str(options["subjects"]))
+        raise InputError(str([options["subjects"], options["subjects_generated"]]))
 
     monkeypatch.setattr(judgement, "evaluate", stop)
     real = EvaluationImages(np.zeros((3, 8, 8, 1)), [], None, None, [], subjects)
     options = SimpleNamespace(n_samples=None, classifier=False, seed=0)
     with pytest.raises(InputError) as found:
-        judgement.evaluate_images(None, real, None, options, {})
-    assert str(found.value) == str(named)
+        judgement.evaluate_images(None, real, real, options, {})
+    assert str(found.value) == str([named, named])
 
 
 def test_shared_subjects_are_refused(tmp_path):
@@ -297,6 +298,11 @@ def test_shared_subjects_are_refused(tmp_path):
     # Others are no reason, and nor are images whose subjects nobody knows.
     refuse_same_subjects(train, held_out._replace(subjects=["sub-e"]))
     refuse_same_subjects(train, held_out._replace(subjects=None))
+    # As samples of source images they would be near to training images by design.
+    with pytest.raises(InputError, match=r"training subjects \(sub-c, sub-d\): of"):
+        refuse_samples_of(train, held_out)
+    refuse_samples_of(train, held_out._replace(subjects=["sub-e", "a.nii.gz"] * 2))
+    refuse_samples_of(train._replace(subjects=None), held_out)
 
 
 def test_held_out_images_are_counted_by_subject():
