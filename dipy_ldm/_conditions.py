@@ -8,7 +8,8 @@ sphere, and ``UNSPECIFIED`` where nothing is said.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+import logging
 import math
 import re
 from typing import Any, NamedTuple, Self, TypeAlias
@@ -30,6 +31,8 @@ from dipy_ldm._utils.values import (
     number_of,
     values_of,
 )
+
+logger = logging.getLogger("dipy_ldm")
 
 # Values by the names of conditions, as a dictionary or a table of pandas; or values
 # alone.
@@ -180,6 +183,22 @@ def requested(
                 f"{len(values)}."
             )
     return {name: v * n if len(v) == 1 else v for name, v in table.items()}
+
+
+def without_unknown(
+    conditions: Mapping[str, Condition], table: Mapping[str, list] | None
+) -> dict[str, list]:
+    """Return values of images without unknown levels, of which a warning tells."""
+    known = dict(table or {})
+    for name, condition in conditions.items():
+        if condition.kind != "class" or name not in known:
+            continue
+        complaints = [condition.encode(name, v, lenient=True)[1] for v in known[name]]
+        known[name] = [None if c else v for v, c in zip(known[name], complaints)]
+        if unknown := list(filter(None, complaints)):
+            text = " ".join(list(dict.fromkeys(unknown))[:9])
+            logger.warning("%d real images: %s", len(unknown), text)
+    return known
 
 
 def learn(

@@ -8,7 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm._conditions import UNSPECIFIED, ConditionBatch, ConditionsLike
+from dipy_ldm._conditions import (
+    UNSPECIFIED,
+    ConditionBatch,
+    ConditionsLike,
+    without_unknown,
+)
 from dipy_ldm._utils.checks import InputError, whole
 from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import listed, take_rows
@@ -261,12 +266,13 @@ def _read(model, train, held_out, sources, conditions, subjects):
         sources_of(model, sources[0], len(train)),
         sources_of(model, sources[1], len(held_out), "source_held_out"),
     )
-    tables = (
+    columns = (
         read_conditions("conditions", conditions[0], len(train)),
         read_conditions("conditions_held_out", conditions[1], len(held_out)),
     )
+    first, second = (without_unknown(model.conditions_, own) for own in columns)
     whose = number_subjects(subjects, len(train))
-    return Reference(model, train, held_out, of_images, tables, whose)
+    return Reference(model, train, held_out, of_images, (first, second), whose)
 
 
 def _generate(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm._conditions import ConditionsLike
+from dipy_ldm._conditions import ConditionsLike, without_unknown
 from dipy_ldm._utils.checks import InputError, check_seed, whole
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.subjects import number_subjects
@@ -181,7 +181,10 @@ def evaluate(
     refuse_equal_names(kinds)
     images = _read_images(model, real, "real image")
     subjects = getattr(real, "subjects", None) if subjects is None else subjects
-    conditions = read_conditions("conditions", conditions, len(images), subjects)
+    conditions = without_unknown(
+        model.conditions_,
+        read_conditions("conditions", conditions, len(images), subjects),
+    )
     whose, samples = number_subjects(subjects, len(images)), None
     if generated is not None:
         own = getattr(generated, "subjects", None)

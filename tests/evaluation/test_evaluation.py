@@ -10,6 +10,7 @@ from scans import soft_balls
 from scipy.ndimage import gaussian_filter
 
 from dipy_ldm import LatentDiffusion
+from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm.data import load_mnist
@@ -651,6 +652,21 @@ def test_conditions_without_a_value_for_each_image_are_refused(diffusion, blobs)
         evaluate(diffusion, blobs, conditions={"age": range(63)})
     with pytest.raises(InputError, match="`requested` must have 40 values of age"):
         evaluate(diffusion, blobs, blobs[:40], requested={"age": range(64)})
+
+
+def test_levels_that_the_model_does_not_know_are_left_out(
+    diffusion, blobs, monkeypatch, caplog
+):
+    def stop(model, rows, conditions, *_):
+        assert conditions == {"site": ["A", None] * 32}
+        raise InputError("so far, so good")
+
+    known = {"site": Condition("class", {"A": 9, "B": 9}, [])}
+    monkeypatch.setattr(diffusion, "conditions_", known)
+    monkeypatch.setattr("dipy_ldm.evaluation.evaluate.generate", stop)
+    with pytest.raises(InputError, match="so good"):
+        evaluate(diffusion, blobs, conditions={"site": ["A", "C"] * 32})
+    assert caplog.messages == ["32 real images: site C is not known, and left out."]
 
 
 def test_options_without_effect_are_refused(diffusion, blobs):

@@ -228,8 +228,9 @@ def test_series_to_compare_have_the_conditions_of_measured_ones(tmp_path, caplog
         return volumes.images[:n]
 
     vqvae = SimpleNamespace(predict=lambda images: images)
-    names = dict.fromkeys(("age", "bval", "direction"))
-    model = SimpleNamespace(conditions_=names, vqvae_=vqvae, predict=predict)
+    number = Condition("continuous", {}, [20.0, 80.0])
+    conditions = dict.fromkeys(("age", "bval", "direction"), number)
+    model = SimpleNamespace(conditions_=conditions, vqvae_=vqvae, predict=predict)
     compare_series(model, volumes)
     assert "age of the real series is drawn: no table" in caplog.text
     ages = "participant_id\tage\nsub-0\t30\nsub-1\t40\n"
