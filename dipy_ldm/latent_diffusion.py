@@ -1058,9 +1058,16 @@ class LatentDiffusion(Estimator):
 
     def _check_images(self, images: ImagesLike) -> np.ndarray:
         """Return images as an array, of the shape that the autoencoder knows."""
+        return self._read_images(images)[0]
+
+    def _read_images(
+        self, images: ImagesLike, subjects: Any = None
+    ) -> tuple[np.ndarray, Any]:
+        """Return the same, and whose each image is, as far as it is not given."""
         self._check_fitted()
-        images = self.vqvae_._read_cohort(images).images
-        return as_fitted(images, self.vqvae_.shape_, "autoencoder")
+        cohort = self.vqvae_._read_cohort(images)
+        array = as_fitted(cohort.images, self.vqvae_.shape_, "autoencoder")
+        return array, cohort.subjects if subjects is None else subjects
 
     def _grid(self):
         refuse_series(self.conditions_)
