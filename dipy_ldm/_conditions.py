@@ -171,7 +171,7 @@ def requested(
     Nothing is specified if None or ``"none"``.
     """
     table = {}
-    for name, values in _check_names(conditions, request).items():
+    for name, values in check_names(conditions, request).items():
         is_one = conditions[name].kind == "direction" and is_vector(values)
         table[name] = values_of(name, [values] if is_one else values)
     if n is None:
@@ -277,7 +277,9 @@ def from_saved(saved: dict[str, dict]) -> dict[str, Condition]:
     return {name: Condition(**facts) for name, facts in saved.items()}
 
 
-def _check_names(conditions, request):
+def check_names(
+    conditions: Mapping[str, Condition], request: ConditionsLike
+) -> dict[str, Any]:
     """Return the requested conditions, after checking their names."""
     if request is None or is_unconditional(request):
         return {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from itertools import chain
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, Self, cast
@@ -11,9 +12,8 @@ import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid, conform, same_grid
-from dipy_ldm.data._nifti import read_header, read_mask
+from dipy_ldm.data._nifti import ALIGNED, read_header, read_mask
 from dipy_ldm.data._pairing import find_masks, mask_complaint
-from dipy_ldm.data._paths import entity
 from dipy_ldm.data._preprocessing import Origin
 from dipy_ldm.data._scans import (
     are_scans,
@@ -22,9 +22,10 @@ from dipy_ldm.data._scans import (
     is_single_scan,
     read_scans,
     resolve_channel_files,
+    shown,
 )
 from dipy_ldm.data._sidecars import synthetic_image
-from dipy_ldm.data._table_rows import find_subjects, join_rows
+from dipy_ldm.data._table_rows import join_to_files
 from dipy_ldm.data.channels import Channel, channel_slices, choose_channels
 from dipy_ldm.diffusion import _inpainting as inpainting
 
@@ -52,11 +53,12 @@ def accepts_scans(method: Callable[P, Any]) -> Callable[P, Any]:
         self._check_fitted()
         grid, channels = self._grid()
         on_grid, origins = read_scans(images, grid, channels)
-        kwargs = _joined(kwargs, [own[0].file for own in origins])
+        files = [[origin.file for origin in own] for own in origins]
+        kwargs, sources = _joined(self, kwargs, files)
         results, used = run(self, on_grid, *args, **kwargs)
         if not origins:
             return results
-        facts = self._facts(len(results), **used)
+        facts = with_sources(self._facts(len(results), **used), files, sources)
         restored = [
             _restored(result, channels, own, about)
             for result, own, about in zip(results, origins, facts)
@@ -66,25 +68,39 @@ def accepts_scans(method: Callable[P, Any]) -> Callable[P, Any]:
     return cast(Callable[P, Any], apply)
 
 
-def _joined(kwargs, files):
-    """Join conditions whose rows have names to scans."""
-    if not files:  # of images, which come without subjects
-        return kwargs
-    sessions = [entity(file, "ses") for file in files]
-    rows = join_rows(kwargs.get("conditions"), find_subjects(files), sessions)
-    return kwargs if rows is None else kwargs | {"conditions": rows}
+def _joined(model, kwargs, files):
+    """Join conditions and sources to scans by names; return the sources' files, too."""
+    firsts, sources = [own[0] for own in files], []
+    if "conditions" in kwargs:
+        rows = join_to_files(kwargs["conditions"], firsts)
+        kwargs = kwargs | {"conditions": rows}
+    if files and getattr(model, "source_", None) is not None:
+        source, sources = model._read_source(kwargs.get("source"), firsts)
+        kwargs = kwargs | {"source": source}
+    return kwargs, sources
+
+
+def with_sources(facts: list[dict], *files: list[list[Path]]) -> list[dict]:
+    """Add the files that each image is made of to facts; one list is that of all."""
+    n = len(facts)
+    lists = [each if len(each) == n else each * n for each in files if each]
+    if not lists:
+        return facts
+    return [
+        own | {"Sources": [str(file) for file in chain(*parts)]}
+        for own, *parts in zip(facts, *lists, strict=True)
+    ]
 
 
 def _restored(result, channels, origins, facts):
     """Bring an image, or a map of probabilities without channels, to a scan's space."""
-    facts = facts | {"Sources": [str(origin.file) for origin in origins]}
-    affines = [origin.affine for origin in origins]
     if result.ndim == 3:
-        volume = origins[0].restore(result[..., None], 0.0)
-        role = {"Role": "probability map"}
-        return synthetic_image(volume, affines[0], facts | role)
+        volume, first = origins[0].restore(result[..., None], 0.0), origins[0]
+        facts = facts | {"Role": "probability map"}
+        return synthetic_image(volume, first.affine, facts, space=first.space)
     volumes = bring_back(result, channels, origins)
-    return as_images(channels, volumes, affines, facts)
+    places = [(origin.affine, origin.space) for origin in origins]
+    return as_images(channels, volumes, places, facts)
 
 
 def bring_back(
@@ -100,15 +116,22 @@ def bring_back(
 def as_images(
     channels: Sequence[Channel],
     volumes: Sequence[np.ndarray],
-    affines: Sequence[np.ndarray],
+    places: Sequence[tuple[np.ndarray, int]],
     facts: dict,
 ) -> Any:
-    """Return volumes as images, by the names of their channels if they have some."""
+    """Return volumes as images, by the names of their channels if they have some.
+
+    Each has its place: affine, and code of its space.
+    """
     images = {
-        c.name: synthetic_image(
-            v, affine, facts | c.sidecar_entries(), c.dtype or "float32"
+        channel.name: synthetic_image(
+            volume,
+            affine,
+            facts | channel.sidecar_entries(),
+            channel.dtype or "float32",
+            space,
         )
-        for c, v, affine in zip(channels, volumes, affines)
+        for channel, volume, (affine, space) in zip(channels, volumes, places)
     }
     return images.get("", images)
 
@@ -120,7 +143,7 @@ def as_sample(
     volumes = [
         c.restore(image[..., columns]) for c, columns in channel_slices(channels)
     ]
-    return as_images(channels, volumes, [affine] * len(volumes), facts)
+    return as_images(channels, volumes, [(affine, ALIGNED)] * len(volumes), facts)
 
 
 def accepts_masked_scans(method: Callable[P, Any]) -> Callable[P, Any]:
@@ -137,14 +160,13 @@ def accepts_masked_scans(method: Callable[P, Any]) -> Callable[P, Any]:
         self._check_fitted()
         grid, channels = self._grid()
         chosen = choose_channels(kwargs.get("channels"), channels)
-        masked, sources = _read_masked(images, masks, grid, channels)
-        kwargs = _joined(kwargs, [parts[0].file for parts in masked])
+        masked, files = _read_masked(images, masks, grid, channels)
+        kwargs, sources = _joined(self, kwargs, files)
         arrays, holes, origins = zip(*(conformed(parts, grid) for parts in masked))
         results, used = inpaint(self, np.stack(arrays), np.stack(holes), **kwargs)
         several = kwargs.get("n_samples") is not None
         samples = results if several else results[:, None]
-        facts = self._facts(len(results), **used)
-        facts = [own | {"Sources": files} for own, files in zip(facts, sources)]
+        facts = with_sources(self._facts(len(results), **used), files, sources)
         inpainted: list = [
             [
                 _inpainted(parts, sample, ways, own | {"Sample": number}, chosen)
@@ -163,8 +185,8 @@ def _inpainted(parts, sample, origins, facts, chosen):
     volumes = bring_back(sample, channels, origins)
     pairs = [(s, volume) for s, volume in zip(parts, volumes) if s.channel in chosen]
     filled = [scan.blended(volume) for scan, volume in pairs]
-    affines = [scan.affine for scan, _ in pairs]
-    return as_images([scan.channel for scan, _ in pairs], filled, affines, facts)
+    places = [(scan.affine, scan.space) for scan, _ in pairs]
+    return as_images([scan.channel for scan, _ in pairs], filled, places, facts)
 
 
 def _read_masked(scans, masks, grid, channels):
@@ -174,7 +196,7 @@ def _read_masked(scans, masks, grid, channels):
     with files_of(scans) as (files, folder), files_of(masks) as (mask_files, other):
         sets = resolve_channel_files(files, channels)
         mask_of = find_masks([own[0] for own in sets], mask_files)
-        masked, sources = [], []
+        masked, names = [], []
         for own in sets:
             info, mask = read_header(own[0], channels[0].width > 1), mask_of[own[0]]
             if complaint := mask_complaint(info, read_header(mask, channels=None)):
@@ -184,11 +206,10 @@ def _read_masked(scans, masks, grid, channels):
             hole = shares > 0
             check_on_grid(mask, hole, info.affine, grid)
             parts = read_masked(channels, own, hole, info.affine)
-            parts = [p._replace(file=displayed_path(p.file, folder)) for p in parts]
-            masked.append(parts)
-            shown = [*(p.file for p in parts), displayed_path(mask, other)]
-            sources.append([str(file) for file in shown])
-        return masked, sources
+            masked.append([shown(part, folder) for part in parts])
+            own_names = [part.file for part in masked[-1]]
+            names.append([*own_names, displayed_path(mask, other)])
+        return masked, names
 
 
 def read_masked(
@@ -217,7 +238,7 @@ class MaskedScan(NamedTuple):
     """A volume, and the mask to inpaint.
 
     ``data`` are ``(x, y, z, channels)``, ``affine`` takes their indices to millimetres,
-    and ``hole`` says which are inpainted, bool ``(x, y, z)``.
+    ``hole`` says which are inpainted, bool ``(x, y, z)``, and ``space`` is its code.
     """
 
     channel: Channel
@@ -225,6 +246,7 @@ class MaskedScan(NamedTuple):
     data: np.ndarray
     affine: np.ndarray
     hole: np.ndarray
+    space: int = ALIGNED
 
     @classmethod
     def of(cls, channel, file, data, affine, hole, hole_affine) -> Self:

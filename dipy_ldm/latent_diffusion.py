@@ -23,7 +23,12 @@ from dipy_ldm._conditions import (
     requested,
     to_saved,
 )
-from dipy_ldm._native_space import accepts_masked_scans, accepts_scans, as_sample
+from dipy_ldm._native_space import (
+    accepts_masked_scans,
+    accepts_scans,
+    as_sample,
+    with_sources,
+)
 from dipy_ldm._utils import checks, tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly_detector import AnomalyDetector
@@ -36,9 +41,10 @@ from dipy_ldm.data._image_checks import (
     identify,
     survey,
 )
-from dipy_ldm.data._scans import ImagesLike, grid_of, read_sources, require_affine
+from dipy_ldm.data._scans import ImagesLike, are_scans, read_sources, require_affine
 from dipy_ldm.data._sidecars import SyntheticImage, model_facts
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
+from dipy_ldm.data._table_rows import join_to_files
 from dipy_ldm.data.channels import (
     Channel,
     as_channels,
@@ -469,7 +475,8 @@ class LatentDiffusion(Estimator):
         source : array_like, path, NIfTI image, or list of these, optional
             Source images, where the model is conditioned on such: one for all, or one
             for each, ``(n, *space, channels)`` or ``(n, *space)``, with the intensities
-            or labels of those of the training, or scans of any space.
+            or labels of those of the training, or scans of any space. To scans, rows
+            of conditions with names are joined, as of :meth:`fit`.
             ``np.repeat(source, 3, 0)`` makes three samples of each.
         same_noise : bool
             Make all images from the noise of the first: what differs between them is
@@ -509,7 +516,8 @@ class LatentDiffusion(Estimator):
         if as_images and self._of_images():
             raise InputError("`as_images` is for models of volumes; leave it out.")
         affine = require_affine(self.vqvae_.affine_) if as_images else None
-        source = self._read_source(source)
+        source, files = self._read_source(source)
+        conditions = join_to_files(conditions, [own[0] for own in files])
         n = self._count(conditions, source) if n is None else n
         guidance = self.default_guidance if guidance is None else guidance
         chosen = self.check_sampling(n, guidance=guidance, **options)
@@ -540,7 +548,7 @@ class LatentDiffusion(Estimator):
         if affine is None:
             return images
         recorded = {"guidance": guidance, "same_noise": same_noise, **chosen._asdict()}
-        facts = self._facts(n, conditions, **recorded)
+        facts = with_sources(self._facts(n, conditions, **recorded), files)
         return [
             as_sample(
                 image, self.vqvae_._channels(), affine, own | {"Sample": int(number)}
@@ -572,7 +580,9 @@ class LatentDiffusion(Estimator):
             their names in folders and files of BIDS, or given in a dictionary.
         conditions, source
             As of :meth:`predict`; conditions that are left out are not specified, and
-            rows with names are joined to scans, as of :meth:`fit`.
+            rows with names are joined to scans, as of :meth:`fit`. Several sources in
+            files belong to scans by their names, as of
+            :func:`dipy_ldm.data.load_volumes`.
         strength : float
             Time in [0, 1] to which the latents are noised. At 0 the result is the
             autoencoder's reconstruction, at 1 nothing of the image is left.
@@ -1049,18 +1059,30 @@ class LatentDiffusion(Estimator):
 
     def _check_images(self, images: ImagesLike) -> np.ndarray:
         """Return images as an array, of the shape that the autoencoder knows."""
+        return self._read_images(images)[0]
+
+    def _read_images(
+        self, images: ImagesLike, subjects: Any = None
+    ) -> tuple[np.ndarray, Any]:
+        """Return the same, and whose each image is, as far as it is not given."""
         self._check_fitted()
-        images = self.vqvae_._read_cohort(images).images
-        return as_fitted(images, self.vqvae_.shape_, "autoencoder")
+        cohort = self.vqvae_._read_cohort(images)
+        array = as_fitted(cohort.images, self.vqvae_.shape_, "autoencoder")
+        return array, cohort.subjects if subjects is None else subjects
 
     def _grid(self):
         refuse_series(self.conditions_)
         return self.vqvae_._grid()
 
-    def _read_source(self, source):
-        """Return sources as an array, also those in files."""
-        grid = grid_of(self.vqvae_.shape_, self.vqvae_.affine_)
-        return read_sources(source, self.source_, grid, self.source_channels_)
+    def _read_source(self, source, scans=()):
+        """Return sources as an array, those in files by the names of scans; and files.
+
+        Arrays stay as they are, and have no files.
+        """
+        if self.source_ is None or source is None or not are_scans(source):
+            return source, []
+        grid, _ = self.vqvae_._grid()
+        return read_sources(source, self.source_, grid, self.source_channels_, scans)
 
     def _facts(self, n, conditions=None, noise=None, **options):
         """Describe how each of so many images is made, as sidecars of commands do."""
@@ -1087,7 +1109,7 @@ class LatentDiffusion(Estimator):
         return max(n, len(ConditionBatch.of(self.conditions_, conditions).numbers))
 
     def _check_source(self, source, n=None):
-        source = self._read_source(source)
+        source, _ = self._read_source(source)
         return sources.check(self.source_, source, self.vqvae_.shape_[:-1], n=n)
 
     def _inputs(self, conditions, source, n):

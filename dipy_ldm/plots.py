@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 import io
 import math
+import os
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -71,8 +72,8 @@ def montage(
 
 def _normalized(images, limits=None):
     """Scale images so that the darkest value, or limit, is 0 and the brightest 1."""
-    low, high = limits or (images.min(), images.max())
-    return ((images - low) / (high - low or 1)).clip(0, 1)
+    low, high = limits or (np.nanmin(images), np.nanmax(images))
+    return np.nan_to_num((images - low) / (high - low or 1)).clip(0, 1)
 
 
 def _repeats(affine):
@@ -224,7 +225,7 @@ def save_montage(
     whole = Image.fromarray(enlarged)
     if captions:
         whole = _captioned(whole, captions, columns)
-    with replacing(path) as file:
+    with replacing(os.path.expanduser(path)) as file:
         whole.save(file, "PNG", optimize=size <= _LARGE)
 
 
@@ -285,7 +286,7 @@ def save_training(
 
 
 def _save(figure, path):
-    with replacing(path) as file:
+    with replacing(os.path.expanduser(path)) as file:
         figure.savefig(file, format="png", dpi=100)
 
 
@@ -533,6 +534,9 @@ def plot_reconstructions(
     if isinstance(before[0], Mapping):  # which have the same brightness in both
         both = pictures(before + after)
         return _alone(beside(*np.split(both, [len(before)])))
+    for stack in stacks:
+        if hasattr(stack, "images"):  # whose place and channels the others have, too
+            affine, channels = stack.affine, stack.channels
     pair = (pictures(stack, affine, channels) for stack in stacks)
     return _alone(beside(*pair))
 

@@ -396,7 +396,7 @@ class VQVAE(Estimator):
         check_counts(batch_size=batch_size, tile=tile)
         if are_scans(images):
             images = read_scans(images, *self._grid())[0]
-        array = checks.as_array(read_cohort(images).images, rank=len(self.shape_) - 1)
+        array = checks.as_array(read_cohort(images).images, self.shape_)
         checks.check_channels("images", array, self.shape_[-1])
         return self._codec.encode(array, batch_size, tile)
 

@@ -239,6 +239,7 @@ def test_unknown_levels_are_dropped_where_allowed(known):
         ({"age": [[70]]}, "age must have text or finite numbers for values, not "),
         ({"age": [50, 60, 70]}, "age must have one value or 2, one for each image"),
         ({1: 2}, "names of conditions must be text"),
+        ({"age": {0: 50, 1: 60}}, "age must have a list of values, not a dict"),
         (70, "conditions must be values by their names: age, sex, patient, site"),
     ],
 )
@@ -265,6 +266,8 @@ def test_requests_without_conditions_are_refused():
         ({}, "conditions must be values by the names of the conditions"),
         (70, "conditions must be values by the names of the conditions"),
         ({"": [1, 2, 3]}, "names of conditions must be text"),
+        ({"age": {0: 51, 1: 62, 2: 70}}, r"not a dict; give .*to_dict\('list'\)"),
+        ({51, 62, 70}, "label must have a list of values, not a set"),
         (np.eye(3), "the columns of conditions need names; give a dictionary"),
         ({"scan": np.arange(3).astype("datetime64[D]")}, "scan has dates or times"),
     ],

@@ -118,11 +118,17 @@ def test_a_scan_comes_back_in_its_own_space(model, scan, tmp_path):
 
 
 def test_command_and_python_give_the_same_volume(model, model_path, scan, command):
+    image = nib.load(scan)
+    image.set_sform(image.affine, 4)  # that of MNI
+    nib.save(image, scan)
     command("denoise", model_path, scan, "--seed", 3)
     written = nib.load("scan_denoised.nii.gz")
     facts = json.loads(Path("scan_denoised.json").read_text())
     denoised = model.denoise(scan, seed=3, first=facts["Noise"])
     npt.assert_array_equal(written.get_fdata(), denoised.get_fdata())
+    denoised.to_filename("python.nii.gz")
+    for image in (written, denoised, nib.load("python.nii.gz")):
+        assert image.header["sform_code"] == 4
     for name in ("Strength", "Sampler", "Steps", "Seed", "Noise", "Sources"):
         assert denoised.facts[name] == facts[name]
 
@@ -266,21 +272,26 @@ def test_probabilities_are_no_mask(caplog):
 
 
 def test_conditions_are_joined_to_scans():
-    files = [Path(f"sub-{i}_ses-a_T1w.nii.gz") for i in (1, 2)]
+    files = [[Path(f"sub-{i}_ses-a_T1w.nii.gz")] for i in (1, 2)]
+    join = lambda given, files: _native_space._joined(None, given, files)[0]  # noqa: E731
     table = {"participant_id": ["2", "1"], "age": [20, 10]}
-    assert _native_space._joined({"conditions": table}, files)["conditions"] == {
-        "age": [10, 20]
-    }
+    assert join({"conditions": table}, files)["conditions"] == {"age": [10, 20]}
     with pytest.raises(InputError, match="1 of 1 images have no row"):
-        _native_space._joined({"conditions": table}, [Path("sub-3_T1w.nii.gz")])
+        join({"conditions": table}, [[Path("sub-3_T1w.nii.gz")]])
     for conditions in (None, "none", {"age": 70}, {"age": [1, 2]}):
         arguments = {"conditions": conditions, "seed": 1}
-        assert _native_space._joined(arguments, files) is arguments
+        assert join(arguments, files) == arguments
+        assert join(arguments, []) == arguments
 
 
 def test_volumes_at_no_place_are_no_images_of_nibabel():
     with pytest.raises(InputError, match="this model has no affine"):
         require_affine(None)
+
+
+def test_volumes_are_no_images_of_two_dimensions(diffusion, scan):
+    with pytest.raises(InputError, match="two-dimensional images, and these are vol"):
+        diffusion.denoise(scan)
 
 
 def test_samples_of_two_dimensions_are_arrays(diffusion):

@@ -12,6 +12,7 @@ import pytest
 
 from dipy_ldm import VQVAE, plots
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data.channels import as_channels
 from dipy_ldm.data.volumes import Volumes
 
 
@@ -32,6 +33,11 @@ def test_montage_of_colours_and_of_constants():
     assert np.isfinite(plots.montage(np.ones((1, 2, 2, 1)))).all()
 
 
+def test_values_that_are_missing_are_dark():
+    picture = plots.montage(np.array([np.nan, 2.0, 4.0]).reshape(1, 1, 3, 1), gap=0)
+    npt.assert_array_equal(picture[0, :, 0], [0, 0, 1])
+
+
 def test_montages_with_the_same_limits_can_be_compared():
     images = np.array([-1.0, 0.25, 2.0])[:, None, None, None] * np.ones((1, 4, 3, 1))
     picture = plots.montage(images, columns=3, gap=0, limits=(0, 1))
@@ -39,9 +45,10 @@ def test_montages_with_the_same_limits_can_be_compared():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_montage_is_saved(tmp_path, channels):
+def test_montage_is_saved(tmp_path, monkeypatch, channels):
+    monkeypatch.setenv("HOME", str(tmp_path))
     images = np.zeros((4, 5, 6, channels))
-    plots.save_montage(tmp_path / "a.png", images, scale=2)
+    plots.save_montage("~/a.png", images, scale=2)
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size == (2 * (2 * 8 + 2), 2 * (2 * 7 + 2))
     assert len(list(tmp_path.iterdir())) == 1
@@ -54,11 +61,12 @@ def test_large_montages_are_not_enlarged(tmp_path, side, factor):
         assert picture.size == (factor * (2 * side + 6),) * 2
 
 
-def test_training_is_saved_at_every_stage(tmp_path):
+def test_training_is_saved_at_every_stage(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     images = np.random.default_rng(0).random((16, 8, 8, 1))
     rounds = {"epoch": [1], "loss": [2.0], "mse": [0.1], "perplexity": [7.0]}
     shown, pairs = {"autoencoder": rounds}, (images, images)
-    plots.save_training(tmp_path / "a.png", shown, pairs=pairs)
+    plots.save_training("~/a.png", shown, pairs=pairs)
     shown["diffusion"] = {"epoch": [1, 2], "loss": [1.0, 0.5], "val_loss": [1.0, 0.6]}
     plots.save_training(tmp_path / "a.png", shown, pairs=pairs, samples=images)
     with Image.open(tmp_path / "a.png") as picture:
@@ -155,6 +163,14 @@ def test_reconstructions_of_channels_are_as_bright_as_they_are(rng, monkeypatch)
     plots.plot_reconstructions(*pair)
     before, after = shown.call_args.args
     assert after.mean() < 0.5 * before.mean()
+
+
+def test_reconstructions_lie_where_their_volumes_do(rng):
+    images = rng.random((2, 4, 5, 6, 2))
+    volumes = Volumes(images, None, np.diag([1, 2, 3, 1]), ["a", "b"])
+    volumes.channels = as_channels(["T1w", "FA"])
+    for pair in ((volumes, images), (images, volumes)):
+        assert isinstance(plots.plot_reconstructions(*pair), Figure)
 
 
 def test_images_without_channels_are_refused():

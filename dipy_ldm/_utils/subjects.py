@@ -43,6 +43,22 @@ def number_both(
     return first, second
 
 
+def refuse_same_subjects(train: Any, held_out: Any) -> None:
+    """Refuse an audit with a subject among training and held-out images.
+
+    Another scan of a training subject is near to it: copies of training images would
+    be no nearer than held-out images are.
+    """
+    first, second = (set() if own is None else set(own) for own in (train, held_out))
+    if both := first & second - {None}:
+        raise InputError(
+            f"training and held-out images are of the same subjects "
+            f"({listed(sorted(map(str, both)))}), which hides copies of them; leave "
+            "these out of `held_out` or, if they are other people of the same names, "
+            "rename them."
+        )
+
+
 def fingerprint(subjects: np.ndarray) -> str | None:
     """Return a fingerprint of which images are of one subject; None if none are."""
     count = len(np.unique(subjects))

@@ -47,7 +47,8 @@ def as_table(conditions: Any) -> dict[str, list]:
     """Convert the user's conditions to a table."""
     if columns := columns_of(conditions):
         return {name: with_codes(name, values) for name, values in columns.items()}
-    values = with_codes(ALONE, conditions) if is_many(conditions) else []
+    alone = columns is None and is_many(conditions)
+    values = with_codes(ALONE, conditions) if alone else []
     if not values:
         raise InputError(
             "conditions must be values by the names of the conditions, such as "
@@ -75,7 +76,19 @@ def columns_of(conditions: Any) -> dict[str, Any] | None:
     names = list(conditions if isinstance(conditions, dict) else conditions.columns)
     if not all(isinstance(name, str) and name for name in names):
         raise InputError("names of conditions must be text; name them all.")
-    return {name: conditions[name] for name in names}
+    columns = {name: conditions[name] for name in names}
+    for name, values in columns.items():
+        _refuse_unordered(name, values)
+    return columns
+
+
+def _refuse_unordered(name, values):
+    """Refuse values by keys, which would be taken for them, and sets."""
+    if isinstance(values, Mapping | set | frozenset):
+        raise InputError(
+            f"{name} must have a list of values, not a {type(values).__name__}; give a "
+            "DataFrame, or df.to_dict('list')."
+        )
 
 
 def is_unconditional(conditions: Any) -> bool:
@@ -92,6 +105,7 @@ def is_many(values: Any) -> bool:
 
 def values_of(name: str, values: Any) -> list:
     """Convert values to Python's, categories to text, and what is missing to None."""
+    _refuse_unordered(name, values)
     if getattr(getattr(values, "dtype", None), "kind", None) in ("m", "M"):
         raise InputError(f"{name} has dates or times; give numbers, such as years.")
     if str(getattr(values, "dtype", None)) == "category":

@@ -26,20 +26,31 @@ _CHUNK_VALUES = 2**17
 _MAX_SHARE_OUTSIDE, _MARGIN = 0.01, 0.25
 
 
-def as_array(images: npt.ArrayLike, rank: int | None = None) -> np.ndarray:
-    """Return images ``(n, *space, channels)``, or raise why they are invalid."""
+def as_array(images: npt.ArrayLike, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Return images ``(n, *space, channels)``, or raise why they are invalid.
+
+    Where the shape of each, ``(*space, channels)``, is known, they have as many axes.
+    """
     images = np.asarray(images)
     # One dimension is refused: two-dimensional images without channels look like it.
-    ranks = (2, 3) if rank is None else (rank,)
+    ranks = (2, 3) if shape is None else (len(shape) - 1,)
     if images.ndim - 2 not in ranks or 0 in images.shape:
         space = " or ".join({2: "h, w", 3: "x, y, z"}[r] for r in ranks)
         raise InputError(
-            f"images must have the shape (n, {space}, channels), not {images.shape}; "
-            "add the channels with images[..., None]."
+            f"images must have the shape (n, {space}, channels), not {images.shape}"
+            f"{_cure(images.shape, shape)}."
         )
     if images.dtype.kind not in "biuf":
         raise InputError(f"images must be real numbers, not {images.dtype}.")
     return images
+
+
+def _cure(found, shape):
+    """Say how missing axes are added: those of channels, or of one image alone."""
+    if shape is None or len(found) == len(shape) and found[-1] != shape[-1]:
+        return "; add the channels with images[..., None]"
+    alone = {len(shape): "images[None]", len(shape) - 1: "images[None, ..., None]"}
+    return f"; give one image as {alone[len(found)]}" if len(found) in alone else ""
 
 
 def warn_of_channels(shape: tuple[int, ...]) -> None:
@@ -183,7 +194,7 @@ def check_range(
 
 def as_fitted(images: npt.ArrayLike, shape: tuple[int, ...], owner: str) -> np.ndarray:
     """Return images as an array, if each has a known shape, ``(*space, channels)``."""
-    images = as_array(images)
+    images = as_array(images, shape)
     if images.shape[1:] != tuple(shape):
         raise InputError(
             f"images must have the shape {tuple(shape)} that the {owner} was fitted "
@@ -219,7 +230,7 @@ def check_latents(
 
 def check_validation(images: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     """Return held-out ``(n, *space, channels)``, or raise why they are invalid."""
-    images = as_array(images, rank=len(shape) - 2)
+    images = as_array(images, shape[1:])
     if images.shape[1:] != shape[1:]:
         raise InputError(
             f"validation_data must have the shape {('n', *shape[1:])} of the images, "

@@ -115,7 +115,11 @@ def refuse_files(complaints: Mapping[Any, str], n_good: int, skip_bad: bool) -> 
 
 def space_of(file: Path) -> int:
     """Return the code of NIfTI for the space of a volume."""
-    header = nib.load(file).header
+    return space_code(nib.load(file).header)
+
+
+def space_code(header: nib.Nifti1Header) -> int:
+    """Return the code of NIfTI for the space that a header says."""
     code = int(header["sform_code"] or header["qform_code"])
     return code if code in range(6) else ALIGNED
 

@@ -11,6 +11,7 @@ import numpy as np
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid, conform, is_within_a_voxel, restore
 from dipy_ldm.data._nifti import (
+    ALIGNED,
     check_whole,
     read_each,
     read_mask,
@@ -90,13 +91,14 @@ def unscale_intensities(data: np.ndarray, intensities: Intensities) -> np.ndarra
 
 
 class Origin(NamedTuple):
-    """Where a conformed volume is from: its file's voxels, affine and scaling."""
+    """Where a conformed volume is from: its file's voxels, affine, scaling, space."""
 
     file: Path
     data: np.ndarray
     affine: np.ndarray
     grid: Grid
     intensities: Intensities
+    space: int = ALIGNED
 
     def restore(self, image: np.ndarray, outside: np.ndarray | float) -> np.ndarray:
         """Resample ``(*grid.shape, channels)`` to the file's own grid."""

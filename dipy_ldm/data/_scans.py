@@ -31,9 +31,10 @@ from dipy_ldm.data._nifti import (
     read_headers,
     refuse_files,
     refuse_kind,
+    space_of,
     warn_of_space,
 )
-from dipy_ldm.data._pairing import contradict, put_together
+from dipy_ldm.data._pairing import contradict, pair_sources, put_together
 from dipy_ldm.data._paths import (
     choose_files,
     choose_for_channels,
@@ -45,8 +46,9 @@ from dipy_ldm.data._paths import (
 )
 from dipy_ldm.data._preprocessing import Origin, conform_source
 from dipy_ldm.data._sources import Source
+from dipy_ldm.data._table_rows import find_image_subjects
 from dipy_ldm.data.channels import Channel, Unnamed
-from dipy_ldm.data.images import load_images
+from dipy_ldm.data.images import load_images, read_images
 from dipy_ldm.data.volumes import Volumes, load_volumes
 
 logger = logging.getLogger("dipy_ldm")
@@ -154,14 +156,15 @@ def read_cohort(
         )
     if not are_scans(images):
         return Cohort(_as_array(images))
-    with files_of(images) as (files, folder):
+    with files_of(images) as (files, folder), _naming_the_loader():
         if any(isinstance(one, Mapping) for one in files):
             raise InputError(
                 "dictionaries are for scans that a model is used on; give files with "
                 "names of BIDS, and `channels`."
             )
         if not holds_volumes(files):
-            return Cohort(load_images(files))
+            arrays, file_of = read_images(files)
+            return Cohort(arrays, subjects=find_image_subjects(file_of))
         volumes = load_volumes(
             files,
             grid=grid,
@@ -173,6 +176,21 @@ def read_cohort(
         if folder is not None:
             cohort = cohort._replace(images=np.array(cohort.images))
         return cohort
+
+
+@contextmanager
+def _naming_the_loader():
+    """Say whose the options are that a complaint names."""
+    try:
+        yield
+    except InputError as error:
+        names = ("suffix", "filter", "channels", "skip_bad")
+        if not any(f"`{name}`" in str(error) for name in names):
+            raise
+        raise InputError(
+            f"{error} (These are options of dipy_ldm.data.load_volumes: give what it "
+            "returns.)"
+        ) from error
 
 
 def _as_array(images):
@@ -191,15 +209,28 @@ def read_scans(
     """Read scans as ``(n, *space, columns)``, and of volumes the ways back."""
     with files_of(scans) as (files, folder):
         if grid is None:
+            _refuse_volumes(files)
             return load_images(files), []
         images, origins = [], []
         for own in resolve_channel_files(files, channels):
             image, ways = conform_channels(channels, own, grid)
             images.append(image)
-            origins.append(
-                [o._replace(file=displayed_path(o.file, folder)) for o in ways]
-            )
+            origins.append([shown(way, folder) for way in ways])
         return np.stack(images), origins
+
+
+def _refuse_volumes(files):
+    if holds_volumes(files):
+        raise InputError(
+            "this model is of two-dimensional images, and these are volumes; give "
+            "images, or a model of volumes."
+        )
+
+
+def shown(scan: Any, folder: Path | None) -> Any:
+    """Return a scan with the space of its file, called without a temporary folder."""
+    space = space_of(scan.file)
+    return scan._replace(file=displayed_path(scan.file, folder), space=space)
 
 
 def conform_channels(
@@ -306,17 +337,36 @@ def _of_channel(files, name):
 
 
 def read_sources(
-    source, info: Source | None, grid: Grid | None, channels: Sequence[Channel] = ()
-) -> Any:
-    """Bring sources in files to a model's grid; arrays stay as they are."""
-    if info is None or grid is None or source is None or not are_scans(source):
-        return source
+    source,
+    info: Source,
+    grid: Grid | None,
+    channels: Sequence[Channel] = (),
+    scans: Sequence[Path] = (),
+) -> tuple[np.ndarray, list[list[Path]]]:
+    """Read source images ``(n, *space, channels)``, and of volumes name their files.
+
+    If there are scans, they are in the order of these, or one is that of all.
+    """
+    if grid is None:
+        return read_scans(source, None, channels)[0], []
+    with files_of(source) as (files, folder):
+        sets = resolve_channel_files(files, channels or [Unnamed(n=info.channels)])
+        if scans and (len(sets) > 1 or len(scans) == 1):
+            source_of = pair_sources(scans, [own[0] for own in sets])
+            set_of = {own[0]: own for own in sets}
+            sets = [set_of[source_of[scan]] for scan in scans]
+        images = [conform_source_files(own, info, grid, channels) for own in sets]
+        names = [[displayed_path(file, folder) for file in own] for own in sets]
+        return np.stack(images), names
+
+
+def conform_source_files(
+    files: Sequence[Path], info: Source, grid: Grid, channels: Sequence[Channel]
+) -> np.ndarray:
+    """Read all channels of a source, if they have names, on a grid."""
     if channels:
-        return read_scans(source, grid, channels)[0]
-    how = info.channels > 1, bool(info.labels)
-    with files_of(source) as (files, _):
-        sets = resolve_channel_files(files, [Unnamed(n=info.channels)])
-        return np.stack([conform_source(file, grid, *how) for (file,) in sets])
+        return conform_channels(channels, files, grid)[0]
+    return conform_source(files[0], grid, info.channels > 1, bool(info.labels))
 
 
 def displayed_path(file: Path, folder: Path | None) -> Path:

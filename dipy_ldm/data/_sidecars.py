@@ -15,7 +15,7 @@ import numpy.typing as npt
 from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import fsync, replacing
-from dipy_ldm.data._nifti import ALIGNED, make_image, write_volume
+from dipy_ldm.data._nifti import ALIGNED, make_image, space_code, write_volume
 from dipy_ldm.data._paths import stem
 
 
@@ -116,14 +116,19 @@ class SyntheticImage(nib.Nifti1Image):
         data = np.asanyarray(self.dataobj)
         data = data[..., None] if data.ndim == 3 else data
         path = Path(os.path.expanduser(filename))
-        write_with_sidecar(path, data, self.affine, kind, self.facts)
+        space = space_code(self.header)
+        write_with_sidecar(path, data, self.affine, kind, self.facts, space=space)
 
 
 def synthetic_image(
-    volume: np.ndarray, affine: np.ndarray, facts: dict, dtype: str = "float32"
+    volume: np.ndarray,
+    affine: np.ndarray,
+    facts: dict,
+    dtype: str = "float32",
+    space: int = ALIGNED,
 ) -> SyntheticImage:
     """Return ``(x, y, z, channels)`` as an image that knows how it was made."""
-    image = make_image(volume, affine, np.dtype(dtype), describe(facts))
+    image = make_image(volume, affine, np.dtype(dtype), describe(facts), space)
     synthetic = SyntheticImage(image.dataobj, image.affine, image.header)
     synthetic.facts = facts
     return synthetic

@@ -173,10 +173,26 @@ def _key(row, column):
     return _prefixed({"participant_id": "sub", "session_id": "ses"}[column], cell)
 
 
+def find_image_subjects(files: Sequence[Path]) -> list[str]:
+    """Return the subject of each image of files, which may have several."""
+    # Without a name, each image of an array is of a subject of its own.
+    return [
+        f"{file}, image {i}" if name == str(file) else name
+        for i, (file, name) in enumerate(zip(files, find_subjects(files)))
+    ]
+
+
 def align_tables(*tables: tuple[Any, Any]) -> list:
     """Join each table with names of rows to the subjects beside it; others stay."""
     joined = [join_rows(table, subjects) for table, subjects in tables]
     return [table if rows is None else rows for rows, (table, _) in zip(joined, tables)]
+
+
+def join_to_files(table: Any, files: Sequence[Path]) -> Any:
+    """Join the rows of a table with names to files; others, or to none, stay."""
+    sessions = [entity(file, "ses") for file in files]
+    rows = join_rows(table, find_subjects(files), sessions) if files else None
+    return table if rows is None else rows
 
 
 def join_rows(
@@ -229,7 +245,7 @@ def _keys_of_paths(columns, files):
 def _keys_of_subjects(table, columns, subjects, sessions):
     """Return the keys of rows and of images by subject and session, as for paths."""
     name = next((name for name in columns if name.lower() in SUBJECT_COLUMNS), None)
-    names = _index_of(table) if name is None else list(columns[name])
+    names = _index_of(table, columns) if name is None else list(columns[name])
     if names is None or not names:
         return None
     if subjects is None:
@@ -247,7 +263,19 @@ def _keys_of_subjects(table, columns, subjects, sessions):
     return rows, [[key] for key in images]
 
 
-def _index_of(table):
+def _index_of(table, columns):
+    """Return names of rows of a table, or of all columns, that are an index."""
+    parts = [table] if hasattr(table, "iloc") else columns.values()
+    indexes = [_names_of_rows(part) for part in parts]
+    if any(names != indexes[0] for names in indexes):
+        raise InputError(
+            "the conditions have different names of rows, or some have none; give a "
+            "DataFrame, whose columns have the same."
+        )
+    return indexes[0] if indexes else None
+
+
+def _names_of_rows(table):
     """Return names of rows that are an index of pandas; None if it only counts them."""
     if not hasattr(table, "iloc"):
         return None

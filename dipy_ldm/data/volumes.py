@@ -1,7 +1,7 @@
 """Volumes: from NIfTI files to one memory-mapped array on one grid, and back."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from functools import partial
@@ -281,6 +281,8 @@ def plan_volumes(
     shuffle=False,
 ) -> plans.Plan:
     """Read the headers of volumes, and choose their grid, as :func:`load_volumes`."""
+    # They are looked at twice, which an iterator can't be.
+    paths = list(paths) if isinstance(paths, Iterator) else paths
     every = find_volumes(paths, generated)
     if dwi:
         refuse_beside_series(channels, source_files, source_channels)

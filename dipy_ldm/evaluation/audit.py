@@ -15,7 +15,7 @@ from dipy_ldm._conditions import (
     without_unknown,
 )
 from dipy_ldm._utils.checks import InputError, whole
-from dipy_ldm._utils.subjects import number_subjects
+from dipy_ldm._utils.subjects import number_subjects, refuse_same_subjects
 from dipy_ldm._utils.values import listed, take_rows
 from dipy_ldm.data._scans import ImagesLike
 from dipy_ldm.evaluation import _invariant_features as learnt, _memorization as copies
@@ -184,8 +184,8 @@ def audit(
         What images that are given as generated were asked to be.
     subjects : array_like, optional
         Whose each training image is, such as ``"sub-01"``: several of a subject count
-        as one where membership is inferred. None is for others all, or those of
-        Volumes.
+        as one where membership is inferred. None is for others all, or those that
+        Volumes and names of files tell.
     reference : Reference, optional
         A model that saw none of these images. What it tells of them by its loss is no
         leak.
@@ -205,15 +205,16 @@ def audit(
     ------
     InputError
         If there are too few images, they are not of the model, held-out ones are
-        training images, or generated ones are held-out images.
+        training images or of training subjects, or generated ones are held-out images.
     """
     check_arguments(model, generated, requested, sampling, seed)
     vqvae = model.vqvae_
     both = (source, source_held_out), (conditions, conditions_held_out)
     own = _read(model, train, held_out, *both, subjects)
     if generated is not None:
-        generated = model._check_images(generated)
-        requested = read_conditions("requested", requested, len(generated))
+        generated, whose = model._read_images(generated)
+        given = requested, len(generated), whose
+        requested = read_conditions(model, "requested", *given)
     count, n_held_out = _count(len(own.train), len(own.held_out), generated, n)
     refuse_training_images(vqvae, own.train, own.held_out)
     if generated is None:
@@ -259,18 +260,21 @@ def audit(
 
 def _read(model, train, held_out, sources, conditions, subjects):
     """Check training and held-out images, and what belongs to each of them."""
-    _refuse_repeated_subjects(held_out)
-    subjects = getattr(train, "subjects", None) if subjects is None else subjects
-    train, held_out = map(model._check_images, (train, held_out))
+    train, subjects = model._read_images(train, subjects)
+    held_out, others = model._read_images(held_out)
+    _refuse_repeated_subjects(others or ())
+    refuse_same_subjects(subjects, others)
     of_images = (
         sources_of(model, sources[0], len(train)),
         sources_of(model, sources[1], len(held_out), "source_held_out"),
     )
     columns = (
-        read_conditions("conditions", conditions[0], len(train)),
-        read_conditions("conditions_held_out", conditions[1], len(held_out)),
+        (model, "conditions", conditions[0], len(train), subjects),
+        (model, "conditions_held_out", conditions[1], len(held_out), others),
     )
-    first, second = (without_unknown(model.conditions_, own) for own in columns)
+    first, second = (
+        without_unknown(model.conditions_, read_conditions(*own)) for own in columns
+    )
     whose = number_subjects(subjects, len(train))
     return Reference(model, train, held_out, of_images, (first, second), whose)
 
@@ -291,8 +295,7 @@ def _generate(
     return generated, take_rows(conditions, rows)
 
 
-def _refuse_repeated_subjects(held_out):
-    subjects = getattr(held_out, "subjects", ())
+def _refuse_repeated_subjects(subjects):
     if len(set(subjects)) < len(subjects):
         raise InputError(
             "`held_out` has several images of a subject, and chance is counted by "

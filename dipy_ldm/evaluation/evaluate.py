@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm._conditions import ConditionsLike, without_unknown
+from dipy_ldm._conditions import ConditionsLike, check_names, without_unknown
 from dipy_ldm._utils.checks import InputError, check_seed, whole
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.subjects import number_subjects
-from dipy_ldm._utils.values import as_table, take_rows
+from dipy_ldm._utils.values import take_rows, with_codes
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._batches import scaled_to
 from dipy_ldm.data._image_checks import check_finite, check_range
@@ -148,11 +148,11 @@ def evaluate(
     subjects : array_like, optional
         Whose each real image is, such as ``"sub-01"``, so that no subject is on both
         sides, and intervals are those of other subjects. None is for others all, or
-        those of Volumes.
+        those that Volumes and names of files tell.
     subjects_generated : array_like, optional
         Of whose image each given sample was made, if it was. It is near to that by
         design, so that none of a subject of the reference is compared. None is for
-        samples of noise alone, or for the subjects of Volumes.
+        samples of noise alone, or for those that Volumes and names of files tell.
     features : sequence of Features, optional
         What to compare in; those of :func:`dipy_ldm.evaluation.features.features_of` if
         None.
@@ -179,16 +179,14 @@ def evaluate(
     check_arguments(model, generated, requested, sampling, seed)
     kinds = features_of(model) if features is None else list(features)
     refuse_equal_names(kinds)
-    images = _read_images(model, real, "real image")
-    subjects = getattr(real, "subjects", None) if subjects is None else subjects
+    images, subjects = _read_images(model, real, subjects, "real image")
     conditions = without_unknown(
         model.conditions_,
-        read_conditions("conditions", conditions, len(images), subjects),
+        read_conditions(model, "conditions", conditions, len(images), subjects),
     )
     whose, samples = number_subjects(subjects, len(images)), None
     if generated is not None:
-        own = getattr(generated, "subjects", None)
-        own = own if subjects_generated is None else subjects_generated
+        own = subjects_generated
         samples = _read_samples(model, generated, requested, own, subjects, len(images))
     count = choose_sample_count(len(images), samples and len(samples.images), n)
     rows = _apart(whose, count, samples and samples.subjects)
@@ -223,8 +221,8 @@ class _Samples(NamedTuple):
 
 def _read_samples(model, generated, requested, own, subjects, n_real):
     """Read given samples; real images of the same subjects have the same numbers."""
-    images = _read_images(model, generated, "generated image")
-    requested = read_conditions("requested", requested, len(images))
+    images, own = _read_images(model, generated, own, "generated image")
+    requested = read_conditions(model, "requested", requested, len(images), own)
     numbers = number_subjects(own, len(images), "subjects_generated") + n_real
     if own is not None and subjects is not None:
         total = n_real + len(images)
@@ -246,10 +244,10 @@ def _measure(model, sets, labels, kinds, notes, classifier, seed, verbose):
     return Evaluation(figures, sets, measured, probes, *rest)
 
 
-def _read_images(model, images, name):
-    """Return images of the model's shape, if they are finite."""
-    array = model._check_images(images)
-    return check_finite(array, range(len(array)), name)
+def _read_images(model, images, subjects, name):
+    """Return images of the model's shape, if they are finite, and whose they are."""
+    array, subjects = model._read_images(images, subjects)
+    return check_finite(array, range(len(array)), name), subjects
 
 
 def check_arguments(
@@ -279,21 +277,23 @@ def check_arguments(
 
 
 def read_conditions(
-    option: str, conditions: ConditionsLike, n: int, subjects: Any = None
+    model: LatentDiffusion,
+    option: str,
+    conditions: ConditionsLike,
+    n: int,
+    subjects: Any = None,
 ) -> dict[str, list] | None:
     """Return conditions as lists; refuse those without a value for each of n images."""
     joined = join_rows(conditions, subjects)
-    conditions = conditions if joined is None else joined
-    if conditions is None:
-        return None
-    columns = as_table(conditions)
+    table = check_names(model.conditions_, conditions if joined is None else joined)
+    columns = {name: with_codes(name, values) for name, values in table.items()}
     for name, values in columns.items():
         if len(values) != n:
             raise InputError(
                 f"`{option}` must have {n} values of {name}, one for each image, not "
                 f"{len(values)}."
             )
-    return columns
+    return columns or None
 
 
 def sources_of(

@@ -244,21 +244,6 @@ def _conditions(document, places, rows, generated):
         return None, [note]
 
 
-def refuse_same_subjects(train: EvaluationImages, held_out: EvaluationImages) -> None:
-    """Refuse an audit with a subject among training and held-out images.
-
-    Another scan of a training subject is near to it: copies of training images would
-    be no nearer than held-out images are.
-    """
-    both = set(train.subjects or ()) & set(held_out.subjects or ())
-    if both:
-        raise InputError(
-            f"training and held-out images are of the same subjects "
-            f"({listed(sorted(both))}), which hides copies of them; leave these out of "
-            "`held_out` or, if they are other people of the same names, rename them."
-        )
-
-
 def refuse_samples_of(train: EvaluationImages, generated: EvaluationImages) -> None:
     """Refuse samples of training subjects' sources, in an audit of such a model."""
     both = set(train.named or ()) & set(generated.named or ()) - {None}

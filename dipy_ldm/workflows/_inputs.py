@@ -17,7 +17,7 @@ from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.data._covariates import as_covariates, read_covariates, summarise
 from dipy_ldm.data._paths import common_suffix, holds_volumes
 from dipy_ldm.data._sources import Source
-from dipy_ldm.data._table_rows import find_subjects
+from dipy_ldm.data._table_rows import find_image_subjects
 from dipy_ldm.data.images import read_images
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
 from dipy_ldm.workflows._options import (
@@ -152,12 +152,7 @@ def _read_images(input_files, conditions, steps):
         values = {ALONE: labels.tolist()} if conditions else None
         return Cohort(images, conditions=values)
     images, files = read_images(input_files)
-    # Without a name, each image of an array is of a subject of its own.
-    subjects = [
-        str(i) if name == str(file) else name
-        for i, (file, name) in enumerate(zip(files, find_subjects(files)))
-    ]
-    data = Cohort(images, subjects=subjects)
+    data = Cohort(images, subjects=find_image_subjects(files))
     return _add_conditions(data, conditions, files, {}, steps)
 
 

@@ -8,10 +8,9 @@ import numpy as np
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid
-from dipy_ldm.data._preprocessing import conform_source
 from dipy_ldm.data._scans import (
     check_channel_files,
-    conform_channels,
+    conform_source_files,
     find_channel_files,
 )
 from dipy_ldm.data._sources import Source, refuse_mismatch
@@ -66,7 +65,5 @@ class SourceInputs(NamedTuple):
 
     def read(self, file: Path) -> np.ndarray:
         """Read a source on the grid of the model, ``(1, *space, channels)``."""
-        if self.channels:
-            return conform_channels(self.channels, self.parts[file], self.grid)[0][None]
-        several, labels = self.source.channels > 1, bool(self.source.labels)
-        return conform_source(file, self.grid, several, labels)[None]
+        how = self.source, self.grid, self.channels
+        return conform_source_files(self.parts[file], *how)[None]

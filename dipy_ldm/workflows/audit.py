@@ -3,6 +3,7 @@
 import time
 
 from dipy_ldm import _serialization
+from dipy_ldm._utils.subjects import refuse_same_subjects
 from dipy_ldm.data._sidecars import fingerprint, provenance
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._config import write_config
@@ -11,7 +12,6 @@ from dipy_ldm.workflows._evaluation_images import (
     read_for,
     reading_options,
     reference_document,
-    refuse_same_subjects,
     refuse_samples_of,
     refuse_unnamed,
 )
@@ -133,7 +133,7 @@ def _read(document, options, generated_files=None, source_files=None):
         document, options.train_files, "train_files", split="train", **real
     )
     held_out = read_for(document, options.held_out, "held_out", **real)
-    refuse_same_subjects(train, held_out)
+    refuse_same_subjects(train.subjects, held_out.subjects)
     held_out = one_of_each_subject(held_out)
     generated = generated_files and read_for(
         document, generated_files, "generated_files", generated=True, **how

@@ -110,3 +110,20 @@ def test_volumes_without_channels_are_warned_of(shape, warned, caplog):
     arrays.warn_of_channels(shape)
     assert bool(caplog.messages) == bool(warned)
     assert re.search(warned or "", caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("found", "shape", "cure"),
+    [
+        ((5, 6, 1), (5, 6, 1), "give one image as images[None]."),
+        ((5, 6), (5, 6, 1), "give one image as images[None, ..., None]."),
+        ((5, 6, 7), (5, 6, 7, 1), "give one image as images[None, ..., None]."),
+        ((9, 5, 6), (5, 6, 1), "add the channels with images[..., None]."),
+        ((9, 5, 6), None, "add the channels with images[..., None]."),
+        ((9, 5, 6, 7, 1), (5, 6, 1), "not (9, 5, 6, 7, 1)."),
+    ],
+)
+def test_missing_axes_are_told(found, shape, cure):
+    with pytest.raises(InputError) as caught:
+        arrays.as_array(np.zeros(found), shape)
+    assert str(caught.value).endswith(cure)

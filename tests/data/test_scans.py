@@ -1,13 +1,24 @@
 """The files of scans are found by their names."""
 
 import logging
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import numpy.testing as npt
 import pytest
+from scans import save
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._scans import files_of, find_channel_files, resolve_channel_files
+from dipy_ldm.data._grid import Grid
+from dipy_ldm.data._scans import (
+    files_of,
+    find_channel_files,
+    read_cohort,
+    read_sources,
+    resolve_channel_files,
+)
+from dipy_ldm.data._sources import Source
 from dipy_ldm.data.channels import as_channels
 
 
@@ -35,3 +46,40 @@ def test_a_lone_file_of_another_kind_is_warned_of(tmp_path, caplog):
         assert find_channel_files([file], as_channels(["T1w"])) == [[file]]
     sentence = "p7_FLAIR.nii is taken for T1w, which its name does not say."
     assert caplog.messages == [sentence]
+
+
+def test_sources_are_those_of_the_scans_by_name(tmp_path, rng):
+    info, grid = Source(1, [0.0, 1.0], [], ""), Grid((5, 5, 5), np.eye(4))
+    scans = [Path(f"sub-{i}_T2w.nii") for i in "12"]
+    files = [tmp_path / f"sub-{i}_T1w.nii" for i in "21"]
+    for file in files:
+        save(file, rng.random((5, 5, 5)))
+    second, first = (read_sources([f], info, grid)[0][0] for f in files)
+    images, names = read_sources(files, info, grid, scans=scans)
+    npt.assert_array_equal(images, [first, second])
+    assert names == [[files[1]], [files[0]]]
+    images, names = read_sources(files[:1], info, grid, scans=scans)  # that of all
+    npt.assert_array_equal(images, [second])
+    with pytest.raises(InputError, match="1 of 1 volumes have no source of their subj"):
+        read_sources(files[:1], info, grid, scans=scans[:1])
+
+
+def test_images_in_files_have_subjects_and_may_be_sources(tmp_path, rng):
+    arrays = rng.random((2, 2, 6, 5)).astype("float32")
+    files = [tmp_path / name for name in ("sub-1.npy", "others.npy")]
+    for file, array in zip(files, arrays, strict=True):
+        np.save(file, array)
+    first, same, *others = read_cohort(files).subjects
+    assert first == same == "sub-1"
+    assert len(set(others)) == 2
+    images, names = read_sources(files[0], Source(1, [0.0, 1.0], [], ""), None)
+    npt.assert_array_equal(images, arrays[0][..., None])
+    assert names == []
+
+
+def test_options_of_the_loader_are_said_to_be_its(tmp_path, rng):
+    for kind in ("T1w", "T2w"):
+        save(tmp_path / f"sub-1_{kind}.nii", rng.random((5, 5, 5)))
+    sentence = r"`suffix`[^`]* \(These are options of dipy_ldm.data.load_volumes"
+    with pytest.raises(InputError, match=sentence):
+        read_cohort(tmp_path)

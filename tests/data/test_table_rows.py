@@ -28,10 +28,11 @@ INDEXED = FRAME.set_index("participant_id")
         INDEXED,
         INDEXED.rename_axis(None),
         INDEXED["age"],
+        {"age": INDEXED["age"]},
         FRAME.assign(participant_id=["01", "02", "03"]),
         FRAME.rename(columns={"participant_id": "Subject"}),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_rows_follow_the_subjects(table):
     assert join_rows(table, SUBJECTS) == {"age": [52, 61, 52]}
@@ -97,6 +98,12 @@ def test_rows_without_names_stay_in_their_order(table):
             r"01 has 2 rows .*by session with load_volumes\(",
         ),
         (FRAME.set_index(["participant_id", "age"]), SUBJECTS, "reset_index"),
+        (FRAME.to_dict(), SUBJECTS, "participant_id must have a list of values"),
+        (
+            {"age": INDEXED["age"], "sex": ["F", "M", "F"]},
+            SUBJECTS,
+            "different names of rows, or some have none; give a DataFrame",
+        ),
     ],
 )
 def test_tables_that_do_not_match_are_refused(table, subjects, sentence):

@@ -20,6 +20,7 @@ from dipy_ldm.data import (
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._preprocessing import conform_file
 from dipy_ldm.data.channels import Channel
+from dipy_ldm.data.volumes import plan_volumes
 
 SHAPE = (12, 10, 8)
 ORIENTATIONS = ["RAS", "LPS", "PIR"]
@@ -248,6 +249,13 @@ def test_conditions_follow_the_volumes(tmp_path, load, caplog):
         loaded.conditions("age", table=table)
     with pytest.raises(InputError, match="nothing tells which volume a row"):
         loaded.conditions(table={"iq": table["iq"]})
+
+
+def test_rows_of_lists_are_read_of_a_generator_too(cohort):
+    (cohort / "list.csv").write_text("path,age\n0.nii.gz,61\n")
+    planned = plan_volumes(cohort / name for name in ["list.csv"])
+    (rows,) = planned.listed.values()
+    assert rows[0].cells["age"] == "61"
 
 
 def test_channels(tmp_path, load):

@@ -6,12 +6,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import numpy.testing as npt
+import pandas as pd
 import pytest
 from scipy import ndimage, stats
 
 from dipy_ldm import VQVAE, LatentDiffusion, _serialization, plots
+from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data.channels import Channel
+from dipy_ldm.data.volumes import Volumes
 from dipy_ldm.diffusion import schedules
 from dipy_ldm.evaluation import _memorization as copies, _memorization as membership
 from dipy_ldm.evaluation._audit_report import conclude, write_page, write_pairs
@@ -518,14 +521,32 @@ def test_an_audit_that_generates(diffusion, blobs):
         audit(diffusion, blobs[:40], blobs[40:], blobs[:40], steps=2)
     with pytest.raises(InputError, match="`requested` are conditions of `generated`"):
         audit(diffusion, blobs[:40], blobs[40:], requested={"age": range(24)})
-    with pytest.raises(InputError, match="`conditions` must have 40 values of age"):
-        audit(diffusion, blobs[:40], blobs[40:], conditions={"age": range(20)})
+    with pytest.raises(InputError, match="this model was trained without conditions"):
+        audit(diffusion, blobs[:40], blobs[40:], conditions={"age": range(40)})
     with pytest.raises(InputError, match="needs 20 held-out images, not 19"):
         audit(diffusion, blobs[:40], blobs[40:59])
     with pytest.raises(InputError, match="differ less than tenfold"):
         audit(diffusion, blobs[:20], np.concatenate([blobs] * 4), blobs[:20])
     with pytest.raises(InputError, match=r"24 of the held-out .* too: 0 \(16\), 1 \("):
         audit(diffusion, blobs[:40], blobs[16:40], blobs[40:])
+
+
+def test_an_audit_knows_whose_images_are(diffusion, blobs, tmp_path, monkeypatch):
+    sets = np.split(blobs, [40])
+    for folder, images in zip(("train", "held_out"), sets, strict=True):
+        (tmp_path / folder).mkdir()
+        for i, image in enumerate(images):
+            np.save(tmp_path / folder / f"sub-{i}_slice.npy", image[None])
+    files = [f"sub-{i}_T1w.nii" for i in range(40)]
+    named = [Volumes(x, None, np.eye(4), files[: len(x)]) for x in sets]
+    for given in ([tmp_path / "train", tmp_path / "held_out"], named):
+        with pytest.raises(InputError, match=r"the same subjects \(sub-0, sub-1, "):
+            audit(diffusion, *given)
+    known = {"age": Condition("continuous", {}, [0.0, 1.0])}
+    monkeypatch.setattr(diffusion, "conditions_", known)
+    table = pd.DataFrame({"age": [0.5]}, index=["sub-0"])
+    with pytest.raises(InputError, match="39 of 40 images have no row in the condit"):
+        audit(diffusion, tmp_path / "train", blobs[40:], conditions=table)
 
 
 def pictures(n, seed):

@@ -1,5 +1,6 @@
 """What evaluations say of sets of which the answer is known."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -59,6 +60,8 @@ from dipy_ldm.evaluation.features import (
 )
 from dipy_ldm.evaluation.two_sample import NetworkTest
 from dipy_ldm.metrics import Interval, binomial
+
+AGE = {"age": Condition("continuous", {}, [0.0, 50.0, 99.0])}
 
 
 def balls(n, seed):
@@ -647,7 +650,12 @@ def test_page_shows_classifier_results(diffusion, blobs, monkeypatch):
         evaluate(diffusion, blobs, **options)
 
 
-def test_conditions_without_a_value_for_each_image_are_refused(diffusion, blobs):
+def test_conditions_that_do_not_fit_are_refused(diffusion, blobs, monkeypatch):
+    with pytest.raises(InputError, match="this model was trained without conditions"):
+        evaluate(diffusion, blobs, blobs[:40], conditions={"age": range(64)})
+    monkeypatch.setattr(diffusion, "conditions_", AGE)
+    with pytest.raises(InputError, match="unknown condition 'Age'; choose one of age"):
+        evaluate(diffusion, blobs, blobs[:40], conditions={"Age": range(64)})
     with pytest.raises(InputError, match="`conditions` must have 64 values of age"):
         evaluate(diffusion, blobs, conditions={"age": range(63)})
     with pytest.raises(InputError, match="`requested` must have 40 values of age"):
@@ -692,16 +700,17 @@ def test_volumes_tell_whose_they_are(diffusion, blobs):
 
 
 def test_conditions_of_pandas_are_in_their_order():
+    read = partial(read_conditions, SimpleNamespace(conditions_=AGE), "conditions")
     frame = pd.DataFrame({"age": [1.5, 2.5, 3.5]}, index=[2, 0, 1])
-    for table in (frame, dict(frame)):
-        assert read_conditions("conditions", table, 3) == {"age": [1.5, 2.5, 3.5]}
+    for table in (frame, dict(frame), [1.5, 2.5, 3.5]):
+        assert read(table, 3) == {"age": [1.5, 2.5, 3.5]}
     named = frame.set_index(pd.Index(["sub-3", "sub-1", "sub-2"]))
     subjects = ["sub-1", "sub-2", "sub-3"]
-    joined = read_conditions("conditions", named, 3, subjects)
+    joined = read(named, 3, subjects)
     assert joined == {"age": [2.5, 3.5, 1.5]}
     with pytest.raises(InputError, match="and drop the names"):
-        read_conditions("requested", named, 3)
-    assert read_conditions("conditions", None, 3) is None
+        read(named, 3)
+    assert read(None, 3) is None
 
 
 def test_seeds_that_are_none_are_refused(diffusion, blobs):

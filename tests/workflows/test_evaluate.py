@@ -14,6 +14,7 @@ from scans import soft_balls, write_volumes
 
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.subjects import refuse_same_subjects
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data._sidecars import fingerprint
 from dipy_ldm.evaluation._copy_filter import CopyFilter
@@ -22,7 +23,6 @@ from dipy_ldm.workflows._evaluation_images import (
     EvaluationImages,
     one_of_each_subject,
     read_for,
-    refuse_same_subjects,
     refuse_samples_of,
 )
 
@@ -295,10 +295,10 @@ def test_shared_subjects_are_refused(tmp_path):
     )
     sentence = r"same subjects \(sub-c, sub-d\), which hides"
     with pytest.raises(InputError, match=sentence):
-        refuse_same_subjects(train, held_out)
+        refuse_same_subjects(train.subjects, held_out.subjects)
     # Others are no reason, and nor are images whose subjects nobody knows.
-    refuse_same_subjects(train, held_out._replace(subjects=["sub-e"]))
-    refuse_same_subjects(train, held_out._replace(subjects=None))
+    refuse_same_subjects(train.subjects, ["sub-e"])
+    refuse_same_subjects(train.subjects, None)
     # As samples of source images they would be near to training images by design.
     with pytest.raises(InputError, match=r"training subjects \(sub-c, sub-d\): of"):
         refuse_samples_of(train, held_out)
