@@ -30,7 +30,7 @@ from dipy_ldm.diffusion import _inpainting as inpainting
 
 logger = logging.getLogger("dipy_ldm")
 
-# Of a voxel of the model: with less of it in the mask, none of it is inpainted.
+# Of a voxel: with less of it in the mask, none of it is inpainted.
 _MIN_HOLE_SHARE = 0.05
 # Of a mask, outside of the model's grid.
 _MAX_SHARE_OUTSIDE = 0.01
@@ -231,8 +231,12 @@ class MaskedScan(NamedTuple):
         """Bring a hole to the grid of a volume."""
         grid = Grid(data.shape[:3], affine)
         if not same_grid(grid, Grid(hole.shape, hole_affine)):
-            share = hole[..., None].astype("float32")
-            hole = conform(share, hole_affine, grid)[..., 0] >= 0.5
+            hole = on_grid(hole, hole_affine, grid)
+        if hole.all():
+            raise InputError(
+                f"the mask covers all of {file}, and leaves nothing to go by; give a "
+                "smaller mask, or a volume that reaches beyond it."
+            )
         return cls(channel, file, data, affine, hole)
 
     def conformed(self, grid: Grid) -> tuple[np.ndarray, Origin]:
@@ -300,6 +304,6 @@ def check_on_grid(
 
 
 def on_grid(hole: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
-    """Return which voxels of the model's grid a hole ``(x, y, z)`` takes."""
+    """Return which voxels of another grid a hole ``(x, y, z)`` takes."""
     shares = conform(hole[..., None].astype("float32"), affine, grid)[..., 0]
     return shares > _MIN_HOLE_SHARE

@@ -10,12 +10,12 @@ import pytest
 from scans import blocky_volumes, grid_affine, make_scan, save
 
 from dipy_ldm import VQVAE, InputError, LatentDiffusion, _native_space
-from dipy_ldm._native_space import check_on_grid, warn_of_probabilities
+from dipy_ldm._native_space import MaskedScan, check_on_grid, warn_of_probabilities
 from dipy_ldm._serialization import find
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._scans import read_cohort, require_affine
-from dipy_ldm.data.channels import as_channels
+from dipy_ldm.data.channels import Unnamed, as_channels
 from dipy_ldm.data.volumes import Volumes
 
 pytestmark = pytest.mark.usefixtures("no_real_cache")
@@ -223,6 +223,20 @@ def test_images_far_apart_have_no_common_grid():
 def test_masks_of_another_grid_are_refused(model, scan):
     with pytest.raises(InputError, match="image-0/scan.nii has another grid"):
         model.inpaint(scan, nib.Nifti1Image(np.ones((5, 5, 5), "uint8"), np.eye(4)))
+
+
+def test_holes_have_what_they_take_of_each_channel():
+    hole, affine = np.zeros((8, 8, 8), bool), np.eye(4)
+    hole[2, 2, 2:4] = True
+    coarse = np.diag([2.0, 2, 2, 1])
+    coarse[:3, 3] = 0.5
+    data = np.zeros((4, 4, 4, 1), "float32")
+    scan = MaskedScan.of(Unnamed(), Path("FA.nii"), data, coarse, hole, affine)
+    assert scan.hole[1, 1, 1]
+    assert not scan.hole[:, :, 3].any()
+    hole[:] = True
+    with pytest.raises(InputError, match="the mask covers all of FA.nii, and leaves"):
+        MaskedScan.of(Unnamed(), Path("FA.nii"), data, coarse, hole, affine)
 
 
 def test_masks_that_leave_the_grid_are_warned_of(caplog):

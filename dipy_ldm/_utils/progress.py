@@ -1,7 +1,7 @@
 """Progress bars, which log messages don't tear, and filters of such messages."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 import logging
 import sys
 import warnings
@@ -66,3 +66,13 @@ def log_filter(name: str, accept: Callable[[logging.LogRecord], bool]) -> Iterat
         yield
     finally:
         logger.removeFilter(accept)
+
+
+def reworded(name: str, reword: Callable[[str], str]) -> AbstractContextManager:
+    """Let a logger say things otherwise, and leave out what becomes empty."""
+
+    def accept(record):
+        record.msg, record.args = reword(record.getMessage()), ()
+        return bool(record.msg)
+
+    return log_filter(name, accept)

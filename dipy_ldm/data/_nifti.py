@@ -117,7 +117,7 @@ def space_of(file: Path) -> int:
     """Return the code of NIfTI for the space of a volume."""
     header = nib.load(file).header
     code = int(header["sform_code"] or header["qform_code"])
-    return code if code in range(1, 6) else ALIGNED
+    return code if code in range(6) else ALIGNED
 
 
 def is_whole(file: Path) -> bool:
@@ -175,6 +175,10 @@ def _load(file):
     try:
         image = nib.load(file)
     except FileNotFoundError as error:
+        if os.path.exists(file):  # nibabel looks for it in small letters
+            raise InputError(
+                f"{file} must end in .nii or .nii.gz, in small letters; rename it."
+            ) from error
         if os.path.islink(file):
             raise InputError(
                 f"{file} is a link to a file that is not there; fetch it (datalad get)."
@@ -498,6 +502,8 @@ def make_image(
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, space)
     image.set_qform(affine, space)
+    if not np.allclose(image.affine, affine):  # a space of code 0 has no affine
+        image.set_sform(affine, ALIGNED)
     rounding = _QFORM_ROUNDING * np.linalg.norm(affine[:3, :3], axis=0).max()
     if not np.allclose(image.get_qform(), affine, atol=rounding):
         image.header["qform_code"] = 0  # it has no shears
@@ -520,12 +526,15 @@ def _scaling(data, dtype):
     if dtype.kind == "f" or data.dtype == bool:
         return 1.0, 0.0
     limits = np.iinfo(dtype)
-    low, high = min(data.min(), 0), max(data.max(), 0)
+    low, high = min(float(data.min()), 0.0), max(float(data.max()), 0.0)
     if data.dtype.kind in "iu" and limits.min <= low and high <= limits.max:
         return 1.0, 0.0
-    if limits.min == 0:
-        slope, intercept = (high - low) / limits.max, low
-    else:
-        slope, intercept = max(low / limits.min, high / limits.max), 0
+    slope, intercept = max(low / (limits.min or -1), high / limits.max), 0.0
+    if low < 0 and limits.min == 0:
+        # Of so few bits that all multiples are exact in float32: one is stored for 0.
+        bits = 24 - 8 * dtype.itemsize
+        mantissa, exponent = math.frexp((high - low) / (limits.max - 1))
+        slope = math.ldexp(math.ceil(mantissa * 2**bits), exponent - bits)
+        intercept = -math.ceil(-low / slope) * slope
     # As the header has them.
     return float(np.float32(slope)) or 1.0, float(np.float32(intercept))

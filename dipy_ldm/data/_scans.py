@@ -15,11 +15,13 @@ from typing import Any, TypeAlias
 
 import nibabel as nib
 from nibabel.filebasedimages import FileBasedImage
+from nibabel.filename_parser import splitext_addext
 from nibabel.spatialimages import SpatialImage
 import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.progress import reworded
 from dipy_ldm._utils.types import ImageOfNibabel
 from dipy_ldm._utils.values import as_report, listed
 from dipy_ldm.data._cohort import Cohort
@@ -87,13 +89,18 @@ def _items(images):
 def files_of(scans) -> Iterator[tuple[list, Path | None]]:
     """Yield the files of scans; those in memory are written to a folder for a while."""
     with TemporaryDirectory() as folder:
+
+        def shorten(message):
+            return message.replace(f"{folder}{os.sep}", "")
+
         items = _items(scans)
         folders = (Path(folder, f"image-{i}") for i in range(len(items)))
         files = [_file_of(item, place) for item, place in zip(items, folders)]
         try:
-            yield files, Path(folder) if files != items else None
+            with reworded("dipy_ldm", shorten):
+                yield files, Path(folder) if files != items else None
         except InputError as error:
-            raise InputError(str(error).replace(f"{folder}{os.sep}", "")) from error
+            raise InputError(shorten(str(error))) from error
 
 
 def _file_of(scan, folder):
@@ -107,7 +114,7 @@ def _file_of(scan, folder):
             "images with voxels and an affine, such as Nifti1Image."
         )
     refuse_kind(folder.name, scan)
-    name = Path(scan.get_filename() or "scan").name.partition(".")[0]
+    name = Path(splitext_addext(scan.get_filename() or "scan")[0]).name
     folder.mkdir(parents=True)
     data = scan.get_fdata(dtype=np.float32, caching="unchanged")
     image = nib.Nifti1Image(data, scan.affine, scan.header, dtype="float32")

@@ -18,7 +18,7 @@ from dipy_ldm._conditions import from_saved
 from dipy_ldm._native_space import MaskedScan, bring_back, conformed
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster
-from dipy_ldm._utils.progress import log_filter, tqdm
+from dipy_ldm._utils.progress import reworded, tqdm
 from dipy_ldm._utils.values import as_report, parse_conditions
 from dipy_ldm.data._bvals_bvecs import refuse_series
 from dipy_ldm.data._grid import Grid
@@ -307,14 +307,12 @@ def _warnings_of(file):
     """Name a volume in the model's warnings of it, each of which is shown once."""
     shown = set()
 
-    def name(record):
-        text = f"{file}: {record.getMessage()}"
-        new = text not in shown
-        shown.add(text)
-        record.msg, record.args = text, ()
-        return new
+    def name(message):
+        text = "" if message in shown else f"{file}: {message}"
+        shown.add(message)
+        return text
 
-    return log_filter("dipy_ldm.latent_diffusion", name)
+    return reworded("dipy_ldm.latent_diffusion", name)
 
 
 @contextmanager
@@ -371,6 +369,8 @@ def _is_written(flow, task, resume):
 
 def _is_done(task, force):
     """Return whether all outputs exist and are whole; refuse those of another run."""
+    if not force:
+        _refuse_strangers(task.outputs)
     try:
         sidecars = [json.loads(sidecar(o).read_text("utf-8")) for o in task.outputs]
     except (OSError, ValueError):
@@ -384,6 +384,16 @@ def _is_done(task, force):
             "options, name another --out_dir, or add --force to overwrite."
         )
     return not other and all(map(is_whole, task.outputs))
+
+
+def _refuse_strangers(outputs):
+    """Refuse outputs of which none has a sidecar, which is always written first."""
+    there = [output for output in outputs if output.exists()]
+    if there and not any(sidecar(output).exists() for output in outputs):
+        raise InputError(
+            f"{there[0]} exists, and no JSON file says that dipy_ldm made it; name "
+            "another --out_dir, or add --force to overwrite."
+        )
 
 
 def _difference(earlier, facts):

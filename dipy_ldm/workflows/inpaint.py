@@ -162,7 +162,7 @@ def _check_mask(file, affine, dilate, grid, factor):
     masks_on_grid = np.stack([unknown, inside[..., 0]])
     touched, visible = inpainting.hole_shares(masks_on_grid, factor)
     # A latent that is known is inside the volume, and outside the hole.
-    if hole.all() or not ((touched == 0) & (visible > 0)).any():
+    if not ((touched == 0) & (visible > 0)).any():
         raise InputError(
             f"the mask {file} covers the whole image at the resolution of the latents; "
             "give a smaller mask."

@@ -523,6 +523,11 @@ def test_an_interrupted_denoising_goes_on(denoise, volumes, tmp_path):
     assert "of another run (Seed was 0 and is 5); resume with the" in answer(output)
     output = denoise(*arguments, "--dtype", "int16", status=2)
     assert "of another run (Dtype was float32 and is int16)" in answer(output)
+    for name in ("denoised", "denoised_difference"):
+        (tmp_path / f"3_{name}.json").unlink()
+    output = denoise(*arguments, status=2)
+    assert "3_denoised.nii.gz exists, and no JSON file says" in answer(output)
+    assert written(3) == before[3]
     denoise(*arguments, "--seed", 5, "--force")
     assert written(3) != before[3]
     assert (tmp_path / "denoised.png").read_bytes() != picture
