@@ -72,7 +72,11 @@ def name_written(paths: Sequence[Path]) -> str:
 
 
 def output_paths(
-    flow: Workflow, input_path: str | Path, out_dir: str | Path, **names: str
+    flow: Workflow,
+    input_path: str | Path,
+    out_dir: str | Path,
+    mix_names: bool = True,
+    **names: str,
 ) -> list[Path]:
     """Resolve the outputs of a workflow as DIPY does, without making anything.
 
@@ -88,7 +92,7 @@ def output_paths(
         out_dir,
         list(names.values()),
         output_strategy=flow._output_strategy,
-        mix_names=flow._mix_names,
+        mix_names=mix_names and flow._mix_names,
     )
     flow.last_generated_outputs = dict(zip(names, map(Path, paths)))
     paths = list(flow.last_generated_outputs.values())
@@ -195,6 +199,14 @@ def write_sample(
     for file, (channel, columns) in zip(files, channel_slices(channels)):
         values = channel.restore(volume[..., columns])
         write_channel(file, channel, values, affine, dtype, facts)
+
+
+def new_picture(picture: Path) -> list[Path]:
+    """List the picture of volumes, if it keeps this name in the end.
+
+    Beside the options of an earlier run it gets another.
+    """
+    return [] if picture.with_suffix(".toml").exists() else [picture]
 
 
 def files_beside(file: Path, channel: Channel) -> list[Path]:

@@ -447,6 +447,7 @@ BAD_DENOISING = {
     "another strategy": ("MODEL volumes --strategy x", "one of auto, none"),
     "no such device": ("MODEL volumes/0.nii --devices GPU:9", NO_DEVICE),
     "a result in the way": ("MODEL volumes/1.nii.gz", "or --force to overwrite"),
+    "a picture in the way": ("MODEL volumes/2.nii.gz", "denoised.png exists already"),
     "channels": (
         "MODEL both.nii --channels",
         "model is of 1 channels, and both.nii has 2; give",
@@ -473,6 +474,8 @@ def test_bad_input_to_denoising(path, command, volumes, case, tmp_path):
     (tmp_path / "empty").mkdir()
     shutil.copy(_serialization.find("mnist"), tmp_path / "images")
     (tmp_path / "1_denoised.json").write_text("old")
+    if case == "a picture in the way":
+        (tmp_path / "denoised.png").touch()
     save(volumes / "0.nii", NOISE)
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -510,7 +513,8 @@ def test_an_interrupted_denoising_goes_on(denoise, volumes, tmp_path):
         assert nib.load(tmp_path / f"0_{end}.nii.gz").header["sform_code"] == 1
     # Not begun, without what is written last, cut off.
     (tmp_path / "0_denoised.nii.gz").unlink()
-    (tmp_path / "1_denoised_difference.json").unlink()
+    for end in ("json", "nii.gz"):
+        (tmp_path / f"1_denoised_difference.{end}").unlink()
     (tmp_path / "2_denoised_difference.nii.gz").write_bytes(b"")
     denoise(*arguments)
     assert [written(i) != before[i] for i in range(4)] == [True, True, True, False]
@@ -523,8 +527,7 @@ def test_an_interrupted_denoising_goes_on(denoise, volumes, tmp_path):
     assert "of another run (Seed was 0 and is 5); resume with the" in answer(output)
     output = denoise(*arguments, "--dtype", "int16", status=2)
     assert "of another run (Dtype was float32 and is int16)" in answer(output)
-    for name in ("denoised", "denoised_difference"):
-        (tmp_path / f"3_{name}.json").unlink()
+    (tmp_path / "3_denoised.json").unlink()
     output = denoise(*arguments, status=2)
     assert "3_denoised.nii.gz exists, and no JSON file says" in answer(output)
     assert written(3) == before[3]
