@@ -38,7 +38,7 @@ _MAX_NAME_BYTES = 240
 class LDMFlow(Workflow):
     """What all commands of dipy_ldm are."""
 
-    written = 0  # volumes
+    written = 0  # images
     outputs: Sequence[Path] = ()  # all files, in the end
     cure = ""  # what to do if it was interrupted
     choices: Mapping[str, Collection[str]] = {}  # words that an option may be
@@ -54,8 +54,8 @@ class LDMFlow(Workflow):
         if self.written == 0:
             return "interrupted; nothing was written."
         return (
-            f"interrupted; the volumes that are written ({self.written}) are "
-            f"whole{self.cure}."
+            f"interrupted; the images that are written ({self.written}) are whole"
+            f"{self.cure}."
         )
 
 

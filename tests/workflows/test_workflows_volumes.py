@@ -232,7 +232,7 @@ def test_ctrl_c_leaves_whole_volumes(command, folder, path, tmp_path):
     # The last file of the second volume: the first is counted then.
     with interrupt_when(tmp_path / "sub-01_denoised_std.json"):
         output = command("denoise", *arguments, "--steps", 4, status=130)
-    assert "the volumes that are written" in answer(output)
+    assert "the images that are written" in answer(output)
     assert "add --resume to go on" in answer(output)
     assert read_volume(tmp_path / "sub-00_denoised.nii.gz")[0].shape[:3] == (33, 17, 21)
     assert not (tmp_path / "sub-07_denoised.nii.gz").exists()
@@ -411,7 +411,10 @@ BAD_GENERATING = {
     "another type": ("MODEL --dtype int17", "choose one of float32"),
     "no samples": ("MODEL --n_samples 0", "n_samples must be at least 1"),
     "no steps": ("MODEL --steps 0", "steps must be at least 1"),
-    "a number below 0": ("MODEL --first_sample -1", "first must be at least 0"),
+    "a number below 0": (
+        "MODEL --first_sample -1",
+        "--first_sample must be at",
+    ),
     "a volume in the way": ("MODEL --out_samples old", "add --force"),
     "a JSON file in the way": ("MODEL --out_samples older", "add --force"),
     "a picture in the way": ("MODEL --out_samples drawn", "drawn.png exists already"),
