@@ -105,8 +105,13 @@ def _from_slurm():
     Only the nodes: its addresses are sorted as text, so that n10 comes before n9, and
     for nodes without a GPU it fails.
     """
-    import tensorflow as tf
-
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise InputError(
+            "Slurm's tasks are told apart by TensorFlow, which is not installed; start "
+            "one task, or give each work of its own and add `strategy` none."
+        ) from error
     resolve = tf.distribute.cluster_resolver.SlurmClusterResolver
     try:
         resolver = resolve(gpus_per_node=1, gpus_per_task=0)

@@ -66,7 +66,7 @@ def red(title: str, message: str, cure: str, **further) -> Finding:
 def refused(title: str, error: InputError) -> Finding:
     """Find what a training would refuse, in the sentence that it would do so with."""
     *problems, cure = re.split("; |\n", str(error))
-    texts = "; ".join(problems) or cure, cure if problems else ""
+    texts = "; ".join(problems) or cure.rstrip("."), cure if problems else ""
     problem, cure = (text[:1].upper() + text[1:] for text in texts)
     return red(title, f"{problem}.", cure)
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 import logging
 from pathlib import Path
 from typing import NamedTuple
@@ -53,16 +54,18 @@ _UNITS = {1e-3: "metres", 1e-2: "decimetres", 1e-1: "centimetres", 1e3: "microme
 _FEW = 0.25
 
 
-def check_files(complaints: Sequence[str], n: int) -> Finding:
-    """Report files that can't be used."""
+def check_files(complaints: Sequence[str], n: int, skip_bad: bool = False) -> Finding:
+    """Report files that can't be used, or are left out as the user asks."""
     if not complaints:
         return green("files", f"All {counted(n, 'file')} can be read, to their end.")
-    return red(
-        "files",
-        f"{len(complaints)} of {counted(n, 'file')} can't be used.",
-        "Fix these files as the table says, or train without them (--skip_bad).",
-        table=[("what is wrong, and what to do",), *((c,) for c in complaints)],
-    )
+    message = f"{len(complaints)} of {counted(n, 'file')} can't be used"
+    cure = "Fix these files as the table says"
+    table = [("what is wrong, and what to do",), *((c,) for c in complaints)]
+    if skip_bad:
+        message += ": left out, as --skip_bad asks."
+        return amber("files", message, f"{cure}, if they matter.", table=table)
+    cure += ", or train without them (--skip_bad)."
+    return red("files", f"{message}.", cure, table=table)
 
 
 def check_units(infos: Sequence[VolumeInfo]) -> tuple[Finding, list[int]]:
@@ -242,6 +245,7 @@ def read_volumes(
     source_files: Sequence[str | Path] | None = None,
     source_channels: Sequence[str] = (),
     dwi: bool = False,
+    skip_bad: bool = False,
     cache_dir: str | Path | None = None,
     cache_limit: float | None = None,
 ) -> tuple[list[Finding], Material | None]:
@@ -252,23 +256,27 @@ def read_volumes(
     if isinstance(channels, bool) or not channels:
         files = choose_files(files, suffix, filter)
         tasks, sentences = _read_tasks(files, bool(channels), dwi)
+        n_files = len(files)
     else:
         files = choose_for_channels(files, suffix, filter)
         tasks, sentences = _plan_named_channels(files, channels)
         files = [task.info.file for task in tasks] or files
+        n_files = len(files) + (len(sentences) if tasks else 0)
     with _quietly():
         if not tasks:
-            return [check_files(sentences, len(files))], None
+            return [check_files(sentences, n_files)], None
         header_findings, kept = _check_headers([t.info for t in tasks])
         good = {info.file for info in kept}
         tasks = [task for task in tasks if task.info.file in good]
-        masked, tasks = _with_masks(files, tasks, mask_files)
+        masked, tasks = _with_masks(files, tasks, mask_files, skip_bad)
         if not tasks:
-            return [check_files(sentences, len(files)), *masked], None
+            return [check_files(sentences, n_files), *masked], None
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
         plan = make_plan(tasks, grid, rows_of_lists(paths), skip_bad=True, shuffle=True)
         volumes, bad = _check_voxels(plan, cache_dir, cache_limit)
-    findings = [check_files([*sentences, *bad], len(files)), *header_findings, *masked]
+    skip_bad = skip_bad and volumes is not None
+    first = check_files([*sentences, *bad], n_files, skip_bad)
+    findings = [first, *header_findings, *masked]
     if dwi:
         findings.append(check_series([task.gradients for task in tasks]))
     return findings, None if volumes is None else _material(volumes)
@@ -309,7 +317,10 @@ def _plan_named_channels(files, names):
     try:
         return plan_channels(files, as_channels(names, files), skip_bad=False), []
     except InputError as error:
-        return [], str(error).partition("\nAdd ")[0].splitlines()
+        sentences = str(error).partition("\nAdd ")[0].splitlines()
+    with _quietly(), suppress(InputError):  # if none is good
+        return plan_channels(files, as_channels(names, files), skip_bad=True), sentences
+    return [], sentences
 
 
 def _quietly():
@@ -327,7 +338,7 @@ def _check_headers(infos):
     return [*findings, check_sizes(infos), check_axes(infos)], infos
 
 
-def _with_masks(files, tasks, mask_files):
+def _with_masks(files, tasks, mask_files, skip_bad):
     """Pair volumes with their masks, if there are any."""
     if not mask_files:
         return [], tasks
@@ -338,7 +349,8 @@ def _with_masks(files, tasks, mask_files):
         sentence = f"{len(pairs)} masks, on the grids of their volumes."
         return [green("masks", sentence)], pairs
     cure = "Fix these masks, or resample them to their volumes."
-    return [red("masks", "\n".join(complaints.values()), cure)], pairs
+    find = amber if skip_bad and pairs else red
+    return [find("masks", "\n".join(complaints.values()), cure)], pairs
 
 
 def _check_voxels(plan, cache_dir, cache_limit):

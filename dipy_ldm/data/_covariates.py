@@ -115,7 +115,8 @@ def _refuse_unknown(names, matched: MatchedRows):
     if not matched.tables:
         raise InputError(
             "no table knows the files: neither a participants.tsv beside or above them "
-            "nor a .csv of their paths lists them."
+            "nor a .csv of their paths lists them; add one, or give a list with "
+            f"{'this column' if len(names) == 1 else 'these columns'}."
         )
     unknown = [name for name in names if name not in matched.columns]
     if unknown:

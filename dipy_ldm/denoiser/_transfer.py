@@ -31,7 +31,7 @@ def take_over(denoiser: ConditionalDenoiser, init: ConditionalDenoiser) -> None:
 
 def check_alike(architecture: Architecture, init: Architecture) -> None:
     """Refuse to begin from a denoiser whose inputs and results mean something else."""
-    for name in ("schedule", "target", "blocks", "attention"):
+    for name in ("schedule", "target", "widths", "blocks", "attention"):
         own, other = (getattr(a.parameters, name) for a in (architecture, init))
         if name == "attention":  # of no level, however that is written
             own, other = (each if any(each or ()) else None for each in (own, other))

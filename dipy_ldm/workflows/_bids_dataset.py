@@ -54,6 +54,7 @@ def begin_dataset(
 ) -> None:
     """Make the folder of a dataset and write its description, unless it exists."""
     make_folder(root)
+    _ignore(root / ".bidsignore", ignored)
     if _is_from_dipy_ldm(root):
         return
     document = {
@@ -62,10 +63,16 @@ def begin_dataset(
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "dipy_ldm", "Version": __version__}],
     }
-    if ignored:
-        write_text(root / ".bidsignore", "\n".join([*ignored, ""]))
     write_json(root / _DATASET_FILES[0], document)
-    write_text(root / "README", _README_OF_SCANS if of_scans else _README)
+    if not any(root.glob("README*")):
+        write_text(root / "README", _README_OF_SCANS if of_scans else _README)
+
+
+def _ignore(path, names):
+    """Add names to those that validators ignore."""
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    if new := [name for name in names if name not in lines]:
+        write_text(path, "\n".join([*lines, *new, ""]))
 
 
 def ignored_names(channels: Sequence[Channel], file: Path) -> tuple[str, ...]:

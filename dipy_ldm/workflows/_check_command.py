@@ -71,6 +71,7 @@ def _look_at_volumes(options):
         source_files=options.source_files,
         **inputs.source_channels_of(options),
         dwi=options.dwi,
+        skip_bad=options.skip_bad,
         cache_dir=options.cache_dir,
         cache_limit=options.cache_limit,
     )
@@ -214,7 +215,7 @@ def _write(outputs, options, sections):
         },
     }
     for line in report.summarise_findings(sections):
-        logger.info("%s", line)
+        logger.info("%s", as_command_line(line, vars(options)))
     document = json.loads(as_command_line(json.dumps(document), vars(options)))
     page = report.write_page(options.input_files, sections)
     write_page(outputs, document, as_command_line(page, vars(options)))

@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 import platform
 import re
+import shlex
 import sys
 import tomllib
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from dipy.workflows import base
 from dipy.workflows.base import IntrospectiveArgumentParser
 from dipy.workflows.workflow import Workflow
 
-from dipy_ldm import __version__
+from dipy_ldm import __version__, _serialization
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.files import claimed, make_folder
 from dipy_ldm.workflows._outputs import write_text
@@ -44,7 +45,8 @@ _REPLACED_BY = {
     "epochs_ldm": ["steps_ldm"],
     "steps_vqvae": ["epochs_vqvae", "init"],
     "steps_ldm": ["epochs_ldm"],
-    "steps": ["sampler", "strength", "lesions"],
+    "steps": ["sampler", "strength", "lesions", "generated_files"],
+    "guidance": ["generated_files"],
     "n_samples": ["conditions", "table", "source_files"],
     # An autoencoder to begin from has them.
     **dict.fromkeys(("widths_vqvae", "n_codes", "n_codebooks", "code_dim"), ["init"]),
@@ -69,13 +71,17 @@ def write_config(
     stem = re.sub(r"\.(safetensors|json)$", "", output.name)
     path = output.with_name(f"{stem}.toml")
     again = "dipy_check_ldm" if getattr(options, "check", False) else command
-    head = f"# To do the same again: {again} --config {path.name}"
-    lines = [head, *_table(command, kept), "", *_table("versions", _versions()), ""]
-    text = "\n".join(lines)
+    lines = [*_table(command, kept), "", *_table("versions", _versions()), ""]
+
+    def text_of(file):
+        # In the folder that relative paths among the options begin from.
+        head = f"# To do the same again: {again} --config {shlex.quote(str(file))}"
+        return "\n".join([head, *lines])
+
     make_folder(path.parent)
     with claimed(path, wait=True):  # others of a job array choose names, too
-        chosen = path if flow._force_overwrite else _unused(path, text)
-        write_text(chosen, text)
+        chosen = path if flow._force_overwrite else _unused(path, text_of)
+        write_text(chosen, text_of(chosen))
     return chosen
 
 
@@ -103,27 +109,37 @@ def _versions():
     return {"dipy_ldm": __version__, **versions, "python": python}
 
 
-def _unused(path, text):
+def _unused(path, text_of):
     """Name a file, or the next that is not of another run."""
     numbered = (path.with_name(f"{path.stem}-{i}.toml") for i in count(2))
     return next(
         file
         for file in chain([path], numbered)
-        if not file.exists() or file.read_text("utf-8", "replace") == text
+        if not file.exists() or file.read_text("utf-8", "replace") == text_of(file)
     )
 
 
-def read_runs(flow: Workflow, output: Path) -> list[dict]:
+def read_runs(flow: Workflow, output: Path) -> dict[Path, dict]:
     """Read the options of all runs whose files are beside an output."""
     command = f"dipy_{flow.get_short_name()}"
     stem = re.sub(r"\.(safetensors|json)$", "", output.name)
     names = re.compile(rf"{re.escape(stem)}(-\d+)?\.toml")
-    runs = []
+    runs = {}
     for file in sorted(output.parent.glob("*.toml")):
         with suppress(InputError):
             if names.fullmatch(file.name):
-                runs.append(plain_options(SimpleNamespace(**_read(file, command))))
+                runs[file] = plain_options(SimpleNamespace(**_read(file, command)))
     return runs
+
+
+def forget_runs(flow: Workflow, output: Path, out_model: str) -> None:
+    """Remove what :func:`write_config` wrote of trainings that left no such model."""
+    tables = {f"dipy_{flow.get_short_name()}", "versions"}
+    for file, run in read_runs(flow, output).items():
+        # Others keep more in a file, or less, and ldm-2.toml may be of another model.
+        is_ours = tomllib.loads(file.read_text("utf-8")).keys() == tables
+        if is_ours and run.get("out_model") == out_model:
+            file.unlink()
 
 
 def plain_options(options: SimpleNamespace) -> dict:
@@ -181,11 +197,12 @@ class ConfigParser(IntrospectiveArgumentParser):
         self._refuse_repeated(words)
         finder = argparse.ArgumentParser(add_help=False)
         finder.add_argument("--config")
-        file = finder.parse_known_args(words)[0].config
-        if file is None:
+        finder.add_argument("--init")
+        found, _ = finder.parse_known_args(words)
+        if found.config is None:
             parsed = super().parse_args(words, namespace)
         else:
-            self._take_defaults(file, words)
+            self._take_defaults(found.config, words, found.init)
             parsed = self.parse_intermixed_args(words, namespace)
         del parsed.config
         for name, words in self._choices.items():
@@ -208,7 +225,7 @@ class ConfigParser(IntrospectiveArgumentParser):
                     f"{name} is given twice; put all its values after one."
                 )
 
-    def _take_defaults(self, file, words):
+    def _take_defaults(self, file, words, init):
         """Let the options of a file be the defaults."""
         typed = [word.partition("=")[0] for word in words if word.startswith("--")]
         actions = {action.dest: action for action in self._actions}
@@ -221,13 +238,20 @@ class ConfigParser(IntrospectiveArgumentParser):
                 )
             if name == "seconds" and not _is_typed(typed, ["check"]):
                 continue  # of the file of a check
-            rivals = _REPLACED_BY.get(name, [])
-            if name == "n_samples" and "table" not in actions:
-                rivals = []  # of each volume, whatever its conditions
-            if name in _OF_ITS_TRAINING and not _is_typed(typed, _LENGTH_VQVAE):
-                rivals = ["init"]
-            if not _is_typed(typed, rivals):
+            if not _is_typed(typed, _rivals(name, actions, typed, init)):
                 _take_default(actions[name], value, file)
+
+
+def _rivals(name, actions, typed, init):
+    """Return the options that replace one of a file."""
+    if name == "n_samples" and "table" not in actions:
+        return []  # of each volume, whatever its conditions
+    if name in _OF_ITS_TRAINING and not _is_typed(typed, _LENGTH_VQVAE):
+        return ["init"]
+    if name == "widths_ldm" and init is not None:
+        document = _serialization.read_document(_serialization.find(init))
+        return ["init"] if "latent_diffusion" in document else []
+    return _REPLACED_BY.get(name, [])
 
 
 def _is_typed(words, names):

@@ -146,6 +146,11 @@ def read_series(
 
 def reading_options(options: SimpleNamespace) -> tuple[dict, dict]:
     """Return how images are read, and how real ones are chosen."""
+    for name in ("steps", "guidance"):
+        if options.generated_files and getattr(options, name) is not None:
+            raise InputError(
+                f"`{name}` has no effect on `generated_files`; leave one of them out."
+            )
     how = {"channels": options.channels, "cache_dir": options.cache_dir}
     return how, {"suffix": options.suffix, "filter": parse_filter(options.filter)}
 

@@ -62,8 +62,9 @@ def part_of(cluster: Cluster | None, items: Items) -> Items:
     """Return the items that this worker processes."""
     if cluster is None:
         return items
-    n, workers = len(items), len(cluster.addresses)
-    return items[n * cluster.index // workers : n * (cluster.index + 1) // workers]
+    n, workers, i = len(items), len(cluster.addresses), cluster.index
+    # Rounded up: the first, which writes what is common, always has one.
+    return items[-(-n * i // workers) : -(-n * (i + 1) // workers)]
 
 
 def is_first(cluster: Cluster | None) -> bool:

@@ -23,6 +23,8 @@ _TITLE = "Parameters\n----------\n"
 STRATEGIES = "auto", "none", "mirrored", "multi_worker"
 PRECISIONS = "auto", "float32", "bfloat16", "float16"
 SAMPLERS = "ddpm", "ddim", "dpm++"
+# What is called otherwise in Python.
+_NAMES = {"n": "n_samples", "first": "first_sample"}
 # What an option means in all commands whose `run` does not say otherwise.
 _SHARED = """\
 model_file : string or Path
@@ -108,8 +110,8 @@ def as_command_line(sentence: str, options: Container[str]) -> str:
 
     def written(match):
         name = match[1] or match[2]
-        if name == "n" and "n_samples" in options:  # which Python calls n
-            name = "n_samples"
+        if _NAMES.get(name) in options:
+            name = _NAMES[name]
         return f"--{name}" if name in options else name
 
     return re.sub(r"`(\w+)`|^(\w+)(?= must )", written, sentence)

@@ -38,7 +38,7 @@ _MAX_NAME_BYTES = 240
 class LDMFlow(Workflow):
     """What all commands of dipy_ldm are."""
 
-    written = 0  # volumes
+    written = 0  # images
     outputs: Sequence[Path] = ()  # all files, in the end
     cure = ""  # what to do if it was interrupted
     choices: Mapping[str, Collection[str]] = {}  # words that an option may be
@@ -54,8 +54,8 @@ class LDMFlow(Workflow):
         if self.written == 0:
             return "interrupted; nothing was written."
         return (
-            f"interrupted; the volumes that are written ({self.written}) are "
-            f"whole{self.cure}."
+            f"interrupted; the images that are written ({self.written}) are whole"
+            f"{self.cure}."
         )
 
 
@@ -72,7 +72,11 @@ def name_written(paths: Sequence[Path]) -> str:
 
 
 def output_paths(
-    flow: Workflow, input_path: str | Path, out_dir: str | Path, **names: str
+    flow: Workflow,
+    input_path: str | Path,
+    out_dir: str | Path,
+    mix_names: bool = True,
+    **names: str,
 ) -> list[Path]:
     """Resolve the outputs of a workflow as DIPY does, without making anything.
 
@@ -88,7 +92,7 @@ def output_paths(
         out_dir,
         list(names.values()),
         output_strategy=flow._output_strategy,
-        mix_names=flow._mix_names,
+        mix_names=mix_names and flow._mix_names,
     )
     flow.last_generated_outputs = dict(zip(names, map(Path, paths)))
     paths = list(flow.last_generated_outputs.values())
@@ -159,7 +163,7 @@ def json_and_page(
     **name: str,
 ) -> list[Path]:
     """Name the outputs, and refuse to overwrite them unasked."""
-    (stem,) = output_paths(flow, first, out_dir, **name)
+    (stem,) = output_paths(flow, first, out_dir, mix_names=True, **name)
     ends = [".json", ".html", *further]
     paths = [stem.with_name(f"{stem.name}{end}") for end in ends]
     refuse_overwriting(flow, paths)
@@ -195,6 +199,14 @@ def write_sample(
     for file, (channel, columns) in zip(files, channel_slices(channels)):
         values = channel.restore(volume[..., columns])
         write_channel(file, channel, values, affine, dtype, facts)
+
+
+def new_picture(picture: Path) -> list[Path]:
+    """List the picture of volumes, if it keeps this name in the end.
+
+    Beside the options of an earlier run it gets another.
+    """
+    return [] if picture.with_suffix(".toml").exists() else [picture]
 
 
 def files_beside(file: Path, channel: Channel) -> list[Path]:

@@ -34,7 +34,6 @@ from dipy_ldm.data._sidecars import (
     describe,
     fingerprint,
     provenance,
-    sidecar,
     sidecar_first,
 )
 from dipy_ldm.data.channels import (
@@ -56,6 +55,7 @@ from dipy_ldm.workflows._outputs import (
     claimed_output,
     files_beside,
     name_outputs,
+    new_picture,
     number_noise,
     output_paths,
     refuse_equal,
@@ -192,7 +192,8 @@ def prepare(
     requested = RequestedConditions.of(document, conditions, range(1))
     choice = options.suffix, parse_filter(options.filter)
     sets = find_channel_files(options.input_files, channels, *choice)
-    (end,) = output_paths(flow, sets[0][0], options.out_dir, **name)
+    # Names of outputs have that of their volume, and not that of the first.
+    (end,) = output_paths(flow, sets[0][0], options.out_dir, mix_names=False, **name)
     outputs = _name_all(options, sets, end, verb, outputs_of)
     sets = _without_outputs(sets, outputs)
     files = [own[0] for own in sets]
@@ -213,13 +214,7 @@ def prepare(
     infos, bad = check_channel_files(own, channels, names is True, skip_bad=True)
     parts = {info.file: parts[info.file] for info in infos}
     if not options.resume:
-        paths = (
-            path
-            for part in chain(*parts.values())
-            for output in part.outputs
-            for path in (output, *files_beside(output, part.channel))
-        )
-        refuse_overwriting(flow, paths, _CURE)
+        refuse_overwriting(flow, _all_files(parts, end), _CURE)
     inputs = sources, source_of, number_noise(files), infos, parts, bad
     where = end, cluster, bool(options.bids), bool(options.skull_stripped)
     return Job(verb, path, grid, requested, *inputs, *where)
@@ -236,6 +231,19 @@ def _name_all(options, sets, end, verb, outputs_of):
         }
         refuse_equal(names.values(), verb)
     return {file: outputs_of(name) for file, name in names.items()}
+
+
+def _all_files(parts, end):
+    """List what will be written and must not be there, the picture included."""
+    return [
+        *(
+            path
+            for part in chain(*parts.values())
+            for output in part.outputs
+            for path in (output, *files_beside(output, part.channel))
+        ),
+        *new_picture(end.with_name(f"{end.name}.png")),
+    ]
 
 
 def _outputs(parts):
@@ -373,31 +381,35 @@ def _is_written(flow, task, resume):
 
 def _is_done(task, force):
     """Return whether all outputs exist and are whole; refuse those of another run."""
-    if not force:
-        _refuse_strangers(task.outputs)
-    try:
-        sidecars = [json.loads(sidecar(o).read_text("utf-8")) for o in task.outputs]
-    except (OSError, ValueError):
-        return False
-    differences = (_difference(document, task.facts) for document in sidecars)
-    # Which reads the inputs, so that it comes last.
-    other = next(filter(None, differences), "") or _changed(sidecars, task)
-    if other and not force:
+    made = {o: facts for o in task.outputs if (facts := read_facts(o))}
+    # A sidecar is written before its volume.
+    strangers = [o for o in task.outputs if o.exists() and o not in made]
+    if strangers and not force:
         raise InputError(
-            f"{task.outputs[0]} is of another run ({other}); resume with the same "
-            "options, name another --out_dir, or add --force to overwrite."
-        )
-    return not other and all(map(is_whole, task.outputs))
-
-
-def _refuse_strangers(outputs):
-    """Refuse outputs of which none has a sidecar, which is always written first."""
-    there = [output for output in outputs if output.exists()]
-    if there and not any(sidecar(output).exists() for output in outputs):
-        raise InputError(
-            f"{there[0]} exists, and no JSON file says that dipy_ldm made it; name "
+            f"{strangers[0]} exists, and no JSON file says that dipy_ldm made it; name "
             "another --out_dir, or add --force to overwrite."
         )
+    output, other = next(_differences(made, task), (None, ""))
+    if other and not force:
+        raise InputError(
+            f"{output} is of another run ({other}); resume with the same options, name "
+            "another --out_dir, or add --force to overwrite."
+        )
+    is_complete = made.keys() == set(task.outputs)
+    return is_complete and not other and all(map(is_whole, made))
+
+
+def _differences(made, task):
+    """Yield outputs of another run and how it differs; inputs are read last."""
+    for output, facts in made.items():
+        if difference := _difference(facts, task.facts):
+            yield output, difference
+    marks = _with_fingerprints(task).facts[_FINGERPRINTS] if made else []
+    for output, facts in made.items():
+        before = facts.get(_FINGERPRINTS) or [None] * len(marks)
+        for file, old, new in zip(task.facts["Sources"], before, marks):
+            if old != new:
+                yield output, f"{file} has changed"
 
 
 def _difference(earlier, facts):
@@ -419,17 +431,6 @@ def _with_fingerprints(task):
             f"{error.filename} can't be read ({error.strerror}); copy it again."
         ) from error
     return task._replace(facts=task.facts | {_FINGERPRINTS: marks})
-
-
-def _changed(sidecars, task):
-    """Describe which input has changed since outputs were written; empty if none."""
-    marks = _with_fingerprints(task).facts[_FINGERPRINTS]
-    for document in sidecars:
-        before = document.get(_FINGERPRINTS) or [None] * len(marks)
-        for file, old, new in zip(task.facts["Sources"], before, marks):
-            if old != new:
-                return f"{file} has changed"
-    return ""
 
 
 # Of what is no background: where more is to be inpainted, there is little to go by.

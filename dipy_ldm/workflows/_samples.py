@@ -22,6 +22,7 @@ from dipy_ldm.workflows._outputs import (
     files_beside,
     further_output,
     name_outputs,
+    new_picture,
     refuse_equal,
     write_text,
 )
@@ -106,9 +107,8 @@ class Samples(NamedTuple):
             if file.suffix == ".gz"
         ]
         pictures = [self.picture] if self.picture else []
-        if pictures and not self._of_images:
-            # Beside the options of an earlier run it gets another name in the end.
-            pictures = [p for p in pictures if not p.with_suffix(".toml").exists()]
+        if self.picture and not self._of_images:
+            pictures = new_picture(self.picture)
         beside = [path for volume in volumes for path in files_beside(*volume)]
         ends = ENDS if makes_series(from_saved(self.document["conditions"])) else ()
         tables = [path.with_suffix(end) for path in beside for end in ends]
@@ -127,7 +127,8 @@ class Samples(NamedTuple):
     @property
     def cure(self):
         """What to do if one of them is there."""
-        further = " or give another number to --first_sample" if self.dataset else ""
+        numbered = self.dataset and not self.of_sources
+        further = " or give another number to --first_sample" if numbered else ""
         return f"add --force to overwrite{further}"
 
     @contextmanager

@@ -332,6 +332,7 @@ class GenerateLDMFlow(LDMFlow):
         path = job.samples.names[0][0]
         with replacing(path) as partial_path, open(partial_path, "wb") as file:
             np.savez_compressed(file, **arrays)
+        self.written += len(images)
         return images, job.requested.captions(job.numbers)
 
 

@@ -18,7 +18,12 @@ from dipy_ldm.workflows import (
     _launch as launch,
     _training as training,
 )
-from dipy_ldm.workflows._config import plain_options, read_runs, write_config
+from dipy_ldm.workflows._config import (
+    forget_runs,
+    plain_options,
+    read_runs,
+    write_config,
+)
 from dipy_ldm.workflows._options import (
     PRECISIONS,
     STRATEGIES,
@@ -330,7 +335,7 @@ class TrainLDMFlow(LDMFlow):
             data = _load(planned, strategy, chief, options)
             train, held_out = split(data, *share)
             inputs.check_conditions(train)
-            self._clear_checkpoints(options.resume, chief)
+            self._clear_earlier(paths[0], options, chief)
             report = training.Report(paths[1], paths[2], train, bool(recipe.of_vqvae))
             if chief:
                 write_config(self, paths[0], options, **sizes_used(settings, options))
@@ -399,12 +404,15 @@ class TrainLDMFlow(LDMFlow):
                 self._check_outputs(paths, resume)
             yield
 
-    def _clear_checkpoints(self, resume, chief):
+    def _clear_earlier(self, path, options, chief):
         """Log where the training begins, and remove what it does not resume from."""
-        if resume and not any(checkpoint.exists() for checkpoint in self.checkpoints):
+        if options.resume:
+            if any(checkpoint.exists() for checkpoint in self.checkpoints):
+                return
             logger.info("there is no checkpoint to resume from; training begins.")
-        if chief and not resume:
+        if chief:
             self._remove_checkpoints()
+            forget_runs(self, path, options.out_model)
 
     def _remove_checkpoints(self):
         for checkpoint in self.checkpoints:
@@ -444,10 +452,11 @@ def _has_ended(flow, path, options):
     changed = _changed(was, now)
     # Of several runs, any may have written the model.
     chosen = _comparable(plain_options(options))
-    runs = [_changed(_comparable(run), chosen) for run in read_runs(flow, path)]
-    if changed or runs and all(runs):
+    runs = read_runs(flow, path).values()
+    changes = [_changed(_comparable(run), chosen) for run in runs]
+    if changed or changes and all(changes):
         raise InputError(
-            f"{path} is of another training ({changed or runs[-1]}); name another "
+            f"{path} is of another training ({changed or changes[-1]}); name another "
             "--out_dir, or give --force and no --resume to replace it."
         )
     logger.info("%s exists: that training has ended; nothing to resume.", path)

@@ -25,6 +25,7 @@ def test_a_refusal_is_parted_from_its_cure():
     assert finding == red("held out", "Of 6; 1 is left.", "Add some.")
     finding = findings.refused("tables", InputError("line 2: x\nline 3: y\nMend it."))
     assert finding == red("tables", "Line 2: x; line 3: y.", "Mend it.")
+    assert findings.refused("init", InputError("it is bad.")).message == "It is bad."
 
 
 def test_a_finding_is_saved_without_its_pictures():

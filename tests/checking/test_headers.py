@@ -138,6 +138,19 @@ def test_channels_may_have_no_names(files, none, tmp_path):
     assert findings[0].message == "8 of 8 files can't be used."
 
 
+def test_one_bad_file_of_named_channels_spoils_no_other(tmp_path, rng):
+    files = [tmp_path / f"sub-{i}_{k}.nii" for i in range(4) for k in ("T1w", "T2w")]
+    for file in files:
+        save(file, rng.random((16, 16, 16)), scaled(10))
+    files[3].write_bytes(b"")
+    how = {"channels": ["T1w", "T2w"], "cache_dir": tmp_path / "cache"}
+    for skip_bad, state in ((False, "red"), (True, "amber")):
+        findings, material = headers.read_volumes(files, **how, skip_bad=skip_bad)
+        assert findings[0].state == state
+        assert findings[0].message.startswith("1 of 4 files can't be used")
+        assert len(material.images) == 3
+
+
 @pytest.mark.parametrize(
     ("options", "name"),
     [
@@ -157,3 +170,6 @@ def test_bad_files_are_listed_with_their_cures():
     assert finding.message == "1 of 3 files can't be used."
     assert finding.table[1] == ("a.nii is empty; copy it again.",)
     assert headers.check_files([], 3).state == "green"
+    finding = headers.check_files(["a.nii is empty; copy it again."], 3, skip_bad=True)
+    assert finding.state == "amber"
+    assert finding.message.endswith("left out, as --skip_bad asks.")

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 import json
 import socket
+import sys
 import time
 
 from processes import free_ports
@@ -103,6 +104,13 @@ def test_variables_of_slurm_may_be_empty_and_malformed_ones_are_named(environmen
     assert clusters.gpu_share_of_node() == (1, 1)
     environment(SLURM_STEP_NUM_TASKS="two")
     with pytest.raises(InputError, match="SLURM_STEP_NUM_TASKS must be .* not 'two'"):
+        find_cluster()
+
+
+def test_several_tasks_of_slurm_need_tensorflow(environment, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    environment(**STEP)
+    with pytest.raises(InputError, match="which is not installed; start one task, or"):
         find_cluster()
 
 

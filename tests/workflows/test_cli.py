@@ -37,13 +37,14 @@ COMMANDS = (
         ("`a` must have the shape `b`.", "a must have the shape b."),  # no options
         ("skip_bad must be true.", "--skip_bad must be true."),
         ("n must be at least 20.", "--n_samples must be at least 20."),
+        ("first must be at least 0.", "--first_sample must be at least 0."),
         ("images must have the shape (3,).", "images must have the shape (3,)."),
         ("add --skip_bad.", "add --skip_bad."),
         ("no file a/batch_size.nii", "no file a/batch_size.nii"),
     ],
 )
 def test_names_in_backticks_are_written_as_options(sentence, expected):
-    options = ["batch_size", "skip_bad", "n_samples"]
+    options = ["batch_size", "skip_bad", "n_samples", "first_sample"]
     assert as_command_line(sentence, options) == expected
 
 

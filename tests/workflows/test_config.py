@@ -15,6 +15,7 @@ from dipy_ldm.diffusion.samplers import SAMPLERS
 from dipy_ldm.nn._building import PRECISIONS
 from dipy_ldm.workflows import _config as config
 from dipy_ldm.workflows.denoise import DenoiseLDMFlow
+from dipy_ldm.workflows.evaluate import EvaluateLDMFlow
 from dipy_ldm.workflows.generate import GenerateLDMFlow
 from dipy_ldm.workflows.inpaint import InpaintLDMFlow
 from dipy_ldm.workflows.train import TrainLDMFlow
@@ -177,6 +178,9 @@ def test_the_file_of_another_run_is_kept(tmp_path):
     files = ["denoised.toml", "denoised-2.toml", "denoised-3.toml"]
     texts = [(tmp_path / file).read_text() for file in files]
     tables = [tomllib.loads(text)["dipy_denoise_ldm"] for text in texts]
+    for file, text in zip(files, texts, strict=True):
+        # Which is run where paths among the options begin.
+        assert text.partition("\n")[0].endswith(f"--config {tmp_path / file}")
     assert [table["seed"] for table in tables] == [1, 2, 3]
     assert tables[0]["odd"] == options.odd
     assert len(list(tmp_path.iterdir())) == 3
@@ -201,7 +205,7 @@ def test_the_file_of_a_check_says_how_to_check_again(tmp_path):
     options = config.SimpleNamespace(input_files=["a.npy"], check=True)
     flow = TrainLDMFlow(force=False)
     file = config.write_config(flow, tmp_path / "check.json", options)
-    again = "# To do the same again: dipy_check_ldm --config check.toml\n"
+    again = "# To do the same again: dipy_check_ldm --config "
     assert file.read_text().startswith(again)
 
 
@@ -218,6 +222,21 @@ def test_sizes_of_a_file_give_way_to_a_model_to_begin_from(tmp_path):
     options = parse(TrainLDMFlow, "--config", file, "--init", "volumes")
     assert options["steps_ldm"] == 5
     assert not {"n_codes", "patch"} & options.keys()
+
+
+@pytest.mark.parametrize(("init", "taken"), [("volumes", [8]), ("brains", None)])
+def test_a_whole_model_to_begin_from_has_widths_of_its_own(tmp_path, init, taken):
+    text = '[dipy_train_ldm]\ninput_files = ["a"]\nwidths_ldm = [8]\n'
+    file = write(tmp_path / "ldm.toml", text)
+    options = parse(TrainLDMFlow, "--config", file, f"--init={init}")
+    assert options.get("widths_ldm") == taken
+
+
+def test_samples_replace_how_to_sample(tmp_path):
+    text = '[dipy_evaluate_ldm]\nmodel_file = "m"\nsteps = 10\nguidance = 2.0\n'
+    file = write(tmp_path / "evaluation.toml", text)
+    used = parse(EvaluateLDMFlow, "--config", file, "--generated_files", "a.npy")
+    assert not {"steps", "guidance"} & used.keys()
 
 
 def test_the_check_and_the_training_take_each_others_files(tmp_path):

@@ -359,6 +359,11 @@ def test_held_out_training_volumes_are_named(audit, tmp_path):
             "evaluate mnist --real mnist --measurements x.tsv",
             "give these, too, as --generated_files",
         ),
+        (
+            "evaluate mnist --real mnist --generated x.npy --steps 3",
+            "--steps has no effect on --generated_files; leave",
+        ),
+        (f"{AUDIT} --guidance 2", "--guidance has no effect on --gen"),
         ("evaluate mnist --real mnist --suffix T1w", "--suffix is for volumes"),
         (f"{AUDIT} --suffix T1w", "no file has the suffix T1w; there are none"),
         ("audit mnist --train mnist", "compare with: --held_out"),

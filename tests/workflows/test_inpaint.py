@@ -232,13 +232,12 @@ def test_a_volume_has_no_sidecar_of_another(written, monkeypatch, at):
     if at == "its place":
         # The old one is gone, and the new one not there.
         assert not made.exists()
-        assert not process_scans._is_done(other, force=False)
     else:
         assert (made.read_bytes(), facts.read_text()) == before
-        with pytest.raises(InputError, match="Strength was 0.3 and is 0.8"):
-            process_scans._is_done(other, force=False)
-        assert not process_scans._is_done(other, force=True)
         assert process_scans._is_done(task, force=False)
+    with pytest.raises(InputError, match="Strength was 0.3 and is 0.8"):
+        process_scans._is_done(other, force=False)
+    assert not process_scans._is_done(other, force=True)
 
 
 def test_outputs_of_two_runs_are_not_taken_for_one(written):
@@ -249,6 +248,17 @@ def test_outputs_of_two_runs_are_not_taken_for_one(written):
     for strength, said in ((0.3, "was 0.8 and is 0.3"), (0.8, "was 0.3 and is 0.8")):
         with pytest.raises(InputError, match=f"of another run .Strength {said}"):
             process_scans._is_done(with_strength(task, strength), force=False)
+    # Nor where the second makes others, too.
+    facts.unlink()
+    task.outputs[0].unlink()
+    with pytest.raises(InputError, match="out_mask.nii.gz is of another run .Strength"):
+        process_scans._is_done(with_strength(task, 0.8), force=False)
+    assert not process_scans._is_done(task, force=False)
+    # Or where others than dipy_ldm made one.
+    task.outputs[0].touch()
+    with pytest.raises(InputError, match="out.nii.gz exists, and no JSON file says"):
+        process_scans._is_done(task, force=False)
+    assert not process_scans._is_done(task, force=True)
 
 
 def test_an_input_that_has_changed_is_noticed(written):
@@ -286,13 +296,15 @@ def test_results_among_the_volumes_need_no_masks(model_path, tmp_path):
     options |= {"model_file": model_path, "out_dir": str(tmp_path)}
     files = [str(tmp_path / name) for name in names]
     job = process_scans.prepare(
-        InpaintLDMFlow(),
+        InpaintLDMFlow(mix_names=True),
         SimpleNamespace(**options, input_files=files),
         "inpaint",
         lambda name: [name, outputs.further_output(name, "_mask")],
         out_inpainted="inpainted",
     )
     assert list(job.noise) == list(job.parts) == [path]
+    # Which have the names of their volumes anyway.
+    assert job.end.name == "inpainted"
 
 
 BAD = {
@@ -375,8 +387,7 @@ def test_workers_share_the_volumes(model_path, command, tmp_path, monkeypatch):
     output = command("inpaint", model_path, *files, *options)
     assert "inpaint:" not in output  # progress is the chief's
     made = sorted(path.name for path in (tmp_path / "out").glob("*_inpainted.nii.gz"))
-    assert made == ["b_inpainted.nii.gz", "c_inpainted.nii.gz"]
-    for name in "bc":
-        facts = json.loads((tmp_path / f"out/{name}_inpainted.json").read_text())
-        assert facts["Sources"] == [f"{name}.nii.gz", f"{name}_lesion.nii"]
+    assert made == ["c_inpainted.nii.gz"]
+    facts = json.loads((tmp_path / "out/c_inpainted.json").read_text())
+    assert facts["Sources"] == ["c.nii.gz", "c_lesion.nii"]
     assert (tmp_path / "out/inpainted.worker-1.log").exists()

@@ -69,6 +69,12 @@ def test_samples_are_named_after_sources(tmp_path, source, end, kind, name):
     assert str(file) == f"sub-1/ses-2/{folder}/sub-1_ses-2_{name}.nii.gz"
 
 
+def test_samples_of_sources_have_no_number_to_change():
+    for of_sources in (False, True):
+        samples = bids.Samples([], Path(), {}, dataset=Path(), of_sources=of_sources)
+        assert ("--first_sample" in samples.cure) != of_sources
+
+
 def test_participants_table_has_requested_conditions(tmp_path):
     dataset.begin_dataset(tmp_path)
     put(tmp_path, 0, age=70.0, sex="F")
@@ -116,6 +122,17 @@ def test_our_own_and_an_empty_folder_are_not_refused(tmp_path):
     dataset.refuse_other_dataset(tmp_path / "new")
     dataset.begin_dataset(tmp_path / "new")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_texts_of_the_user_are_kept(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    (tmp_path / ".bidsignore").write_text("mine/\n*_MD.*")
+    dataset.begin_dataset(tmp_path, ["*_FA.*", "*_MD.*"])
+    assert not (tmp_path / "README").exists()
+    assert (tmp_path / ".bidsignore").read_text() == "mine/\n*_MD.*\n*_FA.*\n"
+    # As of a second run, of other channels.
+    dataset.begin_dataset(tmp_path, ["*_b0.*"])
+    assert (tmp_path / ".bidsignore").read_text().splitlines()[-1] == "*_b0.*"
 
 
 def test_the_suffix_is_the_users_or_that_of_the_model():

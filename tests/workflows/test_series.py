@@ -191,9 +191,9 @@ def test_scans_are_refused_by_a_model_of_series(trained):
 
 def test_series_are_evaluated_by_their_tensors(trained):
     files = [f"sub-{i}_dwi.nii.gz" for i in (3, 4)]
-    how = ("--cache_dir", "cache", "--out_evaluation", "tensors", "--steps", 2)
+    how = ("--cache_dir", "cache", "--out_evaluation", "tensors")
     real = ("ldm.safetensors", "--real_files", *files)
-    execute("evaluate", *real, *how, cwd=trained)
+    execute("evaluate", *real, *how, "--steps", 2, cwd=trained)
     figures = json.loads((trained / "tensors.json").read_text())["Figures"]
     off = figures["direction, error in degrees"]
     assert off["real"]["value"] == 0

@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from dipy_ldm.checking import _dry_run, _resources
 from dipy_ldm.data.volumes import load_volumes
+from dipy_ldm.workflows import _check_command
 
 N = 24
 TINY = (
@@ -170,8 +171,12 @@ def test_few_volumes_give_grey_findings(cohort, check):
     assert report["files"]["state"] == "green"
 
 
-def test_too_few_for_a_batch_is_red(cohort, check):
+def test_too_few_for_a_batch_is_red(cohort, check, monkeypatch):
+    lines = []
+    logger = _check_command.logger
+    monkeypatch.setattr(logger, "info", lambda text, *words: lines.append(text % words))
     report = check(cohort, "--batch_size", 32, status=1)
+    assert "--batch_size or --validation" in "".join(lines)
     assert report["held out"]["state"] == "red"
     assert report["time"]["state"] == "grey"
 

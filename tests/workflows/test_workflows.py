@@ -29,7 +29,7 @@ from processes import (
 )
 import pytest
 
-from dipy_ldm import LatentDiffusion, __version__, _serialization
+from dipy_ldm import LatentDiffusion, __version__, _serialization, plots
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import claimed
 from dipy_ldm.data._cohort import Cohort
@@ -210,6 +210,17 @@ def test_two_runs_do_not_generate_the_same_samples(command, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@closed_late
+def test_images_are_there_if_their_picture_is_interrupted(command, monkeypatch):
+    def interrupt(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plots, "save_montage", interrupt)
+    options = ("--n_samples", 2, "--steps", 1)
+    output = command("generate", "mnist", *options, status=130)
+    assert "the images that are written (2) are whole" in answer(output)
+
+
 @pytest.mark.parametrize("name", ["a" * 244, "é" * 130])
 def test_a_name_that_is_too_long_is_refused_at_once(command, folder, name):
     options = (folder / "blobs.npy", *TINY, "--out_model", name)
@@ -273,6 +284,27 @@ def test_a_finished_training_of_other_options_is_refused(tmp_path):
         with pytest.raises(InputError) as refusal:
             _has_ended(flow, path, other)
         assert f"is of another training ({text}); name" in str(refusal.value)
+
+
+def test_a_training_that_begins_afresh_leaves_no_options_of_earlier_ones(tmp_path):
+    path, flow = tmp_path / "ldm.safetensors", TrainLDMFlow()
+    (tmp_path / "ldm-3.toml").write_text("[dipy_train_ldm]\nseed = 1\n")  # a user's
+    options = SimpleNamespace(resume=True, seed=0, out_model="ldm-2.safetensors")
+    write_config(flow, tmp_path / "ldm-2.safetensors", options)
+    options.out_model = path.name
+    files = [write_config(flow, path, options)]
+    options.seed = 5
+    files.append(write_config(flow, path, options))
+    assert [file.name for file in files] == ["ldm.toml", "ldm-4.toml"]
+    flow.checkpoints = [tmp_path / "ldm.safetensors.diffusion-checkpoint"]
+    for there in (True, False):
+        if there:
+            flow.checkpoints[0].touch()
+        flow._clear_earlier(path, options, chief=True)
+        flow.checkpoints[0].unlink(missing_ok=True)
+        assert all(file.exists() == there for file in files)
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == ["ldm-2.toml", "ldm-3.toml"]
 
 
 BAD_TRAINING = {

@@ -232,7 +232,7 @@ def test_ctrl_c_leaves_whole_volumes(command, folder, path, tmp_path):
     # The last file of the second volume: the first is counted then.
     with interrupt_when(tmp_path / "sub-01_denoised_std.json"):
         output = command("denoise", *arguments, "--steps", 4, status=130)
-    assert "the volumes that are written" in answer(output)
+    assert "the images that are written" in answer(output)
     assert "add --resume to go on" in answer(output)
     assert read_volume(tmp_path / "sub-00_denoised.nii.gz")[0].shape[:3] == (33, 17, 21)
     assert not (tmp_path / "sub-07_denoised.nii.gz").exists()
@@ -411,7 +411,10 @@ BAD_GENERATING = {
     "another type": ("MODEL --dtype int17", "choose one of float32"),
     "no samples": ("MODEL --n_samples 0", "n_samples must be at least 1"),
     "no steps": ("MODEL --steps 0", "steps must be at least 1"),
-    "a number below 0": ("MODEL --first_sample -1", "first must be at least 0"),
+    "a number below 0": (
+        "MODEL --first_sample -1",
+        "--first_sample must be at",
+    ),
     "a volume in the way": ("MODEL --out_samples old", "add --force"),
     "a JSON file in the way": ("MODEL --out_samples older", "add --force"),
     "a picture in the way": ("MODEL --out_samples drawn", "drawn.png exists already"),
@@ -447,6 +450,7 @@ BAD_DENOISING = {
     "another strategy": ("MODEL volumes --strategy x", "one of auto, none"),
     "no such device": ("MODEL volumes/0.nii --devices GPU:9", NO_DEVICE),
     "a result in the way": ("MODEL volumes/1.nii.gz", "or --force to overwrite"),
+    "a picture in the way": ("MODEL volumes/2.nii.gz", "denoised.png exists already"),
     "channels": (
         "MODEL both.nii --channels",
         "model is of 1 channels, and both.nii has 2; give",
@@ -473,6 +477,8 @@ def test_bad_input_to_denoising(path, command, volumes, case, tmp_path):
     (tmp_path / "empty").mkdir()
     shutil.copy(_serialization.find("mnist"), tmp_path / "images")
     (tmp_path / "1_denoised.json").write_text("old")
+    if case == "a picture in the way":
+        (tmp_path / "denoised.png").touch()
     save(volumes / "0.nii", NOISE)
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -510,7 +516,8 @@ def test_an_interrupted_denoising_goes_on(denoise, volumes, tmp_path):
         assert nib.load(tmp_path / f"0_{end}.nii.gz").header["sform_code"] == 1
     # Not begun, without what is written last, cut off.
     (tmp_path / "0_denoised.nii.gz").unlink()
-    (tmp_path / "1_denoised_difference.json").unlink()
+    for end in ("json", "nii.gz"):
+        (tmp_path / f"1_denoised_difference.{end}").unlink()
     (tmp_path / "2_denoised_difference.nii.gz").write_bytes(b"")
     denoise(*arguments)
     assert [written(i) != before[i] for i in range(4)] == [True, True, True, False]
@@ -523,8 +530,7 @@ def test_an_interrupted_denoising_goes_on(denoise, volumes, tmp_path):
     assert "of another run (Seed was 0 and is 5); resume with the" in answer(output)
     output = denoise(*arguments, "--dtype", "int16", status=2)
     assert "of another run (Dtype was float32 and is int16)" in answer(output)
-    for name in ("denoised", "denoised_difference"):
-        (tmp_path / f"3_{name}.json").unlink()
+    (tmp_path / "3_denoised.json").unlink()
     output = denoise(*arguments, status=2)
     assert "3_denoised.nii.gz exists, and no JSON file says" in answer(output)
     assert written(3) == before[3]
