@@ -189,16 +189,16 @@ def without_unknown(
     conditions: Mapping[str, Condition], table: Mapping[str, list] | None
 ) -> dict[str, list]:
     """Return values of images without unknown levels, of which a warning tells."""
-    known = dict(table or {})
+    columns = dict(table or {})
     for name, condition in conditions.items():
-        if condition.kind != "class" or name not in known:
+        if condition.kind != "class" or name not in columns:
             continue
-        complaints = [condition.encode(name, v, lenient=True)[1] for v in known[name]]
-        known[name] = [None if c else v for v, c in zip(known[name], complaints)]
+        complaints = [condition.encode(name, v, lenient=True)[1] for v in columns[name]]
+        columns[name] = [None if c else v for v, c in zip(columns[name], complaints)]
         if unknown := list(filter(None, complaints)):
             text = " ".join(list(dict.fromkeys(unknown))[:9])
             logger.warning("%d real images: %s", len(unknown), text)
-    return known
+    return columns
 
 
 def learn(

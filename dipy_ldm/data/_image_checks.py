@@ -45,12 +45,12 @@ def as_array(images: npt.ArrayLike, shape: tuple[int, ...] | None = None) -> np.
     return images
 
 
-def _cure(found, shape):
+def _cure(got, shape):
     """Say how missing axes are added: those of channels, or of one image alone."""
-    if shape is None or len(found) == len(shape) and found[-1] != shape[-1]:
+    if shape is None or len(got) == len(shape) and got[-1] != shape[-1]:
         return "; add the channels with images[..., None]"
     alone = {len(shape): "images[None]", len(shape) - 1: "images[None, ..., None]"}
-    return f"; give one image as {alone[len(found)]}" if len(found) in alone else ""
+    return f"; give one image as {alone[len(got)]}" if len(got) in alone else ""
 
 
 def warn_of_channels(shape: tuple[int, ...]) -> None:

@@ -213,8 +213,9 @@ def audit(
     own = _read(model, train, held_out, *both, subjects)
     if generated is not None:
         generated, whose = model._read_images(generated)
-        given = requested, len(generated), whose
-        requested = read_conditions(model, "requested", *given)
+        requested = read_conditions(
+            model, "requested", requested, len(generated), whose
+        )
     count, n_held_out = _count(len(own.train), len(own.held_out), generated, n)
     refuse_training_images(vqvae, own.train, own.held_out)
     if generated is None:
@@ -261,16 +262,16 @@ def audit(
 def _read(model, train, held_out, sources, conditions, subjects):
     """Check training and held-out images, and what belongs to each of them."""
     train, subjects = model._read_images(train, subjects)
-    held_out, others = model._read_images(held_out)
-    _refuse_repeated_subjects(others or ())
-    refuse_same_subjects(subjects, others)
+    held_out, held_out_subjects = model._read_images(held_out)
+    _refuse_repeated_subjects(held_out_subjects or ())
+    refuse_same_subjects(subjects, held_out_subjects)
     of_images = (
         sources_of(model, sources[0], len(train)),
         sources_of(model, sources[1], len(held_out), "source_held_out"),
     )
     columns = (
         (model, "conditions", conditions[0], len(train), subjects),
-        (model, "conditions_held_out", conditions[1], len(held_out), others),
+        (model, "conditions_held_out", conditions[1], len(held_out), held_out_subjects),
     )
     first, second = (
         without_unknown(model.conditions_, read_conditions(*own)) for own in columns

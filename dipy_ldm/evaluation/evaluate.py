@@ -198,9 +198,9 @@ def evaluate(
     else:
         source = sources_of(model, source, len(images))
         options = {"seed": seed, "verbose": verbose, **sampling}
-        made = generate(model, rows[1], conditions, source, options)
-        own = np.arange(len(made)) if source is None else whose[rows[1]]
-        samples = _Samples(made, take_rows(conditions, rows[1]), own)
+        generated = generate(model, rows[1], conditions, source, options)
+        own = np.arange(len(generated)) if source is None else whose[rows[1]]
+        samples = _Samples(generated, take_rows(conditions, rows[1]), own)
     sets = _sets(model.vqvae_, images, samples, rows, whose)
     labels = _labels_of_sets(conditions, samples, rows)
     return _measure(model, sets, labels, kinds, notes, classifier, seed, verbose)
@@ -388,11 +388,13 @@ def _apart(whose, count, of_samples=None):
             break
     owners = reference, whose[real[:n]], own[samples[:n]]
     if n < MIN_IMAGES or min(len(np.unique(x)) for x in owners) < _MIN_SUBJECTS:
-        others = ", and none of as many generated ones may be of a subject of the first"
+        further = (
+            ", and none of as many generated ones may be of a subject of the first"
+        )
         raise InputError(
             f"the real images are of {n_subjects} subjects: each half needs "
             f"{MIN_IMAGES} images of {_MIN_SUBJECTS} subjects or more"
-            f"{'' if of_samples is None else others}; give images of more subjects."
+            f"{'' if of_samples is None else further}; give images of more subjects."
         )
     return np.stack([order[:n], real[:n], samples[:n]])
 

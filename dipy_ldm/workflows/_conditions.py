@@ -164,8 +164,8 @@ def parse_conditions(
                 f"{word!r} is not."
             )
         # A level may have a comma of its own.
-        known = name in conditions and value in conditions[name].levels
-        values = [value] if known else value.split(",")
+        is_level = name in conditions and value in conditions[name].levels
+        values = [value] if is_level else value.split(",")
         if len(values) > 1 and not all(map(str.strip, values)):
             raise InputError(
                 f"{word!r} has an empty value at a comma; put spaces between "

@@ -198,11 +198,11 @@ class ConfigParser(IntrospectiveArgumentParser):
         finder = argparse.ArgumentParser(add_help=False)
         finder.add_argument("--config")
         finder.add_argument("--init")
-        found, _ = finder.parse_known_args(words)
-        if found.config is None:
+        typed, _ = finder.parse_known_args(words)
+        if typed.config is None:
             parsed = super().parse_args(words, namespace)
         else:
-            self._take_defaults(found.config, words, found.init)
+            self._take_defaults(typed.config, words, typed.init)
             parsed = self.parse_intermixed_args(words, namespace)
         del parsed.config
         for name, words in self._choices.items():

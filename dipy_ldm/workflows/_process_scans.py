@@ -381,31 +381,31 @@ def _is_written(flow, task, resume):
 
 def _is_done(task, force):
     """Return whether all outputs exist and are whole; refuse those of another run."""
-    made = {o: facts for o in task.outputs if (facts := read_facts(o))}
+    sidecars = {o: facts for o in task.outputs if (facts := read_facts(o))}
     # A sidecar is written before its volume.
-    strangers = [o for o in task.outputs if o.exists() and o not in made]
+    strangers = [o for o in task.outputs if o.exists() and o not in sidecars]
     if strangers and not force:
         raise InputError(
             f"{strangers[0]} exists, and no JSON file says that dipy_ldm made it; name "
             "another --out_dir, or add --force to overwrite."
         )
-    output, other = next(_differences(made, task), (None, ""))
+    output, other = next(_differences(sidecars, task), (None, ""))
     if other and not force:
         raise InputError(
             f"{output} is of another run ({other}); resume with the same options, name "
             "another --out_dir, or add --force to overwrite."
         )
-    is_complete = made.keys() == set(task.outputs)
-    return is_complete and not other and all(map(is_whole, made))
+    is_complete = sidecars.keys() == set(task.outputs)
+    return is_complete and not other and all(map(is_whole, sidecars))
 
 
-def _differences(made, task):
+def _differences(sidecars, task):
     """Yield outputs of another run and how it differs; inputs are read last."""
-    for output, facts in made.items():
+    for output, facts in sidecars.items():
         if difference := _difference(facts, task.facts):
             yield output, difference
-    marks = _with_fingerprints(task).facts[_FINGERPRINTS] if made else []
-    for output, facts in made.items():
+    marks = _with_fingerprints(task).facts[_FINGERPRINTS] if sidecars else []
+    for output, facts in sidecars.items():
         before = facts.get(_FINGERPRINTS) or [None] * len(marks)
         for file, old, new in zip(task.facts["Sources"], before, marks):
             if old != new:
