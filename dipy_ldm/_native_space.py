@@ -253,7 +253,10 @@ class MaskedScan(NamedTuple):
         """Bring a hole to the grid of a volume."""
         grid = Grid(data.shape[:3], affine)
         if not same_grid(grid, Grid(hole.shape, hole_affine)):
-            hole = on_grid(hole, hole_affine, grid)
+            # Of larger voxels it takes those that it touches, of smaller ones its own.
+            volumes = [abs(np.linalg.det(a[:3, :3])) for a in (affine, hole_affine)]
+            least = _MIN_HOLE_SHARE if volumes[0] > volumes[1] else 0.5
+            hole = on_grid(hole, hole_affine, grid, least)
         if hole.all():
             raise InputError(
                 f"the mask covers all of {file}, and leaves nothing to go by; give a "
@@ -325,7 +328,9 @@ def check_on_grid(
     return result
 
 
-def on_grid(hole: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
-    """Return which voxels of another grid a hole ``(x, y, z)`` takes."""
+def on_grid(
+    hole: np.ndarray, affine: np.ndarray, grid: Grid, least: float = _MIN_HOLE_SHARE
+) -> np.ndarray:
+    """Return of which voxels of another grid a hole ``(x, y, z)`` takes a share."""
     shares = conform(hole[..., None].astype("float32"), affine, grid)[..., 0]
-    return shares > _MIN_HOLE_SHARE
+    return shares >= least
