@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 # The guide is to be worse than the denoiser in the same way: narrower, and trained
 # for a sixteenth of the steps. With fewer than these it would know nothing at all.
 _GUIDE_SHARE, _MIN_GUIDE_STEPS = 16, 300
+# Of the average of weights, from one step to the next.
+_EMA_MOMENTUM = 0.999
 # Noised latents of which the loss before any training is measured, and their numbers at
 # most; in batches.
 _MEASURED, _MAX_NUMBERS, _MEASURED_BATCH = 1024, 2**27, 32
@@ -106,9 +108,10 @@ def guide_path(checkpoint: str | Path | None) -> str | None:
     return f"{checkpoint}.guide" if checkpoint else None
 
 
-def guide_steps(steps: int) -> int:
-    """Return for how many steps the guide is trained, by those of the denoiser."""
-    return min(steps, max(steps // _GUIDE_SHARE, _MIN_GUIDE_STEPS))
+def guide_batches(batches: int, accumulate: int) -> int:
+    """Return on how many batches the guide is trained, by those of the denoiser."""
+    least = _MIN_GUIDE_STEPS * accumulate
+    return min(batches, max(batches // _GUIDE_SHARE, least))
 
 
 class DenoiserStage(Stage):
@@ -137,7 +140,9 @@ class DenoiserStage(Stage):
         self.averaged = denoiser.networks["guide" if guide else "denoiser"]
         self.options = options
         length = options.length(len(latents.clean))
-        total = guide_steps(length.total) if guide else length.total
+        total = length.total
+        if guide:
+            total = guide_batches(total, options.accumulate)
         self.length = length._replace(total=total)
         self.settings = settings
         self.baseline, self.white_baseline = baselines
@@ -149,6 +154,7 @@ class DenoiserStage(Stage):
         architecture = self.denoiser.architecture
         network = architecture.unet(self.guide, self.options.remat)
         unet_network.set_prior(network, self.denoiser.prior.gaussian)
+        momentum = _EMA_MOMENTUM ** (1 / self.options.accumulate)
         return self.compiled(
             network.inputs,
             network.outputs,
@@ -161,8 +167,9 @@ class DenoiserStage(Stage):
             base_fan_in=BASE_FAN_IN if architecture.of_volumes else None,
             unnormalised=unet_network.unnormalised(network),
             averages=self.averaged.trainable_variables,
-            # A short training must not average over what it began with.
-            ema_momentum=max(0.0, min(0.999, 1 - 10 / self.length.total)),
+            # It averages after batches, over so many steps. A short training must not
+            # average over what it began with.
+            ema_momentum=max(0.0, min(momentum, 1 - 10 / self.length.total)),
         )
 
     def begin(self, model: keras.Model) -> None:
