@@ -13,6 +13,7 @@ import numpy as np
 
 from dipy_ldm import _backend
 from dipy_ldm._conditions import UNSPECIFIED
+from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import Batches
 from dipy_ldm.data._sources import network_inputs
@@ -257,10 +258,13 @@ class Validation:
             self.table, self.subjects = tables[0][:, :-1], tables[0][:, -1]
         sources: Any = latents.conditioning and latents.conditioning.sources
         self.read = sources and sources.read
-        self.batch_size = batch_size if sources else 256
-        self.names = list(denoiser.architecture.conditions)
+        architecture = denoiser.architecture
+        space = tuple(architecture.factor * side for side in self.noisy.shape[1:-1])
+        safe = tiles.safe_batch(space, tiles.SAFE_LATENTS)
+        self.batch_size = batch_size if sources else safe
+        self.names = list(architecture.conditions)
         self.names += [SOURCE] if sources else []
-        schedule = denoiser.architecture.parameters.schedule
+        schedule = architecture.parameters.schedule
         ones = (1,) * (self.noisy.ndim - 1)
         self.alpha, self.sigma = (
             rate.astype("float32").reshape(-1, *ones)
