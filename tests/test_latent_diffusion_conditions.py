@@ -337,8 +337,9 @@ def test_ignored_conditions_are_warned_of(caplog, rng):
     told[4:, 0] = 0.5
     told[:4, 0] = -1
     with caplog.at_level(logging.WARNING):
-        ablation_gains(losses, told, whose, ["a"], warn=True)
-    assert not caplog.text, "of one value there is no effect to be told"
+        gains = ablation_gains(losses, told, whose, ["a", "b"], warn=True)
+    assert "val_gain_a" not in gains, "of one value there is no effect to be told"
+    assert not ablation_gains(losses, told, np.zeros(40), ["a", "b"], warn=True)
 
 
 def test_few_are_measured_with_several_noises():

@@ -340,22 +340,22 @@ def ablation_gains(
 ) -> dict[str, float]:
     """Measure how much the loss rises where a condition is shuffled, one at a time.
 
-    Conditions that no example has get no figure. ``losses`` returns those of each
-    example, ``(n,)``. Shapes: encoded ``(n, conditions)``.
+    Conditions that are not known of two subjects, or are alike for all, get no figure.
+    ``losses`` returns those of each example, ``(n,)``. Shapes: encoded ``(n,
+    conditions)``.
     """
     true, figures = losses(encoded), {}
     for column, name in enumerate(names):
         specified = encoded[:, column] != UNSPECIFIED
-        if not specified.any():
+        n = len(np.unique(subjects[specified]))
+        # Of one value for all, such as one shell, there is no effect to be told.
+        if n < 2 or np.ptp(encoded[specified, column]) == 0:
             continue
         gain, error = _mean(
             losses(_exchanged(encoded, column)) - true, subjects, specified
         )
         figures[f"val_gain_{name}"] = gain
-        n = len(np.unique(subjects[specified]))
-        # Of one value for all, such as one shell, there is no effect to be told.
-        varies = np.ptp(encoded[specified, column]) > 0
-        testable = warn and varies and n >= FEWEST_SUBJECTS
+        testable = warn and n >= FEWEST_SUBJECTS
         if testable and not gain > MIN_STANDARD_ERRORS * error:
             logger.warning(
                 "the condition %s has no measurable effect: with the values of others "
@@ -384,6 +384,4 @@ def _mean(differences, subjects, specified):
         differences[specified & (subjects == number)].mean()
         for number in set(subjects[specified])
     ]
-    if len(each) < 2:
-        return 0.0, math.inf
     return float(np.mean(each)), float(np.std(each, ddof=1) / math.sqrt(len(each)))
