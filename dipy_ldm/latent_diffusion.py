@@ -31,6 +31,7 @@ from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._bvals_bvecs import refuse_series
 from dipy_ldm.data._image_checks import (
     as_fitted,
+    check_ranges,
     check_trainable,
     check_validation,
     identify,
@@ -391,6 +392,7 @@ class LatentDiffusion(Estimator):
     def _encode_held_out(self, images, conditioning):
         if images is None:
             return None
+        check_ranges(images, self.vqvae_.intensity_, "validation image")
         latents = self._scaled(self.vqvae_.encode(images))
         inputs, subjects = conditioning.held_out, conditioning.held_out_subjects
         return Latents(latents, inputs, self.conditional_mean_, subjects)
