@@ -694,8 +694,8 @@ class LatentDiffusion(Estimator):
         is_filled = chosen_columns(channels, self.vqvae_._channels())
         shares = inpainting.hole_shares(inside, self.vqvae_.factor)[..., None]
         inpainting.check_covered(shares)
-        release = inpainting.release_times(shares, self._schedule)
         path = chosen.path(self._schedule)
+        release = inpainting.release_times(shares, self._schedule, path[-2][0])
         alpha, sigma = path[0][1]
         clean = self._scaled(self._encode(inpainting.fill(images, inside), chosen))
 
