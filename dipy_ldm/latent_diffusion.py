@@ -481,7 +481,8 @@ class LatentDiffusion(Estimator):
             faster; the higher, the clearer the images and the less they vary. There is
             guidance at times from 0.4 to 0.9 of the cosine schedule, and at the same
             noise of others.
-            Default: :attr:`default_guidance`.
+            Default: :attr:`default_guidance`, or 1 where there is neither a guide nor
+            a condition or source.
         strategy : str or tf.distribute.Strategy or None
             How the work is spread over devices, as of :func:`dipy_ldm.make_strategy`;
             ``"auto"`` is for this machine alone. The result is the same.
@@ -512,15 +513,15 @@ class LatentDiffusion(Estimator):
         affine = require_affine(self.vqvae_.affine_) if as_images else None
         source = self._read_source(source)
         n = self._count(conditions, source) if n is None else n
-        guidance = self.default_guidance if guidance is None else guidance
-        chosen = self.check_sampling(n, guidance=guidance, **options)
+        asked = 1.0 if guidance is None else guidance
+        chosen = self.check_sampling(n, guidance=asked, **options)
         seed, first = chosen.seed, chosen.first
         # The details of images are no finer than what quantisation takes anyway.
         path = chosen.path(self._schedule, fine=not self._of_images())
         conditions = self.draw_conditions(
             n, conditions, seed=seed, first=first, same_noise=same_noise
         )
-        inputs = self._guided_inputs(guidance, conditions, source, n)
+        inputs, guidance = self._guided_inputs(guidance, conditions, source, n)
 
         def generate(numbers):
             own = np.full_like(numbers, first) if same_noise else numbers
@@ -796,7 +797,7 @@ class LatentDiffusion(Estimator):
         """
         n = self._count(conditions, source)
         self.check_sampling(n, guidance=guidance)
-        inputs = self._guided_inputs(guidance, conditions, source, n)
+        inputs, guidance = self._guided_inputs(guidance, conditions, source, n)
         return self._denoiser.guided(inputs, guidance)
 
     def draw_conditions(
@@ -1101,15 +1102,17 @@ class LatentDiffusion(Estimator):
         return ConditioningInputs.of(encoded.numbers, prepared)
 
     def _guided_inputs(self, guidance, conditions, source, n):
-        """Encode conditions and sources, or refuse guidance away from nothing."""
+        """Encode conditions and sources; choose guidance, or refuse it."""
         inputs = self._inputs(conditions, source, n)
-        unconditional = (inputs.table == UNSPECIFIED).all()
-        if guidance != 1 and self.guide_ is None and unconditional:
+        unguided = self.guide_ is None and (inputs.table == UNSPECIFIED).all()
+        if guidance is None:
+            return inputs, 1.0 if unguided else self.default_guidance
+        if guidance != 1 and unguided:
             raise InputError(
                 "this model has no guide, so that a guidance of "
                 f"{guidance} needs conditions; give `conditions`, or leave it out."
             )
-        return inputs
+        return inputs, guidance
 
     def _encode(self, images, chosen):
         """Encode images to latents that are not scaled yet."""

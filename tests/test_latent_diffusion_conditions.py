@@ -238,6 +238,10 @@ def test_clones_and_further_fits_know_nothing_of_it(told, blobs):
         again.predict(2, conditions="none", guidance=3)
     with pytest.raises(InputError, match="a guidance of 3 needs conditions"):
         again.denoiser(3)
+    # The default guides away from nothing where nothing is asked for.
+    alone = again.predict(2, conditions="none", steps=1)
+    with mock.patch.object(LatentDiffusion, "default_guidance", 3.0):
+        npt.assert_array_equal(again.predict(2, conditions="none", steps=1), alone)
     assert list(told.conditions_) == ["row", "side"]
 
 
