@@ -36,6 +36,7 @@ from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._bvals_bvecs import refuse_series
 from dipy_ldm.data._image_checks import (
     as_fitted,
+    check_ranges,
     check_trainable,
     check_validation,
     identify,
@@ -398,6 +399,7 @@ class LatentDiffusion(Estimator):
     def _encode_held_out(self, images, conditioning):
         if images is None:
             return None
+        check_ranges(images, self.vqvae_.intensity_, "validation image")
         latents = self._scaled(self.vqvae_.encode(images))
         inputs, subjects = conditioning.held_out, conditioning.held_out_subjects
         return Latents(latents, inputs, self.conditional_mean_, subjects)
@@ -487,7 +489,8 @@ class LatentDiffusion(Estimator):
             faster; the higher, the clearer the images and the less they vary. There is
             guidance at times from 0.4 to 0.9 of the cosine schedule, and at the same
             noise of others.
-            Default: :attr:`default_guidance`.
+            Default: :attr:`default_guidance`, or 1 where there is neither a guide nor
+            a condition or source.
         strategy : str or tf.distribute.Strategy or None
             How the work is spread over devices, as of :func:`dipy_ldm.make_strategy`;
             ``"auto"`` is for this machine alone. The result is the same.
@@ -519,15 +522,15 @@ class LatentDiffusion(Estimator):
         source, files = self._read_source(source)
         conditions = join_to_files(conditions, [own[0] for own in files])
         n = self._count(conditions, source) if n is None else n
-        guidance = self.default_guidance if guidance is None else guidance
-        chosen = self.check_sampling(n, guidance=guidance, **options)
+        asked = 1.0 if guidance is None else guidance
+        chosen = self.check_sampling(n, guidance=asked, **options)
         seed, first = chosen.seed, chosen.first
         # The details of images are no finer than what quantisation takes anyway.
         path = chosen.path(self._schedule, fine=not self._of_images())
         conditions = self.draw_conditions(
             n, conditions, seed=seed, first=first, same_noise=same_noise
         )
-        inputs = self._guided_inputs(guidance, conditions, source, n)
+        inputs, guidance = self._guided_inputs(guidance, conditions, source, n)
 
         def generate(numbers):
             own = np.full_like(numbers, first) if same_noise else numbers
@@ -703,8 +706,8 @@ class LatentDiffusion(Estimator):
         is_filled = chosen_columns(channels, self.vqvae_._channels())
         shares = inpainting.hole_shares(inside, self.vqvae_.factor)[..., None]
         inpainting.check_covered(shares)
-        release = inpainting.release_times(shares, self._schedule)
         path = chosen.path(self._schedule)
+        release = inpainting.release_times(shares, self._schedule, path[-2][0])
         alpha, sigma = path[0][1]
         clean = self._scaled(self._encode(inpainting.fill(images, inside), chosen))
 
@@ -805,7 +808,7 @@ class LatentDiffusion(Estimator):
         """
         n = self._count(conditions, source)
         self.check_sampling(n, guidance=guidance)
-        inputs = self._guided_inputs(guidance, conditions, source, n)
+        inputs, guidance = self._guided_inputs(guidance, conditions, source, n)
         return self._denoiser.guided(inputs, guidance)
 
     def draw_conditions(
@@ -1122,15 +1125,17 @@ class LatentDiffusion(Estimator):
         return ConditioningInputs.of(encoded.numbers, prepared)
 
     def _guided_inputs(self, guidance, conditions, source, n):
-        """Encode conditions and sources, or refuse guidance away from nothing."""
+        """Encode conditions and sources; choose guidance, or refuse it."""
         inputs = self._inputs(conditions, source, n)
-        unconditional = (inputs.table == UNSPECIFIED).all()
-        if guidance != 1 and self.guide_ is None and unconditional:
+        unguided = self.guide_ is None and (inputs.table == UNSPECIFIED).all()
+        if guidance is None:
+            return inputs, 1.0 if unguided else self.default_guidance
+        if guidance != 1 and unguided:
             raise InputError(
                 "this model has no guide, so that a guidance of "
                 f"{guidance} needs conditions; give `conditions`, or leave it out."
             )
-        return inputs
+        return inputs, guidance
 
     def _encode(self, images, chosen):
         """Encode images to latents that are not scaled yet."""

@@ -238,6 +238,10 @@ def test_clones_and_further_fits_know_nothing_of_it(told, blobs):
         again.predict(2, conditions="none", guidance=3)
     with pytest.raises(InputError, match="a guidance of 3 needs conditions"):
         again.denoiser(3)
+    # The default guides away from nothing where nothing is asked for.
+    alone = again.predict(2, conditions="none", steps=1)
+    with mock.patch.object(LatentDiffusion, "default_guidance", 3.0):
+        npt.assert_array_equal(again.predict(2, conditions="none", steps=1), alone)
     assert list(told.conditions_) == ["row", "side"]
 
 
@@ -337,8 +341,9 @@ def test_ignored_conditions_are_warned_of(caplog, rng):
     told[4:, 0] = 0.5
     told[:4, 0] = -1
     with caplog.at_level(logging.WARNING):
-        ablation_gains(losses, told, whose, ["a"], warn=True)
-    assert not caplog.text, "of one value there is no effect to be told"
+        gains = ablation_gains(losses, told, whose, ["a", "b"], warn=True)
+    assert "val_gain_a" not in gains, "of one value there is no effect to be told"
+    assert not ablation_gains(losses, told, np.zeros(40), ["a", "b"], warn=True)
 
 
 def test_few_are_measured_with_several_noises():
@@ -351,8 +356,7 @@ def test_few_are_measured_with_several_noises():
     latents = latents._replace(subjects=np.array([0, 1, 1, 0, 2]))
     table = latents.numbered().conditioning.table
     npt.assert_array_equal(table[:5, 1], [0, 1, 1, 0, 2])
-    plain = Latents(np.zeros((5, 2, 1)))
-    assert plain.numbered() is plain
+    assert Latents(np.zeros((5, 2, 1))).numbered().clean.shape == (35, 2, 1)
 
 
 def test_digits_follow_the_requested_labels(digits, caplog):

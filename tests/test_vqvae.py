@@ -15,7 +15,7 @@ import numpy.testing as npt
 from processes import StopError, run_python, stop_after
 import pytest
 
-from dipy_ldm import VQVAE, _backend, _serialization
+from dipy_ldm import VQVAE, LatentDiffusion, _backend, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.autoencoder._training import AutoencoderStage, draw_vectors, score
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
@@ -434,6 +434,16 @@ def test_images_of_another_scale_are_refused(vqvae, blobs, call):
     sentence = "image 5 has values from -50 to .* outside of the -5 to 19.9"
     with pytest.raises(InputError, match=sentence):
         getattr(vqvae, call)(images, batch_size=2)
+
+
+@pytest.mark.parametrize("make", [VQVAE, LatentDiffusion])
+def test_validation_images_of_another_scale_are_refused_before_training(
+    vqvae, blobs, make
+):
+    held_out = np.stack([blobs[0], 10 * blobs[1]])
+    model = make(vqvae) if make is LatentDiffusion else make()
+    with pytest.raises(InputError, match="^validation image 1 has values from"):
+        model.fit(blobs, validation_data=held_out, callbacks=[pytest.fail], **FIT)
 
 
 def test_another_fit_starts_afresh_and_numbers_of_numpy_are_as_pythons(

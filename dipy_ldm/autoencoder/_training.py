@@ -15,7 +15,7 @@ from dipy_ldm.autoencoder import losses
 from dipy_ldm.autoencoder._codec import Codec, Parameters
 from dipy_ldm.autoencoder._sharpening import measure_detail, sharpening_gain
 from dipy_ldm.data._batches import batches, read_windows, window_size
-from dipy_ldm.data._image_checks import survey
+from dipy_ldm.data._image_checks import check_ranges, survey
 from dipy_ldm.data.channels import channel_slices, to_saved
 from dipy_ldm.metrics import detail_correlation
 from dipy_ldm.training import _memory as memory
@@ -88,6 +88,7 @@ class AutoencoderStage(Stage):
         self.baseline = data.survey.variance / data.survey.scale**2
         self.validation = None
         if data.held_out is not None:
+            check_ranges(data.held_out, codec.intensity, "validation image")
             self.validation = self.affordable(data.held_out)
         self.settings = codec.parameters._asdict() | data.settings()
         self.settings |= self._loss_settings()

@@ -14,7 +14,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.checking._findings import Finding, Picture, amber, flat, green, grey, red
 from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.data.channels import Channel
-from dipy_ldm.denoiser._training import guide_steps
+from dipy_ldm.denoiser._training import guide_batches
 from dipy_ldm.training import ResolvedOptions
 
 # Real steps of each stage at most; the first, for which networks are compiled, is none
@@ -198,7 +198,8 @@ def check_time(
     """Estimate how long the training will take."""
     steps = {stage: options.length(n).total for stage, options in trainings.items()}
     if "guide" in paces.each:
-        steps["guide"] = guide_steps(steps["diffusion"])
+        accumulate = trainings["diffusion"].accumulate
+        steps["guide"] = guide_batches(steps["diffusion"], accumulate)
     seconds = {stage: count * paces.each[stage] for stage, count in steps.items()}
     encoding = n_all * paces.encoding + paces.start
     total = sum(seconds.values()) + encoding

@@ -192,6 +192,12 @@ def check_range(
     return images
 
 
+def check_ranges(images: np.ndarray, bounds: Sequence[float], name: str) -> None:
+    """Refuse images on another scale, one by one: a file may exceed the memory."""
+    for number, image in enumerate(images):
+        check_range(image[None], bounds, [number], name)
+
+
 def as_fitted(images: npt.ArrayLike, shape: tuple[int, ...], owner: str) -> np.ndarray:
     """Return images as an array, if each has a known shape, ``(*space, channels)``."""
     images = as_array(images, shape)

@@ -17,7 +17,7 @@ from dipy_ldm._conditions import UNSPECIFIED
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data._batches import read_windows, window_size
-from dipy_ldm.data._image_checks import check_range, check_trainable, survey
+from dipy_ldm.data._image_checks import check_ranges, check_trainable, survey
 
 logger = logging.getLogger("dipy_ldm")
 
@@ -157,11 +157,11 @@ def _distinct(image):
 
 def _check_values(images, info, name):
     """Refuse labels that were not learnt from, and intensities of another scale."""
-    # One by one: a mapped file may be larger than the memory.
+    if not info.labels:
+        check_ranges(images, info.bounds, f"{name} image")
+        return
     for number, image in enumerate(images):
-        if not info.labels:
-            check_range(image[None], info.bounds, [number], f"{name} image")
-        elif unknown := sorted(_distinct(image) - set(info.labels)):
+        if unknown := sorted(_distinct(image) - set(info.labels)):
             raise InputError(
                 f"{name} {number} has the unknown label {unknown[0]:g}; the model "
                 f"knows {listed(map(str, info.labels))}."

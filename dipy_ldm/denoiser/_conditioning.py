@@ -78,15 +78,15 @@ class Latents(NamedTuple):
 
     def numbered(self) -> Self:
         """Repeat few latents, and add the number of the subject to the conditions."""
-        if self.conditioning is None:
-            return self
         n = len(self.clean)
-        subjects = np.arange(n) if self.subjects is None else self.subjects
         numbers = np.tile(np.arange(n), math.ceil(MIN_MEASURED / n))
+        repeated = self._replace(clean=self.clean[numbers])
+        if self.conditioning is None:
+            return repeated
+        subjects = np.arange(n) if self.subjects is None else self.subjects
         columns = self.conditioning.table[numbers], subjects[numbers]
         table = np.column_stack(columns).astype("float32")
-        conditioning = self.conditioning._replace(table=table)
-        return self._replace(clean=self.clean[numbers], conditioning=conditioning)
+        return repeated._replace(conditioning=self.conditioning._replace(table=table))
 
 
 class Examples(NamedTuple):

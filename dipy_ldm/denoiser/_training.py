@@ -13,6 +13,7 @@ import numpy as np
 
 from dipy_ldm import _backend
 from dipy_ldm._conditions import UNSPECIFIED
+from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import Batches
 from dipy_ldm.data._sources import network_inputs
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 # The guide is to be worse than the denoiser in the same way: narrower, and trained
 # for a sixteenth of the steps. With fewer than these it would know nothing at all.
 _GUIDE_SHARE, _MIN_GUIDE_STEPS = 16, 300
+# Of the average of weights, from one step to the next.
+_EMA_MOMENTUM = 0.999
 # Noised latents of which the loss before any training is measured, and their numbers at
 # most; in batches.
 _MEASURED, _MAX_NUMBERS, _MEASURED_BATCH = 1024, 2**27, 32
@@ -106,9 +109,10 @@ def guide_path(checkpoint: str | Path | None) -> str | None:
     return f"{checkpoint}.guide" if checkpoint else None
 
 
-def guide_steps(steps: int) -> int:
-    """Return for how many steps the guide is trained, by those of the denoiser."""
-    return min(steps, max(steps // _GUIDE_SHARE, _MIN_GUIDE_STEPS))
+def guide_batches(batches: int, accumulate: int) -> int:
+    """Return on how many batches the guide is trained, by those of the denoiser."""
+    least = _MIN_GUIDE_STEPS * accumulate
+    return min(batches, max(batches // _GUIDE_SHARE, least))
 
 
 class DenoiserStage(Stage):
@@ -137,7 +141,9 @@ class DenoiserStage(Stage):
         self.averaged = denoiser.networks["guide" if guide else "denoiser"]
         self.options = options
         length = options.length(len(latents.clean))
-        total = guide_steps(length.total) if guide else length.total
+        total = length.total
+        if guide:
+            total = guide_batches(total, options.accumulate)
         self.length = length._replace(total=total)
         self.settings = settings
         self.baseline, self.white_baseline = baselines
@@ -149,6 +155,7 @@ class DenoiserStage(Stage):
         architecture = self.denoiser.architecture
         network = architecture.unet(self.guide, self.options.remat)
         unet_network.set_prior(network, self.denoiser.prior.gaussian)
+        momentum = _EMA_MOMENTUM ** (1 / self.options.accumulate)
         return self.compiled(
             network.inputs,
             network.outputs,
@@ -161,8 +168,9 @@ class DenoiserStage(Stage):
             base_fan_in=BASE_FAN_IN if architecture.of_volumes else None,
             unnormalised=unet_network.unnormalised(network),
             averages=self.averaged.trainable_variables,
-            # A short training must not average over what it began with.
-            ema_momentum=max(0.0, min(0.999, 1 - 10 / self.length.total)),
+            # It averages after batches, over so many steps. A short training must not
+            # average over what it began with.
+            ema_momentum=max(0.0, min(momentum, 1 - 10 / self.length.total)),
         )
 
     def begin(self, model: keras.Model) -> None:
@@ -250,10 +258,13 @@ class Validation:
             self.table, self.subjects = tables[0][:, :-1], tables[0][:, -1]
         sources: Any = latents.conditioning and latents.conditioning.sources
         self.read = sources and sources.read
-        self.batch_size = batch_size if sources else 256
-        self.names = list(denoiser.architecture.conditions)
+        architecture = denoiser.architecture
+        space = tuple(architecture.factor * side for side in self.noisy.shape[1:-1])
+        safe = tiles.safe_batch(space, tiles.SAFE_LATENTS)
+        self.batch_size = batch_size if sources else safe
+        self.names = list(architecture.conditions)
         self.names += [SOURCE] if sources else []
-        schedule = denoiser.architecture.parameters.schedule
+        schedule = architecture.parameters.schedule
         ones = (1,) * (self.noisy.ndim - 1)
         self.alpha, self.sigma = (
             rate.astype("float32").reshape(-1, *ones)
@@ -329,22 +340,22 @@ def ablation_gains(
 ) -> dict[str, float]:
     """Measure how much the loss rises where a condition is shuffled, one at a time.
 
-    Conditions that no example has get no figure. ``losses`` returns those of each
-    example, ``(n,)``. Shapes: encoded ``(n, conditions)``.
+    Conditions that are not known of two subjects, or are alike for all, get no figure.
+    ``losses`` returns those of each example, ``(n,)``. Shapes: encoded ``(n,
+    conditions)``.
     """
     true, figures = losses(encoded), {}
     for column, name in enumerate(names):
         specified = encoded[:, column] != UNSPECIFIED
-        if not specified.any():
+        n = len(np.unique(subjects[specified]))
+        # Of one value for all, such as one shell, there is no effect to be told.
+        if n < 2 or np.ptp(encoded[specified, column]) == 0:
             continue
         gain, error = _mean(
             losses(_exchanged(encoded, column)) - true, subjects, specified
         )
         figures[f"val_gain_{name}"] = gain
-        n = len(np.unique(subjects[specified]))
-        # Of one value for all, such as one shell, there is no effect to be told.
-        varies = np.ptp(encoded[specified, column]) > 0
-        testable = warn and varies and n >= FEWEST_SUBJECTS
+        testable = warn and n >= FEWEST_SUBJECTS
         if testable and not gain > MIN_STANDARD_ERRORS * error:
             logger.warning(
                 "the condition %s has no measurable effect: with the values of others "
@@ -373,6 +384,4 @@ def _mean(differences, subjects, specified):
         differences[specified & (subjects == number)].mean()
         for number in set(subjects[specified])
     ]
-    if len(each) < 2:
-        return 0.0, math.inf
     return float(np.mean(each)), float(np.std(each, ddof=1) / math.sqrt(len(each)))

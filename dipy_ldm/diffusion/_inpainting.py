@@ -23,8 +23,8 @@ from dipy_ldm.diffusion import schedules
 STEPS, RESAMPLINGS = 10, 5
 # Time up to which latents are sampled, by the share of their place that is in a hole:
 # those of which half is are sampled from pure noise. At the least, so that samples
-# differ in small holes too, and the last steps of every grid are taken. These are times
-# of the cosine schedule, and stand for its noise.
+# differ in small holes too. These are times of the cosine schedule, and stand for its
+# noise.
 _RELEASE_SLOPE, _MIN_RELEASE = 2.0, 0.25
 # Of neighbours: enough that what touches nothing known has a value, and no more.
 _REGULARISATION = 1e-6
@@ -32,13 +32,15 @@ _REGULARISATION = 1e-6
 _TOLERANCE = 1e-4
 
 
-def release_times(shares: np.ndarray, schedule: str) -> np.ndarray:
+def release_times(shares: np.ndarray, schedule: str, last: float) -> np.ndarray:
     """Return the time up to which each latent is sampled; 0 for those not touched.
 
     Shapes: shares ``(n, *space)``, as of :func:`hole_shares`.
     """
     times = np.clip(_RELEASE_SLOPE * shares, _MIN_RELEASE, 1)
-    return np.where(shares > 0, schedules.times_of_equal_noise(schedule, times), 0)
+    # Before the last step, or nothing would be sampled.
+    times = np.maximum(schedules.times_of_equal_noise(schedule, times), last)
+    return np.where(shares > 0, times, 0)
 
 
 def check_masks(masks: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:

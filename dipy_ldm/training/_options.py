@@ -16,6 +16,8 @@ from dipy_ldm.training._precision import Precision, choose_precision
 # Batches of a round at least; short trainings have so many rounds all the same.
 _MIN_ROUND, _MIN_ROUNDS = 100, 10
 
+# Weight updates in which the rate warms up, at most.
+_MAX_WARMUP = 500
 # Inputs of a convolution over 3 x 3 pixels of 32 channels: up to there rates are those
 # that are given. Over voxels there are many more.
 BASE_FAN_IN = 288
@@ -155,11 +157,11 @@ class ResolvedOptions(NamedTuple):
         chosen = {name: getattr(self, name) for name in names}
         return chosen | {"precision": self.precision.name}
 
-    def optimizer(self, steps: int, **options) -> FlatAdam:
+    def optimizer(self, batches: int, **options) -> FlatAdam:
         """Make the optimizer of a training of so many batches."""
         several = self.accumulate > 1
         return FlatAdam(
-            cosine_decay(self.learning_rate, steps),
+            cosine_decay(self.learning_rate, batches, self.accumulate),
             gradient_accumulation_steps=self.accumulate if several else None,
             orthogonal=True,
             # Of other precisions no gradient is too small.
@@ -198,15 +200,15 @@ def _precision_before(*checkpoints):
 
 
 def cosine_decay(
-    learning_rate: float, steps: int
+    learning_rate: float, batches: int, accumulate: int = 1
 ) -> keras.optimizers.schedules.LearningRateSchedule:
     """Return a learning rate that warms up and falls to zero along a cosine."""
     # Of short trainings a large part: with three dimensions a full first step changes
     # weights by a tenth of their size.
-    warmup = min(500, steps // 4)
+    warmup = min(_MAX_WARMUP * accumulate, batches // 4)
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=learning_rate * (1 / 100 if warmup else 1),
-        decay_steps=max(1, steps - warmup),
+        decay_steps=max(1, batches - warmup),
         warmup_target=learning_rate if warmup else None,
         warmup_steps=warmup,
     )

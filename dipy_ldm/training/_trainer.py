@@ -199,8 +199,9 @@ def _judge(stage, record):
     """Refuse what came of a training, or warn of it if that was short."""
     last = {name: values[-1] for name, values in record.history.items()}
     if sentence := stage.verdict(last | record.best.figures()):
-        sentence = f"after {stage.length.total} steps {sentence}"
-        if stage.length.total >= _MIN_STEPS:
+        # A callback may have ended it.
+        sentence = f"after {last['step']} steps {sentence}"
+        if last["step"] >= _MIN_STEPS:
             raise InputError(sentence)
         logger.warning("%s", sentence)
 

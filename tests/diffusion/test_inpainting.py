@@ -57,13 +57,16 @@ def test_partly_known_latents_are_held_at_first():
 
 def test_latents_are_set_free_at_one_noise_whatever_the_schedule():
     shares = np.array([0, 0.01, 0.125, 0.3, 0.5, 0.9], "float32")
-    cosine = inpainting.release_times(shares, "cosine")
+    cosine = inpainting.release_times(shares, "cosine", 0.01)
     npt.assert_allclose(cosine, [0, 0.25, 0.25, 0.6, 1, 1], atol=1e-6)
-    linear = inpainting.release_times(shares, "linear")
+    linear = inpainting.release_times(shares, "linear", 0.01)
     npt.assert_array_equal(linear[[0, 4, 5]], [0, 1, 1])
     linear_noise = schedules.rates("linear", linear[1:4])[1]
     cosine_noise = schedules.rates("cosine", cosine[1:4])[1]
     npt.assert_allclose(linear_noise, cosine_noise, atol=1e-5)
+    # Whatever is touched is sampled in the last step at least, if it is the only one.
+    early = inpainting.release_times(shares, "linear", 1.0)
+    npt.assert_array_equal(early, [0, 1, 1, 1, 1, 1])
 
 
 def test_resampling_restores_the_noise_level():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dipy_ldm.training._options import resolve
+from dipy_ldm.training._options import cosine_decay, resolve
 
 
 @pytest.mark.parametrize("callbacks", [print, [print]])
@@ -15,3 +15,9 @@ def test_checkpoints_may_be_in_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     options = {"strategy": None, "precision": "float32", "checkpoint": "~/run/c"}
     assert resolve("vqvae", 2, options).checkpoint == "/home/me/run/c"
+
+
+def test_rates_are_those_of_steps_however_many_batches_each_has():
+    one, four = cosine_decay(1.0, 4000), cosine_decay(1.0, 4 * 4000, accumulate=4)
+    for step in (0, 100, 499, 2000):
+        assert float(four(4 * step)) == pytest.approx(float(one(step)), abs=1e-6)

@@ -146,6 +146,18 @@ def test_short_trials_are_not_stopped():
         learn_nothing(120)
 
 
+def test_a_training_is_judged_by_the_steps_that_it_took(caplog):
+    stage = staged("autoencoder", Length(10, 4000))
+    stage.verdict = lambda figures: "nothing is learnt."
+    best = BestWeights("autoencoder", None)
+    record = SimpleNamespace(history={"step": [30, 60]}, best=best)
+    trainer._judge(stage, record)
+    assert "after 60 steps nothing is learnt." in caplog.text
+    record.history["step"] += [4000]
+    with pytest.raises(InputError, match="^after 4000 steps nothing"):
+        trainer._judge(stage, record)
+
+
 @pytest.mark.parametrize("loss", [np.nan, np.inf])
 def test_a_loss_that_is_no_number_stops_the_training_at_once(loss):
     watch = DivergenceCheck(staged("guide", Length(1, 90)))
