@@ -388,7 +388,8 @@ def _refuse_identifiers(name, condition, n):
     levels = condition.levels
     many = len(levels) > _FEW_LEVELS and len(levels) > n / 2
     n_names = sum(bool(_NAME.match(level)) for level in levels)
-    named = name.lower() in IDENTIFIERS or n_names > 1
+    # One in three may be sub-acute.
+    named = name.lower() in IDENTIFIERS or 2 * n_names > len(levels)
     if named or many:
         reason = (
             f"has {len(levels)} levels for {n} subjects" if many else "names subjects"

@@ -329,8 +329,10 @@ def _of_same_name(files, partners):
 
 def _check_order(pairs, named, kind):
     """Refuse pairs by order that their names contradict."""
+    # One mask may be of all volumes, whatever its name.
+    by_names = len(set(pairs.values())) > 1 and any(named.values())
     for file, other in pairs.items():
-        if contradict(file, other) or other not in (named[file] or [other]):
+        if contradict(file, other) or by_names and other not in named[file]:
             raise InputError(
                 f"{file} would have the {kind} {other} by their order, but not by "
                 f"their names; {_CURE}."
