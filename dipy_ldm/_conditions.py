@@ -115,7 +115,8 @@ class Condition(NamedTuple):
             if lenient:
                 return UNSPECIFIED, f"{name} {level} is not known, and left out."
             raise InputError(
-                f"{name} has no level {level!r}; choose one of {listed(levels)}."
+                f"{name} has no level {level!r}; choose one of "
+                f"{listed(map(repr, levels))}."
             )
         number, warning = number_of(name, value), None
         low, high = self.quantiles[0], self.quantiles[-1]
@@ -360,14 +361,19 @@ def _vector(name, value):
 def _quantiles(numbers, subjects):
     """Return quantiles as means of neighbours; only the ends are single values.
 
-    They are of one value of each subject. Between two of them are 5 subjects at least,
-    and each is the mean of the two or three values that are nearest to it.
+    They are of one value of each subject, and each is the mean of the two or three that
+    are nearest to it, with 5 subjects at least between two of them. Of fewer than 20
+    subjects there is the median alone, which of one subject is a single value, too.
     """
     values_by_subject: dict[Any, list] = {}
     for subject, number in zip(subjects, numbers):
         values_by_subject.setdefault(subject, []).append(number)
-    # Of the first scan of one, the second of the next, and so on: scans may differ.
-    chosen = [own[i % len(own)] for i, own in enumerate(values_by_subject.values())]
+    # Steps of the golden ratio spread over each one's scans, however few subjects there
+    # are: the first scans of all may be those of the lowest values.
+    chosen = [
+        sorted(own)[int(len(own) * ((0.5 + 0.618034 * i) % 1))]
+        for i, own in enumerate(values_by_subject.values())
+    ]
     ordered = np.sort(np.array(chosen, float))
     shares = min(SHARES, 2 * max(1, len(ordered) // (2 * FEW)))
     inner = np.arange(1, shares) / shares * (len(ordered) - 1)
@@ -383,7 +389,9 @@ def _refuse_identifiers(name, condition, n):
     """Refuse identifiers, which would bring subjects' names into the model."""
     levels = condition.levels
     many = len(levels) > _FEW_LEVELS and len(levels) > n / 2
-    named = name.lower() in IDENTIFIERS or levels and all(map(_NAME.match, levels))
+    n_names = sum(bool(_NAME.match(level)) for level in levels)
+    # One in three may be sub-acute.
+    named = name.lower() in IDENTIFIERS or 2 * n_names > len(levels)
     if named or many:
         reason = (
             f"has {len(levels)} levels for {n} subjects" if many else "names subjects"

@@ -70,6 +70,13 @@ def test_quantiles_are_of_one_value_of_each_subject(values):
     npt.assert_allclose(inner, np.quantile(values, [0.25, 0.5, 0.75]), atol=9)
 
 
+@pytest.mark.parametrize("n", [1, 3, 5, 20])
+def test_quantiles_of_few_subjects_are_of_all_their_scans(n):
+    ages, subjects = np.tile(np.linspace(20, 80, 100), n), np.repeat(np.arange(n), 100)
+    quantiles = learn({"age": ages}, 100 * n, subjects=subjects)["age"].quantiles
+    assert quantiles[len(quantiles) // 2] == pytest.approx(50, abs=6)
+
+
 def test_quantiles_of_equal_values_are_that_value():
     condition = learn({"dose": [0.1] * 30 + [0.7] * 30}, 60)["dose"]
     assert set(condition.quantiles) == {0.1, 0.7} | set(condition.quantiles[6:7])
@@ -175,6 +182,7 @@ def test_a_series_keeps_its_name():
         ({"participant_id": ["a", "b"] * 10}, None),
         ({"Participant_ID": list(range(100, 120))}, None),
         ({"who": [f"sub-{i // 5}" for i in range(20)]}, None),
+        ({"who": ["sub-00", "sub-01", "template"] * 4}, None),
         ({"code": [f"x{i % 11}" for i in range(20)]}, None),
         ({"code": [f"x{i % 11}" for i in range(40)]}, [*range(20)] * 2),
     ],
@@ -232,7 +240,7 @@ def test_unknown_levels_are_dropped_where_allowed(known):
     ("given", "sentence"),
     [
         ({"size": 180}, "unknown condition 'size'; choose one of age, sex, patient"),
-        ({"sex": "X"}, "sex has no level 'X'; choose one of F, M"),
+        ({"sex": "X"}, "sex has no level 'X'; choose one of 'F', 'M'"),
         ({"age": "old"}, "age must be a number, not 'old'"),
         ({"age": True}, "age must be a number, not True"),
         ({"age": np.inf}, "age must have text or finite numbers for values, not inf"),

@@ -72,7 +72,7 @@ _MAX_IMAGES_COUNTED = 64
 class Augmentation(NamedTuple):
     """How images are changed before an autoencoder sees them.
 
-    What is not given is not done: the default of volumes, mirrored too, is
+    What is not given is not done. To mirror half of the volumes beside what is usual:
     ``Augmentation(flip=True, shift=2, intensity=0.05, noise=0.1)``.
 
     Parameters

@@ -565,7 +565,7 @@ def _unscaled(data, slope, intercept, dtype):
     """Return stored values of intensities, rounded and clipped for integers."""
     if (slope, intercept) != (1, 0):
         data = (data.astype(float) - intercept) / slope
-    if dtype.kind in "iu":
+    if dtype.kind in "iu" and data.dtype.kind == "f":
         limits = np.iinfo(dtype)
         data = np.rint(data).clip(limits.min, limits.max)
     return data.astype(dtype)

@@ -34,6 +34,12 @@ _MAX_PAIRS_SHOWN = 3
 # Entities of BIDS by which scans of one subject and session differ.
 _SCANS = "task", "acq", "ce", "trc", "rec", "dir", "run", "mod", "echo", "inv", "part"
 
+# What helps where partners cannot be found.
+_CURE = (
+    "give one for each, in the same order, or names that all have a sub- or those of "
+    "their volumes (scan1, scan1_mask)"
+)
+
 
 class Task(NamedTuple):
     """A volume to be brought to a grid, with what belongs to it.
@@ -240,22 +246,29 @@ def _common_name(file, name, key):
 def pair_sources(
     files: Sequence[Path], sources: Sequence[Path], kind: str = "source"
 ) -> dict[Path, Path]:
-    """Find the source of each file, by subject and session or else by name or order."""
-    keys = find_keys([*files, *sources], len(sources) > 1)
-    named = all(subject for subject, _ in keys.values())
-    return (_by_name if named else _by_order)(files, sources, kind)
+    """Pair each file with its source, by subject and session, else by name or order."""
+    pair = _by_subject if _have_subjects(files, sources) else _by_name_or_order
+    return pair(files, sources, kind)
 
 
 def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
-    """Pair each file with its mask, by name or by order.
+    """Pair each file with its mask, by subject and session, else by name or order.
 
-    Where one does, and all names have a ``sub-``, by subject and session.
+    Scans of a subject and session, too, are paired by order if names do not say more.
     """
-    keys = find_keys([*files, *masks], len(set(masks)) > 1)
-    named = all(subject for subject, _ in keys.values())
-    if named and (len(files) != len(masks) or any(map(contradict, files, masks))):
-        return _by_name(files, list(dict.fromkeys(masks)), "mask")
-    return _by_order(files, masks, "mask")
+    if not _have_subjects(files, masks):
+        return _by_name_or_order(files, masks, "mask")
+    different = list(dict.fromkeys(masks))
+    told = chain.from_iterable(_candidates(files, different).values())
+    fits = len(files) == len(masks) and not any(map(contradict, files, masks))
+    if fits and sorted(told) != sorted(masks):
+        return _by_name_or_order(files, masks, "mask")
+    return _by_subject(files, different, "mask")
+
+
+def _have_subjects(files, partners):
+    keys = find_keys([*files, *partners], len(set(partners)) > 1)
+    return all(subject for subject, _ in keys.values())
 
 
 def find_masks(
@@ -280,69 +293,71 @@ def _log_pairs(pairs, partners, kind, how):
     return pairs
 
 
-def _by_order(files, partners, kind):
-    if pairs := _by_words(files, partners):
-        return _checked(pairs, partners, kind, "name")
+def _by_name_or_order(files, partners, kind):
+    named = _of_same_name(files, partners)
+    if all(len(own) == 1 for own in named.values()):
+        pairs = {file: own[0] for file, own in named.items()}
+        return _log_pairs(pairs, partners, kind, "name")
     if len(files) != len(partners):
         raise InputError(
             f"there are {len(partners)} {kind}s for {len(files)} volumes, and not all "
-            "names have a sub- to pair them by; give one for each, in the same order."
+            f"have names to pair them by; {_CURE}."
         )
     pairs = dict(zip(files, partners, strict=True))
-    return _checked(pairs, partners, kind, "order")
+    _check_order(pairs, named, kind)
+    return _log_pairs(pairs, partners, kind, "order")
 
 
-def _by_words(files, partners):
-    """Pair files with the one name each that has theirs as words; empty if any lacks.
+def _of_same_name(files, partners):
+    """Return the partners of each file that have its name as words (scan1_mask).
 
     A name that has those of several volumes is that of the longest.
     """
     file_of = {stem(file): file for file in files}
     partners_of: dict[Path, list[Path]] = {file: [] for file in files}
+    if len(file_of) < len(files):  # p1/T1 and p2/T1
+        return partners_of
     for other in dict.fromkeys(partners):
         name, words = stem(other), re.finditer(r"[^\W_]+", stem(other))
         pairs = combinations_with_replacement(words, 2)
         parts = {name[first.start() : last.end()] for first, last in pairs}
-        if own := max(parts & file_of.keys(), key=len, default=None):
+        *_, second, own = "", "", *sorted(parts & file_of.keys(), key=len)
+        if len(own) > len(second) and not contradict(file_of[own], other):
             partners_of[file_of[own]].append(other)
-    if any(len(own) != 1 for own in partners_of.values()):
-        return {}
-    return {file: own[0] for file, own in partners_of.items()}
+    return partners_of
 
 
-def _checked(pairs, partners, kind, how):
-    """Log pairs, and refuse those that their names contradict."""
+def _check_order(pairs, named, kind):
+    """Refuse pairs by order that their names contradict."""
+    # One mask may be of all volumes, whatever its name.
+    by_names = len(set(pairs.values())) > 1 and any(named.values())
     for file, other in pairs.items():
-        if contradict(file, other):
+        if contradict(file, other) or by_names and other not in named[file]:
             raise InputError(
-                f"{file} would have the {kind} {other}, of another subject or session; "
-                f"give {kind}s in the order of their volumes, or names with a sub- to "
-                "all."
+                f"{file} would have the {kind} {other} by their order, but not by "
+                f"their names; {_CURE}."
             )
-    for key in _SCANS:
-        own, others = (
-            [entity(f, key) or "" for f in group] for group in (pairs, pairs.values())
-        )
-        if own != others and sorted(own) == sorted(others):
-            raise InputError(
-                f"the {kind}s are not in the order of their volumes, by {key}- in "
-                "their names; give them in that order."
-            )
-    own, others = _numbers(pairs), _numbers(pairs.values())
+    own, others = _columns(pairs), _columns(pairs.values())
+    # Of names that agree in what tells all apart, other numbers are no order.
+    if any(len(set(column)) == len(column) for column in own & others):
+        return
     if any(sorted(a) == sorted(b) for a in own - others for b in others - own):
         raise InputError(
-            f"the {kind}s are not in the order of their volumes, by the numbers in "
-            "their names; give them in that order."
+            f"the {kind}s are not in the order of their volumes, by the numbers or "
+            f"BIDS entities in their names; {_CURE}."
         )
-    return _log_pairs(pairs, partners, kind, how)
 
 
-def _numbers(files):
-    """Return the first numbers of all paths, the second ones, and so on."""
-    return set(zip(*(map(int, re.findall(r"\d+", str(file))) for file in files)))
+def _columns(files):
+    """Return the first numbers of all paths, the second ones, ...; their entities."""
+    # The folders of images in memory only count them.
+    paths = [re.sub(r"\bimage-\d+[\\/]", "", str(file)) for file in files]
+    numbers = zip(*(map(int, re.findall(r"\d+", path)) for path in paths))
+    entities = zip(*([entity(file, key) or "" for key in _SCANS] for file in files))
+    return {*numbers, *entities}
 
 
-def _by_name(files, partners, kind):
+def _by_subject(files, partners, kind):
     matches = _candidates(files, partners)
     if missing := [str(file) for file, matched in matches.items() if not matched]:
         raise InputError(
@@ -368,11 +383,17 @@ def _candidates(files, partners):
     for file in files:
         subject, session = _key(file)
         matched = by_key.get((subject, session)) or by_key.get((subject, None), [])
-        for key in _SCANS if len(matched) > 1 else ():
-            alike = [x for x in matched if entity(x, key) == entity(file, key)]
-            matched = alike or matched
+        if len(matched) > 1:
+            ranks = [_rank(file, other) for other in matched]
+            matched = [x for x, rank in zip(matched, ranks) if rank == min(ranks)]
         matches[file] = matched
     return matches
+
+
+def _rank(file, other):
+    """Rank a partner by the entities of scans that agree, then by those that differ."""
+    pairs = [(entity(file, key), entity(other, key)) for key in _SCANS]
+    return -sum(a == b for a, b in pairs if a), sum(a != b for a, b in pairs)
 
 
 def find_keys(

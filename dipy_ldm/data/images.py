@@ -43,8 +43,7 @@ def load_images(paths: Sequence[str | Path]) -> np.ndarray:
 
 def read_images(paths: Sequence[str | Path]) -> tuple[np.ndarray, list[Path]]:
     """Load images as :func:`load_images`, and return the file of each."""
-    matches = match_paths(paths)
-    pieces = {file: _read(file) for path in matches for file in _files(path)}
+    pieces = {file: _read(file) for file in find_images(paths)}
     if not pieces:
         raise InputError("there are no images; give files or folders of them.")
     _refuse_mixed(pieces)
@@ -61,6 +60,11 @@ def read_images(paths: Sequence[str | Path]) -> tuple[np.ndarray, list[Path]]:
         images = np.concatenate([*pieces.values()], dtype="float32", casting="unsafe")
     _refuse_infinite(images, files)
     return images, files
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """List the image files behind paths, or say what is none."""
+    return [file for path in match_paths(paths) for file in _files(path)]
 
 
 def _refuse_mixed(pieces):
@@ -91,6 +95,10 @@ def _refuse_infinite(images, files):
 def _files(path):
     """List the image files in a folder, or the file itself."""
     if not path.is_dir():
+        if path.suffix.lower() not in _READERS:
+            raise InputError(
+                f"{path} is of no known kind (.nii, .nii.gz, .npy, .npz or .png)."
+            )
         return [path]
     files = sorted(f for f in path.iterdir() if f.suffix.lower() in _READERS)
     if pictures := list(filter(_is_picture, files)):
@@ -111,13 +119,8 @@ def _is_picture(file):
 
 
 def _read(file):
-    reader = _READERS.get(file.suffix.lower())
-    if reader is None:
-        raise InputError(
-            f"{file} is of no known kind (.nii, .nii.gz, .npy, .npz or .png)."
-        )
     try:
-        images = reader(file)
+        images = _READERS[file.suffix.lower()](file)
     except InputError:
         raise
     # Readers of damaged files raise what they please.

@@ -25,7 +25,7 @@ from dipy_ldm.data._scans import require_affine
 from dipy_ldm.data._sidecars import fingerprint
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.channels import from_saved
-from dipy_ldm.data.images import read_images
+from dipy_ldm.data.images import find_images, read_images
 from dipy_ldm.data.volumes import Volumes, conform_volumes, plan_volumes
 from dipy_ldm.workflows._conditions import (
     as_levels,
@@ -106,7 +106,7 @@ def read_for(
 def _of_other_kind(paths, option, of_volumes):
     """Return the error for two-dimensional images or volumes where others are due."""
     if of_volumes:
-        read_images(paths)  # says what is neither
+        find_images(paths)  # says what is neither
     kinds = "two-dimensional images", "volumes"
     return InputError(
         f"the model is of {kinds[of_volumes]}, and `{option}` has "

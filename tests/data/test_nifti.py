@@ -358,6 +358,15 @@ def test_integers_use_their_range_and_keep_zero(tmp_path, dtype, low, high):
     assert (read[data == 0] == 0).all()
 
 
+@pytest.mark.parametrize("given", [bool, "int8", "uint8", "int32"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32"])
+@pytest.mark.filterwarnings("error")
+def test_whole_numbers_are_written_as_they_are(tmp_path, given, dtype):
+    data = (DATA > 150).astype(given)
+    write_volume(tmp_path / "a.nii", data, AFFINE, dtype=dtype)
+    npt.assert_array_equal(nib.load(tmp_path / "a.nii").get_fdata(), data)
+
+
 def test_a_constant_can_be_written_as_integers(tmp_path):
     for value in (0, 5, -5):
         data = np.full((3, 3, 3), value, "float32")

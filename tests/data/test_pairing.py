@@ -41,14 +41,31 @@ def test_the_folder_of_a_study_is_no_subject():
     assert put_together(one, ["T1", "T2"]) == [one]
 
 
+@pytest.mark.parametrize(
+    ("files", "partners"),
+    [
+        ("run-1_T1w run-2_T1w", "run-1_mask run-2_mask"),
+        ("run-1_T1w run-2_T1w", "acq-hi_run-1_T2w run-2_T2w"),
+        ("acq-a_run-1_T1w acq-a_run-2_T1w T1w", "run-1_T2w run-2_T2w T2w"),
+    ],
+)
+@pytest.mark.parametrize("pair", [pair_sources, pair_masks])
+def test_scans_are_paired_by_what_they_share(pair, files, partners):
+    files, partners = (
+        names(*(f"sub-1_{name}" for name in text.split())) for text in (files, partners)
+    )
+    assert list(pair(files, partners[::-1]).values()) == partners
+
+
 def test_runs_are_paired():
     volumes, (first, *others) = (
         names(*(f"sub-1_run-{i}_{kind}" for i in (1, 2))) for kind in ("T1w", "T2w")
     )
     assert list(pair_sources(volumes, [*others, first]).values()) == [first, *others]
-    twins = [first, *names("sub-1_run-1_FLAIR")]
-    with pytest.raises(InputError, match="has 2 sources of its subject and session"):
-        pair_sources(volumes, twins)
+    for twins in (("run-1_T2w", "run-1_FLAIR"), ("acq-a_T2w", "T2w")):
+        sources = names(*(f"sub-1_{name}" for name in twins))
+        with pytest.raises(InputError, match="has 2 sources of its subject and sess"):
+            pair_sources(names("sub-1_run-1_acq-b_T1w"), sources)
 
 
 @pytest.mark.parametrize("pair", [pair_sources, pair_masks])
@@ -58,13 +75,45 @@ def test_names_within_names_and_their_numbers_tell(pair):
         given = [*sorted(partners), *names("S12_mask")]
         assert list(pair(files, given).values()) == partners
     files = names("p1_T1", "p10_T1", "p2_T1")
-    with pytest.raises(InputError, match="order of their volumes, by the numbers in"):
+    with pytest.raises(InputError, match="order of their volumes, by the numbers or"):
         pair(files, names("p10_x", "p1_x", "p2_x"))
     for stems in (("p01", "p10", "p2"), ("v5", "v5", "v5"), ("a3", "a1", "a4")):
         assert list(pair(files, names(*stems)).values()) == names(*stems)
     folders = [Path(f"p{number}/T1.nii.gz") for number in (1, 10, 2)]
-    with pytest.raises(InputError, match="by the numbers in their names"):
+    with pytest.raises(InputError, match="by the numbers or BIDS entities in their"):
         pair(folders, names("p10_x", "p1_x", "p2_x"))
+
+
+@pytest.mark.parametrize("pair", [pair_sources, pair_masks])
+@pytest.mark.parametrize(
+    ("files", "partners"),
+    [
+        ("scan1 scan10 scan2", "scan10_mask scan1_mask scan3_mask"),
+        ("anna bert", "bert_mask carl_mask"),
+        ("scan1 scan2", "scan1_mask scan3_mask"),
+    ],
+)
+def test_partners_of_another_name_are_refused(pair, files, partners):
+    with pytest.raises(InputError, match="order, but not by their names; give one for"):
+        pair(names(*files.split()), names(*partners.split()))
+
+
+@pytest.mark.parametrize("pair", [pair_sources, pair_masks])
+@pytest.mark.parametrize(
+    ("files", "partners"),
+    [
+        ("p1_site1 p2_site1 p3_site2 p4_site2", "p1_rater1 p2_rater2 p3_rater1 p4_r2"),
+        ("p01_3T p02_7T p03_3T", "p01_seg7 p02_seg3 p03_seg3"),
+        ("batch1/c1 batch1/c2 batch2/c3", "r1/c1_mask r2/c2_mask r1/c3_mask"),
+        ("sub-1_acq-1_T1w sub-2_acq-2_T1w", "sub-1_desc-r2_mask sub-2_desc-r1_mask"),
+        ("p1 p0", "image-0/scan image-1/scan"),  # images in memory
+        ("p1/T1 p2/T1", "T1_mask lesion"),
+        ("T1 T2", "T1_to_T2 lesion"),
+    ],
+)
+def test_partners_in_order_are_not_refused(pair, files, partners):
+    files, partners = names(*files.split()), names(*partners.split())
+    assert list(pair(files, partners).values()) == partners
 
 
 def test_sources_of_other_subjects_are_refused():
@@ -99,9 +148,9 @@ def test_masks_are_paired_by_order_unless_names_tell_otherwise(caplog):
         (["sub-2_mask", "sub-3_mask"], "1 of 2 volumes have no mask of their subject"),
         (["sub-2_a", "sub-2_b", "sub-1_a"], "has 2 masks of its subject and session"),
         (["sub-1_mask"] * 2, "1 of 2 volumes have no mask of their subject"),
-        (["a", "b", "c"], "there are 3 masks for 2 volumes"),
-        (["run-2_mask", "run-1_mask"], "not in the order of their volumes, by run-"),
-        (["mask", "ce-gad_mask"], "not in the order of their volumes, by ce-"),
+        (["a", "b", "c"], "3 masks for 2 volumes, .* their volumes .scan1, scan1_mask"),
+        (["run-2_mask", "run-1_mask"], "not in the order of their volumes, by the"),
+        (["mask", "ce-gad_mask"], "not in the order of their volumes, by the"),
     ],
 )
 def test_masks_of_other_subjects_are_refused(masks, sentence):

@@ -5,6 +5,7 @@ import json
 import re
 from types import SimpleNamespace
 
+from PIL import Image
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
@@ -336,6 +337,13 @@ def test_samples_are_no_real_images(tmp_path):
     facts["Sources"] = ["scan.nii"]
     np.savez(tmp_path / "b.npz", images=images, description=json.dumps(facts))
     assert len(read_for(document, [tmp_path / "b.npz"], "held_out").images) == 3
+
+
+def test_pictures_are_no_volumes_whatever_their_sizes(tmp_path):
+    for size in (8, 9):
+        Image.new("L", (size, size)).save(tmp_path / f"{size}.png")
+    with pytest.raises(InputError, match="of volumes, and `real_files` has two-dimens"):
+        read_for({"conditions": {}, "shape": [8, 8, 8, 1]}, [tmp_path], "real_files")
 
 
 def test_held_out_training_volumes_are_named(audit, tmp_path):
