@@ -1,7 +1,7 @@
 """Record what the package computes, and compare it after a refactoring.
 
-    python benchmarks/golden.py record before     # on the commit to compare with
-    python benchmarks/golden.py compare before    # on the refactored code
+    python benchmarks/golden.py record ../golden     # on the commit to compare with
+    python benchmarks/golden.py compare ../golden    # on the refactored code
 
 Weights after eight steps of each stage, what fitted models make, model files and
 checkpoints of the earlier code that the later one reads, and the files that commands
@@ -278,6 +278,8 @@ def main():
     parser.add_argument("--only", nargs="+", choices=kinds, default=kinds)
     options = parser.parse_args()
     if options.action == "record":
+        if options.folder.exists() and not (options.folder / "results.npz").exists():
+            sys.exit(f"{options.folder} holds no golden results; name another folder")
         shutil.rmtree(options.folder, ignore_errors=True)
         options.folder.mkdir(parents=True)
         results = collect(options.only, options.folder / "files")

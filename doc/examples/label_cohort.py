@@ -143,8 +143,8 @@ def make_cohort(
 ):
     """Write the volumes of a cohort.
 
-    Subject ``i`` depends on ``(seed, i)`` and the label maps alone, so that a cohort
-    can be made in parts.
+    Subject ``i`` depends on ``(seed, i)``, the label maps and ``stripped`` alone, so
+    that a cohort can be made in parts.
 
     Parameters
     ----------
@@ -184,7 +184,8 @@ def make_cohort(
         If the folder can't be made or a file not be written, as one sentence.
     """
     check_numbers(n, seed, first, voxel_size, stripped)
-    if not maps and (stripped or only or without or dseg):
+    of_maps = stripped, only, without, dseg, tuple(contrasts) != ("T1w",)
+    if not maps and any(of_maps):
         raise InputError(
             "random shapes have no label maps; name the folder with --maps."
         )

@@ -178,7 +178,8 @@ def read_map(file):
     fluid = labels == INDEX[24]
     if fluid.sum() < 0.05 * inside.sum():
         sigma = 5 / voxel_sizes(affine)
-        near = ndimage.gaussian_filter(inside.astype("float32"), sigma) > 0.3
+        share = inside.astype("float32")
+        near = ndimage.gaussian_filter(share, sigma, mode="constant") > 0.3
         labels[near & (labels == 0)] = INDEX[24]
     return place(labels, align(labels, affine))
 

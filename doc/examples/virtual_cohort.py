@@ -210,25 +210,29 @@ def make_cohort(
     check_range("first", first, 0)
     check_range("lesion's diameter", lesion.diameter, 1)
     check_range("darkness", lesion.darkness, 0, 1)
+    templates(detailed)  # says what is not installed
     make_folder(folder)
     folder, files = Path(folder), []
     covariates_of: dict[str, dict] = {}
     numbers = range(first, first + n)
     for i in tqdm(numbers, "virtual subjects", disable=not verbose):
         traits = draw_traits(i, seed, lesion) if covariates else None
-        for contrast in contrasts:
-            files.append(folder / f"sub-{i:04d}_{contrast}.nii.gz")
+        # What is known of a head is measured in its T1.
+        for contrast in sorted({*contrasts, "T1w"} if covariates else contrasts):
             image, facts = make_subject(i, seed, detailed, traits, contrast, site)
-            # What is known of a head is measured in its T1.
-            covariates_of[f"sub-{i:04d}"] = covariates_of.get(f"sub-{i:04d}") or facts
-            write_image(files[-1], image)
+            covariates_of.setdefault(f"sub-{i:04d}", facts)
+            if contrast in contrasts:
+                files.append(folder / f"sub-{i:04d}_{contrast}.nii.gz")
+                write_image(files[-1], image)
     if covariates:
         rng = np.random.default_rng((seed, first, 2))
         covariates_of = omit(rng, covariates_of)
     if site:
         for facts in covariates_of.values():
             facts["site"] = site
-    if columns := (COVARIATES if covariates else {}) | (SITE if site else {}):
+    columns = (COVARIATES if covariates else {}) | (SITE if site else {})
+    # Rows of an earlier cohort are not of these files.
+    if columns or (folder / "participants.tsv").is_file():
         write_table(folder, covariates_of, columns)
     return files
 
@@ -395,8 +399,10 @@ def templates(detailed=False):
 
     Shapes: maps, each from 0 to 1, float32 ``(3, x, y, z)``, affine ``(4, 4)``.
     """
-    from nilearn import datasets
-
+    try:
+        from nilearn import datasets
+    except ModuleNotFoundError as error:
+        raise InputError("the template comes with nilearn; pip install it.") from error
     images = [
         datasets.load_mni152_template(resolution=1),
         datasets.load_mni152_gm_template(resolution=1),

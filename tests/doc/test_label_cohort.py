@@ -284,6 +284,8 @@ def test_brains_without_fluid_get_fluid(cohort, tmp_path):
     fluid = source.labels == cohort.INDEX[24]
     assert fluid[6, 10].any()
     assert 0.02 < fluid.sum() / (labels > 0).sum() < 0.5
+    # Nothing beyond the map, which ends at the brain, adds to it.
+    assert fluid[1].sum() < fluid[2].sum()
 
 
 def test_shapes_are_no_heads(cohort, tmp_path):
@@ -348,7 +350,8 @@ def test_bad_numbers_get_one_sentence(cohort, heads, tmp_path, options, message)
 
 
 def test_shapes_have_no_label_maps(cohort, tmp_path):
-    for option in (["--dseg"], ["--only", "1"], ["--stripped", "1"]):
+    options = "--dseg", "--only 1", "--stripped 1", "--contrasts T2w"
+    for option in map(str.split, options):
         with pytest.raises(SystemExit, match="random shapes have no label maps; name"):
             cohort.main([str(tmp_path), "--n", "1", *option])
 

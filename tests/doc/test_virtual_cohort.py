@@ -1,6 +1,7 @@
 from collections import Counter
 import json
 import os
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -243,6 +244,24 @@ def test_covariates_are_written_beside_the_volumes(cohort, tmp_path):
     cohort.make_cohort(tmp_path, 1, first=3, seed=2, covariates=True)
     table = (tmp_path / "participants.tsv").read_text().split("\n")
     assert [line[:8] for line in table[1:-1]] == [f"sub-{i:04d}" for i in range(4)]
+
+
+def test_covariates_are_of_the_t1_and_of_these_files(cohort, tmp_path):
+    tables = []
+    for contrasts in (("T1w",), ("T2w", "T1w"), ("T2w",)):
+        cohort.make_cohort(tmp_path, 1, covariates=True, contrasts=contrasts)
+        tables.append((tmp_path / "participants.tsv").read_text())
+    assert tables[0] == tables[1] == tables[2]
+    cohort.make_cohort(tmp_path, 1)
+    assert (tmp_path / "participants.tsv").read_text() == "participant_id\nsub-0000\n"
+
+
+def test_the_template_needs_nilearn(cohort, tmp_path, monkeypatch):
+    cohort.templates.cache_clear()
+    monkeypatch.setitem(sys.modules, "nilearn", None)
+    with pytest.raises(SystemExit, match="comes with nilearn; pip install it"):
+        cohort.main([str(tmp_path / "new"), "--n", "1"])
+    assert not (tmp_path / "new").exists()
 
 
 def test_scans_of_a_site_are_those_of_its_scanner(cohort, tmp_path):
