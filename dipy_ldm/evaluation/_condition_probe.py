@@ -159,7 +159,7 @@ def probe(
         raise InputError("it is a direction.")
     if not rows:
         raise InputError(
-            "the model's own encoder is no independent judge; give other `features`."
+            "no features are independent of the model's own encoder; give others."
         )
     places = {
         name: [i for i, value in enumerate(values) if value is not None]

@@ -47,8 +47,8 @@ class Sets(NamedTuple):
     """Images to be compared, as many of each kind, ``(n, *space, channels)`` in [0, 1].
 
     ``reference`` and ``real`` are different real ones, ``reconstructed`` is made of
-    ``real``, and ``generated`` of noise. ``subjects`` says of sets whose each image is,
-    ``(n,)``, if some are of one subject.
+    ``real``, and ``generated`` of noise or of source images. ``subjects`` says of sets
+    of whom each image is, ``(n,)``, or was made.
     """
 
     reference: np.ndarray

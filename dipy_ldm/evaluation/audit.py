@@ -207,10 +207,13 @@ def audit(
         If there are too few images, they are not of the model, held-out ones are
         training images or of training subjects, or generated ones are held-out images.
     """
-    check_arguments(model, generated, requested, sampling, seed)
+    check_arguments(model, generated, {"requested": requested}, sampling, seed)
     vqvae = model.vqvae_
     both = (source, source_held_out), (conditions, conditions_held_out)
     own = _read(model, train, held_out, *both, subjects)
+    if reference is not None and reference.subjects is None:
+        reference = reference._replace(subjects=own.subjects)
+    notes = _note_sources(model, generated)
     if generated is not None:
         generated, whose = model._read_images(generated)
         requested = read_conditions(
@@ -255,7 +258,7 @@ def audit(
         _suspicious(searches),
         scaled(sets[-1], vqvae),
         projection,
-        _notes(count, n_held_out, own) + _note_conditions(own),
+        _notes(count, n_held_out, len(own.train)) + notes + _note_conditions(own),
     )
 
 
@@ -263,6 +266,7 @@ def _read(model, train, held_out, sources, conditions, subjects):
     """Check training and held-out images, and what belongs to each of them."""
     train, subjects = model._read_images(train, subjects)
     held_out, held_out_subjects = model._read_images(held_out)
+    whose = number_subjects(subjects, len(train))
     _refuse_repeated_subjects(held_out_subjects or ())
     refuse_same_subjects(subjects, held_out_subjects)
     of_images = (
@@ -276,7 +280,6 @@ def _read(model, train, held_out, sources, conditions, subjects):
     first, second = (
         without_unknown(model.conditions_, read_conditions(*own)) for own in columns
     )
-    whose = number_subjects(subjects, len(train))
     return Reference(model, train, held_out, of_images, (first, second), whose)
 
 
@@ -412,9 +415,9 @@ def _count(train, held_out, generated, n):
     return counts
 
 
-def _notes(n, n_held_out, own):
+def _notes(n, n_held_out, n_train):
     start = f"{n} generated images, and {n_held_out} held-out ones as the autoencoder"
-    end = f"were each compared with all {len(own.train)} training images."
+    end = f"were each compared with all {n_train} training images."
     notes = [f"{start} reconstructs them, {end}"]
     fewest = copies.fewest_detectable(n, n_held_out)
     if fewest > 1:
@@ -422,12 +425,19 @@ def _notes(n, n_held_out, own):
             f"Of {n} images, fewer than {fewest} copies can't be distinguished from "
             "chance, even if they are exact."
         )
-    if own.model.source_ is not None:
-        notes.append(
-            "Samples are of the source images of held-out images, or given ones: of a "
-            "training source they are near to its training image by design."
-        )
     return notes
+
+
+def _note_sources(model, generated):
+    if model.source_ is None:
+        return []
+    note = "A sample was made of the source image of each held-out image."
+    if generated is not None:
+        note = (
+            "A sample of a training image's source image is near to that training "
+            "image by design, and no copy: none such must be among the given ones."
+        )
+    return [note]
 
 
 def _suspicious(searches):

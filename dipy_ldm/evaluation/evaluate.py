@@ -58,6 +58,8 @@ _MAX_SIZE_RATIO = 10
 MAX_IMAGES = 5000
 # Subjects on each side, with fewer of whom no interval can be told.
 _MIN_SUBJECTS = 4
+# Ways to halve subjects that are tried: some with many images leave too few to others.
+_DRAWS = 16
 # Share of real digits that the packaged classifier must be right about.
 _MIN_DIGIT_ACCURACY = 0.9
 
@@ -176,7 +178,8 @@ def evaluate(
     InputError
         If there are too few images, or they are not of the model.
     """
-    check_arguments(model, generated, requested, sampling, seed)
+    of_generated = {"requested": requested, "subjects_generated": subjects_generated}
+    check_arguments(model, generated, of_generated, sampling, seed)
     kinds = features_of(model) if features is None else list(features)
     refuse_equal_names(kinds)
     images, subjects = _read_images(model, real, subjects, "real image")
@@ -199,7 +202,8 @@ def evaluate(
         source = sources_of(model, source, len(images))
         options = {"seed": seed, "verbose": verbose, **sampling}
         generated = generate(model, rows[1], conditions, source, options)
-        own = np.arange(len(generated)) if source is None else whose[rows[1]]
+        own = whose[rows[1]]  # of whose sources they are, or else others
+        own = own if source is not None else len(images) + np.arange(len(generated))
         samples = _Samples(generated, take_rows(conditions, rows[1]), own)
     sets = _sets(model.vqvae_, images, samples, rows, whose)
     labels = _labels_of_sets(conditions, samples, rows)
@@ -253,7 +257,7 @@ def _read_images(model, images, subjects, name):
 def check_arguments(
     model: LatentDiffusion,
     generated: object,
-    requested: object,
+    of_generated: Mapping[str, object],
     sampling: Mapping[str, Any],
     seed: int,
 ) -> None:
@@ -270,10 +274,9 @@ def check_arguments(
             f"`{next(iter(sampling))}` has no effect on images that are generated "
             "already; leave it out, or correct its spelling."
         )
-    if generated is None and requested is not None:
-        raise InputError(
-            "`requested` are conditions of `generated`; give these images, too."
-        )
+    for name, values in of_generated.items():
+        if generated is None and values is not None:
+            raise InputError(f"`{name}` is of `generated`; give these images, too.")
 
 
 def read_conditions(
@@ -346,10 +349,12 @@ def _describe_counts(whose, rows, of_samples):
     start = f"{count} of the {len(whose)} real images are what all others are compared "
     notes = [f"{start}with, and {count} others are the floor."]
     if of_samples is not None and count < len(of_samples):
-        shared = np.isin(of_samples, whose[rows[0]]).sum()
-        end = f", and {shared} are of subjects of the former" if shared else ""
-        start = f"Of {len(of_samples)} generated images, {count} are compared"
-        notes.append(f"{start}{end}.")
+        notes.append(f"Of {len(of_samples)} generated images, {count} are compared.")
+        if shared := np.isin(of_samples, whose[rows[0]]).sum():
+            notes.append(
+                f"{shared} were left out, since they were made of images of subjects "
+                "with whom all are compared."
+            )
     if n_subjects < len(whose):
         notes.append(
             f"The real images are of {n_subjects} subjects, none of whom is on both "
@@ -372,11 +377,32 @@ def _apart(whose, count, of_samples=None):
 
     Returns rows, ``(3, n)``; samples that are not made yet will be of the others.
     """
-    n_subjects, order = len(np.unique(whose)), np.arange(len(whose))
-    if n_subjects < len(whose):
-        # Drawn again: of images in a drawn order, subjects with many tend to be first.
-        drawn = np.random.default_rng(0).permutation(whose.max() + 1)
-        order = np.argsort(drawn[whose], kind="stable")
+    n_subjects = len(np.unique(whose))
+    for draw in range(_DRAWS if n_subjects < len(whose) else 1):
+        order = np.arange(len(whose))
+        if n_subjects < len(whose):
+            # Of images in a drawn order, subjects with many tend to be first.
+            drawn = np.random.default_rng(draw).permutation(whose.max() + 1)
+            order = np.argsort(drawn[whose], kind="stable")
+        if of_samples is not None:
+            # First those of whom there are no samples, which would be left out.
+            order = order[np.argsort(np.isin(whose[order], of_samples), kind="stable")]
+        rows, fewest = _halve(order, whose, count, of_samples)
+        if rows.shape[1] >= MIN_IMAGES and fewest >= _MIN_SUBJECTS:
+            return rows
+    further = ", and as many generated ones must be of nobody in the first"
+    raise InputError(
+        f"the real images are of {n_subjects} subjects: each half needs {MIN_IMAGES} "
+        f"images of {_MIN_SUBJECTS} subjects or more"
+        f"{'' if of_samples is None else further}; give images of more subjects."
+    )
+
+
+def _halve(order, whose, count, of_samples):
+    """Take as many images of each kind as there are of other subjects.
+
+    Returns rows ``(3, n)``, and of how few subjects the images of a kind are.
+    """
     own, places = whose, order
     if of_samples is not None:
         own, places = of_samples, np.arange(len(of_samples))
@@ -387,16 +413,8 @@ def _apart(whose, count, of_samples=None):
         if min(len(real), len(samples)) >= n:
             break
     owners = reference, whose[real[:n]], own[samples[:n]]
-    if n < MIN_IMAGES or min(len(np.unique(x)) for x in owners) < _MIN_SUBJECTS:
-        further = (
-            ", and none of as many generated ones may be of a subject of the first"
-        )
-        raise InputError(
-            f"the real images are of {n_subjects} subjects: each half needs "
-            f"{MIN_IMAGES} images of {_MIN_SUBJECTS} subjects or more"
-            f"{'' if of_samples is None else further}; give images of more subjects."
-        )
-    return np.stack([order[:n], real[:n], samples[:n]])
+    rows = np.stack([order[:n], real[:n], samples[:n]])
+    return rows, min(len(np.unique(x)) for x in owners)
 
 
 def _labels_of_sets(conditions, samples, rows):

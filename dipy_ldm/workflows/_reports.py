@@ -129,8 +129,7 @@ def audit_on(
         own_train, own_held_out, _ = reference_images
         sets = own_train.images, own_held_out.images
         conditions = own_train.conditions, own_held_out.conditions
-        whose = own_train.named
-        reference = Reference(other, *sets, conditions=conditions, subjects=whose)
+        reference = Reference(other, *sets, conditions=conditions)
     sets, names = (train.images, held_out.images), (train.names, held_out.names)
     with distributed(device):
         try:

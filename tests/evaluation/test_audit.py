@@ -519,7 +519,7 @@ def test_an_audit_that_generates(diffusion, blobs):
         audit(diffusion, blobs[:40], blobs[40:], blobs[:40], seed=-1)
     with pytest.raises(InputError, match="`steps` has no effect on images that are"):
         audit(diffusion, blobs[:40], blobs[40:], blobs[:40], steps=2)
-    with pytest.raises(InputError, match="`requested` are conditions of `generated`"):
+    with pytest.raises(InputError, match="`requested` is of `generated`; give these"):
         audit(diffusion, blobs[:40], blobs[40:], requested={"age": range(24)})
     with pytest.raises(InputError, match="this model was trained without conditions"):
         audit(diffusion, blobs[:40], blobs[40:], conditions={"age": range(40)})

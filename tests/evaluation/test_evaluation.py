@@ -447,19 +447,27 @@ def test_halves_are_as_large_as_subjects_allow_in_any_order(rng):
 def test_samples_of_subjects_of_the_reference_are_left_out(diffusion, blobs):
     people = [f"sub-{i}" for i in range(64)]
     options = {"features": [own(lambda x: x[:, ::4, ::4])], "subjects": people}
-    # Two of each source count as one, and those of noise alone each by itself.
+    # All are compared with those of whom there are none.
     options["subjects_generated"] = [*people[:16], *people[34:50] * 2, *[None] * 16]
     found = evaluate(diffusion, blobs, np.float32(blobs + 1e-3), **options)
     of_samples = found.sets.subjects["generated"]
-    npt.assert_array_equal(of_samples, np.tile(range(34, 50), 2))
+    npt.assert_array_equal(of_samples, [*range(16), *range(34, 50)])
+    assert not {*of_samples} & {*found.sets.subjects["reference"]}
     assert found.notes[0].startswith("32 of the 64 real images are what all others")
-    end = "generated images, 32 are compared, and 16 are of subjects of the former."
-    assert found.notes[1] == f"Of 64 {end}"
-    # The fewer are in the reference, the more samples are of others.
-    places = _apart(np.arange(64), 32, np.arange(32).repeat(2))
-    assert places.shape == (3, 21)
-    with pytest.raises(InputError, match="none of as many generated ones"):
-        _apart(np.arange(64), 32, np.arange(20).repeat(2))
+    assert found.notes[1] == "Of 64 generated images, 32 are compared."
+    # Two of each source count as one.
+    for n in (20, 32):
+        assert _apart(np.arange(64), 32, np.arange(n).repeat(2)).shape == (3, 32)
+    assert _apart(np.arange(64), 32, np.arange(64)).shape == (3, 32)
+    with pytest.raises(InputError, match="must be of nobody in the first; give images"):
+        _apart(np.arange(40), 20, np.arange(40) // 20)
+
+
+def test_subjects_of_few_are_halved_by_another_draw():
+    whose = np.repeat(np.arange(8), (5, 11, 8, 9, 9, 10, 4, 8))
+    rows = _apart(whose, 32)
+    assert rows.shape[1] >= 20
+    assert not {*whose[rows[0]]} & {*whose[rows[1]]}
 
 
 def test_figures_are_those_of_subjects(sets):
@@ -541,7 +549,7 @@ def test_unreadable_condition_gets_a_sentence(sizes):
     (sentence,) = probe_all(
         {"size": number}, {of: {"size": v} for of, v in known.items()}, {}
     )[1]
-    assert "own encoder is no independent judge; give other `features`" in sentence
+    assert "no features are independent of the model's own encoder" in sentence
     # And nothing where nothing was asked for.
     none = {of: {"size": v} for of, v in known.items()} | {"generated": None}
     assert probe_all({"size": number}, none, rows) == ({}, [])
@@ -680,7 +688,7 @@ def test_levels_that_the_model_does_not_know_are_left_out(
 def test_options_without_effect_are_refused(diffusion, blobs):
     with pytest.raises(InputError, match="`step` has no effect on images that are"):
         evaluate(diffusion, blobs, blobs[:40], step=2)
-    with pytest.raises(InputError, match="`requested` are conditions of `generated`"):
+    with pytest.raises(InputError, match="`requested` is of `generated`; give these"):
         evaluate(diffusion, blobs, requested={"age": range(64)})
 
 
