@@ -663,6 +663,13 @@ def chosen_columns(
     return np.concatenate([np.full(c.width, c in chosen) for c in channels])
 
 
+def continuous_columns(channels: Sequence[Channel], n_columns: int) -> np.ndarray:
+    """Return which columns are not of labels, ``(columns,)``."""
+    if not channels:
+        return np.ones(n_columns, bool)
+    return np.concatenate([np.full(c.width, c.continuous) for c in channels])
+
+
 def channel_slices(channels: Sequence[Channel]) -> Iterator[tuple[Channel, slice]]:
     """Yield channels with the columns that networks have for them."""
     start = 0
