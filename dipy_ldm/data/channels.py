@@ -26,7 +26,7 @@ from dipy_ldm.data._preprocessing import (
     Origin,
     conform_voxels,
     read_labels,
-    refuse_empty,
+    refuse_elsewhere,
     unscale_intensities,
 )
 from dipy_ldm.data._tables import read_table
@@ -102,11 +102,7 @@ class Channel:
 
     def read(self, file: Path, grid: Grid) -> tuple[np.ndarray, Origin]:
         """Read a file as columns ``(*grid.shape, width)``; return the way back, too."""
-        images, origin = self.conform(file, *self.load(file), grid)
-        # A lesion may be too small for the grid, or not there.
-        if self.continuous:
-            refuse_empty(file, images, grid)
-        return images, origin
+        return self.conform(file, *self.load(file), grid)
 
     def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
         """Return columns on a grid as values of their file, ``(x, y, z, 1)``."""
@@ -247,6 +243,7 @@ class Map(Channel):
         image = conform((data - self.background) / width, affine, grid)
         limits = Intensities(*np.array([[self.low], [self.high]], "float32"))
         image = np.clip(image + (self.background - self.low) / width, 0, 1)
+        refuse_elsewhere(file, image, data, affine, grid)
         return image, Origin(Path(file), data, affine, grid, limits)
 
     def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
@@ -387,6 +384,7 @@ class Labels(Channel):
             if label in present
         )
         numbers = _largest(shares, grid.shape)
+        refuse_elsewhere(file, numbers, data, affine, grid)
         none = Intensities(np.zeros(1, "float32"), np.ones(1, "float32"))
         return self._columns(numbers), Origin(Path(file), data, affine, grid, none)
 

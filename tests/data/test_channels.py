@@ -175,10 +175,19 @@ def test_labels_take_the_largest_part_of_a_coarser_voxel(tmp_path, load):
     assert (labels == 2).sum() == 2 * 8
 
 
-def test_segmentations_may_be_empty(bids, load, anatomy):
-    put(bids, "sub-03", "dseg", 0 * anatomy)
-    images = load(bids, channels=["T1w", "dseg"]).images
+@pytest.mark.parametrize(("name", "end"), [("dseg", "dseg"), ("desc-FA", "dwimap")])
+def test_segmentations_and_maps_may_be_empty_but_not_elsewhere(
+    bids, load, anatomy, name, end
+):
+    end = end if name == end else f"{name}_{end}"
+    put(bids, "sub-03", end, 0 * anatomy)
+    images = load(bids, channels=["T1w", name]).images
     npt.assert_array_equal(images[..., 1:].any((1, 2, 3, 4)), [True, True, False])
+    elsewhere = AFFINE.copy()
+    elsewhere[0, 3] = 500
+    put(bids, "sub-03", end, anatomy if name == "dseg" else anatomy / 1000, elsewhere)
+    with pytest.raises(InputError, match=f"sub-03_{end}.* has nothing on the grid"):
+        load(bids, channels=["T1w", name], shape=SHAPE)
 
 
 def test_decoded_labels_are_training_labels():
