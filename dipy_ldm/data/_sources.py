@@ -172,11 +172,16 @@ def _check_values(images, info, name):
         check_ranges(images, info.bounds, f"{name} image")
         return
     for number, image in enumerate(images):
-        if unknown := sorted(_distinct(image) - set(info.labels)):
-            raise InputError(
-                f"{name} {number} has the unknown label {unknown[0]:g}; the model "
-                f"knows {listed(map(str, info.labels))}."
-            )
+        refuse_unknown_labels(f"{name} {number}", image, info.labels)
+
+
+def refuse_unknown_labels(name: object, image: np.ndarray, labels: list[int]) -> None:
+    """Refuse a segmentation with labels that were not learnt from."""
+    if unknown := sorted(_distinct(image) - set(labels)):
+        raise InputError(
+            f"{name} has the unknown label {unknown[0]:g}; set it to one that the "
+            f"model knows: {listed(labels)}."
+        )
 
 
 class Sources(NamedTuple):
