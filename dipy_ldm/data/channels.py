@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import colorsys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 import math
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -355,7 +356,7 @@ class Labels(Channel):
                 f"{MAX_LABELS}; merge some, such as those of the cortex, or give other "
                 "files."
             )
-        table = self.table or _read_label_table(files[0], labels)
+        table = self.table or _read_label_tables(files, labels)
         end = suffix(files[0])
         return replace(self, suffix=end, labels=tuple(sorted(labels)), table=table)
 
@@ -546,25 +547,39 @@ def _largest(shares, shape):
     return numbers
 
 
-def _read_label_table(file, labels):
-    """Read the table of labels beside a file, or in a folder above it (BIDS)."""
+def _read_label_tables(files, labels):
+    """Read the tables of labels beside files, or in folders above them (BIDS)."""
+    in_folder = cache(lambda folder, end: sorted(folder.glob(f"*_{end}")))
+    paths = dict.fromkeys(_find_label_table(file, in_folder) for file in files)
+    table: dict = {str(label): {} for label in labels}
+    tables: dict = {}
+    for row in (row for path in paths if path for row in read_table(path)):
+        cells = {key: text for key, text in row.cells.items() if text != "n/a"}
+        if (index := cells.pop("index", None)) not in table:
+            continue
+        own, name = table[index], cells.get("name")
+        first = tables.setdefault(index, row.table)
+        if name and own.get("name", name).lower() != name.lower():
+            raise InputError(
+                f"the label {index} is {own['name']} in {first}, and {name} in "
+                f"{row.table}; use one label for each name, and correct the tables."
+            )
+        table[index] = cells | own
+    return {index: own for index, own in table.items() if own}
+
+
+def _find_label_table(file, in_folder):
+    """Find the table of labels of a file; None without one."""
     end = f"{suffix(file) or 'dseg'}.tsv"
     own = file.with_name(file.name.partition(".nii")[0] + ".tsv")
     entities = set(stem(file).split("_"))
     above = [
         path
         for folder in file.absolute().parents[:4]
-        for path in [*sorted(folder.glob(f"*_{end}")), folder / end]
+        for path in [*in_folder(folder, end), folder / end]
         if entities.issuperset(path.name.split("_")[:-1])
     ]
-    path = next(filter(Path.is_file, [own, *above]), None)
-    rows = [row.cells for row in read_table(path)] if path else []
-    indices = {str(label) for label in labels}
-    return {
-        row["index"]: {name: text for name, text in row.items() if name != "index"}
-        for row in rows
-        if row.get("index") in indices
-    }
+    return next(filter(Path.is_file, [own, *above]), None)
 
 
 KINDS: dict[str, type[Channel]] = {kind.kind: kind for kind in (Channel, Map, Labels)}

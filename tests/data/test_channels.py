@@ -162,6 +162,21 @@ def test_label_tables_of_other_segmentations_are_not_read(bids, load, anatomy):
     assert not load(bids, channels=["dseg"], filter={"desc": ""}).channels[0].table
 
 
+def test_label_tables_of_all_files_are_joined(bids, load):
+    (bids / "dseg.tsv").unlink()
+    for subject, text in (
+        ("sub-01", "index\tname\n3\tGM\n41\tn/a\n"),
+        ("sub-03", "color\tname\tindex\n#ff0000\tGM\t3\n#00ff00\tWM\t41\n"),
+    ):
+        (bids / subject / "anat" / f"{subject}_dseg.tsv").write_text(text)
+    (labels,) = load(bids, channels=["dseg"]).channels
+    assert labels._titles() == ["3 (GM)", "41 (WM)", "1000"]
+    assert labels.table["3"] == {"name": "GM", "color": "#ff0000"}
+    (bids / "sub-01/anat/sub-01_dseg.tsv").write_text("index\tname\n41\tGM\n")
+    with pytest.raises(InputError, match="41 is GM in .*01_dseg.tsv, and WM in .*03_d"):
+        load(bids, channels=["dseg"])
+
+
 def test_labels_take_the_largest_part_of_a_coarser_voxel(tmp_path, load):
     fine = np.zeros((8, 8, 8), "uint8")
     # Of each voxel of twice the side, more than half is 2, and the nearest may be 5.
