@@ -85,10 +85,10 @@ class Condition(NamedTuple):
         elif self.kind == "direction":
             text = "any, as that opposite to it"
         else:
-            half = len(self.quantiles) // 2
-            low, median, high = (self.quantiles[i] for i in (0, half, -1))
-            units = f" {self.units}" if self.units else ""
-            text = f"{low:g} to {high:g}{units}, median {median:g}"
+            low, *between, high = self.quantiles
+            text = f"{low:g} to {high:g}" + (f" {self.units}" if self.units else "")
+            if between:
+                text += f", median {between[len(between) // 2]:g}"
         return text + (f"; missing {self.missing:.1%}" if self.missing else "")
 
     def leaves_out(self, value: Value) -> bool:
@@ -123,8 +123,8 @@ class Condition(NamedTuple):
         if not low <= number <= high:
             nearest = low if number < low else high
             warning = (
-                f"{name} {number:g} lies outside of the {low:g} to {high:g} that the "
-                f"model has learnt from, and is taken for {nearest:g}."
+                f"{name} {number:g} lies outside of the {low:g} to {high:g} that this "
+                f"model takes, and is taken for {nearest:g}."
             )
         # Where several quantiles are the same, the mean of their ranks.
         knots, place = np.unique(self.quantiles, return_inverse=True)

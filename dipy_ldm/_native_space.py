@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, Self, cast
 
+from nibabel.affines import voxel_sizes
 import numpy as np
 import numpy.typing as npt
 
@@ -273,7 +274,8 @@ class MaskedScan(NamedTuple):
         if self.channel.continuous:
             filled = inpainting.fill(self.data[None], self.hole[None])[0]
         else:
-            filled = self.filled(np.float32(0))
+            sizes = voxel_sizes(self.affine)
+            filled = inpainting.fill_nearest(self.data, self.hole, sizes)
         return self.channel.conform(self.file, filled, self.affine, grid)
 
     def filled(self, values: npt.ArrayLike) -> np.ndarray:

@@ -41,6 +41,7 @@ from dipy_ldm.data.channels import (
     as_channels,
     check_columns,
     check_same,
+    continuous_columns,
     from_saved,
     harden,
     to_saved,
@@ -108,8 +109,8 @@ class VQVAE(Estimator):
         detail of reconstructions with that of the images.
     sharpening_ : float
         How much of their finest detail is added to decoded volumes, so that they have
-        as much of it as the training volumes; 0 for images. Set it to 0 for the least
-        error.
+        as much of it as the training volumes; 0 for images, and for channels that are
+        labels. Set it to 0 for the least error.
     fingerprint_ : str
         Hash of the training images.
     step_seconds_ : dict of str to list of float
@@ -436,7 +437,7 @@ class VQVAE(Estimator):
         space = tuple(np.atleast_1d(space).tolist())
         check_space(space, len(self.shape_) - 1)
         latents = checks.check_latents(latents, self.latent_shape((*space, 1)), space)
-        images = self._codec.decode(latents, space, batch_size, tile, self.sharpening_)
+        images = self._codec.decode(latents, space, batch_size, tile, self._gains())
         return harden(images, self.channels_)
 
     @accepts_scans
@@ -501,7 +502,7 @@ class VQVAE(Estimator):
         """Estimate the bytes that encoding and decoding take, beside their results."""
         self._check_fitted()
         space = self.shape_[:-1] if space is None else space
-        return self._codec.needed_memory(space, batch_size, tile, self.sharpening_)
+        return self._codec.needed_memory(space, batch_size, tile, self._gains())
 
     @property
     def factor(self):
@@ -581,6 +582,10 @@ class VQVAE(Estimator):
     def _channels(self):
         """Return the channels, which without names are one that has all columns."""
         return self.channels_ or (Unnamed(n=self.shape_[-1]),)
+
+    def _gains(self):
+        """Return how much sharper each column becomes, ``(channels,)``."""
+        return self.sharpening_ * continuous_columns(self.channels_, self.shape_[-1])
 
     def _facts(self, n, **options):
         """Describe how each of so many images is made."""

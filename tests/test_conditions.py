@@ -224,8 +224,8 @@ def test_numbers_outside_of_the_training_range_are_reported(known):
     npt.assert_allclose(told.numbers[:, 0], [1, 0.5, 1, 0])
     first, second = told.range_warnings
     assert first == (
-        "age 95 lies outside of the 20 to 80 that the model has learnt from, and is "
-        "taken for 80."
+        "age 95 lies outside of the 20 to 80 that this model takes, and is taken for "
+        "80."
     )
     assert "age 1 lies outside" in second
 
@@ -309,6 +309,8 @@ def test_conditions_go_through_json_and_describe_themselves(known):
     assert through_json(known) == known
     assert str(known["age"]) == "20 to 80 years, median 50"
     assert str(known["age"]._replace(missing=0.25)).endswith(" 50; missing 25.0%")
+    bval = learn({"bval": [1000.0, 1000, 2000, 2000]}, 4)["bval"]
+    assert str(bval) == "950 to 2100"
     assert str(known["sex"]) == "F (20), M (20); missing 34.4%"
 
 

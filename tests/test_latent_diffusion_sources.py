@@ -225,7 +225,7 @@ def test_volumes_are_translated_from_labels_and_conditions(caplog, rng):
     assert np.isfinite(guided).all()
     strange = labels[:2].copy()
     strange[1, 0, 0, 0] = 5
-    sentence = "source 1 has the unknown label 5; .* 0, 4, 17"
+    sentence = "source 1 has the unknown label 5; .*: 0, 4, 17"
     with pytest.raises(InputError, match=sentence):
         model.predict(source=strange)
     again = LatentDiffusion.from_saved(model.to_tensors(), model.to_document())

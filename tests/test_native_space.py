@@ -15,7 +15,7 @@ from dipy_ldm._serialization import find
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._scans import read_cohort, require_affine
-from dipy_ldm.data.channels import Unnamed, as_channels
+from dipy_ldm.data.channels import Labels, Unnamed, as_channels
 from dipy_ldm.data.volumes import Volumes
 
 pytestmark = pytest.mark.usefixtures("no_real_cache")
@@ -243,6 +243,19 @@ def test_holes_have_what_they_take_of_each_channel():
     hole[:] = True
     with pytest.raises(InputError, match="the mask covers all of FA.nii, and leaves"):
         MaskedScan.of(Unnamed(), Path("FA.nii"), data, coarse, hole, affine)
+
+
+def test_holes_of_labels_that_leave_the_grid_have_the_nearest_label():
+    data = np.full((16, 8, 8, 1), 3, "float32")
+    data[:, :4] = 7
+    hole = np.zeros(data.shape[:3], bool)
+    hole[4:12, 2:6, 2:6] = True
+    labels, grid = Labels("dseg", labels=(3, 7)), Grid((8, 8, 8), np.eye(4))
+    scan = MaskedScan(labels, Path("dseg.nii"), data, np.eye(4), hole)
+    columns, origin = scan.conformed(grid)
+    npt.assert_array_equal(scan.blended(labels.bring_back(columns, origin)), data)
+    columns, _ = scan._replace(hole=hole & False).conformed(grid)
+    npt.assert_array_equal(labels.restore(columns), data[:8, ..., 0])
 
 
 def test_masks_that_leave_the_grid_are_warned_of(caplog):

@@ -158,12 +158,12 @@ class Codec:
         space: tuple[int, ...],
         batch_size: int | None = None,
         tile: int | None = None,
-        sharpening: float = 0.0,
+        sharpening: float | np.ndarray = 0.0,
     ) -> np.ndarray:
         """Quantise latents and map them to images of a size.
 
         Shapes: latents ``(n, *latent space, code_dim)``, result ``(n, *space,
-        channels)``.
+        channels)``, sharpening ``()`` or ``(channels,)``.
         """
         tiling = self._decoder_tiling(tile, sharpening)
         crop = (slice(None), *map(slice, space))
@@ -197,7 +197,7 @@ class Codec:
         space: tuple[int, ...],
         batch_size: int | None = None,
         tile: int | None = None,
-        sharpening: float = 0.0,
+        sharpening: float | np.ndarray = 0.0,
     ) -> tuple[float, float]:
         """Estimate the bytes that encoding and decoding take, beside their results."""
         batch_size = batch_size or tiles.safe_batch(space)
@@ -231,7 +231,7 @@ class Codec:
         return analysis.tiling(self.encoder, tile, factor, input_factor=factor)
 
     def _decoder_tiling(self, tile, sharpening):
-        factor, beyond = self.parameters.factor, REACH if sharpening else 0
+        factor, beyond = self.parameters.factor, REACH if np.any(sharpening) else 0
         sizes = {"beyond": beyond, "output_factor": factor}
         return analysis.tiling(self.decoder, tile, factor, **sizes)
 

@@ -65,12 +65,14 @@ def _blurred(images, axis):
     return 0.25 * before + 0.5 * images + 0.25 * after
 
 
-def sharpened(images: Tensor, gain: float) -> Tensor:
+def sharpened(images: Tensor, gain: float | np.ndarray) -> Tensor:
     """Make the detail of images stronger.
 
-    Shapes: images ``(n, *space, channels)``.
+    Shapes: images ``(n, *space, channels)``, gain ``()`` or ``(channels,)``.
     """
-    return ops.add(images, gain * detail(images)) if gain else images
+    if not np.any(gain):
+        return images
+    return ops.add(images, ops.multiply(np.float32(gain), detail(images)))
 
 
 def measure_detail(images: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from dipy_ldm.autoencoder._codec import Codec, Parameters
 from dipy_ldm.autoencoder._sharpening import measure_detail, sharpening_gain
 from dipy_ldm.data._batches import batches, read_windows, window_size
 from dipy_ldm.data._image_checks import check_ranges, survey
-from dipy_ldm.data.channels import channel_slices, to_saved
+from dipy_ldm.data.channels import channel_slices, continuous_columns, to_saved
 from dipy_ldm.metrics import detail_correlation
 from dipy_ldm.training import _memory as memory
 from dipy_ldm.training._options import ResolvedOptions
@@ -207,10 +207,15 @@ class AutoencoderStage(Stage):
 
     def sharpening(self) -> float:
         """Return how much sharper decoded volumes should be; 0 for images."""
-        if self.codec.rank < 3:
+        columns = continuous_columns(self.data.channels, self.codec.shape[-1])
+        if self.codec.rank < 3 or not columns.any():
             return 0.0
+
+        def measured(*pair):
+            return measure_detail(*(images[..., columns] for images in pair))
+
         images = self.affordable(self.data.images)
-        figures = _measure_reconstructions(measure_detail, self.codec, images)
+        figures = _measure_reconstructions(measured, self.codec, images)
         return sharpening_gain(figures.sum(axis=0))
 
     def _draw(self, rng):

@@ -156,6 +156,20 @@ def refuse_empty(file: str | Path, image: np.ndarray, grid: Grid) -> None:
         )
 
 
+def refuse_elsewhere(
+    file: str | Path,
+    image: np.ndarray,
+    data: np.ndarray,
+    affine: np.ndarray,
+    grid: Grid,
+) -> None:
+    """Refuse a segmentation or map, which may be empty, that is not on the grid."""
+    if image.min() == image.max():
+        overlap = conform(np.ones((*data.shape[:3], 1), "float32"), affine, grid)
+        if not overlap.any():
+            refuse_empty(file, overlap, grid)
+
+
 def conform_source(
     file: str | Path, grid: Grid, channels: bool = False, labels: bool = False
 ) -> np.ndarray:
@@ -163,7 +177,9 @@ def conform_source(
     if not labels:
         return conform_file(file, grid, channels)[0]
     data, affine = read_labels(file, "leave `source_labels` out", channels)
-    return conform(data, affine, grid, nearest=True).astype("int32")
+    image = conform(data, affine, grid, nearest=True)
+    refuse_elsewhere(file, image, data, affine, grid)
+    return image.astype("int32")
 
 
 def read_labels(

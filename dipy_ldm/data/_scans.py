@@ -45,7 +45,7 @@ from dipy_ldm.data._paths import (
     suffix,
 )
 from dipy_ldm.data._preprocessing import Origin, conform_source
-from dipy_ldm.data._sources import Source
+from dipy_ldm.data._sources import Source, refuse_unknown_labels
 from dipy_ldm.data._table_rows import find_image_subjects
 from dipy_ldm.data.channels import Channel, Unnamed
 from dipy_ldm.data.images import load_images, read_images
@@ -366,7 +366,10 @@ def conform_source_files(
     """Read all channels of a source, if they have names, on a grid."""
     if channels:
         return conform_channels(channels, files, grid)[0]
-    return conform_source(files[0], grid, info.channels > 1, bool(info.labels))
+    image = conform_source(files[0], grid, info.channels > 1, bool(info.labels))
+    if info.labels:
+        refuse_unknown_labels(files[0], image, info.labels)
+    return image
 
 
 def displayed_path(file: Path, folder: Path | None) -> Path:

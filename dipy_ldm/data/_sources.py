@@ -6,7 +6,7 @@ is told. Never more than a batch of the sources is read at once: a mapped file m
 far larger than the memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 import logging
 from typing import Any, NamedTuple, Self
 
@@ -21,6 +21,8 @@ from dipy_ldm.data._image_checks import check_ranges, check_trainable, survey
 
 logger = logging.getLogger("dipy_ldm")
 
+# What their gain is called, beside those of conditions.
+SOURCE = "source"
 # More different whole numbers than these are no labels. Those of a byte are never more
 # than 256, and most likely intensities.
 _MAX_LABELS, _MAX_LABELS_OF_BYTES = 256, 64
@@ -48,7 +50,10 @@ class Source(NamedTuple):
 
 
 def learn(
-    source: npt.ArrayLike | None, shape: tuple[int, ...], named: bool = False
+    source: npt.ArrayLike | None,
+    shape: tuple[int, ...],
+    named: bool = False,
+    conditions: Collection[str] = (),
 ) -> Source | None:
     """Learn channels, bounds or labels of sources ``(n, *space, channels)``.
 
@@ -56,6 +61,11 @@ def learn(
     """
     if source is None:
         return None
+    if SOURCE in conditions:
+        raise InputError(
+            f"a condition must not be called {SOURCE} where there are sources; give it "
+            "another name."
+        )
     images = as_source(source, shape[1:-1])
     if len(images) != shape[0]:
         raise InputError(
@@ -139,9 +149,10 @@ def _labels(images):
     for image in images:
         labels |= _distinct(image)
         if len(labels) > limit:
+            cure = "merge some" if limit == _MAX_LABELS else "give labels as int32"
             raise InputError(
-                f"source has more than {limit} labels as {images.dtype}; give "
-                "intensities as float32, and labels as int32."
+                f"source has more than {limit} labels as {images.dtype}; {cure}, or "
+                "give intensities as float32 (without `source_labels`)."
             )
     return sorted(labels)
 
@@ -161,11 +172,16 @@ def _check_values(images, info, name):
         check_ranges(images, info.bounds, f"{name} image")
         return
     for number, image in enumerate(images):
-        if unknown := sorted(_distinct(image) - set(info.labels)):
-            raise InputError(
-                f"{name} {number} has the unknown label {unknown[0]:g}; the model "
-                f"knows {listed(map(str, info.labels))}."
-            )
+        refuse_unknown_labels(f"{name} {number}", image, info.labels)
+
+
+def refuse_unknown_labels(name: object, image: np.ndarray, labels: list[int]) -> None:
+    """Refuse a segmentation with labels that were not learnt from."""
+    if unknown := sorted(_distinct(image) - set(labels)):
+        raise InputError(
+            f"{name} has the unknown label {unknown[0]:g}; set it to one that the "
+            f"model knows: {listed(labels)}."
+        )
 
 
 class Sources(NamedTuple):

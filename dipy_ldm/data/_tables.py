@@ -62,6 +62,8 @@ _INHERITING = ("scans", "sessions")
 DECIMAL_COMMA = re.compile(r"\A([+-]?\d+),(\d+)\Z")
 # A first line of names that begins with the column of the rows' numbers.
 _NUMBERS = re.compile(r"#[,;\t]")
+# A row below a first column of colours, and no comment.
+_COLOUR = re.compile(r"#[0-9A-Fa-f]{6}\t")
 # How spreadsheets declare what stands between columns, in the first line.
 _DECLARED = re.compile(r'"?sep=([;,\t])"?')
 
@@ -131,10 +133,18 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
         raise InputError(f"{path} can't be read as text; save it as UTF-8.") from error
     lines = text.split("\n")
     head = 2 if lines and _DECLARED.fullmatch(lines[0]) else 1
+    coloured = text.startswith("color\t")
     numbered = [
         (number, line)
         for number, line in enumerate(lines, 1)
-        if line.strip() and (number == head and _NUMBERS.match(line) or line[0] != "#")
+        if line.strip()
+        and (
+            line[0] != "#"
+            or number == head
+            and _NUMBERS.match(line)
+            or coloured
+            and _COLOUR.match(line)
+        )
     ]
     separator = _separator(path, [line for _, line in numbered])
     if separator is None:

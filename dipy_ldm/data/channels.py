@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import colorsys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 import math
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -26,7 +27,7 @@ from dipy_ldm.data._preprocessing import (
     Origin,
     conform_voxels,
     read_labels,
-    refuse_empty,
+    refuse_elsewhere,
     unscale_intensities,
 )
 from dipy_ldm.data._tables import read_table
@@ -102,11 +103,7 @@ class Channel:
 
     def read(self, file: Path, grid: Grid) -> tuple[np.ndarray, Origin]:
         """Read a file as columns ``(*grid.shape, width)``; return the way back, too."""
-        images, origin = self.conform(file, *self.load(file), grid)
-        # A lesion may be too small for the grid, or not there.
-        if self.continuous:
-            refuse_empty(file, images, grid)
-        return images, origin
+        return self.conform(file, *self.load(file), grid)
 
     def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
         """Return columns on a grid as values of their file, ``(x, y, z, 1)``."""
@@ -247,6 +244,7 @@ class Map(Channel):
         image = conform((data - self.background) / width, affine, grid)
         limits = Intensities(*np.array([[self.low], [self.high]], "float32"))
         image = np.clip(image + (self.background - self.low) / width, 0, 1)
+        refuse_elsewhere(file, image, data, affine, grid)
         return image, Origin(Path(file), data, affine, grid, limits)
 
     def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
@@ -358,7 +356,7 @@ class Labels(Channel):
                 f"{MAX_LABELS}; merge some, such as those of the cortex, or give other "
                 "files."
             )
-        table = self.table or _read_label_table(files[0], labels)
+        table = self.table or _read_label_tables(files, labels)
         end = suffix(files[0])
         return replace(self, suffix=end, labels=tuple(sorted(labels)), table=table)
 
@@ -387,6 +385,7 @@ class Labels(Channel):
             if label in present
         )
         numbers = _largest(shares, grid.shape)
+        refuse_elsewhere(file, numbers, data, affine, grid)
         none = Intensities(np.zeros(1, "float32"), np.ones(1, "float32"))
         return self._columns(numbers), Origin(Path(file), data, affine, grid, none)
 
@@ -548,25 +547,39 @@ def _largest(shares, shape):
     return numbers
 
 
-def _read_label_table(file, labels):
-    """Read the table of labels beside a file, or in a folder above it (BIDS)."""
+def _read_label_tables(files, labels):
+    """Read the tables of labels beside files, or in folders above them (BIDS)."""
+    in_folder = cache(lambda folder, end: sorted(folder.glob(f"*_{end}")))
+    paths = dict.fromkeys(_find_label_table(file, in_folder) for file in files)
+    table: dict = {str(label): {} for label in labels}
+    tables: dict = {}
+    for row in (row for path in paths if path for row in read_table(path)):
+        cells = {key: text for key, text in row.cells.items() if text != "n/a"}
+        if (index := cells.pop("index", None)) not in table:
+            continue
+        own, name = table[index], cells.get("name")
+        first = tables.setdefault(index, row.table)
+        if name and own.get("name", name).lower() != name.lower():
+            raise InputError(
+                f"the label {index} is {own['name']} in {first}, and {name} in "
+                f"{row.table}; use one label for each name, and correct the tables."
+            )
+        table[index] = cells | own
+    return {index: own for index, own in table.items() if own}
+
+
+def _find_label_table(file, in_folder):
+    """Find the table of labels of a file; None without one."""
     end = f"{suffix(file) or 'dseg'}.tsv"
     own = file.with_name(file.name.partition(".nii")[0] + ".tsv")
     entities = set(stem(file).split("_"))
     above = [
         path
         for folder in file.absolute().parents[:4]
-        for path in [*sorted(folder.glob(f"*_{end}")), folder / end]
+        for path in [*in_folder(folder, end), folder / end]
         if entities.issuperset(path.name.split("_")[:-1])
     ]
-    path = next(filter(Path.is_file, [own, *above]), None)
-    rows = [row.cells for row in read_table(path)] if path else []
-    indices = {str(label) for label in labels}
-    return {
-        row["index"]: {name: text for name, text in row.items() if name != "index"}
-        for row in rows
-        if row.get("index") in indices
-    }
+    return next(filter(Path.is_file, [own, *above]), None)
 
 
 KINDS: dict[str, type[Channel]] = {kind.kind: kind for kind in (Channel, Map, Labels)}
@@ -661,6 +674,13 @@ def chosen_columns(
     """Return which columns are of chosen channels, ``(columns,)``."""
     chosen = choose_channels(names, channels)
     return np.concatenate([np.full(c.width, c in chosen) for c in channels])
+
+
+def continuous_columns(channels: Sequence[Channel], n_columns: int) -> np.ndarray:
+    """Return which columns are not of labels, ``(columns,)``."""
+    if not channels:
+        return np.ones(n_columns, bool)
+    return np.concatenate([np.full(c.width, c.continuous) for c in channels])
 
 
 def channel_slices(channels: Sequence[Channel]) -> Iterator[tuple[Channel, slice]]:

@@ -23,7 +23,12 @@ from dipy_ldm._utils.subjects import fingerprint, number_both
 from dipy_ldm._utils.values import Table, as_table
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._covariates import as_covariates, summarise
-from dipy_ldm.data._sources import ConditioningInputs, Source, prepare_sources
+from dipy_ldm.data._sources import (
+    SOURCE,
+    ConditioningInputs,
+    Source,
+    prepare_sources,
+)
 from dipy_ldm.data._table_rows import align_tables
 from dipy_ldm.data.channels import Channel, check_columns, check_same_sources
 from dipy_ldm.prior._conditional_mean import ConditionalMean
@@ -33,8 +38,6 @@ logger = logging.getLogger(__name__)
 # What is measured of fewer latents is measured several times, with other noise.
 MIN_MEASURED = 32
 MAX_SUMMED = 16
-# What the gain of sources is called, beside those of conditions.
-SOURCE = "source"
 
 
 class Latents(NamedTuple):
@@ -127,15 +130,10 @@ class Conditioning(NamedTuple):
             each._replace(conditions=table) for each, table in zip(sets, tables)
         )
         conditions = _learn_conditions(examples, units, meanings, subjects[0])
-        if examples.source is not None and SOURCE in conditions:
-            raise InputError(
-                f"a condition must not be called {SOURCE} where there are sources; "
-                "give it another name."
-            )
         shape: Any = examples.shape
         channels = examples.source_channels
         check_same_sources(channels, held_out.source_channels, "the validation")
-        source = sources.learn(examples.source, shape, bool(channels))
+        source = sources.learn(examples.source, shape, bool(channels), conditions)
         check_columns(channels, source.channels if source else 0)
         encode = partial(_encode, conditions=conditions, source=source, factor=factor)
         inputs = encode(examples), encode(held_out)

@@ -16,9 +16,9 @@ from dipy_ldm._conditions import UNSPECIFIED
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import Batches
-from dipy_ldm.data._sources import network_inputs
+from dipy_ldm.data._sources import SOURCE, network_inputs
 from dipy_ldm.denoiser import _unet as unet_network
-from dipy_ldm.denoiser._conditioning import SOURCE, Latents
+from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._networks import Architecture, ConditionalDenoiser
 from dipy_ldm.denoiser._noising import noisy_batches
 from dipy_ldm.diffusion import schedules

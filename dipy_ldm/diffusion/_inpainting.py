@@ -76,6 +76,20 @@ def dilated(hole: np.ndarray, reach: float, sizes: npt.ArrayLike) -> np.ndarray:
     return result
 
 
+def fill_nearest(
+    image: np.ndarray, hole: np.ndarray, sizes: npt.ArrayLike
+) -> np.ndarray:
+    """Fill the hole of an image ``(*space, channels)`` by the nearest values."""
+    from scipy.ndimage import distance_transform_edt
+
+    if not hole.any():
+        return image
+    box, filled = _box_around(hole, [1] * hole.ndim), image.copy()
+    nearest = distance_transform_edt(hole[box], sizes, False, return_indices=True)
+    filled[box] = image[box][tuple(nearest)]
+    return filled
+
+
 def fill(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
     """Fill holes smoothly from their surroundings (Laplace equation).
 

@@ -16,7 +16,7 @@ from dipy_ldm.data import load_mnist
 from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.data._covariates import as_covariates, read_covariates, summarise
 from dipy_ldm.data._paths import common_suffix, holds_volumes
-from dipy_ldm.data._sources import Source
+from dipy_ldm.data._sources import Source, learn as learn_source
 from dipy_ldm.data._table_rows import find_image_subjects
 from dipy_ldm.data.images import read_images
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
@@ -193,5 +193,8 @@ def check_split(
 
 
 def check_conditions(train: Cohort) -> dict[str, Condition]:
-    """Refuse conditions of which nothing can be learnt."""
-    return learn(train.conditions, len(train.images), subjects=train.subjects)
+    """Refuse conditions and sources of which nothing can be learnt."""
+    conditions = learn(train.conditions, len(train.images), subjects=train.subjects)
+    # As if named: what they are taken for is logged when they are learnt from.
+    learn_source(train.sources, train.images.shape, True, conditions)
+    return conditions

@@ -1,5 +1,7 @@
 """Decoded volumes that are as sharp as those that were learnt from."""
 
+from types import SimpleNamespace
+
 from keras import ops
 import numpy as np
 import numpy.testing as npt
@@ -10,6 +12,8 @@ from dipy_ldm import VQVAE, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.autoencoder import _sharpening as sharpening
 from dipy_ldm.autoencoder._sharpening import MOST, detail, sharpened
+from dipy_ldm.autoencoder._training import AutoencoderStage
+from dipy_ldm.data.channels import Channel, Labels
 
 
 def textured(n=3, side=16, seed=0, width=1.0):
@@ -75,6 +79,36 @@ def test_where_nothing_is_missing_nothing_is_added(made):
     images = textured()
     others = {"zeros": 0 * images, "rough": 2 * images, "the same": images}[made]
     assert found(images, others) == 0
+
+
+def test_labels_are_neither_measured_nor_sharpened():
+    images = textured()
+    scan, labels = Channel("T1w"), Labels("dseg", labels=(1,))
+
+    def gain(*channels):
+        columns = [images if c is scan else np.float32(images > 0) for c in channels]
+
+        def decode(images, space):
+            return gaussian_filter(images, (0, 0.4, 0.4, 0.4, 0))
+
+        shape = (*images.shape[1:-1], len(channels))
+        codec = SimpleNamespace(rank=3, shape=shape, encode=np.copy, decode=decode)
+        data = SimpleNamespace(images=np.concatenate(columns, -1), channels=channels)
+        stage = SimpleNamespace(codec=codec, data=data, affordable=np.copy)
+        return AutoencoderStage.sharpening(stage)
+
+    assert 0 < gain(scan) == gain(labels, scan) < MOST
+    assert gain(labels) == 0
+    both = np.concatenate([images, images], -1)
+    made = ops.convert_to_numpy(sharpened(both, np.array([0.0, 0.5])))
+    npt.assert_array_equal(made[..., :1], images)
+    npt.assert_allclose(made[..., 1:], sharpened(images, 0.5), atol=1e-6)
+
+
+def test_a_model_leaves_its_labels_as_they_are(fitted):
+    model = fitted[0]._snapshot()
+    model.channels_ = (Labels("dseg", labels=(1,)),)
+    npt.assert_array_equal(model._gains(), 0)
 
 
 @pytest.fixture(scope="module")

@@ -162,6 +162,21 @@ def test_label_tables_of_other_segmentations_are_not_read(bids, load, anatomy):
     assert not load(bids, channels=["dseg"], filter={"desc": ""}).channels[0].table
 
 
+def test_label_tables_of_all_files_are_joined(bids, load):
+    (bids / "dseg.tsv").unlink()
+    for subject, text in (
+        ("sub-01", "index\tname\n3\tGM\n41\tn/a\n"),
+        ("sub-03", "color\tname\tindex\n#ff0000\tGM\t3\n#00ff00\tWM\t41\n"),
+    ):
+        (bids / subject / "anat" / f"{subject}_dseg.tsv").write_text(text)
+    (labels,) = load(bids, channels=["dseg"]).channels
+    assert labels._titles() == ["3 (GM)", "41 (WM)", "1000"]
+    assert labels.table["3"] == {"name": "GM", "color": "#ff0000"}
+    (bids / "sub-01/anat/sub-01_dseg.tsv").write_text("index\tname\n41\tGM\n")
+    with pytest.raises(InputError, match="41 is GM in .*01_dseg.tsv, and WM in .*03_d"):
+        load(bids, channels=["dseg"])
+
+
 def test_labels_take_the_largest_part_of_a_coarser_voxel(tmp_path, load):
     fine = np.zeros((8, 8, 8), "uint8")
     # Of each voxel of twice the side, more than half is 2, and the nearest may be 5.
@@ -175,10 +190,19 @@ def test_labels_take_the_largest_part_of_a_coarser_voxel(tmp_path, load):
     assert (labels == 2).sum() == 2 * 8
 
 
-def test_segmentations_may_be_empty(bids, load, anatomy):
-    put(bids, "sub-03", "dseg", 0 * anatomy)
-    images = load(bids, channels=["T1w", "dseg"]).images
+@pytest.mark.parametrize(("name", "end"), [("dseg", "dseg"), ("desc-FA", "dwimap")])
+def test_segmentations_and_maps_may_be_empty_but_not_elsewhere(
+    bids, load, anatomy, name, end
+):
+    end = end if name == end else f"{name}_{end}"
+    put(bids, "sub-03", end, 0 * anatomy)
+    images = load(bids, channels=["T1w", name]).images
     npt.assert_array_equal(images[..., 1:].any((1, 2, 3, 4)), [True, True, False])
+    elsewhere = AFFINE.copy()
+    elsewhere[0, 3] = 500
+    put(bids, "sub-03", end, anatomy if name == "dseg" else anatomy / 1000, elsewhere)
+    with pytest.raises(InputError, match=f"sub-03_{end}.* has nothing on the grid"):
+        load(bids, channels=["T1w", name], shape=SHAPE)
 
 
 def test_decoded_labels_are_training_labels():

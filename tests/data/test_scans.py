@@ -64,6 +64,14 @@ def test_sources_are_those_of_the_scans_by_name(tmp_path, rng):
         read_sources(files[:1], info, grid, scans=scans[:1])
 
 
+def test_sources_with_unknown_labels_are_named(tmp_path):
+    info, grid = Source(1, [0.0, 9.0], [0, 9], ""), Grid((5, 5, 5), np.eye(4))
+    save(tmp_path / "sub-1_dseg.nii", np.arange(125).reshape(5, 5, 5))
+    sentence = "sub-1_dseg.nii has the unknown label 1; set it to one .*: 0, 9"
+    with pytest.raises(InputError, match=sentence):
+        read_sources([tmp_path / "sub-1_dseg.nii"], info, grid)
+
+
 def test_images_in_files_have_subjects_and_may_be_sources(tmp_path, rng):
     arrays = rng.random((2, 2, 6, 5)).astype("float32")
     files = [tmp_path / name for name in ("sub-1.npy", "others.npy")]

@@ -42,7 +42,7 @@ def test_bytes_of_many_levels_are_no_labels(caplog):
         assert sources.learn(levels.astype("float32"), levels.shape).labels == []
     assert "source images are taken for 100 labels" in caplog.text
     assert "source images are taken for intensities" in caplog.text
-    with pytest.raises(InputError, match="more than 64 labels as uint8; give intens"):
+    with pytest.raises(InputError, match="more than 64 labels as uint8; give labels"):
         sources.learn(levels.astype("uint8"), levels.shape)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._cohort import split
+from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.workflows import _inputs as inputs
 
 NAMES = [f"sub-{i // 2:02}_ses-{i % 2}_T1w" for i in range(12)]
@@ -134,6 +134,24 @@ def test_invalid_options_are_refused_before_reading(scans, names, steps, sentenc
     given = table(scans, age=[62, 71, "89+", 48, 53, 80], same=["x"] * 6)
     with pytest.raises(InputError, match=sentence):
         inputs.check_split(inputs.plan(given, names, steps, skip_bad=True), 0.2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("n_labels", "name", "sentence"),
+    [
+        (400, "age", "source has more than 256 labels as int32; merge some"),
+        (40, "source", "a condition must not be called source"),
+    ],
+)
+def test_sources_that_cannot_be_learnt_are_refused(n_labels, name, sentence):
+    images, numbers = np.zeros((4, 5, 5, 4, 1)), np.arange(400, dtype="int32")
+    cohort = Cohort(
+        images,
+        conditions={name: [1.5, 2.5, 3.5, 4.5]},
+        sources=(numbers % n_labels).reshape(images.shape),
+    )
+    with pytest.raises(InputError, match=sentence):
+        inputs.check_conditions(cohort)
 
 
 def test_labels_of_digits_are_no_numbers():
