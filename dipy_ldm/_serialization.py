@@ -21,7 +21,7 @@ from dipy_ldm._utils.files import replacing
 if TYPE_CHECKING:  # it takes seconds to import
     import keras
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("dipy_ldm")
 
 FORMAT_VERSION = 11
 # Types of the numbers of networks; optimizers count in integers, too.

@@ -57,6 +57,7 @@ from dipy_ldm.data.channels import (
     require_intensity_channels,
     to_saved as channels_to_saved,
 )
+from dipy_ldm.data.volumes import Volumes
 from dipy_ldm.denoiser import _training as training
 from dipy_ldm.denoiser._conditioning import Conditioning, Examples, Latents
 from dipy_ldm.denoiser._networks import (
@@ -234,12 +235,12 @@ class LatentDiffusion(Estimator):
         conditions: ConditionsLike = None,
         *,
         init: Self | str | Path | None = None,
-        source: ImagesLike | None = None,
+        source: npt.ArrayLike | Volumes | None = None,
         source_channels: Sequence[Channel] = (),
         subjects: npt.ArrayLike | None = None,
         validation_data: ImagesLike | None = None,
         validation_conditions: ConditionsLike = None,
-        validation_source: ImagesLike | None = None,
+        validation_source: npt.ArrayLike | Volumes | None = None,
         validation_subjects: npt.ArrayLike | None = None,
         units: dict[str, str] | None = None,
         meanings: dict[str, dict[str, str]] | None = None,
@@ -268,7 +269,7 @@ class LatentDiffusion(Estimator):
             are its. The images may be of other sizes. Conditions and levels are known
             by their names; new ones say nothing at first. Of its autoencoder nothing is
             taken: see :meth:`VQVAE.adapt`.
-        source : array_like, optional
+        source : array_like or Volumes, optional
             What each image shall be made of, on its grid: another contrast, a coarser
             scan or a segmentation, ``(n, *space, channels)`` or ``(n, *space)``. Whole
             numbers are labels, others intensities.
@@ -365,6 +366,11 @@ class LatentDiffusion(Estimator):
         self, images, conditions, source, subjects, verbose, source_channels=()
     ):
         """Load images and what belongs to them, as far as it is not given."""
+        if source is not None and are_scans(source):
+            raise InputError(
+                "sources of a training must be arrays; give them as such or, as "
+                "images, load_volumes(files, source_files=...), which has them."
+            )
         if images is None:
             return None, Examples(None, conditions, source, subjects)
         cohort = self.vqvae._read_cohort(images, verbose)

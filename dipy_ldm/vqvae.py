@@ -50,7 +50,7 @@ from dipy_ldm.training import FitOptions, resolve, train
 from dipy_ldm.training._precision import Precision, log_precision
 from dipy_ldm.training._trainer import TrainingData
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("dipy_ldm")
 
 
 class VQVAE(Estimator):

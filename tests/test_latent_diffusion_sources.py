@@ -156,6 +156,7 @@ def test_invalid_training_sources_are_refused(vqvae, blobs, others):
             "validation_source must have one image or 9, one for each, not 2",
         ),
         (others, {"conditions": {"source": [*"ab"] * 32}}, "must not be called source"),
+        (["a.nii"] * 64, {}, "must be arrays; .* load_volumes"),
     ):
         with pytest.raises(InputError, match=sentence):
             model.fit(blobs, source=source, **further, **FIT)

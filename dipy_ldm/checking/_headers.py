@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 import logging
 from pathlib import Path
 from typing import NamedTuple
@@ -260,14 +261,12 @@ def read_volumes(
     else:
         files = choose_for_channels(files, suffix, filter)
         tasks, sentences = _plan_named_channels(files, channels)
-        files = [task.info.file for task in tasks] or files
-        n_files = len(files) + (len(sentences) if tasks else 0)
+        n_files = len(_all_files(tasks)) + len(sentences) if tasks else len(files)
+        files = [task.info.file for task in tasks]
     with _quietly():
         if not tasks:
             return [check_files(sentences, n_files)], None
-        header_findings, kept = _check_headers([t.info for t in tasks])
-        good = {info.file for info in kept}
-        tasks = [task for task in tasks if task.info.file in good]
+        header_findings, tasks = _check_headers(tasks)
         masked, tasks = _with_masks(files, tasks, mask_files, skip_bad)
         if not tasks:
             return [check_files(sentences, n_files), *masked], None
@@ -323,19 +322,29 @@ def _plan_named_channels(files, names):
     return [], sentences
 
 
+def _all_files(tasks):
+    """Return the files of all named channels, or those of volumes without."""
+    files = ([file for _, file in t.parts] or [t.info.file] for t in tasks)
+    return [*chain(*files)]
+
+
 def _quietly():
     """Suppress warnings that repeat findings, within the context that is returned."""
     return log_filter("dipy_ldm", lambda record: record.levelno < logging.WARNING)
 
 
-def _check_headers(infos):
-    """Compare headers, and leave out what would spoil the grid."""
-    findings = []
+def _check_headers(tasks):
+    """Compare headers of all channels, and leave out what would spoil the grid."""
+    infos, findings = [task.info for task in tasks], []
+    if tasks[0].parts:
+        infos, _ = read_headers(_all_files(tasks))
     for check in (check_units, check_places):
         finding, bad = check(infos)
         findings.append(finding)
         infos = [info for i, info in enumerate(infos) if i not in bad]
-    return [*findings, check_sizes(infos), check_axes(infos)], infos
+    good = {info.file for info in infos}
+    tasks = [task for task in tasks if good.issuperset(_all_files([task]))]
+    return [*findings, check_sizes(infos), check_axes(infos)], tasks
 
 
 def _with_masks(files, tasks, mask_files, skip_bad):

@@ -57,7 +57,7 @@ class VolumeInfo(NamedTuple):
 
 
 def check_headers(
-    files: Sequence[Path], channels: bool = False, skip_bad: bool = False
+    files: Sequence[Path], channels: bool = False, skip_bad: bool | None = False
 ) -> tuple[list[VolumeInfo], dict[Path, str]]:
     """Read the headers of all files, and report on all the bad ones at once."""
     infos, complaints = read_headers(files, channels)
@@ -99,10 +99,15 @@ def read_headers(
     return _with_equal_channels(infos, complaints), complaints
 
 
-def refuse_files(complaints: Mapping[Any, str], n_good: int, skip_bad: bool) -> None:
-    """Report on bad files, as an error or, if they are to be skipped, as a warning."""
+def refuse_files(
+    complaints: Mapping[Any, str], n_good: int, skip_bad: bool | None
+) -> None:
+    """Report on bad files, as an error or, if they are to be skipped, as a warning.
+
+    ``skip_bad`` is None where there is no such option.
+    """
     report = as_report(complaints.values())
-    if complaints and not n_good:
+    if complaints and (skip_bad is None or not n_good):
         raise InputError(report)
     if complaints and not skip_bad:
         raise InputError(

@@ -20,7 +20,15 @@ from dipy_ldm.data._nifti import (
     refuse_files,
     warn_of_space,
 )
-from dipy_ldm.data._paths import choose_named, entity, expand, stem, suffix
+from dipy_ldm.data._paths import (
+    choose_named,
+    entity,
+    expand,
+    facts_beside,
+    refuse_twins,
+    stem,
+    suffix,
+)
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data._tables import Row
 
@@ -67,7 +75,7 @@ class Task(NamedTuple):
 
 
 def with_masks(
-    tasks: list[Task], mask_of: Mapping[Path, Path], skip_bad: bool
+    tasks: list[Task], mask_of: Mapping[Path, Path], skip_bad: bool | None
 ) -> list[Task]:
     """Pair volumes with masks; those without a good mask are bad."""
     pairs, complaints = match_masks(tasks, mask_of)
@@ -104,7 +112,10 @@ def mask_complaint(info: VolumeInfo, mask: VolumeInfo) -> str:
 
 
 def with_sources(
-    tasks: list[Task], source_of: Mapping[Path, Path], channels: bool, skip_bad: bool
+    tasks: list[Task],
+    source_of: Mapping[Path, Path],
+    channels: bool,
+    skip_bad: bool | None,
 ) -> list[Task]:
     """Pair volumes with source images; those without a good one are bad."""
     sources = list(dict.fromkeys(source_of.values()))
@@ -118,7 +129,7 @@ def with_source_channels(
     tasks: list[Task],
     files: Sequence[Path],
     channels: "Sequence[Channel]",
-    skip_bad: bool,
+    skip_bad: bool | None,
     cure: str = "",
 ) -> list[Task]:
     """Pair volumes with the named channels of their sources; others are left out."""
@@ -164,7 +175,7 @@ def read_series(files: Sequence[Path]) -> tuple[list[Task], dict[Path, str]]:
     return tasks, complaints
 
 
-def plan_series(files: Sequence[Path], skip_bad: bool) -> list[Task]:
+def plan_series(files: Sequence[Path], skip_bad: bool | None) -> list[Task]:
     """Check the headers of diffusion series, and read the tables beside them."""
     tasks, complaints = read_series(files)
     refuse_files(complaints, len(tasks), skip_bad)
@@ -176,34 +187,49 @@ def plan_series(files: Sequence[Path], skip_bad: bool) -> list[Task]:
 def plan_channels(
     files: Sequence[Path],
     channels: "Sequence[Channel]",
-    skip_bad: bool,
+    skip_bad: bool | None,
     cure: str = "",
+    generated: bool = False,
 ) -> list[Task]:
     """Put named channels of one subject and session together, and check the headers."""
-    sets = put_together(files, [channel.name for channel in channels], cure)
-    every = [file for files_of_one in sets for file in files_of_one]
-    good = {info.file: info for info in check_headers(every, skip_bad=skip_bad)[0]}
+    names = [channel.name for channel in channels]
+    sets = put_together(files, names, cure, generated)
+    # No option lets a file of one channel have several.
+    infos, complaints = read_headers([*chain(*sets)], channels=None)
+    good = {info.file: info for info in infos}
     sets = [one for one in sets if all(file in good for file in one)]
-    if not sets:
-        raise InputError("no subject has good files of all channels; fix those above.")
+    refuse_files(complaints, len(sets), skip_bad)
+    warn_of_space(infos)
     learnt = [c.learn(files_of) for c, files_of in zip(channels, zip(*sets))]
     return [Task(good[one[0]], parts=tuple(zip(learnt, one))) for one in sets]
 
 
 def put_together(
-    files: Sequence[Path], names: Sequence[str], cure: str = ""
+    files: Sequence[Path],
+    names: Sequence[str],
+    cure: str = "",
+    generated: bool = False,
 ) -> list[list[Path]]:
     """Return the files of each subject and session that has all named channels.
 
-    Where there is no `filter`, there is another cure.
+    Where there is no `filter`, there is another cure. Of generated files, those beside
+    them say of what channel and which sample each is.
     """
     file_of: dict[tuple, dict[str, Path]] = {}
-    chosen = {name: choose_named(files, name) for name in names}
+    facts = {file: facts_beside(file) for file in files} if generated else {}
+    chosen = {
+        name: [file for file, own in facts.items() if own.get("Channel") == name]
+        or choose_named(files, name)
+        for name in names
+    }
+    for own_files in chosen.values():
+        refuse_twins(own_files)
     several = any(len(own_files) > 1 for own_files in chosen.values())
     keys = find_keys(chain.from_iterable(chosen.values()), several)
     for name, own_files in chosen.items():
         for file in own_files:
-            own = file_of.setdefault(_common_name(file, name, keys[file]), {})
+            key = _sample(facts.get(file, {})) or _common_name(file, name, keys[file])
+            own = file_of.setdefault(key, {})
             if name in own:
                 raise InputError(
                     f"{own[name]} and {file} are both the {name} of one subject and "
@@ -228,6 +254,12 @@ def put_together(
     return [
         [own[n] for n in names] for own in file_of.values() if len(own) == len(names)
     ]
+
+
+def _sample(facts):
+    """Return what the files of all channels of a sample of source images share."""
+    sources = facts.get("Sources")
+    return sources and (*sources, f"sample {facts.get('Sample', 0)}")
 
 
 def _common_name(file, name, key):
@@ -432,7 +464,7 @@ class Plan(NamedTuple):
     tasks: list[Task]
     subjects: list
     grid: Grid
-    skip_bad: bool
+    skip_bad: bool | None
     labels: bool
     listed: Mapping[str, list[Row]]
 

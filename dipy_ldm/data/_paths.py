@@ -37,7 +37,8 @@ def find_volumes(paths: Sequence[str | Path], generated: bool = False) -> list[P
     return list(files.values())
 
 
-def _refuse_twins(files):
+def refuse_twins(files: Iterable[Path]) -> None:
+    """Refuse two files of a folder that differ in .nii and .nii.gz alone."""
     first: dict[tuple, Path] = {}
     for file in files:
         folder = os.path.dirname(os.path.abspath(file))
@@ -80,7 +81,9 @@ def _reasons(path, generated, masks):
             reasons |= {file: _aside(file, path.parts) for file in _files(match)}
     if path.is_file():
         return reasons
-    facts_of = {file: _facts(file) for file, reason in reasons.items() if not reason}
+    facts_of = {
+        file: facts_beside(file) for file, reason in reasons.items() if not reason
+    }
     outputs = dict.fromkeys((f for f, x in facts_of.items() if x), "made by dipy_ldm")
     if masks:
         by_product_files = [
@@ -106,7 +109,7 @@ def _aside(file, named):
     return f"in {aside[0]}" if aside else None
 
 
-def _facts(file):
+def facts_beside(file: Path) -> dict:
     """Return the sidecar of a volume that is generated; empty of another one."""
     try:
         sidecar = json.loads(file.with_name(f"{stem(file)}.json").read_text("utf-8"))
@@ -293,7 +296,7 @@ def choose_files(
     chosen = choose_entities(files, values)
     if suffixes:
         chosen = _choose(chosen, "suffix", suffixes, suffix)
-    _refuse_twins(chosen)
+    refuse_twins(chosen)
     kinds = Counter(filter(None, map(suffix, chosen)))
     if len(kinds) > 1 and not suffixes:
         raise InputError(

@@ -17,6 +17,7 @@ from dipy_ldm._utils.values import (
     SUBJECT_COLUMNS,
     Table,
     columns_of,
+    is_many,
     level_of,
     listed,
     values_of,
@@ -208,6 +209,7 @@ def join_rows(
     keys = keys or _keys_of_subjects(table, columns, subjects, sessions)
     if keys is None:
         return None
+    _refuse_uneven(named or {}, len(keys[0]))
     by_session = sessions is None and "session_id" in columns
     columns = {n: own for n, own in columns.items() if n.lower() not in KEYS}
     cure = _BY_SESSION if by_session else "leave one for each image"
@@ -220,6 +222,16 @@ def join_rows(
     return (
         Table(rows, table.units, table.meanings) if isinstance(table, Table) else rows
     )
+
+
+def _refuse_uneven(columns, n):
+    """Refuse a column that has not one value for each row."""
+    for name, values in columns.items():
+        if not is_many(values) or len(values) != n:
+            raise InputError(
+                f"{name} must have a value for each of {n} rows with names; give a "
+                "list of as many."
+            )
 
 
 def _as_list(name, values):

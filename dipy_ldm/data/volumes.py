@@ -286,7 +286,8 @@ def plan_volumes(
     every = find_volumes(paths, generated)
     if dwi:
         refuse_beside_series(channels, source_files, source_channels)
-    files, tasks = _plan_tasks(every, suffix, filter, channels, dwi, skip_bad)
+    how = {"skip_bad": skip_bad, "generated": generated}
+    files, tasks = _plan_tasks(every, suffix, filter, channels, dwi, **how)
     if mask_files is not None:
         mask_of = plans.pair_masks(files, expand(mask_files, masks=True))
         tasks = plans.with_masks(tasks, mask_of, skip_bad)
@@ -330,7 +331,7 @@ def refuse_beside_series(
         )
 
 
-def _plan_tasks(files, suffix, filter, channels, dwi, skip_bad):
+def _plan_tasks(files, suffix, filter, channels, dwi, skip_bad, generated):
     """Choose files; return them, and what is to be made of those with good headers."""
     if isinstance(channels, bool) or not channels:
         files = choose_files(files, suffix, filter)
@@ -339,7 +340,8 @@ def _plan_tasks(files, suffix, filter, channels, dwi, skip_bad):
         infos, _ = check_headers(files, bool(channels), skip_bad)
         return files, [plans.Task(info) for info in infos]
     files = choose_for_channels(files, suffix, filter)
-    tasks = plans.plan_channels(files, as_channels(channels, files), skip_bad)
+    kinds = as_channels(channels, files)
+    tasks = plans.plan_channels(files, kinds, skip_bad, generated=generated)
     return [task.info.file for task in tasks], tasks
 
 

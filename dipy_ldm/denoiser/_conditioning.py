@@ -33,7 +33,7 @@ from dipy_ldm.data._table_rows import align_tables
 from dipy_ldm.data.channels import Channel, check_columns, check_same_sources
 from dipy_ldm.prior._conditional_mean import ConditionalMean
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("dipy_ldm")
 
 # What is measured of fewer latents is measured several times, with other noise.
 MIN_MEASURED = 32

@@ -137,7 +137,7 @@ def read_series(
             "sources, and no `source_files` or `measurements`."
         )
     grid = Grid(tuple(document["shape"][:3]), require_affine(document["affine"]))
-    plan = plan_volumes(paths, grid=grid, dwi=True, **choice)
+    plan = plan_volumes(paths, grid=grid, dwi=True, skip_bad=None, **choice)
     if not choice.get("generated"):
         files = (info.file for info in plan.infos)
         _refuse_samples(files, "real_files", of_series=True)
@@ -198,7 +198,7 @@ def _check_shape(document, images, option):
 def _volumes(document, paths, option, choice, cache_dir):
     shape = document["shape"]
     grid = Grid(tuple(shape[:3]), require_affine(document["affine"]))
-    plan = plan_volumes(paths, grid=grid, shuffle=True, **choice)
+    plan = plan_volumes(paths, grid=grid, shuffle=True, skip_bad=None, **choice)
     n_channels = plan.columns
     if n_channels != shape[3]:
         raise InputError(

@@ -448,16 +448,15 @@ def find_lesions(
     """Read a volume, and find where the detector of a model takes it for a lesion."""
     image, origins = conform_channels(channels, files, grid)
     likely = model.detect(image[None], tile=tile)[0, ..., None]
-    data, affine = origins[0].data, origins[0].affine
-    lesions = origins[0].restore(likely, 0.0)[..., 0] >= threshold
-    if lesions.sum() > _MAX_LESION_SHARE * (data != 0).any(-1).sum():
+    lesions = [o.restore(likely, 0.0)[..., 0] >= threshold for o in origins]
+    if lesions[0].sum() > _MAX_LESION_SHARE * (origins[0].data != 0).any(-1).sum():
         raise InputError(
             f"most of {files[0]} is detected as lesion; give a higher `threshold`, or "
             "volumes like the training data."
         )
     return [
-        MaskedScan.of(channel, o.file, o.data, o.affine, lesions, affine)
-        for channel, o in zip(channels, origins)
+        MaskedScan.of(channel, o.file, o.data, o.affine, hole, o.affine)
+        for channel, o, hole in zip(channels, origins, lesions)
     ]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 import inspect
 import logging
@@ -15,6 +16,7 @@ from dipy.workflows.workflow import Workflow
 
 from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError, choose
+from dipy_ldm._utils.progress import reworded
 from dipy_ldm._utils.signals import Terminated, deferred
 from dipy_ldm.workflows._config import ConfigParser
 from dipy_ldm.workflows._options import as_command_line
@@ -81,9 +83,10 @@ def _run(flow):
     base.add_default_args_to_docstring = _add_defaults
     flow_runner.IntrospectiveArgumentParser = ConfigParser
     options = inspect.signature(flow.run).parameters
+    said = reworded("dipy_ldm", partial(as_command_line, options=options))
     version = {"action": "version", "version": f"dipy_ldm {__version__}"}
     try:
-        with deferred(_stop):
+        with deferred(_stop), said:
             flow_runner.run_flow(flow, extra_args={"version": version})
     except ConnectionError as error:
         _leave(f"{error} {_RESUME}", _ERROR, at_once=True)

@@ -142,12 +142,17 @@ def test_one_bad_file_of_named_channels_spoils_no_other(tmp_path, rng):
     files = [tmp_path / f"sub-{i}_{k}.nii" for i in range(4) for k in ("T1w", "T2w")]
     for file in files:
         save(file, rng.random((16, 16, 16)), scaled(10))
-    files[3].write_bytes(b"")
     how = {"channels": ["T1w", "T2w"], "cache_dir": tmp_path / "cache"}
+    save(files[5], rng.random((16, 16, 16)), scaled(10, origin=900))
+    every, *others = headers.read_volumes(files, **how)[0]
+    assert every.message.startswith("All 8 files")
+    assert ["sub-2_T2w.nii" in f.message for f in others] == [False, True, False, False]
+    save(files[5], rng.random((16, 16, 16)), scaled(10))
+    files[3].write_bytes(b"")
     for skip_bad, state in ((False, "red"), (True, "amber")):
         findings, material = headers.read_volumes(files, **how, skip_bad=skip_bad)
         assert findings[0].state == state
-        assert findings[0].message.startswith("1 of 4 files can't be used")
+        assert findings[0].message.startswith("1 of 7 files can't be used")
         assert len(material.images) == 3
 
 

@@ -299,6 +299,13 @@ def test_all_bad_files_are_reported_at_once(bids, load, anatomy):
     assert len(load(bids, channels=["T1w", "dseg"], skip_bad=True).images) == 2
 
 
+def test_channels_of_named_files_are_no_option(bids, load, anatomy):
+    """Complete subjects are counted, and not files."""
+    put(bids, "sub-01", "T1w", np.stack([anatomy] * 2, -1))
+    with pytest.raises(InputError, match=r"; give one of them\.\nAdd .* \(1 good\)"):
+        load(bids, channels=["T1w", "T2w", "dseg"])
+
+
 def test_subjects_without_all_channels_are_named(bids, load):
     for file in bids.glob("**/*_T2w.nii.gz"):
         file.rename(file.with_name(f"sub-9{file.name[5:]}"))

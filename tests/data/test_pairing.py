@@ -1,11 +1,20 @@
 """Sources and masks are paired with volumes, or refused."""
 
+from itertools import chain, product
+import json
 from pathlib import Path
 
 import pytest
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._pairing import pair_masks, pair_sources, put_together
+from dipy_ldm.data._paths import stem
+
+NAMES_OF_SAMPLES = {
+    "T1w": "T2w_samples-000{}_T1w",
+    "desc-MD": "desc-MD000{}_dwimap",
+    "dseg": "desc-synthetic000{}_dseg",
+}
 
 
 def names(*stems):
@@ -39,6 +48,29 @@ def test_the_folder_of_a_study_is_no_subject():
         pair_masks(t2, [*t1, t2[0]])
     one = [Path(f"/data/sub-1/{kind}.nii.gz") for kind in ("T1", "T2")]
     assert put_together(one, ["T1", "T2"]) == [one]
+
+
+def test_samples_are_put_together_by_what_is_beside_them(tmp_path):
+    """Several of a source, as files with numbers and as those of BIDS."""
+    sets = []
+    for subject, number in product((1, 2), (0, 1)):
+        facts = {"GeneratedBy": {"Name": "dipy_ldm"}, "Sample": number}
+        facts["Sources"] = [f"sub-{subject}_T1w.nii"]
+        sets.append([])
+        for name, end in NAMES_OF_SAMPLES.items():
+            file = tmp_path / f"sub-{subject}_{end.format(number)}.nii.gz"
+            text = json.dumps(facts | {"Channel": name})
+            file.with_name(f"{stem(file)}.json").write_text(text)
+            sets[-1].append(file)
+    files = sorted(chain(*sets))
+    names = [*NAMES_OF_SAMPLES]
+    assert put_together(files, names, generated=True) == sets
+
+
+def test_files_of_one_name_are_refused():
+    twins = [Path(f"sub-1_T1w{end}") for end in (".nii", ".nii.gz")]
+    with pytest.raises(InputError, match="two files of one name; remove one"):
+        put_together(twins, ["T1w"])
 
 
 @pytest.mark.parametrize(

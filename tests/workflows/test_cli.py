@@ -141,6 +141,7 @@ class Failing(Workflow):
 
         """
         next(iter(tqdm(range(3), "rows")))
+        logging.getLogger("dipy_ldm").warning("there is no `%s`", "out_dir")
         raise self.error
 
 
@@ -158,5 +159,7 @@ def test_a_failure_has_the_last_word(error, expected, last, monkeypatch, capsys)
     with pytest.raises(SystemExit) as end:
         run(Failing(error))
     assert end.value.code == expected
+    out, err = capsys.readouterr()
+    assert "there is no --out_dir" in out
     # Below it, no bar is drawn.
-    assert capsys.readouterr().err.removesuffix("\n").endswith(last.removesuffix("\n"))
+    assert err.removesuffix("\n").endswith(last.removesuffix("\n"))

@@ -1,19 +1,22 @@
 """``dipy_denoise_ldm --lesions``: what is found is inpainted, and nothing else."""
 
 import json
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
 from processes import load_model
 import pytest
-from scans import blocky_volumes, grid_affine, make_scan, raw_voxels
+from scans import blocky_volumes, grid_affine, make_scan, raw_voxels, save
 
 from dipy_ldm import LatentDiffusion
 from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._preprocessing import conform_file
+from dipy_ldm.data.channels import Channel
 from dipy_ldm.diffusion._inpainting import dilated
+from dipy_ldm.workflows._process_scans import find_lesions
 
 
 def threshold_for(model_path, scan):
@@ -77,6 +80,24 @@ def test_scan_without_lesions_is_unchanged(command, detector_path, tmp_path):
     npt.assert_array_equal(raw_voxels(tmp_path / "scan_denoised.nii.gz"), raw)
     for end in ("_mask", "_difference"):
         assert not nib.load(tmp_path / f"scan_denoised{end}.nii.gz").get_fdata().any()
+
+
+def test_thick_slices_have_the_lesions_that_fill_half_of_them(tmp_path, rng):
+    likely = np.zeros((1, 20, 20, 20), "float32")
+    likely[0, 6:9, 6:9, 4:9] = 1
+    files, affines = [], [np.eye(4), np.diag([1.0, 1, 5, 1])]
+    affines[1][2, 3] = 2
+    for name, affine, n in zip(("T1w", "FLAIR"), affines, (20, 4), strict=True):
+        files.append(tmp_path / f"sub-1_{name}.nii")
+        save(files[-1], rng.uniform(20, 200, (20, 20, n)), affine)
+    model = SimpleNamespace(detect=lambda images, tile: likely)
+    channels = [Channel("T1w"), Channel("FLAIR")]
+    grid = Grid((20, 20, 20), affines[0])
+    found = find_lesions(model, channels, files, grid, 0.5, None)
+    assert [scan.hole.sum() for scan in found] == [45, 9]
+    likely[0, :, :, 6:] = 0
+    found = find_lesions(model, channels, files, grid, 0.5, None)
+    assert [scan.hole.sum() for scan in found] == [18, 0]
 
 
 @pytest.mark.parametrize(

@@ -339,6 +339,14 @@ def test_samples_are_no_real_images(tmp_path):
     assert len(read_for(document, [tmp_path / "b.npz"], "held_out").images) == 3
 
 
+def test_no_option_skips_bad_files(tmp_path):
+    document = {"shape": [8, 8, 8, 1], "affine": np.eye(4).tolist(), "conditions": {}}
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8)), np.eye(4)), tmp_path / "a.nii")
+    (tmp_path / "b.nii").touch()
+    with pytest.raises(InputError, match="b.nii is empty; copy or convert it again.$"):
+        read_for(document, [tmp_path], "real_files")
+
+
 def test_pictures_are_no_volumes_whatever_their_sizes(tmp_path):
     for size in (8, 9):
         Image.new("L", (size, size)).save(tmp_path / f"{size}.png")
