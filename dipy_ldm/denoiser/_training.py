@@ -306,6 +306,8 @@ class Validation:
         residual = noisy - alpha * mean
         predicted = self.denoiser.predict(residual, times, alpha * mean, *conditioning)
         target = self.denoiser.architecture.parameters.target
+        # On a GPU PyTorch's are not added to numpy's arrays.
+        predicted = ops.convert_to_numpy(predicted)
         return predicted + schedules.to_target(target, mean, 0.0, alpha, sigma)
 
 
