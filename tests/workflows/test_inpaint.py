@@ -317,7 +317,7 @@ BAD = {
     ),
     "two masks": (
         "scan.nii.gz -m good.nii empty.nii",
-        "there are 2 masks for 1 volumes, and not all names have a sub-",
+        "there are 2 masks for 1 volumes, and not all have names to pair",
     ),
     "all of it": ("scan.nii.gz -m all.nii", "all.nii covers the whole image"),
     "nearly all of it": ("scan.nii.gz -m most.nii", "covers the whole image"),

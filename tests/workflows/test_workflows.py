@@ -76,7 +76,7 @@ def test_an_autoencoder_that_is_taken_as_it_is_has_no_curve():
 
 
 def test_a_training_that_comes_to_nothing_ends_with_status_2(folder, tmp_path):
-    nothing = [*TINY[4:], "--steps_vqvae", 120, "--learning_rate", 1]
+    nothing = [*TINY[4:], "--steps_vqvae", 120, "--learning_rate", 100]
     arguments = (folder / "blobs.npy", *nothing, "--steps_ldm", 1)
     output = execute("train", *arguments, cwd=tmp_path, status=2)
     assert "the autoencoder has learnt nothing in" in answer(output)
