@@ -233,7 +233,7 @@ def test_blocks_are_of_supported_languages(path):
     ("page", "piece"),
     [("denoising", "for spread in"), ("quality", "nearest_distance(")],
 )
-def test_what_digits_print_stands_below_the_code(page, piece, capsys):
+def test_printed_figures_stand_below_their_code(page, piece, capsys):
     path = ROOT / f"doc/guide/{page}.rst"
     (block,) = (block for block in read_blocks(path) if piece in block.code)
     exec(compile(block.code, page, "exec"), {})
@@ -279,7 +279,7 @@ def read_api():
     return api
 
 
-def test_what_texts_refer_to_is_on_the_api_pages():
+def test_references_resolve_to_api_pages():
     api = read_api()
     for path in [*ROOT.glob("dipy_ldm/**/*.py"), *GUIDE]:
         roles = re.findall(r":(\w+):`~?(dipy_ldm\.[\w.]+)`", path.read_text())

@@ -80,16 +80,16 @@ def test_models_with_sources_are_evaluated_and_audited(seeing, blobs, others):
     found = evaluate(seeing, blobs, source=others, features=[voxels()], steps=1)
     assert found.figures["n"] == 32
     # Each sample is of the source of a real image of the floor.
-    wanted = scaled(seeing.predict(source=others[32:], steps=1), seeing.vqvae_)
-    npt.assert_allclose(found.sets.generated, wanted, atol=1e-4)
+    expected = scaled(seeing.predict(source=others[32:], steps=1), seeing.vqvae_)
+    npt.assert_allclose(found.sets.generated, expected, atol=1e-4)
     sides = blobs[:40], blobs[40:]
     with pytest.raises(InputError, match="one image or 64, one for each, not 40"):
         evaluate(seeing, blobs, source=others[:40], features=[voxels()], steps=1)
     both = {"source": others[:40], "source_held_out": others[40:]}
     audited = audit(seeing, *sides, n=30, steps=1, **both)
     # Of training sources, samples are near to training images by design.
-    wanted = seeing.predict(source=others[40:], steps=1)
-    npt.assert_allclose(audited.generated, scaled(wanted, seeing.vqvae_), atol=1e-4)
+    expected = seeing.predict(source=others[40:], steps=1)
+    npt.assert_allclose(audited.generated, scaled(expected, seeing.vqvae_), atol=1e-4)
     assert "A sample was made of the source image of each" in audited.notes[-1]
     assert np.isfinite(audited.members["denoiser"].train).all()
     # Losses depend on what the images are made of.

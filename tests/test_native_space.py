@@ -231,7 +231,7 @@ def test_masks_of_another_grid_are_refused(model, scan):
         model.inpaint(scan, nib.Nifti1Image(np.ones((5, 5, 5), "uint8"), np.eye(4)))
 
 
-def test_holes_have_what_they_take_of_each_channel():
+def test_holes_by_voxel_size_of_channel():
     hole, affine = np.zeros((8, 8, 8), bool), np.eye(4)
     hole[2, 2, 2:4] = True
     coarse = np.diag([2.0, 2, 2, 1])

@@ -291,9 +291,9 @@ def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]
     if not _have_subjects(files, masks):
         return _by_name_or_order(files, masks, "mask")
     different = list(dict.fromkeys(masks))
-    told = chain.from_iterable(_candidates(files, different).values())
+    by_subject = chain.from_iterable(_candidates(files, different).values())
     fits = len(files) == len(masks) and not any(map(contradict, files, masks))
-    if fits and sorted(told) != sorted(masks):
+    if fits and sorted(by_subject) != sorted(masks):
         return _by_name_or_order(files, masks, "mask")
     return _by_subject(files, different, "mask")
 

@@ -113,7 +113,7 @@ def test_volumes_without_channels_are_warned_of(shape, warned, caplog):
 
 
 @pytest.mark.parametrize(
-    ("found", "shape", "cure"),
+    ("got", "shape", "cure"),
     [
         ((5, 6, 1), (5, 6, 1), "give one image as images[None]."),
         ((5, 6), (5, 6, 1), "give one image as images[None, ..., None]."),
@@ -123,7 +123,7 @@ def test_volumes_without_channels_are_warned_of(shape, warned, caplog):
         ((9, 5, 6, 7, 1), (5, 6, 1), "not (9, 5, 6, 7, 1)."),
     ],
 )
-def test_missing_axes_are_told(found, shape, cure):
+def test_missing_axes_get_a_cure(got, shape, cure):
     with pytest.raises(InputError) as caught:
-        arrays.as_array(np.zeros(found), shape)
+        arrays.as_array(np.zeros(got), shape)
     assert str(caught.value).endswith(cure)

@@ -50,7 +50,7 @@ def test_the_folder_of_a_study_is_no_subject():
     assert put_together(one, ["T1", "T2"]) == [one]
 
 
-def test_samples_are_put_together_by_what_is_beside_them(tmp_path):
+def test_samples_are_grouped_by_sidecars(tmp_path):
     """Several of a source, as files with numbers and as those of BIDS."""
     sets = []
     for subject, number in product((1, 2), (0, 1)):
@@ -82,7 +82,7 @@ def test_files_of_one_name_are_refused():
     ],
 )
 @pytest.mark.parametrize("pair", [pair_sources, pair_masks])
-def test_scans_are_paired_by_what_they_share(pair, files, partners):
+def test_pairing_by_shared_entities(pair, files, partners):
     files, partners = (
         names(*(f"sub-1_{name}" for name in text.split())) for text in (files, partners)
     )
@@ -104,8 +104,8 @@ def test_runs_are_paired():
 def test_names_within_names_and_their_numbers_tell(pair):
     for stems in (("p1", "p10", "p2"), ("S1", "S1A", "S1-2"), ("S1A", "S1_T1", "S1")):
         files, partners = names(*stems), names(*(f"x_{stem}_mask" for stem in stems))
-        given = [*sorted(partners), *names("S12_mask")]
-        assert list(pair(files, given).values()) == partners
+        all_partners = [*sorted(partners), *names("S12_mask")]
+        assert list(pair(files, all_partners).values()) == partners
     files = names("p1_T1", "p10_T1", "p2_T1")
     with pytest.raises(InputError, match="order of their volumes, by the numbers or"):
         pair(files, names("p10_x", "p1_x", "p2_x"))

@@ -542,8 +542,8 @@ def test_an_audit_knows_whose_images_are(diffusion, blobs, tmp_path, monkeypatch
     for given in ([tmp_path / "train", tmp_path / "held_out"], named):
         with pytest.raises(InputError, match=r"the same subjects \(sub-0, sub-1, "):
             audit(diffusion, *given)
-    known = {"age": Condition("continuous", {}, [0.0, 1.0])}
-    monkeypatch.setattr(diffusion, "conditions_", known)
+    conditions_of_model = {"age": Condition("continuous", {}, [0.0, 1.0])}
+    monkeypatch.setattr(diffusion, "conditions_", conditions_of_model)
     table = pd.DataFrame({"age": [0.5]}, index=["sub-0"])
     with pytest.raises(InputError, match="39 of 40 images have no row in the condit"):
         audit(diffusion, tmp_path / "train", blobs[40:], conditions=table)

@@ -449,12 +449,14 @@ def test_samples_of_subjects_of_the_reference_are_left_out(diffusion, blobs):
     options = {"features": [own(lambda x: x[:, ::4, ::4])], "subjects": people}
     # All are compared with those of whom there are none.
     options["subjects_generated"] = [*people[:16], *people[34:50] * 2, *[None] * 16]
-    found = evaluate(diffusion, blobs, np.float32(blobs + 1e-3), **options)
-    of_samples = found.sets.subjects["generated"]
+    evaluation = evaluate(diffusion, blobs, np.float32(blobs + 1e-3), **options)
+    of_samples = evaluation.sets.subjects["generated"]
     npt.assert_array_equal(of_samples, [*range(16), *range(34, 50)])
-    assert not {*of_samples} & {*found.sets.subjects["reference"]}
-    assert found.notes[0].startswith("32 of the 64 real images are what all others")
-    assert found.notes[1] == "Of 64 generated images, 32 are compared."
+    assert not {*of_samples} & {*evaluation.sets.subjects["reference"]}
+    assert evaluation.notes[0].startswith(
+        "32 of the 64 real images are what all others"
+    )
+    assert evaluation.notes[1] == "Of 64 generated images, 32 are compared."
     # Two of each source count as one.
     for n in (20, 32):
         assert _apart(np.arange(64), 32, np.arange(n).repeat(2)).shape == (3, 32)
@@ -677,8 +679,8 @@ def test_levels_that_the_model_does_not_know_are_left_out(
         assert conditions == {"site": ["A", None] * 32}
         raise InputError("so far, so good")
 
-    known = {"site": Condition("class", {"A": 9, "B": 9}, [])}
-    monkeypatch.setattr(diffusion, "conditions_", known)
+    conditions_of_model = {"site": Condition("class", {"A": 9, "B": 9}, [])}
+    monkeypatch.setattr(diffusion, "conditions_", conditions_of_model)
     monkeypatch.setattr("dipy_ldm.evaluation.evaluate.generate", stop)
     with pytest.raises(InputError, match="so good"):
         evaluate(diffusion, blobs, conditions={"site": ["A", "C"] * 32})

@@ -146,7 +146,7 @@ def test_short_trials_are_not_stopped():
         learn_nothing(120)
 
 
-def test_a_training_is_judged_by_the_steps_that_it_took(caplog):
+def test_early_stop_is_judged_by_actual_steps(caplog):
     stage = staged("autoencoder", Length(10, 4000))
     stage.verdict = lambda figures: "nothing is learnt."
     best = BestWeights("autoencoder", None)

@@ -93,11 +93,11 @@ def test_thick_slices_have_the_lesions_that_fill_half_of_them(tmp_path, rng):
     model = SimpleNamespace(detect=lambda images, tile: likely)
     channels = [Channel("T1w"), Channel("FLAIR")]
     grid = Grid((20, 20, 20), affines[0])
-    found = find_lesions(model, channels, files, grid, 0.5, None)
-    assert [scan.hole.sum() for scan in found] == [45, 9]
+    lesions = find_lesions(model, channels, files, grid, 0.5, None)
+    assert [scan.hole.sum() for scan in lesions] == [45, 9]
     likely[0, :, :, 6:] = 0
-    found = find_lesions(model, channels, files, grid, 0.5, None)
-    assert [scan.hole.sum() for scan in found] == [18, 0]
+    lesions = find_lesions(model, channels, files, grid, 0.5, None)
+    assert [scan.hole.sum() for scan in lesions] == [18, 0]
 
 
 @pytest.mark.parametrize(

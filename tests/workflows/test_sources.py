@@ -216,7 +216,7 @@ def test_other_commands_take_sources_too(trained, command, monkeypatch):
         output = command(name, "ldm.safetensors", scan, *further, status=2)
         assert "conditioned on source images; give them as --source_files" in output
         made = []
-        given = [scan] if name == "denoise" else [scan, "m.nii.gz"]
+        inputs = [scan] if name == "denoise" else [scan, "m.nii.gz"]
         for number, file in enumerate((source, "T1/sub-2_T1w.nii.gz")):
             if number:
                 # The other's, by another name.
@@ -228,7 +228,7 @@ def test_other_commands_take_sources_too(trained, command, monkeypatch):
             made.append(nib.load(path).get_fdata())
             assert json.loads(sidecar(path).read_text())["Sources"] == sources
         model = load_model("ldm.safetensors")
-        image = getattr(model, name)(*given, source=source, steps=1)
+        image = getattr(model, name)(*inputs, source=source, steps=1)
         assert image.facts["Sources"] == sources
         (folder / source).rename(file)
         Path("aside").rename(source)
