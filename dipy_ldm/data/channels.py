@@ -6,11 +6,12 @@ what a reconstruction loses, what headers and sidecars say. A stack of volumes t
 nobody named has no records, and is scaled by itself.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import colorsys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from itertools import chain
 import math
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -159,19 +160,15 @@ class Channel:
 
     def sidecar_entries(self) -> dict:
         """Describe it for the sidecar of a file."""
-        return {"Channel": self.name, "ChannelKind": self.kind}
+        return {"Channel": self.name, "ChannelKind": self.kind} if self.name else {}
 
     def name_entry(self) -> dict:
         """Describe it for the sidecar of a file that does not hold its values."""
         return {"Channel": self.name} if self.name else {}
 
-    @property
-    def has_table(self) -> bool:
-        """Whether there is a table beside each file."""
-        return False
-
-    def write_table(self, write: Callable[[str], None]) -> None:
-        """Write the table beside a file, if there is one."""
+    def table_text(self) -> str:
+        """Return the table beside each file; empty without one."""
+        return ""
 
     def to_saved(self) -> dict:
         """Return the record as JSON data."""
@@ -231,7 +228,7 @@ class Map(Channel):
             wider = f"{min(low, self.low):.4g}:{max(high, self.high):.4g}"
             raise InputError(
                 f"{file} has values from {low:g} to {high:g}, outside of the range of "
-                f"{self.name}, {self.low:g} to {self.high:g}; clip them, or give "
+                f"{self.name}, {self.low:g} to {self.high:g}; clip them, or train with "
                 f"another range, as {self.name}={wider}{':UNIT' if self.unit else ''}."
             )
         return data, affine
@@ -372,7 +369,7 @@ class Labels(Channel):
         return data, affine
 
     def _read(self, file):
-        return read_labels(file, f"give it as {self.name}=intensity")
+        return read_labels(file, f"train with {self.name}=intensity")
 
     def conform(
         self, file: Path, data: np.ndarray, affine: np.ndarray, grid: Grid
@@ -487,20 +484,13 @@ class Labels(Channel):
         """Describe the labels, too."""
         return super().sidecar_entries() | {"Labels": list(self.labels)}
 
-    @property
-    def has_table(self) -> bool:
-        """Whether names or so of the labels are known."""
-        return any(self.table.values())
-
-    def write_table(self, write: Callable[[str], None]) -> None:
-        """Write names and colours of the labels, as BIDS has them."""
-        columns = list(dict.fromkeys(c for row in self.table.values() for c in row))
-        lines = [["index", *columns]]
-        for label in map(str, self.labels):
-            row = self.table.get(label, {})
-            lines.append([label, *(row.get(column, "n/a") for column in columns)])
-        if columns:
-            write("".join("\t".join(line) + "\n" for line in lines))
+    def table_text(self) -> str:
+        """Return names and colours of the labels, as BIDS has them."""
+        columns = list(dict.fromkeys(chain(*self.table.values())))
+        rows = [{"index": str(x)} | self.table.get(str(x), {}) for x in self.labels]
+        names = ["index", *columns]
+        lines = [names, *([row.get(n, "n/a") for n in names] for row in rows)]
+        return "".join("\t".join(line) + "\n" for line in lines) if columns else ""
 
 
 @dataclass(frozen=True)
@@ -525,10 +515,6 @@ class Unnamed(Channel):
     def restore(self, images: np.ndarray) -> np.ndarray:
         """Return columns as they are."""
         return images
-
-    def sidecar_entries(self) -> dict:
-        """Say nothing."""
-        return {}
 
 
 def _is_finite(number):
@@ -717,14 +703,15 @@ def check_same(channels: Sequence[Channel], expected: Sequence[Channel]) -> None
 
     Without names, they are of intensities.
     """
-    both = [*channels, *expected]
-    if not (channels and expected) and all(c.brightens for c in both):
+    unnamed = not channels or not expected
+    if unnamed and all(c.brightens for c in (*channels, *expected)):
         return
-    if _differ(channels, expected):
+    own, other = _describe(channels), _describe(expected)
+    if own != other:
         raise InputError(
-            "the images are of other channels, labels or ranges "
-            f"({_described(channels)}) than the autoencoder ({_described(expected)}); "
-            "give the channels that it has, fine-tune it, or name another."
+            f"the images are of other channels, labels or ranges ({own}) than the "
+            f"autoencoder ({other}); give the channels that it has, fine-tune it, or "
+            "name another."
         )
 
 
@@ -732,21 +719,18 @@ def check_same_sources(
     channels: Sequence[Channel], expected: Sequence[Channel], whose: str
 ) -> None:
     """Refuse sources of other named channels, or in another order."""
-    if channels and expected and _differ(channels, expected):
+    own, other = _describe(channels), _describe(expected)
+    if channels and expected and own != other:
         raise InputError(
-            f"the sources are of other channels, labels or ranges "
-            f"({_described(channels)}) than those of {whose} ({_described(expected)}); "
-            "give the same, in the same order."
+            f"the sources are of other channels, labels or ranges ({own}) than those "
+            f"of {whose} ({other}); give the same, in the same order."
         )
 
 
-def _differ(channels, expected):
-    entries = ([c.sidecar_entries() for c in own] for own in (channels, expected))
-    return next(entries) != next(entries)
-
-
-def _described(channels):
-    return listed(f"{c.name}, {c.kind}" for c in channels) or "without names"
+def _describe(channels):
+    """Describe all by which channels differ: names, kinds, labels, ranges and units."""
+    entries = (channel.sidecar_entries().values() for channel in channels)
+    return "; ".join(", ".join(map(str, own)) for own in entries) or "without names"
 
 
 def require_intensity_channels(channels: Sequence[Channel]) -> None:
