@@ -137,20 +137,20 @@ def with_source_channels(
     subjects = {None, *(entity(task.info.file, "sub") for task in tasks)}
     files = [f for f in files if entity(f, "sub") in subjects] or files
     planned = {t.info.file: t for t in plan_channels(files, channels, skip_bad, cure)}
-    every = [*planned, *(task.info.file for task in tasks)]
-    require_subjects(find_keys(every, len(planned) > 1))
-    partners_of = _candidates([task.info.file for task in tasks], planned)
-    pairs = [task for task in tasks if partners_of[task.info.file]]
-    if lacking := [str(file) for file, own in partners_of.items() if not own]:
+    volumes = [task.info.file for task in tasks]
+    require_subjects(find_keys([*planned, *volumes], len(planned) > 1))
+    matches = _candidates(volumes, planned)
+    if lacking := [file for file, own in matches.items() if not own]:
         names = listed(channel.name for channel in channels)
         text = "%d of %d volumes have no source (%s), and are left out: %s."
         logger.warning(text, len(lacking), len(tasks), names, listed(lacking))
-    _refuse_none(pairs, "source")
-    source_of = pair_sources([task.info.file for task in pairs], list(planned))
-    sources = [planned[source_of[task.info.file]] for task in pairs]
+    own_tasks = _refuse_none([t for t in tasks if matches[t.info.file]], "source")
+    matches = {file: own for file, own in matches.items() if own}
+    source_of = _only_candidates(matches, planned, "source")
+    sources = [planned[source_of[task.info.file]] for task in own_tasks]
     return [
         task._replace(source=source.info, source_parts=source.parts)
-        for task, source in zip(pairs, sources)
+        for task, source in zip(own_tasks, sources)
     ]
 
 
@@ -279,8 +279,9 @@ def pair_sources(
     files: Sequence[Path], sources: Sequence[Path], kind: str = "source"
 ) -> dict[Path, Path]:
     """Pair each file with its source, by subject and session, else by name or order."""
-    pair = _by_subject if _have_subjects(files, sources) else _by_name_or_order
-    return pair(files, sources, kind)
+    if not _have_subjects(files, sources):
+        return _by_name_or_order(files, sources, kind)
+    return _only_candidates(_candidates(files, sources), sources, kind)
 
 
 def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
@@ -290,12 +291,11 @@ def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]
     """
     if not _have_subjects(files, masks):
         return _by_name_or_order(files, masks, "mask")
-    different = list(dict.fromkeys(masks))
-    by_subject = chain.from_iterable(_candidates(files, different).values())
+    matches = _candidates(files, dict.fromkeys(masks))
     fits = len(files) == len(masks) and not any(map(contradict, files, masks))
-    if fits and sorted(by_subject) != sorted(masks):
+    if fits and sorted(chain(*matches.values())) != sorted(masks):
         return _by_name_or_order(files, masks, "mask")
-    return _by_subject(files, different, "mask")
+    return _only_candidates(matches, masks, "mask")
 
 
 def _have_subjects(files, partners):
@@ -389,18 +389,18 @@ def _columns(files):
     return {*numbers, *entities}
 
 
-def _by_subject(files, partners, kind):
-    matches = _candidates(files, partners)
-    if missing := [str(file) for file, matched in matches.items() if not matched]:
+def _only_candidates(matches, partners, kind):
+    """Return the one candidate of each file, or refuse several and none."""
+    if missing := [file for file, matched in matches.items() if not matched]:
         raise InputError(
-            f"{len(missing)} of {len(files)} volumes have no {kind} of their subject "
+            f"{len(missing)} of {len(matches)} volumes have no {kind} of their subject "
             f"and session: {listed(missing)}; add them, or leave these volumes out."
         )
     for file, matched in matches.items():
         if len(matched) > 1:
             raise InputError(
                 f"{file} has {len(matched)} {kind}s of its subject and session: "
-                f"{listed(map(str, matched))}; name one for each."
+                f"{listed(matched)}; name one for each."
             )
     pairs = {file: matched[0] for file, matched in matches.items()}
     return _log_pairs(pairs, partners, kind, "subject and session")
