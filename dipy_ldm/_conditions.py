@@ -114,10 +114,8 @@ class Condition(NamedTuple):
                 return float(levels.index(level)), None
             if lenient:
                 return UNSPECIFIED, f"{name} {level} is not known, and left out."
-            raise InputError(
-                f"{name} has no level {level!r}; choose one of "
-                f"{listed(map(repr, levels))}."
-            )
+            known = listed(map(repr, levels))
+            raise InputError(f"{name} has no level {level!r}; choose one of {known}.")
         number, warning = number_of(name, value), None
         low, high = self.quantiles[0], self.quantiles[-1]
         if not low <= number <= high:
@@ -228,10 +226,8 @@ def learn(
     subjects = range(n) if subjects is None else subjects
     _check_descriptions(table, units, meanings)
     learnt = {
-        name: Condition(*_learn(name, values, subjects))._replace(
-            units=units.get(name), meanings=meanings.get(name)
-        )
-        for name, values in table.items()
+        name: Condition(*_learn(name, x, subjects), units.get(name), meanings.get(name))
+        for name, x in table.items()
     }
     for name, condition in learnt.items():
         _refuse_identifiers(name, condition, len(set(subjects)))
@@ -292,15 +288,12 @@ def check_names(
     table = columns_of(request)
     if table is None:
         if len(conditions) > 1:
-            raise InputError(
-                f"conditions must be values by their names: {listed(conditions)}."
-            )
+            raise InputError(f"conditions need their names: {listed(conditions)}.")
         table = {next(iter(conditions)): request}
-    for name in table:
-        if name not in conditions:
-            raise InputError(
-                f"unknown condition {name!r}; choose one of {listed(conditions)}."
-            )
+    if unknown := [name for name in table if name not in conditions]:
+        raise InputError(
+            f"unknown condition {unknown[0]!r}; choose one of {listed(conditions)}."
+        )
     return table
 
 
@@ -317,10 +310,7 @@ def _learn(name, values, subjects):
         limits = [(1 - _MARGIN) * min(bvals), (1 + _MARGIN) * max(bvals)]
         return "continuous", {}, limits, missing
     if len(set(present)) < 2:
-        raise InputError(
-            f"{name} is {present[0]!r} for all images, and there is nothing to learn "
-            "from it; leave it out."
-        )
+        raise InputError(f"{name} is {present[0]!r} for all images; leave it out.")
     if not is_class(name, present):
         whose = [own for own, v in zip(subjects, values) if v is not None]
         return "continuous", {}, _quantiles(present, whose), missing
@@ -410,7 +400,5 @@ def _refuse_numbers_as_text(name, counts):
         list(map(float, counts))
     except ValueError:
         return
-    raise InputError(
-        f"{name} has {len(counts)} levels that are numbers written as text; give "
-        "numbers."
-    )
+    n = len(counts)
+    raise InputError(f"{name} has {n} levels that are numbers as text; give numbers.")

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import compress
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,19 +89,14 @@ def read_covariates(
             levels[name] = {spelled(name, k): v for k, v in meant.levels.items()}
     refuse_rows(complaints, _CURE)
     # Lists have a row for each file, and need not have these columns.
-    missing = [
-        not any(n in r.cells for r in rows for n in names) for rows in matched.rows
+    without_row = [
+        file
+        for file, rows in zip(files, matched.rows)
+        if not any(name in row.cells for row in rows for name in names)
     ]
     round_to_steps(values, steps or {})
-    return Covariates(
-        values,
-        units,
-        levels,
-        find_subjects(files, list_rows),
-        list(compress(files, missing)),
-        matched.tables,
-        matched.unused,
-    )
+    columns = values, units, levels, find_subjects(files, list_rows)
+    return Covariates(*columns, without_row, matched.tables, matched.unused)
 
 
 _CURE = (
@@ -115,11 +109,9 @@ def _refuse_unknown(names, matched: MatchedRows):
     if not matched.tables:
         raise InputError(
             "no table knows the files: neither a participants.tsv beside or above them "
-            "nor a .csv of their paths lists them; add one, or give a list with "
-            f"{'this column' if len(names) == 1 else 'these columns'}."
+            f"nor a .csv of their paths lists them; add one with {listed(names)}."
         )
-    unknown = [name for name in names if name not in matched.columns]
-    if unknown:
+    if unknown := [name for name in names if name not in matched.columns]:
         available = ", ".join(matched.columns) or "no column of a name"
         where = ", ".join(map(str, matched.tables[:3]))
         raise InputError(
@@ -182,9 +174,7 @@ def round_to_steps(values: dict[str, list], steps: Mapping[str, float]) -> None:
         if not 0 < step < math.inf:
             raise InputError(f"`coarsen` needs a step above 0 for {name}, not {step}.")
         if any(isinstance(value, str) for value in values[name]):
-            raise InputError(
-                f"{name} has classes and can't be coarsened; leave it out."
-            )
+            raise InputError(f"{name} has classes: leave it out of `coarsen`.")
         values[name] = [
             None if value is None else float(step * math.floor(value / step + 0.5))
             for value in values[name]
@@ -269,8 +259,7 @@ def _hints(covariates):
         kinds = set(values) - {None}
         if all(isinstance(value, str) for value in kinds):
             folded = Counter(value.casefold() for value in kinds)
-            twins = sorted(v for v in kinds if folded[v.casefold()] > 1)
-            if twins:
+            if twins := sorted(v for v in kinds if folded[v.casefold()] > 1):
                 lines.append(f"{name} has classes that differ in case: {listed(twins)}")
         elif (
             len(kinds) <= min(_MAX_CODES, len(covariates.subjects) // 3)
@@ -290,14 +279,13 @@ def _warnings(covariates):
     lines = []
     for name, values in covariates.values.items():
         owners = _subjects_by_value(values, covariates.subjects).items()
-        rare = sorted(v for v, own in owners if isinstance(v, str) and len(own) < FEW)
-        if rare:
+        few = [value for value, own in owners if len(own) < FEW]
+        if rare := sorted(value for value in few if isinstance(value, str)):
             lines.append(
                 f"{name} has classes of fewer than {FEW} subjects, which can point to "
                 f"persons: {listed(rare)}"
             )
-    alone = count_alone(covariates)
-    if alone:
+    if alone := count_alone(covariates):
         lines.append(
             f"{alone} of {counted(len(set(covariates.subjects)), 'subject')} have a "
             "unique combination of these conditions and could be re-identified; use "

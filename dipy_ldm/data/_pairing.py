@@ -241,19 +241,16 @@ def put_together(
         for key, own in file_of.items()
         if (missing := [name for name in names if name not in own])
     ]
-    n, all_of = len(file_of) - len(lacking), listed(names)
-    sentence = (
-        f"{n} of {len(file_of)} subjects (or their sessions) have all of {all_of}"
-    )
-    if not n:
+    sets = [[own[n] for n in names] for own in file_of.values() if {*names} <= {*own}]
+    n = f"{len(sets)} of {len(file_of)}"
+    sentence = f"{n} subjects (or their sessions) have all of {listed(names)}"
+    if not sets:
         raise InputError(f"{sentence}: {listed(lacking)}; add what is missing.")
     if lacking:
         logger.warning("%s; left out: %s.", sentence, listed(lacking))
     else:
         logger.info("%s.", sentence)
-    return [
-        [own[n] for n in names] for own in file_of.values() if len(own) == len(names)
-    ]
+    return sets
 
 
 def _sample(facts):
@@ -478,8 +475,8 @@ class Plan(NamedTuple):
         """All files that are read."""
         masks = [task.mask for task in self.tasks if task.mask]
         sources = [task.source.file for task in self.tasks if task.source]
-        further = (t.parts[1:] + t.source_parts[1:] for t in self.tasks)
-        parts = [file for pairs in further for _, file in pairs]
+        further = chain(*(t.parts[1:] + t.source_parts[1:] for t in self.tasks))
+        parts = [file for _, file in further]
         tables = [file for t in self.tasks if t.gradients for file in t.gradients.files]
         files = [info.file for info in self.infos] + masks + sources + parts + tables
         # Volumes of a series are of one file.
@@ -506,8 +503,7 @@ class Plan(NamedTuple):
     @property
     def columns(self):
         """Channels of images, as networks see them."""
-        widths = [channel.width for channel in self.channels]
-        return sum(widths) or self.infos[0].channels
+        return sum(c.width for c in self.channels) or self.infos[0].channels
 
     @property
     def source_channels(self):
@@ -517,9 +513,9 @@ class Plan(NamedTuple):
     @property
     def source_columns(self):
         """Channels of sources, as networks see them; 0 where there are none."""
-        widths = [channel.width for channel in self.source_channels]
         source = self.tasks[0].source
-        return sum(widths) or (source.channels if source else 0)
+        widths = sum(channel.width for channel in self.source_channels)
+        return widths or (source.channels if source else 0)
 
     @property
     def shape(self):

@@ -74,8 +74,8 @@ class Channel:
 
     def __post_init__(self) -> None:
         """Refuse what is no channel, such as that of a damaged file."""
-        texts = [self.name, self.suffix or ""]
-        if not all(isinstance(text, str) for text in texts) or not self.name:
+        named = isinstance(self.name, str) and self.name
+        if not named or not isinstance(self.suffix, str | None):
             raise InputError(f"a channel needs a name, such as T1w, not {self.name!r}.")
 
     @property
@@ -203,20 +203,19 @@ class Map(Channel):
     def __post_init__(self) -> None:
         """Refuse a range that is none."""
         super().__post_init__()
-        low, high, background = plain([self.low, self.high, self.background])
+        for name in ("low", "high", "background"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        low, high = self.low, self.high
         if not (_is_finite(low) and _is_finite(high) and low < high):
             raise InputError(
                 f"the range of {self.name} must be two numbers, the lower first, not "
                 f"{low} and {high}."
             )
-        if not (_is_finite(background) and low <= background <= high):
+        if not (_is_finite(self.background) and low <= self.background <= high):
             raise InputError(
                 f"the `background` of {self.name} must lie in its range, {low} to "
-                f"{high}, and not be {background}."
+                f"{high}, and not be {self.background}."
             )
-        numbers = {"low": low, "high": high, "background": background}
-        for name, number in numbers.items():
-            object.__setattr__(self, name, number)
 
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read a map, and refuse one that leaves its range."""
@@ -320,9 +319,7 @@ class Labels(Channel):
             )
         rows = self.table.values() if isinstance(self.table, dict) else [None]
         if not all(isinstance(row, dict) for row in rows):
-            raise InputError(
-                f"the table of {self.name} must have a row for each label."
-            )
+            raise InputError(f"the table of {self.name} must have rows for its labels.")
         object.__setattr__(self, "labels", labels)
 
     @property
@@ -350,12 +347,10 @@ class Labels(Channel):
         if not 0 < len(labels) <= MAX_LABELS:
             raise InputError(
                 f"{self.name} has {len(labels)} labels beside 0, and may have 1 to "
-                f"{MAX_LABELS}; merge some, such as those of the cortex, or give other "
-                "files."
+                f"{MAX_LABELS}; merge some, or give other files."
             )
         table = self.table or _read_label_tables(files, labels)
-        end = suffix(files[0])
-        return replace(self, suffix=end, labels=tuple(sorted(labels)), table=table)
+        return replace(super().learn(files), labels=tuple(sorted(labels)), table=table)
 
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read a segmentation, and refuse one with other labels."""
@@ -557,7 +552,7 @@ def _read_label_tables(files, labels):
 def _find_label_table(file, in_folder):
     """Find the table of labels of a file; None without one."""
     end = f"{suffix(file) or 'dseg'}.tsv"
-    own = file.with_name(file.name.partition(".nii")[0] + ".tsv")
+    own = file.with_name(f"{stem(file)}.tsv")
     entities = set(stem(file).split("_"))
     above = [
         path
@@ -664,8 +659,7 @@ def chosen_columns(
 
 def continuous_columns(channels: Sequence[Channel], n_columns: int) -> np.ndarray:
     """Return which columns are not of labels, ``(columns,)``."""
-    if not channels:
-        return np.ones(n_columns, bool)
+    channels = channels or (Unnamed(n=n_columns),)
     return np.concatenate([np.full(c.width, c.continuous) for c in channels])
 
 
@@ -692,9 +686,8 @@ def check_columns(channels: Sequence[Channel], n_columns: int) -> None:
     n = sum(channel.width for channel in channels)
     if channels and n != n_columns:
         raise InputError(
-            f"the channels {listed(channel.name for channel in channels)} take {n} "
-            f"columns, and the images have {n_columns}; give what load_volumes "
-            "returned."
+            f"the channels {listed(c.name for c in channels)} take {n} columns, and "
+            f"the images have {n_columns}; give what load_volumes returned."
         )
 
 
@@ -703,11 +696,10 @@ def check_same(channels: Sequence[Channel], expected: Sequence[Channel]) -> None
 
     Without names, they are of intensities.
     """
-    unnamed = not channels or not expected
-    if unnamed and all(c.brightens for c in (*channels, *expected)):
-        return
     own, other = _describe(channels), _describe(expected)
-    if own != other:
+    both_named = channels and expected
+    scans = not both_named and all(c.brightens for c in (*channels, *expected))
+    if own != other and not scans:
         raise InputError(
             f"the images are of other channels, labels or ranges ({own}) than the "
             f"autoencoder ({other}); give the channels that it has, fine-tune it, or "
@@ -788,11 +780,8 @@ def to_saved(channels: Sequence[Channel]) -> list | None:
 def from_saved(saved: list[dict] | None) -> tuple[Channel, ...]:
     """Build records from the data of :func:`to_saved`."""
     try:
-        return tuple(
-            choose("kind of channel", facts["kind"], KINDS)(
-                **{name: value for name, value in facts.items() if name != "kind"}
-            )
-            for facts in saved or ()
-        )
+        records = [{**facts} for facts in saved or ()]
+        kinds = [choose("kind of channel", own.pop("kind"), KINDS) for own in records]
+        return tuple(kind(**own) for kind, own in zip(kinds, records))
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError("its channels are none that this version knows") from error
