@@ -23,6 +23,7 @@ from dipy_ldm._utils.values import (
     are_codes,
     as_table,
     columns_of,
+    grouped,
     in_order,
     is_unconditional,
     is_vector,
@@ -226,8 +227,10 @@ def learn(
     subjects = range(n) if subjects is None else subjects
     _check_descriptions(table, units, meanings)
     learnt = {
-        name: Condition(*_learn(name, x, subjects), units.get(name), meanings.get(name))
-        for name, x in table.items()
+        name: Condition(*_learn(name, values, subjects))._replace(
+            units=units.get(name), meanings=meanings.get(name)
+        )
+        for name, values in table.items()
     }
     for name, condition in learnt.items():
         _refuse_identifiers(name, condition, len(set(subjects)))
@@ -355,9 +358,7 @@ def _quantiles(numbers, subjects):
     are nearest to it, with 5 subjects at least between two of them. Of fewer than 20
     subjects there is the median alone, which of one subject is a single value, too.
     """
-    values_by_subject: dict[Any, list] = {}
-    for subject, number in zip(subjects, numbers):
-        values_by_subject.setdefault(subject, []).append(number)
+    values_by_subject = grouped(zip(subjects, numbers))
     # Steps of the golden ratio spread over each one's scans, however few subjects there
     # are: the first scans of all may be those of the lowest values.
     chosen = [

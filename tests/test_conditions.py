@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from dipy_ldm import _conditions
-from dipy_ldm._conditions import UNSPECIFIED, ConditionBatch, check_values, learn
+from dipy_ldm._conditions import UNSPECIFIED, ConditionBatch, learn
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table, as_table
 from dipy_ldm.denoiser._conditioning import Conditioning, Examples
@@ -283,17 +283,6 @@ def test_requests_without_conditions_are_refused():
 def test_invalid_training_conditions_are_refused(given, sentence):
     with pytest.raises(InputError, match=sentence):
         learn(given, 3)
-
-
-def test_values_are_there_and_of_one_kind():
-    assert check_values("age", [61, None, 5.5]) == [61, 5.5]
-    assert check_values("lesion", [True, False]) == [True, False]
-    for column, sentence in (
-        ([None], "is missing"),
-        ([1, "x"], "has numbers and also"),
-    ):
-        with pytest.raises(InputError, match=f"age {sentence}"):
-            check_values("age", column)
 
 
 def test_numbers_written_as_text():

@@ -168,6 +168,14 @@ def number_of(name: str, value: Any) -> float:
     return number
 
 
+def grouped(pairs: Iterable[tuple]) -> dict[Any, list]:
+    """Group values by their keys, both in the order of the pairs."""
+    groups: dict[Any, list] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
 def in_order(levels: Iterable[str]) -> list[str]:
     """Sort levels: numbers by their size, and before text."""
     return sorted(levels, key=lambda n: (0, int(n), "") if n.isdecimal() else (1, 0, n))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from dipy_ldm._conditions import FEW, Condition, check_values, is_class
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import as_table, counted, level_of, listed
+from dipy_ldm._utils.values import as_table, counted, grouped, level_of, listed
 from dipy_ldm.data._table_rows import MatchedRows, find_rows, find_subjects
 from dipy_ldm.data._tables import (
     DECIMAL_COMMA,
@@ -278,8 +278,8 @@ def _warnings(covariates):
     """Return warnings about values that could identify a person."""
     lines = []
     for name, values in covariates.values.items():
-        owners = _subjects_by_value(values, covariates.subjects).items()
-        few = [value for value, own in owners if len(own) < FEW]
+        owners = grouped(zip(values, covariates.subjects))
+        few = [value for value, own in owners.items() if len(set(own)) < FEW]
         if rare := sorted(value for value in few if isinstance(value, str)):
             lines.append(
                 f"{name} has classes of fewer than {FEW} subjects, which can point to "
@@ -296,16 +296,9 @@ def _warnings(covariates):
 
 def count_alone(covariates: Covariates) -> int:
     """Count the subjects whose combination of values is unique."""
-    owners = _subjects_by_value(zip(*covariates.values.values()), covariates.subjects)
-    return len({next(iter(own)) for own in owners.values() if len(own) == 1})
-
-
-def _subjects_by_value(keys, subjects):
-    """Group the subjects by their values."""
-    owners: dict[Any, set] = {}
-    for key, subject in zip(keys, subjects):
-        owners.setdefault(key, set()).add(subject)
-    return owners
+    combinations = zip(*covariates.values.values())
+    owners = map(set, grouped(zip(combinations, covariates.subjects)).values())
+    return len({next(iter(own)) for own in owners if len(own) == 1})
 
 
 def _name_or_count(items: Sequence, noun: str) -> str:

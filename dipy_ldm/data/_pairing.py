@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import Table, listed
+from dipy_ldm._utils.values import Table, grouped, listed
 from dipy_ldm.data._bvals_bvecs import Gradients, describe
 from dipy_ldm.data._cohort import draw_order
 from dipy_ldm.data._grid import Grid, same_grid
@@ -405,9 +405,7 @@ def _only_candidates(matches, partners, kind):
 
 def _candidates(files, partners):
     """Return the partners of each file's session, or else those of its subject."""
-    by_key: dict[tuple, list[Path]] = {}
-    for other in partners:
-        by_key.setdefault(_key(other), []).append(other)
+    by_key = grouped((_key(other), other) for other in partners)
     matches = {}
     for file in files:
         subject, session = _key(file)

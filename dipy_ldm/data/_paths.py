@@ -13,12 +13,17 @@ import logging
 import os
 from pathlib import Path
 import re
+from typing import TypeAlias
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data._tables import Row, name_cells, read_cells
 
 logger = logging.getLogger("dipy_ldm")
+
+# Values of entities by their keys, and one suffix or several; None for all.
+Filter: TypeAlias = Mapping[str, str | Sequence[str]] | None
+Suffixes: TypeAlias = str | Sequence[str] | None
 
 _NIFTI = (".nii", ".nii.gz")
 _LISTS = (".txt", ".csv", ".tsv")
@@ -271,8 +276,8 @@ def common_suffix(files: Iterable[str | Path]) -> str | None:
 
 def choose_files(
     files: Sequence[Path],
-    suffixes: str | Sequence[str] | None = None,
-    values: Mapping[str, str | Sequence[str]] | None = None,
+    suffixes: Suffixes = None,
+    values: Filter = None,
     cure: str = "",
 ) -> list[Path]:
     """Filter scans by suffix and entities, and log what is taken.
@@ -308,9 +313,7 @@ def _warn_of_variants(files, values, cure):
             logger.warning(text, key, _counts(variants), own_cure)
 
 
-def choose_entities(
-    files: Sequence[Path], values: Mapping[str, str | Sequence[str]] | None
-) -> list[Path]:
+def choose_entities(files: Sequence[Path], values: Filter) -> list[Path]:
     """Choose files by the entities of their names."""
     chosen = list(files)
     for key, allowed in (values or {}).items():
@@ -319,9 +322,7 @@ def choose_entities(
 
 
 def choose_for_channels(
-    files: Sequence[Path],
-    suffixes: str | Sequence[str] | None,
-    values: Mapping[str, str | Sequence[str]] | None,
+    files: Sequence[Path], suffixes: Suffixes, values: Filter
 ) -> list[Path]:
     """Choose the files of named channels, by entities alone."""
     if suffixes:

@@ -169,11 +169,11 @@ def _distinct(image):
 
 
 def refuse_unknown_labels(name: object, image: np.ndarray, labels: list[int]) -> None:
-    """Refuse a segmentation with labels that were not learnt from."""
+    """Refuse a segmentation with other labels."""
     if unknown := sorted(_distinct(image) - set(labels)):
         raise InputError(
-            f"{name} has the unknown label {unknown[0]:g}; set it to one that the "
-            f"model knows: {listed(labels)}."
+            f"{name} has the unknown label {unknown[0]:g}; set it to one that is "
+            f"known: {listed(labels)}."
         )
 
 

@@ -3,13 +3,12 @@
 As BIDS has them: ``scans.tsv``, then ``sessions.tsv``, then ``participants.tsv``.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
 import logging
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import (
@@ -18,6 +17,7 @@ from dipy_ldm._utils.values import (
     SUBJECT_COLUMNS,
     Table,
     columns_of,
+    grouped,
     is_many,
     level_of,
     listed,
@@ -29,6 +29,10 @@ from dipy_ldm.data._paths import entity
 from dipy_ldm.data._tables import Row, is_missing, read_table, refuse_rows
 
 logger = logging.getLogger("dipy_ldm")
+
+
+# Rows of the lists that named files, by absolute paths; None without lists.
+ListedRows: TypeAlias = Mapping[str, list[Row]] | None
 
 
 class MatchedRows(NamedTuple):
@@ -49,9 +53,7 @@ class MatchedRows(NamedTuple):
         return [name for name in dict.fromkeys(names) if name and name not in KEYS]
 
 
-def find_rows(
-    files: Sequence[Path], listed: Mapping[str, list[Row]] | None = None
-) -> MatchedRows:
+def find_rows(files: Sequence[Path], listed: ListedRows = None) -> MatchedRows:
     """Find the rows about files.
 
     In the folder of a file and in each above it, up to the first with a
@@ -63,12 +65,10 @@ def find_rows(
     @cache
     def rows_of(table, column):
         """Return the rows of a table by what they are about; none without the table."""
-        rows_by_key = defaultdict(list)
-        for row in read_table(table) if table.is_file() else ():
-            rows_by_key[_key(row, column)].append(row)
-            if column == "participant_id":
-                participants.append(row)
-        return rows_by_key
+        rows = read_table(table) if table.is_file() else []
+        if column == "participant_id":
+            participants.extend(rows)
+        return grouped((_key(row, column), row) for row in rows)
 
     for file in files:
         candidates = [own.get(os.path.abspath(file), []), *_rows_about(file, rows_of)]
@@ -100,9 +100,7 @@ def _twice(file, rows):
     return f"{rows[0].table} has {len(rows)} rows for {about} (lines {numbers})"
 
 
-def find_subjects(
-    files: Sequence[Path], listed: Mapping[str, list[Row]] | None = None
-) -> list[str]:
+def find_subjects(files: Sequence[Path], listed: ListedRows = None) -> list[str]:
     """Return the subject of each file."""
     by_name = [entity(file, "sub") for file in files]
     # All of one, that no name of a file has, is no subject but the study in a folder
@@ -193,7 +191,7 @@ def join_rows(
     by_session = sessions is None and "session_id" in columns
     columns = {n: own for n, own in columns.items() if n.lower() not in KEYS}
     cure = _BY_SESSION if by_session else "leave one for each image"
-    numbers = _rows_of(*keys, cure)
+    numbers = _rows_of(keys[0], keys[1], cure)
     if named is None:
         columns = {ALONE: table}
     lists = {name: _as_list(name, values) for name, values in columns.items()}
@@ -245,13 +243,12 @@ def _keys_of_subjects(table, columns, subjects, sessions):
             "give the subjects of the images, too, or put the rows in their order and "
             "drop the names."
         )
-    rows, images = [names], [subjects]
+    parts: list[tuple] = [(names, subjects)]
     if any(sessions or ()) and "session_id" in columns:
-        rows.append(values_of("session_id", columns["session_id"]))
-        images.append(sessions)
+        parts.append((values_of("session_id", columns["session_id"]), sessions))
     rows, images = (
-        [tuple(map(_prefixed, ("sub", "ses"), key)) for key in zip(*columns_of_keys)]
-        for columns_of_keys in (rows, images)
+        [tuple(map(_prefixed, ("sub", "ses"), key)) for key in zip(*own)]
+        for own in zip(*parts)
     )
     return rows, [[key] for key in images]
 
@@ -284,9 +281,7 @@ _BY_SESSION = "join them by session with load_volumes(...).conditions(table=...)
 
 def _rows_of(rows, images, cure):
     """Return the number of each image's row."""
-    places: dict[tuple, list[int]] = {}
-    for number, key in enumerate(rows):
-        places.setdefault(key, []).append(number)
+    places = grouped((key, number) for number, key in enumerate(rows))
     matches = [next((places[k] for k in keys if k in places), []) for keys in images]
     if missing := ["/".join(keys[0]) for keys, own in zip(images, matches) if not own]:
         examples = listed("/".join(map(str, key)) for key in [*places][:3])

@@ -31,6 +31,7 @@ from dipy_ldm.data._preprocessing import (
     refuse_elsewhere,
     unscale_intensities,
 )
+from dipy_ldm.data._sources import refuse_unknown_labels
 from dipy_ldm.data._tables import read_table
 
 __all__ = ["Channel", "Labels", "Map", "as_channels", "split_channels"]
@@ -355,12 +356,7 @@ class Labels(Channel):
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read a segmentation, and refuse one with other labels."""
         data, affine = self._read(file)
-        present = set(np.unique(data).tolist())
-        if unknown := sorted(present - {0, *self.labels}):
-            raise InputError(
-                f"{file} has the unknown label {unknown[0]:g}; {self.name} has "
-                f"{listed(map(str, self.labels))}; set it to one of these, or to 0."
-            )
+        refuse_unknown_labels(file, data, [0, *self.labels])
         return data, affine
 
     def _read(self, file):
@@ -609,24 +605,23 @@ def as_channels(
 
 
 def _parse(text, files):
-    name, _, kind_or_range = text.partition("=")
+    name, _, choice = text.partition("=")
     kind, options = _USUAL.get(name.rpartition("-")[2].lower(), (Channel, {}))
-    if not kind_or_range:
+    if not choice:
         if files and "-" in name:
             end = suffix(choose_named(files, name)[0]) or ""
             kind, options = _USUAL.get(end.lower(), (kind, options))
         return kind(name, **options)
-    low, colon, rest = kind_or_range.partition(":")
+    low, colon, rest = choice.partition(":")
     if not colon:
-        chosen = choose("kind of channel", kind_or_range, KINDS)
+        chosen = choose("kind of channel", choice, KINDS)
         return chosen(name, **(options if chosen is kind else {}))
     high, _, unit = rest.partition(":")
     try:
         low, high = float(low), float(high)
     except ValueError as error:
         raise InputError(
-            f"the range of a map is two numbers, as in {name}=0:1, not "
-            f"{kind_or_range!r}."
+            f"the range of a map is two numbers, as in {name}=0:1, not {choice!r}."
         ) from error
     # Values of another scale are in another unit.
     usual = options.get("high", high)
