@@ -181,8 +181,6 @@ def round_to_steps(values: dict[str, list], steps: Mapping[str, float]) -> None:
         ]
 
 
-# More classes than these are not shown one by one.
-_MAX_CLASSES_SHOWN = 20
 # Whole numbers, so few of them: they may be codes of classes.
 _MAX_CODES = 10
 
@@ -243,13 +241,11 @@ def _line(name, covariates):
 
 
 def _classes(values, meanings):
-    counts = Counter(values).most_common()
-    shown = [
+    """List classes, the commonest first, with their counts and meanings."""
+    return listed(
         f"{level} {count}" + (f" ({meanings[level]})" if meanings.get(level) else "")
-        for level, count in counts[:_MAX_CLASSES_SHOWN]
-    ]
-    more = len(counts) - len(shown)
-    return ", ".join(shown + ([f"and {more} further classes"] if more else []))
+        for level, count in Counter(values).most_common()
+    )
 
 
 def _hints(covariates):
