@@ -115,8 +115,8 @@ class Condition(NamedTuple):
                 return float(levels.index(level)), None
             if lenient:
                 return UNSPECIFIED, f"{name} {level} is not known, and left out."
-            known = listed(map(repr, levels))
-            raise InputError(f"{name} has no level {level!r}; choose one of {known}.")
+            choices = listed(map(repr, levels))
+            raise InputError(f"{name} has no level {level!r}; choose one of {choices}.")
         number, warning = number_of(name, value), None
         low, high = self.quantiles[0], self.quantiles[-1]
         if not low <= number <= high:
