@@ -23,6 +23,7 @@ from dipy_ldm._utils.values import (
     are_codes,
     as_table,
     columns_of,
+    grouped,
     in_order,
     is_unconditional,
     is_vector,
@@ -114,10 +115,8 @@ class Condition(NamedTuple):
                 return float(levels.index(level)), None
             if lenient:
                 return UNSPECIFIED, f"{name} {level} is not known, and left out."
-            raise InputError(
-                f"{name} has no level {level!r}; choose one of "
-                f"{listed(map(repr, levels))}."
-            )
+            choices = listed(map(repr, levels))
+            raise InputError(f"{name} has no level {level!r}; choose one of {choices}.")
         number, warning = number_of(name, value), None
         low, high = self.quantiles[0], self.quantiles[-1]
         if not low <= number <= high:
@@ -292,15 +291,12 @@ def check_names(
     table = columns_of(request)
     if table is None:
         if len(conditions) > 1:
-            raise InputError(
-                f"conditions must be values by their names: {listed(conditions)}."
-            )
+            raise InputError(f"conditions need their names: {listed(conditions)}.")
         table = {next(iter(conditions)): request}
-    for name in table:
-        if name not in conditions:
-            raise InputError(
-                f"unknown condition {name!r}; choose one of {listed(conditions)}."
-            )
+    if unknown := [name for name in table if name not in conditions]:
+        raise InputError(
+            f"unknown condition {unknown[0]!r}; choose one of {listed(conditions)}."
+        )
     return table
 
 
@@ -317,10 +313,7 @@ def _learn(name, values, subjects):
         limits = [(1 - _MARGIN) * min(bvals), (1 + _MARGIN) * max(bvals)]
         return "continuous", {}, limits, missing
     if len(set(present)) < 2:
-        raise InputError(
-            f"{name} is {present[0]!r} for all images, and there is nothing to learn "
-            "from it; leave it out."
-        )
+        raise InputError(f"{name} is {present[0]!r} for all images; leave it out.")
     if not is_class(name, present):
         whose = [own for own, v in zip(subjects, values) if v is not None]
         return "continuous", {}, _quantiles(present, whose), missing
@@ -365,9 +358,7 @@ def _quantiles(numbers, subjects):
     are nearest to it, with 5 subjects at least between two of them. Of fewer than 20
     subjects there is the median alone, which of one subject is a single value, too.
     """
-    values_by_subject: dict[Any, list] = {}
-    for subject, number in zip(subjects, numbers):
-        values_by_subject.setdefault(subject, []).append(number)
+    values_by_subject = grouped(zip(subjects, numbers))
     # Steps of the golden ratio spread over each one's scans, however few subjects there
     # are: the first scans of all may be those of the lowest values.
     chosen = [
@@ -410,7 +401,5 @@ def _refuse_numbers_as_text(name, counts):
         list(map(float, counts))
     except ValueError:
         return
-    raise InputError(
-        f"{name} has {len(counts)} levels that are numbers written as text; give "
-        "numbers."
-    )
+    n = len(counts)
+    raise InputError(f"{name} has {n} levels that are numbers as text; give numbers.")

@@ -44,7 +44,7 @@ from dipy_ldm.data._image_checks import (
 )
 from dipy_ldm.data._scans import ImagesLike, are_scans, read_sources, require_affine
 from dipy_ldm.data._sidecars import SyntheticImage, model_facts
-from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
+from dipy_ldm.data._sources import ConditioningInputs
 from dipy_ldm.data._table_rows import join_to_files
 from dipy_ldm.data.channels import (
     Channel,
@@ -1127,8 +1127,8 @@ class LatentDiffusion(Estimator):
         encoded = ConditionBatch.of(self.conditions_, conditions, n)
         for sentence in encoded.range_warnings:
             logger.warning("%s", sentence)
-        prepared = prepare_sources(self.source_, images, self.vqvae_.factor)
-        return ConditioningInputs.of(encoded.numbers, prepared)
+        factor = self.vqvae_.factor
+        return ConditioningInputs.of(encoded.numbers, self.source_, images, factor)
 
     def _guided_inputs(self, guidance, conditions, source, n):
         """Encode conditions and sources; choose guidance, or refuse it."""

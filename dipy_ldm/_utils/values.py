@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.checks import InputError, plain
 
 logger = logging.getLogger(__name__)
 
@@ -59,10 +59,9 @@ def as_table(conditions: Any) -> dict[str, list]:
             "the columns of conditions need names; give a dictionary, such as "
             "{'age': ages}, or a DataFrame."
         )
-    whole = all(value is None or is_whole(value) for value in values)
-    return {
-        ALONE: [v if v is None else level_of(v) for v in values] if whole else values
-    }
+    if all(value is None or is_whole(value) for value in values):
+        values = [value if value is None else level_of(value) for value in values]
+    return {ALONE: values}
 
 
 def columns_of(conditions: Any) -> dict[str, Any] | None:
@@ -112,22 +111,21 @@ def values_of(name: str, values: Any) -> list:
         values = [v if _is_missing(v) else level_of(v) for v in values.tolist()]
     values = values.tolist() if hasattr(values, "tolist") else values
     values = list(values) if is_many(values) else [values]
-    cleaned: list = []
-    for value in values:
-        if _is_missing(value):
-            cleaned.append(None)
-        elif isinstance(value, str):
-            cleaned.append(value.strip())
-        elif isinstance(value, Real | np.bool_) and math.isfinite(value):
-            cleaned.append(value.item() if isinstance(value, np.generic) else value)
-        elif is_vector(value):
-            cleaned.append(tuple(map(float, value)))
-        else:
-            raise InputError(
-                f"{name} must have text or finite numbers for values, not "
-                f"{reprlib.repr(value)}."
-            )
-    return cleaned
+    return [_plain(name, value) for value in values]
+
+
+def _plain(name, value):
+    """Return a value as Python's, or None if it is missing."""
+    if _is_missing(value):
+        return None
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, Real | np.bool_) and math.isfinite(value):
+        return plain(value)
+    if is_vector(value):
+        return tuple(map(float, value))
+    shown = reprlib.repr(value)
+    raise InputError(f"{name} must have text or finite numbers, not {shown}.")
 
 
 def take_rows(
@@ -170,6 +168,14 @@ def number_of(name: str, value: Any) -> float:
     return number
 
 
+def grouped(pairs: Iterable[tuple]) -> dict[Any, list]:
+    """Group values by their keys, both in the order of the pairs."""
+    groups: dict[Any, list] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
 def in_order(levels: Iterable[str]) -> list[str]:
     """Sort levels: numbers by their size, and before text."""
     return sorted(levels, key=lambda n: (0, int(n), "") if n.isdecimal() else (1, 0, n))
@@ -185,9 +191,9 @@ def listed(names: Iterable, most: int = 20) -> str:
 def as_report(complaints: Iterable[str]) -> str:
     """Join different sentences, the first of many, one a line."""
     lines = list(dict.fromkeys(complaints))
-    more = len(lines) - _MAX_COMPLAINTS
-    shown = lines[:_MAX_COMPLAINTS] + ([f"and {more} more"] if more > 0 else [])
-    return "\n".join(shown)
+    if more := len(lines[_MAX_COMPLAINTS:]):
+        lines[_MAX_COMPLAINTS:] = [f"and {more} more"]
+    return "\n".join(lines)
 
 
 def check_each(check: Callable, items: Iterable) -> None:

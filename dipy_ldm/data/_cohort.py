@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -49,10 +49,10 @@ class Cohort(NamedTuple):
 def draw_order(subjects: Sequence, seed: int) -> list[int]:
     """Draw an order in which the images of each subject are neighbours."""
     order = np.random.default_rng(seed).permutation(len(subjects)).tolist()
-    places: dict[Any, list[int]] = {}
-    for i in order:
-        places.setdefault(subjects[i], []).append(i)
-    return [i for neighbours in places.values() for i in neighbours]
+    # One image stands for each subject: the first of many would come too early.
+    last = {subject: i for i, subject in enumerate(subjects)}
+    place = {subjects[i]: n for n, i in enumerate(order) if last[subjects[i]] == i}
+    return sorted(order, key=lambda i: place[subjects[i]])
 
 
 def split(

@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import compress
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dipy_ldm._conditions import FEW, Condition, check_values, is_class
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import as_table, counted, level_of, listed
+from dipy_ldm._utils.values import as_table, counted, grouped, level_of, listed
 from dipy_ldm.data._table_rows import MatchedRows, find_rows, find_subjects
 from dipy_ldm.data._tables import (
     DECIMAL_COMMA,
@@ -90,19 +89,14 @@ def read_covariates(
             levels[name] = {spelled(name, k): v for k, v in meant.levels.items()}
     refuse_rows(complaints, _CURE)
     # Lists have a row for each file, and need not have these columns.
-    missing = [
-        not any(n in r.cells for r in rows for n in names) for rows in matched.rows
+    without_row = [
+        file
+        for file, rows in zip(files, matched.rows)
+        if not any(name in row.cells for row in rows for name in names)
     ]
     round_to_steps(values, steps or {})
-    return Covariates(
-        values,
-        units,
-        levels,
-        find_subjects(files, list_rows),
-        list(compress(files, missing)),
-        matched.tables,
-        matched.unused,
-    )
+    columns = values, units, levels, find_subjects(files, list_rows)
+    return Covariates(*columns, without_row, matched.tables, matched.unused)
 
 
 _CURE = (
@@ -115,11 +109,9 @@ def _refuse_unknown(names, matched: MatchedRows):
     if not matched.tables:
         raise InputError(
             "no table knows the files: neither a participants.tsv beside or above them "
-            "nor a .csv of their paths lists them; add one, or give a list with "
-            f"{'this column' if len(names) == 1 else 'these columns'}."
+            f"nor a .csv of their paths lists them; add one with {listed(names)}."
         )
-    unknown = [name for name in names if name not in matched.columns]
-    if unknown:
+    if unknown := [name for name in names if name not in matched.columns]:
         available = ", ".join(matched.columns) or "no column of a name"
         where = ", ".join(map(str, matched.tables[:3]))
         raise InputError(
@@ -182,17 +174,13 @@ def round_to_steps(values: dict[str, list], steps: Mapping[str, float]) -> None:
         if not 0 < step < math.inf:
             raise InputError(f"`coarsen` needs a step above 0 for {name}, not {step}.")
         if any(isinstance(value, str) for value in values[name]):
-            raise InputError(
-                f"{name} has classes and can't be coarsened; leave it out."
-            )
+            raise InputError(f"{name} has classes: leave it out of `coarsen`.")
         values[name] = [
             None if value is None else float(step * math.floor(value / step + 0.5))
             for value in values[name]
         ]
 
 
-# More classes than these are not shown one by one.
-_MAX_CLASSES_SHOWN = 20
 # Whole numbers, so few of them: they may be codes of classes.
 _MAX_CODES = 10
 
@@ -253,13 +241,11 @@ def _line(name, covariates):
 
 
 def _classes(values, meanings):
-    counts = Counter(values).most_common()
-    shown = [
+    """List classes, the commonest first, with their counts and meanings."""
+    return listed(
         f"{level} {count}" + (f" ({meanings[level]})" if meanings.get(level) else "")
-        for level, count in counts[:_MAX_CLASSES_SHOWN]
-    ]
-    more = len(counts) - len(shown)
-    return ", ".join(shown + ([f"and {more} further classes"] if more else []))
+        for level, count in Counter(values).most_common()
+    )
 
 
 def _hints(covariates):
@@ -269,8 +255,7 @@ def _hints(covariates):
         kinds = set(values) - {None}
         if all(isinstance(value, str) for value in kinds):
             folded = Counter(value.casefold() for value in kinds)
-            twins = sorted(v for v in kinds if folded[v.casefold()] > 1)
-            if twins:
+            if twins := sorted(v for v in kinds if folded[v.casefold()] > 1):
                 lines.append(f"{name} has classes that differ in case: {listed(twins)}")
         elif (
             len(kinds) <= min(_MAX_CODES, len(covariates.subjects) // 3)
@@ -289,15 +274,14 @@ def _warnings(covariates):
     """Return warnings about values that could identify a person."""
     lines = []
     for name, values in covariates.values.items():
-        owners = _subjects_by_value(values, covariates.subjects).items()
-        rare = sorted(v for v, own in owners if isinstance(v, str) and len(own) < FEW)
-        if rare:
+        owners = grouped(zip(values, covariates.subjects))
+        few = [value for value, own in owners.items() if len(set(own)) < FEW]
+        if rare := sorted(value for value in few if isinstance(value, str)):
             lines.append(
                 f"{name} has classes of fewer than {FEW} subjects, which can point to "
                 f"persons: {listed(rare)}"
             )
-    alone = count_alone(covariates)
-    if alone:
+    if alone := count_alone(covariates):
         lines.append(
             f"{alone} of {counted(len(set(covariates.subjects)), 'subject')} have a "
             "unique combination of these conditions and could be re-identified; use "
@@ -308,16 +292,9 @@ def _warnings(covariates):
 
 def count_alone(covariates: Covariates) -> int:
     """Count the subjects whose combination of values is unique."""
-    owners = _subjects_by_value(zip(*covariates.values.values()), covariates.subjects)
-    return len({next(iter(own)) for own in owners.values() if len(own) == 1})
-
-
-def _subjects_by_value(keys, subjects):
-    """Group the subjects by their values."""
-    owners: dict[Any, set] = {}
-    for key, subject in zip(keys, subjects):
-        owners.setdefault(key, set()).add(subject)
-    return owners
+    combinations = zip(*covariates.values.values())
+    owners = map(set, grouped(zip(combinations, covariates.subjects)).values())
+    return len({next(iter(own)) for own in owners if len(own) == 1})
 
 
 def _name_or_count(items: Sequence, noun: str) -> str:

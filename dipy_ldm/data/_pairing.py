@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import Table, listed
+from dipy_ldm._utils.values import Table, grouped, listed
 from dipy_ldm.data._bvals_bvecs import Gradients, describe
 from dipy_ldm.data._cohort import draw_order
 from dipy_ldm.data._grid import Grid, same_grid
@@ -137,20 +137,20 @@ def with_source_channels(
     subjects = {None, *(entity(task.info.file, "sub") for task in tasks)}
     files = [f for f in files if entity(f, "sub") in subjects] or files
     planned = {t.info.file: t for t in plan_channels(files, channels, skip_bad, cure)}
-    every = [*planned, *(task.info.file for task in tasks)]
-    require_subjects(find_keys(every, len(planned) > 1))
-    partners_of = _candidates([task.info.file for task in tasks], planned)
-    pairs = [task for task in tasks if partners_of[task.info.file]]
-    if lacking := [str(file) for file, own in partners_of.items() if not own]:
+    volumes = [task.info.file for task in tasks]
+    require_subjects(find_keys([*planned, *volumes], len(planned) > 1))
+    matches = _candidates(volumes, planned)
+    if lacking := [file for file, own in matches.items() if not own]:
         names = listed(channel.name for channel in channels)
         text = "%d of %d volumes have no source (%s), and are left out: %s."
         logger.warning(text, len(lacking), len(tasks), names, listed(lacking))
-    _refuse_none(pairs, "source")
-    source_of = pair_sources([task.info.file for task in pairs], list(planned))
-    sources = [planned[source_of[task.info.file]] for task in pairs]
+    own_tasks = _refuse_none([t for t in tasks if matches[t.info.file]], "source")
+    matches = {file: own for file, own in matches.items() if own}
+    source_of = _only_candidates(matches, planned, "source")
+    sources = [planned[source_of[task.info.file]] for task in own_tasks]
     return [
         task._replace(source=source.info, source_parts=source.parts)
-        for task, source in zip(pairs, sources)
+        for task, source in zip(own_tasks, sources)
     ]
 
 
@@ -241,19 +241,16 @@ def put_together(
         for key, own in file_of.items()
         if (missing := [name for name in names if name not in own])
     ]
-    n, all_of = len(file_of) - len(lacking), listed(names)
-    sentence = (
-        f"{n} of {len(file_of)} subjects (or their sessions) have all of {all_of}"
-    )
-    if not n:
+    sets = [[own[n] for n in names] for own in file_of.values() if {*names} <= {*own}]
+    n = f"{len(sets)} of {len(file_of)}"
+    sentence = f"{n} subjects (or their sessions) have all of {listed(names)}"
+    if not sets:
         raise InputError(f"{sentence}: {listed(lacking)}; add what is missing.")
     if lacking:
         logger.warning("%s; left out: %s.", sentence, listed(lacking))
     else:
         logger.info("%s.", sentence)
-    return [
-        [own[n] for n in names] for own in file_of.values() if len(own) == len(names)
-    ]
+    return sets
 
 
 def _sample(facts):
@@ -279,8 +276,9 @@ def pair_sources(
     files: Sequence[Path], sources: Sequence[Path], kind: str = "source"
 ) -> dict[Path, Path]:
     """Pair each file with its source, by subject and session, else by name or order."""
-    pair = _by_subject if _have_subjects(files, sources) else _by_name_or_order
-    return pair(files, sources, kind)
+    if not _have_subjects(files, sources):
+        return _by_name_or_order(files, sources, kind)
+    return _only_candidates(_candidates(files, sources), sources, kind)
 
 
 def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
@@ -290,12 +288,11 @@ def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]
     """
     if not _have_subjects(files, masks):
         return _by_name_or_order(files, masks, "mask")
-    different = list(dict.fromkeys(masks))
-    by_subject = chain.from_iterable(_candidates(files, different).values())
+    matches = _candidates(files, dict.fromkeys(masks))
     fits = len(files) == len(masks) and not any(map(contradict, files, masks))
-    if fits and sorted(by_subject) != sorted(masks):
+    if fits and sorted(chain(*matches.values())) != sorted(masks):
         return _by_name_or_order(files, masks, "mask")
-    return _by_subject(files, different, "mask")
+    return _only_candidates(matches, masks, "mask")
 
 
 def _have_subjects(files, partners):
@@ -389,18 +386,18 @@ def _columns(files):
     return {*numbers, *entities}
 
 
-def _by_subject(files, partners, kind):
-    matches = _candidates(files, partners)
-    if missing := [str(file) for file, matched in matches.items() if not matched]:
+def _only_candidates(matches, partners, kind):
+    """Return the one candidate of each file, or refuse several and none."""
+    if missing := [file for file, matched in matches.items() if not matched]:
         raise InputError(
-            f"{len(missing)} of {len(files)} volumes have no {kind} of their subject "
+            f"{len(missing)} of {len(matches)} volumes have no {kind} of their subject "
             f"and session: {listed(missing)}; add them, or leave these volumes out."
         )
     for file, matched in matches.items():
         if len(matched) > 1:
             raise InputError(
                 f"{file} has {len(matched)} {kind}s of its subject and session: "
-                f"{listed(map(str, matched))}; name one for each."
+                f"{listed(matched)}; name one for each."
             )
     pairs = {file: matched[0] for file, matched in matches.items()}
     return _log_pairs(pairs, partners, kind, "subject and session")
@@ -408,9 +405,7 @@ def _by_subject(files, partners, kind):
 
 def _candidates(files, partners):
     """Return the partners of each file's session, or else those of its subject."""
-    by_key: dict[tuple, list[Path]] = {}
-    for other in partners:
-        by_key.setdefault(_key(other), []).append(other)
+    by_key = grouped((_key(other), other) for other in partners)
     matches = {}
     for file in files:
         subject, session = _key(file)
@@ -478,8 +473,8 @@ class Plan(NamedTuple):
         """All files that are read."""
         masks = [task.mask for task in self.tasks if task.mask]
         sources = [task.source.file for task in self.tasks if task.source]
-        further = (t.parts[1:] + t.source_parts[1:] for t in self.tasks)
-        parts = [file for pairs in further for _, file in pairs]
+        further = chain(*(t.parts[1:] + t.source_parts[1:] for t in self.tasks))
+        parts = [file for _, file in further]
         tables = [file for t in self.tasks if t.gradients for file in t.gradients.files]
         files = [info.file for info in self.infos] + masks + sources + parts + tables
         # Volumes of a series are of one file.
@@ -506,8 +501,7 @@ class Plan(NamedTuple):
     @property
     def columns(self):
         """Channels of images, as networks see them."""
-        widths = [channel.width for channel in self.channels]
-        return sum(widths) or self.infos[0].channels
+        return sum(c.width for c in self.channels) or self.infos[0].channels
 
     @property
     def source_channels(self):
@@ -517,9 +511,9 @@ class Plan(NamedTuple):
     @property
     def source_columns(self):
         """Channels of sources, as networks see them; 0 where there are none."""
-        widths = [channel.width for channel in self.source_channels]
         source = self.tasks[0].source
-        return sum(widths) or (source.channels if source else 0)
+        widths = sum(channel.width for channel in self.source_channels)
+        return widths or (source.channels if source else 0)
 
     @property
     def shape(self):

@@ -13,6 +13,7 @@ import logging
 import os
 from pathlib import Path
 import re
+from typing import TypeAlias
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
@@ -20,14 +21,24 @@ from dipy_ldm.data._tables import Row, name_cells, read_cells
 
 logger = logging.getLogger("dipy_ldm")
 
+# Values of entities by their keys, and one suffix or several; None for all.
+Filter: TypeAlias = Mapping[str, str | Sequence[str]] | None
+Suffixes: TypeAlias = str | Sequence[str] | None
+
 _NIFTI = (".nii", ".nii.gz")
 _LISTS = (".txt", ".csv", ".tsv")
 # Folders of BIDS datasets with other files than scans as they were converted.
 _ASIDE = ("derivatives", "sourcedata")
 # Entities by which files of one scan differ.
 _VARIANTS = ("space", "res", "desc", "part", "echo", "inv")
-# Entries in the sidecars of outputs that are no scans.
-_NO_SCANS = {"Role", "Difference", "Deviation"}
+# Which outputs are left out, by what their sidecars have.
+_NO_MASKS = {"that are no masks": lambda facts: facts.get("Role") != "mask"}
+_BY_PRODUCTS = {
+    "that are masks, maps, differences or deviations": lambda facts: (
+        facts.keys() & {"Role", "Difference", "Deviation"}
+    )
+}
+_OUTPUTS = _BY_PRODUCTS | {"made by dipy_ldm": bool}
 
 
 def find_volumes(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
@@ -39,10 +50,10 @@ def find_volumes(paths: Sequence[str | Path], generated: bool = False) -> list[P
 
 def refuse_twins(files: Iterable[Path]) -> None:
     """Refuse two files of a folder that differ in .nii and .nii.gz alone."""
-    first: dict[tuple, Path] = {}
+    first: dict[str, Path] = {}
     for file in files:
-        folder = os.path.dirname(os.path.abspath(file))
-        twin = first.setdefault((folder, stem(file)), file)
+        uncompressed = os.path.abspath(file.with_name(f"{stem(file)}.nii"))
+        twin = first.setdefault(uncompressed, file)
         if twin is not file:
             raise InputError(
                 f"{twin} and {file} are two files of one name; remove one, or name the "
@@ -60,10 +71,8 @@ def expand(
         excluded.update(filter(None, reasons.values()))
         files += [file for file, reason in reasons.items() if not reason]
     counts = listed(f"{reason} ({n})" for reason, n in excluded.items())
-    if not files and excluded:
-        raise InputError(
-            f"there are no volumes but those {counts}; name that folder, too."
-        )
+    if not files and counts:
+        raise InputError(f"there are no volumes but those {counts}; name that folder.")
     if not files:
         raise InputError("there are no volumes; give NIfTI files or folders of them.")
     if excluded:
@@ -81,26 +90,12 @@ def _reasons(path, generated, masks):
             reasons |= {file: _aside(file, path.parts) for file in _files(match)}
     if path.is_file():
         return reasons
-    facts_of = {
-        file: facts_beside(file) for file, reason in reasons.items() if not reason
-    }
-    outputs = dict.fromkeys((f for f, x in facts_of.items() if x), "made by dipy_ldm")
-    if masks:
-        by_product_files = [
-            file for file in outputs if facts_of[file].get("Role") != "mask"
-        ]
-        about, outputs = "that are no masks", {}
-    else:
-        by_product_files = [
-            file for file in outputs if facts_of[file].keys() & _NO_SCANS
-        ]
-        about = "that are masks, maps, differences or deviations"
-    for left_out in (
-        dict.fromkeys(by_product_files, about),
-        {} if generated else outputs,
-    ):
-        if len(left_out) < len(facts_of):  # else they are what is wanted
-            reasons |= left_out
+    facts_of = {file: facts_beside(file) for file in reasons if not reasons[file]}
+    excluded = _NO_MASKS if masks else _BY_PRODUCTS if generated else _OUTPUTS
+    for about, is_of in excluded.items():
+        files = [file for file, facts in facts_of.items() if facts and is_of(facts)]
+        if len(files) < len(facts_of):  # else they are what is wanted
+            reasons |= dict.fromkeys(files, about)
     return reasons
 
 
@@ -231,10 +226,8 @@ def _read_list(path):
     files = []
     for _, cells in lines[named:]:
         if not _looks_like_nifti(cells, column):
-            raise InputError(
-                f"{path} has a line without a NIfTI file ({', '.join(cells)}); remove "
-                "it."
-            )
+            line = ", ".join(cells)
+            raise InputError(f"{path} has a line without NIfTI file ({line}); drop it.")
         files.append(path.parent / Path(cells[column].strip()).expanduser())
     return files, lines, named
 
@@ -242,11 +235,9 @@ def _read_list(path):
 def _column(path, rows):
     """Find the column that holds NIfTI files."""
     hits = [i for row in rows for i in range(len(row)) if _looks_like_nifti(row, i)]
-    if not hits:
-        raise InputError(
-            f"{path} names no NIfTI files; give it a column of paths of .nii files."
-        )
-    return min(hits)
+    if hits:
+        return min(hits)
+    raise InputError(f"{path} names no NIfTI files; give it a column of their paths.")
 
 
 def _looks_like_nifti(row, column):
@@ -285,8 +276,8 @@ def common_suffix(files: Iterable[str | Path]) -> str | None:
 
 def choose_files(
     files: Sequence[Path],
-    suffixes: str | Sequence[str] | None = None,
-    values: Mapping[str, str | Sequence[str]] | None = None,
+    suffixes: Suffixes = None,
+    values: Filter = None,
     cure: str = "",
 ) -> list[Path]:
     """Filter scans by suffix and entities, and log what is taken.
@@ -322,9 +313,7 @@ def _warn_of_variants(files, values, cure):
             logger.warning(text, key, _counts(variants), own_cure)
 
 
-def choose_entities(
-    files: Sequence[Path], values: Mapping[str, str | Sequence[str]] | None
-) -> list[Path]:
+def choose_entities(files: Sequence[Path], values: Filter) -> list[Path]:
     """Choose files by the entities of their names."""
     chosen = list(files)
     for key, allowed in (values or {}).items():
@@ -333,9 +322,7 @@ def choose_entities(
 
 
 def choose_for_channels(
-    files: Sequence[Path],
-    suffixes: str | Sequence[str] | None,
-    values: Mapping[str, str | Sequence[str]] | None,
+    files: Sequence[Path], suffixes: Suffixes, values: Filter
 ) -> list[Path]:
     """Choose the files of named channels, by entities alone."""
     if suffixes:

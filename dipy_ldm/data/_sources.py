@@ -119,8 +119,10 @@ def check(
         counts = "one image" if n == 1 else f"one image or {n}, one for each"
         raise InputError(f"{name} must have {counts}, not {len(images)}.")
     survey(images, f"{name} image")
-    if not (info.labels and lenient):
-        _check_values(images, info, name)
+    if not info.labels:
+        check_ranges(images, info.bounds, f"{name} image")
+    for number, image in enumerate(images if info.labels and not lenient else ()):
+        refuse_unknown_labels(f"{name} {number}", image, info.labels)
     return images
 
 
@@ -166,21 +168,12 @@ def _distinct(image):
     return set(np.unique(image).tolist())
 
 
-def _check_values(images, info, name):
-    """Refuse labels that were not learnt from, and intensities of another scale."""
-    if not info.labels:
-        check_ranges(images, info.bounds, f"{name} image")
-        return
-    for number, image in enumerate(images):
-        refuse_unknown_labels(f"{name} {number}", image, info.labels)
-
-
 def refuse_unknown_labels(name: object, image: np.ndarray, labels: list[int]) -> None:
-    """Refuse a segmentation with labels that were not learnt from."""
+    """Refuse a segmentation with other labels."""
     if unknown := sorted(_distinct(image) - set(labels)):
         raise InputError(
-            f"{name} has the unknown label {unknown[0]:g}; set it to one that the "
-            f"model knows: {listed(labels)}."
+            f"{name} has the unknown label {unknown[0]:g}; set it to one that is "
+            f"known: {listed(labels)}."
         )
 
 
@@ -207,13 +200,20 @@ class ConditioningInputs(NamedTuple):
     sources: Sources | None = None
 
     @classmethod
-    def of(cls, numbers: np.ndarray, sources: Sources | None) -> Self:
-        """Join conditions ``(n, conditions)`` and sources."""
-        if sources is None:
+    def of(
+        cls,
+        numbers: np.ndarray,
+        info: Source | None,
+        images: np.ndarray | None,
+        factor: int,
+    ) -> Self:
+        """Join conditions ``(n, conditions)`` and source images, if there are any."""
+        if info is None or images is None:
             return cls(numbers)
-        n, count = len(numbers), len(sources.images)
-        which = np.arange(n) if count == n else np.zeros(n)
-        return cls(np.column_stack([numbers, which]).astype("float32"), sources)
+        n, size = len(numbers), window_size(images.shape[1:-1], factor)
+        which = np.arange(n) if len(images) == n else np.zeros(n)
+        table = np.column_stack([numbers, which]).astype("float32")
+        return cls(table, Sources(images, info, size))
 
     def take(self, numbers: np.ndarray) -> Self:
         """Choose some of the examples."""
@@ -223,15 +223,6 @@ class ConditioningInputs(NamedTuple):
         """Return what networks are given beside latents and times."""
         read = None if self.sources is None else self.sources.read
         return network_inputs(self.table, read)
-
-
-def prepare_sources(
-    info: Source | None, images: np.ndarray | None, factor: int
-) -> Sources | None:
-    """Return source images as network inputs; None if there are none."""
-    if info is None or images is None:
-        return None
-    return Sources(images, info, window_size(images.shape[1:-1], factor))
 
 
 def network_inputs(table: Any, read: Callable | None) -> tuple:

@@ -3,12 +3,12 @@
 As BIDS has them: ``scans.tsv``, then ``sessions.tsv``, then ``participants.tsv``.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 import logging
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import (
@@ -17,9 +17,11 @@ from dipy_ldm._utils.values import (
     SUBJECT_COLUMNS,
     Table,
     columns_of,
+    grouped,
     is_many,
     level_of,
     listed,
+    take_rows,
     values_of,
     with_codes,
 )
@@ -27,6 +29,10 @@ from dipy_ldm.data._paths import entity
 from dipy_ldm.data._tables import Row, is_missing, read_table, refuse_rows
 
 logger = logging.getLogger("dipy_ldm")
+
+
+# Rows of the lists that named files, by absolute paths; None without lists.
+ListedRows: TypeAlias = Mapping[str, list[Row]] | None
 
 
 class MatchedRows(NamedTuple):
@@ -47,21 +53,45 @@ class MatchedRows(NamedTuple):
         return [name for name in dict.fromkeys(names) if name and name not in KEYS]
 
 
-def find_rows(
-    files: Sequence[Path], listed: Mapping[str, list[Row]] | None = None
-) -> MatchedRows:
+def find_rows(files: Sequence[Path], listed: ListedRows = None) -> MatchedRows:
     """Find the rows about files.
 
     In the folder of a file and in each above it, up to the first with a
     ``participants.tsv``, there may be tables of its scans, sessions and participants.
     """
-    own, tables, complaints, rows = listed or {}, _Tables(), [], []
+    own, complaints, rows = listed or {}, [], []
+    participants: list[Row] = []
+
+    @cache
+    def rows_of(table, column):
+        """Return the rows of a table by what they are about; none without the table."""
+        rows = read_table(table) if table.is_file() else []
+        if column == "participant_id":
+            participants.extend(rows)
+        return grouped((_key(row, column), row) for row in rows)
+
     for file in files:
-        candidates = [own.get(os.path.abspath(file), []), *tables.about(file)]
+        candidates = [own.get(os.path.abspath(file), []), *_rows_about(file, rows_of)]
         rows.append([matches[0] for matches in candidates if matches])
         complaints += [_twice(file, x) for x in candidates if len(x) > 1]
     refuse_rows(complaints, "leave one row for each")
-    return MatchedRows(rows, tables.count_unused(rows))
+    used = {(row.table, row.line) for matches in rows for row in matches}
+    unused = sum((row.table, row.line) not in used for row in participants)
+    return MatchedRows(rows, unused)
+
+
+def _rows_about(file, rows_of):
+    """Yield the rows about a file of each table around it, the nearest first."""
+    subject, session = entity(file, "sub"), entity(file, "ses")
+    scan = os.path.abspath(file)
+    for folder in Path(scan).parents if subject else ():
+        for stem in (f"{subject}_{session}", subject):
+            yield rows_of(folder / f"{stem}_scans.tsv", "filename").get(scan, [])
+        sessions = rows_of(folder / f"{subject}_sessions.tsv", "session_id")
+        yield sessions.get(session, [])
+        if participants := rows_of(folder / "participants.tsv", "participant_id"):
+            yield _of_session(participants.get(subject, []), session)
+            return
 
 
 def _twice(file, rows):
@@ -70,84 +100,32 @@ def _twice(file, rows):
     return f"{rows[0].table} has {len(rows)} rows for {about} (lines {numbers})"
 
 
-def find_subjects(
-    files: Sequence[Path], listed: Mapping[str, list[Row]] | None = None
-) -> list[str]:
+def find_subjects(files: Sequence[Path], listed: ListedRows = None) -> list[str]:
     """Return the subject of each file."""
     by_name = [entity(file, "sub") for file in files]
     # All of one, that no name of a file has, is no subject but the study in a folder
     # such as sub-cortical.
     if len(set(files)) > 1 and len({*by_name}) == 1:
         by_name = [entity(Path(file).name, "sub") for file in files]
-    rows = ((listed or {}).get(os.path.abspath(file), ()) for file in files)
+    rows = [(listed or {}).get(os.path.abspath(file), ()) for file in files]
     return [
         _listed_subject(own_rows) or name or str(file)
-        for file, name, own_rows in zip(files, by_name, rows, strict=True)
+        for file, name, own_rows in zip(files, by_name, rows)
     ]
 
 
 def _listed_subject(rows):
-    cells = (
-        cell
-        for row in rows
-        for name, cell in row.cells.items()
-        if name.lower() in SUBJECT_COLUMNS and not is_missing(cell)
-    )
-    subject = next(cells, None)
-    return subject and _prefixed("sub", subject)
+    """Return the subject that the rows of lists have for a file; None without one."""
+    for name, cell in (pair for row in rows for pair in row.cells.items()):
+        if name.lower() in SUBJECT_COLUMNS and not is_missing(cell):
+            return _prefixed("sub", cell)
+    return None
 
 
 def _prefixed(key, name):
     """Write a name as those of files have it: many tables leave the prefix out."""
     name = level_of(name).strip()
     return name if name.startswith(f"{key}-") else f"{key}-{name}"
-
-
-class _Tables:
-    """Cache of tables, with their rows by subject, session or file."""
-
-    def __init__(self) -> None:
-        self._indexes: dict[Path, dict | None] = {}
-
-    def about(self, file: Path) -> Iterator[list[Row]]:
-        """Yield the rows about a file of each table, the nearest first."""
-        subject, session = entity(file, "sub"), entity(file, "ses")
-        if subject is None:
-            return
-        scan = os.path.abspath(file)
-        for folder in Path(scan).parents:
-            for stem in (f"{subject}_{session}", subject):
-                yield self._rows(folder / f"{stem}_scans.tsv", "filename", scan)
-            sessions = folder / f"{subject}_sessions.tsv"
-            yield self._rows(sessions, "session_id", session)
-            participants = folder / "participants.tsv"
-            rows = self._rows(participants, "participant_id", subject)
-            yield _of_session(rows, session)
-            if self._indexes[participants] is not None:
-                return
-
-    def _rows(self, path: Path, column: str, key: str | None) -> list[Row]:
-        if path not in self._indexes:
-            self._indexes[path] = _indexed(path, column) if path.is_file() else None
-        return (self._indexes[path] or {}).get(key, [])
-
-    def count_unused(self, rows):
-        """Count the participants that no file is about."""
-        used = {(row.table, row.line) for matches in rows for row in matches}
-        return sum(
-            (row.table, row.line) not in used
-            for path, index in self._indexes.items()
-            if index and path.name == "participants.tsv"
-            for matches in index.values()
-            for row in matches
-        )
-
-
-def _indexed(path, column):
-    index = defaultdict(list)
-    for row in read_table(path):
-        index[_key(row, column)].append(row)
-    return dict(index)
 
 
 def _of_session(rows, session):
@@ -215,13 +193,12 @@ def join_rows(
     cure = _BY_SESSION if by_session else "leave one for each image"
     numbers = _rows_of(keys[0], keys[1], cure)
     if named is None:
-        values = _as_list(ALONE, table)
-        return [values[number] for number in numbers]
+        columns = {ALONE: table}
     lists = {name: _as_list(name, values) for name, values in columns.items()}
-    rows = {name: [column[i] for i in numbers] for name, column in lists.items()}
-    return (
-        Table(rows, table.units, table.meanings) if isinstance(table, Table) else rows
-    )
+    rows = take_rows(lists, numbers) or {}
+    if isinstance(table, Table):
+        return Table(rows, table.units, table.meanings)
+    return rows[ALONE] if named is None else rows
 
 
 def _refuse_uneven(columns, n):
@@ -266,12 +243,13 @@ def _keys_of_subjects(table, columns, subjects, sessions):
             "give the subjects of the images, too, or put the rows in their order and "
             "drop the names."
         )
-    rows: list[tuple] = [(_prefixed("sub", label),) for label in names]
-    images: list[tuple] = [(_prefixed("sub", label),) for label in subjects]
+    parts: list[tuple] = [(names, subjects)]
     if any(sessions or ()) and "session_id" in columns:
-        labels = values_of("session_id", columns["session_id"])
-        rows = [(*key, _prefixed("ses", own)) for key, own in zip(rows, labels)]
-        images = [(*key, _prefixed("ses", own)) for key, own in zip(images, sessions)]
+        parts.append((values_of("session_id", columns["session_id"]), sessions))
+    rows, images = (
+        [tuple(map(_prefixed, ("sub", "ses"), key)) for key in zip(*own)]
+        for own in zip(*parts)
+    )
     return rows, [[key] for key in images]
 
 
@@ -303,9 +281,7 @@ _BY_SESSION = "join them by session with load_volumes(...).conditions(table=...)
 
 def _rows_of(rows, images, cure):
     """Return the number of each image's row."""
-    places: dict[tuple, list[int]] = {}
-    for number, key in enumerate(rows):
-        places.setdefault(key, []).append(number)
+    places = grouped((key, number) for number, key in enumerate(rows))
     matches = [next((places[k] for k in keys if k in places), []) for keys in images]
     if missing := ["/".join(keys[0]) for keys, own in zip(images, matches) if not own]:
         examples = listed("/".join(map(str, key)) for key in [*places][:3])

@@ -62,8 +62,8 @@ _INHERITING = ("scans", "sessions")
 DECIMAL_COMMA = re.compile(r"\A([+-]?\d+),(\d+)\Z")
 # A first line of names that begins with the column of the rows' numbers.
 _NUMBERS = re.compile(r"#[,;\t]")
-# A row below a first column of colours, and no comment.
-_COLOUR = re.compile(r"#[0-9A-Fa-f]{6}\t")
+# A row, and no comment; and one below a first column of colours.
+_ROW, _ROW_OF_COLOUR = re.compile("[^#]"), re.compile(r"[^#]|#[0-9A-Fa-f]{6}\t")
 # How spreadsheets declare what stands between columns, in the first line.
 _DECLARED = re.compile(r'"?sep=([;,\t])"?')
 
@@ -105,8 +105,7 @@ def read_table(path: str | Path) -> list[Row]:
 def name_cells(path: Path, lines: Sequence[tuple[int, list[str]]]) -> list[Row]:
     """Return rows as dicts by the names of the first line."""
     names = [name.strip() for name in lines[0][1]]
-    twice = sorted({name for name in names if name and names.count(name) > 1})
-    if twice:
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
         raise InputError(
             f"{path} has two columns of the name {', '.join(twice)}; rename one."
         )
@@ -131,26 +130,18 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
         raise InputError(f"there is no file {path}; check the path.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} can't be read as text; save it as UTF-8.") from error
-    lines = text.split("\n")
-    head = 2 if lines and _DECLARED.fullmatch(lines[0]) else 1
-    coloured = text.startswith("color\t")
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    declared = _DECLARED.fullmatch(lines[0][1]) if lines else None
+    lines = lines[1:] if declared else lines
+    is_row = _ROW_OF_COLOUR.match if text.startswith("color\t") else _ROW.match
     numbered = [
         (number, line)
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-        and (
-            line[0] != "#"
-            or number == head
-            and _NUMBERS.match(line)
-            or coloured
-            and _COLOUR.match(line)
-        )
+        for place, (number, line) in enumerate(lines)
+        if is_row(line) or (place == 0 and _NUMBERS.match(line))
     ]
-    separator = _separator(path, [line for _, line in numbered])
+    separator = _separator(path, [line for _, line in numbered], declared)
     if separator is None:
         return [(number, [line]) for number, line in numbered]
-    if numbered and _DECLARED.fullmatch(numbered[0][1]):
-        del numbered[0]
     cells = _split(path, numbered, separator)
     if separator == ";":
         cells = [(n, [DECIMAL_COMMA.sub(r"\1.\2", c) for c in row]) for n, row in cells]
@@ -163,38 +154,34 @@ def _split(path, numbered, separator):
     reader = csv.reader(lines, delimiter=separator, strict=True)
     cells = []
     while (first := reader.line_num) < len(numbered):
-        number = numbered[first][0]
         try:
             row = next(reader)
+            # In .csv a quoted text may hold the end of a line; in .tsv it never does,
+            # and a lone quote would take the lines up to the next one for a text.
+            if separator == "\t" and reader.line_num > first + 1:
+                raise csv.Error
         except csv.Error as error:
-            raise _stray_quote(path, number) from error
-        # In .csv a quoted text may hold the end of a line; in .tsv it never does, and
-        # a quote that stands alone would take the lines up to the next one for a text.
-        if separator == "\t" and reader.line_num > first + 1:
-            raise _stray_quote(path, number)
+            raise InputError(
+                f'{path}, line {numbered[first][0]}: a cell begins with a quote (") '
+                "that does not end it; remove the quote, or write the cell in quotes "
+                "and each quote within it twice."
+            ) from error
         # Spreadsheets end tables with rows of nothing.
         if any(map(str.strip, row)):
             cells.append((numbered[reader.line_num - 1][0], row))
     return cells
 
 
-def _stray_quote(path, number):
-    return InputError(
-        f'{path}, line {number}: a cell begins with a quote (") that does not end it; '
-        "remove the quote, or write the cell in quotes and each quote within it twice."
-    )
-
-
-def _separator(path, lines):
+def _separator(path, lines, declared):
     """Return the separator of columns; None if each line is a path."""
-    if path.suffix.lower() == ".csv":
-        if lines and (declared := _DECLARED.fullmatch(lines[0])):
-            return declared[1]
+    kind = path.suffix.lower()
+    if kind == ".csv" and declared:
+        return declared[1]
+    if kind == ".csv":
         # Names of columns seldom have the sign that is not between them.
-        first = lines[0] if lines else ""
+        first = "".join(lines[:1])
         return max(",;", key=lambda s: (sum(s in x for x in lines), first.count(s)))
-    tabs = path.suffix.lower() == ".tsv" or any("\t" in x for x in lines)
-    return "\t" if tabs else None
+    return "\t" if kind == ".tsv" or any("\t" in x for x in lines) else None
 
 
 def refuse_rows(complaints: Iterable[str], cure: str) -> None:
@@ -232,15 +219,15 @@ def _read_json(file):
 
 def _describe(entry):
     unit, levels = entry.get("Units"), entry.get("Levels")
+    levels = levels if isinstance(levels, dict) else {}
     # Forms to be filled in have empty units.
     named = isinstance(unit, str) and not is_missing(unit)
-    texts = {}
-    if isinstance(levels, dict):
-        for level, meaning in levels.items():
-            # Codes of missing values don't make classes of numbers.
-            if is_missing(level):
-                continue
-            # A text or, in later versions of BIDS, a dictionary that has one.
-            text = meaning.get("Description") if isinstance(meaning, dict) else meaning
-            texts[str(level)] = str(text or "")
+    # Codes of missing values don't make classes of numbers.
+    texts = {x: _text_of(own) for x, own in levels.items() if not is_missing(x)}
     return Description(unit if named else None, texts)
+
+
+def _text_of(meaning):
+    """Return the text of a level, which later versions of BIDS have in a dictionary."""
+    text = meaning.get("Description") if isinstance(meaning, dict) else meaning
+    return str(text or "")

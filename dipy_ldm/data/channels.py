@@ -6,11 +6,12 @@ what a reconstruction loses, what headers and sidecars say. A stack of volumes t
 nobody named has no records, and is scaled by itself.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import colorsys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from itertools import chain
 import math
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -30,6 +31,7 @@ from dipy_ldm.data._preprocessing import (
     refuse_elsewhere,
     unscale_intensities,
 )
+from dipy_ldm.data._sources import refuse_unknown_labels
 from dipy_ldm.data._tables import read_table
 
 __all__ = ["Channel", "Labels", "Map", "as_channels", "split_channels"]
@@ -73,8 +75,8 @@ class Channel:
 
     def __post_init__(self) -> None:
         """Refuse what is no channel, such as that of a damaged file."""
-        texts = [self.name, self.suffix or ""]
-        if not all(isinstance(text, str) for text in texts) or not self.name:
+        named = isinstance(self.name, str) and self.name
+        if not named or not isinstance(self.suffix, str | None):
             raise InputError(f"a channel needs a name, such as T1w, not {self.name!r}.")
 
     @property
@@ -159,19 +161,15 @@ class Channel:
 
     def sidecar_entries(self) -> dict:
         """Describe it for the sidecar of a file."""
-        return {"Channel": self.name, "ChannelKind": self.kind}
+        return {"Channel": self.name, "ChannelKind": self.kind} if self.name else {}
 
     def name_entry(self) -> dict:
         """Describe it for the sidecar of a file that does not hold its values."""
         return {"Channel": self.name} if self.name else {}
 
-    @property
-    def has_table(self) -> bool:
-        """Whether there is a table beside each file."""
-        return False
-
-    def write_table(self, write: Callable[[str], None]) -> None:
-        """Write the table beside a file, if there is one."""
+    def table_text(self) -> str:
+        """Return the table beside each file; empty without one."""
+        return ""
 
     def to_saved(self) -> dict:
         """Return the record as JSON data."""
@@ -206,20 +204,19 @@ class Map(Channel):
     def __post_init__(self) -> None:
         """Refuse a range that is none."""
         super().__post_init__()
-        low, high, background = plain([self.low, self.high, self.background])
+        for name in ("low", "high", "background"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        low, high = self.low, self.high
         if not (_is_finite(low) and _is_finite(high) and low < high):
             raise InputError(
                 f"the range of {self.name} must be two numbers, the lower first, not "
                 f"{low} and {high}."
             )
-        if not (_is_finite(background) and low <= background <= high):
+        if not (_is_finite(self.background) and low <= self.background <= high):
             raise InputError(
                 f"the `background` of {self.name} must lie in its range, {low} to "
-                f"{high}, and not be {background}."
+                f"{high}, and not be {self.background}."
             )
-        numbers = {"low": low, "high": high, "background": background}
-        for name, number in numbers.items():
-            object.__setattr__(self, name, number)
 
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read a map, and refuse one that leaves its range."""
@@ -231,7 +228,7 @@ class Map(Channel):
             wider = f"{min(low, self.low):.4g}:{max(high, self.high):.4g}"
             raise InputError(
                 f"{file} has values from {low:g} to {high:g}, outside of the range of "
-                f"{self.name}, {self.low:g} to {self.high:g}; clip them, or give "
+                f"{self.name}, {self.low:g} to {self.high:g}; clip them, or train with "
                 f"another range, as {self.name}={wider}{':UNIT' if self.unit else ''}."
             )
         return data, affine
@@ -323,9 +320,7 @@ class Labels(Channel):
             )
         rows = self.table.values() if isinstance(self.table, dict) else [None]
         if not all(isinstance(row, dict) for row in rows):
-            raise InputError(
-                f"the table of {self.name} must have a row for each label."
-            )
+            raise InputError(f"the table of {self.name} must have rows for its labels.")
         object.__setattr__(self, "labels", labels)
 
     @property
@@ -353,26 +348,19 @@ class Labels(Channel):
         if not 0 < len(labels) <= MAX_LABELS:
             raise InputError(
                 f"{self.name} has {len(labels)} labels beside 0, and may have 1 to "
-                f"{MAX_LABELS}; merge some, such as those of the cortex, or give other "
-                "files."
+                f"{MAX_LABELS}; merge some, or give other files."
             )
         table = self.table or _read_label_tables(files, labels)
-        end = suffix(files[0])
-        return replace(self, suffix=end, labels=tuple(sorted(labels)), table=table)
+        return replace(super().learn(files), labels=tuple(sorted(labels)), table=table)
 
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read a segmentation, and refuse one with other labels."""
         data, affine = self._read(file)
-        present = set(np.unique(data).tolist())
-        if unknown := sorted(present - {0, *self.labels}):
-            raise InputError(
-                f"{file} has the unknown label {unknown[0]:g}; {self.name} has "
-                f"{listed(map(str, self.labels))}; set it to one of these, or to 0."
-            )
+        refuse_unknown_labels(file, data, [0, *self.labels])
         return data, affine
 
     def _read(self, file):
-        return read_labels(file, f"give it as {self.name}=intensity")
+        return read_labels(file, f"train with {self.name}=intensity")
 
     def conform(
         self, file: Path, data: np.ndarray, affine: np.ndarray, grid: Grid
@@ -487,20 +475,13 @@ class Labels(Channel):
         """Describe the labels, too."""
         return super().sidecar_entries() | {"Labels": list(self.labels)}
 
-    @property
-    def has_table(self) -> bool:
-        """Whether names or so of the labels are known."""
-        return any(self.table.values())
-
-    def write_table(self, write: Callable[[str], None]) -> None:
-        """Write names and colours of the labels, as BIDS has them."""
-        columns = list(dict.fromkeys(c for row in self.table.values() for c in row))
-        lines = [["index", *columns]]
-        for label in map(str, self.labels):
-            row = self.table.get(label, {})
-            lines.append([label, *(row.get(column, "n/a") for column in columns)])
-        if columns:
-            write("".join("\t".join(line) + "\n" for line in lines))
+    def table_text(self) -> str:
+        """Return names and colours of the labels, as BIDS has them."""
+        columns = list(dict.fromkeys(chain(*self.table.values())))
+        rows = [{"index": str(x)} | self.table.get(str(x), {}) for x in self.labels]
+        names = ["index", *columns]
+        lines = [names, *([row.get(n, "n/a") for n in names] for row in rows)]
+        return "".join("\t".join(line) + "\n" for line in lines) if columns else ""
 
 
 @dataclass(frozen=True)
@@ -525,10 +506,6 @@ class Unnamed(Channel):
     def restore(self, images: np.ndarray) -> np.ndarray:
         """Return columns as they are."""
         return images
-
-    def sidecar_entries(self) -> dict:
-        """Say nothing."""
-        return {}
 
 
 def _is_finite(number):
@@ -571,7 +548,7 @@ def _read_label_tables(files, labels):
 def _find_label_table(file, in_folder):
     """Find the table of labels of a file; None without one."""
     end = f"{suffix(file) or 'dseg'}.tsv"
-    own = file.with_name(file.name.partition(".nii")[0] + ".tsv")
+    own = file.with_name(f"{stem(file)}.tsv")
     entities = set(stem(file).split("_"))
     above = [
         path
@@ -628,24 +605,23 @@ def as_channels(
 
 
 def _parse(text, files):
-    name, _, kind_or_range = text.partition("=")
+    name, _, choice = text.partition("=")
     kind, options = _USUAL.get(name.rpartition("-")[2].lower(), (Channel, {}))
-    if not kind_or_range:
+    if not choice:
         if files and "-" in name:
             end = suffix(choose_named(files, name)[0]) or ""
             kind, options = _USUAL.get(end.lower(), (kind, options))
         return kind(name, **options)
-    low, colon, rest = kind_or_range.partition(":")
+    low, colon, rest = choice.partition(":")
     if not colon:
-        chosen = choose("kind of channel", kind_or_range, KINDS)
+        chosen = choose("kind of channel", choice, KINDS)
         return chosen(name, **(options if chosen is kind else {}))
     high, _, unit = rest.partition(":")
     try:
         low, high = float(low), float(high)
     except ValueError as error:
         raise InputError(
-            f"the range of a map is two numbers, as in {name}=0:1, not "
-            f"{kind_or_range!r}."
+            f"the range of a map is two numbers, as in {name}=0:1, not {choice!r}."
         ) from error
     # Values of another scale are in another unit.
     usual = options.get("high", high)
@@ -678,8 +654,7 @@ def chosen_columns(
 
 def continuous_columns(channels: Sequence[Channel], n_columns: int) -> np.ndarray:
     """Return which columns are not of labels, ``(columns,)``."""
-    if not channels:
-        return np.ones(n_columns, bool)
+    channels = channels or (Unnamed(n=n_columns),)
     return np.concatenate([np.full(c.width, c.continuous) for c in channels])
 
 
@@ -706,9 +681,8 @@ def check_columns(channels: Sequence[Channel], n_columns: int) -> None:
     n = sum(channel.width for channel in channels)
     if channels and n != n_columns:
         raise InputError(
-            f"the channels {listed(channel.name for channel in channels)} take {n} "
-            f"columns, and the images have {n_columns}; give what load_volumes "
-            "returned."
+            f"the channels {listed(c.name for c in channels)} take {n} columns, and "
+            f"the images have {n_columns}; give what load_volumes returned."
         )
 
 
@@ -717,14 +691,14 @@ def check_same(channels: Sequence[Channel], expected: Sequence[Channel]) -> None
 
     Without names, they are of intensities.
     """
-    both = [*channels, *expected]
-    if not (channels and expected) and all(c.brightens for c in both):
-        return
-    if _differ(channels, expected):
+    own, other = _describe(channels), _describe(expected)
+    both_named = channels and expected
+    scans = not both_named and all(c.brightens for c in (*channels, *expected))
+    if own != other and not scans:
         raise InputError(
-            "the images are of other channels, labels or ranges "
-            f"({_described(channels)}) than the autoencoder ({_described(expected)}); "
-            "give the channels that it has, fine-tune it, or name another."
+            f"the images are of other channels, labels or ranges ({own}) than the "
+            f"autoencoder ({other}); give the channels that it has, fine-tune it, or "
+            "name another."
         )
 
 
@@ -732,21 +706,18 @@ def check_same_sources(
     channels: Sequence[Channel], expected: Sequence[Channel], whose: str
 ) -> None:
     """Refuse sources of other named channels, or in another order."""
-    if channels and expected and _differ(channels, expected):
+    own, other = _describe(channels), _describe(expected)
+    if channels and expected and own != other:
         raise InputError(
-            f"the sources are of other channels, labels or ranges "
-            f"({_described(channels)}) than those of {whose} ({_described(expected)}); "
-            "give the same, in the same order."
+            f"the sources are of other channels, labels or ranges ({own}) than those "
+            f"of {whose} ({other}); give the same, in the same order."
         )
 
 
-def _differ(channels, expected):
-    entries = ([c.sidecar_entries() for c in own] for own in (channels, expected))
-    return next(entries) != next(entries)
-
-
-def _described(channels):
-    return listed(f"{c.name}, {c.kind}" for c in channels) or "without names"
+def _describe(channels):
+    """Describe all by which channels differ: names, kinds, labels, ranges and units."""
+    entries = (channel.sidecar_entries().values() for channel in channels)
+    return "; ".join(", ".join(map(str, own)) for own in entries) or "without names"
 
 
 def require_intensity_channels(channels: Sequence[Channel]) -> None:
@@ -804,11 +775,8 @@ def to_saved(channels: Sequence[Channel]) -> list | None:
 def from_saved(saved: list[dict] | None) -> tuple[Channel, ...]:
     """Build records from the data of :func:`to_saved`."""
     try:
-        return tuple(
-            choose("kind of channel", facts["kind"], KINDS)(
-                **{name: value for name, value in facts.items() if name != "kind"}
-            )
-            for facts in saved or ()
-        )
+        records = [{**facts} for facts in saved or ()]
+        kinds = [choose("kind of channel", own.pop("kind"), KINDS) for own in records]
+        return tuple(kind(**own) for kind, own in zip(kinds, records))
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError("its channels are none that this version knows") from error

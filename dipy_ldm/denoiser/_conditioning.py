@@ -23,12 +23,7 @@ from dipy_ldm._utils.subjects import fingerprint, number_both
 from dipy_ldm._utils.values import Table, as_table
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._covariates import as_covariates, summarise
-from dipy_ldm.data._sources import (
-    SOURCE,
-    ConditioningInputs,
-    Source,
-    prepare_sources,
-)
+from dipy_ldm.data._sources import SOURCE, ConditioningInputs, Source
 from dipy_ldm.data._table_rows import align_tables
 from dipy_ldm.data.channels import Channel, check_columns, check_same_sources
 from dipy_ldm.prior._conditional_mean import ConditionalMean
@@ -190,8 +185,7 @@ def _encode(examples, conditions, source, factor):
         logger.warning("held-out images: %s", " ".join(encoded.range_warnings[:9]))
     options: dict[str, Any] = {"name": f"validation_{SOURCE}", "lenient": True}
     images = sources.check(source, examples.source, tuple(space), n=n, **options)
-    prepared = prepare_sources(source, images, factor)
-    return ConditioningInputs.of(encoded.numbers, prepared)
+    return ConditioningInputs.of(encoded.numbers, source, images, factor)
 
 
 def _refuse_useless(examples, conditions, source):

@@ -10,7 +10,6 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import contextmanager, suppress
-from functools import partial
 import hashlib
 import json
 import logging
@@ -212,7 +211,7 @@ def new_picture(picture: Path) -> list[Path]:
 def files_beside(file: Path, channel: Channel) -> list[Path]:
     """List the files that are written beside one of a channel."""
     own = sidecar(file)
-    return [own, own.with_suffix(".tsv")] if channel.has_table else [own]
+    return [own, own.with_suffix(".tsv")] if channel.table_text() else [own]
 
 
 def write_channel(
@@ -226,7 +225,8 @@ def write_channel(
 ) -> None:
     """Write the values of a channel, what they are, and the table of its labels."""
     kind = channel.intent, channel.name
-    channel.write_table(partial(write_text, sidecar(file).with_suffix(".tsv")))
+    if table := channel.table_text():
+        write_text(sidecar(file).with_suffix(".tsv"), table)
     facts = facts | channel.sidecar_entries()
     dtype = channel.dtype or dtype
     write_with_sidecar(file, values, affine, dtype, facts, kind, space)

@@ -109,10 +109,8 @@ def test_records_go_through_a_model_file(bids, load):
     assert type(scan) is Channel
     # Nothing is where nothing was, also where the range begins below it.
     npt.assert_allclose(volumes.images[0, 0, 0, 0], [0, 0, 0, 0, 1 / 3], atol=1e-6)
-    texts = []
-    labels.write_table(texts.append)
     table = "index\tname\tcolor\n3\tcortex\t#ff0000\n41\tn/a\tn/a\n"
-    assert texts[0].startswith(table)
+    assert labels.table_text().startswith(table)
 
 
 def test_entities_have_the_kind_of_their_suffix(tmp_path, load, anatomy):
@@ -275,7 +273,7 @@ def test_channels_are_chosen_by_their_names():
         (["T1w=thing"], "unknown kind of channel 'thing'; choose one of intensity"),
         (["T1w=0:x"], "the range of a map is two numbers, as in T1w=0:1"),
         (["T1w=1:0"], "the range of T1w must be two numbers, the lower first"),
-        (["T1w=labels"], "numbers that are not whole.*or give it as T1w=intensity"),
+        (["T1w=labels"], "numbers that are not whole.*or train with T1w=intensity"),
         (["T2w=0:1"], r"as T2w=0:2000\."),
         (["desc-FA=0:0.1:u"], r"as desc-FA=0:0\.9\d*:UNIT\."),
         (["desc-FA=0:0.1", "T2w=0:3"], "(?s)outside of the range of desc-FA, 0 to 0.1"),
@@ -294,7 +292,7 @@ def test_all_bad_files_are_reported_at_once(bids, load, anatomy):
     first, second, cure = str(error.value).splitlines()
     assert "sub-01_dseg.nii.gz has numbers that are not whole" in first
     assert "sub-03_desc-FA_dwimap.nii.gz has values from 0 to 2.5, outside" in second
-    assert "or give another range, as desc-FA=0:2.5." in second
+    assert "or train with another range, as desc-FA=0:2.5." in second
     assert "Add `skip_bad`" in cure
     assert len(load(bids, channels=["T1w", "dseg"], skip_bad=True).images) == 2
 
@@ -315,7 +313,7 @@ def test_subjects_without_all_channels_are_named(bids, load):
 
 def test_unknown_labels_are_refused(bids):
     file = bids / "sub-01" / "anat" / "sub-01_dseg.nii.gz"
-    with pytest.raises(InputError, match="label 1000; x has 3, 41; set it to one of"):
+    with pytest.raises(InputError, match="label 1000; set it to one .*: 0, 3, 41"):
         Labels("x", labels=(3, 41)).load(file)
 
 
@@ -391,6 +389,9 @@ def test_channels_of_an_autoencoder_are_compared():
     for pair in ((labels, ()), ((), fa), (t1, t2), (t1, labels)):
         with pytest.raises(InputError, match="of other channels, labels or ranges"):
             check_same(*pair)
+    wide = as_channels(["FA=0:2"])
+    with pytest.raises(InputError, match=r"FA, map, .0.0, 2.0.\) .*p, .0.0, 1.0.\)"):
+        check_same(wide, fa)
     check_same_sources(t1, (), "`init`")
     both = (*t1, *t2), (*t2, *t1)
     with pytest.raises(InputError, match=r"T1w, .* than those of `init` \(T2w, "):

@@ -59,6 +59,12 @@ def test_the_order_keeps_scans_of_a_subject_together():
     assert draw_order(SCANS, 1) != draw_order(SCANS, 2)
 
 
+def test_subjects_of_many_scans_are_as_often_first():
+    subjects = ["sub-1"] * 9 + ["sub-2"]
+    firsts = [subjects[draw_order(subjects, seed)[0]] for seed in range(200)]
+    assert 75 < firsts.count("sub-1") < 125
+
+
 @pytest.mark.parametrize("affine", [None, np.eye(4)])
 def test_parts_of_a_cohort_without_conditions_have_none(affine):
     train, held_out = split(Cohort(np.arange(20), affine=affine), 0.2, 1, 4)

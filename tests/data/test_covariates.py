@@ -170,7 +170,7 @@ def test_texts_among_numbers_are_refused(bids):
         (PEOPLE.replace("02\t", "01\t"), ["age"], r"2 rows for sub-01 \(lines 2 and 3"),
         (PEOPLE.replace("participant_id", "id"), ["age"], "no column participant_id"),
         ("participant_id\tage\n01\t\n02\tn/a\n", ["age"], "missing for all"),
-        ("participant_id\tage\n77\t5\n", ["age"], "knows the files.*; add one, or"),
+        ("participant_id\tage\n77\t5\n", ["age"], "knows the f.*; add one with age"),
     ],
 )
 def test_bad_tables_are_answered(bids, text, names, sentence):

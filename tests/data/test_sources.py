@@ -7,7 +7,7 @@ import pytest
 from dipy_ldm._conditions import UNSPECIFIED
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import _sources as sources
-from dipy_ldm.data._sources import ConditioningInputs, Source, Sources, prepare_sources
+from dipy_ldm.data._sources import ConditioningInputs, Source
 from dipy_ldm.data.volumes import Volumes
 
 
@@ -48,7 +48,8 @@ def test_bytes_of_many_levels_are_no_labels(caplog):
 
 def test_sources_are_read_by_their_numbers_up_to_the_latents_edge():
     images = np.arange(30.0).reshape(2, 3, 5, 1)
-    found = prepare_sources(Source(1, (0.0, 29.0), [], ""), images, 4)
+    info, numbers = Source(1, (0.0, 29.0), [], ""), np.zeros((2, 1))
+    found = ConditioningInputs.of(numbers, info, images, 4).sources
     assert found.size == (4, 8)
     read = found.read(np.array([1.0, -1.0, 0.0], "float32"))
     assert read.shape == (3, 4, 8, 1)
@@ -56,21 +57,21 @@ def test_sources_are_read_by_their_numbers_up_to_the_latents_edge():
     npt.assert_allclose(read[0, :3, :5], images[1] / 29, rtol=1e-6)
     npt.assert_array_equal(read[2, 3, :], read[2, 2, :])
     assert (read[1] == UNSPECIFIED).all()
-    assert prepare_sources(None, None, 4) is None
 
 
 def test_each_example_has_its_source_or_all_have_one():
     numbers = np.zeros((3, 2), "float32")
     for count, which in ((3, [0, 1, 2]), (1, [0, 0, 0])):
         images = np.arange(float(count))[:, None, None, None]
-        seen = Sources(images, Source(1, (0.0, 2.0), [], ""), (1, 1))
-        given = ConditioningInputs.of(numbers, seen)
+        info = Source(1, (0.0, 2.0), [], "")
+        given = ConditioningInputs.of(numbers, info, images, 1)
         npt.assert_array_equal(given.table[:, 2], which)
         conditions, read = given.take(np.array([2, 1])).arrays()
         assert conditions.shape == (2, 2)
         npt.assert_array_equal(read.ravel(), [which[2] / 2, which[1] / 2])
-    assert [a.shape for a in ConditioningInputs.of(numbers, None).arrays()] == [(3, 2)]
-    assert ConditioningInputs.of(numbers[:, :0], None).arrays() == ()
+    for columns, shapes in ((numbers, [(3, 2)]), (numbers[:, :0], [])):
+        alone = ConditioningInputs.of(columns, None, None, 4)
+        assert [array.shape for array in alone.arrays()] == shapes
 
 
 def test_sources_for_a_model_of_none():
