@@ -95,8 +95,10 @@ def read_covariates(
         if not any(name in row.cells for row in rows for name in names)
     ]
     round_to_steps(values, steps or {})
-    columns = values, units, levels, find_subjects(files, list_rows)
-    return Covariates(*columns, without_row, matched.tables, matched.unused)
+    subjects = find_subjects(files, list_rows)
+    return Covariates(
+        values, units, levels, subjects, without_row, matched.tables, matched.unused
+    )
 
 
 _CURE = (
