@@ -25,20 +25,22 @@ def show_options(options: type) -> Callable[[Method], Method]:
     """
 
     def show(method):
+        signature = inspect.signature(method)
+        *shown, _ = signature.parameters.values()
+        shown += [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=..., annotation=kind
+            )
+            for name, kind in options.__annotations__.items()
+        ]
+        names = {parameter.name: None for parameter in shown[1:]}  # without self
+
         @wraps(method)
         def checked(self, *args, **options):
             for name in options:
                 choose("option", name, names)
             return method(self, *args, **options)
 
-        signature = inspect.signature(method)
-        shown = list(signature.parameters.values())[:-1]
-        for name, kind in options.__annotations__.items():
-            kwargs = {"default": ..., "annotation": kind}
-            shown.append(
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, **kwargs)
-            )
-        names = {parameter.name: None for parameter in shown[1:]}  # without self
         cast(Any, checked).__signature__ = signature.replace(parameters=shown)
         return checked
 
@@ -193,11 +195,9 @@ class Estimator:
         """
         # What is wrong with Keras is not wrong with the file.
         building.check_keras()
-        return cls.from_saved(
-            *_serialization.load(
-                _serialization.find(path), cls._kind, cls._expected_shapes
-            )
-        )
+        path = _serialization.find(path)
+        saved = _serialization.load(path, cls._kind, cls._expected_shapes)
+        return cls.from_saved(*saved)
 
     @classmethod
     def _read_init(cls, init):
@@ -206,11 +206,12 @@ class Estimator:
             init._check_fitted()
             # A fit may begin from the estimator that it changes.
             return init._snapshot()
-        if init is None or isinstance(init, str | Path):
-            return None if init is None else cls.load(init)
-        raise InputError(
-            f"`init` must be a {cls.__name__} or a file, not a {type(init).__name__}."
-        )
+        if isinstance(init, str | Path):
+            return cls.load(init)
+        if init is not None:
+            kind = type(init).__name__
+            raise InputError(f"`init` must be a {cls.__name__} or a file, not a {kind}.")
+        return None
 
     def to_tensors(self) -> dict[str, np.ndarray]:
         """Return the weights by their names in a model file."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import _backend, _schema, _serialization
+from dipy_ldm import _backend, _serialization
 from dipy_ldm._base import Entry, Estimator, keeps_earlier_fit, show_options
 from dipy_ldm._conditions import (
     UNSPECIFIED,
@@ -982,10 +982,13 @@ class LatentDiffusion(Estimator):
             check_columns(channels, n_columns)
         vqvae = VQVAE(**document["vqvae"])
         latent_shape = vqvae.latent_shape(document["shape"])
+        if tuple(document["latent_shape"]) != latent_shape:
+            raise InputError(
+                f"latent_shape must be {latent_shape}, not {document['latent_shape']}"
+            )
         expected |= expected_shapes(document, shapes, latent_shape, vqvae.factor)
-        if described := document.get("lesion_detector"):
-            _schema.check_detector(document)
-            expected |= AnomalyDetector._expected_shapes(described, shapes)
+        if detector := document.get("lesion_detector"):
+            expected |= AnomalyDetector._expected_shapes(detector, shapes)
         return expected
 
     def __sklearn_clone__(self):

@@ -114,7 +114,6 @@ def expected_shapes(
     parameters = Parameters(**document["latent_diffusion"])
     parameters.check()
     _schema.check_sizes(document["latent_diffusion"], shapes)
-    _schema.check_latents(document, latent_shape)
     conditions = from_saved(document["conditions"])
     source = document["source"] and Source(**document["source"])
     prior = LatentPrior.network_options(shapes)
