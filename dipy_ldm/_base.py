@@ -13,6 +13,7 @@ import numpy as np
 
 from dipy_ldm import _presets, _serialization
 from dipy_ldm._utils.checks import InputError, choose, plain
+from dipy_ldm.data._sidecars import model_facts
 from dipy_ldm.nn import _building as building
 
 Method = TypeVar("Method", bound=Callable)
@@ -208,10 +209,11 @@ class Estimator:
             return init._snapshot()
         if isinstance(init, str | Path):
             return cls.load(init)
-        if init is not None:
-            kind = type(init).__name__
-            raise InputError(f"`init` must be a {cls.__name__} or a file, not a {kind}.")
-        return None
+        if init is None:
+            return None
+        raise InputError(
+            f"`init` must be a {cls.__name__} or a file, not a {type(init).__name__}."
+        )
 
     def to_tensors(self) -> dict[str, np.ndarray]:
         """Return the weights by their names in a model file."""
@@ -255,6 +257,11 @@ class Estimator:
                 f"this {name} is not fitted; call fit(images) or {name}.load(path) "
                 "first."
             )
+
+    def _facts(self, n, **options):
+        """Describe how each of so many images is made, as sidecars do."""
+        fingerprint = _serialization.checksum(self.to_tensors())
+        return [model_facts(type(self).__name__, fingerprint)] * n
 
     def _snapshot(self):
         """Copy the estimator but not its networks, since another fit makes new ones."""

@@ -43,7 +43,7 @@ from dipy_ldm.data._image_checks import (
     survey,
 )
 from dipy_ldm.data._scans import ImagesLike, are_scans, read_sources, require_affine
-from dipy_ldm.data._sidecars import SyntheticImage, model_facts
+from dipy_ldm.data._sidecars import SyntheticImage
 from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
 from dipy_ldm.data._table_rows import join_to_files
 from dipy_ldm.data.channels import (
@@ -86,11 +86,8 @@ if TYPE_CHECKING:  # what can't be imported is refused by the back-end
 logger = logging.getLogger(__name__)
 
 
-# Options that sidecars have.
-_RECORDED = (
-    *("sampler", "steps", "eta", "guidance", "seed", "same_noise"),
-    *("strength", "resamplings", "samples"),
-)
+# Options that sidecars leave out: the result is the same, or has them in other words.
+_UNRECORDED = ("first", "batch_size", "tile")
 
 
 def _float32(numbers):
@@ -203,7 +200,6 @@ class LatentDiffusion(Estimator):
     latent_mean_: np.ndarray
     latent_scale_: np.ndarray
     latent_shape_: tuple[int, ...]
-    history_: dict[str, list]
     _denoiser: ConditionalDenoiser
 
     def __init__(
@@ -391,15 +387,11 @@ class LatentDiffusion(Estimator):
         latents = self._scaled(latents)
         numbers = None if inputs is None else inputs.table
         self.population_ = Population.learn(numbers, self.conditions_, subjects)
-        self._set_prior(
-            LatentPrior.learn(
-                latents,
-                numbers,
-                self.conditions_,
-                volumes=not self._of_images(),
-                subjects=subjects,
-            )
+        of_volumes = not self._of_images()
+        prior = LatentPrior.learn(
+            latents, numbers, self.conditions_, volumes=of_volumes, subjects=subjects
         )
+        self._set_prior(prior)
         return Latents(latents, inputs, self.conditional_mean_)
 
     def _encode_held_out(self, images, conditioning):
@@ -528,20 +520,20 @@ class LatentDiffusion(Estimator):
         source, files = self._read_source(source)
         conditions = join_to_files(conditions, [own[0] for own in files])
         n = self._count(conditions, source) if n is None else n
-        asked = 1.0 if guidance is None else guidance
-        chosen = self.check_sampling(n, guidance=asked, **options)
-        seed, first = chosen.seed, chosen.first
+        requested_guidance = 1.0 if guidance is None else guidance
+        chosen = self.check_sampling(n, guidance=requested_guidance, **options)
+        first = chosen.first
         # The details of images are no finer than what quantisation takes anyway.
         path = chosen.path(self._schedule, fine=not self._of_images())
         conditions = self.draw_conditions(
-            n, conditions, seed=seed, first=first, same_noise=same_noise
+            n, conditions, seed=chosen.seed, first=first, same_noise=same_noise
         )
         inputs, guidance = self._guided_inputs(guidance, conditions, source, n)
 
         def generate(numbers):
-            own = np.full_like(numbers, first) if same_noise else numbers
-            noise = samplers.noise_source(seed, own, self.latent_shape_)
-            batch = inputs.take(numbers - first)
+            own = np.zeros_like(numbers) if same_noise else numbers
+            noise = chosen.noise(own, self.latent_shape_)
+            batch = inputs.take(numbers)
             # Of all that latents have in common, hardly any signal is still some.
             start = noise()
             start += np.float32(path[0][1][0]) * self._denoiser.mean(batch)
@@ -549,20 +541,18 @@ class LatentDiffusion(Estimator):
             latents = samplers.sample(denoise, start, path, chosen.step, noise)
             return self._decode(latents, chosen.tile)
 
-        numbers = np.arange(first, first + n)
         title = "generate" if verbose else None
         batch_size = self._batch_size(chosen.batch_size)
         with _backend.distributed(_backend.make_strategy(strategy, alone=True)):
-            images = _backend.in_batches(generate, numbers, batch_size, title)
+            images = _backend.in_batches(generate, np.arange(n), batch_size, title)
         if affine is None:
             return images
         recorded = {"guidance": guidance, "same_noise": same_noise, **chosen._asdict()}
         facts = with_sources(self._facts(n, conditions, **recorded), files)
+        channels = self.vqvae_._channels()
         return [
-            as_sample(
-                image, self.vqvae_._channels(), affine, own | {"Sample": int(number)}
-            )
-            for image, own, number in zip(images, facts, numbers)
+            as_sample(image, channels, affine, own | {"Sample": number})
+            for number, (image, own) in enumerate(zip(images, facts), first)
         ]
 
     @accepts_scans
@@ -637,12 +627,14 @@ class LatentDiffusion(Estimator):
             latents = samplers.sample(denoise, x, path, chosen.step, noise)
             return self._decode(latents, chosen.tile)
 
-        batch_size = self._batch_size(chosen.batch_size)
-        numbers = np.arange(len(images))
-        denoised = _backend.in_batches(denoise, numbers, batch_size)
-        noise = range(chosen.first, chosen.first + len(images))
-        used = {"conditions": conditions, "noise": noise, "strength": strength}
-        return denoised, used | chosen._asdict()
+        denoised = _backend.in_batches(
+            denoise, np.arange(len(images)), self._batch_size(chosen.batch_size)
+        )
+        return denoised, chosen._asdict() | {
+            "conditions": conditions,
+            "noise": range(chosen.first, chosen.first + len(images)),
+            "strength": strength,
+        }
 
     @accepts_masked_scans
     @show_options(SamplingOptions)
@@ -843,9 +835,9 @@ class LatentDiffusion(Estimator):
             None of a model without conditions.
         """
         self.check_sampling(n, seed=seed, first=first)
-        names = self.conditions_, self.population_
+        learnt = self.conditions_, self.population_
         return draw_conditions(
-            *names, conditions, n, seed=seed, first=first, same=same_noise
+            *learnt, conditions, n, seed=seed, first=first, same=same_noise
         )
 
     @show_options(SamplingOptions)
@@ -942,10 +934,10 @@ class LatentDiffusion(Estimator):
     @classmethod
     def from_saved(cls, tensors: dict[str, np.ndarray], document: dict) -> Self:
         """Build the fitted model from saved tensors and document."""
-        vqvae = VQVAE.from_saved(tensors, document)
-        model = cls(vqvae, **document["latent_diffusion"])
-        model.vqvae_ = vqvae._snapshot()
-        return model._restore(tensors, document)
+        model = cls(VQVAE(), **document["latent_diffusion"])
+        model._restore(tensors, document)
+        model.vqvae = model.vqvae_._snapshot()
+        return model
 
     def to_tensors(self) -> dict[str, np.ndarray]:
         """Return the weights by their names in a model file."""
@@ -963,9 +955,7 @@ class LatentDiffusion(Estimator):
         return document | {"lesion_detector": self.detector_.to_document()}
 
     def _restore(self, tensors, document):
-        # A copy or a pickle comes with its parameters alone.
-        if not hasattr(self, "vqvae_"):
-            self.vqvae_ = VQVAE.from_saved(tensors, document)
+        self.vqvae_ = VQVAE.from_saved(tensors, document)
         # Before networks are built, to which it is given.
         conditions = from_saved(document["conditions"])
         self._set_prior(LatentPrior.from_tensors(tensors, conditions))
@@ -1098,20 +1088,15 @@ class LatentDiffusion(Estimator):
 
     def _facts(self, n, conditions=None, noise=None, **options):
         """Describe how each of so many images is made, as sidecars of commands do."""
-        fingerprint = _serialization.checksum(self.to_tensors())
-        facts = model_facts("LatentDiffusion", fingerprint)
-        for name in _RECORDED:
-            if options.get(name) is not None:
-                facts[name.title().replace("_", "")] = checks.plain(options[name])
+        [facts] = super()._facts(1)
+        for name, value in options.items():
+            if value is not None and name not in _UNRECORDED:
+                facts[name.title().replace("_", "")] = checks.plain(value)
         table = requested(self.conditions_, conditions, n)
-        rows = [
-            {k: "n/a" if v is None else v for k, v in zip(table, values)}
-            for values in zip(*table.values())
-        ]
-        each = [facts | {"Conditions": row} for row in rows] or [facts] * n
-        if noise is None:
-            return each
-        return [own | {"Noise": number} for own, number in zip(each, noise)]
+        columns = (["n/a" if v is None else v for v in own] for own in table.values())
+        rows = [{"Conditions": dict(zip(table, row))} for row in zip(*columns)]
+        places = [{}] * n if noise is None else [{"Noise": number} for number in noise]
+        return [facts | row | place for row, place in zip(rows or [{}] * n, places)]
 
     def _count(self, conditions, source):
         """Count the images that conditions and sources are for."""
@@ -1155,13 +1140,11 @@ class LatentDiffusion(Estimator):
 
     def _warn_of_unlike(self, latents):
         """Warn of images that are far from those of the training, where these agree."""
-        if self.gaussian_ is None:
+        gaussian = self._denoiser.unconditional_gaussian
+        if gaussian is None:
             return
-        # Conditions may be any that the training had.
-        deviation, max_distance = self._denoiser.spread
-        distances = self.gaussian_.relative_distances(self._scaled(latents))
-        distances *= (self.gaussian_.deviation / deviation) ** 2
-        for number in np.flatnonzero(distances > max_distance):
+        distances = gaussian.relative_distances(self._scaled(latents))
+        for number in np.flatnonzero(distances > gaussian.max_distance):
             logger.warning(
                 "%s is unlike the training images (%.1f times as far from their mean "
                 "as they are), and the result may mean nothing: bring it to their "

@@ -34,7 +34,6 @@ from dipy_ldm.data._scans import (
     read_scans,
     require_affine,
 )
-from dipy_ldm.data._sidecars import model_facts
 from dipy_ldm.data.channels import (
     Channel,
     Unnamed,
@@ -145,7 +144,6 @@ class VQVAE(Estimator):
 
     shape_: tuple[int, ...]
     intensity_: tuple[float, float]
-    history_: dict[str, list]
     sharpening_: float
     channels_: tuple[Channel, ...] = ()
     _codec: Codec
@@ -586,10 +584,6 @@ class VQVAE(Estimator):
     def _gains(self):
         """Return how much sharper each column becomes, ``(channels,)``."""
         return self.sharpening_ * continuous_columns(self.channels_, self.shape_[-1])
-
-    def _facts(self, n, **options):
-        """Describe how each of so many images is made."""
-        return [model_facts("VQVAE", _serialization.checksum(self.to_tensors()))] * n
 
     def _summary(self):
         *space, channels = self.shape_

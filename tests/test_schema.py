@@ -96,7 +96,10 @@ def test_missing_entries_are_refused(saved, assert_unreadable, name):
     ("change", "sentence"),
     [
         (lambda t: t.pop("encoder.003"), "the tensor 'encoder.003' is missing"),
-        (lambda t: t.update(extra=np.ones(1, "float32")), "the tensor 'extra' is unexpected"),
+        (
+            lambda t: t.update(extra=np.ones(1, "float32")),
+            "the tensor 'extra' is unexpected",
+        ),
         (
             lambda t: t.update(codebook=t["codebook"].reshape(8, 4).copy()),
             r"codebook has the shape \(8, 4\), not \(16, 2\)",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -179,16 +179,13 @@ class ConditionalDenoiser:
         return self.prior.gaussian.mean + (0 if mean is None else mean)
 
     @cached_property
-    def spread(self) -> tuple[float, float]:
-        """Deviation of latents under any conditions, and their largest distance."""
-        mean, gaussian = (
-            self.prior.conditional_mean,
-            cast(Gaussian, self.prior.gaussian),
-        )
-        if mean is not None:
-            loadings = np.concatenate([gaussian.loadings, mean.loadings()])
-            gaussian = gaussian._replace(loadings=loadings)
-        return gaussian.deviation, gaussian.max_distance
+    def unconditional_gaussian(self) -> Gaussian | None:
+        """Gaussian of latents under any conditions, about their mean."""
+        mean, gaussian = self.prior.conditional_mean, self.prior.gaussian
+        if mean is None or gaussian is None:
+            return gaussian
+        loadings = np.concatenate([gaussian.loadings, mean.loadings()])
+        return gaussian._replace(loadings=loadings)
 
     def _conditional_mean(self, conditioning):
         mean = self.prior.conditional_mean
