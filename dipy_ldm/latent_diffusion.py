@@ -32,19 +32,10 @@ from dipy_ldm._native_space import (
 from dipy_ldm._utils import checks, tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly_detector import AnomalyDetector
-from dipy_ldm.data import _sources as sources
+from dipy_ldm.data import _image_checks as image_checks, _sources as sources
 from dipy_ldm.data._bvals_bvecs import refuse_series
-from dipy_ldm.data._image_checks import (
-    as_fitted,
-    check_ranges,
-    check_trainable,
-    check_validation,
-    identify,
-    survey,
-)
 from dipy_ldm.data._scans import ImagesLike, are_scans, read_sources, require_affine
 from dipy_ldm.data._sidecars import SyntheticImage
-from dipy_ldm.data._sources import ConditioningInputs, prepare_sources
 from dipy_ldm.data._table_rows import join_to_files
 from dipy_ldm.data.channels import (
     Channel,
@@ -308,7 +299,7 @@ class LatentDiffusion(Estimator):
         loaded, examples = self._read_examples(
             images, conditions, source, subjects, verbose, source_channels
         )
-        loaded = as_fitted(loaded, self.vqvae.shape_, "autoencoder")
+        loaded = image_checks.as_fitted(loaded, self.vqvae.shape_, "autoencoder")
         start, rank = self._read_init(init), loaded.ndim - 2
         held_out, validation = self._read_examples(
             validation_data,
@@ -318,7 +309,7 @@ class LatentDiffusion(Estimator):
             verbose,
         )
         if held_out is not None:
-            held_out = check_validation(held_out, loaded.shape)
+            held_out = image_checks.check_validation(held_out, loaded.shape)
         conditioning = Conditioning.learn(
             examples, validation, self.vqvae.factor, units, meanings
         )
@@ -328,7 +319,10 @@ class LatentDiffusion(Estimator):
             loaded.shape, conditioning.source, start, examples.source_channels
         )
         training.check(architecture, len(loaded), resolved)
-        self.fingerprint_, self.step_seconds_ = check_trainable(loaded).fingerprint, {}
+        self.fingerprint_, self.step_seconds_ = (
+            image_checks.check_trainable(loaded).fingerprint,
+            {},
+        )
         self.conditions_, self.source_ = conditioning.conditions, conditioning.source
         self.source_channels_ = tuple(examples.source_channels)
         self.vqvae_, self.detector_ = self.vqvae._snapshot(), None
@@ -337,8 +331,8 @@ class LatentDiffusion(Estimator):
         settings = self._fitted_with | {
             "images": self.fingerprint_,
             **conditioning.settings(),
-            "vqvae": survey(self.vqvae_.codebook_).fingerprint,
-            "validation data": identify(held_out),
+            "vqvae": image_checks.survey(self.vqvae_.codebook_).fingerprint,
+            "validation data": image_checks.identify(held_out),
             "init": start and _serialization.checksum(start.to_tensors()),
         }
         with _backend.distributed(resolved.strategy):
@@ -397,7 +391,7 @@ class LatentDiffusion(Estimator):
     def _encode_held_out(self, images, conditioning):
         if images is None:
             return None
-        check_ranges(images, self.vqvae_.intensity_, "validation image")
+        image_checks.check_ranges(images, self.vqvae_.intensity_, "validation image")
         latents = self._scaled(self.vqvae_.encode(images))
         inputs, subjects = conditioning.held_out, conditioning.held_out_subjects
         return Latents(latents, inputs, self.conditional_mean_, subjects)
@@ -605,7 +599,7 @@ class LatentDiffusion(Estimator):
         ----------
         .. footbibliography::
         """
-        images = self._check_images(images)
+        images, _ = self._read_images(images)
         inputs = self._inputs(conditions, source, len(images))
         checks.check_shares(strength=strength)
         if options.get("steps") is None:
@@ -694,7 +688,7 @@ class LatentDiffusion(Estimator):
             If the model is not fitted, an argument can't be used, or a mask is empty or
             leaves nothing to go by.
         """
-        images = self._check_images(images)
+        images, _ = self._read_images(images)
         inputs = self._inputs(conditions, source, len(images))
         checks.check_counts(n_samples=n_samples, resamplings=resamplings)
         samples = n_samples or 1
@@ -751,7 +745,7 @@ class LatentDiffusion(Estimator):
         :meth:`dipy_ldm.anomaly_detector.AnomalyDetector.fit`, images those without
         lesions, or with few, as of :meth:`fit`.
         """
-        images = self._check_images(images)
+        images, _ = self._read_images(images)
         require_intensity_channels(self.channels_)
         if validation_data is not None:
             validation_data = self.vqvae_._read_cohort(validation_data).images
@@ -990,13 +984,14 @@ class LatentDiffusion(Estimator):
     def _resolved(self, rank, init=None):
         chosen = super()._resolved(rank, init)
         levels, guide = chosen["attention"], chosen["guide"]
-        if levels is not None and not isinstance(levels, list | tuple):
-            levels = [levels] * len(chosen["widths"])
         # As types that a model file may have.
-        return chosen | {
-            "attention": levels and [bool(level) for level in levels],
-            "guide": None if guide is None else bool(guide),
-        }
+        if levels is not None:
+            if not isinstance(levels, list):
+                levels = [levels] * len(chosen["widths"])
+            chosen["attention"] = [bool(level) for level in levels]
+        if guide is not None:
+            chosen["guide"] = bool(guide)
+        return chosen
 
     def _architecture(self, shape, source=None, init=None, source_channels=()):
         """Return the architecture of a fit's networks, without the prior."""
@@ -1031,14 +1026,14 @@ class LatentDiffusion(Estimator):
 
     def _build(self, init=None):
         prior = self._prior()
-        saved = {name: tensor.shape for name, tensor in prior.to_tensors().items()}
         architecture = Architecture(
             Parameters(**self._fitted_with),
             self.latent_shape_,
             self.vqvae_.factor,
             self.conditions_,
             self.source_,
-            **LatentPrior.network_options(saved),
+            expects=prior.conditional_mean is not None,
+            directions=prior.gaussian and len(prior.gaussian.loadings),
         )
         self._denoiser = ConditionalDenoiser(architecture, prior)
         if init is not None:
@@ -1059,17 +1054,13 @@ class LatentDiffusion(Estimator):
                 "VQVAE.load(path)."
             )
 
-    def _check_images(self, images: ImagesLike) -> np.ndarray:
-        """Return images as an array, of the shape that the autoencoder knows."""
-        return self._read_images(images)[0]
-
     def _read_images(
         self, images: ImagesLike, subjects: Any = None
     ) -> tuple[np.ndarray, Any]:
-        """Return the same, and whose each image is, as far as it is not given."""
+        """Return images as an array of the autoencoder's shape, and whose they are."""
         self._check_fitted()
         cohort = self.vqvae_._read_cohort(images)
-        array = as_fitted(cohort.images, self.vqvae_.shape_, "autoencoder")
+        array = image_checks.as_fitted(cohort.images, self.vqvae_.shape_, "autoencoder")
         return array, cohort.subjects if subjects is None else subjects
 
     def _grid(self):
@@ -1115,8 +1106,8 @@ class LatentDiffusion(Estimator):
         encoded = ConditionBatch.of(self.conditions_, conditions, n)
         for sentence in encoded.range_warnings:
             logger.warning("%s", sentence)
-        prepared = prepare_sources(self.source_, images, self.vqvae_.factor)
-        return ConditioningInputs.of(encoded.numbers, prepared)
+        prepared = sources.prepare_sources(self.source_, images, self.vqvae_.factor)
+        return sources.ConditioningInputs.of(encoded.numbers, prepared)
 
     def _guided_inputs(self, guidance, conditions, source, n):
         """Encode conditions and sources; choose guidance, or refuse it."""
@@ -1135,23 +1126,8 @@ class LatentDiffusion(Estimator):
         """Encode images to latents that are not scaled yet."""
         batch_size = self._coding_batch_size(chosen.batch_size)
         latents = self.vqvae_.encode(images, batch_size=batch_size, tile=chosen.tile)
-        self._warn_of_unlike(latents)
+        self._denoiser.warn_of_unlike(self._scaled(latents))
         return latents
-
-    def _warn_of_unlike(self, latents):
-        """Warn of images that are far from those of the training, where these agree."""
-        gaussian = self._denoiser.unconditional_gaussian
-        if gaussian is None:
-            return
-        distances = gaussian.relative_distances(self._scaled(latents))
-        for number in np.flatnonzero(distances > gaussian.max_distance):
-            logger.warning(
-                "%s is unlike the training images (%.1f times as far from their mean "
-                "as they are), and the result may mean nothing: bring it to their "
-                "place, size and contrast, with or without a skull, as they are.",
-                f"image {number}" if len(latents) > 1 else "the image",
-                distances[number] ** 0.5,
-            )
 
     def _decode(self, latents, tile):
         unscaled = latents * self.latent_scale_ + self.latent_mean_

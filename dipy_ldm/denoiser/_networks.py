@@ -1,7 +1,8 @@
 """The networks of a diffusion model, and the denoisers that samplers see of them."""
 
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
+import logging
 from typing import NamedTuple
 
 import keras
@@ -14,8 +15,9 @@ from dipy_ldm.data._sources import ConditioningInputs, Source
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.diffusion import _denoisers as denoisers, schedules
 from dipy_ldm.nn import _building as building
-from dipy_ldm.prior._gaussian import Gaussian
 from dipy_ldm.prior._latent_prior import LatentPrior
+
+logger = logging.getLogger(__name__)
 
 # The guide is to be worse than the denoiser in the same way: narrower.
 _GUIDE_WIDTH = 4
@@ -178,14 +180,27 @@ class ConditionalDenoiser:
         mean = self._conditional_mean(conditioning)
         return self.prior.gaussian.mean + (0 if mean is None else mean)
 
-    @cached_property
-    def unconditional_gaussian(self) -> Gaussian | None:
-        """Gaussian of latents under any conditions, about their mean."""
+    def warn_of_unlike(self, latents: np.ndarray) -> None:
+        """Warn of latents far from those of the training, where these are aligned.
+
+        Shapes: latents ``(n, *space, channels)``.
+        """
         mean, gaussian = self.prior.conditional_mean, self.prior.gaussian
-        if mean is None or gaussian is None:
-            return gaussian
-        loadings = np.concatenate([gaussian.loadings, mean.loadings()])
-        return gaussian._replace(loadings=loadings)
+        if gaussian is None:
+            return
+        if mean is not None:
+            # Conditions may be any that the training had.
+            loadings = np.concatenate([gaussian.loadings, mean.loadings()])
+            gaussian = gaussian._replace(loadings=loadings)
+        distances = gaussian.relative_distances(latents)
+        for number in np.flatnonzero(distances > gaussian.max_distance):
+            logger.warning(
+                "%s is unlike the training images (%.1f times as far from their mean "
+                "as they are), and the result may mean nothing: bring it to their "
+                "place, size and contrast, with or without a skull, as they are.",
+                f"image {number}" if len(latents) > 1 else "the image",
+                distances[number] ** 0.5,
+            )
 
     def _conditional_mean(self, conditioning):
         mean = self.prior.conditional_mean
