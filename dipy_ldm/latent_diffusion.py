@@ -313,16 +313,15 @@ class LatentDiffusion(Estimator):
         conditioning = Conditioning.learn(
             examples, validation, self.vqvae.factor, units, meanings
         )
-        guide_path = training.guide_path(options.get("checkpoint"))
-        resolved = resolve("ldm", rank, options, guide_path)
+        resolved = resolve(
+            "ldm", rank, options, training.guide_path(options.get("checkpoint"))
+        )
         architecture = self._architecture(
             loaded.shape, conditioning.source, start, examples.source_channels
         )
         training.check(architecture, len(loaded), resolved)
-        self.fingerprint_, self.step_seconds_ = (
-            image_checks.check_trainable(loaded).fingerprint,
-            {},
-        )
+        self.fingerprint_ = image_checks.check_trainable(loaded).fingerprint
+        self.step_seconds_ = {}
         self.conditions_, self.source_ = conditioning.conditions, conditioning.source
         self.source_channels_ = tuple(examples.source_channels)
         self.vqvae_, self.detector_ = self.vqvae._snapshot(), None
