@@ -26,12 +26,10 @@ def show_options(options: type) -> Callable[[Method], Method]:
     """
 
     def show(method):
-        signature = inspect.signature(method)
+        signature, keyword = inspect.signature(method), inspect.Parameter.KEYWORD_ONLY
         *shown, _ = signature.parameters.values()
         shown += [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=..., annotation=kind
-            )
+            inspect.Parameter(name, keyword, default=..., annotation=kind)
             for name, kind in options.__annotations__.items()
         ]
         names = {parameter.name: None for parameter in shown[1:]}  # without self

@@ -303,9 +303,7 @@ class LatentDiffusion(Estimator):
         start, rank = self._read_init(init), loaded.ndim - 2
         held_out, validation = self._read_examples(
             validation_data,
-            validation_conditions,
-            validation_source,
-            validation_subjects,
+            *(validation_conditions, validation_source, validation_subjects),
             verbose,
         )
         if held_out is not None:
@@ -535,9 +533,8 @@ class LatentDiffusion(Estimator):
             return self._decode(latents, chosen.tile)
 
         title = "generate" if verbose else None
-        batch_size = self._batch_size(chosen.batch_size)
         with _backend.distributed(_backend.make_strategy(strategy, alone=True)):
-            images = _backend.in_batches(generate, np.arange(n), batch_size, title)
+            images = self._in_batches(generate, n, chosen, title)
         if affine is None:
             return images
         recorded = {"guidance": guidance, "same_noise": same_noise, **chosen._asdict()}
@@ -620,10 +617,7 @@ class LatentDiffusion(Estimator):
             latents = samplers.sample(denoise, x, path, chosen.step, noise)
             return self._decode(latents, chosen.tile)
 
-        denoised = _backend.in_batches(
-            denoise, np.arange(len(images)), self._batch_size(chosen.batch_size)
-        )
-        return denoised, chosen._asdict() | {
+        return self._in_batches(denoise, len(images), chosen), chosen._asdict() | {
             "conditions": conditions,
             "noise": range(chosen.first, chosen.first + len(images)),
             "strength": strength,
@@ -653,9 +647,7 @@ class LatentDiffusion(Estimator):
         Parameters
         ----------
         images : array_like, path, NIfTI image, or list of these
-            Images, ``(n, *space, channels)``, of the shape of the training images, or
-            scans of any space and intensities. Those of named channels are found by
-            their names in folders and files of BIDS, or given in a dictionary.
+            As of :meth:`denoise`.
         masks : as images
             Where they are inpainted: ``(n, *space)`` or, for all of them, ``(*space)``;
             everything above 0 is inside. Those of scans have their grids.
@@ -716,15 +708,13 @@ class LatentDiffusion(Estimator):
             hole = inside[i][..., None] & is_filled
             return np.where(hole, harden(blended, self.channels_), images_of)
 
-        numbers = np.arange(len(images) * samples)
-        inpainted = _backend.in_batches(
-            inpaint, numbers, self._batch_size(chosen.batch_size)
-        )
+        n = len(images) * samples
+        inpainted = self._in_batches(inpaint, n, chosen)
         if n_samples is not None:
             inpainted = inpainted.reshape(-1, n_samples, *inpainted.shape[1:])
         return inpainted, chosen._asdict() | {
             "conditions": conditions,
-            "noise": range(chosen.first, chosen.first + len(numbers), samples),
+            "noise": range(chosen.first, chosen.first + n, samples),
             "samples": samples,
             "resamplings": resamplings,
         }
@@ -847,8 +837,7 @@ class LatentDiffusion(Estimator):
         self._check_fitted()
         checks.check_counts(n=n)
         checks.at_least("guidance", guidance, 0)
-        conditional = bool(self.conditions_) or self.source_ is not None
-        if guidance != 1 and self.guide_ is None and not conditional:
+        if guidance != 1 and not (self.guide_ or self.conditions_ or self.source_):
             raise InputError(
                 f"this model has no guide for a guidance of {guidance}; leave it out, "
                 "or train with conditions or guide=True."
@@ -885,12 +874,10 @@ class LatentDiffusion(Estimator):
     ) -> float:
         """Estimate the bytes that :meth:`predict` takes, beside the images."""
         self._check_fitted()
-        coding = self.vqvae_.needed_memory(
-            batch_size=self._coding_batch_size(batch_size), tile=tile
-        )
-        networks = list(self._networks().values())
-        batch_size = self._batch_size(batch_size)
-        return memory.estimate_sampling(networks, batch_size, max(coding))
+        coded = self._coding_batch_size(batch_size)
+        coding = max(self.vqvae_.needed_memory(batch_size=coded, tile=tile))
+        networks = [*self._networks().values()]
+        return memory.estimate_sampling(networks, self._batch_size(batch_size), coding)
 
     def check_memory(
         self,
@@ -952,17 +939,15 @@ class LatentDiffusion(Estimator):
         # Before networks are built, to which it is given.
         conditions = from_saved(document["conditions"])
         self._set_prior(LatentPrior.from_tensors(tensors, conditions))
-        self.detector_ = None
-        if described := document.get("lesion_detector"):
-            self.detector_ = AnomalyDetector.from_saved(tensors, described)
+        detector = document.get("lesion_detector")
+        self.detector_ = detector and AnomalyDetector.from_saved(tensors, detector)
         return super()._restore(tensors, document)
 
     @classmethod
     def _expected_shapes(cls, document, shapes):
         expected = VQVAE._expected_shapes(document, shapes)
-        if channels := channels_from(document.get("source_channels")):
-            n_columns = document["source"]["channels"] if document["source"] else 0
-            check_columns(channels, n_columns)
+        n_columns = document["source"]["channels"] if document["source"] else 0
+        check_columns(channels_from(document.get("source_channels")), n_columns)
         vqvae = VQVAE(**document["vqvae"])
         latent_shape = vqvae.latent_shape(document["shape"])
         if tuple(document["latent_shape"]) != latent_shape:
@@ -1071,7 +1056,7 @@ class LatentDiffusion(Estimator):
 
         Arrays stay as they are, and have no files.
         """
-        if self.source_ is None or source is None or not are_scans(source):
+        if self.source_ is None or not are_scans(source):
             return source, []
         grid, _ = self.vqvae_._grid()
         return read_sources(source, self.source_, grid, self.source_channels_, scans)
@@ -1120,6 +1105,11 @@ class LatentDiffusion(Estimator):
                 f"{guidance} needs conditions; give `conditions`, or leave it out."
             )
         return inputs, guidance
+
+    def _in_batches(self, make, n, chosen, title=None):
+        """Make so many images by their numbers, as many at once as memory allows."""
+        batch_size = self._batch_size(chosen.batch_size)
+        return _backend.in_batches(make, np.arange(n), batch_size, title)
 
     def _encode(self, images, chosen):
         """Encode images to latents that are not scaled yet."""
