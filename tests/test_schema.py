@@ -11,7 +11,6 @@ import pytest
 from safetensors.numpy import save_file
 
 from dipy_ldm import LatentDiffusion, _schema, _serialization
-from dipy_ldm._utils.checks import InputError
 
 FILES = Path(__file__).parent / "files"
 FILE = FILES / "format-11.safetensors"
