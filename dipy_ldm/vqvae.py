@@ -598,7 +598,7 @@ class VQVAE(Estimator):
         self.quantizer_: Any = codec.quantizer
 
 
-def _read_described(images, affine, suffix, channels, verbose=False):
+def _read_described(images, affine, suffix, channels, verbose=False) -> Cohort:
     """Load what a fit learns from, with what is not given as the files have it."""
     cohort = read_cohort(images, channels=channels, verbose=verbose)
     return cohort._replace(
@@ -609,7 +609,7 @@ def _read_described(images, affine, suffix, channels, verbose=False):
     )
 
 
-def _read_alike(images, shape, affine, channels, verbose=False):
+def _read_alike(images, shape, affine, channels, verbose=False) -> Cohort:
     """Load images on the grid of others ``(*space, channels)``; arrays stay."""
     grid = grid_of(shape, affine)
     cohort = read_cohort(images, grid, channels, verbose=verbose)
