@@ -94,9 +94,9 @@ def load(
     with safe_open(path, "numpy") as file, _naming(path, kind):
         slices = {name: file.get_slice(name) for name in file.keys()}
         for name, piece in slices.items():
-            if (found := piece.get_dtype()) not in allowed:
+            if (dtype := piece.get_dtype()) not in allowed:
                 raise InputError(
-                    f"the tensor {_schema.short(name)} is of {found} instead of "
+                    f"the tensor {_schema.short(name)} is of {dtype} instead of "
                     f"{', '.join(allowed)}"
                 )
         if expected_shapes is not None:
