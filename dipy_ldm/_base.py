@@ -13,6 +13,7 @@ import numpy as np
 
 from dipy_ldm import _presets, _serialization
 from dipy_ldm._utils.checks import InputError, choose, plain
+from dipy_ldm.data._sidecars import model_facts
 from dipy_ldm.nn import _building as building
 
 Method = TypeVar("Method", bound=Callable)
@@ -25,20 +26,20 @@ def show_options(options: type) -> Callable[[Method], Method]:
     """
 
     def show(method):
+        signature, keyword = inspect.signature(method), inspect.Parameter.KEYWORD_ONLY
+        *shown, _ = signature.parameters.values()
+        shown += [
+            inspect.Parameter(name, keyword, default=..., annotation=kind)
+            for name, kind in options.__annotations__.items()
+        ]
+        names = {parameter.name: None for parameter in shown[1:]}  # without self
+
         @wraps(method)
         def checked(self, *args, **options):
             for name in options:
                 choose("option", name, names)
             return method(self, *args, **options)
 
-        signature = inspect.signature(method)
-        shown = list(signature.parameters.values())[:-1]
-        for name, kind in options.__annotations__.items():
-            kwargs = {"default": ..., "annotation": kind}
-            shown.append(
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, **kwargs)
-            )
-        names = {parameter.name: None for parameter in shown[1:]}  # without self
         cast(Any, checked).__signature__ = signature.replace(parameters=shown)
         return checked
 
@@ -193,11 +194,9 @@ class Estimator:
         """
         # What is wrong with Keras is not wrong with the file.
         building.check_keras()
-        return cls.from_saved(
-            *_serialization.load(
-                _serialization.find(path), cls._kind, cls._expected_shapes
-            )
-        )
+        path = _serialization.find(path)
+        saved = _serialization.load(path, cls._kind, cls._expected_shapes)
+        return cls.from_saved(*saved)
 
     @classmethod
     def _read_init(cls, init):
@@ -206,8 +205,10 @@ class Estimator:
             init._check_fitted()
             # A fit may begin from the estimator that it changes.
             return init._snapshot()
-        if init is None or isinstance(init, str | Path):
-            return None if init is None else cls.load(init)
+        if isinstance(init, str | Path):
+            return cls.load(init)
+        if init is None:
+            return None
         raise InputError(
             f"`init` must be a {cls.__name__} or a file, not a {type(init).__name__}."
         )
@@ -254,6 +255,11 @@ class Estimator:
                 f"this {name} is not fitted; call fit(images) or {name}.load(path) "
                 "first."
             )
+
+    def _facts(self, n, **options):
+        """Describe how each of so many images is made, as sidecars do."""
+        fingerprint = _serialization.checksum(self.to_tensors())
+        return [model_facts(type(self).__name__, fingerprint)] * n
 
     def _snapshot(self):
         """Copy the estimator but not its networks, since another fit makes new ones."""

@@ -8,22 +8,25 @@ from dipy_ldm.data._batches import Augmentation
 
 
 class Settings(NamedTuple):
-    """Parameters and options of all stages whose defaults depend on the data."""
+    """Parameters and options of all stages whose defaults depend on the data.
 
-    epochs_vqvae: int
-    epochs_ldm: int
-    steps_vqvae: int | None
-    steps_ldm: int | None
-    batch_size: int
-    widths_vqvae: tuple
-    widths_ldm: tuple
-    loss: str
-    code_dim: int
-    n_codes: int
-    n_codebooks: int
-    patch: tuple | None
-    augment: Augmentation | None
-    rate_vqvae: float
+    The defaults of these are for images.
+    """
+
+    epochs_vqvae: int = 5
+    epochs_ldm: int = 10
+    steps_vqvae: int | None = None
+    steps_ldm: int | None = None
+    batch_size: int = 64
+    widths_vqvae: tuple = (32, 64)
+    widths_ldm: tuple = (128, 128)
+    loss: str = "squared"
+    code_dim: int = 3
+    n_codes: int = 1024
+    n_codebooks: int = 1
+    patch: tuple | None = None
+    augment: Augmentation | None = None
+    rate_vqvae: float = 4e-3
     rate_ldm: float = 2e-3
     epochs_detector: int = 10
     steps_detector: int | None = None
@@ -40,29 +43,16 @@ class Settings(NamedTuple):
         """Complete the options of a ``fit`` by the kind of data."""
         # A strategy of None is for one device; others are for the default.
         options = {n: v for n, v in options.items() if v is not None or n == "strategy"}
-        if "epochs" in options and "steps" in options:
-            raise InputError("give `epochs` or `steps`, not both.")
         usual = self.length(stage) | {"batch_size": self.batch_size}
         usual["learning_rate"] = getattr(self, f"rate_{stage}")
-        return usual | _without_steps(options)
+        if "epochs" in options:
+            if "steps" in options:
+                raise InputError("give `epochs` or `steps`, not both.")
+            usual["steps"] = None
+        return usual | options
 
 
-IMAGES = Settings(
-    epochs_vqvae=5,
-    epochs_ldm=10,
-    steps_vqvae=None,
-    steps_ldm=None,
-    batch_size=64,
-    widths_vqvae=(32, 64),
-    widths_ldm=(128, 128),
-    loss="squared",
-    code_dim=3,
-    n_codes=1024,
-    n_codebooks=1,
-    patch=None,
-    augment=None,
-    rate_vqvae=4e-3,
-)
+IMAGES = Settings()
 VOLUMES = Settings(
     epochs_vqvae=1,
     epochs_ldm=1,
@@ -70,12 +60,9 @@ VOLUMES = Settings(
     steps_vqvae=4000,
     steps_ldm=6000,
     batch_size=4,
-    widths_vqvae=(32, 64),
     widths_ldm=(64, 128, 256),
-    loss="squared",
     # Eight numbers and 40 bits for 64 voxels: folds are lost with much less.
     code_dim=8,
-    n_codes=1024,
     n_codebooks=4,
     # More than the autoencoder looks at; steps on whole volumes would take far longer.
     patch=(48, 48, 48),
@@ -94,14 +81,8 @@ def resolve(data: Any, **options) -> Settings:
     chosen = {name: value for name, value in options.items() if value is not None}
     for stage in ("vqvae", "ldm"):
         epochs, steps = f"epochs_{stage}", f"steps_{stage}"
-        if epochs in chosen and steps in chosen:
-            raise InputError(f"give --{epochs} or --{steps}, not both.")
-        chosen = _without_steps(chosen, epochs, steps)
+        if epochs in chosen:
+            if steps in chosen:
+                raise InputError(f"give --{epochs} or --{steps}, not both.")
+            chosen[steps] = None
     return (IMAGES if data.affine is None else VOLUMES)._replace(**chosen)
-
-
-def _without_steps(options, epochs="epochs", steps="steps"):
-    """Drop the steps of a preset where epochs are given."""
-    if options.get(epochs) is None:
-        return dict(options)
-    return {steps: None} | dict(options)

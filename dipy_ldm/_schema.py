@@ -155,7 +155,7 @@ class _LatentDiffusion(_VQVAE):
     latent_diffusion_history: _History
     latent_diffusion_fingerprint: str
     latent_diffusion_precision: _Precision | None
-    lesion_detector: NotRequired[dict[str, Any]]
+    lesion_detector: NotRequired[_Detector]
 
 
 class _Checkpoint(TypedDict):
@@ -176,8 +176,8 @@ def check(document: dict) -> None:
     """Refuse a document that does not have what its kind of file must."""
     if document["kind"] in _KINDS:
         _check_entries("", document, _KINDS[document["kind"]])
-    if document["kind"] == "latent_diffusion" and document["population"]:
-        _check_population(document["population"], document["conditions"])
+    if document["kind"] == "latent_diffusion":
+        _check_agreement(document)
 
 
 def _check_entries(where, entries, kind):
@@ -194,7 +194,23 @@ def _check_entries(where, entries, kind):
             raise InputError(f"{where}{name} can't be {short(entries[name])}")
 
 
-def fits(value: object, kind: object) -> bool:
+def _check_agreement(document):
+    """Refuse entries of a diffusion model that contradict each other."""
+    n_channels = document["latent_shape"][-1]
+    for name in ("latent_mean", "latent_scale"):
+        if len(document[name]) != n_channels:
+            raise InputError(f"{name} must have {n_channels} numbers")
+    detector_shape = document.get("lesion_detector", document)["shape"]
+    if detector_shape != document["shape"]:
+        raise InputError(
+            f"the detector is of images of the shape {short(detector_shape)}, and the "
+            f"model of {document['shape']}"
+        )
+    if document["population"]:
+        _check_population(document["population"], document["conditions"])
+
+
+def fits(value: Any, kind: Any) -> bool:
     """Return whether a value of JSON is of a type, and within its limits."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Annotated, NotRequired):
@@ -203,9 +219,9 @@ def fits(value: object, kind: object) -> bool:
     if origin in (Union, UnionType):
         return any(fits(value, one) for one in arguments)
     if origin in (list, dict):
-        if not isinstance(value, list | dict) or type(value) is not origin:
+        if type(value) is not origin:
             return False
-        values = value.values() if isinstance(value, dict) else value
+        values = value.values() if origin is dict else value
         return all(fits(entry, arguments[-1]) for entry in values)
     if is_typeddict(kind):
         types = get_type_hints(kind, include_extras=True)
@@ -230,37 +246,15 @@ def check_sizes(parameters: dict, shapes: Shapes) -> None:
         raise InputError("its hyper-parameters ask for more tensors than it has")
 
 
-def check_latents(document: dict, shape: tuple[int, ...]) -> None:
-    """Refuse latents that are not those of the autoencoder."""
-    saved = tuple(document["latent_shape"])
-    if saved != shape:
-        raise InputError(f"latent_shape must be {shape}, not {saved}")
-    for name in ("latent_mean", "latent_scale"):
-        if len(document[name]) != shape[-1]:
-            raise InputError(f"{name} must have {shape[-1]} numbers")
-
-
-def check_detector(document: dict) -> None:
-    """Refuse a detector in a document of a model, if it is of other images."""
-    detector = document["lesion_detector"]
-    check(detector | {"kind": "detector"})
-    if detector["shape"] != document["shape"]:
-        raise InputError(
-            f"the detector is of images of the shape {short(detector['shape'])}, and "
-            f"the model of {document['shape']}"
-        )
-
-
 def check_shapes(saved: Shapes, expected: Shapes) -> None:
     """Refuse tensors of other names or shapes than those of the networks."""
-    for name in sorted(set(saved) | set(expected)):
-        if name not in saved:
-            raise InputError(f"the tensor {name} is missing")
-        if name not in expected:
-            raise InputError(f"there is an unexpected tensor {short(name)}")
-        if saved[name] != expected[name]:
+    if different := sorted(saved.keys() ^ expected.keys()):
+        problem = "missing" if different[0] in expected else "unexpected"
+        raise InputError(f"the tensor {short(different[0])} is {problem}")
+    for name, shape in expected.items():
+        if saved[name] != shape:
             raise InputError(
-                f"the tensor {name} has the shape {saved[name]}, not {expected[name]}"
+                f"the tensor {name} has the shape {saved[name]}, not {shape}"
             )
 
 
@@ -283,8 +277,3 @@ def short(value: Any) -> str:
     """Write a value in some words, however long and deep it is."""
     text = reprlib.repr(value).replace("\n", " ")
     return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
-
-
-def word(text: str) -> str:
-    """Keep what fits into a sentence, of a text that may be anything."""
-    return " ".join(text.split())[:40]

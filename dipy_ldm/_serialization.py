@@ -27,6 +27,8 @@ FORMAT_VERSION = 11
 # Types of the numbers of networks; optimizers count in integers, too.
 _FLOATS = ("F32", "F16")
 _TYPES = ("F32", "F16", "F64", "I64", "I32", "U32", "BOOL")
+# What a file holds, in everyday words.
+_CONTENTS = {"vqvae": "an autoencoder alone", "latent_diffusion": "a diffusion model"}
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -88,23 +90,25 @@ def load(
 ) -> tuple[dict[str, np.ndarray], dict]:
     """Read tensors and document of a file, and check the tensors' shapes."""
     document = read_document(path, kind)
-    with safe_open(path, "numpy") as file:
-        # What others wrote has none.
-        written = file.metadata().get("sha256")
+    allowed = _TYPES if expected_shapes is None else _FLOATS
+    with safe_open(path, "numpy") as file, _naming(path, kind):
         slices = {name: file.get_slice(name) for name in file.keys()}
-        types = {name: piece.get_dtype() for name, piece in slices.items()}
-        with _naming(path, kind):
-            _check_types(types, _TYPES if expected_shapes is None else _FLOATS)
-            if expected_shapes is not None:
-                saved = {n: tuple(s.get_shape()) for n, s in slices.items()}
-                _schema.check_shapes(saved, expected_shapes(document, saved))
+        for name, piece in slices.items():
+            if (dtype := piece.get_dtype()) not in allowed:
+                raise InputError(
+                    f"the tensor {_schema.short(name)} is of {dtype} instead of "
+                    f"{', '.join(allowed)}"
+                )
+        if expected_shapes is not None:
+            saved = {name: tuple(s.get_shape()) for name, s in slices.items()}
+            _schema.check_shapes(saved, expected_shapes(document, saved))
         tensors = {name: file.get_tensor(name) for name in slices}
-    with _naming(path, kind):
-        if written not in (None, checksum(tensors)):
+        # What others wrote has none.
+        if file.metadata().get("sha256") not in (None, checksum(tensors)):
             raise InputError("its checksum is wrong")
         if name := _not_finite(tensors):
             raise InputError(
-                f"the tensor {_schema.word(name)} has NaN or infinite values"
+                f"the tensor {_schema.short(name)} has NaN or infinite values"
             )
     return tensors, document
 
@@ -144,18 +148,15 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
         document = _parse(metadata["dipy_ldm"])
     version = document["format_version"]
     if version != FORMAT_VERSION:
-        age, cure = (
-            ("newer", "upgrade dipy_ldm")
-            if version > FORMAT_VERSION
-            else ("older", _cure(kind, "train it again"))
-        )
+        newer = version > FORMAT_VERSION
+        cure = "upgrade dipy_ldm" if newer else _cure(kind, "train it again")
         raise InputError(
-            f"{path} has format {_schema.short(version)}, {age} than the "
-            f"{FORMAT_VERSION} that this version of dipy_ldm knows; {cure}."
+            f"{path} has format {_schema.short(version)}, and this version of dipy_ldm "
+            f"knows {FORMAT_VERSION}; {cure}."
         )
     if kind is not None and document["kind"] != kind:
-        content = _content(document["kind"])
-        expected = _content(kind).removesuffix(" alone")
+        content, expected = map(_content, (document["kind"], kind))
+        expected = expected.removesuffix(" alone")
         raise InputError(f"{path} holds {content}, not {expected}; name another file.")
     with _naming(path, kind):
         _schema.check(document)
@@ -244,15 +245,6 @@ def _parse(text):
     return document
 
 
-def _check_types(types, allowed):
-    for name, kind in types.items():
-        if kind not in allowed:
-            raise InputError(
-                f"the tensor {_schema.word(name)} is of {kind} instead of "
-                f"{', '.join(allowed)}"
-            )
-
-
 def checksum(tensors: Mapping[str, np.ndarray]) -> str:
     """Hash the numbers of all tensors, in the order of their names."""
     digest = hashlib.sha256()
@@ -278,9 +270,5 @@ def _unreadable(path, kind):
     return f"{path} is not a model file; give one that dipy_train_ldm wrote."
 
 
-_CONTENTS = {"vqvae": "an autoencoder alone", "latent_diffusion": "a diffusion model"}
-
-
 def _content(kind):
-    """Name what a file holds in everyday words."""
-    return _CONTENTS.get(kind, f"a {_schema.word(kind)}")
+    return _CONTENTS.get(kind) or f"a {_schema.short(kind)}"

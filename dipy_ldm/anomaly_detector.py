@@ -77,7 +77,6 @@ class AnomalyDetector(Estimator):
     )
 
     shape_: tuple[int, ...]
-    history_: dict[str, list]
     intensity_: tuple[float, float]
     network_: Any
     # Compiled: what the network is given to logarithms of odds.
@@ -125,18 +124,16 @@ class AnomalyDetector(Estimator):
             If the images or an option can't be used, or nothing was learnt.
         """
         images = checks.as_array(images)
+        parameters, resolved = self._plan_fit(images.shape, patch, options)
+        survey = checks.check_trainable(images)
+        bounds = survey.low, survey.high
         if validation_data is not None:
             validation_data = checks.check_validation(validation_data, images.shape)
-        rank = images.ndim - 2
-        parameters = Parameters(**self._resolved(rank))
-        resolved = resolve("detector", rank, options)
-        check(parameters, images.shape, patch, resolved)
-        survey = checks.check_trainable(images)
+            checks.check_ranges(validation_data, bounds, "validation image")
         self.precision_ = log_precision(resolved.precision)
         self.shape_ = images.shape[1:]
-        self.intensity_ = survey.low, survey.high
-        self.fingerprint_ = survey.fingerprint
-        self.atlas_ = Atlas.learn(images, self.intensity_)
+        self.intensity_, self.fingerprint_ = bounds, survey.fingerprint
+        self.atlas_ = Atlas.learn(images, bounds)
         self._fitted_with = parameters._asdict()
         size = parameters.window(images.shape[1:-1], patch)
         data = TrainingData(images, survey, size, validation_data)
@@ -161,9 +158,15 @@ class AnomalyDetector(Estimator):
         The shape is that of all images, ``(n, *space, channels)``; the rest, and what
         is raised, is as of :meth:`fit`.
         """
+        self._plan_fit(shape, patch, options)
+
+    def _plan_fit(self, shape, patch, options):
+        """Check a fit, and return its parameters and resolved options."""
         rank = len(shape) - 2
         parameters = Parameters(**self._resolved(rank))
-        check(parameters, shape, patch, resolve("detector", rank, options))
+        resolved = resolve("detector", rank, options)
+        check(parameters, shape, patch, resolved)
+        return parameters, resolved
 
     def predict(
         self,

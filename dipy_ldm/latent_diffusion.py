@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm import _backend, _schema, _serialization
+from dipy_ldm import _backend, _serialization
 from dipy_ldm._base import Entry, Estimator, keeps_earlier_fit, show_options
 from dipy_ldm._conditions import (
     UNSPECIFIED,
@@ -32,19 +32,10 @@ from dipy_ldm._native_space import (
 from dipy_ldm._utils import checks, tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly_detector import AnomalyDetector
-from dipy_ldm.data import _sources as sources
+from dipy_ldm.data import _image_checks as image_checks, _sources as sources
 from dipy_ldm.data._bvals_bvecs import refuse_series
-from dipy_ldm.data._image_checks import (
-    as_fitted,
-    check_ranges,
-    check_trainable,
-    check_validation,
-    identify,
-    survey,
-)
 from dipy_ldm.data._scans import ImagesLike, are_scans, read_sources, require_affine
-from dipy_ldm.data._sidecars import SyntheticImage, model_facts
-from dipy_ldm.data._sources import ConditioningInputs
+from dipy_ldm.data._sidecars import SyntheticImage
 from dipy_ldm.data._table_rows import join_to_files
 from dipy_ldm.data.channels import (
     Channel,
@@ -86,11 +77,8 @@ if TYPE_CHECKING:  # what can't be imported is refused by the back-end
 logger = logging.getLogger(__name__)
 
 
-# Options that sidecars have.
-_RECORDED = (
-    *("sampler", "steps", "eta", "guidance", "seed", "same_noise"),
-    *("strength", "resamplings", "samples"),
-)
+# Options that sidecars leave out: the result is the same, or has them in other words.
+_UNRECORDED = ("first", "batch_size", "tile")
 
 
 def _float32(numbers):
@@ -203,7 +191,6 @@ class LatentDiffusion(Estimator):
     latent_mean_: np.ndarray
     latent_scale_: np.ndarray
     latent_shape_: tuple[int, ...]
-    history_: dict[str, list]
     _denoiser: ConditionalDenoiser
 
     def __init__(
@@ -312,27 +299,27 @@ class LatentDiffusion(Estimator):
         loaded, examples = self._read_examples(
             images, conditions, source, subjects, verbose, source_channels
         )
-        loaded = as_fitted(loaded, self.vqvae.shape_, "autoencoder")
+        loaded = image_checks.as_fitted(loaded, self.vqvae.shape_, "autoencoder")
         start, rank = self._read_init(init), loaded.ndim - 2
         held_out, validation = self._read_examples(
             validation_data,
-            validation_conditions,
-            validation_source,
-            validation_subjects,
+            *(validation_conditions, validation_source, validation_subjects),
             verbose,
         )
         if held_out is not None:
-            held_out = check_validation(held_out, loaded.shape)
+            held_out = image_checks.check_validation(held_out, loaded.shape)
         conditioning = Conditioning.learn(
             examples, validation, self.vqvae.factor, units, meanings
         )
-        guide_path = training.guide_path(options.get("checkpoint"))
-        resolved = resolve("ldm", rank, options, guide_path)
+        resolved = resolve(
+            "ldm", rank, options, training.guide_path(options.get("checkpoint"))
+        )
         architecture = self._architecture(
             loaded.shape, conditioning.source, start, examples.source_channels
         )
         training.check(architecture, len(loaded), resolved)
-        self.fingerprint_, self.step_seconds_ = check_trainable(loaded).fingerprint, {}
+        self.fingerprint_ = image_checks.check_trainable(loaded).fingerprint
+        self.step_seconds_ = {}
         self.conditions_, self.source_ = conditioning.conditions, conditioning.source
         self.source_channels_ = tuple(examples.source_channels)
         self.vqvae_, self.detector_ = self.vqvae._snapshot(), None
@@ -341,8 +328,8 @@ class LatentDiffusion(Estimator):
         settings = self._fitted_with | {
             "images": self.fingerprint_,
             **conditioning.settings(),
-            "vqvae": survey(self.vqvae_.codebook_).fingerprint,
-            "validation data": identify(held_out),
+            "vqvae": image_checks.survey(self.vqvae_.codebook_).fingerprint,
+            "validation data": image_checks.identify(held_out),
             "init": start and _serialization.checksum(start.to_tensors()),
         }
         with _backend.distributed(resolved.strategy):
@@ -391,21 +378,17 @@ class LatentDiffusion(Estimator):
         latents = self._scaled(latents)
         numbers = None if inputs is None else inputs.table
         self.population_ = Population.learn(numbers, self.conditions_, subjects)
-        self._set_prior(
-            LatentPrior.learn(
-                latents,
-                numbers,
-                self.conditions_,
-                volumes=not self._of_images(),
-                subjects=subjects,
-            )
+        of_volumes = not self._of_images()
+        prior = LatentPrior.learn(
+            latents, numbers, self.conditions_, volumes=of_volumes, subjects=subjects
         )
+        self._set_prior(prior)
         return Latents(latents, inputs, self.conditional_mean_)
 
     def _encode_held_out(self, images, conditioning):
         if images is None:
             return None
-        check_ranges(images, self.vqvae_.intensity_, "validation image")
+        image_checks.check_ranges(images, self.vqvae_.intensity_, "validation image")
         latents = self._scaled(self.vqvae_.encode(images))
         inputs, subjects = conditioning.held_out, conditioning.held_out_subjects
         return Latents(latents, inputs, self.conditional_mean_, subjects)
@@ -528,20 +511,20 @@ class LatentDiffusion(Estimator):
         source, files = self._read_source(source)
         conditions = join_to_files(conditions, [own[0] for own in files])
         n = self._count(conditions, source) if n is None else n
-        asked = 1.0 if guidance is None else guidance
-        chosen = self.check_sampling(n, guidance=asked, **options)
-        seed, first = chosen.seed, chosen.first
+        requested_guidance = 1.0 if guidance is None else guidance
+        chosen = self.check_sampling(n, guidance=requested_guidance, **options)
+        first = chosen.first
         # The details of images are no finer than what quantisation takes anyway.
         path = chosen.path(self._schedule, fine=not self._of_images())
         conditions = self.draw_conditions(
-            n, conditions, seed=seed, first=first, same_noise=same_noise
+            n, conditions, seed=chosen.seed, first=first, same_noise=same_noise
         )
         inputs, guidance = self._guided_inputs(guidance, conditions, source, n)
 
         def generate(numbers):
-            own = np.full_like(numbers, first) if same_noise else numbers
-            noise = samplers.noise_source(seed, own, self.latent_shape_)
-            batch = inputs.take(numbers - first)
+            own = np.zeros_like(numbers) if same_noise else numbers
+            noise = chosen.noise(own, self.latent_shape_)
+            batch = inputs.take(numbers)
             # Of all that latents have in common, hardly any signal is still some.
             start = noise()
             start += np.float32(path[0][1][0]) * self._denoiser.mean(batch)
@@ -549,20 +532,17 @@ class LatentDiffusion(Estimator):
             latents = samplers.sample(denoise, start, path, chosen.step, noise)
             return self._decode(latents, chosen.tile)
 
-        numbers = np.arange(first, first + n)
         title = "generate" if verbose else None
-        batch_size = self._batch_size(chosen.batch_size)
         with _backend.distributed(_backend.make_strategy(strategy, alone=True)):
-            images = _backend.in_batches(generate, numbers, batch_size, title)
+            images = self._in_batches(generate, n, chosen, title)
         if affine is None:
             return images
         recorded = {"guidance": guidance, "same_noise": same_noise, **chosen._asdict()}
         facts = with_sources(self._facts(n, conditions, **recorded), files)
+        channels = self.vqvae_._channels()
         return [
-            as_sample(
-                image, self.vqvae_._channels(), affine, own | {"Sample": int(number)}
-            )
-            for image, own, number in zip(images, facts, numbers)
+            as_sample(image, channels, affine, own | {"Sample": number})
+            for number, (image, own) in enumerate(zip(images, facts), first)
         ]
 
     @accepts_scans
@@ -615,7 +595,7 @@ class LatentDiffusion(Estimator):
         ----------
         .. footbibliography::
         """
-        images = self._check_images(images)
+        images, _ = self._read_images(images)
         inputs = self._inputs(conditions, source, len(images))
         checks.check_shares(strength=strength)
         if options.get("steps") is None:
@@ -637,12 +617,11 @@ class LatentDiffusion(Estimator):
             latents = samplers.sample(denoise, x, path, chosen.step, noise)
             return self._decode(latents, chosen.tile)
 
-        batch_size = self._batch_size(chosen.batch_size)
-        numbers = np.arange(len(images))
-        denoised = _backend.in_batches(denoise, numbers, batch_size)
-        noise = range(chosen.first, chosen.first + len(images))
-        used = {"conditions": conditions, "noise": noise, "strength": strength}
-        return denoised, used | chosen._asdict()
+        return self._in_batches(denoise, len(images), chosen), chosen._asdict() | {
+            "conditions": conditions,
+            "noise": range(chosen.first, chosen.first + len(images)),
+            "strength": strength,
+        }
 
     @accepts_masked_scans
     @show_options(SamplingOptions)
@@ -668,9 +647,7 @@ class LatentDiffusion(Estimator):
         Parameters
         ----------
         images : array_like, path, NIfTI image, or list of these
-            Images, ``(n, *space, channels)``, of the shape of the training images, or
-            scans of any space and intensities. Those of named channels are found by
-            their names in folders and files of BIDS, or given in a dictionary.
+            As of :meth:`denoise`.
         masks : as images
             Where they are inpainted: ``(n, *space)`` or, for all of them, ``(*space)``;
             everything above 0 is inside. Those of scans have their grids.
@@ -702,7 +679,7 @@ class LatentDiffusion(Estimator):
             If the model is not fitted, an argument can't be used, or a mask is empty or
             leaves nothing to go by.
         """
-        images = self._check_images(images)
+        images, _ = self._read_images(images)
         inputs = self._inputs(conditions, source, len(images))
         checks.check_counts(n_samples=n_samples, resamplings=resamplings)
         samples = n_samples or 1
@@ -731,15 +708,13 @@ class LatentDiffusion(Estimator):
             hole = inside[i][..., None] & is_filled
             return np.where(hole, harden(blended, self.channels_), images_of)
 
-        numbers = np.arange(len(images) * samples)
-        inpainted = _backend.in_batches(
-            inpaint, numbers, self._batch_size(chosen.batch_size)
-        )
+        n = len(images) * samples
+        inpainted = self._in_batches(inpaint, n, chosen)
         if n_samples is not None:
             inpainted = inpainted.reshape(-1, n_samples, *inpainted.shape[1:])
         return inpainted, chosen._asdict() | {
             "conditions": conditions,
-            "noise": range(chosen.first, chosen.first + len(numbers), samples),
+            "noise": range(chosen.first, chosen.first + n, samples),
             "samples": samples,
             "resamplings": resamplings,
         }
@@ -759,7 +734,7 @@ class LatentDiffusion(Estimator):
         :meth:`dipy_ldm.anomaly_detector.AnomalyDetector.fit`, images those without
         lesions, or with few, as of :meth:`fit`.
         """
-        images = self._check_images(images)
+        images, _ = self._read_images(images)
         require_intensity_channels(self.channels_)
         if validation_data is not None:
             validation_data = self.vqvae_._read_cohort(validation_data).images
@@ -843,9 +818,9 @@ class LatentDiffusion(Estimator):
             None of a model without conditions.
         """
         self.check_sampling(n, seed=seed, first=first)
-        names = self.conditions_, self.population_
+        learnt = self.conditions_, self.population_
         return draw_conditions(
-            *names, conditions, n, seed=seed, first=first, same=same_noise
+            *learnt, conditions, n, seed=seed, first=first, same=same_noise
         )
 
     @show_options(SamplingOptions)
@@ -862,8 +837,7 @@ class LatentDiffusion(Estimator):
         self._check_fitted()
         checks.check_counts(n=n)
         checks.at_least("guidance", guidance, 0)
-        conditional = bool(self.conditions_) or self.source_ is not None
-        if guidance != 1 and self.guide_ is None and not conditional:
+        if guidance != 1 and not (self.guide_ or self.conditions_ or self.source_):
             raise InputError(
                 f"this model has no guide for a guidance of {guidance}; leave it out, "
                 "or train with conditions or guide=True."
@@ -900,12 +874,10 @@ class LatentDiffusion(Estimator):
     ) -> float:
         """Estimate the bytes that :meth:`predict` takes, beside the images."""
         self._check_fitted()
-        coding = self.vqvae_.needed_memory(
-            batch_size=self._coding_batch_size(batch_size), tile=tile
-        )
-        networks = list(self._networks().values())
-        batch_size = self._batch_size(batch_size)
-        return memory.estimate_sampling(networks, batch_size, max(coding))
+        coded = self._coding_batch_size(batch_size)
+        coding = max(self.vqvae_.needed_memory(batch_size=coded, tile=tile))
+        networks = [*self._networks().values()]
+        return memory.estimate_sampling(networks, self._batch_size(batch_size), coding)
 
     def check_memory(
         self,
@@ -942,10 +914,10 @@ class LatentDiffusion(Estimator):
     @classmethod
     def from_saved(cls, tensors: dict[str, np.ndarray], document: dict) -> Self:
         """Build the fitted model from saved tensors and document."""
-        vqvae = VQVAE.from_saved(tensors, document)
-        model = cls(vqvae, **document["latent_diffusion"])
-        model.vqvae_ = vqvae._snapshot()
-        return model._restore(tensors, document)
+        model = cls(VQVAE(), **document["latent_diffusion"])
+        model._restore(tensors, document)
+        model.vqvae = model.vqvae_._snapshot()
+        return model
 
     def to_tensors(self) -> dict[str, np.ndarray]:
         """Return the weights by their names in a model file."""
@@ -963,29 +935,28 @@ class LatentDiffusion(Estimator):
         return document | {"lesion_detector": self.detector_.to_document()}
 
     def _restore(self, tensors, document):
-        # A copy or a pickle comes with its parameters alone.
-        if not hasattr(self, "vqvae_"):
-            self.vqvae_ = VQVAE.from_saved(tensors, document)
+        self.vqvae_ = VQVAE.from_saved(tensors, document)
         # Before networks are built, to which it is given.
         conditions = from_saved(document["conditions"])
         self._set_prior(LatentPrior.from_tensors(tensors, conditions))
-        self.detector_ = None
-        if described := document.get("lesion_detector"):
-            self.detector_ = AnomalyDetector.from_saved(tensors, described)
+        detector = document.get("lesion_detector")
+        self.detector_ = detector and AnomalyDetector.from_saved(tensors, detector)
         return super()._restore(tensors, document)
 
     @classmethod
     def _expected_shapes(cls, document, shapes):
         expected = VQVAE._expected_shapes(document, shapes)
-        if channels := channels_from(document.get("source_channels")):
-            n_columns = document["source"]["channels"] if document["source"] else 0
-            check_columns(channels, n_columns)
+        n_columns = document["source"]["channels"] if document["source"] else 0
+        check_columns(channels_from(document.get("source_channels")), n_columns)
         vqvae = VQVAE(**document["vqvae"])
         latent_shape = vqvae.latent_shape(document["shape"])
+        if tuple(document["latent_shape"]) != latent_shape:
+            raise InputError(
+                f"latent_shape must be {latent_shape}, not {document['latent_shape']}"
+            )
         expected |= expected_shapes(document, shapes, latent_shape, vqvae.factor)
-        if described := document.get("lesion_detector"):
-            _schema.check_detector(document)
-            expected |= AnomalyDetector._expected_shapes(described, shapes)
+        if detector := document.get("lesion_detector"):
+            expected |= AnomalyDetector._expected_shapes(detector, shapes)
         return expected
 
     def __sklearn_clone__(self):
@@ -997,13 +968,14 @@ class LatentDiffusion(Estimator):
     def _resolved(self, rank, init=None):
         chosen = super()._resolved(rank, init)
         levels, guide = chosen["attention"], chosen["guide"]
-        if levels is not None and not isinstance(levels, list | tuple):
-            levels = [levels] * len(chosen["widths"])
         # As types that a model file may have.
-        return chosen | {
-            "attention": levels and [bool(level) for level in levels],
-            "guide": None if guide is None else bool(guide),
-        }
+        if levels is not None:
+            if not isinstance(levels, list):
+                levels = [levels] * len(chosen["widths"])
+            chosen["attention"] = [bool(level) for level in levels]
+        if guide is not None:
+            chosen["guide"] = bool(guide)
+        return chosen
 
     def _architecture(self, shape, source=None, init=None, source_channels=()):
         """Return the architecture of a fit's networks, without the prior."""
@@ -1038,14 +1010,14 @@ class LatentDiffusion(Estimator):
 
     def _build(self, init=None):
         prior = self._prior()
-        saved = {name: tensor.shape for name, tensor in prior.to_tensors().items()}
         architecture = Architecture(
             Parameters(**self._fitted_with),
             self.latent_shape_,
             self.vqvae_.factor,
             self.conditions_,
             self.source_,
-            **LatentPrior.network_options(saved),
+            expects=prior.conditional_mean is not None,
+            directions=prior.gaussian and len(prior.gaussian.loadings),
         )
         self._denoiser = ConditionalDenoiser(architecture, prior)
         if init is not None:
@@ -1066,17 +1038,13 @@ class LatentDiffusion(Estimator):
                 "VQVAE.load(path)."
             )
 
-    def _check_images(self, images: ImagesLike) -> np.ndarray:
-        """Return images as an array, of the shape that the autoencoder knows."""
-        return self._read_images(images)[0]
-
     def _read_images(
         self, images: ImagesLike, subjects: Any = None
     ) -> tuple[np.ndarray, Any]:
-        """Return the same, and whose each image is, as far as it is not given."""
+        """Return images as an array of the autoencoder's shape, and whose they are."""
         self._check_fitted()
         cohort = self.vqvae_._read_cohort(images)
-        array = as_fitted(cohort.images, self.vqvae_.shape_, "autoencoder")
+        array = image_checks.as_fitted(cohort.images, self.vqvae_.shape_, "autoencoder")
         return array, cohort.subjects if subjects is None else subjects
 
     def _grid(self):
@@ -1088,27 +1056,22 @@ class LatentDiffusion(Estimator):
 
         Arrays stay as they are, and have no files.
         """
-        if self.source_ is None or source is None or not are_scans(source):
+        if self.source_ is None or not are_scans(source):
             return source, []
         grid, _ = self.vqvae_._grid()
         return read_sources(source, self.source_, grid, self.source_channels_, scans)
 
     def _facts(self, n, conditions=None, noise=None, **options):
         """Describe how each of so many images is made, as sidecars of commands do."""
-        fingerprint = _serialization.checksum(self.to_tensors())
-        facts = model_facts("LatentDiffusion", fingerprint)
-        for name in _RECORDED:
-            if options.get(name) is not None:
-                facts[name.title().replace("_", "")] = checks.plain(options[name])
+        [facts] = super()._facts(1)
+        for name, value in options.items():
+            if value is not None and name not in _UNRECORDED:
+                facts[name.title().replace("_", "")] = checks.plain(value)
         table = requested(self.conditions_, conditions, n)
-        rows = [
-            {k: "n/a" if v is None else v for k, v in zip(table, values)}
-            for values in zip(*table.values())
-        ]
-        each = [facts | {"Conditions": row} for row in rows] or [facts] * n
-        if noise is None:
-            return each
-        return [own | {"Noise": number} for own, number in zip(each, noise)]
+        columns = (["n/a" if v is None else v for v in own] for own in table.values())
+        rows = [{"Conditions": dict(zip(table, row))} for row in zip(*columns)]
+        places = [{}] * n if noise is None else [{"Noise": number} for number in noise]
+        return [facts | row | place for row, place in zip(rows or [{}] * n, places)]
 
     def _count(self, conditions, source):
         """Count the images that conditions and sources are for."""
@@ -1128,7 +1091,9 @@ class LatentDiffusion(Estimator):
         for sentence in encoded.range_warnings:
             logger.warning("%s", sentence)
         factor = self.vqvae_.factor
-        return ConditioningInputs.of(encoded.numbers, self.source_, images, factor)
+        return sources.ConditioningInputs.of(
+            encoded.numbers, self.source_, images, factor
+        )
 
     def _guided_inputs(self, guidance, conditions, source, n):
         """Encode conditions and sources; choose guidance, or refuse it."""
@@ -1143,29 +1108,17 @@ class LatentDiffusion(Estimator):
             )
         return inputs, guidance
 
+    def _in_batches(self, make, n, chosen, title=None):
+        """Make so many images by their numbers, as many at once as memory allows."""
+        batch_size = self._batch_size(chosen.batch_size)
+        return _backend.in_batches(make, np.arange(n), batch_size, title)
+
     def _encode(self, images, chosen):
         """Encode images to latents that are not scaled yet."""
         batch_size = self._coding_batch_size(chosen.batch_size)
         latents = self.vqvae_.encode(images, batch_size=batch_size, tile=chosen.tile)
-        self._warn_of_unlike(latents)
+        self._denoiser.warn_of_unlike(self._scaled(latents))
         return latents
-
-    def _warn_of_unlike(self, latents):
-        """Warn of images that are far from those of the training, where these agree."""
-        if self.gaussian_ is None:
-            return
-        # Conditions may be any that the training had.
-        deviation, max_distance = self._denoiser.spread
-        distances = self.gaussian_.relative_distances(self._scaled(latents))
-        distances *= (self.gaussian_.deviation / deviation) ** 2
-        for number in np.flatnonzero(distances > max_distance):
-            logger.warning(
-                "%s is unlike the training images (%.1f times as far from their mean "
-                "as they are), and the result may mean nothing: bring it to their "
-                "place, size and contrast, with or without a skull, as they are.",
-                f"image {number}" if len(latents) > 1 else "the image",
-                distances[number] ** 0.5,
-            )
 
     def _decode(self, latents, tile):
         unscaled = latents * self.latent_scale_ + self.latent_mean_

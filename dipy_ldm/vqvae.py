@@ -18,7 +18,6 @@ from dipy_ldm._utils.checks import (
     check_affine,
     check_counts,
     check_space,
-    plain,
 )
 from dipy_ldm._utils.values import counted
 from dipy_ldm.autoencoder._codec import Codec, Parameters, expected_shapes
@@ -34,7 +33,6 @@ from dipy_ldm.data._scans import (
     read_scans,
     require_affine,
 )
-from dipy_ldm.data._sidecars import model_facts
 from dipy_ldm.data.channels import (
     Channel,
     Unnamed,
@@ -145,7 +143,6 @@ class VQVAE(Estimator):
 
     shape_: tuple[int, ...]
     intensity_: tuple[float, float]
-    history_: dict[str, list]
     sharpening_: float
     channels_: tuple[Channel, ...] = ()
     _codec: Codec
@@ -246,26 +243,23 @@ class VQVAE(Estimator):
             100 steps only warns of what was not learnt.
         """
         verbose = options.get("verbose", True)
-        cohort = read_cohort(images, channels=channels, verbose=verbose)
-        images = checks.as_array(cohort.images)
-        affine = cohort.affine if affine is None else check_affine(affine)
-        kinds = tuple(cohort.channels or as_channels(channels))
-        held_out = _read_held_out(validation_data, images.shape, affine, kinds)
+        cohort = _read_described(images, affine, suffix, channels, verbose)
+        images, affine = cohort.images, cohort.affine
+        check_columns(cohort.channels, images.shape[-1])
+        held_out = None
+        if validation_data is not None:
+            own = images.shape[1:], affine, cohort.channels
+            held_out = _read_alike(validation_data, *own).images
+            held_out = checks.check_validation(held_out, images.shape)
         masks = _masks_of(cohort, background) if masks is None else masks
         masks = checks.check_masks(masks, background, images.shape[:-1])
-        check_columns(kinds, images.shape[-1])
         chosen, patch, resolved, initial = self._plan_fit(
             images.shape, init, patch, options, augment
         )
-        survey = checks.check_trainable(images)
+        survey = self._record_images(cohort)
         checks.warn_of_channels(images.shape)
         self.precision_ = log_precision(resolved.precision)
         self.sharpening_ = 0.0
-        self.shape_ = images.shape[1:]
-        self.affine_, self.suffix_ = affine, suffix or cohort.suffix
-        self.channels_ = kinds
-        self.intensity_ = survey.low, survey.high
-        self.fingerprint_ = survey.fingerprint
         self._fitted_with = chosen
         size = window_size(images.shape[1:-1], self.factor, patch)
         if augment is None:
@@ -344,25 +338,22 @@ class VQVAE(Estimator):
         >>> model = LatentDiffusion(vqvae).fit(scans)  # doctest: +SKIP
         """
         self._check_fitted()
-        cohort = read_cohort(images, channels=channels or self.channels_)
-        kinds = cohort.channels or as_channels(channels)
-        affine = cohort.affine if affine is None else affine
-        images = checks.as_array(cohort.images)
-        refuse_other_images(self.shape_, images.shape[1:])
-        check_columns(kinds, images.shape[-1])
-        if kinds:
-            check_same(kinds, self.channels_)
-        survey = checks.check_trainable(images)
-        document = {
-            "shape": images.shape[1:],
-            "intensity": (survey.low, survey.high),
-            "affine": None if affine is None else plain(check_affine(affine)),
-            "suffix": suffix or cohort.suffix,
-            "channels": to_saved(kinds or self.channels_),
-            "fingerprint": survey.fingerprint,
-        }
+        channels = channels or self.channels_
+        cohort = _read_described(images, affine, suffix, channels)
+        refuse_other_images(self, cohort.shape[1:], cohort.channels)
+        check_columns(cohort.channels, cohort.shape[-1])
+        self._record_images(cohort)
         # With networks of its own: others may have those that there were.
-        return self._restore(self.to_tensors(), self.to_document() | document)
+        return self._restore(self.to_tensors(), self.to_document())
+
+    def _record_images(self, cohort):
+        """Keep what the images of a fit are like, and return their survey."""
+        survey = checks.check_trainable(cohort.images)
+        self.shape_, self.channels_ = cohort.shape[1:], cohort.channels
+        self.affine_, self.suffix_ = cohort.affine, cohort.suffix
+        self.intensity_ = survey.low, survey.high
+        self.fingerprint_ = survey.fingerprint
+        return survey
 
     def encode(
         self,
@@ -568,11 +559,8 @@ class VQVAE(Estimator):
     def _read_cohort(self, images: ImagesLike, verbose: bool = False) -> Cohort:
         """Load images on the grid of the training images; arrays stay as they are."""
         self._check_fitted()
-        grid = grid_of(self.shape_, self.affine_)
-        cohort = read_cohort(images, grid, self.channels_, verbose=verbose)
-        if cohort.channels:
-            check_same(cohort.channels, self.channels_)
-        return cohort
+        own = self.shape_, self.affine_, self.channels_
+        return _read_alike(images, *own, verbose)
 
     def _grid(self):
         """Return the grid of volumes, None of images, and the channels."""
@@ -587,14 +575,10 @@ class VQVAE(Estimator):
         """Return how much sharper each column becomes, ``(channels,)``."""
         return self.sharpening_ * continuous_columns(self.channels_, self.shape_[-1])
 
-    def _facts(self, n, **options):
-        """Describe how each of so many images is made."""
-        return [model_facts("VQVAE", _serialization.checksum(self.to_tensors()))] * n
-
     def _summary(self):
         *space, channels = self.shape_
         low, high = self.intensity_
-        names = ", ".join(channel.name for channel in self.channels_ or ()) or channels
+        names = ", ".join(channel.name for channel in self.channels_) or channels
         images = f"{_times(space)}, channels: {names}, from {low:.3g} to {high:.3g}"
         if self.affine_ is not None:
             sizes = np.linalg.norm(self.affine_[:3, :3], axis=0)
@@ -614,30 +598,43 @@ class VQVAE(Estimator):
         self.quantizer_: Any = codec.quantizer
 
 
+def _read_described(images, affine, suffix, channels, verbose=False) -> Cohort:
+    """Load what a fit learns from, with what is not given as the files have it."""
+    cohort = read_cohort(images, channels=channels, verbose=verbose)
+    return cohort._replace(
+        images=checks.as_array(cohort.images),
+        affine=cohort.affine if affine is None else check_affine(affine),
+        suffix=suffix or cohort.suffix,
+        channels=tuple(cohort.channels or as_channels(channels)),
+    )
+
+
+def _read_alike(images, shape, affine, channels, verbose=False) -> Cohort:
+    """Load images on the grid of others ``(*space, channels)``; arrays stay."""
+    grid = grid_of(shape, affine)
+    cohort = read_cohort(images, grid, channels, verbose=verbose)
+    if cohort.channels:
+        check_same(cohort.channels, channels)
+    return cohort
+
+
 def _masks_of(cohort, background):
     """Return the masks of volumes, if any; warn where they would have no effect."""
-    if background != 1:
-        return cohort.masks
-    if cohort.masks is not None:
+    if background == 1 and cohort.masks is not None:
         logger.warning(
             "the masks of the volumes have no effect with a `background` of 1; lower "
             "it, to 0.1 say."
         )
-    return None
+    return None if background == 1 else cohort.masks
 
 
-def _read_held_out(images, shape, affine, channels):
-    """Load validation images, if any, of the shape ``(n, *space, channels)``."""
-    if images is None:
-        return None
-    cohort = read_cohort(images, grid_of(shape[1:], affine), channels)
-    if cohort.channels:
-        check_same(cohort.channels, channels)
-    return checks.check_validation(cohort.images, shape)
-
-
-def refuse_other_images(own: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    """Refuse ``(*space, channels)`` of other dimensions or channels than known ones."""
+def refuse_other_images(
+    vqvae: VQVAE, shape: tuple[int, ...], channels: Sequence[Channel]
+) -> None:
+    """Refuse ``(*space, channels)`` that a fitted autoencoder is not for."""
+    # Each label is a column: of other labels it is said that they are others.
+    check_same(channels, vqvae.channels_)
+    own = vqvae.shape_
     if (len(own), own[-1]) != (len(shape), shape[-1]):
         cure = "fine-tune it (`steps_vqvae`, or VQVAE.fit(init=...)), or "
         cure = cure if len(own) == len(shape) else ""

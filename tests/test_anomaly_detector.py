@@ -107,6 +107,7 @@ def test_resumed_training_is_the_uninterrupted(fitted, tmp_path):
         ({"patch": 0}, "patch"),
         ({"batch_size": 50}, "fewer than a batch"),
         ({"validation_data": np.ones((2, 9, 9, 1))}, "must have the shape"),
+        ({"validation_data": 255 * images(2, 2)}, "validation image 0 has values"),
     ],
 )
 def test_refused_at_once(given, said):

@@ -11,7 +11,6 @@ import pytest
 from safetensors.numpy import save_file
 
 from dipy_ldm import LatentDiffusion, _schema, _serialization
-from dipy_ldm._utils.checks import InputError
 
 FILES = Path(__file__).parent / "files"
 FILE = FILES / "format-11.safetensors"
@@ -95,15 +94,18 @@ def test_missing_entries_are_refused(saved, assert_unreadable, name):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda t: t.pop("encoder.003"), "the tensor encoder.003 is missing"),
-        (lambda t: t.update(extra=np.ones(1, "float32")), "unexpected tensor"),
+        (lambda t: t.pop("encoder.003"), "the tensor 'encoder.003' is missing"),
+        (
+            lambda t: t.update(extra=np.ones(1, "float32")),
+            "the tensor 'extra' is unexpected",
+        ),
         (
             lambda t: t.update(codebook=t["codebook"].reshape(8, 4).copy()),
             r"codebook has the shape \(8, 4\), not \(16, 2\)",
         ),
         (
             lambda t: t.update(codebook=np.ones((16, 2), "int32")),
-            "codebook is of I32 instead of F32, F16",
+            "'codebook' is of I32 instead of F32, F16",
         ),
     ],
 )
@@ -150,18 +152,6 @@ def test_half_weights_are_read(saved, tmp_path):
     for name, tensor in loaded.to_tensors().items():
         npt.assert_array_equal(tensor, tensors[name].astype("float32"))
     assert np.isfinite(loaded.predict(2, steps=2)).all()
-
-
-def test_weights_too_large_for_half_are_not_written(saved, tmp_path):
-    tensors, document = saved
-    model = LatentDiffusion.from_saved(tensors, document)
-    model.denoiser_.trainable_variables[0].assign_add(1e6 * np.ones((128, 128)))
-    with pytest.raises(InputError, match="denoiser.000 are too large for 16 bits"):
-        model.save(tmp_path / "m", half=True)
-    model.denoiser_.trainable_variables[0].assign_add(np.nan * np.ones((128, 128)))
-    with pytest.raises(InputError, match="denoiser.000 has NaN or infinite values"):
-        model.save(tmp_path / "m")
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_of_this_format_stays_the_same(tmp_path):

@@ -105,7 +105,7 @@ def test_spoilt_files_are_refused(model, spoil, sentence):
 def test_a_checkpoint_is_no_model(tmp_path, kind):
     document = {"settings": {}, "history": {}, "steps": 1}
     _serialization.save(tmp_path / "c", "checkpoint", {}, document)
-    with pytest.raises(InputError, match="holds a checkpoint, not an? .*[rl]; name"):
+    with pytest.raises(InputError, match="holds a 'checkpoint', not an? .*[rl]; name"):
         _serialization.read_document(tmp_path / "c", kind)
 
 
@@ -120,7 +120,7 @@ def test_non_finite_weights_are_neither_written_nor_read(tmp_path, bad):
     version = _serialization.FORMAT_VERSION
     text = json.dumps({"format_version": version, "kind": "notes"})
     save_file(tensors, tmp_path / "m", metadata={"dipy_ldm": text})
-    with pytest.raises(InputError, match=r"m is damaged.*tensor b has NaN"):
+    with pytest.raises(InputError, match=r"m is damaged.*tensor 'b' has NaN"):
         _serialization.load(tmp_path / "m", "notes")
 
 

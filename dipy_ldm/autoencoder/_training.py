@@ -18,6 +18,7 @@ from dipy_ldm.data._batches import batches, read_windows, window_size
 from dipy_ldm.data._image_checks import check_ranges, survey
 from dipy_ldm.data.channels import channel_slices, continuous_columns, to_saved
 from dipy_ldm.metrics import detail_correlation
+from dipy_ldm.nn import _building as building
 from dipy_ldm.training import _memory as memory
 from dipy_ldm.training._options import ResolvedOptions
 from dipy_ldm.training._trainer import Stage, TrainingData
@@ -28,6 +29,9 @@ _MIN_PIECES = 16
 _MIN_PERPLEXITY = 1.5
 # Voxels that are measured at once: so few that the training before took more memory.
 _MAX_MEASURED_VOXELS = 2**18
+# For each value of an image that is measured beside its reconstruction: both, their
+# detail and what that is made of, 16 copies as measured on processors.
+_MEASURING_BYTES = 64
 
 
 def check(
@@ -62,7 +66,14 @@ def needed_memory(
         options.precision.name, size, shape[-1], options.remat
     )
     distances = 4 * parameters.n_codes * math.prod(encoder.output.shape[1:-1])
-    return memory.estimate_training([encoder, decoder], options.share, distances)
+    needed = memory.estimate_training([encoder, decoder], options.share, distances)
+    if not any(np.less(size, shape[1:-1])):
+        return needed
+    # Steps see windows; validation and sharpening, whole images.
+    build = partial(Codec, parameters, shape[1:], (0.0, 1.0))
+    codec = building.build_without_weights("float32", build)
+    measuring = _backend.ONCE_APPLYING + _MEASURING_BYTES * math.prod(shape[1:])
+    return max(needed, measuring, *codec.needed_memory(shape[1:-1], 1))
 
 
 class AutoencoderStage(Stage):

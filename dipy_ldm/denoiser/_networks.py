@@ -1,8 +1,9 @@
 """The networks of a diffusion model, and the denoisers that samplers see of them."""
 
 from collections.abc import Callable
-from functools import cached_property, partial
-from typing import NamedTuple, cast
+from functools import partial
+import logging
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -14,8 +15,9 @@ from dipy_ldm.data._sources import ConditioningInputs, Source
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.diffusion import _denoisers as denoisers, schedules
 from dipy_ldm.nn import _building as building
-from dipy_ldm.prior._gaussian import Gaussian
 from dipy_ldm.prior._latent_prior import LatentPrior
+
+logger = logging.getLogger(__name__)
 
 # The guide is to be worse than the denoiser in the same way: narrower.
 _GUIDE_WIDTH = 4
@@ -114,7 +116,6 @@ def expected_shapes(
     parameters = Parameters(**document["latent_diffusion"])
     parameters.check()
     _schema.check_sizes(document["latent_diffusion"], shapes)
-    _schema.check_latents(document, latent_shape)
     conditions = from_saved(document["conditions"])
     source = document["source"] and Source(**document["source"])
     prior = LatentPrior.network_options(shapes)
@@ -179,17 +180,27 @@ class ConditionalDenoiser:
         mean = self._conditional_mean(conditioning)
         return self.prior.gaussian.mean + (0 if mean is None else mean)
 
-    @cached_property
-    def spread(self) -> tuple[float, float]:
-        """Deviation of latents under any conditions, and their largest distance."""
-        mean, gaussian = (
-            self.prior.conditional_mean,
-            cast(Gaussian, self.prior.gaussian),
-        )
+    def warn_of_unlike(self, latents: np.ndarray) -> None:
+        """Warn of latents far from those of the training, where these are aligned.
+
+        Shapes: latents ``(n, *space, channels)``.
+        """
+        mean, gaussian = self.prior.conditional_mean, self.prior.gaussian
+        if gaussian is None:
+            return
         if mean is not None:
+            # Conditions may be any that the training had.
             loadings = np.concatenate([gaussian.loadings, mean.loadings()])
             gaussian = gaussian._replace(loadings=loadings)
-        return gaussian.deviation, gaussian.max_distance
+        distances = gaussian.relative_distances(latents)
+        for number in np.flatnonzero(distances > gaussian.max_distance):
+            logger.warning(
+                "%s is unlike the training images (%.1f times as far from their mean "
+                "as they are), and the result may mean nothing: bring it to their "
+                "place, size and contrast, with or without a skull, as they are.",
+                f"image {number}" if len(latents) > 1 else "the image",
+                distances[number] ** 0.5,
+            )
 
     def _conditional_mean(self, conditioning):
         mean = self.prior.conditional_mean

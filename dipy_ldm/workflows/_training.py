@@ -20,7 +20,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._sources import Source
-from dipy_ldm.data.channels import Channel, check_same
+from dipy_ldm.data.channels import Channel
 from dipy_ldm.workflows._outputs import write_text
 
 logger = logging.getLogger("dipy_ldm")
@@ -73,8 +73,7 @@ class Recipe(NamedTuple):
         from dipy_ldm.vqvae import refuse_other_images
 
         if not self.of_vqvae:
-            refuse_other_images(self.vqvae.shape_, shape[1:])
-            check_same(channels, self.vqvae.channels_)
+            refuse_other_images(self.vqvae, shape[1:], channels)
 
     def resolved(self, rank: int) -> "dict[str, ResolvedOptions]":
         """Resolve the options of the stages before the detector that are trained."""
