@@ -308,24 +308,23 @@ def check_on_grid(
     """Return the hole of a mask file on the model's grid; refuse one outside of it."""
     result, box = on_grid(hole, affine, grid), np.ones((*grid.shape, 1), "float32")
     inside = conform(box, grid.affine, Grid(hole.shape, affine))[hole] >= 0.5
-    share = 1 - inside.mean()
-    if not result.any() and inside.any():
+    if not inside.any() and not result.any():
+        raise InputError(
+            f"the mask {file} has nothing on the grid of the model, which has shape "
+            f"{grid.shape} and begins at {np.round(grid.affine[:3, 3], 1).tolist()} "
+            "mm; align it and its volume with the training volumes."
+        )
+    if not result.any():
         raise InputError(
             f"the mask {file} is too small for the voxels of the model; give a larger "
             "one."
         )
-    if result.any() and share > _MAX_SHARE_OUTSIDE:
+    if (share := 1 - inside.mean()) > _MAX_SHARE_OUTSIDE:
         logger.warning(
             "%.0f %% of the mask %s lies outside of the grid of the model, and is "
             "filled smoothly, without the model.",
             100 * share,
             file,
-        )
-    if not result.any():
-        raise InputError(
-            f"the mask {file} has nothing on the grid of the model, which has shape "
-            f"{grid.shape} and begins at {np.round(grid.affine[:3, 3], 1).tolist()} "
-            "mm; align it and its volume with the training volumes."
         )
     return result
 

@@ -312,7 +312,7 @@ class LatentDiffusion(Estimator):
         loaded, examples = self._read_examples(
             images, conditions, source, subjects, verbose, source_channels
         )
-        loaded = as_fitted(loaded, self.vqvae.shape_, "autoencoder")
+        loaded = as_fitted(loaded, self.vqvae.shape_)
         start, rank = self._read_init(init), loaded.ndim - 2
         held_out, validation = self._read_examples(
             validation_data,
@@ -1076,7 +1076,7 @@ class LatentDiffusion(Estimator):
         """Return the same, and whose each image is, as far as it is not given."""
         self._check_fitted()
         cohort = self.vqvae_._read_cohort(images)
-        array = as_fitted(cohort.images, self.vqvae_.shape_, "autoencoder")
+        array = as_fitted(cohort.images, self.vqvae_.shape_)
         return array, cohort.subjects if subjects is None else subjects
 
     def _grid(self):

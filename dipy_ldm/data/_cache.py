@@ -144,11 +144,10 @@ def filling(folder: Path) -> Iterator[Path]:
     Several processes may do so at once: the first one's stays. A folder that lacks
     files is replaced. What killed ones left is removed.
     """
-    partial = None
+    partial = folder.with_name(_partial_name(folder))
     try:
         _make_root(folder.parent)
         _remove_stale(folder.parent)
-        partial = folder.with_name(_partial_name(folder))
         partial.mkdir()
         yield partial
         _put(partial, folder)
@@ -159,8 +158,7 @@ def filling(folder: Path) -> Iterator[Path]:
             "with `cache_dir`."
         ) from error
     finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _make_root(root):

@@ -71,10 +71,8 @@ def _as_triple(name, value, kind):
 
 def _sizes(affine):
     """Return the voxel sizes of a volume, in the order right, front, top."""
-    order = io_orientation(affine)[:, 0].astype(int)
-    sizes = np.empty(3)
-    sizes[order] = np.linalg.norm(affine[:3, :3], axis=0)
-    return sizes
+    order = io_orientation(affine)[:, 0]
+    return np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(order)]
 
 
 def bounding_box(

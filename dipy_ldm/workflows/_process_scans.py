@@ -24,9 +24,9 @@ from dipy_ldm.data._bvals_bvecs import refuse_series
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import VolumeInfo, is_whole, space_of, write_changed
 from dipy_ldm.data._pairing import pair_sources
+from dipy_ldm.data._preprocessing import conform_channels
 from dipy_ldm.data._scans import (
     check_channel_files,
-    conform_channels,
     find_channel_files,
     require_affine,
 )

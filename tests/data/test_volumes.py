@@ -150,9 +150,9 @@ def test_a_passing_error_of_the_disk_is_not_kept(
             raise OSError(errno.EIO, "Input/output error")
         return read(file)
 
-    read = nifti._decompressed
+    read = nifti.gzip.open
     with monkeypatch.context() as patch:
-        patch.setattr(nifti, "_decompressed", fail)
+        patch.setattr(nifti.gzip, "open", fail)
         for _ in range(2):
             assert len(load(cohort, skip_bad=True).images) == 2
     assert len(load(cohort, skip_bad=skip_bad).images) == 3
