@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.progress import warning_once
 from dipy_ldm.data._grid import Grid, conform, same_grid
 from dipy_ldm.data._nifti import ALIGNED, read_header, read_mask
 from dipy_ldm.data._pairing import find_masks, mask_complaint
@@ -194,7 +195,11 @@ def _read_masked(scans, masks, grid, channels):
     """Read volumes and masks of the grid of the first channel; name their files."""
     if grid is None:
         raise InputError("masks of two-dimensional images are arrays; give both so.")
-    with files_of(scans) as (files, folder), files_of(masks) as (mask_files, other):
+    with (
+        files_of(scans) as (files, folder),
+        files_of(masks) as (mask_files, other),
+        warning_once("dipy_ldm"),
+    ):
         sets = resolve_channel_files(files, channels)
         mask_of = find_masks([own[0] for own in sets], mask_files)
         masked, names = [], []

@@ -19,7 +19,7 @@ import numpy as np
 
 from dipy_ldm._conditions import check_values
 from dipy_ldm._utils.checks import InputError, at_least
-from dipy_ldm._utils.progress import tqdm
+from dipy_ldm._utils.progress import tqdm, warning_once
 from dipy_ldm._utils.values import Table, as_table, listed
 from dipy_ldm.data import _pairing as plans
 import dipy_ldm.data._cache as cache
@@ -477,7 +477,7 @@ def _fill(folder, plan, verbose):
     """
     kept, complaints, unreadable = [], {}, []
     with cache.filling(folder) as partial:
-        with ExitStack() as stack:
+        with warning_once("dipy_ldm"), ExitStack() as stack:
             appends = [
                 stack.enter_context(
                     cache.writing_rows(partial / f"{name}.npy", len(plan.tasks), *kind)

@@ -8,6 +8,7 @@ import numpy as np
 from dipy_ldm._native_space import check_on_grid, read_masked, warn_of_probabilities
 from dipy_ldm._utils.checks import InputError, at_least, check_counts, check_seed
 from dipy_ldm._utils.files import make_folder
+from dipy_ldm._utils.progress import warning_once
 from dipy_ldm._utils.values import as_report, check_each
 from dipy_ldm.data._grid import conform
 from dipy_ldm.data._nifti import read_mask, space_of
@@ -150,7 +151,8 @@ def _check_masks(infos, masks, dilate, grid, factor):
     def check(file):
         _check_mask(file, affine_of[file], dilate, grid, factor)
 
-    check_each(check, affine_of)
+    with warning_once("dipy_ldm"):
+        check_each(check, affine_of)
 
 
 def _check_mask(file, affine, dilate, grid, factor):

@@ -356,6 +356,16 @@ def test_masks_lie_on_their_volumes(cohort, masked, load, no_work):
         load(cohort)
 
 
+def test_masks_of_one_kind_are_warned_of_together(cohort, load, tmp_path, caplog):
+    files = [tmp_path / f"m{i}.nii" for i in range(3)]
+    for file, axes in zip(files, ORIENTATIONS, strict=True):
+        save(file, 0.1 + 9 * template(), axes=axes)
+    load(cohort, mask_files=files)
+    (message,) = caplog.messages
+    assert f"the mask {files[0]} has values from 0.1 to 9" in message
+    assert message.endswith(f"holds for 2 more: {files[1]}, {files[2]}.")
+
+
 def test_masks_that_do_not_fit(cohort, masked, load):
     with pytest.raises(InputError, match="there are 2 masks for 3 volumes"):
         load(cohort, mask_files=[masked / "0.nii", masked / "1.nii"])
