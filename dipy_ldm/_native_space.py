@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.progress import warning_once
-from dipy_ldm.data._grid import Grid, conform, same_grid
+from dipy_ldm.data._grid import Grid, conform, coverage, same_grid
 from dipy_ldm.data._nifti import ALIGNED, read_header, read_mask
 from dipy_ldm.data._pairing import find_masks, mask_complaint
 from dipy_ldm.data._preprocessing import Origin
@@ -300,19 +300,17 @@ class MaskedScan(NamedTuple):
 def warn_of_probabilities(file: Path, mask: np.ndarray) -> None:
     """Warn of a mask that has low probabilities, all of which are inpainted."""
     if np.mean(mask[mask > 0] < 0.5) > 0.5:
-        logger.warning(
-            "all of the mask %s that is above 0 is inpainted, and most of that is "
-            "below 0.5; if these are probabilities, threshold it first.",
-            file,
-        )
+        text = "all of the mask %s that is above 0 is inpainted, and most of that is "
+        text += "below 0.5; if these are probabilities, threshold it first."
+        logger.warning(text, file)
 
 
 def check_on_grid(
     file: Path, hole: np.ndarray, affine: np.ndarray, grid: Grid
 ) -> np.ndarray:
     """Return the hole of a mask file on the model's grid; refuse one outside of it."""
-    result, box = on_grid(hole, affine, grid), np.ones((*grid.shape, 1), "float32")
-    inside = conform(box, grid.affine, Grid(hole.shape, affine))[hole] >= 0.5
+    result = on_grid(hole, affine, grid)
+    inside = coverage(grid, Grid(hole.shape, affine))[hole] >= 0.5
     if not inside.any() and not result.any():
         raise InputError(
             f"the mask {file} has nothing on the grid of the model, which has shape "
@@ -325,12 +323,8 @@ def check_on_grid(
             "one."
         )
     if (share := 1 - inside.mean()) > _MAX_SHARE_OUTSIDE:
-        logger.warning(
-            "%.0f %% of the mask %s lies outside of the grid of the model, and is "
-            "filled smoothly, without the model.",
-            100 * share,
-            file,
-        )
+        text = "%.0f %% of the mask %s lies outside of the grid of the model, and is "
+        logger.warning(text + "filled smoothly, without the model.", 100 * share, file)
     return result
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import _nifti as nifti
-from dipy_ldm.data._grid import Grid, conform, is_within_a_voxel, restore
+from dipy_ldm.data._grid import Grid, conform, coverage, is_within_a_voxel, restore
 from dipy_ldm.data._pairing import Task
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def refuse_elsewhere(
 ) -> None:
     """Refuse a segmentation or map, which may be empty, that is not on the grid."""
     if image.min() == image.max():
-        overlap = conform(np.ones((*data.shape[:3], 1), "float32"), affine, grid)
+        overlap = coverage(Grid(data.shape[:3], affine), grid)
         if not overlap.any():
             refuse_empty(file, overlap, grid)
 

@@ -276,7 +276,12 @@ def resolve_channel_files(
     if any(isinstance(one, Mapping) for one in files):
         names = [channel.name for channel in channels]
         sets = [[_of_channel(one, name) for name in names] for one in files]
-        _refuse_strangers(sets)
+        for file, other in chain(*(combinations(own, 2) for own in sets)):
+            if contradict(file, other):
+                raise InputError(
+                    f"{file} and {other} are of different subjects or sessions; give "
+                    "all channels of one scan."
+                )
     else:
         paths = list(map(os.path.abspath, files))
         if twice := next((path for path in paths if paths.count(path) > 1), None):
@@ -285,15 +290,6 @@ def resolve_channel_files(
     along_axis = channels[0].width > 1 and not channels[0].name
     check_channel_files(sets, channels, along_axis or None)
     return sets
-
-
-def _refuse_strangers(sets):
-    for file, other in chain(*(combinations(own, 2) for own in sets)):
-        if contradict(file, other):
-            raise InputError(
-                f"{file} and {other} are of different subjects or sessions; give all "
-                "channels of one scan."
-            )
 
 
 def _of_channel(files, name):

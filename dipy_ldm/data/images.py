@@ -47,12 +47,12 @@ def read_images(paths: Sequence[str | Path]) -> tuple[np.ndarray, list[Path]]:
     if not pieces:
         raise InputError("there are no images; give files or folders of them.")
     _refuse_mixed(pieces)
-    first = next(iter(pieces))
-    for file, images in pieces.items():
-        if images.shape[1:] != pieces[first].shape[1:]:
+    (first, one), *others = pieces.items()
+    for file, images in others:
+        if images.shape[1:] != one.shape[1:]:
             raise InputError(
                 f"{file} has images of shape {images.shape[1:]}, but {first} of "
-                f"{pieces[first].shape[1:]}; give images of one shape."
+                f"{one.shape[1:]}; give images of one shape."
             )
     files = [file for file, images in pieces.items() for _ in images]
     # What float32 can't hold becomes infinite, and is refused as such.
@@ -82,13 +82,13 @@ def _refuse_mixed(pieces):
 
 
 def _refuse_infinite(images, files):
-    bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
-    if bad.size:
+    bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3))).tolist()
+    if bad:
         file = files[bad[0]]
-        count, first = sum(files[i] == file for i in bad), bad[0] - files.index(file)
+        own = [i - files.index(file) for i in bad if files[i] == file]
         raise InputError(
-            f"{file} has NaN or infinite values in {count} of {files.count(file)} "
-            f"images (number {first} first); replace them."
+            f"{file} has NaN or infinite values in {len(own)} of {files.count(file)} "
+            f"images (number {own[0]} first); replace them."
         )
 
 

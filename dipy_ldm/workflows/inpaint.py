@@ -10,7 +10,7 @@ from dipy_ldm._utils.checks import InputError, at_least, check_counts, check_see
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm._utils.progress import warning_once
 from dipy_ldm._utils.values import as_report, check_each
-from dipy_ldm.data._grid import conform
+from dipy_ldm.data._grid import Grid, coverage
 from dipy_ldm.data._nifti import read_mask, space_of
 from dipy_ldm.data._pairing import Task, find_masks, match_masks
 from dipy_ldm.data._sidecars import write_with_sidecar
@@ -161,7 +161,7 @@ def _check_mask(file, affine, dilate, grid, factor):
     warn_of_probabilities(file, mask)
     hole = _hole(mask, affine, dilate)
     unknown = check_on_grid(file, hole, affine, grid)
-    inside = conform(np.ones((*hole.shape, 1), "float32"), affine, grid) > 0.5
+    inside = coverage(Grid(hole.shape, affine), grid) > 0.5
     masks_on_grid = np.stack([unknown, inside[..., 0]])
     touched, visible = inpainting.hole_shares(masks_on_grid, factor)
     # A latent that is known is inside the volume, and outside the hole.
