@@ -125,16 +125,10 @@ def as_images(
 
     Each has its place: affine, and code of its space.
     """
-    images = {
-        channel.name: synthetic_image(
-            volume,
-            affine,
-            facts | channel.sidecar_entries(),
-            channel.dtype or "float32",
-            space,
-        )
-        for channel, volume, (affine, space) in zip(channels, volumes, places)
-    }
+    images = {}
+    for channel, volume, (affine, space) in zip(channels, volumes, places):
+        own, dtype = facts | channel.sidecar_entries(), channel.dtype or "float32"
+        images[channel.name] = synthetic_image(volume, affine, own, dtype, space)
     return images.get("", images)
 
 

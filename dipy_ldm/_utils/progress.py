@@ -101,6 +101,8 @@ def warning_once(name: str) -> Iterator[None]:
             first, *further = sorted(records, key=logging.LogRecord.getMessage)
             text = first.getMessage()
             if further:
-                files = [x for r in further for x in r.args if isinstance(x, Path)]
+                files = [
+                    x for r in further for x in r.args or () if isinstance(x, Path)
+                ]
                 text += f" The same holds for {len(further)} more: {listed(files, 5)}."
             logging.getLogger(name).warning("%s", text)

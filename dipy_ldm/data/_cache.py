@@ -114,9 +114,7 @@ def make_room(root: Path, limit: float) -> list[Path]:
     sizes = list_folders(root)
     total, removed = sum(sizes.values()), []
     for folder, size in sizes.items():
-        if total <= limit:
-            break
-        if _remove(folder):
+        if total > limit and _remove(folder):
             total -= size
             removed.append(folder)
     return removed
@@ -232,7 +230,9 @@ def writing_rows(
 
     with open(path, "wb") as file:
         _write_header(file, (length, *shape), kind)
-        _check_space(file, file.tell() + length * math.prod(shape) * kind.itemsize)
+        size = file.tell() + length * math.prod(shape) * kind.itemsize
+        if size > shutil.disk_usage(path.absolute().parent).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield append
         file.seek(0)
         # Of the same size: NumPy leaves room in it for any number of rows.
@@ -246,10 +246,3 @@ def _write_header(file, shape, dtype):
         "shape": shape,
     }
     np.lib.format.write_array_header_1_0(file, header)
-
-
-def _check_space(file, size):
-    """Refuse an array that is larger than the free disk space."""
-    free = shutil.disk_usage(Path(file.name).absolute().parent).free
-    if size > free:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

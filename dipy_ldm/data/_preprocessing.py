@@ -1,6 +1,6 @@
 """One volume: from its file to a grid and to intensities from 0 to 1, and back."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -199,24 +199,23 @@ def conform_task(
     """Resample a volume, its mask and its source to ``(*grid.shape, channels)``."""
     info, source = task.info, task.source
     if task.parts:
-        arrays = [conform_channels(*zip(*task.parts), grid)[0]]
+        arrays = [conform_channels(task.parts, grid)[0]]
     else:
         arrays = [conform_file(info.file, grid, info.channels > 1)[0]]
     if task.mask is not None:
         arrays.append(_conform_mask(task.mask, info.affine, grid))
     if task.source_parts:
-        arrays.append(conform_channels(*zip(*task.source_parts), grid)[0])
+        arrays.append(conform_channels(task.source_parts, grid)[0])
     elif source is not None:
         arrays.append(conform_source(source.file, grid, source.channels > 1, labels))
     return tuple(arrays)
 
 
 def conform_channels(
-    channels: "Sequence[Channel]", files: Sequence[Path], grid: Grid
+    parts: "Iterable[tuple[Channel, Path]]", grid: Grid
 ) -> tuple[np.ndarray, list[Origin]]:
     """Read all channels of a scan as ``(*grid.shape, columns)``, and the ways back."""
-    pairs = zip(channels, files, strict=True)
-    images, origins = zip(*(channel.read(file, grid) for channel, file in pairs))
+    images, origins = zip(*(channel.read(file, grid) for channel, file in parts))
     return np.concatenate(images, -1), list(origins)
 
 
@@ -228,8 +227,7 @@ def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
     """
     info, mask = tasks[0].info, tasks[0].mask
     nifti.check_whole(info.file)
-    b0s = tasks[0].gradients.b0s.tolist()
-    b0 = np.asarray(sum(nifti.read_each(info, b0s)) / len(b0s), "float32")
+    b0 = _mean_b0(info, tasks[0].gradients)
     source, origin = conform_voxels(info.file, b0, info.affine, grid, from_zero=True)
     masks = [] if mask is None else [_conform_mask(mask, info.affine, grid)]
     intensities = origin.intensities
@@ -243,6 +241,12 @@ def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
 
     for data in nifti.read_each(info, [task.volume for task in tasks]):
         yield partial(conform_one, data)
+
+
+def _mean_b0(info, gradients):
+    """Return the mean of the volumes of b = 0 of a series, ``(x, y, z, 1)``."""
+    total = sum(nifti.read_each(info, gradients.b0s.tolist()))
+    return np.asarray(total / len(gradients.b0s), "float32")
 
 
 def _conform_mask(file, affine, grid):

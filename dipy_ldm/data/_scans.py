@@ -46,7 +46,7 @@ from dipy_ldm.data._sources import Source, refuse_unknown_labels
 from dipy_ldm.data._table_rows import find_image_subjects
 from dipy_ldm.data.channels import Channel, Unnamed
 from dipy_ldm.data.images import load_images, read_images
-from dipy_ldm.data.volumes import Volumes, load_volumes
+from dipy_ldm.data.volumes import Volumes, conform_volumes, plan_volumes
 
 logger = logging.getLogger("dipy_ldm")
 
@@ -141,16 +141,10 @@ def read_cohort(
                 "the volumes lie on another grid than the training volumes; load them "
                 "with load_volumes(..., grid=Grid(shape, affine)) of these."
             )
-        return Cohort(
-            images.images,
-            images.masks,
-            images.affine,
-            subjects=images.subjects,
-            suffix=common_suffix(images.files),
-            sources=images.sources,
-            channels=images.channels,
-            source_channels=images.source_channels,
-        )
+        names = ["images", "masks", "affine", "subjects", "sources", "channels"]
+        names.append("source_channels")
+        shared: dict[str, Any] = {name: getattr(images, name) for name in names}
+        return Cohort(suffix=common_suffix(images.files), **shared)
     if not are_scans(images):
         return Cohort(_as_array(images))
     with files_of(images) as (files, folder), _naming_the_loader():
@@ -162,14 +156,8 @@ def read_cohort(
         if not holds_volumes(files):
             arrays, file_of = read_images(files)
             return Cohort(arrays, subjects=find_image_subjects(file_of))
-        volumes = load_volumes(
-            files,
-            grid=grid,
-            channels=channels or False,
-            cache_dir=folder,
-            verbose=verbose,
-        )
-        cohort = read_cohort(volumes)
+        plan = plan_volumes(files, grid=grid, channels=channels)
+        cohort = read_cohort(conform_volumes(plan, folder, verbose=verbose))
         in_memory = folder is not None
         return cohort._replace(images=np.array(cohort.images)) if in_memory else cohort
 
@@ -213,7 +201,7 @@ def read_scans(
             return load_images(files), []
         images, origins = [], []
         for own in resolve_channel_files(files, channels):
-            image, ways = conform_channels(channels, own, grid)
+            image, ways = conform_channels(zip(channels, own), grid)
             images.append(image)
             origins.append([shown(way, folder) for way in ways])
         return np.stack(images), origins
@@ -335,7 +323,7 @@ def conform_source_files(
 ) -> np.ndarray:
     """Read all channels of a source, if they have names, on a grid."""
     if channels:
-        return conform_channels(channels, files, grid)[0]
+        return conform_channels(zip(channels, files), grid)[0]
     image = conform_source(files[0], grid, info.channels > 1, bool(info.labels))
     if info.labels:
         refuse_unknown_labels(files[0], image, info.labels)

@@ -372,14 +372,9 @@ def conform_volumes(
     if removed:
         logger.info("removed %d folders of the cache of volumes.", len(removed))
     sizes = cache.list_folders(root)
-    logger.info(
-        "the volumes are kept in %s (%.2f GB); the whole cache takes %.2f GB in %d "
-        "folders (see cache_limit).",
-        folder,
-        sizes.get(folder, 0) / 1e9,
-        sum(sizes.values()) / 1e9,
-        len(sizes),
-    )
+    own, total = sizes.get(folder, 0) / 1e9, sum(sizes.values()) / 1e9
+    text = "the volumes are kept in %s (%.2f GB); the whole cache takes %.2f GB in %d "
+    logger.info(text + "folders (see cache_limit).", folder, own, total, len(sizes))
     return volumes
 
 

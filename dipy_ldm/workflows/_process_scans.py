@@ -446,7 +446,7 @@ def find_lesions(
     tile: int | None,
 ) -> list[MaskedScan]:
     """Read a volume, and find where the detector of a model takes it for a lesion."""
-    image, origins = conform_channels(channels, files, grid)
+    image, origins = conform_channels(zip(channels, files), grid)
     likely = model.detect(image[None], tile=tile)[0, ..., None]
     lesions = [o.restore(likely, 0.0)[..., 0] >= threshold for o in origins]
     if lesions[0].sum() > _MAX_LESION_SHARE * (origins[0].data != 0).any(-1).sum():

@@ -192,7 +192,7 @@ def _outputs(name, options):
 
 def _denoise(model, job, options, sampling, task):
     """Denoise a volume and, to compare, do so without conditions."""
-    image, origins = conform_channels(task.channels, task.files, job.grid)
+    image, origins = conform_channels(zip(task.channels, task.files), job.grid)
     arguments = sampling | job.arguments(task) | {"strength": options.strength}
     first = arguments["first"]
 

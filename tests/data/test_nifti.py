@@ -247,14 +247,6 @@ def test_another_unit_than_mm_is_logged(tmp_path, caplog, unit):
     assert not caplog.text
 
 
-def test_links_without_content_are_no_wrong_paths(tmp_path):
-    (tmp_path / "a.nii.gz").symlink_to(tmp_path / "annex")
-    with pytest.raises(InputError, match=r"a.nii.gz is a link to .*\(datalad get\)"):
-        check_headers([tmp_path / "a.nii.gz"])
-    with pytest.raises(InputError, match="there is no file"):
-        check_headers([tmp_path / "b.nii.gz"])
-
-
 def test_reports_on_many_files_end(tmp_path):
     files = [tmp_path / f"{i}.nii" for i in range(60)]
     with pytest.raises(InputError, match="\nand 10 more$") as report:

@@ -302,14 +302,6 @@ def test_all_bad_volumes_are_in_one_report(cohort, load, no_work, caplog):
     assert str(moved / wanted[0]) in complaints[0]
 
 
-def test_bad_headers_are_skipped_too(cohort, load, caplog):
-    (cohort / "1.nii.gz").write_text("no volume")
-    with pytest.raises(InputError, match="1.nii.gz can't be read"):
-        load(cohort)
-    assert len(load(cohort, skip_bad=True).images) == 2
-    assert "1.nii.gz can't be read" in caplog.text
-
-
 def test_nothing_good_is_an_error_and_no_cache(cohort, load, tmp_path):
     for file in cohort.iterdir():
         save(file, np.zeros(SHAPE, "float32"))
