@@ -139,8 +139,8 @@ def _partial_name(folder):
 def filling(folder: Path) -> Iterator[Path]:
     """Fill a folder that appears under its name once all is in it.
 
-    Several processes may do so at once: the first one's stays. A folder that lacks
-    files is replaced. What killed ones left is removed.
+    Several processes may do so at once: the first one's stays. What killed ones left
+    is removed.
     """
     partial = folder.with_name(_partial_name(folder))
     try:
@@ -169,8 +169,7 @@ def _make_root(root):
 
 def _put(partial, folder):
     """Move a folder to its final name, unless another process was faster."""
-    files = list(partial.iterdir())
-    for file in files:
+    for file in partial.iterdir():
         fsync(file)
     try:
         os.rename(partial, folder)
@@ -178,10 +177,6 @@ def _put(partial, folder):
         # Or the place can't be written.
         if not folder.is_dir():
             raise
-        if not all((folder / file.name).exists() for file in files):
-            # Thinned out by a cleaner of old files.
-            discard(folder)
-            os.rename(partial, folder)
 
 
 def discard(folder: Path) -> bool:
