@@ -294,8 +294,8 @@ def plan_volumes(
         tasks = plans.with_masks(tasks, mask_of, skip_bad)
     if source_labels and (source_channels or source_files is None):
         raise InputError(
-            "`source_labels` is for `source_files` whose channels have no names "
-            "(`source_channels`); give such files, or leave it out."
+            "`source_labels` is for `source_files` whose channels have no names; give "
+            "these, or leave out `source_labels`."
         )
     if source_channels:
         own = choose_entities(every, filter)
