@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._grid import Grid, conform, same_grid
+from dipy_ldm._utils.progress import warning_once
+from dipy_ldm.data._grid import Grid, conform, coverage, same_grid
 from dipy_ldm.data._nifti import ALIGNED, read_header, read_mask
 from dipy_ldm.data._pairing import find_masks, mask_complaint
 from dipy_ldm.data._preprocessing import Origin
@@ -124,16 +125,10 @@ def as_images(
 
     Each has its place: affine, and code of its space.
     """
-    images = {
-        channel.name: synthetic_image(
-            volume,
-            affine,
-            facts | channel.sidecar_entries(),
-            channel.dtype or "float32",
-            space,
-        )
-        for channel, volume, (affine, space) in zip(channels, volumes, places)
-    }
+    images = {}
+    for channel, volume, (affine, space) in zip(channels, volumes, places):
+        own, dtype = facts | channel.sidecar_entries(), channel.dtype or "float32"
+        images[channel.name] = synthetic_image(volume, affine, own, dtype, space)
     return images.get("", images)
 
 
@@ -194,7 +189,11 @@ def _read_masked(scans, masks, grid, channels):
     """Read volumes and masks of the grid of the first channel; name their files."""
     if grid is None:
         raise InputError("masks of two-dimensional images are arrays; give both so.")
-    with files_of(scans) as (files, folder), files_of(masks) as (mask_files, other):
+    with (
+        files_of(scans) as (files, folder),
+        files_of(masks) as (mask_files, other),
+        warning_once("dipy_ldm"),
+    ):
         sets = resolve_channel_files(files, channels)
         mask_of = find_masks([own[0] for own in sets], mask_files)
         masked, names = [], []
@@ -295,38 +294,31 @@ class MaskedScan(NamedTuple):
 def warn_of_probabilities(file: Path, mask: np.ndarray) -> None:
     """Warn of a mask that has low probabilities, all of which are inpainted."""
     if np.mean(mask[mask > 0] < 0.5) > 0.5:
-        logger.warning(
-            "all of the mask %s that is above 0 is inpainted, and most of that is "
-            "below 0.5; if these are probabilities, threshold it first.",
-            file,
-        )
+        text = "all of the mask %s that is above 0 is inpainted, and most of that is "
+        text += "below 0.5; if these are probabilities, threshold it first."
+        logger.warning(text, file)
 
 
 def check_on_grid(
     file: Path, hole: np.ndarray, affine: np.ndarray, grid: Grid
 ) -> np.ndarray:
     """Return the hole of a mask file on the model's grid; refuse one outside of it."""
-    result, box = on_grid(hole, affine, grid), np.ones((*grid.shape, 1), "float32")
-    inside = conform(box, grid.affine, Grid(hole.shape, affine))[hole] >= 0.5
-    share = 1 - inside.mean()
-    if not result.any() and inside.any():
-        raise InputError(
-            f"the mask {file} is too small for the voxels of the model; give a larger "
-            "one."
-        )
-    if result.any() and share > _MAX_SHARE_OUTSIDE:
-        logger.warning(
-            "%.0f %% of the mask %s lies outside of the grid of the model, and is "
-            "filled smoothly, without the model.",
-            100 * share,
-            file,
-        )
-    if not result.any():
+    result = on_grid(hole, affine, grid)
+    inside = coverage(grid, Grid(hole.shape, affine))[hole] >= 0.5
+    if not inside.any() and not result.any():
         raise InputError(
             f"the mask {file} has nothing on the grid of the model, which has shape "
             f"{grid.shape} and begins at {np.round(grid.affine[:3, 3], 1).tolist()} "
             "mm; align it and its volume with the training volumes."
         )
+    if not result.any():
+        raise InputError(
+            f"the mask {file} is too small for the voxels of the model; give a larger "
+            "one."
+        )
+    if (share := 1 - inside.mean()) > _MAX_SHARE_OUTSIDE:
+        text = "%.0f %% of the mask %s lies outside of the grid of the model, and is "
+        logger.warning(text + "filled smoothly, without the model.", 100 * share, file)
     return result
 
 

@@ -201,7 +201,8 @@ class AnomalyDetector(Estimator):
         """
         self._check_fitted()
         check_counts(batch_size=batch_size, tile=tile)
-        images = checks.as_fitted(images, self.shape_, "detector")
+        whose = "that the detector was fitted to"
+        images = checks.as_fitted(images, self.shape_, whose)
         space, factor = images.shape[1:-1], Parameters(**self._fitted_with).factor
         tiling = analysis.tiling(
             self.network_, tile, factor, input_factor=factor, output_factor=factor
@@ -216,8 +217,7 @@ class AnomalyDetector(Estimator):
             return odds[(slice(None), *(slice(by, by + n) for n in space))]
 
         def detect(numbers):
-            piece = checks.check_finite(images[numbers], numbers)
-            checks.check_range(piece, self.intensity_, numbers)
+            piece = checks.check_range(images[numbers], self.intensity_, numbers)
             mean = sum(shifted(piece, by) for by in _SHIFTS) / len(_SHIFTS)
             return 1 / (1 + np.exp(-mean))
 

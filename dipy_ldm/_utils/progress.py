@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 import logging
+from pathlib import Path
 import sys
 import warnings
 
 from tqdm import TqdmWarning
+
+from dipy_ldm._utils.values import listed
 
 with warnings.catch_warnings():
     # Bars of notebooks are made of widgets; without, they are those of a terminal.
@@ -61,7 +64,8 @@ def _is_console(handler):
 def log_filter(name: str, accept: Callable[[logging.LogRecord], bool]) -> Iterator:
     """Within this context, let a logger pass on accepted records only."""
     logger = logging.getLogger(name)
-    logger.addFilter(accept)
+    # Before those of contexts around it.
+    logger.filters.insert(0, accept)
     try:
         yield
     finally:
@@ -76,3 +80,29 @@ def reworded(name: str, reword: Callable[[str], str]) -> AbstractContextManager:
         return bool(record.msg)
 
     return log_filter(name, accept)
+
+
+@contextmanager
+def warning_once(name: str) -> Iterator[None]:
+    """Within this context, let a logger warn of all files at once, not of each."""
+    warnings_of: dict[str, list[logging.LogRecord]] = {}
+
+    def collect(record):
+        if is_warning := record.levelno == logging.WARNING:
+            warnings_of.setdefault(record.msg, []).append(record)
+        return not is_warning
+
+    try:
+        with log_filter(name, collect):
+            yield
+    finally:
+        for records in warnings_of.values():
+            # Threads warn in any order.
+            first, *further = sorted(records, key=logging.LogRecord.getMessage)
+            text = first.getMessage()
+            if further:
+                files = [
+                    x for r in further for x in r.args or () if isinstance(x, Path)
+                ]
+                text += f" The same holds for {len(further)} more: {listed(files, 5)}."
+            logging.getLogger(name).warning("%s", text)

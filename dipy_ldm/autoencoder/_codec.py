@@ -17,7 +17,7 @@ from dipy_ldm.autoencoder._network import encoder_and_decoder, factor_of
 from dipy_ldm.autoencoder._sharpening import REACH, sharpened
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
 from dipy_ldm.data._batches import read_whole, scaled_to, window_size
-from dipy_ldm.data._image_checks import check_finite, check_range
+from dipy_ldm.data._image_checks import check_range
 from dipy_ldm.nn import _analysis as analysis, _building as building
 from dipy_ldm.training._memory import DISTANCES
 
@@ -144,8 +144,7 @@ class Codec:
         size = window_size(images.shape[1:-1], self.parameters.factor)
 
         def encode(numbers):
-            piece = check_finite(images[numbers], numbers)
-            piece = check_range(piece, self.intensity, numbers)
+            piece = check_range(images[numbers], self.intensity, numbers)
             windows = scaled_to(read_whole(piece, size), self.intensity)
             return tiles.in_tiles(self._encode, windows, **tiling)
 

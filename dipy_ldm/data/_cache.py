@@ -114,9 +114,7 @@ def make_room(root: Path, limit: float) -> list[Path]:
     sizes = list_folders(root)
     total, removed = sum(sizes.values()), []
     for folder, size in sizes.items():
-        if total <= limit:
-            break
-        if _remove(folder):
+        if total > limit and _remove(folder):
             total -= size
             removed.append(folder)
     return removed
@@ -141,14 +139,13 @@ def _partial_name(folder):
 def filling(folder: Path) -> Iterator[Path]:
     """Fill a folder that appears under its name once all is in it.
 
-    Several processes may do so at once: the first one's stays. A folder that lacks
-    files is replaced. What killed ones left is removed.
+    Several processes may do so at once: the first one's stays. What killed ones left
+    is removed.
     """
-    partial = None
+    partial = folder.with_name(_partial_name(folder))
     try:
         _make_root(folder.parent)
         _remove_stale(folder.parent)
-        partial = folder.with_name(_partial_name(folder))
         partial.mkdir()
         yield partial
         _put(partial, folder)
@@ -159,8 +156,7 @@ def filling(folder: Path) -> Iterator[Path]:
             "with `cache_dir`."
         ) from error
     finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _make_root(root):
@@ -173,8 +169,7 @@ def _make_root(root):
 
 def _put(partial, folder):
     """Move a folder to its final name, unless another process was faster."""
-    files = list(partial.iterdir())
-    for file in files:
+    for file in partial.iterdir():
         fsync(file)
     try:
         os.rename(partial, folder)
@@ -182,10 +177,6 @@ def _put(partial, folder):
         # Or the place can't be written.
         if not folder.is_dir():
             raise
-        if not all((folder / file.name).exists() for file in files):
-            # Thinned out by a cleaner of old files.
-            discard(folder)
-            os.rename(partial, folder)
 
 
 def discard(folder: Path) -> bool:
@@ -234,7 +225,9 @@ def writing_rows(
 
     with open(path, "wb") as file:
         _write_header(file, (length, *shape), kind)
-        _check_space(file, file.tell() + length * math.prod(shape) * kind.itemsize)
+        size = file.tell() + length * math.prod(shape) * kind.itemsize
+        if size > shutil.disk_usage(path.absolute().parent).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield append
         file.seek(0)
         # Of the same size: NumPy leaves room in it for any number of rows.
@@ -248,10 +241,3 @@ def _write_header(file, shape, dtype):
         "shape": shape,
     }
     np.lib.format.write_array_header_1_0(file, header)
-
-
-def _check_space(file, size):
-    """Refuse an array that is larger than the free disk space."""
-    free = shutil.disk_usage(Path(file.name).absolute().parent).free
-    if size > free:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

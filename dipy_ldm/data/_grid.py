@@ -71,10 +71,8 @@ def _as_triple(name, value, kind):
 
 def _sizes(affine):
     """Return the voxel sizes of a volume, in the order right, front, top."""
-    order = io_orientation(affine)[:, 0].astype(int)
-    sizes = np.empty(3)
-    sizes[order] = np.linalg.norm(affine[:3, :3], axis=0)
-    return sizes
+    order = io_orientation(affine)[:, 0]
+    return np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(order)]
 
 
 def bounding_box(
@@ -130,6 +128,11 @@ def conform(
     return result
 
 
+def coverage(covering: Grid, grid: Grid) -> np.ndarray:
+    """Return how much of each voxel another grid covers, ``(*grid.shape, 1)``."""
+    return conform(np.ones((*covering.shape, 1), "float32"), covering.affine, grid)
+
+
 def restore(
     data: np.ndarray, grid: Grid, own: Grid, outside: np.ndarray | float
 ) -> np.ndarray:
@@ -138,8 +141,7 @@ def restore(
     Shapes: data ``(*grid.shape, channels)``, outside and result ``(*own.shape,
     channels)``.
     """
-    inside = conform(data, grid.affine, own)
-    weight = conform(np.ones((*grid.shape, 1), "float32"), grid.affine, own)
+    inside, weight = conform(data, grid.affine, own), coverage(grid, own)
     return (inside + (1 - weight) * outside).astype("float32", copy=False)
 
 

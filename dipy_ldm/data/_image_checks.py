@@ -57,14 +57,11 @@ def warn_of_channels(shape: tuple[int, ...]) -> None:
     """Warn of images with so many channels that they may be volumes without any."""
     n, *space, channels = shape
     if len(space) == 2 and channels > _MAX_USUAL_CHANNELS:
-        logger.warning(
+        text = (
             "images of shape %s are taken for %d two-dimensional images of %d x %d "
-            "pixels with %d channels; if they are volumes, give images[..., None].",
-            shape,
-            n,
-            *space,
-            channels,
+            "pixels with %d channels; if they are volumes, give images[..., None]."
         )
+        logger.warning(text, shape, n, *space, channels)
 
 
 class Survey(NamedTuple):
@@ -177,6 +174,7 @@ def check_range(
     name: str = "image",
 ) -> np.ndarray:
     """Refuse ``(n, *space, channels)`` on another scale than the training images."""
+    check_finite(images, numbers, name)
     low, high = bounds
     margin = _MARGIN * (high - low or 1)
     outside = (images < low - margin) | (images > high + margin)
@@ -198,13 +196,17 @@ def check_ranges(images: np.ndarray, bounds: Sequence[float], name: str) -> None
         check_range(image[None], bounds, [number], name)
 
 
-def as_fitted(images: npt.ArrayLike, shape: tuple[int, ...], owner: str) -> np.ndarray:
+def as_fitted(
+    images: npt.ArrayLike,
+    shape: Sequence[int],
+    whose: str = "that the autoencoder was fitted to",
+    name: str = "images",
+) -> np.ndarray:
     """Return images as an array, if each has a known shape, ``(*space, channels)``."""
-    images = as_array(images, shape)
+    images = as_array(images, tuple(shape))
     if images.shape[1:] != tuple(shape):
         raise InputError(
-            f"images must have the shape {tuple(shape)} that the {owner} was fitted "
-            f"to, not {images.shape[1:]}."
+            f"{name} must have the shape {('n', *shape)} {whose}, not {images.shape}."
         )
     return images
 
@@ -236,12 +238,7 @@ def check_latents(
 
 def check_validation(images: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     """Return held-out ``(n, *space, channels)``, or raise why they are invalid."""
-    images = as_array(images, shape[1:])
-    if images.shape[1:] != shape[1:]:
-        raise InputError(
-            f"validation_data must have the shape {('n', *shape[1:])} of the images, "
-            f"not {images.shape}."
-        )
+    images = as_fitted(images, shape[1:], "of the images", "validation_data")
     survey(images, "validation image")
     return images
 

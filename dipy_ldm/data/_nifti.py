@@ -43,6 +43,21 @@ UNREADABLE = (
 _UNITS = {1: "metres", 3: "micrometres"}
 # DEFLATE makes nothing smaller than this (RFC 1951: 258 bytes from two bits).
 _STRONGEST_COMPRESSION = 1032
+# "aligned": in the space of the volumes that the model has learnt from. It is no
+# scanner's own (1), and nobody knows whether it is that of a template (3, 4).
+ALIGNED = 2
+# In voxels, what a qform may differ from its affine by rounding.
+_QFORM_ROUNDING = 1e-3
+# The field has 80 bytes, and some readers look for a zero at the end.
+_DESCRIPTION_BYTES, _INTENT_BYTES = 79, 15
+# Nothing that is measured is so large, and twice as much fits into float32.
+_MAX_VALUE = 1e37
+# How far splines take a mask of 0 and 1 beyond these where it is resampled.
+_RINGING = 0.2
+DTYPES = {
+    name: np.dtype(name)
+    for name in ("float32", "float64", "uint8", "int8", "uint16", "int16", "int32")
+}
 
 
 class VolumeInfo(NamedTuple):
@@ -68,35 +83,37 @@ def check_headers(
 
 def warn_of_space(infos: Sequence[VolumeInfo]) -> None:
     """Log how many volumes don't tell left from right, or have another unit than mm."""
-    unsure = [str(info.file) for info in infos if not info.oriented]
-    if unsure:
-        logger.warning(
-            "%d volumes have neither sform nor qform, so that left and right are "
-            "assumed (%s first)",
-            len(unsure),
-            unsure[0],
-        )
-    if others := [info for info in infos if info.unit != "mm"]:
-        logger.warning(
-            "%d volumes have headers in %s, which is taken for mm (%s first); write "
-            "their affines in mm",
-            len(others),
-            others[0].unit,
-            others[0].file,
-        )
+    lacking = "neither sform nor qform, so that left and right are assumed"
+    _warn_of_headers(lacking, [info.file for info in infos if not info.oriented])
+    for unit in _UNITS.values():
+        scaled = f"headers in {unit}, which is taken for mm; write their affines in mm"
+        _warn_of_headers(scaled, [info.file for info in infos if info.unit == unit])
+
+
+def _warn_of_headers(what, files):
+    if files:
+        logger.warning("%d volumes have %s (%s first)", len(files), what, files[0])
 
 
 def read_headers(
     files: Sequence[Path], channels: bool | None = False
 ) -> tuple[list[VolumeInfo], dict[Path, str]]:
-    """Read the headers of all files, and refuse none."""
+    """Read the headers of all files; a sentence on each bad one."""
     infos, complaints = [], {}
     for file in files:
         try:
             infos.append(read_header(file, channels))
         except InputError as error:
             complaints[file] = str(error)
-    return _with_equal_channels(infos, complaints), complaints
+    counts = Counter(info.channels for info in infos)
+    usual = max(counts, key=counts.__getitem__, default=1)
+    for info in infos:
+        if info.channels != usual:
+            complaints[info.file] = (
+                f"{info.file} has {info.channels} channels where most have {usual}; "
+                "give volumes with equal numbers of channels."
+            )
+    return [info for info in infos if info.file not in complaints], complaints
 
 
 def refuse_files(
@@ -183,36 +200,57 @@ def _load(file):
     """Open a file; nothing but its header is read."""
     try:
         image = nib.load(file)
-    except FileNotFoundError as error:
-        if os.path.exists(file):  # nibabel looks for it in small letters
-            raise InputError(
-                f"{file} must end in .nii or .nii.gz, in small letters; rename it."
-            ) from error
-        if os.path.islink(file):
-            raise InputError(
-                f"{file} is a link to a file that is not there; fetch it (datalad get)."
-            ) from error
-        raise InputError(f"there is no file {file}; check the path.") from error
     except UNREADABLE as error:
-        # nibabel does not say so.
-        if not os.access(file, os.R_OK):
-            raise InputError(f"no permission to read {file}; ask its owner.") from error
-        if not Path(file).stat().st_size:
-            raise InputError(f"{file} is empty; copy or convert it again.") from error
-        raise InputError(
-            f"{file} can't be read as NIfTI: it is incomplete, or something else. "
-            "Copy or convert it again."
-        ) from error
+        raise InputError(_why_not_loaded(file, error)) from error
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(f"{file} is of another kind than NIfTI; convert it first.")
     return image
 
 
-def _cut_off(file, error=None):
-    if isinstance(error, OSError) and error.errno:  # not the file is at fault
-        reason = f"can't be read ({error.strerror}); try again, or copy it again."
-        return InputError(f"{file} {reason}")
-    return InputError(f"{file} is cut off or damaged; copy or convert it again.")
+def _why_not_loaded(file, error):
+    """Say what nibabel does not say of a file that it can't open."""
+    if not os.path.lexists(file):
+        return f"there is no file {file}; check the path."
+    if not os.path.exists(file):
+        return f"{file} is a link to a file that is not there; fetch it (datalad get)."
+    if isinstance(error, FileNotFoundError):  # nibabel looks for it in small letters
+        return f"{file} must end in .nii or .nii.gz, in small letters; rename it."
+    if not os.access(file, os.R_OK):
+        return f"no permission to read {file}; ask its owner."
+    if not os.path.getsize(file):
+        return f"{file} is empty; copy or convert it again."
+    return (
+        f"{file} can't be read as NIfTI: it is incomplete, or something else. Copy or "
+        "convert it again."
+    )
+
+
+@contextmanager
+def _blaming(file):
+    """Raise what is wrong with a file that is read or mapped in this context."""
+    try:
+        # What float32 can't hold becomes infinite, and is refused as such.
+        with np.errstate(over="ignore"):
+            yield
+    except UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno:  # not the file is at fault
+            raise InputError(
+                f"{file} can't be read ({error.strerror}); try again, or copy it again."
+            ) from error
+        raise InputError(_cut_off(file)) from error
+    except MemoryError as error:
+        raise InputError(_too_large(file)) from error
+
+
+def _cut_off(file):
+    return f"{file} is cut off or damaged; copy or convert it again."
+
+
+def _too_large(file):
+    shape = " x ".join(map(str, nib.load(file).shape))
+    return (
+        f"{file} has more voxels ({shape}) than fit into memory; crop or resample it."
+    )
 
 
 def _is_compressed(file):
@@ -222,13 +260,10 @@ def _is_compressed(file):
 def _axes(file, shape):
     """Split the axes into three of space and one of channels."""
     further = [n for n in shape[3:] if n != 1]
-    if len(shape) < 3 or min(shape[:3]) == 1:
+    if len(shape) < 3 or min(shape[:3]) == 1 or 0 in shape or len(further) > 1:
         raise InputError(
-            f"{file} is a slice, shape {shape}; give volumes, or .npy or .png files."
-        )
-    if 0 in shape or len(further) > 1:
-        raise InputError(
-            f"{file} has shape {shape}; give volumes (x, y, z) or (x, y, z, channels)."
+            f"{file} has shape {shape}; give volumes (x, y, z) or (x, y, z, channels), "
+            "or slices as .npy or .png files."
         )
     return tuple(shape[:3]), math.prod(further)
 
@@ -250,15 +285,15 @@ def _check_affine(file, affine):
 
 def _check_size(file, image):
     """Refuse a file that is too small for its voxels or too large for the machine."""
+    n_voxels = math.prod(image.shape)
     # Voxels are read as float32.
-    if math.prod(image.shape) * 4 > _machine_memory():
-        raise _too_large(file)
-    voxels = math.prod(image.shape) * image.get_data_dtype().itemsize
-    needed = image.dataobj.offset + voxels
+    if n_voxels * 4 > _machine_memory():
+        raise InputError(_too_large(file))
+    needed = image.dataobj.offset + n_voxels * image.get_data_dtype().itemsize
     if _is_compressed(file):
         needed /= _STRONGEST_COMPRESSION
-    if Path(file).stat().st_size < needed:
-        raise _cut_off(file)
+    if os.path.getsize(file) < needed:
+        raise InputError(_cut_off(file))
 
 
 def _machine_memory():
@@ -267,44 +302,6 @@ def _machine_memory():
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return math.inf
-
-
-def _too_large(file):
-    shape = " x ".join(map(str, nib.load(file).shape))
-    return InputError(
-        f"{file} has more voxels ({shape}) than fit into memory; crop or resample it."
-    )
-
-
-def _with_equal_channels(infos, complaints):
-    """Keep the volumes that have as many channels as most, and complain of others."""
-    if not infos:
-        return []
-    usual = Counter(info.channels for info in infos).most_common(1)[0][0]
-    for info in infos:
-        if info.channels != usual:
-            complaints[info.file] = (
-                f"{info.file} has {info.channels} channels where most have {usual}; "
-                "give volumes with equal numbers of channels."
-            )
-    return [info for info in infos if info.channels == usual]
-
-
-# "aligned": in the space of the volumes that the model has learnt from. It is no
-# scanner's own (1), and nobody knows whether it is that of a template (3, 4).
-ALIGNED = 2
-# In voxels, what a qform may differ from its affine by rounding.
-_QFORM_ROUNDING = 1e-3
-# The field has 80 bytes, and some readers look for a zero at the end.
-_DESCRIPTION_BYTES, _INTENT_BYTES = 79, 15
-# Nothing that is measured is so large, and twice as much fits into float32.
-_MAX_VALUE = 1e37
-# How far splines take a mask of 0 and 1 beyond these where it is resampled.
-_RINGING = 0.2
-DTYPES = {
-    name: np.dtype(name)
-    for name in ("float32", "float64", "uint8", "int8", "uint16", "int16", "int32")
-}
 
 
 def read_volume(
@@ -343,11 +340,13 @@ def read_mask(file: str | Path, warn: bool = True) -> np.ndarray:
     low, high = data.min(), data.max()
     if low < -_RINGING or high > 1 + _RINGING:
         if warn and (data != np.rint(data)).any():
-            text = (
+            logger.warning(
                 "the mask %s has values from %g to %g, of which all but 0 are taken; "
+                "if these are probabilities, bring them to 0 to 1.",
+                file,
+                low,
+                high,
             )
-            text += "if these are probabilities, bring them to 0 to 1."
-            logger.warning(text, file, low, high)
         data = (data != 0).astype("float32")
     data = data.clip(0, 1)
     if not data.any():
@@ -368,13 +367,15 @@ def read_voxels(
 
 def check_whole(file: Path) -> None:
     """Refuse a compressed file that is cut off or has a wrong checksum."""
-    try:
-        if _is_compressed(file):
-            with gzip.open(file) as stream:
-                while stream.read(2**20):
-                    pass
-    except UNREADABLE as error:
-        raise _cut_off(file, error) from error
+    if _is_compressed(file):
+        with _blaming(file), gzip.open(file) as stream:
+            _read_on(stream)
+
+
+def _read_on(stream):
+    """Read to the end, where the checksum stands."""
+    while stream.read(2**20):
+        pass
 
 
 def read_each(info: VolumeInfo, volumes: Iterable[int]) -> Iterator[np.ndarray]:
@@ -382,51 +383,31 @@ def read_each(info: VolumeInfo, volumes: Iterable[int]) -> Iterator[np.ndarray]:
     # A compressed file is read on from the volume before.
     proxy = nib.load(info.file, mmap=False, keep_file_open=True).dataobj
     for number in volumes:
-        try:
-            with np.errstate(over="ignore"):
-                data = np.asarray(proxy[..., number], "float32")[..., None]
-        except UNREADABLE as error:
-            raise _cut_off(info.file, error) from error
+        with _blaming(info.file):
+            data = np.asarray(proxy[..., number], "float32")[..., None]
         _refuse_values(info.file, data)
         yield data
 
 
 def _refuse_values(file, data):
     """Refuse values that nothing can be made of."""
-    bad = data.size - np.count_nonzero(np.isfinite(data))
-    if bad:
+    # Written so that NaN is counted too.
+    if bad := np.count_nonzero(~(np.abs(data) <= _MAX_VALUE)):
         raise InputError(
-            f"{file} has NaN or infinite values in {bad} voxels; replace them."
-        )
-    extreme = np.count_nonzero(np.abs(data) > _MAX_VALUE)
-    if extreme:
-        raise InputError(
-            f"{file} has values beyond {_MAX_VALUE:g} in {extreme} voxels; replace "
-            "them, by 0 say."
+            f"{file} has NaN or infinite values, or some beyond {_MAX_VALUE:g}, in "
+            f"{bad} voxels; replace them, by 0 say."
         )
 
 
 def _voxels(file):
     """Read all voxels, scaled."""
-    try:
-        # What float32 can't hold becomes infinite, and is refused as such.
-        with np.errstate(over="ignore"):
-            if _is_compressed(file):
-                return _decompressed(file)
+    with _blaming(file):
+        if not _is_compressed(file):
             return _float32(nib.load(file, mmap=False))
-    except UNREADABLE as error:
-        raise _cut_off(file, error) from error
-    except MemoryError as error:
-        raise _too_large(file) from error
-
-
-def _decompressed(file):
-    with gzip.open(file) as stream:
-        data = _float32(type(nib.load(file)).from_stream(stream))
-        # The checksum stands at the end, where nibabel does not look.
-        while stream.read(2**20):
-            pass
-    return data
+        with gzip.open(file) as stream:
+            data = _float32(type(nib.load(file)).from_stream(stream))
+            _read_on(stream)  # nibabel does not
+        return data
 
 
 def _float32(image):
@@ -510,14 +491,12 @@ def write_changed(
     """
     image = nib.load(file)
     proxy, place = image.dataobj, image.header.structarr.dtype.fields["descrip"]
-    try:
-        opener = gzip.open if _is_compressed(file) else open
-        with opener(file, "rb") as stream:
-            content = bytearray(stream.read())
-        shape = *inside.shape, values.shape[-1]
-        voxels = np.ndarray(shape, proxy.dtype, content, proxy.offset, order="F")
-    except (*UNREADABLE, TypeError) as error:
-        raise _cut_off(file, error) from error
+    shape = *inside.shape, values.shape[-1]
+    opener = gzip.open if _is_compressed(file) else open
+    with _blaming(file), opener(file, "rb") as stream:
+        content = bytearray(stream.read())
+        stored = np.frombuffer(content, proxy.dtype, math.prod(shape), proxy.offset)
+    voxels = stored.reshape(shape, order="F")
     voxels[inside] = _unscaled(values, proxy.slope, proxy.inter, voxels.dtype)
     text = description.encode()[:_DESCRIPTION_BYTES]
     content[place[1] : place[1] + place[0].itemsize] = text.ljust(80, b"\0")

@@ -1,24 +1,20 @@
 """One volume: from its file to a grid and to intensities from 0 to 1, and back."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nibabel.affines import voxel_sizes
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._grid import Grid, conform, is_within_a_voxel, restore
-from dipy_ldm.data._nifti import (
-    ALIGNED,
-    check_whole,
-    read_each,
-    read_mask,
-    read_volume,
-    read_voxels,
-)
+from dipy_ldm.data import _nifti as nifti
+from dipy_ldm.data._grid import Grid, conform, coverage, is_within_a_voxel, restore
 from dipy_ldm.data._pairing import Task
+
+if TYPE_CHECKING:
+    from dipy_ldm.data.channels import Channel
 
 # How far labels that were scaled or computed may be from whole numbers.
 _ROUNDING = 1e-3
@@ -70,8 +66,8 @@ def is_flattened(data: np.ndarray, scaled: np.ndarray) -> bool:
     or a number far from all others marks missing voxels. A label, whose values do not
     differ, is not meant.
     """
-    channels = zip(np.moveaxis(data, -1, 0), np.moveaxis(scaled, -1, 0))
-    return any(_is_flattened(*pair) for pair in channels)
+    channels = range(data.shape[-1])
+    return any(_is_flattened(data[..., i], scaled[..., i]) for i in channels)
 
 
 def _is_flattened(channel, scaled):
@@ -98,7 +94,7 @@ class Origin(NamedTuple):
     affine: np.ndarray
     grid: Grid
     intensities: Intensities
-    space: int = ALIGNED
+    space: int = nifti.ALIGNED
 
     def restore(self, image: np.ndarray, outside: np.ndarray | float) -> np.ndarray:
         """Resample ``(*grid.shape, channels)`` to the file's own grid."""
@@ -110,7 +106,7 @@ def conform_file(
     file: str | Path, grid: Grid, channels: bool = False
 ) -> tuple[np.ndarray, Origin]:
     """Read a volume as ``(*grid.shape, channels)`` in [0, 1]."""
-    return conform_voxels(file, *read_volume(file, channels), grid)
+    return conform_voxels(file, *nifti.read_volume(file, channels), grid)
 
 
 def conform_voxels(
@@ -165,7 +161,7 @@ def refuse_elsewhere(
 ) -> None:
     """Refuse a segmentation or map, which may be empty, that is not on the grid."""
     if image.min() == image.max():
-        overlap = conform(np.ones((*data.shape[:3], 1), "float32"), affine, grid)
+        overlap = coverage(Grid(data.shape[:3], affine), grid)
         if not overlap.any():
             refuse_empty(file, overlap, grid)
 
@@ -187,7 +183,7 @@ def read_labels(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read a segmentation ``(x, y, z, channels)``, rounded, and its affine."""
     # Not every brain has a lesion.
-    data, affine = read_voxels(file, channels)
+    data, affine = nifti.read_voxels(file, channels)
     labels = np.rint(data)
     if (np.abs(data - labels) > _ROUNDING).any():
         raise InputError(
@@ -201,25 +197,26 @@ def conform_task(
     task: Task, grid: Grid, labels: bool = False
 ) -> tuple[np.ndarray, ...]:
     """Resample a volume, its mask and its source to ``(*grid.shape, channels)``."""
-    info, mask, source, parts, gradients, _, source_parts = task
-    if gradients is not None:
-        return next(conform_series([task], grid))()
-    if parts:
-        arrays = [_conform_parts(parts, grid)]
+    info, source = task.info, task.source
+    if task.parts:
+        arrays = [conform_channels(task.parts, grid)[0]]
     else:
-        arrays = [conform_file(info.file, grid, channels=info.channels > 1)[0]]
-    if mask is not None:
-        arrays.append(_conform_mask(mask, info.affine, grid))
-    if source_parts:
-        arrays.append(_conform_parts(source_parts, grid))
+        arrays = [conform_file(info.file, grid, info.channels > 1)[0]]
+    if task.mask is not None:
+        arrays.append(_conform_mask(task.mask, info.affine, grid))
+    if task.source_parts:
+        arrays.append(conform_channels(task.source_parts, grid)[0])
     elif source is not None:
-        channels = source.channels > 1
-        arrays.append(conform_source(source.file, grid, channels, labels))
+        arrays.append(conform_source(source.file, grid, source.channels > 1, labels))
     return tuple(arrays)
 
 
-def _conform_parts(parts, grid):
-    return np.concatenate([channel.read(file, grid)[0] for channel, file in parts], -1)
+def conform_channels(
+    parts: "Iterable[tuple[Channel, Path]]", grid: Grid
+) -> tuple[np.ndarray, list[Origin]]:
+    """Read all channels of a scan as ``(*grid.shape, columns)``, and the ways back."""
+    images, origins = zip(*(channel.read(file, grid) for channel, file in parts))
+    return np.concatenate(images, -1), list(origins)
 
 
 def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
@@ -229,7 +226,7 @@ def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
     of it is kept. Volumes are read one by one.
     """
     info, mask = tasks[0].info, tasks[0].mask
-    check_whole(info.file)
+    nifti.check_whole(info.file)
     b0 = _mean_b0(info, tasks[0].gradients)
     source, origin = conform_voxels(info.file, b0, info.affine, grid, from_zero=True)
     masks = [] if mask is None else [_conform_mask(mask, info.affine, grid)]
@@ -242,18 +239,18 @@ def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
         refuse_empty(info.file, image, grid)
         return image, *masks, source
 
-    for data in read_each(info, [task.volume for task in tasks]):
+    for data in nifti.read_each(info, [task.volume for task in tasks]):
         yield partial(conform_one, data)
 
 
 def _mean_b0(info, gradients):
     """Return the mean of the volumes of b = 0 of a series, ``(x, y, z, 1)``."""
-    total = sum(read_each(info, gradients.b0s.tolist()))
+    total = sum(nifti.read_each(info, gradients.b0s.tolist()))
     return np.asarray(total / len(gradients.b0s), "float32")
 
 
 def _conform_mask(file, affine, grid):
-    mask = conform(read_mask(file), affine, grid)[..., 0] >= 0.5
+    mask = conform(nifti.read_mask(file), affine, grid)[..., 0] >= 0.5
     if not mask.any():
         raise InputError(
             f"the mask {file} has nothing on the grid; give a larger `shape`."

@@ -6,7 +6,7 @@ one volume.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import combinations
+from itertools import chain, combinations
 import logging
 import os
 from pathlib import Path
@@ -23,17 +23,10 @@ import numpy.typing as npt
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.progress import reworded
 from dipy_ldm._utils.types import ImageOfNibabel
-from dipy_ldm._utils.values import as_report, listed
+from dipy_ldm._utils.values import listed
+from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid, same_grid
-from dipy_ldm.data._nifti import (
-    VolumeInfo,
-    read_headers,
-    refuse_files,
-    refuse_kind,
-    space_of,
-    warn_of_space,
-)
 from dipy_ldm.data._pairing import contradict, pair_sources, put_together
 from dipy_ldm.data._paths import (
     choose_files,
@@ -44,12 +37,16 @@ from dipy_ldm.data._paths import (
     stem,
     suffix,
 )
-from dipy_ldm.data._preprocessing import Origin, conform_source
+from dipy_ldm.data._preprocessing import (
+    Origin,
+    conform_channels,
+    conform_source,
+)
 from dipy_ldm.data._sources import Source, refuse_unknown_labels
 from dipy_ldm.data._table_rows import find_image_subjects
 from dipy_ldm.data.channels import Channel, Unnamed
 from dipy_ldm.data.images import load_images, read_images
-from dipy_ldm.data.volumes import Volumes, load_volumes
+from dipy_ldm.data.volumes import Volumes, conform_volumes, plan_volumes
 
 logger = logging.getLogger("dipy_ldm")
 
@@ -115,7 +112,7 @@ def _file_of(scan, folder):
             f"{folder.name} is no volume but of the kind {type(scan).__name__}; give "
             "images with voxels and an affine, such as Nifti1Image."
         )
-    refuse_kind(folder.name, scan)
+    nifti.refuse_kind(folder.name, scan)
     name = Path(splitext_addext(scan.get_filename() or "scan")[0]).name
     folder.mkdir(parents=True)
     data = scan.get_fdata(dtype=np.float32, caching="unchanged")
@@ -144,16 +141,10 @@ def read_cohort(
                 "the volumes lie on another grid than the training volumes; load them "
                 "with load_volumes(..., grid=Grid(shape, affine)) of these."
             )
-        return Cohort(
-            images.images,
-            images.masks,
-            images.affine,
-            subjects=images.subjects,
-            suffix=common_suffix(images.files),
-            sources=images.sources,
-            channels=images.channels,
-            source_channels=images.source_channels,
-        )
+        names = ["images", "masks", "affine", "subjects", "sources", "channels"]
+        names.append("source_channels")
+        shared: dict[str, Any] = {name: getattr(images, name) for name in names}
+        return Cohort(suffix=common_suffix(images.files), **shared)
     if not are_scans(images):
         return Cohort(_as_array(images))
     with files_of(images) as (files, folder), _naming_the_loader():
@@ -165,17 +156,10 @@ def read_cohort(
         if not holds_volumes(files):
             arrays, file_of = read_images(files)
             return Cohort(arrays, subjects=find_image_subjects(file_of))
-        volumes = load_volumes(
-            files,
-            grid=grid,
-            channels=channels or False,
-            cache_dir=folder,
-            verbose=verbose,
-        )
-        cohort = read_cohort(volumes)
-        if folder is not None:
-            cohort = cohort._replace(images=np.array(cohort.images))
-        return cohort
+        plan = plan_volumes(files, grid=grid, channels=channels)
+        cohort = read_cohort(conform_volumes(plan, folder, verbose=verbose))
+        in_memory = folder is not None
+        return cohort._replace(images=np.array(cohort.images)) if in_memory else cohort
 
 
 @contextmanager
@@ -209,37 +193,24 @@ def read_scans(
     """Read scans as ``(n, *space, columns)``, and of volumes the ways back."""
     with files_of(scans) as (files, folder):
         if grid is None:
-            _refuse_volumes(files)
+            if holds_volumes(files):
+                raise InputError(
+                    "this model is of two-dimensional images, and these are volumes; "
+                    "give images, or a model of volumes."
+                )
             return load_images(files), []
         images, origins = [], []
         for own in resolve_channel_files(files, channels):
-            image, ways = conform_channels(channels, own, grid)
+            image, ways = conform_channels(zip(channels, own), grid)
             images.append(image)
             origins.append([shown(way, folder) for way in ways])
         return np.stack(images), origins
 
 
-def _refuse_volumes(files):
-    if holds_volumes(files):
-        raise InputError(
-            "this model is of two-dimensional images, and these are volumes; give "
-            "images, or a model of volumes."
-        )
-
-
 def shown(scan: Any, folder: Path | None) -> Any:
     """Return a scan with the space of its file, called without a temporary folder."""
-    space = space_of(scan.file)
+    space = nifti.space_of(scan.file)
     return scan._replace(file=displayed_path(scan.file, folder), space=space)
-
-
-def conform_channels(
-    channels: Sequence[Channel], files: Sequence[Path], grid: Grid
-) -> tuple[np.ndarray, list[Origin]]:
-    """Read all channels of a scan as ``(*grid.shape, columns)``, and the ways back."""
-    pairs = zip(channels, files, strict=True)
-    images, origins = zip(*(channel.read(file, grid) for channel, file in pairs))
-    return np.concatenate(images, -1), list(origins)
 
 
 def find_channel_files(
@@ -270,28 +241,20 @@ def check_channel_files(
     along_axis: bool | None,
     skip_bad: bool = False,
     start: str = "the model is of",
-) -> tuple[list[VolumeInfo], dict[Path, str]]:
+) -> tuple[list[nifti.VolumeInfo], dict[Path, str]]:
     """Check the headers of all channels; return the first of good sets, and bad."""
-    infos, bad = read_headers([f for own in sets for f in own], along_axis)
-    # No option skips them.
-    refuse_files(bad, len(infos) if skip_bad else 0, skip_bad)
-    warn_of_space(infos)
-    width = 1 if channels[0].name else channels[0].width
-    refuse_other_channels(infos[0], width, start)
+    infos, bad = nifti.read_headers([f for own in sets for f in own], along_axis)
     good = {info.file: info for info in infos}
     firsts = [good[own[0]] for own in sets if all(file in good for file in own)]
-    if not firsts:
-        raise InputError(as_report(bad.values()))
-    return firsts, bad
-
-
-def refuse_other_channels(info: VolumeInfo, channels: int, start: str) -> None:
-    """Refuse volumes of other channels than a model has."""
-    if info.channels != channels:
+    nifti.refuse_files(bad, len(firsts) if skip_bad else 0, skip_bad)
+    nifti.warn_of_space(infos)
+    width = 1 if channels[0].name else channels[0].width
+    if infos[0].channels != width:
         raise InputError(
-            f"{start} {channels} channels, and {info.file} has {info.channels}; give "
-            "files like its training data."
+            f"{start} {width} channels, and {infos[0].file} has {infos[0].channels}; "
+            "give files like its training data."
         )
+    return firsts, bad
 
 
 def resolve_channel_files(
@@ -301,7 +264,12 @@ def resolve_channel_files(
     if any(isinstance(one, Mapping) for one in files):
         names = [channel.name for channel in channels]
         sets = [[_of_channel(one, name) for name in names] for one in files]
-        _refuse_strangers(sets)
+        for file, other in chain(*(combinations(own, 2) for own in sets)):
+            if contradict(file, other):
+                raise InputError(
+                    f"{file} and {other} are of different subjects or sessions; give "
+                    "all channels of one scan."
+                )
     else:
         paths = list(map(os.path.abspath, files))
         if twice := next((path for path in paths if paths.count(path) > 1), None):
@@ -310,16 +278,6 @@ def resolve_channel_files(
     along_axis = channels[0].width > 1 and not channels[0].name
     check_channel_files(sets, channels, along_axis or None)
     return sets
-
-
-def _refuse_strangers(sets):
-    pairs = (pair for own in sets for pair in combinations(own, 2))
-    for file, other in pairs:
-        if contradict(file, other):
-            raise InputError(
-                f"{file} and {other} are of different subjects or sessions; give all "
-                "channels of one scan."
-            )
 
 
 def _of_channel(files, name):
@@ -365,7 +323,7 @@ def conform_source_files(
 ) -> np.ndarray:
     """Read all channels of a source, if they have names, on a grid."""
     if channels:
-        return conform_channels(channels, files, grid)[0]
+        return conform_channels(zip(channels, files), grid)[0]
     image = conform_source(files[0], grid, info.channels > 1, bool(info.labels))
     if info.labels:
         refuse_unknown_labels(files[0], image, info.labels)

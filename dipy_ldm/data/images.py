@@ -47,12 +47,12 @@ def read_images(paths: Sequence[str | Path]) -> tuple[np.ndarray, list[Path]]:
     if not pieces:
         raise InputError("there are no images; give files or folders of them.")
     _refuse_mixed(pieces)
-    first = next(iter(pieces))
-    for file, images in pieces.items():
-        if images.shape[1:] != pieces[first].shape[1:]:
+    (first, one), *others = pieces.items()
+    for file, images in others:
+        if images.shape[1:] != one.shape[1:]:
             raise InputError(
                 f"{file} has images of shape {images.shape[1:]}, but {first} of "
-                f"{pieces[first].shape[1:]}; give images of one shape."
+                f"{one.shape[1:]}; give images of one shape."
             )
     files = [file for file, images in pieces.items() for _ in images]
     # What float32 can't hold becomes infinite, and is refused as such.
@@ -82,13 +82,13 @@ def _refuse_mixed(pieces):
 
 
 def _refuse_infinite(images, files):
-    bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
-    if bad.size:
+    bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3))).tolist()
+    if bad:
         file = files[bad[0]]
-        count, first = sum(files[i] == file for i in bad), bad[0] - files.index(file)
+        own = [i - files.index(file) for i in bad if files[i] == file]
         raise InputError(
-            f"{file} has NaN or infinite values in {count} of {files.count(file)} "
-            f"images (number {first} first); replace them."
+            f"{file} has NaN or infinite values in {len(own)} of {files.count(file)} "
+            f"images (number {own[0]} first); replace them."
         )
 
 
@@ -119,6 +119,7 @@ def _is_picture(file):
 
 
 def _read(file):
+    """Read images ``(n, h, w, channels)``, and refuse invalid ones."""
     try:
         images = _READERS[file.suffix.lower()](file)
     except InputError:
@@ -129,17 +130,11 @@ def _read(file):
         raise InputError(
             f"{file} can't be read ({why}); is it whole, and of that kind?"
         ) from error
-    return _checked(file, images)
-
-
-def _checked(file, images):
-    """Add the axis of channels, and refuse invalid images."""
     if images.dtype.kind not in "biuf":
         raise InputError(
             f"{file} holds values of type {images.dtype}; give real numbers."
         )
-    if images.ndim == 3:
-        images = images[..., None]
+    images = images[..., None] if images.ndim == 3 else images
     if images.ndim != 4 or 0 in images.shape:
         raise InputError(
             f"{file} has shape {images.shape}; give an array (n, h, w[, channels])."
@@ -150,15 +145,13 @@ def _checked(file, images):
 def _read_npz(file):
     # Of a damaged file, NumPy would leave open what it opened.
     with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-        if not arrays.files:
-            raise InputError(f"{file} holds no array; give one named 'images'.")
-        name = "images" if "images" in arrays else arrays.files[0]
-        if "images" not in arrays and len(arrays.files) > 1:
+        names = [name for name in arrays.files if name == "images"] or arrays.files
+        if len(names) != 1:
             raise InputError(
-                f"{file} holds several arrays ({', '.join(arrays.files)}); name the "
-                "one to use 'images'."
+                f"{file} holds {listed(names) or 'no array'}; name the one to use "
+                "'images'."
             )
-        return arrays[name]
+        return arrays[names[0]]
 
 
 def _read_png(file):

@@ -19,7 +19,7 @@ import numpy as np
 
 from dipy_ldm._conditions import check_values
 from dipy_ldm._utils.checks import InputError, at_least
-from dipy_ldm._utils.progress import tqdm
+from dipy_ldm._utils.progress import tqdm, warning_once
 from dipy_ldm._utils.values import Table, as_table, listed
 from dipy_ldm.data import _pairing as plans
 import dipy_ldm.data._cache as cache
@@ -286,24 +286,23 @@ def plan_volumes(
     every = find_volumes(paths, generated)
     if dwi:
         refuse_beside_series(channels, source_files, source_channels)
-    how = {"skip_bad": skip_bad, "generated": generated}
-    files, tasks = _plan_tasks(every, suffix, filter, channels, dwi, **how)
+    files, tasks = _plan_tasks(
+        every, suffix, filter, channels, dwi, skip_bad, generated
+    )
     if mask_files is not None:
         mask_of = plans.pair_masks(files, expand(mask_files, masks=True))
         tasks = plans.with_masks(tasks, mask_of, skip_bad)
+    if source_labels and (source_channels or source_files is None):
+        raise InputError(
+            "`source_labels` is for `source_files` whose channels have no names; give "
+            "these, or leave out `source_labels`."
+        )
     if source_channels:
-        if source_labels:
-            raise InputError(
-                "`source_channels` say which sources are labels; leave out "
-                "`source_labels`."
-            )
         own = choose_entities(every, filter)
         own = own if source_files is None else find_volumes(source_files)
         cure = "" if source_files is None else "name one of them in `source_files`"
         kinds = as_channels(source_channels, own)
         tasks = plans.with_source_channels(tasks, own, kinds, skip_bad, cure)
-    elif source_labels and source_files is None:
-        raise InputError("`source_labels` is for `source_files`; give these, too.")
     elif source_files is not None:
         source_of = plans.pair_sources(files, find_volumes(source_files))
         tasks = plans.with_sources(tasks, source_of, bool(channels), skip_bad)
@@ -319,12 +318,12 @@ def refuse_beside_series(
     source_channels: Sequence = (),
 ) -> None:
     """Refuse options that make no sense for diffusion series."""
-    given = {
+    refused = {
         "channels": channels,
         "source_files": source_files is not None,
         "source_channels": source_channels,
     }
-    if name := next(filter(given.get, given), None):
+    if name := next(filter(refused.get, refused), None):
         raise InputError(
             f"`dwi` makes an image of each volume, and its source of b = 0; leave out "
             f"`{name}`, or `dwi`."
@@ -373,21 +372,17 @@ def conform_volumes(
     if removed:
         logger.info("removed %d folders of the cache of volumes.", len(removed))
     sizes = cache.list_folders(root)
-    logger.info(
-        "the volumes are kept in %s (%.2f GB); the whole cache takes %.2f GB in %d "
-        "folders (see cache_limit).",
-        folder,
-        sizes.get(folder, 0) / 1e9,
-        sum(sizes.values()) / 1e9,
-        len(sizes),
-    )
+    own, total = sizes.get(folder, 0) / 1e9, sum(sizes.values()) / 1e9
+    text = "the volumes are kept in %s (%.2f GB); the whole cache takes %.2f GB in %d "
+    logger.info(text + "folders (see cache_limit).", folder, own, total, len(sizes))
     return volumes
 
 
 def _bytes(plan):
-    """Return the bytes of the result: four a number, one a mask voxel."""
-    numbers = 4 * (plan.shape[-1] + plan.source_columns)
-    return math.prod(plan.shape[:-1]) * (numbers + bool(plan.tasks[0].mask))
+    """Return the bytes of the result."""
+    arrays = _arrays(plan).values()
+    sizes = (math.prod(shape) * np.dtype(kind).itemsize for shape, kind in arrays)
+    return len(plan.tasks) * sum(sizes)
 
 
 def _key(plan):
@@ -416,27 +411,34 @@ def _open(folder, plan):
         cache.hold(folder)
         notes = json.loads((folder / cache.NOTES).read_text("utf-8"))
         kept = notes["kept"]
-        # Files may have been moved.
-        path_of = dict(zip(notes.get("bad_files", ()), _bad_files(plan, kept)))
-        paths = re.compile("|".join(map(re.escape, path_of)))
-        complaints = {
-            file: paths.sub(lambda path: path_of.get(path[0], ""), text)
-            for file, text in dict(notes["complaints"]).items()
-        }
+        complaints = _complaints(notes, plan)
         files = [plan.tasks[i].info.file for i in kept]
-        arrays = {name: _map(folder, name, len(kept), plan) for name in _arrays(plan)}
+        arrays = {
+            name: _map(folder / f"{name}.npy", (len(kept), *shape), dtype)
+            for name, (shape, dtype) in _arrays(plan).items()
+        }
         if any(_is_good(plan.tasks[i], plan) for i in notes.get("unreadable", ())):
             return None
     except (*_MISSING_ERRORS, ValueError, EOFError, LookupError, TypeError):
         return None
     refuse_files(complaints, len(kept), plan.skip_bad)
-    masks, sources = arrays.get("masks"), arrays.get("sources")
-    volumes = Volumes(arrays["images"], masks, plan.grid.affine, files, sources)
+    arrays = {"masks": None, **arrays}
+    volumes = Volumes(affine=plan.grid.affine, files=files, **arrays)
     volumes.listed, volumes.channels = plan.listed, plan.channels
     volumes.source_channels = plan.source_channels
     volumes.kept, volumes.complaints = kept, list(complaints.values())
     volumes.gradients = plan.gradients(kept)
     return volumes
+
+
+def _complaints(notes, plan):
+    """Return the complaints of notes with the names that files have now."""
+    path_of = dict(zip(notes.get("bad_files", ()), _bad_files(plan, notes["kept"])))
+    paths = re.compile("|".join(map(re.escape, path_of)))
+    return {
+        file: paths.sub(lambda path: path_of.get(path[0], ""), text)
+        for file, text in dict(notes["complaints"]).items()
+    }
 
 
 def _bad_files(plan, kept):
@@ -445,19 +447,18 @@ def _bad_files(plan, kept):
     return list(map(str, plan._replace(tasks=bad).files))
 
 
-def _map(folder, name, length, plan):
+def _map(path, shape, dtype):
     """Map an array, if its shape and type are right."""
-    array = np.lib.format.open_memmap(folder / f"{name}.npy", "r")
-    shape, dtype = _arrays(plan)[name]
-    if (array.shape, array.dtype) != ((length, *shape), dtype):
-        raise ValueError(f"{name} is another array")
+    array = np.lib.format.open_memmap(path, "r")
+    if (array.shape, array.dtype) != (shape, dtype):
+        raise ValueError(f"{path} is another array")
     return array
 
 
 def _is_good(task, plan):
     """Return whether a volume that could not be read can be now."""
     try:
-        conform_task(task, plan.grid, plan.labels)
+        next(_jobs(plan._replace(tasks=[task])))()
     except InputError:
         return False
     return True
@@ -471,7 +472,7 @@ def _fill(folder, plan, verbose):
     """
     kept, complaints, unreadable = [], {}, []
     with cache.filling(folder) as partial:
-        with ExitStack() as stack:
+        with warning_once("dipy_ldm"), ExitStack() as stack:
             appends = [
                 stack.enter_context(
                     cache.writing_rows(partial / f"{name}.npy", len(plan.tasks), *kind)

@@ -456,7 +456,6 @@ def scaled(images: np.ndarray, vqvae: VQVAE, first: int = 0) -> np.ndarray:
     Shapes: images ``(n, *space, channels)``; the number of the first is named.
     """
     numbers = range(first, first + len(images))
-    check_finite(images, numbers)
     check_range(images, vqvae.intensity_, numbers)
     return np.clip(scaled_to(np.asarray(images, "float32"), vqvae.intensity_), 0, 1)
 

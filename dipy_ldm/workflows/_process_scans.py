@@ -24,9 +24,9 @@ from dipy_ldm.data._bvals_bvecs import refuse_series
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import VolumeInfo, is_whole, space_of, write_changed
 from dipy_ldm.data._pairing import pair_sources
+from dipy_ldm.data._preprocessing import conform_channels
 from dipy_ldm.data._scans import (
     check_channel_files,
-    conform_channels,
     find_channel_files,
     require_affine,
 )
@@ -446,7 +446,7 @@ def find_lesions(
     tile: int | None,
 ) -> list[MaskedScan]:
     """Read a volume, and find where the detector of a model takes it for a lesion."""
-    image, origins = conform_channels(channels, files, grid)
+    image, origins = conform_channels(zip(channels, files), grid)
     likely = model.detect(image[None], tile=tile)[0, ..., None]
     lesions = [o.restore(likely, 0.0)[..., 0] >= threshold for o in origins]
     if lesions[0].sum() > _MAX_LESION_SHARE * (origins[0].data != 0).any(-1).sum():

@@ -12,6 +12,7 @@ from dipy_ldm.workflows._evaluation_images import (
     read_for,
     reading_options,
     reference_document,
+    refuse_samples_beside_real,
     refuse_samples_of,
     refuse_unnamed,
 )
@@ -133,6 +134,7 @@ def _read(document, options, generated_files=None, source_files=None):
         document, options.train_files, "train_files", split="train", **real
     )
     held_out = read_for(document, options.held_out, "held_out", **real)
+    refuse_samples_beside_real(train, held_out)
     refuse_same_subjects(train.subjects, held_out.subjects)
     held_out = one_of_each_subject(held_out)
     generated = generated_files and read_for(

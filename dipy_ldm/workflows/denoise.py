@@ -15,7 +15,7 @@ from dipy_ldm._utils.checks import (
 )
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm.data._nifti import DTYPES, space_of
-from dipy_ldm.data._scans import conform_channels
+from dipy_ldm.data._preprocessing import conform_channels
 from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.data.channels import channel_slices
 from dipy_ldm.diffusion import _inpainting as inpainting
@@ -192,7 +192,7 @@ def _outputs(name, options):
 
 def _denoise(model, job, options, sampling, task):
     """Denoise a volume and, to compare, do so without conditions."""
-    image, origins = conform_channels(task.channels, task.files, job.grid)
+    image, origins = conform_channels(zip(task.channels, task.files), job.grid)
     arguments = sampling | job.arguments(task) | {"strength": options.strength}
     first = arguments["first"]
 

@@ -9,7 +9,12 @@ from dipy_ldm.data._bvals_bvecs import makes_series
 from dipy_ldm.data._sidecars import provenance
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._config import write_config
-from dipy_ldm.workflows._evaluation_images import read_for, read_series, reading_options
+from dipy_ldm.workflows._evaluation_images import (
+    read_for,
+    read_series,
+    reading_options,
+    refuse_samples,
+)
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, json_and_page
 from dipy_ldm.workflows._sources import SourceInputs
@@ -128,6 +133,7 @@ def _read_images(document, options):
     how, choice = reading_options(options)
     choice["source_files"] = sources
     real = read_for(document, options.real_files, "real_files", **choice, **how)
+    refuse_samples(real.files, "real_files")
     generated = options.generated_files and read_for(
         document, options.generated_files, "generated_files", generated=True, **how
     )

@@ -8,8 +8,9 @@ import numpy as np
 from dipy_ldm._native_space import check_on_grid, read_masked, warn_of_probabilities
 from dipy_ldm._utils.checks import InputError, at_least, check_counts, check_seed
 from dipy_ldm._utils.files import make_folder
+from dipy_ldm._utils.progress import warning_once
 from dipy_ldm._utils.values import as_report, check_each
-from dipy_ldm.data._grid import conform
+from dipy_ldm.data._grid import Grid, coverage
 from dipy_ldm.data._nifti import read_mask, space_of
 from dipy_ldm.data._pairing import Task, find_masks, match_masks
 from dipy_ldm.data._sidecars import write_with_sidecar
@@ -150,7 +151,8 @@ def _check_masks(infos, masks, dilate, grid, factor):
     def check(file):
         _check_mask(file, affine_of[file], dilate, grid, factor)
 
-    check_each(check, affine_of)
+    with warning_once("dipy_ldm"):
+        check_each(check, affine_of)
 
 
 def _check_mask(file, affine, dilate, grid, factor):
@@ -159,7 +161,7 @@ def _check_mask(file, affine, dilate, grid, factor):
     warn_of_probabilities(file, mask)
     hole = _hole(mask, affine, dilate)
     unknown = check_on_grid(file, hole, affine, grid)
-    inside = conform(np.ones((*hole.shape, 1), "float32"), affine, grid) > 0.5
+    inside = coverage(Grid(hole.shape, affine), grid) > 0.5
     masks_on_grid = np.stack([unknown, inside[..., 0]])
     touched, visible = inpainting.hole_shares(masks_on_grid, factor)
     # A latent that is known is inside the volume, and outside the hole.

@@ -83,15 +83,6 @@ def test_folder_of_a_concurrent_process_is_kept(tmp_path, monkeypatch):
     assert not any(others)
 
 
-def test_a_folder_that_lacks_files_is_replaced(tmp_path):
-    (tmp_path / "key").mkdir()
-    (tmp_path / "key" / "a").write_text("old")
-    with cache.filling(tmp_path / "key") as partial:
-        for name in "ab":
-            (partial / name).write_text("new")
-    assert [(tmp_path / "key" / name).read_text() for name in "ab"] == ["new", "new"]
-
-
 def test_folders_of_killed_processes_are_removed_of_running_ones_kept(tmp_path):
     key = f"{7:032x}"
     old, running = (cache._partial_name(Path(key)) for _ in range(2))

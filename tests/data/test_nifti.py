@@ -86,8 +86,8 @@ BAD_HEADERS = {
     "missing": (lambda path: None, "there is no file"),
     "text": (lambda path: path.write_text("no volume" * 9), "can't be read as NIfTI"),
     "cut": (lambda path: cut(save(path), 100), "can't be read as NIfTI"),
-    "flat": (lambda path: save(path, DATA[0]), "is a slice"),
-    "slice": (lambda path: save(path, DATA[:, :, :1]), "is a slice"),
+    "flat": (lambda path: save(path, DATA[0]), "has shape .* or slices as"),
+    "slice": (lambda path: save(path, DATA[:, :, :1]), "has shape .* or slices as"),
     "4-D": (lambda path: save(path, TWO), "has 2 volumes.* add `channels`"),
     "5-D": (lambda path: save(path, np.zeros((6, 5, 4, 2, 2), "f4")), "has shape"),
     "complex": (lambda path: save(path, DATA.astype("complex64")), "complex"),
@@ -165,8 +165,7 @@ def test_damaged_and_mistaken_compression_is_refused(tmp_path):
 def test_failing_disk_is_distinguished_from_a_damaged_file(tmp_path, monkeypatch, end):
     file = save(tmp_path / f"a{end}")
     error = OSError(errno.EIO, "Input/output error")
-    for name in ("_decompressed", "_float32"):
-        monkeypatch.setattr(nifti, name, mock.Mock(side_effect=error))
+    monkeypatch.setattr(nifti, "_float32", mock.Mock(side_effect=error))
     with pytest.raises(InputError, match=r"can't be read \(Input/output error\)"):
         read_volume(file)
 
@@ -246,14 +245,6 @@ def test_another_unit_than_mm_is_logged(tmp_path, caplog, unit):
     nib.save(image, tmp_path / "b.nii")
     check_headers([tmp_path / "b.nii"])
     assert not caplog.text
-
-
-def test_links_without_content_are_no_wrong_paths(tmp_path):
-    (tmp_path / "a.nii.gz").symlink_to(tmp_path / "annex")
-    with pytest.raises(InputError, match=r"a.nii.gz is a link to .*\(datalad get\)"):
-        check_headers([tmp_path / "a.nii.gz"])
-    with pytest.raises(InputError, match="there is no file"):
-        check_headers([tmp_path / "b.nii.gz"])
 
 
 def test_reports_on_many_files_end(tmp_path):

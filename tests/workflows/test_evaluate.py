@@ -17,13 +17,15 @@ from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.subjects import refuse_same_subjects
 from dipy_ldm.data import load_mnist
-from dipy_ldm.data._sidecars import fingerprint
+from dipy_ldm.data._sidecars import fingerprint, sidecar
 from dipy_ldm.evaluation._copy_filter import CopyFilter
 from dipy_ldm.workflows import _reports as judgement
 from dipy_ldm.workflows._evaluation_images import (
     EvaluationImages,
     one_of_each_subject,
     read_for,
+    refuse_samples,
+    refuse_samples_beside_real,
     refuse_samples_of,
 )
 
@@ -61,6 +63,8 @@ def volumes(tmp_path_factory):
     write(folder / "real", soft_balls(44, 1))
     write(folder / "copies", np.concatenate([images[:12], soft_balls(12, 5)]))
     (folder / "empty").mkdir()
+    (sample,) = write(folder / "samples", soft_balls(1, 3)).iterdir()
+    sidecar(sample).write_text('{"Synthetic": true}')
     return folder
 
 
@@ -324,19 +328,28 @@ def test_held_out_images_are_counted_by_subject():
     assert one_of_each_subject(unknown) is unknown
 
 
-def test_samples_are_no_real_images(tmp_path):
+def test_samples_are_no_real_images(tmp_path, caplog):
     document = {"shape": [8, 8, 1], "intensity": [0, 1], "conditions": {}}
     images = np.random.default_rng(0).random((3, 8, 8, 1))
-    facts = {"Synthetic": True}
-    np.savez(tmp_path / "a.npz", images=images, description=json.dumps(facts))
-    with pytest.raises(InputError, match="a.npz was generated .* real images as `held"):
-        read_for(document, [tmp_path / "a.npz"], "held_out")
-    read = read_for(document, [tmp_path / "a.npz"], "generated_files", generated=True)
-    assert len(read.images) == 3
+
+    def read(**facts):
+        text = json.dumps(facts)
+        np.savez(tmp_path / f"{len(facts)}.npz", images=images, description=text)
+        return read_for(document, [tmp_path / f"{len(facts)}.npz"], "held_out")
+
+    real, sample = read(), read(Synthetic=True)
+    of_source = read(Synthetic=True, Sample=0, Sources=["scan.nii"])
     # Of a scan, such as one whose lesions were filled.
-    facts["Sources"] = ["scan.nii"]
-    np.savez(tmp_path / "b.npz", images=images, description=json.dumps(facts))
-    assert len(read_for(document, [tmp_path / "b.npz"], "held_out").images) == 3
+    result = read(Synthetic=True, Sample=0, Sources=["scan.nii"], Resamplings=5)
+    for samples in (sample, of_source):
+        with pytest.raises(InputError, match="npz was generated .* as `real_files`"):
+            refuse_samples(samples.files, "real_files")
+        with pytest.raises(InputError, match="give real images as `held_out`"):
+            refuse_samples_beside_real(real, samples)
+    refuse_samples_beside_real(result, real)
+    assert not caplog.text
+    refuse_samples_beside_real(of_source, sample)
+    assert "of a model that was not trained on them" in caplog.text
 
 
 def test_no_option_skips_bad_files(tmp_path):
@@ -378,6 +391,11 @@ def test_held_out_training_volumes_are_named(audit, tmp_path):
         (
             "evaluate mnist --real mnist --generated x.npy --steps 3",
             "--steps has no effect on --generated_files; leave",
+        ),
+        ("evaluate V/ldm.safetensors --real V/samples", "real images as --real_files"),
+        (
+            "audit V/ldm.safetensors --train V/train --held_out V/samples",
+            "give real images as --held_out",
         ),
         (f"{AUDIT} --guidance 2", "--guidance has no effect on --gen"),
         ("evaluate mnist --real mnist --suffix T1w", "--suffix is for volumes"),

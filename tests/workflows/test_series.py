@@ -252,7 +252,7 @@ def test_series_to_compare_have_the_conditions_of_measured_ones(tmp_path, caplog
 
 def test_generated_series_are_no_measured_ones(tmp_path):
     save_series(tmp_path, 0, 6)
-    facts = {"Synthetic": True, "Sources": ["b0-0.nii"]}
+    facts = {"Synthetic": True, "Sample": 0, "Sources": ["b0-0.nii"]}
     (tmp_path / "sub-0_dwi.json").write_text(json.dumps(facts))
     affine = np.diag([4.0, 4, 4, 1])
     affine[:3, 3] = -18, -16, -14

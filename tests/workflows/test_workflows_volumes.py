@@ -260,8 +260,8 @@ LARGE = np.random.default_rng(0).random((40, 40, 40))
 BAD_VOLUMES = {
     "half a file": ([LARGE], "is cut off or damaged; copy"),
     "a zero affine": ([NOISE, np.zeros((4, 4))], "zero, NaN or singular affine"),
-    "NaN": ([with_value(np.nan)], "NaN or infinite values in 1"),
-    "missing voxels": ([with_value(-3.4e38)], "beyond 1e+37 in 1 voxels; replace them"),
+    "NaN": ([with_value(np.nan)], "NaN or infinite values, or "),
+    "missing voxels": ([with_value(-3.4e38)], "beyond 1e+37, in 1 voxels; replace"),
     "a large offset": ([1e6 + 1000 * NOISE], "collapse when rescaled to 0 to 1; subt"),
 }
 
