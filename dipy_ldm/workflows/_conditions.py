@@ -144,7 +144,7 @@ class RequestedConditions(NamedTuple):
 def _short(value):
     if value is None:
         return "n/a"
-    return f"{value:.4g}" if isinstance(value, float) else value
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def parse_conditions(
