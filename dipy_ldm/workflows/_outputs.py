@@ -201,18 +201,20 @@ def write_sample(
         write_channel(file, channel, values, affine, dtype, facts)
 
 
-def new_picture(picture: Path) -> list[Path]:
-    """List the picture of volumes, if it keeps this name in the end.
+def list_files(
+    volumes: Sequence[tuple[Path, Channel]], picture: Path | None = None
+) -> list[Path]:
+    """List volumes of channels, what is written beside each, and their picture.
 
-    Beside the options of an earlier run it gets another.
+    Beside the options of an earlier run that gets another name.
     """
-    return [] if picture.with_suffix(".toml").exists() else [picture]
-
-
-def files_beside(file: Path, channel: Channel) -> list[Path]:
-    """List the files that are written beside one of a channel."""
-    own = sidecar(file)
-    return [own, own.with_suffix(".tsv")] if channel.has_table else [own]
+    files = [file for file, _ in volumes]
+    for file, channel in volumes:
+        ends = [".json", ".tsv"] if channel.has_table else [".json"]
+        files += [sidecar(file).with_suffix(end) for end in ends]
+    if picture and not picture.with_suffix(".toml").exists():
+        files.append(picture)
+    return files
 
 
 def write_channel(
@@ -247,12 +249,8 @@ def bids_name(name: str, end: str) -> str:
     entities = name.removesuffix(f"_{kind}")
     before, is_described, label = entities.partition("_desc-")
     # There is one such entity in a name, and it is the last.
-    label = label + _capitalised(end) if is_described else end
+    label = label + end[:1].upper() + end[1:] if is_described else end
     return f"{before}_desc-{label}_{kind}.nii.gz"
-
-
-def _capitalised(text):
-    return text[:1].upper() + text[1:]
 
 
 def name_outputs(
@@ -303,5 +301,5 @@ def further_output(name: Path, end: str) -> Path:
     """Name a further output of a volume."""
     match = re.fullmatch(r"(.*_desc-[A-Za-z0-9]+)(_[A-Za-z0-9]+\.nii\.gz)", name.name)
     if match:
-        return name.with_name(match[1] + _capitalised(end.strip("_-")) + match[2])
+        return name.with_name(match[1] + end.strip("_-").capitalize() + match[2])
     return name.with_name(f"{name.name.removesuffix('.nii.gz')}{end}.nii.gz")

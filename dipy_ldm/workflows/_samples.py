@@ -14,15 +14,15 @@ from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.files import claimed, make_folder
 from dipy_ldm.data._bvals_bvecs import ENDS, makes_series
 from dipy_ldm.data._paths import stem as stem_of, suffix as suffix_of
+from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data._tables import as_text
 from dipy_ldm.data.channels import Unnamed, from_saved as channels_from
 from dipy_ldm.workflows import _bids_dataset as bids
 from dipy_ldm.workflows._conditions import read_facts
 from dipy_ldm.workflows._outputs import (
-    files_beside,
     further_output,
+    list_files,
     name_outputs,
-    new_picture,
     refuse_equal,
     write_text,
 )
@@ -98,31 +98,15 @@ class Samples(NamedTuple):
     @property
     def paths(self):
         """All files that will be written and must not be there, but for logs."""
-        files = [file for own in self.names for file in own]
+        if len(self.document["shape"]) != 4:
+            return [*self.names[0], self.picture]
         channels = channels_from(self.document.get("channels")) or [Unnamed()]
-        volumes = [
-            (file, channel)
-            for own in self.names
-            for file, channel in zip(own, channels)
-            if file.suffix == ".gz"
-        ]
-        pictures = [self.picture] if self.picture else []
-        if self.picture and not self._of_images:
-            pictures = new_picture(self.picture)
-        beside = [path for volume in volumes for path in files_beside(*volume)]
-        ends = ENDS if makes_series(from_saved(self.document["conditions"])) else ()
-        tables = [path.with_suffix(end) for path in beside for end in ends]
-        return [*files, *beside, *tables, *pictures]
-
-    @property
-    def _of_images(self):
-        return len(self.document["shape"]) != 4
-
-    def named_after(self, config: Path) -> Self:
-        """Let the picture of volumes have the name of the options of the run."""
-        if self._of_images or self.picture != _with_end(self.log, ".png"):
-            return self
-        return self._replace(picture=config.with_suffix(".png"))
+        volumes = [pair for own in self.names for pair in zip(own, channels)]
+        files = list_files(volumes, self.picture)
+        if makes_series(from_saved(self.document["conditions"])):
+            places = [sidecar(file) for file, _ in volumes]
+            files += [path.with_suffix(end) for path in places for end in ENDS]
+        return files
 
     @property
     def cure(self):
@@ -149,15 +133,27 @@ class Samples(NamedTuple):
                 list_participants(self.dataset, describe_columns(conditions))
 
     def draw(
-        self, images: np.ndarray, captions: Sequence[str], columns: int | None = None
-    ) -> None:
-        """Draw the first of the pictures ``(n, h, w, channels)``, with captions."""
-        if self.picture is not None:
-            from dipy_ldm import plots
+        self,
+        config: Path | None,
+        images: np.ndarray,
+        captions: Sequence[str],
+        columns: int | None = None,
+    ) -> list[Path]:
+        """Draw the first of the pictures ``(n, h, w, channels)``; return the file.
 
-            first = images[:100]
-            captions = captions[: len(first)] if len(captions) >= len(first) else ()
-            plots.save_montage(self.picture, first, columns=columns, captions=captions)
+        That of volumes has the name of the options of the run, if there is one.
+        """
+        picture = self.picture
+        if picture is None:
+            return []
+        if columns and config and picture == _with_end(self.log, ".png"):
+            picture = config.with_suffix(".png")
+        from dipy_ldm import plots
+
+        first = images[:100]
+        captions = captions[: len(first)] if len(captions) >= len(first) else ()
+        plots.save_montage(picture, first, columns=columns, captions=captions)
+        return [picture]
 
 
 def _with_end(stem, suffix):
