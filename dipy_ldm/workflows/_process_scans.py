@@ -18,6 +18,7 @@ from dipy_ldm._conditions import from_saved
 from dipy_ldm._native_space import MaskedScan, bring_back, conformed
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster
+from dipy_ldm._utils.files import make_folder
 from dipy_ldm._utils.progress import reworded, tqdm
 from dipy_ldm._utils.values import as_report
 from dipy_ldm.data._bvals_bvecs import refuse_series
@@ -452,6 +453,7 @@ def write_inpainted(
 ) -> None:
     """Write a volume with other values in its hole, and how it was made."""
     channel = scan.channel
+    make_folder(path.parent)
     if channel.dtype:
         # Its file may be of a type that has not all of its values.
         volume = scan.filled(values).astype(channel.dtype)

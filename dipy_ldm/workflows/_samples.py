@@ -49,12 +49,12 @@ class Samples(NamedTuple):
         sources: SourceInputs | None = None,
     ) -> Self:
         """Name files that begin with a stem or, of source images, with their names."""
-        own = _numbered(stem, numbers.start) if cluster else stem
+        own = _with_end(stem, f"-{numbers.start:04d}") if cluster else stem
         picture = _with_end(own, ".png")
         if len(document["shape"]) != 4:
             return cls([[_with_end(own, ".npz")]], stem, document, picture)
         if sources is None:
-            stems = [_numbered(stem, i) for i in numbers]
+            stems = [_with_end(stem, f"-{i:04d}") for i in numbers]
             return cls(_of_channels(stems, document), stem, document, picture)
         outputs = name_outputs(sources.files, stem, "generate")
         stems = [outputs[file] for file in sources.own]
@@ -100,13 +100,16 @@ class Samples(NamedTuple):
         """All files that will be written and must not be there, but for logs."""
         if len(self.document["shape"]) != 4:
             return [*self.names[0], self.picture]
-        channels = channels_from(self.document.get("channels")) or [Unnamed()]
-        volumes = [pair for own in self.names for pair in zip(own, channels)]
+        volumes = [pair for own in self.names for pair in zip(own, self._channels)]
         files = list_files(volumes, self.picture)
         if makes_series(from_saved(self.document["conditions"])):
             places = [sidecar(file) for file, _ in volumes]
             files += [path.with_suffix(end) for path in places for end in ENDS]
         return files
+
+    @property
+    def _channels(self):
+        return channels_from(self.document.get("channels")) or (Unnamed(),)
 
     @property
     def cure(self):
@@ -119,8 +122,7 @@ class Samples(NamedTuple):
     def being_written(self) -> Iterator[None]:
         """Make the folders of the files and, in the end, write a dataset's table."""
         if self.dataset is not None:
-            channels = channels_from(self.document.get("channels")) or [Unnamed()]
-            ignored = bids.ignored_names(channels, self.names[0][0])
+            ignored = bids.ignored_names(self._channels, self.names[0][0])
             bids.begin_dataset(self.dataset, ignored, of_scans=self.of_sources)
         for folder in {file.parent for own in self.names for file in own}:
             make_folder(folder)
@@ -161,10 +163,6 @@ def _with_end(stem, suffix):
     return stem.with_name(stem.name + suffix)
 
 
-def _numbered(stem, number):
-    return _with_end(stem, f"-{number:04d}")
-
-
 def _of_channels(stems, document):
     """Name the files of each sample, one for each channel that has a name."""
     channels = channels_from(document.get("channels"))
@@ -186,16 +184,7 @@ _FOLDERS = {
 def scan_path(root: Path, number: int, suffix: str, channel: str = "") -> Path:
     """Name the file of a generated volume, or of a channel of it."""
     name = f"{_LABEL}{number:04d}"
-    folder = root / name / _FOLDERS.get(suffix.lower(), "anat")
-    return folder / _named(name, "synthetic", suffix, channel)
-
-
-def _named(start, label, suffix, channel):
-    """Name a file by the entities that it begins with; some channels have a desc-."""
-    entities = [channel] if "-" in channel else []
-    if not channel.startswith("desc-"):
-        entities.append(f"desc-{label}")
-    return f"{'_'.join([start, *entities, suffix])}.nii.gz"
+    return _sample_path(root / name, name, "", suffix, channel)
 
 
 def source_path(
@@ -204,11 +193,19 @@ def source_path(
     """Name the file of a sample of a source, or of a channel of it, after this."""
     entities = stem_of(source).removesuffix(f"_{suffix_of(source)}")
     entities = entities.partition("_desc-")[0]
+    folder = bids.place_in_dataset(root, source, source.name).parents[1]
+    return _sample_path(folder, entities, end, suffix, channel)
+
+
+def _sample_path(folder, entities, end, suffix, channel):
+    """Name a file in the folder of its subject; some channels have a desc-."""
+    parts = [entities, channel] if "-" in channel else [entities]
     if channel.startswith("desc-"):
-        channel += end
-    name = _named(entities, f"synthetic{end}", suffix, channel)
-    place = bids.place_in_dataset(root, source, name).parent.parent
-    return place / _FOLDERS.get(suffix.lower(), "anat") / name
+        parts[-1] += end
+    else:
+        parts.append(f"desc-synthetic{end}")
+    name = f"{'_'.join([*parts, suffix])}.nii.gz"
+    return folder / _FOLDERS.get(suffix.lower(), "anat") / name
 
 
 def check_suffix(suffix: str | None, model_suffix: str | None) -> str:
@@ -227,15 +224,13 @@ def check_suffix(suffix: str | None, model_suffix: str | None) -> str:
 
 def describe_columns(conditions: Mapping[str, Condition]) -> dict[str, dict]:
     """Describe the columns of the table, for the JSON beside it."""
-    columns: dict[str, dict] = {}
+    columns = {}
     for name, condition in conditions.items():
-        columns[name] = {"Description": f"Requested or drawn {name} of the sample."}
-        if condition.units:
-            columns[name]["Units"] = condition.units
-        if condition.levels:
-            meanings = condition.meanings or {}
-            levels = {level: meanings.get(level) or level for level in condition.levels}
-            columns[name]["Levels"] = levels
+        text = f"Requested or drawn {name} of the sample."
+        meanings = condition.meanings or {}
+        levels = {level: meanings.get(level) or level for level in condition.levels}
+        facts = {"Description": text, "Units": condition.units, "Levels": levels}
+        columns[name] = {key: value for key, value in facts.items() if value}
     return columns
 
 

@@ -230,7 +230,6 @@ def _dilated(scan, dilate):
 def _write_healed(part, scan, lesions, samples, task, options):
     """Write a healed volume and its lesions; return before, after and affine."""
     path, *further, mask = part.outputs
-    make_folder(path.parent)
     millilitres = np.count_nonzero(lesions) * abs(np.linalg.det(scan.affine)) / 1000
     facts = task.facts | {"LesionMillilitres": round(float(millilitres), 6)}
     mean = samples.mean(0)
@@ -258,10 +257,10 @@ def _write(part, origin, columns, task, repeated, before, options):
     and after, and its affine.
     """
     channel, _, (path, *further) = part
-    make_folder(path.parent)
     repeated = [image[..., columns] for image in repeated]
     mean = channel.bring_back(np.mean(repeated, 0), origin)
     how, space = (origin.affine, options.dtype), space_of(origin.file)
+    make_folder(path.parent)
     write_channel(path, channel, mean, *how, task.facts, space)
     maps = []
     if len(repeated) > 1:

@@ -7,7 +7,6 @@ import numpy as np
 
 from dipy_ldm._native_space import check_on_grid, read_masked, warn_of_probabilities
 from dipy_ldm._utils.checks import InputError, at_least, check_counts, check_seed
-from dipy_ldm._utils.files import make_folder
 from dipy_ldm._utils.values import as_report, check_each
 from dipy_ldm.data._grid import conform
 from dipy_ldm.data._nifti import read_mask, space_of
@@ -177,14 +176,12 @@ def _outputs(n_samples, name):
 def _write(part, scan, samples, facts):
     """Write samples, summaries and mask; return before, after and affine."""
     *volumes, mask = part.outputs
-    make_folder(mask.parent)
-    n_samples = len(samples)
     for number, (path, values) in enumerate(zip(volumes, samples)):
         process_scans.write_inpainted(path, scan, values, facts | {"Sample": number})
     own = facts | part.channel.name_entry()
     write = partial(write_with_sidecar, space=space_of(scan.file))
-    if n_samples > 1:
-        mean, std = volumes[n_samples:]
+    if len(samples) > 1:
+        *_, mean, std = volumes
         middle, deviation = part.channel.summarise(samples)
         process_scans.write_inpainted(mean, scan, middle, facts)
         about = own | {"Deviation": part.channel.deviation}
