@@ -27,7 +27,7 @@ from dipy_ldm._utils.files import claimed, make_folder, replacing
 from dipy_ldm.data._nifti import ALIGNED
 from dipy_ldm.data._paths import stem as stem_of, suffix as suffix_of
 from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
-from dipy_ldm.data.channels import Channel, Unnamed, channel_slices
+from dipy_ldm.data.channels import Channel
 
 logger = logging.getLogger(__name__)
 
@@ -184,21 +184,6 @@ def write_page(paths: Sequence[Path], facts: dict, html: str) -> None:
     make_folder(page.parent)
     write_text(json_path, json.dumps(facts, indent=2) + "\n")
     write_text(page, html)
-
-
-def write_sample(
-    files: Sequence[Path],
-    volume: np.ndarray,
-    affine: np.ndarray,
-    dtype: str,
-    facts: dict,
-    channels: Sequence[Channel],
-) -> None:
-    """Write ``(x, y, z, channels)``, each named channel to a file of its own."""
-    channels = channels or (Unnamed(n=volume.shape[-1]),)
-    for file, (channel, columns) in zip(files, channel_slices(channels)):
-        values = channel.restore(volume[..., columns])
-        write_channel(file, channel, values, affine, dtype, facts)
 
 
 def list_files(

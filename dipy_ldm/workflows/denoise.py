@@ -115,8 +115,6 @@ class DenoiseLDMFlow(LDMFlow):
         job = process_scans.prepare(self, options, "denoise", outputs_of)
         if job is None:
             return
-        if lesions:
-            _require_detector(job.model_path)
         model, device = launch.load(job.model_path, devices, tile)
         if lesions:
             options.steps = steps or inpainting.STEPS  # as used
@@ -156,15 +154,13 @@ def _check_options(options):
             f"`{name}` has no effect at --strength 0, which only reconstructs; leave "
             "it out, or give a higher strength."
         )
-    defaults = {"threshold": _THRESHOLD, "dilate": _DILATE}
-    for name, default in defaults.items():
+    for name, default in (("threshold", _THRESHOLD), ("dilate", _DILATE)):
         if not options.lesions and getattr(options, name) != default:
             raise InputError(f"`{name}` has no effect without --lesions; add it.")
-
-
-def _require_detector(path):
-    """Refuse a model without an anomaly detector; no weights are read."""
-    if not _serialization.read_document(path).get("lesion_detector"):
+    path = _serialization.find(options.model_file)
+    if options.lesions and not _serialization.read_document(path).get(
+        "lesion_detector"
+    ):
         raise InputError(
             f"the model {path} has no anomaly detector; train one with "
             "--steps_detector of dipy_train_ldm, or leave --lesions out."

@@ -17,6 +17,7 @@ from dipy_ldm.data._bvals_bvecs import DIRECTION, Gradients
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.data._scans import require_affine
 from dipy_ldm.data._sidecars import provenance
+from dipy_ldm.data.channels import Unnamed, channel_slices
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._conditions import (
     RequestedConditions,
@@ -32,7 +33,7 @@ from dipy_ldm.workflows._outputs import (
     number_noise,
     output_paths,
     refuse_overwriting,
-    write_sample,
+    write_channel,
 )
 from dipy_ldm.workflows._samples import Samples
 from dipy_ldm.workflows._series import Series, read_table
@@ -229,8 +230,12 @@ class GenerateLDMFlow(LDMFlow):
         from dipy_ldm import plots
 
         pictures = []
-        for files, volume, affine, channels, facts, shown in volumes:
-            write_sample(files, volume, affine, dtype, facts, channels)
+        channels = job.model.channels_
+        for files, volume, affine, facts, shown in volumes:
+            own = channels or [Unnamed(n=volume.shape[-1])]  # series have several
+            for file, (channel, columns) in zip(files, channel_slices(own)):
+                values = channel.restore(volume[..., columns])
+                write_channel(file, channel, values, affine, dtype, facts)
             self.written += 1
             if len(pictures) < 20:
                 pictures += [*plots.planes(shown, affine, channels)]
@@ -290,7 +295,6 @@ def _generate_volumes(job, read):
     from dipy_ldm import _backend
 
     affine = require_affine(job.model.vqvae.affine_)
-    channels = job.model.channels_
     noise = number_noise(job.sources.files) if job.sources else {None: 0}
     # One at a time on each device.
     batches = [*_batches(job, _backend.count_replicas(job.sampling["strategy"]))]
@@ -308,7 +312,7 @@ def _generate_volumes(job, read):
         refused = {"Refused": job.n_refused - before} if job.replacer else {}
         for number, sample, files, volume in zip(batch, used, names, volumes):
             own = {"Sample": sample} | job.requested.facts(range(number, number + 1))
-            yield files, volume, affine, channels, facts | own | refused, volume[None]
+            yield files, volume, affine, facts | own | refused, volume[None]
             refused = {}
 
 
@@ -340,7 +344,7 @@ def _generate_series(job, read):
         facts = job.facts | requested.facts(rows) | own
         series.write_tables(files[0])
         shown = np.array([series.source, *images[:3]])
-        yield files, series.fill(images), series.affine, (), facts, shown
+        yield files, series.fill(images), series.affine, facts, shown
 
 
 def _batches(job, at_once):
