@@ -163,7 +163,7 @@ def json_and_page(
     **name: str,
 ) -> list[Path]:
     """Name the outputs, and refuse to overwrite them unasked."""
-    (stem,) = output_paths(flow, first, out_dir, **name)
+    (stem,) = output_paths(flow, first, out_dir, mix_names=True, **name)
     ends = [".json", ".html", *further]
     paths = [stem.with_name(f"{stem.name}{end}") for end in ends]
     refuse_overwriting(flow, paths)

@@ -229,7 +229,7 @@ class GenerateLDMFlow(LDMFlow):
         """Write volume after volume; return planes of the first, and captions."""
         from dipy_ldm import plots
 
-        pictures = []
+        pictures: list[np.ndarray] = []
         channels = job.model.channels_
         for files, volume, affine, facts, shown in volumes:
             own = channels or [Unnamed(n=volume.shape[-1])]  # series have several
