@@ -283,6 +283,10 @@ class MaskedScan(NamedTuple):
         volume[self.hole] = values
         return volume
 
+    def only(self, values: npt.ArrayLike) -> np.ndarray:
+        """Return values ``(voxels, channels)`` in the hole, and 0 elsewhere."""
+        return self._replace(data=np.zeros_like(self.data)).filled(values)
+
     def blended(self, restored: np.ndarray) -> np.ndarray:
         """Blend an inpainted ``(x, y, z, channels)`` into the hole."""
         if not self.channel.continuous:

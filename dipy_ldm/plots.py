@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 
 from PIL import Image, ImageDraw, ImageFont
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator
 import numpy as np
 
@@ -242,10 +243,9 @@ def _captioned(picture, captions, columns):
         whole.paste(picture.crop(box), (0, top))
         for column, text in enumerate(captions[row * columns : (row + 1) * columns]):
             place = column * width // columns + 3, top + height
-            fitting = text[: width // columns // 6]  # pixels of a letter
-            # The font has no others.
-            fitting = fitting.encode("latin-1", "replace").decode("latin-1")
-            if fitting:
+            # The font has no other letters, each of which is 6 pixels wide.
+            text = text.encode("latin-1", "backslashreplace").decode("latin-1")
+            if fitting := text[: width // columns // 6]:
                 draw.text(place, fitting, "black", ImageFont.load_default_imagefont())
     return whole
 
@@ -353,7 +353,7 @@ def save_comparison(
     height, width = rows[0].before.shape
     size = 15, 0.8 + len(rows) * (5 * height / width + 0.1)
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(caption, fontsize=9)
+    figure.suptitle(_drawable(caption), fontsize=9, parse_math=False)
     for line, row in zip(figure.subplots(len(rows), 3, squeeze=False), rows):
         low, high = np.percentile(row.before, (0.5, 99.8))
         for ax, picture in zip(line, (row.before, row.after)):
@@ -363,7 +363,7 @@ def save_comparison(
         shown = line[2].imshow(difference, cmap="RdBu_r", vmin=-limit, vmax=limit)
         figure.colorbar(shown, ax=line[2], shrink=0.8)
         for ax, title in zip(line, (row.name, "after", "before minus after")):
-            ax.set_title(title, fontsize=8)
+            ax.set_title(_drawable(title), fontsize=8, parse_math=False)
             ax.set(xticks=[], yticks=[])
         share = row.axial / row.before.shape[1]
         for start in (0, share):  # the coronal plane is as wide as the axial one
@@ -371,6 +371,12 @@ def save_comparison(
                 at = {"x": place, "y": 0.03, "transform": line[0].transAxes}
                 line[0].text(s=side, color="yellow", **at)
     _save(figure, path)
+
+
+def _drawable(text):
+    """Escape letters that the font of figures lacks, which would be empty boxes."""
+    letters = get_font(findfont(FontProperties())).get_charmap()
+    return "".join(x if ord(x) in letters else ascii(x).strip("'") for x in text)
 
 
 def beside(images, reconstructed):

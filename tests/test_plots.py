@@ -96,6 +96,20 @@ def test_captions_stand_below_images(tmp_path):
     assert (shown[-14:, 75:] == 255).all()  # the place of a fourth
 
 
+def test_letters_that_no_font_has_are_escaped(tmp_path, recwarn):
+    pictures = []
+    for level in ("女", "男"):
+        captions = [f"sex={level}"]
+        images = np.zeros((1, 20, 40, 1))
+        plots.save_montage(tmp_path / "a.png", images, captions=captions)
+        pictures.append((tmp_path / "a.png").read_bytes())
+    assert pictures[0] != pictures[1]
+    row = plots.Comparison("$_$ \udce9.nii", *np.zeros((2, 9, 9)), 3)
+    plots.save_comparison(tmp_path / "b.png", [row], "sex=女 γ")
+    assert not recwarn.list
+    assert plots._drawable("sex=女 γ") == "sex=\\u5973 γ"
+
+
 def test_a_comparison_is_cut_where_most_changed(tmp_path):
     before = np.random.default_rng(0).random((6, 10, 12, 1))
     after = before.copy()

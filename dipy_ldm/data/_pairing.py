@@ -21,6 +21,7 @@ from dipy_ldm.data._nifti import (
     warn_of_space,
 )
 from dipy_ldm.data._paths import (
+    FOLDERS,
     choose_named,
     entity,
     expand,
@@ -229,6 +230,8 @@ def put_together(
     for name, own_files in chosen.items():
         for file in own_files:
             key = _sample(facts.get(file, {})) or _common_name(file, name, keys[file])
+            if facts.get(file):  # samples of several runs may have the same names
+                key = (_folder_of_channels(file), *key)
             own = file_of.setdefault(key, {})
             if name in own:
                 raise InputError(
@@ -257,6 +260,12 @@ def _sample(facts):
     """Return what the files of all channels of a sample of source images share."""
     sources = facts.get("Sources")
     return sources and (*sources, f"sample {facts.get('Sample', 0)}")
+
+
+def _folder_of_channels(file):
+    """Return the folder of a sample; datasets have folders for kinds of channels."""
+    folder = file.parent
+    return str(folder.parent if folder.name in FOLDERS else folder)
 
 
 def _common_name(file, name, key):

@@ -29,6 +29,8 @@ _NIFTI = (".nii", ".nii.gz")
 _LISTS = (".txt", ".csv", ".tsv")
 # Folders of BIDS datasets with other files than scans as they were converted.
 _ASIDE = ("derivatives", "sourcedata")
+# Of BIDS, for scans of one kind; those in any other folder are taken for anatomy.
+FOLDERS = "anat", "dwi", "perf", "pet", "func", "fmap"
 # Entities by which files of one scan differ.
 _VARIANTS = ("space", "res", "desc", "part", "echo", "inv")
 # Which outputs are left out, by what their sidecars have.

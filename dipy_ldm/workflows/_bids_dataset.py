@@ -7,7 +7,7 @@ from pathlib import Path
 from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import make_folder
-from dipy_ldm.data._paths import entity, suffix
+from dipy_ldm.data._paths import FOLDERS, entity, suffix
 from dipy_ldm.data.channels import Channel
 from dipy_ldm.workflows._outputs import write_text
 
@@ -23,8 +23,6 @@ Results of scans of the dataset that the JSON files beside them name, as a model
 them: they are synthetic in part or as a whole. The folder code has the options.
 """
 _DATASET_FILES = ("dataset_description.json", "participants.tsv", "sub-*")
-# Of scans; those in any other folder are taken for anatomy.
-_FOLDERS = "anat", "dwi", "perf", "pet", "func", "fmap"
 # Suffixes, in lower case, of what is computed of diffusion, which BIDS has not yet.
 OF_DIFFUSION = frozenset(("dwimap", "fa", "md", "ad", "rd", "b0"))
 
@@ -100,7 +98,7 @@ def place_in_dataset(root: Path, file: Path, name: str) -> Path:
             f"not for {file}; leave it out."
         )
     kind = file.absolute().parent.name
-    folder = kind if kind in _FOLDERS else "anat"
+    folder = kind if kind in FOLDERS else "anat"
     return root / subject / (session or "") / folder / name
 
 

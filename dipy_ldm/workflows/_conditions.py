@@ -64,9 +64,9 @@ class RequestedConditions(NamedTuple):
         if seed is not None:
             saved = document["population"]
             population = saved and Population(**saved)
-            own: dict[str, Any] = {"first": numbers.start, "same": same_noise}
+            first, same = numbers.start, same_noise
             completed = draw_conditions(
-                conditions, population, request, n, seed=seed, **own
+                conditions, population, request, n, seed=seed, first=first, same=same
             )
             values = requested(conditions, completed, n)
             drawn = {
@@ -102,8 +102,7 @@ class RequestedConditions(NamedTuple):
         return slice(numbers.start - first, numbers.stop - first)
 
     def _take(self, columns, numbers):
-        places = self._places(numbers)
-        return {name: values[places] for name, values in columns.items()}
+        return {name: own[self._places(numbers)] for name, own in columns.items()}
 
     def facts(self, numbers: range) -> dict[str, Any]:
         """Describe the conditions of images, for the file beside them."""
@@ -127,7 +126,10 @@ class RequestedConditions(NamedTuple):
             cells = [*zip(values, drawn.get(name, [False] * len(values)))]
             if any(v is not None and not is_drawn for v, is_drawn in cells):
                 columns.append(
-                    ["" if is_drawn else f"{name}={_short(v)}" for v, is_drawn in cells]
+                    [
+                        "" if is_drawn else f"{name}={tables.as_text(v)}"
+                        for v, is_drawn in cells
+                    ]
                 )
         return [", ".join(filter(None, row)) for row in zip(*columns)]
 
@@ -139,12 +141,6 @@ class RequestedConditions(NamedTuple):
             complete = [missing if value is None else value for value in values]
             columns[f"condition_{name}"] = np.array(complete)
         return columns
-
-
-def _short(value):
-    if value is None:
-        return "n/a"
-    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def parse_conditions(
@@ -179,8 +175,7 @@ def count_of(request: dict | str) -> int | None:
     """Count the images that conditions are for."""
     if isinstance(request, str):
         return None
-    counts = [len(values) for values in request.values() if isinstance(values, list)]
-    return max(counts, default=None)
+    return max((len(v) for v in request.values() if isinstance(v, list)), default=None)
 
 
 def _plain(name, condition, value):
@@ -223,7 +218,7 @@ def _read_cell(name, row, condition, complaints):
     if tables.is_missing(text):
         return None
     if condition.kind == "class":
-        level = as_level(name, text, condition)
+        level = _as_level(name, text, condition)
         if level not in condition.levels:
             levels = listed(condition.levels)
             complaints.append(f"{row}: {name} is {text!r}, not one of {levels}")
@@ -239,20 +234,18 @@ def as_levels(conditions: Mapping[str, Condition], table: Any) -> Any:
     if not isinstance(table, dict):
         return table
     own = {n: c for n, c in conditions.items() if n in table and c.kind == "class"}
-    return table | {name: _as_levels(name, table[name], own[name]) for name in own}
+    return table | {name: _as_level(name, table[name], own[name]) for name in own}
 
 
-def _as_levels(name, values, condition):
-    if isinstance(values, list):
-        return [_as_levels(name, value, condition) for value in values]
-    return as_level(name, values, condition) if isinstance(values, str) else values
-
-
-def as_level(name: str, text: str, condition: Condition) -> str:
-    """Spell a class as the model does, which may have learnt it from no table."""
+def _as_level(name, value, condition):
+    """Spell a class, or each of a list, as the model does, which may know no table."""
+    if isinstance(value, list):
+        return [_as_level(name, one, condition) for one in value]
+    if not isinstance(value, str) or value in condition.levels:
+        return value
     levels = {tables.spelled(name, level): level for level in condition.levels}
-    level = tables.spelled(name, tables.as_code(text, condition.levels))
-    return text if text in condition.levels else levels.get(level, level)
+    level = tables.spelled(name, tables.as_code(value, condition.levels))
+    return levels.get(level, level)
 
 
 def requested_conditions_of(
@@ -260,15 +253,11 @@ def requested_conditions_of(
 ) -> dict[str, list] | None:
     """Look up which conditions generated images were requested with."""
     by_file = {file: read_facts(file).get("Conditions", {}) for file, _ in places}
-
-    def value(name, file, number):
-        values = by_file[file].get(name)
-        return values[number] if isinstance(values, list) else values
-
-    columns = {
-        name: values_of(name, [value(name, *place) for place in places])
-        for name in names
-    }
+    columns = {}
+    for name in names:
+        pairs = [(by_file[file].get(name), number) for file, number in places]
+        values = [own[i] if isinstance(own, list) else own for own, i in pairs]
+        columns[name] = values_of(name, values)
     has_values = any(v is not None for values in columns.values() for v in values)
     return columns if has_values else None
 

@@ -1,7 +1,7 @@
 """Images that a model is judged by, on its grid and with what is known of them."""
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +21,8 @@ from dipy_ldm.data._grid import Grid, same_grid
 from dipy_ldm.data._image_checks import check_range
 from dipy_ldm.data._pairing import find_keys, require_subjects
 from dipy_ldm.data._paths import find_volumes, holds_volumes, rows_of_lists
-from dipy_ldm.data._scans import require_affine
-from dipy_ldm.data._sidecars import fingerprint
+from dipy_ldm.data._scans import refuse_other_channels, require_affine
+from dipy_ldm.data._sidecars import fingerprint, provenance
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.channels import from_saved
 from dipy_ldm.data.images import find_images, read_images
@@ -85,8 +85,7 @@ def read_for(
     if paths == ["mnist"] and not of_volumes:
         return _digits(document, split)
     rows_of_lists(paths)  # says what is not there
-    if holds_volumes(paths) != of_volumes:
-        raise _of_other_kind(paths, option, of_volumes)
+    _refuse_other_kind(paths, option, of_volumes)
     if of_volumes:
         named = from_saved(document.get("channels"))
         choice |= {"channels": named or channels, "generated": generated}
@@ -100,12 +99,14 @@ def read_for(
     return _with_refused(images) if generated else images
 
 
-def _of_other_kind(paths, option, of_volumes):
-    """Return the error for two-dimensional images or volumes where others are due."""
+def _refuse_other_kind(paths, option, of_volumes):
+    """Refuse two-dimensional images or volumes where others are due."""
+    if holds_volumes(paths) == of_volumes:
+        return
     if of_volumes:
         find_images(paths)  # says what is neither
     kinds = "two-dimensional images", "volumes"
-    return InputError(
+    raise InputError(
         f"the model is of {kinds[of_volumes]}, and `{option}` has "
         f"{kinds[not of_volumes]}; give files like its training data."
     )
@@ -142,10 +143,10 @@ def read_series(
     document: dict, paths: Sequence[str] | None, options: SimpleNamespace, choice: dict
 ) -> Volumes:
     """Read diffusion series on the grid of a model."""
-    if not paths or options.source_files or options.measurements:
+    if not paths or options.source_files:
         raise InputError(
             "give measured diffusion series as `real_files`, whose b = 0 are the "
-            "sources, and no `source_files` or `measurements`."
+            "sources, and no `source_files`."
         )
     grid = Grid(tuple(document["shape"][:3]), require_affine(document["affine"]))
     plan = plan_volumes(paths, grid=grid, dwi=True, skip_bad=None, **choice)
@@ -163,6 +164,13 @@ def reading_options(options: SimpleNamespace) -> tuple[dict, dict]:
             )
     how = {"channels": options.channels, "cache_dir": options.cache_dir}
     return how, {"suffix": options.suffix, "filter": parse_filter(options.filter)}
+
+
+def describe_evaluated(path: Path, seed: int, sampling: dict, **images: Any) -> dict:
+    """Describe what was evaluated, without names of files: they may be of people."""
+    facts = {name: len(own.images) for name, own in images.items() if own}
+    facts |= {name.capitalize(): value for name, value in sampling.items()}
+    return provenance(path, Seed=seed, **facts)
 
 
 def _with_refused(images):
@@ -192,8 +200,8 @@ def _images(document, paths, option, generated):
     names = [f"{file.name}, image {number}" for file, number in places]
     conditions, notes = _conditions(document, places, {}, generated)
     files = [file for file, _ in places]
-    subjects = find_subjects(files)
-    return EvaluationImages(images[order], names, files, conditions, notes, subjects)
+    details = files, conditions, notes, find_subjects(files)
+    return EvaluationImages(images[order], names, *details)
 
 
 def _check_shape(document, images, option):
@@ -209,18 +217,13 @@ def _volumes(document, paths, option, choice, cache_dir):
     shape = document["shape"]
     grid = Grid(tuple(shape[:3]), require_affine(document["affine"]))
     plan = plan_volumes(paths, grid=grid, shuffle=True, skip_bad=None, **choice)
-    n_channels = plan.columns
-    if n_channels != shape[3]:
-        raise InputError(
-            f"the model is of {shape[3]} channels, and the volumes of `{option}` have "
-            f"{n_channels}; give files like its training data."
-        )
-    other = [info for info in plan.infos if not same_grid(info, grid)]
+    if not plan.channels:
+        refuse_other_channels(plan.infos[0], shape[3], "the model is of")
     notes = []
-    if other:
+    if n_other := sum(not same_grid(info, grid) for info in plan.infos):
         size = " x ".join(map(str, grid.shape))
         notes.append(
-            f"{len(other)} of {len(plan.infos)} volumes of --{option} were on other "
+            f"{n_other} of {len(plan.infos)} volumes of --{option} were on other "
             f"grids than the model's ({size}), and were brought to it."
         )
         logger.info("%s", notes[0])
@@ -231,9 +234,8 @@ def _volumes(document, paths, option, choice, cache_dir):
         )
     volumes = conform_volumes(plan, cache_dir=cache_dir, verbose=True)
     files = [Path(file) for file in volumes.files]
-    places = [(file, 0) for file in files]
-    generated = choice["generated"]
-    conditions, further = _conditions(document, places, plan.listed, generated)
+    rows = plan.listed, choice["generated"]
+    conditions, further = _conditions(document, [(file, 0) for file in files], *rows)
     names = [file.name for file in files]
     details = conditions, notes + further, plan.subjects, volumes.sources
     return EvaluationImages(volumes.images, names, files, *details)
@@ -255,8 +257,7 @@ def _conditions(document, places, rows, generated):
             return None, []
         # Which may name subjects, and pages are published.
         logger.info("%s", error)
-        note = "The conditions of the real images are unknown."
-        return None, [note]
+        return None, ["The conditions of the real images are unknown."]
 
 
 def refuse_samples_of(train: EvaluationImages, generated: EvaluationImages) -> None:
@@ -284,35 +285,34 @@ def one_of_each_subject(images: EvaluationImages) -> EvaluationImages:
     people = f"{len(rows)} subjects"
     note = f"Of {len(named)} held-out images, one of each of {people} is compared."
     logger.info("%s", note)
+    names = "names", "files", "subjects"
+    lists = {name: [getattr(images, name)[i] for i in rows] for name in names}
     return images._replace(
+        **lists,
         images=images.images[rows],
-        names=[images.names[i] for i in rows],
-        files=images.files and [images.files[i] for i in rows],
         conditions=take_rows(images.conditions, rows),
         notes=[*images.notes, note],
-        subjects=images.subjects and [images.subjects[i] for i in rows],
         sources=None if images.sources is None else images.sources[rows],
     )
 
 
 def refuse_unnamed(source_files: Sequence[str] | None, *groups: Sequence[str]) -> None:
     """Refuse source files that names can't assign to groups of volumes."""
-    if source_files is None:
-        return
-    named = [*source_files, *(path for group in groups for path in group or ())]
-    files = find_volumes(named)
-    require_subjects(find_keys(files, len(files) > 1))
+    if source_files is not None:
+        files = find_volumes([*chain(source_files, *filter(None, groups))])
+        require_subjects(find_keys(files, len(files) > 1))
 
 
-def reference_document(
+def read_reference(
     path: Path, document: dict, reference: str | Path | None
-) -> dict | None:
-    """Read the document of a reference model, whose losses can stand beside others."""
+) -> tuple[dict | None, dict]:
+    """Read the document of a reference model, if there is one, and name its file."""
     if reference is None:
-        return None
+        return None, {}
     file = _serialization.find(reference)
     other = _serialization.read_document(file, "latent_diffusion")
-    if fingerprint(file) == fingerprint(path):
+    mark = fingerprint(file)
+    if mark == fingerprint(path):
         raise InputError(
             "`reference` is the audited model itself; give one that was trained on "
             "others."
@@ -328,7 +328,7 @@ def reference_document(
             f"the model is of {kinds[0]}, and the reference of {kinds[1]}; give as "
             "`reference` a model of images like those that it learnt from."
         )
-    return other
+    return other, {"Reference": file.name, "ReferenceFingerprint": mark}
 
 
 def _kind(document):

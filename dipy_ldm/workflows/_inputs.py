@@ -55,7 +55,7 @@ def plan(
 
     Of volumes only the headers and tables are read, images are read at once.
     """
-    if _are_volumes(input_files):
+    if input_files != ["mnist"] and holds_volumes(input_files):
         # In the order of the files, those held out could be all of one site.
         planned = plan_volumes(input_files, shuffle=True, **options)
         files = [info.file for info in planned.infos]
@@ -72,20 +72,16 @@ def plan(
             values = (cohort.conditions or {}) | gradients
             units = (cohort.units or {}) | (gradients.units or {})
             cohort = cohort._replace(conditions=values, units=units)
-        load = partial(_load, planned, cohort)
         columns = planned.source_columns
         # How many labels there are is not known before the files are read.
         labels = [0] * bool(options.get("source_labels"))
         source = Source(columns, [0.0, 1.0], labels, "") if columns else None
+        load = partial(_load, planned, cohort)
         return InputPlan(planned.shape, cohort, load, source)
     data = _read_images(input_files, conditions, steps)
     _refuse_for_images(options)  # not of what is not there
     cohort = data._replace(images=np.arange(len(data.images)))
-    return InputPlan(data.shape, cohort, lambda **options: data)
-
-
-def _are_volumes(input_files):
-    return input_files != ["mnist"] and holds_volumes(input_files)
+    return InputPlan(data.shape, cohort, lambda **how: data)
 
 
 def _refuse_for_images(options):
@@ -97,9 +93,9 @@ def _refuse_for_images(options):
 def plan_training(options: SimpleNamespace) -> InputPlan:
     """Find out what the inputs of a training are."""
     further = ("mask_files", "source_files", "source_labels", "dwi", "skip_bad")
-    grid = grid_options(options) | source_channels_of(options)
-    grid |= {name: getattr(options, name) for name in further}
-    planned = plan(*named_inputs(options), **grid)
+    how = grid_options(options) | source_channels_of(options)
+    how |= {name: getattr(options, name) for name in further}
+    planned = plan(*named_inputs(options), **how)
     if planned.cohort.affine is None:
         names = "no_augment", "cache_dir", "cache_limit"
         _refuse_for_images({name: getattr(options, name) for name in names})

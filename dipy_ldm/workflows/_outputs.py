@@ -26,7 +26,7 @@ from dipy_ldm._utils.files import claimed, make_folder, replacing
 from dipy_ldm.data._nifti import ALIGNED
 from dipy_ldm.data._paths import stem as stem_of, suffix as suffix_of
 from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
-from dipy_ldm.data.channels import Channel, Unnamed, channel_slices
+from dipy_ldm.data.channels import Channel
 
 logger = logging.getLogger(__name__)
 
@@ -185,33 +185,20 @@ def write_page(paths: Sequence[Path], facts: dict, html: str) -> None:
     write_text(page, html)
 
 
-def write_sample(
-    files: Sequence[Path],
-    volume: np.ndarray,
-    affine: np.ndarray,
-    dtype: str,
-    facts: dict,
-    channels: Sequence[Channel],
-) -> None:
-    """Write ``(x, y, z, channels)``, each named channel to a file of its own."""
-    channels = channels or (Unnamed(n=volume.shape[-1]),)
-    for file, (channel, columns) in zip(files, channel_slices(channels)):
-        values = channel.restore(volume[..., columns])
-        write_channel(file, channel, values, affine, dtype, facts)
+def list_files(
+    volumes: Sequence[tuple[Path, Channel]], picture: Path | None = None
+) -> list[Path]:
+    """List volumes of channels, what is written beside each, and their picture.
 
-
-def new_picture(picture: Path) -> list[Path]:
-    """List the picture of volumes, if it keeps this name in the end.
-
-    Beside the options of an earlier run it gets another.
+    Beside the options of an earlier run that gets another name.
     """
-    return [] if picture.with_suffix(".toml").exists() else [picture]
-
-
-def files_beside(file: Path, channel: Channel) -> list[Path]:
-    """List the files that are written beside one of a channel."""
-    own = sidecar(file)
-    return [own, own.with_suffix(".tsv")] if channel.table_text() else [own]
+    files = [file for file, _ in volumes]
+    for file, channel in volumes:
+        ends = [".json", ".tsv"] if channel.table_text() else [".json"]
+        files += [sidecar(file).with_suffix(end) for end in ends]
+    if picture and not picture.with_suffix(".toml").exists():
+        files.append(picture)
+    return files
 
 
 def write_channel(
@@ -247,12 +234,8 @@ def bids_name(name: str, end: str) -> str:
     entities = name.removesuffix(f"_{kind}")
     before, is_described, label = entities.partition("_desc-")
     # There is one such entity in a name, and it is the last.
-    label = label + _capitalised(end) if is_described else end
+    label = label + end[:1].upper() + end[1:] if is_described else end
     return f"{before}_desc-{label}_{kind}.nii.gz"
-
-
-def _capitalised(text):
-    return text[:1].upper() + text[1:]
 
 
 def name_outputs(
@@ -303,5 +286,5 @@ def further_output(name: Path, end: str) -> Path:
     """Name a further output of a volume."""
     match = re.fullmatch(r"(.*_desc-[A-Za-z0-9]+)(_[A-Za-z0-9]+\.nii\.gz)", name.name)
     if match:
-        return name.with_name(match[1] + _capitalised(end.strip("_-")) + match[2])
+        return name.with_name(match[1] + end.strip("_-").capitalize() + match[2])
     return name.with_name(f"{name.name.removesuffix('.nii.gz')}{end}.nii.gz")

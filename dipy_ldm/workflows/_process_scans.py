@@ -1,7 +1,7 @@
 """What the commands share that process volumes in their own space."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from itertools import chain
 import json
 import logging
@@ -18,6 +18,7 @@ from dipy_ldm._conditions import from_saved
 from dipy_ldm._native_space import MaskedScan, bring_back, conformed
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster
+from dipy_ldm._utils.files import make_folder
 from dipy_ldm._utils.progress import reworded, tqdm
 from dipy_ldm._utils.values import as_report
 from dipy_ldm.data._bvals_bvecs import refuse_series
@@ -30,19 +31,18 @@ from dipy_ldm.data._scans import (
     find_channel_files,
     require_affine,
 )
-from dipy_ldm.data._sidecars import (
-    describe,
-    fingerprint,
-    provenance,
-    sidecar_first,
-)
+from dipy_ldm.data._sidecars import describe, fingerprint, provenance, sidecar_first
 from dipy_ldm.data.channels import (
     Channel,
     Unnamed,
     choose_channels,
     from_saved as channels_from,
 )
-from dipy_ldm.workflows import _bids_dataset as bids, _launch as launch
+from dipy_ldm.workflows import (
+    _bids_dataset as bids,
+    _launch as launch,
+    _outputs as outputs,
+)
 from dipy_ldm.workflows._conditions import (
     RequestedConditions,
     parse_conditions,
@@ -50,18 +50,6 @@ from dipy_ldm.workflows._conditions import (
 )
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._options import parse_channels, parse_filter
-from dipy_ldm.workflows._outputs import (
-    bids_name,
-    claimed_output,
-    files_beside,
-    name_outputs,
-    new_picture,
-    number_noise,
-    output_paths,
-    refuse_equal,
-    refuse_overwriting,
-    write_channel,
-)
 from dipy_ldm.workflows._sources import SourceInputs
 
 if TYPE_CHECKING:  # they take seconds to import
@@ -98,7 +86,7 @@ class Task(NamedTuple):
     @property
     def outputs(self):
         """All that is written: ``.nii.gz`` files, each with a JSON file beside it."""
-        return _outputs(self.parts)
+        return [path for part in self.parts for path in part.outputs]
 
     @property
     def channels(self):
@@ -117,11 +105,11 @@ class Job(NamedTuple):
     ``source_of`` has the file of the source of each volume, ``noise`` numbers its first
     noise, ``infos`` are the headers of good ones, ``parts`` the channels of each, by
     the file of the first, ``bad`` a sentence on each bad one; ``end`` is what all names
-    of outputs end in, ``cluster`` shares the work, and ``bids`` says whether outputs
-    are a dataset, of images without skull if ``skull_stripped``.
+    of outputs end in, and ``cluster`` shares the work.
     """
 
     verb: str
+    options: SimpleNamespace
     model_path: Path
     grid: Grid
     requested: RequestedConditions
@@ -133,8 +121,6 @@ class Job(NamedTuple):
     bad: dict[Path, str]
     end: Path
     cluster: Cluster | None
-    bids: bool
-    skull_stripped: bool
 
     def tasks(
         self, sampling: dict, masks: Mapping[Path, Path] | None = None, **details
@@ -149,8 +135,9 @@ class Job(NamedTuple):
             inputs += [] if masks is None else [masks[file]]
             inputs += self.sources.parts[self.source_of[file]] if self.sources else []
             own = {"Noise": self.noise[file], "Sources": list(map(str, inputs))}
-            if self.bids:  # which asks for it
-                stripped = self.skull_stripped or read_facts(file).get("SkullStripped")
+            if self.options.bids:  # which asks for it
+                stripped = read_facts(file).get("SkullStripped")
+                stripped = self.options.skull_stripped or stripped
                 own["SkullStripped"] = bool(stripped)
                 unsure += stripped is None
             tasks.append(Task(parts, facts | own))
@@ -174,12 +161,10 @@ def prepare(
     options: SimpleNamespace,
     verb: str,
     outputs_of: Callable[[Path], list[Path]],
-    **name: str,
 ) -> Job | None:
     """Find what this worker processes; refuse what is wrong or in the way.
 
-    None if there are more workers than volumes. ``name`` is the option with the end of
-    the names of outputs.
+    None if there are more workers than volumes.
     """
     if options.skull_stripped and not options.bids:
         raise InputError("`skull_stripped` is for `bids`; add it, or leave it out.")
@@ -189,20 +174,24 @@ def prepare(
     names = parse_channels(options.channels)
     chosen = choose_channels(names, channels)
     conditions = parse_conditions(options.conditions, document)
-    requested = RequestedConditions.of(document, conditions, range(1))
-    choice = options.suffix, parse_filter(options.filter)
-    sets = find_channel_files(options.input_files, channels, *choice)
+    sets = find_channel_files(
+        options.input_files, channels, options.suffix, parse_filter(options.filter)
+    )
+    name = f"out_{_past(verb)}"
     # Names of outputs have that of their volume, and not that of the first.
-    (end,) = output_paths(flow, sets[0][0], options.out_dir, mix_names=False, **name)
-    outputs = _name_all(options, sets, end, verb, outputs_of)
-    sets = _without_outputs(sets, outputs)
+    how = {"mix_names": False, name: getattr(options, name)}
+    (end,) = outputs.output_paths(flow, sets[0][0], options.out_dir, **how)
+    written = _name_all(options, sets, end, verb, outputs_of)
+    # Results may lie among the volumes since an earlier run.
+    results = {os.path.abspath(path) for path in chain(*written.values())}
+    sets = [own for own in sets if os.path.abspath(own[0]) not in results]
     files = [own[0] for own in sets]
     sources = SourceInputs.of(document, options.source_files)
     source_of = pair_sources(files, sources.files) if sources else {}
     end = end.parent / "code" / end.name if options.bids else end
     parts = {
         own[0]: [
-            Part(channel, file, outputs[file] if channel in chosen else [])
+            Part(channel, file, written[file] if channel in chosen else [])
             for channel, file in zip(channels, own, strict=True)
         ]
         for own in sets
@@ -214,40 +203,29 @@ def prepare(
     infos, bad = check_channel_files(own, channels, names is True, skip_bad=True)
     parts = {info.file: parts[info.file] for info in infos}
     if not options.resume:
-        refuse_overwriting(flow, _all_files(parts, end), _CURE)
-    inputs = sources, source_of, number_noise(files), infos, parts, bad
-    where = end, cluster, bool(options.bids), bool(options.skull_stripped)
-    return Job(verb, path, grid, requested, *inputs, *where)
+        outputs.refuse_overwriting(flow, _all_files(parts, end), _CURE)
+    requested = RequestedConditions.of(document, conditions, range(1))
+    inputs = sources, source_of, outputs.number_noise(files), infos, parts, bad
+    return Job(verb, options, path, grid, requested, *inputs, end, cluster)
 
 
 def _name_all(options, sets, end, verb, outputs_of):
     """Name what is written of each file, perhaps in a dataset."""
-    names = name_outputs([*chain(*sets)], end, verb, bids_name)
+    files = [*chain(*sets)]
+    names = outputs.name_outputs(files, end, verb, outputs.bids_name)
     if options.bids:
-        bids.refuse_other_dataset(end.parent)
-        names = {
-            file: bids.place_in_dataset(end.parent, file, name.name)
-            for file, name in names.items()
-        }
-        refuse_equal(names.values(), verb)
+        root = end.parent
+        bids.refuse_other_dataset(root)
+        names = {f: bids.place_in_dataset(root, f, n.name) for f, n in names.items()}
+        outputs.refuse_equal(names.values(), verb)
     return {file: outputs_of(name) for file, name in names.items()}
 
 
 def _all_files(parts, end):
-    """List what will be written and must not be there, the picture included."""
-    return [
-        *(
-            path
-            for part in chain(*parts.values())
-            for output in part.outputs
-            for path in (output, *files_beside(output, part.channel))
-        ),
-        *new_picture(end.with_name(f"{end.name}.png")),
-    ]
-
-
-def _outputs(parts):
-    return [path for part in parts for path in part.outputs]
+    """List what will be written and must not be there."""
+    every = chain(*parts.values())
+    volumes = [(path, part.channel) for part in every for path in part.outputs]
+    return outputs.list_files(volumes, end.with_name(f"{end.name}.png"))
 
 
 def _grid_and_channels(document, model_file, verb):
@@ -263,18 +241,11 @@ def _grid_and_channels(document, model_file, verb):
     return Grid(tuple(shape[:3]), require_affine(affine)), channels
 
 
-def _without_outputs(sets, outputs):
-    """List the volumes, without results that lie among them since an earlier run."""
-    results = {os.path.abspath(path) for path in chain(*outputs.values())}
-    return [own for own in sets if os.path.abspath(own[0]) not in results]
-
-
 def work(
     flow: Workflow,
     job: Job,
     tasks: list[Task],
     process: Callable[[Task], list[tuple[np.ndarray, ...]]],
-    options: SimpleNamespace,
     device: object,
 ) -> None:
     """Process one volume after the other, also if some fail.
@@ -286,17 +257,19 @@ def work(
     from dipy_ldm._backend import distributed
 
     launch.keep_log(job.cluster, job.end)
-    if options.bids:
+    resume = job.options.resume
+    if job.options.bids:
         ignored = bids.ignored_names(tasks[0].channels, tasks[0].file)
         bids.begin_dataset(job.end.parents[1], ignored, of_scans=True)
-    remaining = _remaining(flow, tasks, job.verb) if options.resume else tasks
+    remaining = _remaining(flow, tasks, job.verb) if resume else tasks
     quiet = not launch.is_first(job.cluster)
     rows: list[plots.Comparison] = []
-    with distributed(device), _summarised(flow, job, options, rows):
+    with distributed(device), ExitStack() as stack:
+        stack.callback(_summarise, flow, job, rows)  # also if it is stopped
         for task in tqdm(remaining, job.verb, disable=quiet):
             try:
-                with claimed_output(task.outputs[0]), _warnings_of(task.file):
-                    if _is_written(flow, task, options.resume):
+                with outputs.claimed_output(task.outputs[0]), _warnings_of(task.file):
+                    if _is_written(flow, task, resume):
                         continue
                     pictures = process(_with_fingerprints(task))
             except (InputError, BlockingIOError) as error:
@@ -307,8 +280,8 @@ def work(
             flow.written += 1
             flow.outputs = [*flow.outputs, *task.outputs]
             shown = [part.file.name for part in task.parts if part.outputs]
-            for name, images in zip(shown, pictures[: _N_SHOWN - len(rows)]):
-                rows.append(plots.Comparison.of(name, *images))
+            pairs = zip(shown, pictures[: _N_SHOWN - len(rows)])
+            rows += [plots.Comparison.of(name, *images) for name, images in pairs]
     if job.bad:
         good = flow.written + len(tasks) - len(remaining)
         end = [f"The {good} other volumes are {_past(job.verb)}."] if good else []
@@ -327,30 +300,27 @@ def _warnings_of(file):
     return reworded("dipy_ldm.latent_diffusion", name)
 
 
-@contextmanager
-def _summarised(flow, job, options, rows):
-    """Write the options and a picture of what was written, also if it is stopped."""
+def _summarise(flow, job, rows):
+    """Write the options and a picture of what was written, if there is something."""
     from dipy_ldm.plots import save_comparison
 
-    try:
-        yield
-    finally:
-        if rows and launch.is_first(job.cluster):
-            path = write_config(flow, job.end, options).with_suffix(".png")
-            # That of the run that is resumed shows its first volumes.
-            resumed = options.resume and not flow._force_overwrite
-            if not (resumed and path.exists()):
-                save_comparison(path, rows, _caption(job, options))
-                flow.outputs = [*flow.outputs, path]
+    if not (rows and launch.is_first(job.cluster)):
+        return
+    path = write_config(flow, job.end, job.options).with_suffix(".png")
+    # That of the run that is resumed shows its first volumes.
+    resumed = job.options.resume and not flow._force_overwrite
+    if not (resumed and path.exists()):
+        save_comparison(path, rows, _caption(job))
+        flow.outputs = [*flow.outputs, path]
 
 
 _SHOWN = "conditions", "strength", "lesions", "dilate", "steps", "resamplings", "seed"
 
 
-def _caption(job, options):
+def _caption(job):
     """Describe what was asked for."""
-    without_effect = "strength" if getattr(options, "lesions", True) else "dilate"
-    values = {name: getattr(options, name, None) for name in _SHOWN}
+    without_effect = "strength" if getattr(job.options, "lesions", True) else "dilate"
+    values = {name: getattr(job.options, name, None) for name in _SHOWN}
     texts = (
         f"{name} {' '.join(value) if isinstance(value, list) else value}"
         for name, value in values.items()
@@ -375,7 +345,7 @@ def _is_written(flow, task, resume):
     """Return whether another run has just written a volume, or refuse to overwrite."""
     if resume:
         return _is_done(task, flow._force_overwrite)
-    refuse_overwriting(flow, task.outputs, _CURE)
+    outputs.refuse_overwriting(flow, task.outputs, _CURE)
     return False
 
 
@@ -389,7 +359,7 @@ def _is_done(task, force):
             f"{strangers[0]} exists, and no JSON file says that dipy_ldm made it; name "
             "another --out_dir, or add --force to overwrite."
         )
-    output, other = next(_differences(sidecars, task), (None, ""))
+    output, other = _find_difference(sidecars, task)
     if other and not force:
         raise InputError(
             f"{output} is of another run ({other}); resume with the same options, name "
@@ -399,27 +369,23 @@ def _is_done(task, force):
     return is_complete and not other and all(map(is_whole, sidecars))
 
 
-def _differences(sidecars, task):
-    """Yield outputs of another run and how it differs; inputs are read last."""
-    for output, facts in sidecars.items():
-        if difference := _difference(facts, task.facts):
-            yield output, difference
-    marks = _with_fingerprints(task).facts[_FINGERPRINTS] if sidecars else []
-    for output, facts in sidecars.items():
-        before = facts.get(_FINGERPRINTS) or [None] * len(marks)
-        for file, old, new in zip(task.facts["Sources"], before, marks):
-            if old != new:
-                yield output, f"{file} has changed"
-
-
-def _difference(earlier, facts):
-    """Describe how two runs differ; empty if they don't."""
-    facts = json.loads(json.dumps(facts))  # lists, as in the file
+def _find_difference(sidecars, task):
+    """Return an output of another run, and how that differs; empty if none does."""
+    if not sidecars:
+        return None, ""
+    facts = json.loads(json.dumps(_with_fingerprints(task).facts))  # lists, as in files
+    marks = facts.pop(_FINGERPRINTS)
     # Inputs may have moved: they are compared by their content.
-    for name in sorted(facts.keys() - {"GeneratedBy", "Model", "Sources"}):
-        if earlier.get(name) != facts[name]:
-            return f"{name} was {earlier.get(name)} and is {facts[name]}"
-    return ""
+    names = sorted(facts.keys() - {"GeneratedBy", "Model", "Sources"})
+    for output, earlier in sidecars.items():
+        for name in names:
+            if earlier.get(name) != facts[name]:
+                return output, f"{name} was {earlier.get(name)} and is {facts[name]}"
+        before = earlier.get(_FINGERPRINTS) or [None] * len(marks)
+        for file, old, new in zip(facts["Sources"], before, marks):
+            if old != new:
+                return output, f"{file} has changed"
+    return None, ""
 
 
 def _with_fingerprints(task):
@@ -487,11 +453,12 @@ def write_inpainted(
 ) -> None:
     """Write a volume with other values in its hole, and how it was made."""
     channel = scan.channel
+    make_folder(path.parent)
     if channel.dtype:
         # Its file may be of a type that has not all of its values.
         volume = scan.filled(values).astype(channel.dtype)
         where = scan.affine, channel.dtype, facts, space_of(scan.file)
-        write_channel(path, channel, volume, *where)
+        outputs.write_channel(path, channel, volume, *where)
         return
     facts = facts | channel.sidecar_entries()
     with sidecar_first(path, facts) as ready:

@@ -14,15 +14,15 @@ from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.files import claimed, make_folder
 from dipy_ldm.data._bvals_bvecs import ENDS, makes_series
 from dipy_ldm.data._paths import stem as stem_of, suffix as suffix_of
+from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data._tables import as_text
 from dipy_ldm.data.channels import Unnamed, from_saved as channels_from
 from dipy_ldm.workflows import _bids_dataset as bids
 from dipy_ldm.workflows._conditions import read_facts
 from dipy_ldm.workflows._outputs import (
-    files_beside,
     further_output,
+    list_files,
     name_outputs,
-    new_picture,
     refuse_equal,
     write_text,
 )
@@ -49,12 +49,12 @@ class Samples(NamedTuple):
         sources: SourceInputs | None = None,
     ) -> Self:
         """Name files that begin with a stem or, of source images, with their names."""
-        own = _numbered(stem, numbers.start) if cluster else stem
+        own = _with_end(stem, f"-{numbers.start:04d}") if cluster else stem
         picture = _with_end(own, ".png")
         if len(document["shape"]) != 4:
             return cls([[_with_end(own, ".npz")]], stem, document, picture)
         if sources is None:
-            stems = [_numbered(stem, i) for i in numbers]
+            stems = [_with_end(stem, f"-{i:04d}") for i in numbers]
             return cls(_of_channels(stems, document), stem, document, picture)
         outputs = name_outputs(sources.files, stem, "generate")
         stems = [outputs[file] for file in sources.own]
@@ -98,31 +98,18 @@ class Samples(NamedTuple):
     @property
     def paths(self):
         """All files that will be written and must not be there, but for logs."""
-        files = [file for own in self.names for file in own]
-        channels = channels_from(self.document.get("channels")) or [Unnamed()]
-        volumes = [
-            (file, channel)
-            for own in self.names
-            for file, channel in zip(own, channels)
-            if file.suffix == ".gz"
-        ]
-        pictures = [self.picture] if self.picture else []
-        if self.picture and not self._of_images:
-            pictures = new_picture(self.picture)
-        beside = [path for volume in volumes for path in files_beside(*volume)]
-        ends = ENDS if makes_series(from_saved(self.document["conditions"])) else ()
-        tables = [path.with_suffix(end) for path in beside for end in ends]
-        return [*files, *beside, *tables, *pictures]
+        if len(self.document["shape"]) != 4:
+            return [*self.names[0], self.picture]
+        volumes = [pair for own in self.names for pair in zip(own, self._channels)]
+        files = list_files(volumes, self.picture)
+        if makes_series(from_saved(self.document["conditions"])):
+            places = [sidecar(file) for file, _ in volumes]
+            files += [path.with_suffix(end) for path in places for end in ENDS]
+        return files
 
     @property
-    def _of_images(self):
-        return len(self.document["shape"]) != 4
-
-    def named_after(self, config: Path) -> Self:
-        """Let the picture of volumes have the name of the options of the run."""
-        if self._of_images or self.picture != _with_end(self.log, ".png"):
-            return self
-        return self._replace(picture=config.with_suffix(".png"))
+    def _channels(self):
+        return channels_from(self.document.get("channels")) or (Unnamed(),)
 
     @property
     def cure(self):
@@ -135,8 +122,7 @@ class Samples(NamedTuple):
     def being_written(self) -> Iterator[None]:
         """Make the folders of the files and, in the end, write a dataset's table."""
         if self.dataset is not None:
-            channels = channels_from(self.document.get("channels")) or [Unnamed()]
-            ignored = bids.ignored_names(channels, self.names[0][0])
+            ignored = bids.ignored_names(self._channels, self.names[0][0])
             bids.begin_dataset(self.dataset, ignored, of_scans=self.of_sources)
         for folder in {file.parent for own in self.names for file in own}:
             make_folder(folder)
@@ -149,24 +135,32 @@ class Samples(NamedTuple):
                 list_participants(self.dataset, describe_columns(conditions))
 
     def draw(
-        self, images: np.ndarray, captions: Sequence[str], columns: int | None = None
-    ) -> None:
-        """Draw the first of the pictures ``(n, h, w, channels)``, with captions."""
-        if self.picture is not None:
-            from dipy_ldm import plots
+        self,
+        config: Path | None,
+        images: np.ndarray,
+        captions: Sequence[str],
+        columns: int | None = None,
+    ) -> list[Path]:
+        """Draw the first of the pictures ``(n, h, w, channels)``; return the file.
 
-            first = images[:100]
-            captions = captions[: len(first)] if len(captions) >= len(first) else ()
-            plots.save_montage(self.picture, first, columns=columns, captions=captions)
+        That of volumes has the name of the options of the run, if there is one.
+        """
+        picture = self.picture
+        if picture is None:
+            return []
+        if columns and config and picture == _with_end(self.log, ".png"):
+            picture = config.with_suffix(".png")
+        from dipy_ldm import plots
+
+        first = images[:100]
+        captions = captions[: len(first)] if len(captions) >= len(first) else ()
+        plots.save_montage(picture, first, columns=columns, captions=captions)
+        return [picture]
 
 
 def _with_end(stem, suffix):
     """Add a suffix to a stem, which may have dots of its own."""
     return stem.with_name(stem.name + suffix)
-
-
-def _numbered(stem, number):
-    return _with_end(stem, f"-{number:04d}")
 
 
 def _of_channels(stems, document):
@@ -190,16 +184,7 @@ _FOLDERS = {
 def scan_path(root: Path, number: int, suffix: str, channel: str = "") -> Path:
     """Name the file of a generated volume, or of a channel of it."""
     name = f"{_LABEL}{number:04d}"
-    folder = root / name / _FOLDERS.get(suffix.lower(), "anat")
-    return folder / _named(name, "synthetic", suffix, channel)
-
-
-def _named(start, label, suffix, channel):
-    """Name a file by the entities that it begins with; some channels have a desc-."""
-    entities = [channel] if "-" in channel else []
-    if not channel.startswith("desc-"):
-        entities.append(f"desc-{label}")
-    return f"{'_'.join([start, *entities, suffix])}.nii.gz"
+    return _sample_path(root / name, name, "", suffix, channel)
 
 
 def source_path(
@@ -208,11 +193,19 @@ def source_path(
     """Name the file of a sample of a source, or of a channel of it, after this."""
     entities = stem_of(source).removesuffix(f"_{suffix_of(source)}")
     entities = entities.partition("_desc-")[0]
+    folder = bids.place_in_dataset(root, source, source.name).parents[1]
+    return _sample_path(folder, entities, end, suffix, channel)
+
+
+def _sample_path(folder, entities, end, suffix, channel):
+    """Name a file in the folder of its subject; some channels have a desc-."""
+    parts = [entities, channel] if "-" in channel else [entities]
     if channel.startswith("desc-"):
-        channel += end
-    name = _named(entities, f"synthetic{end}", suffix, channel)
-    place = bids.place_in_dataset(root, source, name).parent.parent
-    return place / _FOLDERS.get(suffix.lower(), "anat") / name
+        parts[-1] += end
+    else:
+        parts.append(f"desc-synthetic{end}")
+    name = f"{'_'.join([*parts, suffix])}.nii.gz"
+    return folder / _FOLDERS.get(suffix.lower(), "anat") / name
 
 
 def check_suffix(suffix: str | None, model_suffix: str | None) -> str:
@@ -231,15 +224,13 @@ def check_suffix(suffix: str | None, model_suffix: str | None) -> str:
 
 def describe_columns(conditions: Mapping[str, Condition]) -> dict[str, dict]:
     """Describe the columns of the table, for the JSON beside it."""
-    columns: dict[str, dict] = {}
+    columns = {}
     for name, condition in conditions.items():
-        columns[name] = {"Description": f"Requested or drawn {name} of the sample."}
-        if condition.units:
-            columns[name]["Units"] = condition.units
-        if condition.levels:
-            meanings = condition.meanings or {}
-            levels = {level: meanings.get(level) or level for level in condition.levels}
-            columns[name]["Levels"] = levels
+        text = f"Requested or drawn {name} of the sample."
+        meanings = condition.meanings or {}
+        levels = {level: meanings.get(level) or level for level in condition.levels}
+        facts = {"Description": text, "Units": condition.units, "Levels": levels}
+        columns[name] = {key: value for key, value in facts.items() if value}
     return columns
 
 

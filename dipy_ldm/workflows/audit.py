@@ -4,14 +4,14 @@ import time
 
 from dipy_ldm import _serialization
 from dipy_ldm._utils.subjects import refuse_same_subjects
-from dipy_ldm.data._sidecars import fingerprint, provenance
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._evaluation_images import (
+    describe_evaluated,
     one_of_each_subject,
     read_for,
+    read_reference,
     reading_options,
-    reference_document,
     refuse_samples_beside_real,
     refuse_samples_of,
     refuse_unnamed,
@@ -19,6 +19,8 @@ from dipy_ldm.workflows._evaluation_images import (
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, json_and_page, write_text
 from dipy_ldm.workflows._sources import SourceInputs
+
+_KINDS = "Train", "HeldOut", "Generated"
 
 
 class AuditLDMFlow(LDMFlow):
@@ -99,26 +101,26 @@ class AuditLDMFlow(LDMFlow):
         outputs = json_and_page(self, model_file, out_dir, ends, out_audit=out_audit)
         path = _serialization.find(model_file)
         document = _serialization.read_document(path, "latent_diffusion")
-        other_document = reference_document(path, document, reference)
+        other, facts_of_other = read_reference(path, document, reference)
         images = _read(document, options, generated_files, source_files)
-        reference_images = other_document and _read(other_document, options)
+        pair = images, (_read(other, options) if other else None)
         with launch.quiet_start():
             from dipy_ldm.workflows import _reports as reports
 
         model, device = launch.load(path, devices, None)
         sampling = launch.choose_sampling(model, options)
-        facts = provenance(path, Seed=seed) | _facts(images, reference)
-        facts |= {name.capitalize(): value for name, value in sampling.items()}
-        pair = images, reference_images or None
+        sets = {f"{kind}Images": own for kind, own in zip(_KINDS, images)}
+        facts = describe_evaluated(path, seed, sampling, **sets) | facts_of_other
         result = reports.audit_on(device, model, *pair, options, sampling)
         facts["Seconds"] = round(time.monotonic() - start, 1)
         reports.write_audit(outputs[:2], result, facts)
         if fingerprints:
             reports.make_copy_filter(result, facts["ModelFingerprint"]).save(outputs[2])
         if pictures:
-            files = _names(train_files, held_out, generated_files)
-            pairs = reports.pairs_page(result, model, images, facts | files)
-            write_text(outputs[-1], pairs, mode=0o600)
+            files = zip(_KINDS, (train_files, held_out, generated_files))
+            names = {f"{kind}Files": list(map(str, x)) for kind, x in files if x}
+            page = reports.pairs_page(result, model, images, facts | names)
+            write_text(outputs[-1], page, mode=0o600)
         self.outputs = outputs
         write_config(self, outputs[0], options, **sampling)
         self.verdict = _verdict(result, outputs[-1] if pictures else None)
@@ -155,19 +157,3 @@ def _verdict(result, pairs):
         f"{pairs or 'the pairs (--pictures)'}, and publish neither these samples nor "
         "the model."
     )
-
-
-def _facts(images, reference):
-    """Describe what a model was audited with, without names: they may be of people."""
-    names = "TrainImages", "HeldOutImages", "GeneratedImages"
-    facts: dict = {n: len(x.images) for n, x in zip(names, images, strict=True) if x}
-    if reference is None:
-        return facts
-    other = _serialization.find(reference)
-    return facts | {"Reference": other.name, "ReferenceFingerprint": fingerprint(other)}
-
-
-def _names(*files):
-    """Name the files that a model was audited with."""
-    names = "TrainFiles", "HeldOutFiles", "GeneratedFiles"
-    return {n: list(map(str, x)) for n, x in zip(names, files, strict=True) if x}

@@ -111,33 +111,23 @@ class DenoiseLDMFlow(LDMFlow):
         """
         options = gather(locals())
         _check_options(options)
-        job = process_scans.prepare(
-            self,
-            options,
-            "denoise",
-            lambda name: _outputs(name, options),
-            out_denoised=out_denoised,
-        )
+        outputs_of = partial(_outputs, options)
+        job = process_scans.prepare(self, options, "denoise", outputs_of)
         if job is None:
             return
-        if lesions:
-            _require_detector(job.model_path)
         model, device = launch.load(job.model_path, devices, tile)
-        if steps is None and lesions:
-            steps = inpainting.STEPS
-        elif steps is None:
-            steps = model.default_denoising_steps(launch.SAMPLER, strength)
-        options.steps = steps  # as used
-        sampling = {"sampler": launch.SAMPLER, "steps": steps, "seed": seed}
-        how = {"Strength": strength, "Dtype": dtype}
-        if lesions:  # volumes keep their types
-            how = {"Threshold": threshold, "DilatedBy": dilate}
+        if lesions:
+            options.steps = steps or inpainting.STEPS  # as used
+            how = {"Threshold": threshold, "DilatedBy": dilate}  # volumes keep types
+        else:
+            usual = model.default_denoising_steps(launch.SAMPLER, strength)
+            options.steps = steps or usual
+            how = {"Strength": strength, "Dtype": dtype}
+        sampling = {"sampler": launch.SAMPLER, "steps": options.steps, "seed": seed}
         tasks = job.tasks(sampling, **how, Repeats=repeats)
-        sampling["tile"] = tile
-        act = partial(
-            _inpaint_lesions if lesions else _denoise, model, job, options, sampling
-        )
-        process_scans.work(self, job, tasks, act, options, device)
+        process = _inpaint_lesions if lesions else _denoise
+        act = partial(process, model, job, sampling | {"tile": tile})
+        process_scans.work(self, job, tasks, act, device)
 
 
 def _check_options(options):
@@ -164,35 +154,30 @@ def _check_options(options):
             f"`{name}` has no effect at --strength 0, which only reconstructs; leave "
             "it out, or give a higher strength."
         )
-    defaults = {"threshold": _THRESHOLD, "dilate": _DILATE}
-    for name, default in defaults.items():
+    for name, default in (("threshold", _THRESHOLD), ("dilate", _DILATE)):
         if not options.lesions and getattr(options, name) != default:
             raise InputError(f"`{name}` has no effect without --lesions; add it.")
-
-
-def _require_detector(path):
-    """Refuse a model without an anomaly detector; no weights are read."""
-    if not _serialization.read_document(path).get("lesion_detector"):
+    path = _serialization.find(options.model_file)
+    if options.lesions and not _serialization.read_document(path).get(
+        "lesion_detector"
+    ):
         raise InputError(
             f"the model {path} has no anomaly detector; train one with "
             "--steps_detector of dipy_train_ldm, or leave --lesions out."
         )
 
 
-def _outputs(name, options):
+def _outputs(options, name):
     """List all volumes that are written of one, in order."""
-    further = {
-        "_std": options.repeats > 1,
-        "_difference": options.difference,
-        "_mask": options.lesions,
-    }
-    ends = [end for end, is_written in further.items() if is_written]
+    ends = ["_std"] * (options.repeats > 1) + ["_difference"] * options.difference
+    ends += ["_mask"] * options.lesions
     return [name, *(further_output(name, end) for end in ends)]
 
 
-def _denoise(model, job, options, sampling, task):
+def _denoise(model, job, sampling, task):
     """Denoise a volume and, to compare, do so without conditions."""
-    image, origins = conform_channels(zip(task.channels, task.files), job.grid)
+    options, parts = job.options, zip(task.channels, task.files)
+    image, origins = conform_channels(parts, job.grid)
     arguments = sampling | job.arguments(task) | {"strength": options.strength}
     first = arguments["first"]
 
@@ -215,8 +200,9 @@ def _denoise(model, job, options, sampling, task):
     ]
 
 
-def _inpaint_lesions(model, job, options, sampling, task):
+def _inpaint_lesions(model, job, sampling, task):
     """Inpaint the lesions of a volume, and what is near them."""
+    options = job.options
     detected = process_scans.find_lesions(
         model, task.channels, task.files, job.grid, options.threshold, options.tile
     )
@@ -240,23 +226,21 @@ def _dilated(scan, dilate):
 def _write_healed(part, scan, lesions, samples, task, options):
     """Write a healed volume and its lesions; return before, after and affine."""
     path, *further, mask = part.outputs
-    make_folder(path.parent)
     millilitres = np.count_nonzero(lesions) * abs(np.linalg.det(scan.affine)) / 1000
     facts = task.facts | {"LesionMillilitres": round(float(millilitres), 6)}
     mean = samples.mean(0)
     process_scans.write_inpainted(path, scan, mean, facts)
     facts |= part.channel.name_entry()
     write = partial(write_with_sidecar, space=space_of(scan.file))
-    volumes: list[tuple[np.ndarray, dict]] = []
+    maps = []
     if len(samples) > 1:
-        deviation = samples.std(0, ddof=1, dtype=float)
-        volumes.append((deviation, {"Deviation": part.channel.deviation}))
+        extra = {"Deviation": part.channel.deviation}
+        maps.append((samples.std(0, ddof=1, dtype=float), extra))
     if options.difference:
-        difference = scan.data[scan.hole] - mean
-        volumes.append((difference, {"Difference": "scan minus result"}))
-    for other, (values, extra) in zip(further, volumes, strict=True):
-        volume = np.zeros_like(scan.data)
-        volume[scan.hole] = values
+        extra = {"Difference": "scan minus result"}
+        maps.append((scan.data[scan.hole] - mean, extra))
+    for other, (values, extra) in zip(further, maps, strict=True):
+        volume = scan.only(values)
         write(other, volume, scan.affine, options.dtype, facts | extra)
     write(mask, lesions, scan.affine, "uint8", facts | {"Role": "mask"})
     return scan.data, scan.filled(mean), scan.affine
@@ -269,15 +253,15 @@ def _write(part, origin, columns, task, repeated, before, options):
     and after, and its affine.
     """
     channel, _, (path, *further) = part
-    make_folder(path.parent)
     repeated = [image[..., columns] for image in repeated]
     mean = channel.bring_back(np.mean(repeated, 0), origin)
     how, space = (origin.affine, options.dtype), space_of(origin.file)
+    make_folder(path.parent)
     write_channel(path, channel, mean, *how, task.facts, space)
-    volumes: list[tuple[np.ndarray, dict]] = []
+    maps = []
     if len(repeated) > 1:
         extra = {"Deviation": channel.deviation}
-        volumes.append((channel.spread(repeated, origin), extra))
+        maps.append((channel.spread(repeated, origin), extra))
     if options.difference:
         name, minuend = "scan", origin.data
         if before is not None:
@@ -285,8 +269,8 @@ def _write(part, origin, columns, task, repeated, before, options):
             unconditional = np.mean(before, 0)[..., columns]
             minuend = channel.bring_back(unconditional, origin)
         extra = {"Difference": channel.compared.format(name, "result")}
-        volumes.append((channel.difference(minuend, mean), extra))
-    for other, (volume, extra) in zip(further, volumes, strict=True):
+        maps.append((channel.difference(minuend, mean), extra))
+    for other, (volume, extra) in zip(further, maps, strict=True):
         facts = task.facts | channel.name_entry() | extra
         write_with_sidecar(other, volume, *how, facts, space=space)
     return origin.data, mean, origin.affine

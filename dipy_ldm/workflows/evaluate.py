@@ -6,10 +6,10 @@ from dipy_ldm import _serialization
 from dipy_ldm._conditions import from_saved
 from dipy_ldm._utils.checks import InputError, check_seed
 from dipy_ldm.data._bvals_bvecs import makes_series
-from dipy_ldm.data._sidecars import provenance
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._evaluation_images import (
+    describe_evaluated,
     read_for,
     read_series,
     reading_options,
@@ -110,7 +110,9 @@ class EvaluateLDMFlow(LDMFlow):
                 result = reports.evaluate_images(
                     model, real, generated, options, sampling
                 )
-        facts = _facts(path, (real, generated), options.seed, sampling)
+        facts = describe_evaluated(
+            path, seed, sampling, RealImages=real, GeneratedImages=generated
+        )
         facts["Seconds"] = round(time.monotonic() - start, 1)
         if of_series:
             reports.write_series(outputs, *series, facts)
@@ -127,11 +129,10 @@ def _read_images(document, options):
             "`measurements` are of generated volumes; give these, too, as "
             "`generated_files`."
         )
-    sources = None if options.generated_files else options.source_files
-    if not options.generated_files:
-        SourceInputs.of(document, sources)  # refuses what the model does not need
     how, choice = reading_options(options)
-    choice["source_files"] = sources
+    if not options.generated_files:
+        choice["source_files"] = options.source_files
+        SourceInputs.of(document, options.source_files)  # refuses those of no use
     real = read_for(document, options.real_files, "real_files", **choice, **how)
     refuse_samples(real.files, "real_files")
     generated = options.generated_files and read_for(
@@ -152,11 +153,3 @@ def _read_series(document, options):
     real = read_series(document, options.real_files, options, choice)
     files = options.generated_files
     return real, files and read_series(document, files, options, {"generated": True})
-
-
-def _facts(path, sets, seed, sampling):
-    """Describe what was evaluated, without names of files: they may be of people."""
-    names = "RealImages", "GeneratedImages"
-    counts = {n: len(x.images) for n, x in zip(names, sets, strict=True) if x}
-    facts = provenance(path, Seed=seed, **counts)
-    return facts | {name.capitalize(): value for name, value in sampling.items()}

@@ -1,7 +1,6 @@
 """The workflow behind ``dipy_generate_ldm``."""
 
-from contextlib import ExitStack
-from functools import partial
+from functools import lru_cache, partial
 import json
 import logging
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,6 +17,7 @@ from dipy_ldm.data._bvals_bvecs import DIRECTION, Gradients
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.data._scans import require_affine
 from dipy_ldm.data._sidecars import provenance
+from dipy_ldm.data.channels import Unnamed, channel_slices
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._conditions import (
     RequestedConditions,
@@ -33,7 +33,7 @@ from dipy_ldm.workflows._outputs import (
     number_noise,
     output_paths,
     refuse_overwriting,
-    write_sample,
+    write_channel,
 )
 from dipy_ldm.workflows._samples import Samples
 from dipy_ldm.workflows._series import Series, read_table
@@ -45,21 +45,19 @@ if TYPE_CHECKING:  # they take seconds to import
 
 logger = logging.getLogger(__name__)
 
-# What a sample depends on, beside the model and its number.
-_SAMPLING = "sampler", "steps", "guidance", "seed", "same_noise"
+# Sources that are kept in memory, each of which may be of 100 MB, and are read once.
+_N_KEPT = 16
 
 
 class _Job(NamedTuple):
     """What is generated and written."""
 
-    document: dict
     request: dict | str
     gradients: Gradients | None
     sources: SourceInputs | None
     numbers: range
     requested: RequestedConditions
     samples: Samples
-    dtype: str
     model: "LatentDiffusion"
     sampling: dict
     facts: dict
@@ -175,17 +173,17 @@ class GenerateLDMFlow(LDMFlow):
             Stem of the names of the files.
         """
         options = gather(locals())
-        _check_options(options)
         (stem,) = output_paths(self, model_file, out_dir, out_samples=out_samples)
         # Wrong paths are answered before the seconds that Keras takes.
         path = _serialization.find(model_file)
         document = _serialization.read_document(path, "latent_diffusion")
-        is_volume = _makes_volumes(document, dtype)
+        is_volume = len(document["shape"]) == 4
+        _check_options(options, is_volume)
         request = _read_request(conditions, table, document)
         sources = SourceInputs.of(document, source_files)
         gradients = read_table(document, bvals, bvecs, request)
-        n_samples = _count(n_samples, request, is_volume, sources)
-        numbers = range(first_sample, first_sample + n_samples)
+        options.n_samples = _count(n_samples, request, is_volume, sources)
+        numbers = range(first_sample, first_sample + options.n_samples)
         requested = RequestedConditions.of(document, request, numbers, seed, same_noise)
         cluster = launch.find_workers(strategy)
         numbers, sources = _part_of(cluster, numbers, sources)
@@ -197,33 +195,29 @@ class GenerateLDMFlow(LDMFlow):
             else Samples.in_folder(stem, numbers, document, cluster, sources)
         )
         refuse_overwriting(self, samples.paths, samples.cure)
-        model, sampling = _load(path, options, cluster, n_samples, is_volume)
+        model, sampling = _load(path, options, cluster, is_volume)
         launch.keep_log(cluster, samples.log)
-        facts = provenance(
-            path, **{n.title().replace("_", ""): sampling[n] for n in _SAMPLING}
-        )
-        facts |= {"SkullStripped": skull_stripped} if bids else {}
-        alone = not (same_noise or cluster or sources)
-        replacer = _load_replacer(no_copies, model, facts, numbers, alone)
-        inputs = document, request, gradients, sources, numbers, requested
-        job = _Job(*inputs, samples, dtype, model, sampling, facts, replacer)
-        pictures = self._write(job)
-        used = {name: sampling[name] for name in ("steps", "guidance")}
-        self._finish(samples, pictures, cluster, options, n_samples=n_samples, **used)
+        facts = _facts(path, options, sampling)
+        replacer = _load_replacer(options, model, facts, numbers, cluster)
+        inputs = request, gradients, sources, numbers, requested, samples
+        pictures = self._write(_Job(*inputs, model, sampling, facts, replacer), dtype)
+        config = None
+        if launch.is_first(cluster):
+            used = {name: sampling[name] for name in ("steps", "guidance")}
+            config = write_config(self, samples.log, options, **used)
+        drawn = samples.draw(config, *pictures)
+        self.outputs = list(dict.fromkeys([*samples.paths, *drawn]))
 
-    def _write(self, job):
+    def _write(self, job, dtype):
         """Generate and write all samples; return pictures, captions and columns."""
-        _check_sources(job)
+        read = _read_sources(job)
         paths = job.samples.paths
-        with ExitStack() as stack:
-            stack.enter_context(job.samples.being_written())
-            stack.enter_context(claimed_output(paths[0]))
+        with job.samples.being_written(), claimed_output(paths[0]):
             # Again: another run may just have ended.
             refuse_overwriting(self, paths, job.samples.cure)
-            if job.gradients:
-                pictures = self._write_series(job)
-            elif len(job.document["shape"]) == 4:
-                pictures = self._write_volumes(job)
+            if len(job.samples.document["shape"]) == 4:
+                generate = _generate_series if job.gradients else _generate_volumes
+                pictures = self._write_volumes(job, dtype, generate(job, read))
             else:
                 pictures = self._write_images(job)
         if job.replacer:
@@ -231,97 +225,29 @@ class GenerateLDMFlow(LDMFlow):
             logger.info(text, job.n_refused)
         return pictures
 
-    def _finish(self, samples, pictures, cluster, options, **used):
-        """Write the options of the run, and the picture that is named after them."""
-        if launch.is_first(cluster):
-            config = write_config(self, samples.log, options, **used)
-            samples = samples.named_after(config)
-        samples.draw(*pictures)
-        picture = [samples.picture] if samples.picture else []
-        self.outputs = list(dict.fromkeys([*samples.paths, *picture]))
-
-    def _write_volumes(self, job):
-        """Generate and write volume after volume; return planes of the first."""
-        from dipy_ldm import _backend, plots
-
-        affine = require_affine(job.model.vqvae.affine_)
-        channels = job.model.channels_
-        pictures = []
-        # One at a time on each device.
-        quiet = not job.sampling["verbose"]
-        sampling = job.sampling | {"batch_size": 1, "verbose": False}
-        at_once = _backend.count_replicas(sampling["strategy"])
-        sources = job.sources
-        work = [*_batches(job, at_once)]
-        noise = number_noise(sources.files) if sources else {}
-        for file, names, batch in tqdm(work, "generate", disable=quiet):
-            source = {"source": sources.read(file)} if sources else {}
-            before = job.n_refused
-            own_job = job._replace(sampling=sampling | source)
-            volumes, used = _generate(own_job, batch, noise.get(file, 0))
-            refused = {"Refused": job.n_refused - before} if job.replacer else {}
-            for number, sample, files, volume in zip(batch, used, names, volumes):
-                own = {"Sample": sample}
-                own |= job.requested.facts(range(number, number + 1))
-                if sources:
-                    own |= {"Noise": noise[file], "Sources": sources.paths(file)}
-                # Of all that are made together, beside the first.
-                own |= refused if files == names[0] else {}
-                facts = job.facts | own
-                write_sample(files, volume, affine, job.dtype, facts, channels)
-                self.written += 1
-                if self.written <= 20:
-                    pictures += [*plots.planes(volume[None], affine, channels)]
-        captions = job.requested.captions(job.numbers)
-        captions *= len(sources.own) if sources else 1
-        return np.stack(pictures), captions, 2
-
-    def _write_series(self, job):
-        """Generate and write diffusion series; return planes of the first volumes.
-
-        All volumes of a series have the same noise: what differs between them is due to
-        their directions.
-        """
+    def _write_volumes(self, job, dtype, volumes):
+        """Write volume after volume; return planes of the first, and captions."""
         from dipy_ldm import plots
 
-        gradients = job.gradients
-        sampling = job.sampling | {"batch_size": 1, "same_noise": True}
-        noise = number_noise(job.sources.files)
         pictures: list[np.ndarray] = []
-        captions: list[str] = []
-        names = {*job.requested.table} - {BVAL, DIRECTION}
-        for file, (files,), (number,) in _batches(job, 1):
-            series = Series.of(file, gradients, job.sources.grid)
-            first = job.numbers.start if job.sampling["same_noise"] else number
-            place = number - job.numbers.start
-            conditions = series.conditions(job.request, names, place)
-            rows = range(first, first + len(gradients.weighted))
-            requested = RequestedConditions.of(
-                job.document, conditions, rows, sampling["seed"], True
-            )
-            images = job.model.predict(
-                len(rows),
-                conditions=requested.subset(rows),
-                source=series.source[None],
-                first=first + noise[file],
-                **sampling,
-            )
-            volume = series.fill(images)
-            facts = job.facts | requested.facts(rows)
-            facts |= {"Sample": number, "Noise": noise[file]}
-            facts["Sources"] = job.sources.paths(file)
-            series.write_tables(files[0])
-            write_sample(files, volume, series.affine, job.dtype, facts, ())
+        channels = job.model.channels_
+        for files, volume, affine, facts, shown in volumes:
+            own = channels or [Unnamed(n=volume.shape[-1])]  # series have several
+            for file, (channel, columns) in zip(files, channel_slices(own)):
+                values = channel.restore(volume[..., columns])
+                write_channel(file, channel, values, affine, dtype, facts)
             self.written += 1
             if len(pictures) < 20:
-                shown = np.array([series.source, *images[:3]])
-                pictures += [*plots.planes(shown, series.affine)]
-                bvals = gradients.bvals[gradients.weighted[:3]]
-                captions += [f"b = {b:g}" for b in (0, *bvals)]
+                pictures += [*plots.planes(shown, affine, channels)]
+        captions = job.requested.captions(job.numbers)
+        if job.gradients:
+            bvals = job.gradients.bvals[job.gradients.weighted[:3]]
+            captions = [f"b = {b:g}" for b in (0, *bvals)] * len(job.numbers)
+        captions *= len(job.sources.own) if job.sources else 1
         return np.stack(pictures), captions, 2
 
     def _write_images(self, job):
-        """Generate and write all images; return them."""
+        """Generate and write all images; return them, and captions."""
         images, used = _generate(job, job.numbers)
         arrays = {"images": images, "sample": used, "seed": job.sampling["seed"]}
         arrays |= job.requested.arrays(job.numbers)
@@ -336,9 +262,11 @@ class GenerateLDMFlow(LDMFlow):
         return images, job.requested.captions(job.numbers)
 
 
-def _check_options(options):
-    """Refuse what makes no sense before any file is read."""
+def _check_options(options, is_volume):
+    """Refuse what makes no sense, or has no effect."""
     check_seed(options.seed)
+    if options.dtype != "float32" and not is_volume:
+        raise InputError("`dtype` is for volumes; leave it out for images.")
     if not options.bids and (options.suffix or options.skull_stripped):
         raise InputError(
             "`suffix` and `skull_stripped` are for `bids`; add it, or leave them out."
@@ -349,23 +277,74 @@ def _check_options(options):
         )
 
 
-def _check_sources(job):
-    """Read all sources, to refuse all bad ones before the first is used."""
+def _read_sources(job):
+    """Read all sources, to refuse all bad ones at once; return what reads one again."""
     if not job.sources:
-        return
+        return None
     read = job.sources.read
     if job.gradients:
         read = partial(Series.of, gradients=job.gradients, grid=job.sources.grid)
+    read = lru_cache(_N_KEPT)(read)
     quiet = not job.sampling["verbose"]
     check_each(read, tqdm(job.sources.own, "read", disable=quiet))
+    return read
 
 
-def _makes_volumes(document, dtype):
-    """Return whether a model is of volumes; refuse what has no effect on images."""
-    is_volume = len(document["shape"]) == 4
-    if dtype != "float32" and not is_volume:
-        raise InputError("`dtype` is for volumes; leave it out for images.")
-    return is_volume
+def _generate_volumes(job, read):
+    """Yield the files of each volume, what is written to them, and what is shown."""
+    from dipy_ldm import _backend
+
+    affine = require_affine(job.model.vqvae.affine_)
+    noise = number_noise(job.sources.files) if job.sources else {None: 0}
+    # One at a time on each device.
+    batches = [*_batches(job, _backend.count_replicas(job.sampling["strategy"]))]
+    for file, names, batch in tqdm(
+        batches, "generate", disable=not job.sampling["verbose"]
+    ):
+        sampling = job.sampling | {"batch_size": 1, "verbose": False}
+        facts = dict(job.facts)
+        if job.sources:
+            sampling["source"] = read(file)
+            facts |= {"Noise": noise[file], "Sources": job.sources.paths(file)}
+        before = job.n_refused
+        volumes, used = _generate(job._replace(sampling=sampling), batch, noise[file])
+        # Of all that are made together, beside the first.
+        refused = {"Refused": job.n_refused - before} if job.replacer else {}
+        for number, sample, files, volume in zip(batch, used, names, volumes):
+            own = {"Sample": sample} | job.requested.facts(range(number, number + 1))
+            yield files, volume, affine, facts | own | refused, volume[None]
+            refused = {}
+
+
+def _generate_series(job, read):
+    """Yield the file of each diffusion series, and so on, as of volumes.
+
+    All volumes of a series have the same noise: what differs between them is due to
+    their directions.
+    """
+    document, seed = job.samples.document, job.sampling["seed"]
+    sampling = job.sampling | {"batch_size": 1, "same_noise": True}
+    noise = number_noise(job.sources.files)
+    names = {*job.requested.table} - {BVAL, DIRECTION}
+    for file, (files,), (number,) in _batches(job, 1):
+        series = read(file)
+        first = job.numbers.start if job.sampling["same_noise"] else number
+        conditions = series.conditions(job.request, names, number - job.numbers.start)
+        rows = range(first, first + len(job.gradients.weighted))
+        requested = RequestedConditions.of(document, conditions, rows, seed, True)
+        images = job.model.predict(
+            len(rows),
+            conditions=requested.subset(rows),
+            source=series.source[None],
+            first=first + noise[file],
+            **sampling,
+        )
+        own = {"Sample": number, "Noise": noise[file]}
+        own["Sources"] = job.sources.paths(file)
+        facts = job.facts | requested.facts(rows) | own
+        series.write_tables(files[0])
+        shown = np.array([series.source, *images[:3]])
+        yield files, series.fill(images), series.affine, facts, shown
 
 
 def _batches(job, at_once):
@@ -398,11 +377,11 @@ def _generate(job, numbers, noise=0):
     return generate(range(len(numbers)), first), [*numbers]
 
 
-def _load_replacer(path, model, facts, numbers, alone):
+def _load_replacer(options, model, facts, numbers, cluster):
     """Load the fingerprints of the training images, if copies are not allowed."""
-    if path is None:
+    if options.no_copies is None:
         return None
-    if not alone:
+    if options.same_noise or options.source_files or cluster:
         raise InputError(
             "`no_copies` replaces samples one after the other, from other noise; "
             "leave out `same_noise` and sources, and generate on one machine."
@@ -410,17 +389,17 @@ def _load_replacer(path, model, facts, numbers, alone):
     with launch.quiet_start():
         from dipy_ldm.evaluation._copy_filter import CopyFilter, CopyReplacer
 
-        copy_filter = CopyFilter.load(path, facts["ModelFingerprint"])
+        copy_filter = CopyFilter.load(options.no_copies, facts["ModelFingerprint"])
     return CopyReplacer(partial(copy_filter.copies, vqvae=model.vqvae_), numbers)
 
 
-def _load(path, options, cluster, n_samples, is_volume):
+def _load(path, options, cluster, is_volume):
     """Load the model; return how it samples, as well."""
     strategy = "auto" if cluster else options.strategy
     model, devices = launch.load_on(path, strategy, options.devices)
     sizes = {"batch_size": options.batch_size, "tile": options.tile}
     sampling = launch.choose_sampling(
-        model, options, n_samples, first=options.first_sample, **sizes
+        model, options, options.n_samples, first=options.first_sample, **sizes
     )
     model.check_memory(1 if is_volume else options.batch_size, options.tile, devices)
     return model, sampling | sizes | {
@@ -429,6 +408,14 @@ def _load(path, options, cluster, n_samples, is_volume):
         "strategy": devices,
         "verbose": launch.is_first(cluster),
     }
+
+
+def _facts(path, options, sampling):
+    """Describe how all samples are made."""
+    # What a sample depends on, beside the model and its number.
+    names = "sampler", "steps", "guidance", "seed", "same_noise"
+    facts = provenance(path, **{n.title().replace("_", ""): sampling[n] for n in names})
+    return facts | ({"SkullStripped": options.skull_stripped} if options.bids else {})
 
 
 def _read_request(words, table, document):

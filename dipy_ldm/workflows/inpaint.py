@@ -7,7 +7,6 @@ import numpy as np
 
 from dipy_ldm._native_space import check_on_grid, read_masked, warn_of_probabilities
 from dipy_ldm._utils.checks import InputError, at_least, check_counts, check_seed
-from dipy_ldm._utils.files import make_folder
 from dipy_ldm._utils.progress import warning_once
 from dipy_ldm._utils.values import as_report, check_each
 from dipy_ldm.data._grid import Grid, coverage
@@ -98,13 +97,8 @@ class InpaintLDMFlow(LDMFlow):
             raise InputError(
                 "there is no mask of what to inpaint; name one with `mask_files`."
             )
-        job = process_scans.prepare(
-            self,
-            options,
-            "inpaint",
-            lambda name: _outputs(name, n_samples),
-            out_inpainted=out_inpainted,
-        )
+        outputs_of = partial(_outputs, n_samples)
+        job = process_scans.prepare(self, options, "inpaint", outputs_of)
         if job is None:
             return
         masks = find_masks(list(job.noise), mask_files)
@@ -132,7 +126,7 @@ class InpaintLDMFlow(LDMFlow):
                 if part.outputs
             ]
 
-        process_scans.work(self, job, tasks, inpaint, options, device)
+        process_scans.work(self, job, tasks, inpaint, device)
 
 
 def _check_grids(infos, masks):
@@ -144,32 +138,27 @@ def _check_grids(infos, masks):
 
 
 def _check_masks(infos, masks, dilate, grid, factor):
-    """Check all masks before the hours that inpainting may take."""
+    """Refuse masks that leave nothing to inpaint or to go by, before hours of work."""
     # Those of one mask have one grid.
     affine_of = {masks[info.file]: info.affine for info in infos}
 
     def check(file):
-        _check_mask(file, affine_of[file], dilate, grid, factor)
+        mask, affine = read_mask(file), affine_of[file]
+        warn_of_probabilities(file, mask)
+        hole = _hole(mask, affine, dilate)
+        unknown = check_on_grid(file, hole, affine, grid)
+        inside = coverage(Grid(hole.shape, affine), grid) > 0.5
+        masks_on_grid = np.stack([unknown, inside[..., 0]])
+        touched, visible = inpainting.hole_shares(masks_on_grid, factor)
+        # A latent that is known is inside the volume, and outside the hole.
+        if not ((touched == 0) & (visible > 0)).any():
+            raise InputError(
+                f"the mask {file} covers the whole image at the resolution of the "
+                "latents; give a smaller mask."
+            )
 
     with warning_once("dipy_ldm"):
         check_each(check, affine_of)
-
-
-def _check_mask(file, affine, dilate, grid, factor):
-    """Refuse a mask that leaves nothing to inpaint, or nothing to go by."""
-    mask = read_mask(file)
-    warn_of_probabilities(file, mask)
-    hole = _hole(mask, affine, dilate)
-    unknown = check_on_grid(file, hole, affine, grid)
-    inside = coverage(Grid(hole.shape, affine), grid) > 0.5
-    masks_on_grid = np.stack([unknown, inside[..., 0]])
-    touched, visible = inpainting.hole_shares(masks_on_grid, factor)
-    # A latent that is known is inside the volume, and outside the hole.
-    if not ((touched == 0) & (visible > 0)).any():
-        raise InputError(
-            f"the mask {file} covers the whole image at the resolution of the latents; "
-            "give a smaller mask."
-        )
 
 
 def _hole(mask, affine, dilate):
@@ -177,7 +166,7 @@ def _hole(mask, affine, dilate):
     return inpainting.dilated(mask[..., 0] > 0, dilate, voxel_sizes(affine))
 
 
-def _outputs(name, n_samples):
+def _outputs(n_samples, name):
     """List all volumes that are written of one, in order."""
     mask = further_output(name, "_mask")
     if n_samples == 1:
@@ -189,19 +178,15 @@ def _outputs(name, n_samples):
 def _write(part, scan, samples, facts):
     """Write samples, summaries and mask; return before, after and affine."""
     *volumes, mask = part.outputs
-    make_folder(mask.parent)
-    n_samples = len(samples)
     for number, (path, values) in enumerate(zip(volumes, samples)):
         process_scans.write_inpainted(path, scan, values, facts | {"Sample": number})
     own = facts | part.channel.name_entry()
     write = partial(write_with_sidecar, space=space_of(scan.file))
-    if n_samples > 1:
-        mean, std = volumes[n_samples:]
+    if len(samples) > 1:
+        *_, mean, std = volumes
         middle, deviation = part.channel.summarise(samples)
         process_scans.write_inpainted(mean, scan, middle, facts)
-        spread = np.zeros_like(scan.data)
-        spread[scan.hole] = deviation
         about = own | {"Deviation": part.channel.deviation}
-        write(std, spread, scan.affine, "float32", about)
+        write(std, scan.only(deviation), scan.affine, "float32", about)
     write(mask, scan.hole, scan.affine, "uint8", own | {"Role": "mask"})
     return scan.data, scan.filled(samples[0]), scan.affine

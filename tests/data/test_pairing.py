@@ -51,14 +51,16 @@ def test_the_folder_of_a_study_is_no_subject():
 
 
 def test_samples_are_grouped_by_sidecars(tmp_path):
-    """Several of a source, as files with numbers and as those of BIDS."""
+    """Several of a source, as files with numbers and as those of BIDS, of two runs."""
     sets = []
-    for subject, number in product((1, 2), (0, 1)):
+    for run, subject, number in product("ab", (1, 2), (0, 1)):
         facts = {"GeneratedBy": {"Name": "dipy_ldm"}, "Sample": number}
         facts["Sources"] = [f"sub-{subject}_T1w.nii"]
         sets.append([])
         for name, end in NAMES_OF_SAMPLES.items():
-            file = tmp_path / f"sub-{subject}_{end.format(number)}.nii.gz"
+            folder = tmp_path / run / ("dwi" if "MD" in name else "anat")
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / f"sub-{subject}_{end.format(number)}.nii.gz"
             text = json.dumps(facts | {"Channel": name})
             file.with_name(f"{stem(file)}.json").write_text(text)
             sets[-1].append(file)

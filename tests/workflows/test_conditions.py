@@ -90,13 +90,6 @@ def test_drawn_conditions_are_recorded_as_drawn(brains, command, words):
         assert facts["DrawnConditions"] == (["age"] if request else ["age", "group"])
 
 
-def test_denoised_volumes_record_requested_conditions(brains):
-    arguments = ("m.safetensors", "scan.nii.gz", "--conditions", "group=control")
-    execute("denoise", *arguments, cwd=brains)
-    facts = json.loads((brains / "scan_denoised.json").read_text())
-    assert facts["Conditions"] == {"age": "n/a", "group": "control"}
-
-
 def test_difference_is_the_effect_of_conditions(brains):
     given = ("m.safetensors", "scan.nii.gz", "--strength", 1, "--difference")
     for name, more in {

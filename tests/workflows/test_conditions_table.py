@@ -48,6 +48,13 @@ def test_words_are_spelled_as_tables_are():
     assert table == {"age": [70] * 3, "sex": ["M", "F", None]}
 
 
+def test_captions_show_what_was_requested():
+    numbers = ["2014.6", "2014", "12345", "0.5"]
+    document = {"conditions": to_saved({"year": KNOWN["age"]})}
+    requested = RequestedConditions.of(document, {"year": numbers}, range(4))
+    assert requested.captions(range(4)) == [f"year={number}" for number in numbers]
+
+
 def test_codes_may_be_written_as_floats(read):
     conditions = {"group": Condition("class", {"0": 5, "1": 7}, [])}
     assert read("group\n1.0\n0\nn/a\n", conditions) == {"group": ["1", "0", None]}

@@ -232,17 +232,13 @@ def audit_images(command, image_model, blobs, tmp_path):
     return partial(command, "audit", image_model, *files)
 
 
-def test_an_audit_that_finds_none(audit_images, tmp_path):
-    audit_images("--steps", 1)
-    assert json.loads((tmp_path / "audit.json").read_text())["Steps"] == 1
-    page = (tmp_path / "audit.html").read_text()
-    assert "No model that never saw the training images" in page
-
-
 def test_a_model_that_memorised_images_generates_no_copies(
     command, audit_images, image_model, tmp_path
 ):
     audit_images("--steps", 1, "--fingerprints")
+    assert json.loads((tmp_path / "audit.json").read_text())["Steps"] == 1
+    page = (tmp_path / "audit.html").read_text()
+    assert "No model that never saw the training images" in page
     generate = "generate", image_model, "--n_samples", 30, "--steps", 1
     command(*generate, "--out_samples", "all")
     # What it makes is taken for training images.

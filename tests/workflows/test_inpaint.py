@@ -294,13 +294,13 @@ def test_results_among_the_volumes_need_no_masks(model_path, tmp_path):
     options |= {"channels": None, "strategy": "none", "resume": True, "bids": False}
     options["skull_stripped"] = False
     options |= {"model_file": model_path, "out_dir": str(tmp_path)}
+    options["out_inpainted"] = "inpainted"
     files = [str(tmp_path / name) for name in names]
     job = process_scans.prepare(
         InpaintLDMFlow(mix_names=True),
         SimpleNamespace(**options, input_files=files),
         "inpaint",
         lambda name: [name, outputs.further_output(name, "_mask")],
-        out_inpainted="inpainted",
     )
     assert list(job.noise) == list(job.parts) == [path]
     # Which have the names of their volumes anyway.

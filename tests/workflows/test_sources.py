@@ -103,14 +103,17 @@ def test_samples_are_named_after_their_sources(trained):
 def test_samples_of_each_source_have_captions(trained, tmp_path, monkeypatch):
     captions = lambda self, numbers: [f"age={number}" for number in numbers]  # noqa: E731
     monkeypatch.setattr(RequestedConditions, "captions", captions)
-    save_montage = mock.Mock()
+    save_montage, read = mock.Mock(), SourceInputs.read
     monkeypatch.setattr(plots, "save_montage", save_montage)
+    read = mock.create_autospec(read, side_effect=read)
+    monkeypatch.setattr(SourceInputs, "read", read)
     options = ("--steps", 1, "--n_samples", 2, "--out_dir", tmp_path)
     files = ("T1/sub-1_T1w.nii.gz", "T1/sub-5_T1w.nii.gz")
     arguments = ("ldm.safetensors", *options, "--source_files", *files)
     execute("generate", *arguments, cwd=trained[0])
     shown = save_montage.call_args.kwargs["captions"]
     assert shown == ["age=0", "age=1", "age=0", "age=1"]
+    assert read.call_count == 2  # sources, and not samples
 
 
 def test_samples_of_sources_in_a_dataset(trained, command, monkeypatch):

@@ -1,6 +1,5 @@
 """The commands on volumes: NIfTI files in, NIfTI files out."""
 
-from contextlib import suppress
 from functools import partial
 import json
 import logging
@@ -29,7 +28,7 @@ from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._preprocessing import conform_file
-from dipy_ldm.data._sidecars import fingerprint, sidecar, sidecar_first
+from dipy_ldm.data._sidecars import fingerprint
 from dipy_ldm.data.channels import Channel, Unnamed
 from dipy_ldm.workflows import _process_scans as process_scans, _training as training
 from dipy_ldm.workflows.denoise import DenoiseLDMFlow
@@ -590,23 +589,6 @@ def test_bad_volume_does_not_stop_the_rest(denoise, volumes, tmp_path):
     assert lines[-1] == "The 2 other volumes are denoised."
     names = {path.name for path in tmp_path.glob("*.nii.gz")}
     assert names == {"0_denoised.nii.gz", "3_denoised.nii.gz"}
-
-
-def test_volumes_and_sidecars_exist_together(tmp_path):
-    path = tmp_path / "a.nii.gz"
-
-    def write(done):
-        with sidecar_first(path, {"Seed": 0}) as put:
-            if not done:
-                raise OSError("no space left")
-            put()
-            assert sidecar(path).exists() and not path.exists()
-            path.touch()
-
-    for done, there in ((False, False), (True, True), (False, True)):
-        with suppress(OSError):
-            write(done)
-        assert path.exists() == sidecar(path).exists() == there
 
 
 def test_a_disk_too_full_for_results(path, command, tmp_path):
