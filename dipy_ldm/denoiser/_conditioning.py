@@ -51,16 +51,21 @@ class Latents(NamedTuple):
     conditional_mean: ConditionalMean | None = None
     subjects: np.ndarray | None = None
 
-    def residual(self, numbers: np.ndarray | slice | list[int]) -> np.ndarray:
+    @property
+    def inputs(self) -> ConditioningInputs:
+        """The conditioning, of no condition ``(n, 0)`` if there is none."""
+        nothing = np.empty((len(self.clean), 0), "float32")
+        return self.conditioning or ConditioningInputs(nothing)
+
+    def residual(self, numbers: slice | list[int]) -> np.ndarray:
         """Return latents less their conditional mean.
 
         Shapes: result ``(n, *space, channels)``.
         """
-        if self.conditioning is None or self.conditional_mean is None:
+        if self.conditional_mean is None:
             return self.clean[numbers]
-        return self.clean[numbers] - self.conditional_mean.predict(
-            self.conditioning.table[numbers]
-        )
+        mean = self.conditional_mean.predict(self.inputs.table[numbers])
+        return self.clean[numbers] - mean
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Measure mean and standard deviation of each channel of the residuals.
@@ -80,16 +85,13 @@ class Latents(NamedTuple):
         return start + mean, np.sqrt(np.maximum(square - mean**2, 0))
 
     def numbered(self) -> Self:
-        """Repeat few latents, and add the number of the subject to the conditions."""
+        """Repeat few latents; the last of their conditions is who the subject is."""
         n = len(self.clean)
         numbers = np.tile(np.arange(n), math.ceil(MIN_MEASURED / n))
-        repeated = self._replace(clean=self.clean[numbers])
-        if self.conditioning is None:
-            return repeated
         subjects = np.arange(n) if self.subjects is None else self.subjects
-        columns = self.conditioning.table[numbers], subjects[numbers]
+        columns = self.inputs.table[numbers], subjects[numbers]
         table = np.column_stack(columns).astype("float32")
-        return repeated._replace(conditioning=self.conditioning._replace(table=table))
+        return type(self)(self.clean[numbers], ConditioningInputs(table))
 
 
 class Examples(NamedTuple):
@@ -188,8 +190,10 @@ def _encode(examples, conditions, source, factor):
     encoded = ConditionBatch.of(conditions, examples.conditions, n, lenient=True)
     if encoded.range_warnings:
         logger.warning("held-out images: %s", " ".join(encoded.range_warnings[:9]))
-    options: dict[str, Any] = {"name": f"validation_{SOURCE}", "lenient": True}
-    images = sources.check(source, examples.source, tuple(space), n=n, **options)
+    name = f"validation_{SOURCE}"
+    images = sources.check(
+        source, examples.source, tuple(space), n=n, name=name, lenient=True
+    )
     prepared = prepare_sources(source, images, factor)
     return ConditioningInputs.of(encoded.numbers, prepared)
 

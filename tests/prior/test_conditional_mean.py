@@ -156,10 +156,10 @@ def test_batches_hold_residuals():
     latents, numbers, known, _ = cohort(8)
     learnt = ConditionalMean.learn(latents, numbers, known)
     options = {"schedule": "cosine", "target": "clean", "seed": 0}
-    options["conditions"] = numbers
+    latents = Latents(latents, ConditioningInputs(numbers))
     plain = noisy_batches(latents, 4, **options).of(0)
-    data = noisy_batches(latents, 4, expected=learnt.predict, **options)
-    (x, times, known, told), clean = data.of(0)
+    residuals = latents._replace(conditional_mean=learnt)
+    (x, times, known, told), clean = noisy_batches(residuals, 4, **options).of(0)
     npt.assert_array_equal(told, plain[0][2])
     npt.assert_allclose(clean, plain[1] - learnt.predict(told), atol=1e-6)
     alpha, _ = rates("cosine", times)
