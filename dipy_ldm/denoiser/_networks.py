@@ -197,16 +197,15 @@ class ConditionalDenoiser:
 
     def _denoiser(self, predict, inputs, mean):
         """Return a denoiser of a network that is given the same at every time."""
-        if inputs:
-            predict = partial(_predict_with, predict, inputs)
+        predict = partial(_predict_with, predict, inputs)
         chosen = self.architecture.parameters
         return denoisers.from_network(predict, chosen.schedule, chosen.target, mean)
 
 
-def _predict_with(predict, inputs, x, *means):
+def _predict_with(predict, inputs, x, times, *mean):
     """Predict with the same inputs for all latents, or with those of each."""
     each = (np.broadcast_to(array, (len(x), *array.shape[1:])) for array in inputs)
-    return predict(x, *means, *each)
+    return predict(x, times, *mean, *each)
 
 
 def _compiled(unet):

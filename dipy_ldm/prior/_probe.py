@@ -147,9 +147,8 @@ class LinearProbe(NamedTuple):
 
     def _continuous(self):
         """Return whether each reading is of a continuous condition."""
-        conditions = self.conditions.values()
-        counts = [*map(n_readings, conditions)]
-        return np.repeat([c.size <= 0 for c in conditions], counts)
+        kinds = self.conditions.values()
+        return np.repeat([c.size <= 0 for c in kinds], [*map(n_readings, kinds)])
 
     def _gains(self, columns, specified):
         """Return gains of the Kalman filter, ``(batch, readings, readings)``."""

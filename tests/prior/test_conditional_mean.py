@@ -104,9 +104,13 @@ def test_errors_equal_leave_one_out_fits(n, scans, monkeypatch, rng):
             terms = np.c_[np.ones(one.sum()), features[one]]
             error += ((terms @ weights - rows[one]) ** 2).sum()
         errors.append(error)
-    found, total = [], expectation._HeldOutErrors.total
-    keep = lambda *given: found.append(total(*given)) or 0  # noqa: E731
-    monkeypatch.setattr(expectation._HeldOutErrors, "total", keep)
+    found, measure = [], expectation._held_out_error
+
+    def keep(*rows_and_fits):
+        error = measure(*rows_and_fits)
+        return lambda shares: found.append(error(shares)) or 0
+
+    monkeypatch.setattr(expectation, "_held_out_error", keep)
     ConditionalMean.learn(latents, numbers, known, whose)
     npt.assert_allclose(found[:-1], errors, rtol=0.05)
 
