@@ -238,11 +238,9 @@ class Codec:
 def _largest_tile(space, tiling, factor):
     """Count the voxels of the largest tile, with its overlaps."""
     tile, margin = tiling["tile"] * factor, tiling["margin"] * factor
-    sides = (
-        # All at once, or a tile with neighbours on one side or on both.
-        size
-        if size <= tile + 2 * margin
-        else min(size, tile + (2 if size > 2 * tile else 1) * margin)
-        for size in space
-    )
-    return math.prod(sides)
+    largest = 1
+    for size in space:
+        # Of two tiles each has a neighbour on one side alone.
+        neighbours = 1 if tile + 2 * margin < size <= 2 * tile else 2
+        largest *= min(size, tile + neighbours * margin)
+    return largest

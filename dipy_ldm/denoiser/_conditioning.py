@@ -1,7 +1,6 @@
 """What a denoiser is conditioned on in training."""
 
 from collections.abc import Sequence
-from functools import partial
 import hashlib
 import json
 import logging
@@ -137,8 +136,8 @@ class Conditioning(NamedTuple):
         check_same_sources(channels, held_out.source_channels, "the validation")
         source = sources.learn(examples.source, shape, bool(channels), conditions)
         check_columns(channels, source.channels if source else 0)
-        encode = partial(_encode, conditions=conditions, source=source, factor=factor)
-        inputs = encode(examples), encode(held_out)
+        sets = examples, held_out
+        inputs = (_encode(each, conditions, source, factor) for each in sets)
         return cls(conditions, source, *inputs, *subjects)
 
     def settings(self) -> dict:

@@ -182,11 +182,8 @@ class ConditionalDenoiser:
     @cached_property
     def spread(self) -> tuple[float, float]:
         """Deviation of latents under any conditions, and their largest distance."""
-        mean, gaussian = (
-            self.prior.conditional_mean,
-            cast(Gaussian, self.prior.gaussian),
-        )
-        if mean is not None:
+        gaussian = cast(Gaussian, self.prior.gaussian)
+        if (mean := self.prior.conditional_mean) is not None:
             loadings = np.concatenate([gaussian.loadings, mean.loadings()])
             gaussian = gaussian._replace(loadings=loadings)
         return gaussian.deviation, gaussian.max_distance

@@ -338,15 +338,11 @@ def ablation_gains(
         figures[f"val_gain_{name}"] = gain
         testable = warn and n >= FEWEST_SUBJECTS
         if testable and not gain > MIN_STANDARD_ERRORS * error:
-            logger.warning(
+            text = (
                 "the condition %s has no measurable effect: with the values of others "
-                "the validation loss is %.2g higher (standard error %.2g; %d "
-                "subjects).",
-                name,
-                gain,
-                error,
-                n,
+                "the validation loss is %.2g higher (standard error %.2g; %d subjects)."
             )
+            logger.warning(text, name, gain, error, n)
     return figures
 
 

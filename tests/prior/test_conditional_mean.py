@@ -8,8 +8,7 @@ from dipy_ldm._conditions import ConditionBatch, learn
 from dipy_ldm.data._sources import ConditioningInputs
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._noising import noisy_batches
-from dipy_ldm.diffusion._denoisers import from_network
-from dipy_ldm.diffusion.schedules import SCHEDULES, TARGETS, rates, to_target
+from dipy_ldm.diffusion.schedules import rates
 from dipy_ldm.prior import _conditional_mean as expectation
 from dipy_ldm.prior._conditional_mean import ConditionalMean
 
@@ -137,23 +136,6 @@ def test_one_subject_gives_no_conditional_mean():
     latents, numbers, known, _ = cohort(30)
     learnt = ConditionalMean.learn(latents, numbers, known, np.zeros(30, int))
     npt.assert_array_equal(learnt.weights, 0)
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("target", TARGETS)
-def test_subtracted_mean_is_added_again(schedule, target, rng):
-    left, noise = rng.standard_normal((2, 5, *SHAPE))
-    expected = rng.standard_normal((1, *SHAPE))
-    alpha, sigma = rates(schedule, 0.6)
-
-    def predict(x, times, known):
-        npt.assert_allclose(x, alpha * left + sigma * noise, atol=1e-6)
-        npt.assert_allclose(known, alpha * np.repeat(expected, 5, 0), atol=1e-6)
-        return to_target(target, left, noise, alpha, sigma)
-
-    denoise = from_network(predict, schedule, target, expected)
-    clean = left + expected
-    npt.assert_allclose(denoise(alpha * clean + sigma * noise, 0.6), clean, atol=1e-5)
 
 
 def test_batches_hold_residuals():

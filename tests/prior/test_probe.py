@@ -70,8 +70,9 @@ def test_local_effects_are_read_locally(monkeypatch, rng):
     known = learn(given, 500)
     numbers = ConditionBatch.of(known, given, 500).numbers
     errors = []
-    for free in (readings._free, lambda weights, space: np.ones(weights.size, "f4")):
-        monkeypatch.setattr(readings, "_free", free)
+    uniform = lambda weights, space: np.ones(weights.size, "f4")  # noqa: E731
+    for relevance in (readings._relevance, uniform):
+        monkeypatch.setattr(readings, "_relevance", relevance)
         learnt = LinearProbe.learn(latents[:100], numbers[:100], known)
         read = ops.convert_to_numpy(learnt.predict(latents[100:]))
         errors.append(np.std(read - _probe_targets(numbers[100:], known)[0]))
