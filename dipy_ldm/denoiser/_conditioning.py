@@ -136,9 +136,9 @@ class Conditioning(NamedTuple):
         check_same_sources(channels, held_out.source_channels, "the validation")
         source = sources.learn(examples.source, shape, bool(channels), conditions)
         check_columns(channels, source.channels if source else 0)
-        sets = examples, held_out
-        inputs = (_encode(each, conditions, source, factor) for each in sets)
-        return cls(conditions, source, *inputs, *subjects)
+        learnt = conditions, source
+        inputs = _encode(examples, *learnt, factor), _encode(held_out, *learnt, factor)
+        return cls(*learnt, *inputs, *subjects)
 
     def settings(self) -> dict:
         """Return all on which the result of a training depends."""

@@ -170,12 +170,10 @@ class DenoiserStage(Stage):
         )
 
     def begin(self, model: keras.Model) -> None:
-        """Let it begin with what was taken over, if anything was."""
-        if self.settings["init"]:
-            for weight, initial in zip(
-                model.trainable_variables, self.averaged.trainable_variables
-            ):
-                weight.assign(initial)
+        """Let it begin with the weights of the seed, or with what was taken over."""
+        variables = model.trainable_variables, self.averaged.trainable_variables
+        for weight, initial in zip(*variables):
+            weight.assign(initial)
 
     def end_round(
         self, model: keras.Model, number: int, last: bool

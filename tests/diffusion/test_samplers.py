@@ -43,10 +43,10 @@ STOCHASTIC = [(name, eta) for name in ORDERS for eta in (0.5, 1.0)]
 )
 def test_mean_and_spread(name, eta):
     # DDPM's posterior is too narrow by one part in the number of steps.
-    x = draw(name, 50, 500, eta, values=100)
+    x = draw(name, 50, 200, eta, values=100)
     # From the last time of the grid one goes to what is expected there at once: of
     # the spread, the part is lost that can't be told from the noise left.
-    last = samplers.SAMPLERS[name].grid("cosine", 500)[-1]
+    last = samplers.SAMPLERS[name].grid("cosine", 200)[-1]
     alpha, sigma = schedules.rates("cosine", last)
     kept = alpha * SPREAD / np.hypot(alpha * SPREAD, sigma)
     npt.assert_allclose([x.mean(), x.std()], [MEAN, kept * SPREAD], atol=0.012)
