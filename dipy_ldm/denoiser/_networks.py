@@ -50,8 +50,8 @@ class Parameters(NamedTuple):
 class Architecture(NamedTuple):
     """All that the networks of a diffusion model are built for.
 
-    ``factor`` is how much larger sources are than latents; ``expects`` whether there is
-    a conditional mean, and ``directions`` the rank of the Gaussian prior, if any.
+    ``factor`` is how much larger sources are than latents; ``with_mean`` whether there
+    is a conditional mean, and ``directions`` the rank of the Gaussian prior, if any.
 
     Shapes: latent_shape ``(*space, channels)``.
     """
@@ -61,7 +61,7 @@ class Architecture(NamedTuple):
     factor: int
     conditions: dict[str, Condition] = {}
     source: Source | None = None
-    expects: bool = False
+    with_mean: bool = False
     directions: int | None = None
 
     @property
@@ -77,7 +77,7 @@ class Architecture(NamedTuple):
 
     def unet(self, guide: bool = False, remat: bool = False) -> keras.Model:
         """Build the denoiser or its guide, in the current precision."""
-        chosen, source = self.parameters, self.source
+        chosen = self.parameters
         estimate = (self.directions, chosen.schedule, chosen.target)
         narrower = _GUIDE_WIDTH if guide else 1
         with building.seeded(chosen.seed):
@@ -87,11 +87,9 @@ class Architecture(NamedTuple):
                 blocks=chosen.blocks,
                 attention=chosen.attention,
                 conditions=[condition.size for condition in self.conditions.values()],
-                source=source
-                and unet_network.SourceShape(
-                    self.factor, source.channels, len(source.labels)
-                ),
-                expects=self.expects,
+                source=self.source,
+                factor=self.factor,
+                with_mean=self.with_mean,
                 estimate=None if self.directions is None else estimate,
                 remat=remat,
             )
@@ -156,9 +154,9 @@ class ConditionalDenoiser:
             weak = self._denoiser(self.predict_guide, inputs, mean)
             columns = conditioning.table[:, : len(self.architecture.conditions)]
             if (columns != UNSPECIFIED).any():
-                less = (np.full_like(inputs[0], UNSPECIFIED), *inputs[1:])
-                other = self._denoiser(self.predict_guide, less, no_mean)
-                weak = denoisers.mixed(weak, other, UNCONDITIONAL_SHARE)
+                dropped = (np.full_like(inputs[0], UNSPECIFIED), *inputs[1:])
+                unconditional = self._denoiser(self.predict_guide, dropped, no_mean)
+                weak = denoisers.mixed(weak, unconditional, UNCONDITIONAL_SHARE)
         schedule = self.architecture.parameters.schedule
         interval = schedules.times_of_equal_noise(schedule, _GUIDED_TIMES)
         denoise = denoisers.guided(strong, weak, guidance, tuple(interval))

@@ -331,7 +331,7 @@ def ablation_gains(
         if n < 2 or np.ptp(encoded[specified, column]) == 0:
             continue
         gain, error = _mean_over_subjects(
-            losses(_exchanged(encoded, column)) - true, subjects, specified
+            losses(_permuted(encoded, column)) - true, subjects, specified
         )
         figures[f"val_gain_{name}"] = gain
         testable = warn and n >= FEWEST_SUBJECTS
@@ -344,7 +344,7 @@ def ablation_gains(
     return figures
 
 
-def _exchanged(encoded, column):
+def _permuted(encoded, column):
     """Exchange values with those that are half of all away in their order."""
     encoded = encoded.copy()
     (specified,) = np.nonzero(encoded[:, column] != UNSPECIFIED)

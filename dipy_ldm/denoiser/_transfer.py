@@ -133,7 +133,7 @@ def _inputs(architecture: Architecture, width: int) -> dict[str, int]:
     return {
         "latents": channels,
         "estimate": 0 if architecture.directions is None else 2 * channels,
-        "mean": channels if architecture.expects else 0,
+        "mean": channels if architecture.with_mean else 0,
         "source": width if architecture.source else 0,
     }
 
