@@ -28,8 +28,8 @@ def test_a_network_that_is_right_gives_the_clean_latents(
     def predict(x, times, *alpha_mean):
         npt.assert_array_equal(times, np.full(3, 0.7, "float32"))
         npt.assert_allclose(x, alpha * residual + sigma * noise, atol=1e-6)
-        for known in alpha_mean:
-            npt.assert_allclose(known, alpha * np.repeat(mean, 3, 0), atol=1e-6)
+        for scaled in alpha_mean:
+            npt.assert_allclose(scaled, alpha * np.repeat(mean, 3, 0), atol=1e-6)
         assert len(alpha_mean) == with_mean
         return to_target(target, residual, noise, alpha, sigma)
 
