@@ -43,7 +43,7 @@ from peers_common import (  # noqa: E402
 )
 
 from dipy_ldm import VQVAE, LatentDiffusion
-from dipy_ldm.autoencoder import _network as autoencoder_network  # noqa: E402
+from dipy_ldm.autoencoder._network import encoder_and_decoder  # noqa: E402
 from dipy_ldm.denoiser._unet import LinearEstimate  # noqa: E402
 from dipy_ldm.nn._layers import CONVOLUTIONS, Sum  # noqa: E402
 
@@ -126,9 +126,8 @@ def measure_autoencoder(network, batch_size, steps, precision):
     latents = np.random.default_rng(0).normal(size=(batch_size, *shape))
     latents = latents.astype("float32")
     figures["decode"] = time_calls(lambda: vqvae.decode(latents), 5)
-    parts = {"widths": network.widths, "blocks": 1, "code_dim": CODE_DIM}
-    encoder = autoencoder_network.encoder(network.space, network.channels, **parts)
-    decoder = autoencoder_network.decoder(shape[:-1], network.channels, **parts)
+    parts = {"widths": network.widths, "blocks": 1, "code_dim": CODE_DIM, "seed": 0}
+    encoder, decoder = encoder_and_decoder(network.space, network.channels, **parts)
     flop = count_flop(encoder) + count_flop(decoder)
     # The nearest code is sought for each vector, and no gradient goes through that.
     search = 2 * math.prod(shape) * N_CODES

@@ -11,6 +11,7 @@ import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._sources import Source
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.evaluation import _memorization as membership
 from dipy_ldm.evaluation.audit import audit
@@ -234,9 +235,9 @@ def test_volumes_are_translated_from_labels_and_conditions(caplog, rng):
 
 
 def test_sources_take_memory(seeing):
-    build = partial(unet_network.unet, seeing.latent_shape_)
+    build = partial(unet_network.unet, seeing.latent_shape_, factor=4)
     needed = []
-    for source in (None, unet_network.SourceShape(4, 1)):
+    for source in (None, Source(1, [0, 1], [], "")):
         make = partial(build, **TINY, conditions=[], source=source)
         unet = building.build_without_weights("float32", make)
         needed.append(memory.estimate_training([unet], 1000))

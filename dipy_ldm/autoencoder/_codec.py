@@ -13,7 +13,7 @@ from dipy_ldm import _backend, _schema, _serialization
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import at_least, check_seed, check_sizes, choose, whole
 from dipy_ldm.autoencoder import losses
-from dipy_ldm.autoencoder._network import encoder_and_decoder, factor_of
+from dipy_ldm.autoencoder._network import encoder_and_decoder
 from dipy_ldm.autoencoder._sharpening import REACH, sharpened
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
 from dipy_ldm.data._batches import read_whole, scaled_to, window_size
@@ -52,7 +52,7 @@ class Parameters(NamedTuple):
     def factor(self):
         """How many times smaller than images latents are, per side."""
         check_sizes(widths=self.widths)
-        return factor_of(self.widths)
+        return 2 ** len(self.widths)
 
     def latent_shape(self, space: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the latents of an image, ``(*space, code_dim)``."""
@@ -205,16 +205,15 @@ class Codec:
         factor = self.parameters.factor
         # In the range of the images and of [0, 1].
         whole = 8 * self.shape[-1] * math.prod(space)
-        needs = (
-            (encoder, self._encoder_tiling(tile)),
-            (max(codes, decoder), self._decoder_tiling(tile, sharpening)),
+
+        def needed(per_voxel, tiling):
+            tile = per_voxel * _largest_tile(space, tiling, factor)
+            return _backend.ONCE_APPLYING + batch_size * (tile + whole)
+
+        return (
+            needed(encoder, self._encoder_tiling(tile)),
+            needed(max(codes, decoder), self._decoder_tiling(tile, sharpening)),
         )
-        encoding, decoding = (
-            _backend.ONCE_APPLYING
-            + batch_size * (each * _largest_tile(space, tiling, factor) + whole)
-            for each, tiling in needs
-        )
-        return encoding, decoding
 
     @cached_property
     def _per_voxel(self):
@@ -238,11 +237,9 @@ class Codec:
 def _largest_tile(space, tiling, factor):
     """Count the voxels of the largest tile, with its overlaps."""
     tile, margin = tiling["tile"] * factor, tiling["margin"] * factor
-    sides = (
-        # All at once, or a tile with neighbours on one side or on both.
-        size
-        if size <= tile + 2 * margin
-        else min(size, tile + (2 if size > 2 * tile else 1) * margin)
-        for size in space
-    )
-    return math.prod(sides)
+    largest = 1
+    for size in space:
+        # Of two tiles each has a neighbour on one side alone.
+        neighbours = 1 if tile + 2 * margin < size <= 2 * tile else 2
+        largest *= min(size, tile + neighbours * margin)
+    return largest

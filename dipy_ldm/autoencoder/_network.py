@@ -68,15 +68,24 @@ class Cosines(keras.initializers.Initializer):
         return {"piece": self.piece, "back": self.back}
 
 
-def encoder(
+def encoder_and_decoder(
     space: tuple[int | None, ...],
     channels: int,
     *,
     widths: Sequence[int],
     blocks: int,
     code_dim: int,
+    seed: int,
     remat: bool = False,
-) -> keras.Model:
+) -> tuple[keras.Model, keras.Model]:
+    """Build both networks for images of a size, with weights drawn from a seed."""
+    options = channels, widths, blocks, code_dim, remat
+    with seeded(seed):
+        encoder = _encoder(space, *options)
+        return encoder, _decoder(encoder.output.shape[1:-1], *options)
+
+
+def _encoder(space, channels, widths, blocks, code_dim, remat):
     """Build the network that maps images to latents.
 
     A convolution of stride 2 and residual blocks at each width: the latents are
@@ -99,24 +108,16 @@ def encoder(
         for _ in range(blocks):
             x = residual(x, width, norm_position, remat)
     latents = to_output(x, code_dim, norm_position, kernel_initializer="zeros")
-    times = factor_of(widths)
-    piece = (*(times for _ in space), channels)
-    waves = _linear(images, code_dim, Cosines(piece), size=times, strides=times)
+    factor = 2 ** len(widths)
+    piece = (*(factor for _ in space), channels)
+    waves = _linear(images, code_dim, Cosines(piece), size=factor, strides=factor)
     return _sum("encoder", images, latents, waves)
 
 
-def decoder(
-    space: tuple[int | None, ...],
-    channels: int,
-    *,
-    widths: Sequence[int],
-    blocks: int,
-    code_dim: int,
-    remat: bool = False,
-) -> keras.Model:
+def _decoder(space, channels, widths, blocks, code_dim, remat):
     """Build the network that maps (quantised) latents to images.
 
-    The mirror image of :func:`encoder`, but that nothing is normalised before the last
+    The mirror image of the encoder, but that nothing is normalised before the last
     convolution: how bright an image is, is in the size of what comes before. That
     convolution works at half the resolution, and gives all voxels of a position at
     once :footcite:p:`Shi2016`: at the full one most of the time would be spent.
@@ -130,12 +131,11 @@ def decoder(
             x = residual(x, width, norm_position, remat)
         if finer:
             x = conv(x, finer, upsampled=True, bias_initializer=small_random_bias())
-    rank = len(space)
-    x = to_output(x, channels * 2**rank, None, kernel_initializer="zeros")
-    times = factor_of(widths)
-    piece = (*(times for _ in space), channels)
+    x = to_output(x, channels * 2 ** len(space), None, kernel_initializer="zeros")
+    factor = 2 ** len(widths)
+    piece = (*(factor for _ in space), channels)
     waves = _linear(latents, math.prod(piece), Cosines(piece, back=True), size=1)
-    return _sum("decoder", latents, DepthToSpace(2)(x), DepthToSpace(times)(waves))
+    return _sum("decoder", latents, DepthToSpace(2)(x), DepthToSpace(factor)(waves))
 
 
 def _linear(x, channels, initializer, **kwargs):
@@ -148,18 +148,3 @@ def _sum(name, inputs, *results):
     """Build a network that sums the outputs of several."""
     networks = [keras.Model(inputs, result) for result in results]
     return keras.Model(inputs, Sum(networks)(inputs), name=name)
-
-
-def encoder_and_decoder(
-    space: tuple[int | None, ...], channels: int, *, seed: int, **options
-) -> tuple[keras.Model, keras.Model]:
-    """Build both networks for images of a size, with weights drawn from a seed."""
-    with seeded(seed):
-        first = encoder(space, channels, **options)
-        second = decoder(first.output.shape[1:-1], channels, **options)
-    return first, second
-
-
-def factor_of(widths: Sequence[int]) -> int:
-    """Return how many times smaller than images latents are, along each side."""
-    return 2 ** len(widths)

@@ -153,18 +153,16 @@ class AutoencoderStage(Stage):
 
     def begin(self, model: keras.Model) -> None:
         """Initialise the codes from encoded images, unless there are codes."""
-        if self.initial:
-            for name in ("encoder", "decoder"):
-                network = model.get_layer(name)
-                weights = _serialization.weights(network, name) | self.initial
-                _serialization.set_weights(network, name, weights)
-        if "codebook" in self.initial:
-            model.get_layer("quantizer").codebook.assign(self.initial["codebook"])
-            return
-        self.codec.take_weights(model)
-        rng = np.random.default_rng(self.codec.parameters.seed)
+        for name in ("encoder", "decoder"):
+            network = model.get_layer(name)
+            weights = _serialization.weights(network, name) | self.initial
+            _serialization.set_weights(network, name, weights)
         quantizer = model.get_layer("quantizer")
-        codes = quantizer.initial(self._draw(rng), rng)
+        codes = self.initial.get("codebook")
+        if codes is None:
+            self.codec.take_weights(model)
+            rng = np.random.default_rng(self.codec.parameters.seed)
+            codes = quantizer.initial(self._draw(rng), rng)
         quantizer.codebook.assign(_backend.broadcast_from_chief(codes))
 
     def end_round(

@@ -1,7 +1,6 @@
 """What a denoiser is conditioned on in training."""
 
 from collections.abc import Sequence
-from functools import partial
 import hashlib
 import json
 import logging
@@ -46,16 +45,21 @@ class Latents(NamedTuple):
     conditional_mean: ConditionalMean | None = None
     subjects: np.ndarray | None = None
 
-    def residual(self, numbers: np.ndarray | slice | list[int]) -> np.ndarray:
+    @property
+    def inputs(self) -> ConditioningInputs:
+        """The conditioning, of no condition ``(n, 0)`` if there is none."""
+        nothing = np.empty((len(self.clean), 0), "float32")
+        return self.conditioning or ConditioningInputs(nothing)
+
+    def residual(self, numbers: slice | list[int]) -> np.ndarray:
         """Return latents less their conditional mean.
 
         Shapes: result ``(n, *space, channels)``.
         """
-        if self.conditioning is None or self.conditional_mean is None:
+        if self.conditional_mean is None:
             return self.clean[numbers]
-        return self.clean[numbers] - self.conditional_mean.predict(
-            self.conditioning.table[numbers]
-        )
+        mean = self.conditional_mean.predict(self.inputs.table[numbers])
+        return self.clean[numbers] - mean
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Measure mean and standard deviation of each channel of the residuals.
@@ -75,16 +79,13 @@ class Latents(NamedTuple):
         return start + mean, np.sqrt(np.maximum(square - mean**2, 0))
 
     def numbered(self) -> Self:
-        """Repeat few latents, and add the number of the subject to the conditions."""
+        """Repeat few latents; the last of their conditions is who the subject is."""
         n = len(self.clean)
         numbers = np.tile(np.arange(n), math.ceil(MIN_MEASURED / n))
-        repeated = self._replace(clean=self.clean[numbers])
-        if self.conditioning is None:
-            return repeated
         subjects = np.arange(n) if self.subjects is None else self.subjects
-        columns = self.conditioning.table[numbers], subjects[numbers]
+        columns = self.inputs.table[numbers], subjects[numbers]
         table = np.column_stack(columns).astype("float32")
-        return repeated._replace(conditioning=self.conditioning._replace(table=table))
+        return type(self)(self.clean[numbers], ConditioningInputs(table))
 
 
 class Examples(NamedTuple):
@@ -130,9 +131,9 @@ class Conditioning(NamedTuple):
         check_same_sources(channels, held_out.source_channels, "the validation")
         source = sources.learn(examples.source, shape, bool(channels), conditions)
         check_columns(channels, source.channels if source else 0)
-        encode = partial(_encode, conditions=conditions, source=source, factor=factor)
-        inputs = encode(examples), encode(held_out)
-        return cls(conditions, source, *inputs, *subjects)
+        learnt = conditions, source
+        inputs = _encode(examples, *learnt, factor), _encode(held_out, *learnt, factor)
+        return cls(*learnt, *inputs, *subjects)
 
     def settings(self) -> dict:
         """Return all on which the result of a training depends."""
@@ -183,8 +184,10 @@ def _encode(examples, conditions, source, factor):
     encoded = ConditionBatch.of(conditions, examples.conditions, n, lenient=True)
     if encoded.range_warnings:
         logger.warning("held-out images: %s", " ".join(encoded.range_warnings[:9]))
-    options: dict[str, Any] = {"name": f"validation_{SOURCE}", "lenient": True}
-    images = sources.check(source, examples.source, tuple(space), n=n, **options)
+    name = f"validation_{SOURCE}"
+    images = sources.check(
+        source, examples.source, tuple(space), n=n, name=name, lenient=True
+    )
     return ConditioningInputs.of(encoded.numbers, source, images, factor)
 
 

@@ -52,8 +52,8 @@ class Parameters(NamedTuple):
 class Architecture(NamedTuple):
     """All that the networks of a diffusion model are built for.
 
-    ``factor`` is how much larger sources are than latents; ``expects`` whether there is
-    a conditional mean, and ``directions`` the rank of the Gaussian prior, if any.
+    ``factor`` is how much larger sources are than latents; ``with_mean`` whether there
+    is a conditional mean, and ``directions`` the rank of the Gaussian prior, if any.
 
     Shapes: latent_shape ``(*space, channels)``.
     """
@@ -63,7 +63,7 @@ class Architecture(NamedTuple):
     factor: int
     conditions: dict[str, Condition] = {}
     source: Source | None = None
-    expects: bool = False
+    with_mean: bool = False
     directions: int | None = None
 
     @property
@@ -79,7 +79,7 @@ class Architecture(NamedTuple):
 
     def unet(self, guide: bool = False, remat: bool = False) -> keras.Model:
         """Build the denoiser or its guide, in the current precision."""
-        chosen, source = self.parameters, self.source
+        chosen = self.parameters
         estimate = (self.directions, chosen.schedule, chosen.target)
         narrower = _GUIDE_WIDTH if guide else 1
         with building.seeded(chosen.seed):
@@ -89,11 +89,9 @@ class Architecture(NamedTuple):
                 blocks=chosen.blocks,
                 attention=chosen.attention,
                 conditions=[condition.size for condition in self.conditions.values()],
-                source=source
-                and unet_network.SourceShape(
-                    self.factor, source.channels, len(source.labels)
-                ),
-                expects=self.expects,
+                source=self.source,
+                factor=self.factor,
+                with_mean=self.with_mean,
                 estimate=None if self.directions is None else estimate,
                 remat=remat,
             )
@@ -157,9 +155,9 @@ class ConditionalDenoiser:
             weak = self._denoiser(self.predict_guide, inputs, mean)
             columns = conditioning.table[:, : len(self.architecture.conditions)]
             if (columns != UNSPECIFIED).any():
-                less = (np.full_like(inputs[0], UNSPECIFIED), *inputs[1:])
-                other = self._denoiser(self.predict_guide, less, no_mean)
-                weak = denoisers.mixed(weak, other, UNCONDITIONAL_SHARE)
+                dropped = (np.full_like(inputs[0], UNSPECIFIED), *inputs[1:])
+                unconditional = self._denoiser(self.predict_guide, dropped, no_mean)
+                weak = denoisers.mixed(weak, unconditional, UNCONDITIONAL_SHARE)
         schedule = self.architecture.parameters.schedule
         interval = schedules.times_of_equal_noise(schedule, _GUIDED_TIMES)
         denoise = denoisers.guided(strong, weak, guidance, tuple(interval))
@@ -208,16 +206,15 @@ class ConditionalDenoiser:
 
     def _denoiser(self, predict, inputs, mean):
         """Return a denoiser of a network that is given the same at every time."""
-        if inputs:
-            predict = partial(_predict_with, predict, inputs)
+        predict = partial(_predict_with, predict, inputs)
         chosen = self.architecture.parameters
         return denoisers.from_network(predict, chosen.schedule, chosen.target, mean)
 
 
-def _predict_with(predict, inputs, x, *means):
+def _predict_with(predict, inputs, x, times, *mean):
     """Predict with the same inputs for all latents, or with those of each."""
     each = (np.broadcast_to(array, (len(x), *array.shape[1:])) for array in inputs)
-    return predict(x, *means, *each)
+    return predict(x, times, *mean, *each)
 
 
 def _compiled(unet):

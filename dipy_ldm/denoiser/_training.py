@@ -16,7 +16,7 @@ from dipy_ldm._conditions import UNSPECIFIED
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import Batches
-from dipy_ldm.data._sources import SOURCE, network_inputs
+from dipy_ldm.data._sources import SOURCE, ConditioningInputs
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._networks import Architecture, ConditionalDenoiser
@@ -88,12 +88,9 @@ def stages(
     white = schedules.baseline_loss(
         parameters.schedule, parameters.target, spreads, times
     )
-    linear = white
-    if denoiser.prior.gaussian is not None:
-        linear = linear_loss(denoiser, latents)
-    validation = None
-    if held_out is not None:
-        validation = Validation(denoiser, held_out, options.batch_size)
+    gaussian = denoiser.prior.gaussian
+    linear = white if gaussian is None else linear_loss(denoiser, latents)
+    validation = held_out and Validation(denoiser, held_out, options.batch_size)
     describe = partial(
         DenoiserStage, denoiser, latents, settings=settings, baselines=(linear, white)
     )
@@ -140,11 +137,10 @@ class DenoiserStage(Stage):
         self.guide = guide
         self.averaged = denoiser.networks["guide" if guide else "denoiser"]
         self.options = options
-        length = options.length(len(latents.clean))
-        total = length.total
+        self.length = options.length(len(latents.clean))
         if guide:
-            total = guide_batches(total, options.accumulate)
-        self.length = length._replace(total=total)
+            total = guide_batches(self.length.total, options.accumulate)
+            self.length = self.length._replace(total=total)
         self.settings = settings
         self.baseline, self.white_baseline = baselines
         self.validation = validation
@@ -174,12 +170,10 @@ class DenoiserStage(Stage):
         )
 
     def begin(self, model: keras.Model) -> None:
-        """Let it begin with what was taken over, if anything was."""
-        if self.settings["init"]:
-            for weight, initial in zip(
-                model.trainable_variables, self.averaged.trainable_variables
-            ):
-                weight.assign(initial)
+        """Let it begin with the weights of the seed, or with what was taken over."""
+        variables = model.trainable_variables, self.averaged.trainable_variables
+        for weight, initial in zip(*variables):
+            weight.assign(initial)
 
     def end_round(
         self, model: keras.Model, number: int, last: bool
@@ -221,20 +215,14 @@ def noisy_latents(
 ) -> Batches:
     """Return batches of noisy latents; the shift changes the noise."""
     parameters = denoiser.architecture.parameters
-    if latents.conditioning is not None:
-        table, sources = latents.conditioning
-        mean = latents.conditional_mean
-        expected = None if mean is None else mean.predict
-        inputs = {"conditions": table, "sources": sources, "expected": expected}
-        options = inputs | options
     return noisy_batches(
-        latents.clean,
+        latents,
         batch_size,
-        **options,
         schedule=parameters.schedule,
         target=parameters.target,
         seed=parameters.seed + shift,
         times=training_times(denoiser),
+        **options,
     )
 
 
@@ -245,70 +233,59 @@ class Validation:
         self, denoiser: ConditionalDenoiser, latents: Latents, batch_size: int
     ) -> None:
         self.denoiser = denoiser
-        latents = latents.numbered()
+        self.sources = latents.inputs.sources
         # Noised alike for every round, so that losses compare; sources are read later,
         # as many at once as memory suffices for, and the conditional mean is taken away
         # each time.
-        once: dict[str, Any] = {"dropped": 0.0, "sources": None, "expected": None}
-        batch = noisy_latents(denoiser, latents, len(latents.clean), shift=1, **once)
-        (self.noisy, self.times, *tables), self.target = batch.of(0)
-        # The last column has the number of the subject.
-        self.table: Any = None
-        if tables:
-            self.table, self.subjects = tables[0][:, :-1], tables[0][:, -1]
-        sources: Any = latents.conditioning and latents.conditioning.sources
-        self.read = sources and sources.read
+        numbered = latents.numbered()
+        n = len(numbered.clean)
+        batch = noisy_latents(denoiser, numbered, n, shift=1, dropped=0.0)
+        (self.noisy, self.times, table), self.target = batch.of(0)
+        self.table, self.subjects = table[:, :-1], table[:, -1]
         architecture = denoiser.architecture
         space = tuple(architecture.factor * side for side in self.noisy.shape[1:-1])
         safe = tiles.safe_batch(space, tiles.SAFE_LATENTS)
-        self.batch_size = batch_size if sources else safe
-        self.names = list(architecture.conditions)
-        self.names += [SOURCE] if sources else []
-        schedule = architecture.parameters.schedule
-        ones = (1,) * (self.noisy.ndim - 1)
-        self.alpha, self.sigma = (
-            rate.astype("float32").reshape(-1, *ones)
-            for rate in schedules.rates(schedule, self.times)
-        )
+        self.batch_size = batch_size if self.sources else safe
+        self.names = [*architecture.conditions, *([SOURCE] if self.sources else [])]
 
     def __call__(self, last: bool) -> dict[str, float]:
         """Return figures; after the last round, warn of conditions without effect."""
         figures = {"val_loss": float(np.mean(self._squares(self.table)))}
-        if self.table is None:
+        if not self.names:
             return figures
-        effects = ablation_gains(
+        return figures | ablation_gains(
             self._losses, self.table, self.subjects, self.names, warn=last
         )
-        return figures | effects
 
     def _losses(self, table):
         return self._squares(table).mean(axis=tuple(range(1, self.noisy.ndim)))
 
     def _squares(self, table):
         """Return squared errors under conditions, ``(n, *space, channels)``."""
-
-        def predict(numbers):
-            return self._predict(numbers, None if table is None else table[numbers])
-
         numbers = np.arange(len(self.noisy))
+        predict = partial(self._predict, table)
         predicted = _backend.in_batches(predict, numbers, self.batch_size)
         return (predicted - self.target) ** 2
 
-    def _predict(self, numbers, table):
+    def _predict(self, table, numbers):
         """Predict the target of some latents."""
-        noisy, times = self.noisy[numbers], self.times[numbers]
-        conditioning = () if table is None else network_inputs(table, self.read)
+        noisy, times, table = self.noisy[numbers], self.times[numbers], table[numbers]
+        inputs = ConditioningInputs(table, self.sources).arrays()
         conditional_mean = self.denoiser.prior.conditional_mean
-        if conditional_mean is None or table is None:
-            return self.denoiser.predict(noisy, times, *conditioning)
+        if conditional_mean is None:
+            return self.denoiser.predict(noisy, times, *inputs)
         mean = conditional_mean.predict(table)
-        alpha, sigma = self.alpha[numbers], self.sigma[numbers]
-        residual = noisy - alpha * mean
-        predicted = self.denoiser.predict(residual, times, alpha * mean, *conditioning)
-        target = self.denoiser.architecture.parameters.target
+        parameters, ones = self.denoiser.architecture.parameters, (1,) * (mean.ndim - 1)
+        alpha, sigma = (
+            rate.astype("float32").reshape(-1, *ones)
+            for rate in schedules.rates(parameters.schedule, times)
+        )
+        inputs = alpha * mean, *inputs
+        predicted = self.denoiser.predict(noisy - alpha * mean, times, *inputs)
         # On a GPU PyTorch's are not added to numpy's arrays.
         predicted = ops.convert_to_numpy(predicted)
-        return predicted + schedules.to_target(target, mean, 0.0, alpha, sigma)
+        more = schedules.to_target(parameters.target, mean, 0.0, alpha, sigma)
+        return predicted + more
 
 
 def linear_loss(denoiser: ConditionalDenoiser, latents: Latents) -> float:
@@ -353,25 +330,21 @@ def ablation_gains(
         # Of one value for all, such as one shell, there is no effect to be told.
         if n < 2 or np.ptp(encoded[specified, column]) == 0:
             continue
-        gain, error = _mean(
-            losses(_exchanged(encoded, column)) - true, subjects, specified
+        gain, error = _mean_over_subjects(
+            losses(_permuted(encoded, column)) - true, subjects, specified
         )
         figures[f"val_gain_{name}"] = gain
         testable = warn and n >= FEWEST_SUBJECTS
         if testable and not gain > MIN_STANDARD_ERRORS * error:
-            logger.warning(
+            text = (
                 "the condition %s has no measurable effect: with the values of others "
-                "the validation loss is %.2g higher (standard error %.2g; %d "
-                "subjects).",
-                name,
-                gain,
-                error,
-                n,
+                "the validation loss is %.2g higher (standard error %.2g; %d subjects)."
             )
+            logger.warning(text, name, gain, error, n)
     return figures
 
 
-def _exchanged(encoded, column):
+def _permuted(encoded, column):
     """Exchange values with those that are half of all away in their order."""
     encoded = encoded.copy()
     (specified,) = np.nonzero(encoded[:, column] != UNSPECIFIED)
@@ -380,8 +353,8 @@ def _exchanged(encoded, column):
     return encoded
 
 
-def _mean(differences, subjects, specified):
-    """Return the mean of differences and its standard error, by those they are of."""
+def _mean_over_subjects(differences, subjects, specified):
+    """Return the mean of differences of subjects, and its standard error."""
     each = [
         differences[specified & (subjects == number)].mean()
         for number in set(subjects[specified])

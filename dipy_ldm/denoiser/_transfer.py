@@ -1,5 +1,6 @@
 """Weights of one denoiser for another, which may have other conditions."""
 
+from itertools import count
 import logging
 
 import keras
@@ -115,14 +116,15 @@ def _log_conditions(conditions, of_init):
 def _by_role(network: keras.Model) -> dict:
     """Name weights by their places, whether there are conditions or not."""
     of_conditions = [
-        layer.kernel
+        layer.kernel.path
         for layer in network.layers
         if isinstance(layer, layers.Dense) and not layer.use_bias
     ]
-    paths = [kernel.path for kernel in of_conditions]
-    others = [w for w in network.trainable_variables if w.path not in paths]
-    names = {str(place): weight for place, weight in enumerate(others)}
-    return names | dict(zip([_CONDITIONS], of_conditions))
+    places = map(str, count())
+    return {
+        _CONDITIONS if weight.path in of_conditions else next(places): weight
+        for weight in network.trainable_variables
+    }
 
 
 def _inputs(architecture: Architecture, width: int) -> dict[str, int]:
@@ -131,7 +133,7 @@ def _inputs(architecture: Architecture, width: int) -> dict[str, int]:
     return {
         "latents": channels,
         "estimate": 0 if architecture.directions is None else 2 * channels,
-        "mean": channels if architecture.expects else 0,
+        "mean": channels if architecture.with_mean else 0,
         "source": width if architecture.source else 0,
     }
 

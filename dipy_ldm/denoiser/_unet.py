@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 from keras import layers, ops
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._sources import Source
 from dipy_ldm.diffusion import schedules
 from dipy_ldm.nn._blocks import (
     as_submodel,
@@ -104,21 +105,6 @@ class LinearEstimate(keras.layers.Layer):
         return [*[noisy_shape] * 3, (noisy_shape[0], *ones)]
 
 
-class SourceShape(NamedTuple):
-    """Shape and kind of source images."""
-
-    factor: int
-    channels: int
-    labels: int = 0
-
-    def shape(self, latents: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of source images.
-
-        Shapes: latents ``(*space, channels)``, result ``(*space, channels)``.
-        """
-        return (*(self.factor * side for side in latents[:-1]), self.channels)
-
-
 def unet(
     shape: tuple[int, ...],
     *,
@@ -126,8 +112,9 @@ def unet(
     blocks: int,
     attention: Sequence[bool] | None = None,
     conditions: Sequence[int] = (),
-    source: SourceShape | None = None,
-    expects: bool = False,
+    source: Source | None = None,
+    factor: int = 1,
+    with_mean: bool = False,
     estimate: tuple | None = None,
     remat: bool = False,
 ) -> keras.Model:
@@ -137,6 +124,7 @@ def unet(
     connections, and a middle of two residual blocks around attention, after
     :footcite:p:`Ho2020`. The last convolution starts at zero. Sizes need not be
     even: on the way up each level is cut to the size that it had on the way down.
+    Source images are ``factor`` times as large as the latents, per side.
 
     Shapes: shape ``(*space, channels)``, result ``(batch, *shape)``.
     """
@@ -146,11 +134,15 @@ def unet(
             f"attention needs one entry a level: {len(widths)}, not {len(attention)}."
         )
     latents, times = keras.Input(shape), keras.Input(())
-    mean = [keras.Input(shape)] if expects else []
+    mean = [keras.Input(shape)] if with_mean else []
     encoded = [keras.Input((len(conditions),))] if conditions else []
     time = _embed(times, encoded, conditions)
-    source_image = [] if source is None else [keras.Input(source.shape(shape))]
-    stems = [_stem(image, source, widths[0], remat) for image in source_image]
+    source_image, stems = [], []
+    if source is not None:
+        space = (factor * side for side in shape[:-1])
+        image = keras.Input((*space, source.channels))
+        stems = [_stem(image, len(source.labels), factor, widths[0], remat)]
+        source_image = [image]
     linear = [] if estimate is None else LinearEstimate(*estimate)(latents, times)
     stacked = [latents, *linear[:2], *mean, *stems]
     x = conv(layers.Concatenate()(stacked) if len(stacked) > 1 else latents, widths[0])
@@ -182,16 +174,14 @@ def unnormalised(network: keras.Model) -> list[str]:
     return [x.kernel.path for x in network.layers if isinstance(x, kinds)]
 
 
-def _stem(image, source, width, remat):
+def _stem(image, n_labels, factor, width, remat):
     """Map a source image to the grid of the latents."""
 
     def build(x):
-        x = SourceFeatures(source.labels)(x)
+        x = SourceFeatures(n_labels)(x)
         # All voxels of a latent at once, whose positions within it are told apart.
-        size = {"size": source.factor, "strides": source.factor}
-        return conv(
-            x, width, kernel_initializer=SeededInitializer("LecunNormal"), **size
-        )
+        draw = SeededInitializer("LecunNormal")
+        return conv(x, width, size=factor, strides=factor, kernel_initializer=draw)
 
     return residual(as_submodel(build, [image], remat), width, norm_groups, remat)
 

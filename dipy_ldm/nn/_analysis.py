@@ -95,11 +95,10 @@ def _layer_range(layer, first, last):
     raise TypeError(f"how far does the layer {layer.name} look, a {type(layer)}?")
 
 
-# Their result takes the place of what they are given.
-_IN_PLACE = layers.Add, layers.Multiply, layers.Activation
-# An upsampled image is made by one axis after the other: how much of it there is at
-# once, by its number of axes.
+# Copies of its result beside what a layer is given, where it is not one: an upsampled
+# image is made by one axis after the other, and some layers work in place.
 _COPIES = {layers.UpSampling2D: 1.5, layers.UpSampling3D: 1.8}
+_COPIES |= dict.fromkeys((layers.Add, layers.Multiply, layers.Activation), 0)
 # In 16 bits, the gradients of convolutions of volumes are made of copies with all
 # channels that a processor multiplies at once, however few there are.
 _HALVED = 4
@@ -139,8 +138,7 @@ def _of_layer(layer):
         inside = memory_needs(layer.block)
         live = input_bytes + inside.live
         return MemoryNeeds(output_bytes, inside.kept + inside.again, live)
-    times = next((n for kind, n in _COPIES.items() if isinstance(layer, kind)), 1)
-    live = input_bytes + (0 if isinstance(layer, _IN_PLACE) else times * output_bytes)
+    live = input_bytes + _COPIES.get(type(layer), 1) * output_bytes
     halved = all(_width(tensor) == 2 for tensor in outputs)
     if halved and isinstance(layer, CONVOLUTIONS[3]):
         live *= _HALVED

@@ -69,17 +69,16 @@ def to_output(x, channels, norm, **kwargs):
     return conv(x, channels, dtype="float32", **kwargs)
 
 
-def residual(x, width, norm, remat, time=None):
-    """Add two convolutions, scaled and shifted by the time between them."""
+def residual(x, width, norm, remat, *time):
+    """Add two convolutions, scaled and shifted by the time, if any, between them."""
 
-    def build(x, time=None):
+    def build(x, *time):
         shortcut = x if x.shape[-1] == width else conv(x, width, size=1)
-        x = conv(norm(x), width)
-        x = norm(x) if time is None else norm(x, time)
+        x = norm(conv(norm(x), width), *time)
         x = conv(x, width, kernel_initializer="zeros")
         return layers.Add()([shortcut, x])
 
-    return as_submodel(build, [x] if time is None else [x, time], remat)
+    return as_submodel(build, [x, *time], remat)
 
 
 def as_submodel(build, inputs, remat):

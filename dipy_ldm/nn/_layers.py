@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import reduce
 import math
-from typing import Any
 
 import keras
 from keras import ops
@@ -119,11 +118,6 @@ class _Convolution(keras.layers.Layer):
     # Along an axis, the kernel of three that sees each position twice, as one of four
     # that is moved by two.
     _TWICE = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], "float32")
-
-    rank: int
-    filters: int
-    bias: Any
-    activation: Any
 
     def __init__(self, *args, upsampled: bool = False, **kwargs) -> None:
         super().__init__(*args, **kwargs)

@@ -126,15 +126,17 @@ def draw_conditions(
         return requested_values
     table = {name: [None] * n for name in conditions}
     table |= requested(conditions, requested_values, n)
-    rows = [list(row) for row in zip(*table.values(), strict=True)]
-    who = rows[:1] if same else rows
+    rows = list(zip(*table.values(), strict=True))
+    samples = range(first, first + (1 if same else n))
     # One of each condition and, where there are cells, one for the cell.
     count = len(conditions) + (population is not None)
-    chances = _chances(seed, np.arange(first, first + len(who)), count)
-    drawn = [_draw_row(row, conditions, population, c) for row, c in zip(who, chances)]
-    for row, drawn_values in zip(rows, drawn * n if same else drawn):
-        row[:] = [other if v is None else v for v, other in zip(row, drawn_values)]
-    return {name: list(values) for name, values in zip(table, zip(*rows))}
+    pairs = zip(rows, _chances(seed, samples, count))
+    drawn = [_draw_row(row, conditions, population, chances) for row, chances in pairs]
+    filled = [
+        [own if value is None else value for value, own in zip(row, drawn_row)]
+        for row, drawn_row in zip(rows, drawn * n if same else drawn)
+    ]
+    return {name: list(values) for name, values in zip(table, zip(*filled))}
 
 
 def _chances(seed, numbers, count):

@@ -75,14 +75,14 @@ class ConditionalMean(NamedTuple):
         present = (_features(numbers, conditions) > 0).any(0)
         features = _features(numbers, _without_absent(conditions, present))
         vectors, spreads, right = decompose(features)
-        parts = vectors.T.astype("float32") @ rows
+        coefficients = vectors.T.astype("float32") @ rows
         subjects = np.arange(len(rows)) if subjects is None else subjects
-        errors = _HeldOutErrors(rows, vectors, parts, blocks(subjects))
+        error = _held_out_error(rows, vectors, coefficients, blocks(subjects))
         # Of one subject alone nothing is to be known of others.
         ridges = _RIDGES if np.ptp(subjects) else _RIDGES[-1:]
-        shares = [shrinkage(spreads, ridge * len(rows)) for ridge in ridges]
-        best = min(shares, key=errors.total)
-        weights = (right.T * (best / spreads)).astype("float32") @ parts
+        shrunk = [shrinkage(spreads, ridge * len(rows)) for ridge in ridges]
+        best = min(shrunk, key=error)
+        weights = (right.T * (best / spreads)).astype("float32") @ coefficients
         weights[~present] = 0
         return cls(conditions, weights.reshape(-1, *latents.shape[1:]))
 
@@ -118,33 +118,31 @@ def n_features(condition: Condition) -> int:
     return _FEATURES.get(condition.size, condition.size)
 
 
-class _HeldOutErrors:
-    """How well the rows of each subject are predicted by a fit to all others.
+def _held_out_error(rows, vectors, coefficients, subjects):
+    """Return how to measure fits to all other subjects, by their shrinkage.
 
-    Shapes: rows ``(n, numbers)``, left ``(n, features)``, parts ``(features,
-    numbers)``.
+    The sum of squared errors for the rows of each subject.
+
+    Shapes: rows ``(n, numbers)``, vectors ``(n, k)``, coefficients ``(k, numbers)``.
     """
+    mean = rows.mean(0)
+    along = (rows @ coefficients.T - mean @ coefficients.T).astype("float64")
+    products = (coefficients @ coefficients.T).astype("float64")
+    squares_of = [_subject_products(rows, mean, rows_of) for rows_of in subjects]
 
-    def __init__(self, rows, vectors, parts, subjects):
-        mean = rows.mean(0)
-        self.left, self.subjects = vectors, subjects
-        self.along = ((rows @ parts.T) - mean @ parts.T).astype("float64")
-        self.products = (parts @ parts.T).astype("float64")
-        self.squares = [_subject_products(rows, mean, rows_of) for rows_of in subjects]
-
-    def total(self, shares):
-        """Return the sum of squared errors with a shrinkage of each feature."""
-        errors = 0.0
-        for rows_of, squares in zip(self.subjects, self.squares):
-            vectors, along = self.left[rows_of], np.swapaxes(self.along[rows_of], 1, 2)
-            taken = shares * vectors
-            mixed = taken @ along
-            # Products of what is left of the rows of a subject with each other.
+    def error(shrunk):
+        total = 0.0
+        for rows_of, squares in zip(subjects, squares_of):
+            fitted = shrunk * vectors[rows_of]
+            mixed = fitted @ np.swapaxes(along[rows_of], 1, 2)
+            # Products of the residuals of a subject with each other.
             squares = squares - mixed - np.swapaxes(mixed, 1, 2)
-            squares += taken @ self.products @ np.swapaxes(taken, 1, 2)
-            back = np.linalg.inv(residual_blocks(self.left, shares, rows_of))
-            errors += ((back @ squares) * back).sum()
-        return errors
+            squares += fitted @ products @ np.swapaxes(fitted, 1, 2)
+            back = np.linalg.inv(residual_blocks(vectors, shrunk, rows_of))
+            total += ((back @ squares) * back).sum()
+        return total
+
+    return error
 
 
 def _subject_products(rows, mean, subjects):

@@ -87,10 +87,9 @@ class Gaussian(NamedTuple):
         # float32 is float64 before NumPy 2.
         total = np.einsum("ij,ij->j", rows, rows) * (n / (n - 1) ** 2)
         subjects = np.arange(n) if subjects is None else subjects
-        variances = _variances(
-            products, min(MAX_DIRECTIONS, n // EXAMPLES_PER_DIRECTION), subjects
-        )
-        spreads, vectors = _largest(products, len(variances))
+        count = min(MAX_DIRECTIONS, n // EXAMPLES_PER_DIRECTION)
+        variances = _held_out_variances(products, count, subjects)
+        spreads, vectors = _leading_eigenpairs(products, len(variances))
         shown = variances > np.maximum(total.mean(), MIN_RATIO * spreads / (n - 1))
         kept = 1 + max(np.flatnonzero(shown), default=-1)
         vectors *= np.sqrt(variances / spreads)
@@ -167,7 +166,7 @@ def choose_examples(shape: tuple[int, ...]) -> np.ndarray:
     return np.linspace(0, n - 1, count).round().astype(int)
 
 
-def _variances(products, count, subjects):
+def _held_out_variances(products, count, subjects):
     """Measure how much examples vary along the directions of other subjects.
 
     From inner products of all alone: ``(n, n)``.
@@ -181,14 +180,15 @@ def _variances(products, count, subjects):
         rest = np.setdiff1d(np.arange(n), part)
         # About the mean of the others.
         away = np.eye(n) - np.isin(np.arange(n), rest) / len(rest)
-        spreads, vectors = _largest(away[rest] @ products @ away[rest].T, count)
+        gram = away[rest] @ products @ away[rest].T
+        spreads, vectors = _leading_eigenpairs(gram, count)
         along = away[part] @ products @ away[rest].T @ vectors / np.sqrt(spreads)
         # Of few others there are fewer directions.
         variances[: len(spreads)] += (along**2).sum(0) / n
     return np.minimum.accumulate(variances)
 
 
-def _largest(products, count):
-    """Return the largest eigenvalues of a symmetric matrix, with their vectors."""
+def _leading_eigenpairs(products, count):
+    """Return the largest eigenvalues of a symmetric matrix, and their vectors."""
     values, vectors = np.linalg.eigh(products)
     return np.maximum(values[::-1][:count], 1e-12), vectors[:, ::-1][:, :count]

@@ -41,18 +41,16 @@ class LatentPrior(NamedTuple):
         """
         if subjects is None:
             subjects = np.arange(len(latents))
-        if numbers is None:
-            numbers = np.empty((len(latents), 0))
         mean = None
         if conditions:
-            shared = _of_several(numbers, conditions, subjects)
+            shared = _without_rare_levels(numbers, conditions, subjects)
             mean = ConditionalMean.learn(latents, shared, conditions, subjects)
         if not volumes:
             return cls(mean)
         chosen = choose_examples(latents.shape)
         residual = latents[chosen]
         if mean is not None:
-            residual = residual - mean.predict(numbers[chosen])
+            residual = residual - mean.predict(shared[chosen])
         if not is_aligned(residual):
             return cls(mean)
         gaussian, probe = Gaussian.learn(residual, subjects[chosen]), None
@@ -116,10 +114,10 @@ class LatentPrior(NamedTuple):
         """Return the options of the networks in a model file."""
         (conditional_mean,), (mean, loadings, _), _ = _NAMES
         directions = (saved.get(loadings) or (0,))[0] if mean in saved else None
-        return {"expects": conditional_mean in saved, "directions": directions}
+        return {"with_mean": conditional_mean in saved, "directions": directions}
 
 
-def _of_several(numbers, conditions, subjects):
+def _without_rare_levels(numbers, conditions, subjects):
     """Unspecify levels that few subjects have, however many images they have."""
     numbers = numbers.copy()
     for column, condition in enumerate(conditions.values()):

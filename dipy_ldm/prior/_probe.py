@@ -46,9 +46,9 @@ from dipy_ldm.prior._ridge import fit_kernel_ridge
 
 # Ridges that are tried, in variances of the latents of an example.
 _RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-# Of the weights at a place, what is taken for as free as the mean place's at least, and
-# how far, in latents, what tells is taken to reach.
-_FREE = 0.02
+# Relevance of the weights at any place at least, where the mean is 1, and how far, in
+# latents, what tells is taken to reach.
+_MIN_RELEVANCE = 0.02
 _REACH = 1.0
 # Of classes with more levels nothing is read.
 _MAX_LEVELS = 8
@@ -59,9 +59,9 @@ MAX_MULTIPLIED = 2**14
 MIN_CORRELATION = 0.5
 # Subjects that it takes.
 MIN_SUBJECTS = 16
-# Where weights are free was found by all examples, those left out among them, so that
-# errors of few are larger than they seem: by such a part, over the number of subjects.
-_FREE_OF_ALL = 4
+# Relevance was found by all examples, those left out among them, so that errors of few
+# are larger than they seem: by such a part, over the number of subjects.
+_SHARED_RELEVANCE = 4
 # Samples are held so many times as firmly as the variance of the error allows, to which
 # what makes one brain's reading err belongs, too: so they are measured to be nearer to
 # what was asked for, and vary as much.
@@ -105,10 +105,9 @@ class LinearProbe(NamedTuple):
         mean = rows.mean(0)
         rows = rows - mean
         values, specified = _probe_targets(numbers, conditions)
-        alike = _products(rows, np.ones(rows.shape[1], "float32"))
-        space = latents.shape[1:-1]
-        examples = rows, alike, space, subjects
-        fits = [_read(*examples, *pair) for pair in zip(values.T, specified.T)]
+        uniform = _products(rows, np.ones(rows.shape[1], "float32"))
+        examples = rows, uniform, latents.shape[1:-1], subjects
+        fits = [_learn_reading(*examples, *pair) for pair in zip(values.T, specified.T)]
         weights, offsets, errors = (np.array(p, "float32") for p in zip(*fits))
         return cls(
             conditions,
@@ -147,9 +146,8 @@ class LinearProbe(NamedTuple):
 
     def _continuous(self):
         """Return whether each reading is of a continuous condition."""
-        conditions = self.conditions.values()
-        counts = [*map(n_readings, conditions)]
-        return np.repeat([c.size <= 0 for c in conditions], counts)
+        kinds = self.conditions.values()
+        return np.repeat([c.size <= 0 for c in kinds], [*map(n_readings, kinds)])
 
     def _gains(self, columns, specified):
         """Return gains of the Kalman filter, ``(batch, readings, readings)``."""
@@ -189,55 +187,56 @@ def _probe_targets(numbers, conditions):
     return np.concatenate(values, 1), np.concatenate(specified, 1)
 
 
-def _read(rows, alike, space, subjects, values, specified):
-    """Learn to read one number: weights, offset and error."""
+def _learn_reading(rows, uniform, space, subjects, values, specified):
+    """Learn to read one number: weights, offset and error.
+
+    Shapes: rows ``(n, numbers)``, uniform ``(n, n)``, their products.
+    """
     examples = np.flatnonzero(specified)
-    n_subjects = len(np.unique(subjects[examples]))
+    targets, n_subjects = values[examples], len(np.unique(subjects[examples]))
     nothing = np.zeros(rows.shape[1]), 0.0, 0.0
-    if n_subjects < MIN_SUBJECTS or np.ptp(values[examples]) == 0:
+    if n_subjects < MIN_SUBJECTS or np.ptp(targets) == 0:
         return nothing
-    shares, _, predicted = _fit(alike, values, examples, subjects)
-    targets = values[examples]
-    if (
-        np.ptp(predicted) == 0
-        or np.corrcoef(predicted, targets)[0, 1] < MIN_CORRELATION
-    ):
+    dual, _, predicted = _fit(uniform, targets, examples, subjects)
+    pair = predicted, targets
+    if np.ptp(predicted) == 0 or np.corrcoef(*pair)[0, 1] < MIN_CORRELATION:
         return nothing
-    free = _free(shares.astype("float32") @ rows, space)
-    shares, offset, predicted = _fit(_products(rows, free), values, examples, subjects)
+    relevance = _relevance(dual.astype("float32") @ rows, space)
+    products = _products(rows, relevance)
+    dual, offset, predicted = _fit(products, targets, examples, subjects)
     # What is read lies too near to the mean, which is made up for.
     slope, start = np.polyfit(targets, predicted, 1)
     error = np.std(predicted - slope * targets - start) / slope
-    error *= 1 + _FREE_OF_ALL / n_subjects
-    weights = (shares / slope).astype("float32") @ rows * free
+    error *= 1 + _SHARED_RELEVANCE / n_subjects
+    weights = (dual / slope).astype("float32") @ rows * relevance
     return weights, (offset - start) / slope, error
 
 
-def _fit(products, values, examples, subjects):
-    """Fit a ridge regression whose ridge is best for left-out examples.
+def _fit(products, targets, examples, subjects):
+    """Fit a kernel ridge regression whose ridge is best for left-out examples.
 
-    Shares are those of all examples, 0 of those of which nothing is specified.
+    Its dual weights are of all examples, 0 of those of which nothing is specified.
     """
-    own, targets = products[np.ix_(examples, examples)], values[examples]
+    own = products[np.ix_(examples, examples)]
     penalties = np.multiply(_RIDGES, own.trace() / len(examples))
-    shares = np.zeros(len(products))
+    dual = np.zeros(len(products))
     fit = fit_kernel_ridge(own, targets, penalties, subjects[examples])
-    shares[examples], offset, held_out = fit
-    return shares, offset, held_out
+    dual[examples], offset, held_out = fit
+    return dual, offset, held_out
 
 
-def _products(rows, free):
+def _products(rows, relevance):
     """Multiply each example with each, its numbers weighted: ``(n, n)``."""
     products = np.zeros((len(rows), len(rows)))
     for start in range(0, rows.shape[1], MAX_MULTIPLIED):
         # No copy of all of them: of large volumes they take hundreds of megabytes.
         part = rows[:, start : start + MAX_MULTIPLIED]
-        products += (part * free[start : start + MAX_MULTIPLIED]) @ part.T
+        products += (part * relevance[start : start + MAX_MULTIPLIED]) @ part.T
     return products
 
 
-def _free(weights, space):
-    """Return how free each weight is, by the energy of weights around it."""
+def _relevance(weights, space):
+    """Return the prior variance of each weight, by the energy of weights around it."""
     energy = np.square(weights).reshape(*space, -1).sum(-1)
-    free = gaussian_filter(energy, _REACH) / energy.mean() + _FREE
-    return np.repeat(free.ravel(), weights.size // energy.size)
+    relevance = gaussian_filter(energy, _REACH) / energy.mean() + _MIN_RELEVANCE
+    return np.repeat(relevance.ravel(), weights.size // energy.size)

@@ -21,7 +21,7 @@ from dipy_ldm.data._grid import Grid, same_grid
 from dipy_ldm.data._image_checks import check_range
 from dipy_ldm.data._pairing import find_keys, require_subjects
 from dipy_ldm.data._paths import find_volumes, holds_volumes, rows_of_lists
-from dipy_ldm.data._scans import refuse_other_channels, require_affine
+from dipy_ldm.data._scans import require_affine
 from dipy_ldm.data._sidecars import fingerprint, provenance
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.channels import from_saved
@@ -217,8 +217,11 @@ def _volumes(document, paths, option, choice, cache_dir):
     shape = document["shape"]
     grid = Grid(tuple(shape[:3]), require_affine(document["affine"]))
     plan = plan_volumes(paths, grid=grid, shuffle=True, skip_bad=None, **choice)
-    if not plan.channels:
-        refuse_other_channels(plan.infos[0], shape[3], "the model is of")
+    if plan.columns != shape[3]:
+        raise InputError(
+            f"the model is of {shape[3]} channels, and the volumes of --{option} have "
+            f"{plan.columns}; give files like its training data."
+        )
     notes = []
     if n_other := sum(not same_grid(info, grid) for info in plan.infos):
         size = " x ".join(map(str, grid.shape))

@@ -4,7 +4,7 @@ from matplotlib import pyplot as plt
 import numpy as np
 from panels import BLUE, ORANGE
 
-from dipy_ldm.autoencoder import _network as autoencoder_network
+from dipy_ldm.autoencoder._network import encoder_and_decoder
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.nn import _building as building
 from dipy_ldm.training._memory import estimate_training
@@ -43,11 +43,11 @@ def draw_lines(ax, sides, estimate):
 
 
 def autoencoder(side, remat):
-    options = {"widths": (32, 64), "blocks": 1, "code_dim": 8, "remat": remat}
-    encoder = autoencoder_network.encoder((side,) * 3, 1, **options)
-    decoder = autoencoder_network.decoder(encoder.output.shape[1:-1], 1, **options)
+    networks = encoder_and_decoder(
+        (side,) * 3, 1, widths=(32, 64), blocks=1, code_dim=8, seed=0, remat=remat
+    )
     distances = 4 * CODES * (side // 4) ** 3
-    return estimate_training([encoder, decoder], BATCH, distances)
+    return estimate_training(networks, BATCH, distances)
 
 
 def denoiser(side, remat):

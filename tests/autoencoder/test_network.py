@@ -6,6 +6,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm.autoencoder import _network as networks
+from dipy_ldm.autoencoder._codec import Parameters
 from dipy_ldm.autoencoder._network import cosines
 
 to_numpy = ops.convert_to_numpy
@@ -48,6 +49,6 @@ def test_waves_are_orthonormal_and_the_slowest_come_first(piece):
 
 def test_the_factor_is_that_of_the_decoder():
     widths = (8, 8, 8)
-    decoder = networks.decoder((None,), 1, widths=widths, blocks=1, code_dim=1)
-    assert decoder.compute_output_shape((1, 1, 1)) == (1, 8, 1)
-    assert networks.factor_of(widths) == 8
+    parameters = Parameters(widths, 1, 4, 1, 1, 0.25, "squared", "codebook", 0)
+    _, decoder = parameters.networks((None,), 1)
+    assert decoder.compute_output_shape((1, 1, 1)) == (1, parameters.factor, 1)

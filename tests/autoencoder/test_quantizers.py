@@ -19,16 +19,17 @@ SHAPES = [(5, 6, 3), (5, 4, 6, 3), (2, 4, 5, 6, 3)]
 to_numpy = ops.convert_to_numpy
 
 
-def codebook(**kwargs):
-    layer = Codebook(11, **kwargs)
+def books(n_codebooks=1, n_codes=6, **kwargs):
+    layer = Codebook(n_codes, n_codebooks=n_codebooks, **kwargs)
     layer.build((None, 3))
-    layer.codebook.assign(np.random.default_rng(0).standard_normal((11, 3)))
+    rng = np.random.default_rng(0)
+    layer.codebook.assign(rng.standard_normal((n_codebooks * n_codes, 3)))
     return layer
 
 
 def test_gradient_goes_straight_through():
     vectors = keras.Input((4, 3))
-    model = keras.Model(vectors, codebook(commitment=0.0)(vectors))
+    model = keras.Model(vectors, books(commitment=0.0)(vectors))
     probe = keras.Sequential([keras.layers.Dense(3, use_bias=False), model])
     x = np.random.default_rng(2).standard_normal((8, 4, 3)).astype("float32")
     probe(x)
@@ -54,7 +55,7 @@ def test_codes_start_as_of_scipys_k_means(channels, monkeypatch):
         rng = np.random.default_rng(5)
         wanted, _ = kmeans2(vectors, 11, minit="points", rng=rng)
     draw = mock.Mock(return_value=vectors)
-    codes = codebook().initial(draw, np.random.default_rng(5))
+    codes = books(n_codes=11).initial(draw, np.random.default_rng(5))
     draw.assert_called_once_with(220)
     npt.assert_allclose(codes, wanted, atol=1e-9)
 
@@ -67,32 +68,32 @@ def test_many_codes_start_within_seconds():
 
 
 def test_codes_are_counted_in_training_only():
-    layer = codebook()
+    layer = books()
     vectors = np.random.default_rng(4).standard_normal((4, 5, 3)).astype("float32")
     layer(vectors)
     npt.assert_array_equal(layer.counts, 0)
     layer(vectors, training=True)
     layer(vectors, training=True)
-    expected = 2 * np.bincount(np.ravel(layer.nearest(vectors)), minlength=11)
+    expected = 2 * np.bincount(np.ravel(layer.nearest(vectors)), minlength=6)
     npt.assert_array_equal(layer.counts, expected)
 
 
-def test_figures_name_dead_codes_and_reset_counts():
-    layer = codebook()
-    layer.counts.assign([0, 100, 100, *[0] * 8])
-    figures, dead = layer.figures()
-    assert figures["usage"] == pytest.approx(2 / 11)
-    assert figures["perplexity"] == pytest.approx(2, rel=1e-5)
-    assert list(dead) == [0, *range(3, 11)]
+@pytest.mark.parametrize(
+    ("counts", "usage", "perplexity", "dead"),
+    [
+        ([[0, 100, 100, 0, 0, 0]], 2 / 6, 2, [0, 3, 4, 5]),
+        # The geometric mean of 4 and 2.
+        ([[100, 100, 100, 100], [200, 200, 0, 0]], 6 / 8, np.sqrt(8), [6, 7]),
+    ],
+)
+def test_figures_name_dead_codes_and_reset_counts(counts, usage, perplexity, dead):
+    layer = books(*np.shape(counts))
+    layer.counts.assign(np.ravel(counts))
+    figures, rows = layer.figures()
+    assert figures["usage"] == pytest.approx(usage)
+    assert figures["perplexity"] == pytest.approx(perplexity, rel=1e-5)
+    assert list(rows) == dead
     npt.assert_array_equal(layer.counts, 0)
-
-
-def books(n_codebooks, n_codes=6):
-    layer = Codebook(n_codes, n_codebooks=n_codebooks)
-    layer.build((None, 3))
-    rng = np.random.default_rng(0)
-    layer.codebook.assign(rng.standard_normal((n_codebooks * n_codes, 3)))
-    return layer
 
 
 @pytest.mark.parametrize("n_codebooks", [1, 3])
@@ -164,16 +165,6 @@ def test_where_a_code_is_revived_depends_on_no_other(n_codebooks):
     one, more = revived(2, last), revived(1, 2, last - 1, last)
     npt.assert_array_equal(more[[2, last]], one[[2, last]])
     assert np.abs(one[[2, last]] - to_numpy(layer.codebook)[[2, last]]).min() > 0
-
-
-def test_figures_of_several_codebooks():
-    layer = books(2, n_codes=4)
-    layer.counts.assign([100, 100, 100, 100, 200, 200, 0, 0])
-    figures, dead = layer.figures()
-    assert figures["usage"] == pytest.approx(6 / 8)
-    # The geometric mean of 4 and 2.
-    assert figures["perplexity"] == pytest.approx(np.sqrt(8), rel=1e-5)
-    assert list(dead) == [6, 7]
 
 
 @pytest.mark.parametrize("channels", [1, 12])

@@ -7,7 +7,8 @@ import pytest
 
 from dipy_ldm._backend import distribute_batches, make_strategy
 from dipy_ldm._conditions import UNSPECIFIED
-from dipy_ldm.data._sources import Source, Sources
+from dipy_ldm.data._sources import ConditioningInputs, Source, Sources
+from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._noising import noisy_batches
 from dipy_ldm.diffusion import schedules
 
@@ -15,7 +16,7 @@ from dipy_ldm.diffusion import schedules
 def noisy(n_batches, batch_size=4, first_step=0, **kwargs):
     latents = np.random.default_rng(0).standard_normal((8, 3, 2)).astype("float32")
     options = {"schedule": "cosine", "target": "noise", "seed": 1} | kwargs
-    data = noisy_batches(latents, batch_size, **options)
+    data = noisy_batches(Latents(latents), batch_size, **options)
     drawn = draw_batches(data, n_batches, first_step)
     parts = zip(*((x, t, y) for (x, t), y in drawn), strict=True)
     return [np.concatenate(part) for part in parts]
@@ -44,7 +45,7 @@ def test_datasets_have_each_batch_whole_and_with_its_shapes(strategy):
     if strategy:
         strategy = make_strategy("mirrored", ["CPU:0"])
     latents = np.random.default_rng(0).standard_normal((13, 2, 1)).astype("float32")
-    data = noisy_batches(latents, 4, schedule="cosine", target="v", seed=1)
+    data = noisy_batches(Latents(latents), 4, schedule="cosine", target="v", seed=1)
     dataset = distribute_batches(data, 7, strategy)
     (x, times), target = dataset.element_spec
     assert (x.shape, times.shape, target.shape) == ((4, 2, 1), (4,), (4, 2, 1))
@@ -57,7 +58,7 @@ def test_datasets_have_each_batch_whole_and_with_its_shapes(strategy):
 
 def test_pieces_put_together_are_the_batch():
     latents = np.random.default_rng(0).standard_normal((13, 2, 1)).astype("float32")
-    data = noisy_batches(latents, 4, schedule="cosine", target="v", seed=1)
+    data = noisy_batches(Latents(latents), 4, schedule="cosine", target="v", seed=1)
     for step in range(6):
         (x, times), target = data.of(step)
         parts = (data.draw(step, range(first, first + 2)) for first in (0, 2))
@@ -78,7 +79,8 @@ CONDITIONS = np.arange(24, dtype="float32").reshape(8, 3)
 def draw_conditions(n_batches, conditions=CONDITIONS, first_step=0, **kwargs):
     latents = np.repeat(np.arange(8, dtype="float32"), 2).reshape(8, 2, 1)
     options = {"schedule": "cosine", "target": "clean", "seed": 1} | kwargs
-    data = noisy_batches(latents, 4, conditions=conditions, **options)
+    latents = Latents(latents, ConditioningInputs(conditions))
+    data = noisy_batches(latents, 4, **options)
     drawn = draw_batches(data, n_batches, first_step)
     which = np.concatenate([clean[:, 0, 0] for _, clean in drawn]).astype(int)
     return which, np.concatenate([given[2] for given, _ in drawn])
@@ -106,8 +108,9 @@ def test_dropped_conditions_follow_from_the_step():
     assert (draw_conditions(6, seed=2)[1] != whole).any()
     # And what is noise, and of which time, is the same without conditions.
     options = {"schedule": "cosine", "target": "v", "seed": 1}
-    plain = noisy_batches(CONDITIONS[..., None], 4, **options)
-    also = noisy_batches(CONDITIONS[..., None], 4, conditions=CONDITIONS, **options)
+    plain = Latents(CONDITIONS[..., None])
+    also = plain._replace(conditioning=ConditioningInputs(CONDITIONS))
+    plain, also = (noisy_batches(latents, 4, **options) for latents in (plain, also))
     for (a, b), (c, d) in zip(
         draw_batches(plain, 2), draw_batches(also, 2), strict=True
     ):
@@ -122,7 +125,8 @@ def test_sources_match_latents_and_are_dropped_with_conditions():
     table = np.column_stack([CONDITIONS, np.arange(8)]).astype("float32")
     sources = Sources(images, Source(1, (10.0, 17.0), [], ""), (4,))
     options = {"schedule": "cosine", "target": "clean", "seed": 1}
-    data = noisy_batches(latents, 4, conditions=table, sources=sources, **options)
+    latents = Latents(latents, ConditioningInputs(table, sources))
+    data = noisy_batches(latents, 4, **options)
     drawn = draw_batches(data, 500)
     which = np.concatenate([clean[:, 0, 0] for _, clean in drawn])
     conditions, read = (

@@ -10,8 +10,8 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._sources import Source
 from dipy_ldm.denoiser import _unet as unet_network
-from dipy_ldm.denoiser._unet import SourceShape
 from dipy_ldm.nn import _building as building
 
 to_numpy = ops.convert_to_numpy
@@ -89,13 +89,13 @@ def test_conditional_networks_learn_from_each_level_and_number(rank, remat, rng)
 
 @pytest.mark.parametrize(("rank", "labels"), [(2, 0), (3, 3)])
 def test_networks_learn_from_all_of_a_source(rank, labels, rng):
-    shape, picture = (3, 2, 3)[:rank], SourceShape(4, 1, labels)
-    options = {"conditions": [2], "source": picture}
+    shape, source = (3, 2, 3)[:rank], Source(1, [0, 1], [*range(labels)], "")
+    options = {"conditions": [2], "source": source, "factor": 4}
     network = seeded_unet(shape, **options)
     again = seeded_unet(shape, remat=True, **options)
     for a, b in zip(network.get_weights(), again.get_weights(), strict=True):
         npt.assert_array_equal(a, b)
-    size = (4, *picture.shape((*shape, 2)))
+    size = (4, *(4 * side for side in shape), 1)
     sources = rng.integers(-1, labels, size) if labels else rng.random(size)
     (stem,) = (w for w in network.weights if w.shape[:rank] == (4,) * rank)
     assert stem.shape[rank:] == (labels or 2, 8)

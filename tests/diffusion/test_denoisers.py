@@ -17,15 +17,24 @@ def test_a_mixture_is_the_mean_of_two():
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_network_that_is_right_gives_the_clean_latents(schedule, target, rng):
-    clean, noise = rng.standard_normal((2, *SHAPE))
+@pytest.mark.parametrize("with_mean", [False, True])
+def test_a_network_that_is_right_gives_the_clean_latents(
+    schedule, target, with_mean, rng
+):
+    residual, noise = rng.standard_normal((2, *SHAPE))
+    mean = rng.standard_normal((1, *SHAPE[1:])) if with_mean else None
     alpha, sigma = rates(schedule, 0.7)
 
-    def predict(x, times):
+    def predict(x, times, *alpha_mean):
         npt.assert_array_equal(times, np.full(3, 0.7, "float32"))
-        return to_target(target, clean, noise, alpha, sigma)
+        npt.assert_allclose(x, alpha * residual + sigma * noise, atol=1e-6)
+        for scaled in alpha_mean:
+            npt.assert_allclose(scaled, alpha * np.repeat(mean, 3, 0), atol=1e-6)
+        assert len(alpha_mean) == with_mean
+        return to_target(target, residual, noise, alpha, sigma)
 
-    denoise = from_network(predict, schedule, target)
+    denoise = from_network(predict, schedule, target, mean)
+    clean = residual + mean if with_mean else residual
     npt.assert_allclose(denoise(alpha * clean + sigma * noise, 0.7), clean, atol=1e-5)
 
 

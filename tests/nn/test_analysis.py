@@ -7,7 +7,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm._utils import tiling as tiles
-from dipy_ldm.autoencoder import _network as autoencoder_network
+from dipy_ldm.autoencoder._network import encoder_and_decoder
 from dipy_ldm.nn import _analysis as analysis
 from dipy_ldm.nn._layers import DepthToSpace
 
@@ -16,8 +16,8 @@ to_numpy = ops.convert_to_numpy
 
 @pytest.mark.parametrize(("widths", "blocks"), [((8, 8), 1), ((8, 8, 8), 2)])
 def test_reach_is_how_far_the_decoder_looks(widths, blocks, rng):
-    options = {"widths": widths, "blocks": blocks, "code_dim": 1}
-    decoder = autoencoder_network.decoder((None,), 1, **options)
+    options = {"widths": widths, "blocks": blocks, "code_dim": 1, "seed": 1}
+    _, decoder = encoder_and_decoder((None,), 1, **options)
     for weight in decoder.weights:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))
     latents = rng.standard_normal((1, 64, 1)).astype("float32")
@@ -42,8 +42,8 @@ def upsampled(latents):
 
 
 def with_more_blocks(latents):
-    options = {"widths": (4, 4), "blocks": 3, "code_dim": latents.shape[-1]}
-    return autoencoder_network.decoder(latents.shape[1:-1], 1, **options)(latents)
+    options = {"widths": (4, 4), "blocks": 3, "code_dim": latents.shape[-1], "seed": 1}
+    return encoder_and_decoder(latents.shape[1:-1], 1, **options)[1](latents)
 
 
 @pytest.mark.parametrize("other", [(upsampled, 3, 4), (with_more_blocks, 4, 11)])
@@ -65,8 +65,8 @@ def test_tiles_of_other_decoders_give_the_whole(other, rng):
 
 @pytest.mark.parametrize(("widths", "blocks"), [((8, 8), 1), ((8, 4, 8), 2)])
 def test_tiles_of_an_encoder_give_the_whole(widths, blocks, rng):
-    options = {"widths": widths, "blocks": blocks, "code_dim": 2}
-    encoder = autoencoder_network.encoder((None, None), 1, **options)
+    options = {"widths": widths, "blocks": blocks, "code_dim": 2, "seed": 1}
+    encoder, _ = encoder_and_decoder((None, None), 1, **options)
     for weight in encoder.weights:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))
     factor = 2 ** len(widths)

@@ -373,20 +373,6 @@ def test_volumes_that_are_not_aligned_have_none(trained, volumes, rng, untrained
     assert model.predict(1, steps=2).shape == (1, 8, 8, 8, 1)
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_a_model_file_has_it(trained, tmp_path, half, undecoded):
-    trained.save(tmp_path / "model.safetensors", half=half)
-    loaded = LatentDiffusion.load(tmp_path / "model.safetensors")
-    for one, other in zip(loaded.gaussian_, trained.gaussian_, strict=True):
-        assert one.dtype == "float32"  # in 16 bits sums of squares are infinite
-        npt.assert_allclose(one, other, atol=2e-3 * half, rtol=2e-3 * half)
-    layer = unet_network.linear_estimate(loaded.denoiser_)
-    for weight, part in zip(layer.weights, loaded.gaussian_, strict=True):
-        npt.assert_array_equal(ops.convert_to_numpy(weight), part)
-    samples = (model.predict(2, steps=3) for model in (loaded, trained))
-    npt.assert_allclose(*samples, atol=5e-3 * half)
-
-
 def copied(model):
     """Return the model again, its denoiser not built yet."""
     return LatentDiffusion.from_saved(model.to_tensors(), model.to_document())

@@ -9,6 +9,7 @@ import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._conditions import ConditionBatch, learn
+from dipy_ldm.denoiser._unet import linear_estimate
 from dipy_ldm.diffusion.schedules import SCHEDULES, rates
 from dipy_ldm.prior import _probe as readings
 from dipy_ldm.prior._gaussian import Gaussian
@@ -70,8 +71,9 @@ def test_local_effects_are_read_locally(monkeypatch, rng):
     known = learn(given, 500)
     numbers = ConditionBatch.of(known, given, 500).numbers
     errors = []
-    for free in (readings._free, lambda weights, space: np.ones(weights.size, "f4")):
-        monkeypatch.setattr(readings, "_free", free)
+    uniform = lambda weights, space: np.ones(weights.size, "f4")  # noqa: E731
+    for relevance in (readings._relevance, uniform):
+        monkeypatch.setattr(readings, "_relevance", relevance)
         learnt = LinearProbe.learn(latents[:100], numbers[:100], known)
         read = ops.convert_to_numpy(learnt.predict(latents[100:]))
         errors.append(np.std(read - _probe_targets(numbers[100:], known)[0]))
@@ -262,11 +264,16 @@ def test_samples_follow_the_requested_conditions(trained, monkeypatch, undecoded
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_a_model_file_has_them(trained, tmp_path, half, undecoded):
+def test_a_model_file_has_gaussian_and_probe(trained, tmp_path, half, undecoded):
     trained.save(tmp_path / "m", half=half)
     loaded = LatentDiffusion.load(tmp_path / "m")
-    for one, other in zip(loaded.probe_[1:], trained.probe_[1:], strict=True):
+    parts = ((*model.gaussian_, *model.probe_[1:]) for model in (loaded, trained))
+    for one, other in zip(*parts, strict=True):
+        assert one.dtype == "float32"  # in 16 bits sums of squares are infinite
         npt.assert_allclose(one, other, atol=2e-3 * half, rtol=2e-3 * half)
+    layer = linear_estimate(loaded.denoiser_)
+    for weight, part in zip(layer.weights, loaded.gaussian_, strict=True):
+        npt.assert_array_equal(ops.convert_to_numpy(weight), part)
     asked = {"conditions": {"width": 3.0}, "steps": 3}
     samples = (model.predict(2, **asked) for model in (loaded, trained))
     npt.assert_allclose(*samples, atol=5e-3 * half)
