@@ -370,6 +370,7 @@ class TrainLDMFlow(LDMFlow):
                 "--resume to start afresh."
             )
         if options.resume and _has_ended(self, paths[0], options):
+            self._remove_checkpoints()  # which it had no time to, if it was stopped
             return False
         self._check_outputs(paths, options.resume)
         return True
