@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from itertools import chain
 import logging
 from pathlib import Path
@@ -23,11 +22,13 @@ from dipy_ldm.data._grid import bounding_box, choose_grid
 from dipy_ldm.data._nifti import VolumeInfo, read_headers
 from dipy_ldm.data._pairing import (
     Task,
+    learn_channels,
     make_plan,
     match_masks,
     pair_masks,
-    plan_channels,
+    put_together,
     read_series,
+    read_sets,
 )
 from dipy_ldm.data._paths import (
     choose_files,
@@ -37,7 +38,7 @@ from dipy_ldm.data._paths import (
     rows_of_lists,
 )
 from dipy_ldm.data.channels import Channel, as_channels
-from dipy_ldm.data.volumes import conform_volumes, refuse_beside_series
+from dipy_ldm.data.volumes import conform_volumes
 
 # So many are needed for one to be other than most.
 _MIN_VOLUMES = 3
@@ -180,29 +181,30 @@ def _range(values):
 
 def check_axes(infos: Sequence[VolumeInfo]) -> Finding:
     """Check the orientations of headers, and whether sform and qform agree."""
+    title = "orientation in the headers"
     axes = ["".join(aff2axcodes(info.affine)) for info in infos]
     counts = Counter(axes).most_common()
-    message = f"Axes of the files: {', '.join(f'{a} ({n})' for a, n in counts)}."
-    unsure = [info for info in infos if not info.oriented]
+    sentences = [f"Axes of the files: {', '.join(f'{a} ({n})' for a, n in counts)}."]
+    unsure = [info.file.name for info in infos if not info.oriented]
     twofold = [
         f"{info.file.name} ({own}, {other})"
         for info, own in zip(tqdm(infos, "headers"), axes)
         if (other := _conflicting_qform_axes(info.file, own))
     ]
-    if not unsure and not twofold:
-        return green("orientation in the headers", message)
-    if unsure:
-        message += (
-            f" {counted(len(unsure), 'file')} with neither sform nor qform, so that "
-            f"left and right are assumed: {_names(unsure)}."
-        )
-    if twofold:
-        message += (
-            f" {counted(len(twofold), 'file')} whose qform is invalid or has other "
-            f"axes than the sform, which counts: {listed(twofold, 5)}."
-        )
+    for files, what in (
+        (unsure, "with neither sform nor qform, so that left and right are assumed"),
+        (
+            twofold,
+            "whose qform is invalid or has other axes than the sform, which counts",
+        ),
+    ):
+        if files:
+            number = counted(len(files), "file")
+            sentences.append(f"{number} {what}: {listed(files, 5)}.")
+    if len(sentences) == 1:
+        return green(title, *sentences)
     cure = "Convert these files again from DICOM, or look up which side is left."
-    return amber("orientation in the headers", message, cure)
+    return amber(title, " ".join(sentences), cure)
 
 
 def _conflicting_qform_axes(file, axes):
@@ -243,42 +245,45 @@ def read_volumes(
     shape: int | Sequence[int] | None = None,
     channels: bool | Sequence[str] = False,
     mask_files: Sequence[str | Path] | None = None,
-    source_files: Sequence[str | Path] | None = None,
-    source_channels: Sequence[str] = (),
     dwi: bool = False,
     skip_bad: bool = False,
-    cache_dir: str | Path | None = None,
-    cache_limit: float | None = None,
+    **cache,
 ) -> tuple[list[Finding], Material | None]:
     """Read all volumes, without those that can't be used or would spoil the grid."""
     files = find_volumes(paths)
-    if dwi:
-        refuse_beside_series(channels, source_files, source_channels)
     if isinstance(channels, bool) or not channels:
         files = choose_files(files, suffix, filter)
-        tasks, sentences = _read_tasks(files, bool(channels), dwi)
-        n_files = len(files)
+        tasks, infos, sentences = _read_tasks(files, bool(channels), dwi)
+        owners = files
     else:
         files = choose_for_channels(files, suffix, filter)
-        tasks, sentences = _plan_named_channels(files, channels)
-        n_files = len(_all_files(tasks)) + len(sentences) if tasks else len(files)
-        files = [task.info.file for task in tasks]
+        tasks, infos, sentences = _read_named_channels(files, channels)
+        owners = [task.info.file for task in tasks]
+    if not tasks:
+        return [check_files(sentences, len(files))], None
+    n_files = len(infos) + len(sentences)
     with _quietly():
+        header_findings, tasks = _check_headers(tasks, infos)
+        masked, tasks = _with_masks(owners, tasks, mask_files, skip_bad)
+        findings = [*header_findings, *masked]
         if not tasks:
-            return [check_files(sentences, n_files)], None
-        header_findings, tasks = _check_headers(tasks)
-        masked, tasks = _with_masks(files, tasks, mask_files, skip_bad)
-        if not tasks:
-            return [check_files(sentences, n_files), *masked], None
+            return [check_files(sentences, n_files), *findings], None
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
         plan = make_plan(tasks, grid, rows_of_lists(paths), skip_bad=True, shuffle=True)
-        volumes, bad = _check_voxels(plan, cache_dir, cache_limit)
-    skip_bad = skip_bad and volumes is not None
-    first = check_files([*sentences, *bad], n_files, skip_bad)
-    findings = [first, *header_findings, *masked]
-    if dwi:
-        findings.append(check_series([task.gradients for task in tasks]))
-    return findings, None if volumes is None else _material(volumes)
+        volumes, bad = _check_voxels(plan, cache)
+    sentences += bad
+    if volumes is None:
+        return [check_files(sentences, n_files), *findings], None
+    material = Material(
+        volumes.images,
+        volumes.affine,
+        _short(volumes.files),
+        volumes.files,
+        volumes.subjects,
+        volumes.channels,
+        volumes.sources,
+    )
+    return [check_files(sentences, n_files, skip_bad), *findings], material
 
 
 def check_series(series: Sequence[Gradients]) -> Finding:
@@ -305,27 +310,24 @@ def _read_tasks(files, channels, dwi):
     """Read the headers of volumes; a sentence on each bad one."""
     if dwi:
         tasks, complaints = read_series(files)
-        return tasks, list(complaints.values())
-    with _quietly():
-        infos, complaints = read_headers(files, channels)
-    return [Task(info) for info in infos], list(complaints.values())
+    else:
+        with _quietly():
+            infos, complaints = read_headers(files, channels)
+        tasks = [Task(info) for info in infos]
+    return tasks, [task.info for task in tasks], list(complaints.values())
 
 
-def _plan_named_channels(files, names):
-    """Put named channels together, as a training does; sentences on bad files."""
+def _read_named_channels(files, names):
+    """Put named channels together, as a training does; a sentence on each bad file."""
+    complaints: dict = {}
     try:
-        return plan_channels(files, as_channels(names, files), skip_bad=False), []
+        channels = as_channels(names, files)
+        sets = put_together(files, [channel.name for channel in channels])
+        sets, complaints = read_sets(sets)
+        tasks = learn_channels(sets, channels)
     except InputError as error:
-        sentences = str(error).partition("\nAdd ")[0].splitlines()
-    with _quietly(), suppress(InputError):  # if none is good
-        return plan_channels(files, as_channels(names, files), skip_bad=True), sentences
-    return [], sentences
-
-
-def _all_files(tasks):
-    """Return the files of all named channels, or those of volumes without."""
-    files = ([file for _, file in t.parts] or [t.info.file] for t in tasks)
-    return [*chain(*files)]
+        return [], [], [*complaints.values(), *str(error).splitlines()]
+    return tasks, [*chain(*sets)], list(complaints.values())
 
 
 def _quietly():
@@ -333,18 +335,20 @@ def _quietly():
     return log_filter("dipy_ldm", lambda record: record.levelno < logging.WARNING)
 
 
-def _check_headers(tasks):
+def _check_headers(tasks, infos):
     """Compare headers of all channels, and leave out what would spoil the grid."""
-    infos, findings = [task.info for task in tasks], []
-    if tasks[0].parts:
-        infos, _ = read_headers(_all_files(tasks))
+    findings = []
     for check in (check_units, check_places):
         finding, bad = check(infos)
         findings.append(finding)
         infos = [info for i, info in enumerate(infos) if i not in bad]
+    findings += [check_sizes(infos), check_axes(infos)]
     good = {info.file for info in infos}
-    tasks = [task for task in tasks if good.issuperset(_all_files([task]))]
-    return [*findings, check_sizes(infos), check_axes(infos)], tasks
+    files_of = [[task.info.file, *(file for _, file in task.parts)] for task in tasks]
+    tasks = [t for t, files in zip(tasks, files_of) if good.issuperset(files)]
+    if tasks and tasks[0].gradients:
+        findings.append(check_series([task.gradients for task in tasks]))
+    return findings, tasks
 
 
 def _with_masks(files, tasks, mask_files, skip_bad):
@@ -362,19 +366,13 @@ def _with_masks(files, tasks, mask_files, skip_bad):
     return [find("masks", "\n".join(complaints.values()), cure)], pairs
 
 
-def _check_voxels(plan, cache_dir, cache_limit):
+def _check_voxels(plan, cache):
     """Read all voxels; a sentence on each volume that is bad."""
     try:
-        volumes = conform_volumes(plan, cache_dir, cache_limit, verbose=True)
+        volumes = conform_volumes(plan, verbose=True, **cache)
     except InputError as error:
         return None, str(error).split("\n")
     return volumes, volumes.complaints
-
-
-def _material(volumes):
-    arrays, files = (volumes.images, volumes.affine), volumes.files
-    further = volumes.subjects, volumes.channels, volumes.sources
-    return Material(*arrays, _short(files), files, *further)
 
 
 def _short(files):

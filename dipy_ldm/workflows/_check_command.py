@@ -11,7 +11,7 @@ import numpy as np
 
 from dipy_ldm import __version__, _presets, _serialization
 from dipy_ldm._conditions import learn
-from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.checks import InputError, check_patch
 from dipy_ldm.checking import (
     _dry_run as dry_run,
     _findings as report,
@@ -28,6 +28,7 @@ from dipy_ldm.data._covariates import (
     summarise,
 )
 from dipy_ldm.data._paths import holds_volumes, rows_of_lists
+from dipy_ldm.data.volumes import refuse_beside_series
 from dipy_ldm.workflows import _inputs as inputs, _training as training
 from dipy_ldm.workflows._options import as_command_line, sizes_of
 from dipy_ldm.workflows._outputs import write_page
@@ -64,27 +65,22 @@ def _not_checked(options):
 
 def _look_at_volumes(options):
     paths, conditions, steps = inputs.named_inputs(options)
-    files, material = read_volumes(
-        paths,
-        **inputs.grid_options(options),
-        mask_files=options.mask_files,
-        source_files=options.source_files,
-        **inputs.source_channels_of(options),
-        dwi=options.dwi,
-        skip_bad=options.skip_bad,
-        cache_dir=options.cache_dir,
-        cache_limit=options.cache_limit,
-    )
+    how = inputs.grid_options(options)
+    sources = inputs.source_channels_of(options)
+    if options.dwi:
+        refuse_beside_series(how["channels"], options.source_files, **sources)
+    further = "mask_files", "dwi", "skip_bad", "cache_dir", "cache_limit"
+    how |= {name: getattr(options, name) for name in further}
+    files, material = read_volumes(paths, **how)
     sections = {"Files": files}
-    if material is not None:
-        if conditions:
-            sections["Conditions"] = _of_tables(
-                conditions, material.files, paths, steps
-            )
-        shown = material if material.b0s is None else _of_b0s(material)
-        sections["Images"] = check_images(shown)
-        if channels := check_channels(material):
-            sections["Channels"] = channels
+    if material is None:
+        return sections, None
+    if conditions:
+        sections["Conditions"] = _of_tables(conditions, material.files, paths, steps)
+    shown = material if material.b0s is None else _of_b0s(material)
+    sections["Images"] = check_images(shown)
+    if channels := check_channels(material):
+        sections["Channels"] = channels
     return sections, material
 
 
@@ -144,33 +140,36 @@ def _try_out(material, options, strategy):
         channels=tuple(material.channels),
     )
     settings = _presets.resolve(cohort, **sizes_of(options))
-    recipe = training.make(settings, strategy, options)
-    recipe = training.begin_from(recipe, options)
-    if options.source_files or options.source_channels or options.dwi:
-        # Of which trials have none.
-        recipe.of_model.pop("init", None)
     share = options.validation, options.seed, settings.batch_size
-    parts = plans.check_split(cohort, *share)
-    people = plans.check_subjects(cohort, options.init, options.dwi)
-    if parts.state == "red":
-        rest = _not_tried("there are too few images")
-        return {"Training": [people, parts, *rest]}
+    findings = [
+        plans.check_subjects(cohort, options.init, options.dwi),
+        plans.check_split(cohort, *share),
+    ]
+    if findings[-1].state == "red":
+        return _untried(findings, "there are too few images")
     train, _ = split(cohort, *share)
     shape, patch = train.images.shape, settings.patch
-    chosen = recipe.resolved(len(shape) - 2)
     try:
+        recipe = training.make(settings, strategy, options)
+        if options.source_files or options.source_channels or options.dwi:
+            # Of which trials have none.
+            recipe.of_model.pop("init", None)
+        chosen = recipe.resolved(len(shape) - 2)
+        check_patch(patch, len(shape) - 2)
         recipe.check_images(shape, cohort.channels)
         memory = plans.check_memory(recipe, chosen, shape, patch)
+        findings += [plans.check_device(chosen["diffusion"]), memory]
+        if memory.state == "red":
+            return _untried(findings, "the memory would not suffice")
+        recipe.check(shape, patch, channels=cohort.channels)
     except InputError as error:
-        findings = [people, parts, refused("init", error)]
-        return {"Training": findings, "Trials": _not_tried("it can't begin so")}
-    findings = [people, parts, plans.check_device(chosen["diffusion"]), memory]
-    if memory.state == "red":
-        trials = _not_tried("the memory would not suffice")
-        return {"Training": findings, "Trials": trials}
-    recipe.check(shape, patch, channels=cohort.channels)
+        return _untried([*findings, refused("options", error)], "it can't begin so")
     trials = _try_training(recipe, chosen, material, train.images, patch, options)
     return {"Training": findings, "Trials": trials}
+
+
+def _untried(findings, why):
+    return {"Training": findings, "Trials": _not_tried(why)}
 
 
 def _try_training(recipe, chosen, material, images, patch, options):

@@ -147,7 +147,7 @@ _TRAINING = ("learning_rate", "precision", "remat", "accumulate", "checkpoint_st
 
 
 def make(settings: Settings, strategy: object, options: SimpleNamespace) -> Recipe:
-    """Make both estimators, and choose how they are trained."""
+    """Make both estimators, maybe as in a file, and choose how they are trained."""
     from dipy_ldm import VQVAE, LatentDiffusion
 
     vqvae = VQVAE(
@@ -164,16 +164,15 @@ def make(settings: Settings, strategy: object, options: SimpleNamespace) -> Reci
     of_vqvae, of_model = (training | settings.length(s) for s in ("vqvae", "ldm"))
     steps = options.steps_detector
     of_detector = training | {"steps": steps} if steps else None
-    return Recipe(vqvae, model, of_vqvae, of_model, of_detector)
+    recipe = Recipe(vqvae, model, of_vqvae, of_model, of_detector)
+    return recipe if options.init is None else _begin_from(recipe, options)
 
 
-def begin_from(recipe: Recipe, options: SimpleNamespace) -> Recipe:
-    """Let both estimators begin from a model file, if there is one."""
-    init = options.init
-    if init is None:
-        return recipe
+def _begin_from(recipe, options):
+    """Let both estimators begin from a model file."""
     from dipy_ldm import VQVAE, LatentDiffusion
 
+    init = options.init
     kind = _serialization.read_document(_serialization.find(init))["kind"]
     whole = LatentDiffusion.load(init) if kind == "latent_diffusion" else None
     vqvae = whole.vqvae_ if whole else VQVAE.load(init)

@@ -322,7 +322,6 @@ class TrainLDMFlow(LDMFlow):
         inputs.check_split(planned, *share)
         strategy = _make_strategy(strategy, options.devices)
         recipe = training.make(settings, strategy, options)
-        recipe = training.begin_from(recipe, options)
         recipe.check(
             planned.shape,
             settings.patch,
