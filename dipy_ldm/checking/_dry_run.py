@@ -1,8 +1,7 @@
 """Trials: some real steps of both stages, and overfitting eight images."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-import logging
+from contextlib import contextmanager, suppress
 import math
 import time
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 
 from dipy_ldm import VQVAE, LatentDiffusion, plots
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.progress import log_filter
 from dipy_ldm.checking._findings import Finding, Picture, amber, flat, green, grey, red
 from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.data.channels import Channel
@@ -78,21 +78,16 @@ def _stop_after(steps: int, seconds: float) -> Callable:
 @contextmanager
 def _cut_short(estimator: VQVAE | LatentDiffusion) -> Iterator[None]:
     """Allow a training to stop early, also if nothing is learnt."""
-    judge = logging.getLogger("dipy_ldm.training._trainer")
-    level = judge.level
-    judge.setLevel(logging.ERROR)
+    silent = log_filter("dipy_ldm.training._trainer", lambda record: False)
     try:
-        yield
-    except _StopTrainingError:
-        pass
+        with silent, suppress(_StopTrainingError):
+            yield
     except InputError:
         # Of an option, or of the images, before there was a step.
         if not any(getattr(estimator, "step_seconds_", {}).values()):
             raise
         # What came of it is looked at, even if that was in the first round.
         vars(estimator).setdefault("history_", {})
-    finally:
-        judge.setLevel(level)
 
 
 def time_training_steps(
@@ -259,7 +254,7 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
         return green(title, f"{message}: they are learnt.", pictures=pictures)
     if result.steps == 0:
         cure = "Train the autoencoder, too (--steps_vqvae 1000), or leave out --init."
-        return amber(title, f"{message}.", cure, pictures=pictures)
+        return amber(title, f"{message}.", cure, pictures)
     if result.steps < _MIN_TRIAL_STEPS:
         why = f"{message}; so few steps, in the time there was, are too few to judge."
         return grey(title, why, pictures=pictures)
@@ -268,5 +263,5 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
         "not, try another --learning_rate (0.001 to 0.002 is usual for volumes)."
     )
     if share < 1:
-        return amber(title, f"{message}.", cure, pictures=pictures)
-    return red(title, f"{message}: nothing is learnt.", cure, pictures=pictures)
+        return amber(title, f"{message}.", cure, pictures)
+    return red(title, f"{message}: nothing is learnt.", cure, pictures)

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 import logging
 from pathlib import Path
-from typing import NamedTuple
 
 import nibabel as nib
 from nibabel.affines import voxel_sizes
@@ -37,8 +36,8 @@ from dipy_ldm.data._paths import (
     find_volumes,
     rows_of_lists,
 )
-from dipy_ldm.data.channels import Channel, as_channels
-from dipy_ldm.data.volumes import conform_volumes
+from dipy_ldm.data.channels import as_channels
+from dipy_ldm.data.volumes import Volumes, conform_volumes
 
 # So many are needed for one to be other than most.
 _MIN_VOLUMES = 3
@@ -186,21 +185,20 @@ def check_axes(infos: Sequence[VolumeInfo]) -> Finding:
     counts = Counter(axes).most_common()
     sentences = [f"Axes of the files: {', '.join(f'{a} ({n})' for a, n in counts)}."]
     unsure = [info.file.name for info in infos if not info.oriented]
-    twofold = [
+    double = [
         f"{info.file.name} ({own}, {other})"
         for info, own in zip(tqdm(infos, "headers"), axes)
         if (other := _conflicting_qform_axes(info.file, own))
     ]
-    for files, what in (
-        (unsure, "with neither sform nor qform, so that left and right are assumed"),
-        (
-            twofold,
-            "whose qform is invalid or has other axes than the sform, which counts",
-        ),
-    ):
-        if files:
-            number = counted(len(files), "file")
-            sentences.append(f"{number} {what}: {listed(files, 5)}.")
+    odd = {
+        "with neither sform nor qform, so that left and right are assumed": unsure,
+        "whose qform is invalid or has other axes than the sform, which counts": double,
+    }
+    sentences += [
+        f"{counted(len(files), 'file')} {what}: {listed(files, 5)}."
+        for what, files in odd.items()
+        if files
+    ]
     if len(sentences) == 1:
         return green(title, *sentences)
     cure = "Convert these files again from DICOM, or look up which side is left."
@@ -219,23 +217,6 @@ def _conflicting_qform_axes(file, axes):
     return "" if qform_axes == axes else qform_axes
 
 
-class Material(NamedTuple):
-    """What is left to be looked at.
-
-    ``images`` ``(n, *space, channels)``, where their voxels are (``affine``, or None),
-    what they are called, the files of volumes, whose they are, named channels,
-    and of volumes of diffusion series their b = 0.
-    """
-
-    images: np.ndarray
-    affine: np.ndarray | None
-    names: Sequence[str]
-    files: Sequence[Path]
-    subjects: Sequence
-    channels: Sequence[Channel] = ()
-    b0s: np.ndarray | None = None
-
-
 def read_volumes(
     paths: Sequence[str | Path],
     *,
@@ -248,7 +229,7 @@ def read_volumes(
     dwi: bool = False,
     skip_bad: bool = False,
     **cache,
-) -> tuple[list[Finding], Material | None]:
+) -> tuple[list[Finding], Volumes | None]:
     """Read all volumes, without those that can't be used or would spoil the grid."""
     files = find_volumes(paths)
     if isinstance(channels, bool) or not channels:
@@ -271,19 +252,8 @@ def read_volumes(
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
         plan = make_plan(tasks, grid, rows_of_lists(paths), skip_bad=True, shuffle=True)
         volumes, bad = _check_voxels(plan, cache)
-    sentences += bad
-    if volumes is None:
-        return [check_files(sentences, n_files), *findings], None
-    material = Material(
-        volumes.images,
-        volumes.affine,
-        _short(volumes.files),
-        volumes.files,
-        volumes.subjects,
-        volumes.channels,
-        volumes.sources,
-    )
-    return [check_files(sentences, n_files, skip_bad), *findings], material
+    skip_bad = skip_bad and volumes is not None
+    return [check_files([*sentences, *bad], n_files, skip_bad), *findings], volumes
 
 
 def check_series(series: Sequence[Gradients]) -> Finding:
@@ -373,9 +343,3 @@ def _check_voxels(plan, cache):
     except InputError as error:
         return None, str(error).split("\n")
     return volumes, volumes.complaints
-
-
-def _short(files):
-    """Name files by their last names, or by their paths where these are equal."""
-    names = [file.name for file in files]
-    return names if len(set(names)) == len(names) else list(map(str, files))

@@ -27,6 +27,7 @@ _BEGIN = (
     "autoencoder for any scan (of 25, 29.2 dB where one of their own has 26.9)."
 )
 _STAGES = {"autoencoder": "The autoencoder", "diffusion": "The diffusion model"}
+_SMALLER = {"autoencoder": "smaller --patch", "diffusion": "larger --voxel_size"}
 
 
 def check_subjects(
@@ -102,8 +103,9 @@ def check_memory(
     if first := trainings.get("autoencoder"):
         init = recipe.of_vqvae.get("init")
         parameters = recipe.vqvae._parameters(len(shape) - 2, init)
-        how = (parameters, shape, patch, first)
-        needed["autoencoder"] = autoencoder.needed_memory(*how)
+        needed["autoencoder"] = autoencoder.needed_memory(
+            parameters, shape, patch, first
+        )
     second = trainings["diffusion"]
     architecture = recipe.model._architecture(shape, init=recipe.of_model.get("init"))
     needed["diffusion"] = diffusion.needed_memory(architecture, second)
@@ -114,20 +116,19 @@ def judge_memory(needed: dict[str, float], free: float) -> Finding:
     """Return a finding on the needed memory and what there is."""
     table: list[tuple] = [("stage", "needed (GiB)", "memory (GiB)")]
     table += [(s, n / 2**30, free / 2**30) for s, n in needed.items()]
-    most = max(needed, key=lambda stage: needed[stage])
+    most, stage = max((n, stage) for stage, n in needed.items())
+    other = ", more than the other stage" if len(needed) > 1 else ""
     message = (
-        f"{_STAGES[most]} needs {needed[most] / 2**30:.2g} GiB"
-        + (", more than the other stage" if len(needed) > 1 else "")
-        + f", and {free / 2**30:.2g} GiB can be had."
+        f"{_STAGES[stage]} needs {most / 2**30:.2g} GiB{other}, and "
+        f"{free / 2**30:.2g} GiB can be had."
     )
-    cure = (
-        "Give a smaller --batch_size (with --accumulate, to the same result), --remat, "
-        + ("a smaller --patch" if most == "autoencoder" else "or a larger --voxel_size")
-        + "."
-    )
-    if needed[most] > free:
+    if most > free:
+        cure = (
+            "Give a smaller --batch_size (with --accumulate, to the same result), "
+            f"--remat, or a {_SMALLER[stage]}."
+        )
         return red("memory", message, cure, table=table)
-    if needed[most] > _TIGHT * free:
+    if most > _TIGHT * free:
         cure = "Let nothing else run beside it, or see --batch_size and --accumulate."
         return amber("memory", message, cure, table=table)
     return green("memory", message, table=table)

@@ -149,8 +149,8 @@ def check_duplicates(
     across = [(i, j) for i, j, _ in pairs if subjects[i] != subjects[j]]
     listing = listed([f"{names[i]} and {names[j]}" for i, j, _ in pairs], 3)
     return Finding(
-        title,
         "red" if across else "amber",
+        title,
         f"{counted(len(pairs), 'pair')} of equal or nearly equal volumes: {listing}.",
         "Keep one of each pair, or say that they are of one subject (the sub- of their "
         "names): one may be learnt from and the other held out."

@@ -1,6 +1,7 @@
 """What ``dipy_train_ldm --check`` checks, in which order, and how it reports it."""
 
 from collections.abc import Sequence
+from functools import partial
 import json
 import logging
 from pathlib import Path
@@ -18,7 +19,7 @@ from dipy_ldm.checking import (
     _resources as plans,
 )
 from dipy_ldm.checking._findings import amber, green, grey, refused, worst
-from dipy_ldm.checking._headers import Material, read_volumes
+from dipy_ldm.checking._headers import read_volumes
 from dipy_ldm.checking._outliers import check_channels, check_images
 from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.data._covariates import (
@@ -43,10 +44,14 @@ def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -
     if options.init:  # is looked at before the volumes, which take longer
         _serialization.read_document(_serialization.find(options.init))
     if options.input_files == ["mnist"] or not holds_volumes(options.input_files):
-        sections, material = _look_at_images(options)
+        sections, cohort = _look_at_images(options)
     else:
-        sections, material = _look_at_volumes(options)
-    sections |= _try_out(material, options, strategy)
+        sections, cohort = _look_at_volumes(options)
+    if cohort is None:
+        why = "Not checked: there is no file to train on."
+        sections["Training"] = [grey("training", why)]
+    else:
+        sections |= _try_out(cohort, options, strategy)
     if unchecked := _not_checked(options):
         sections["Not checked"] = unchecked
     return _write(outputs, options, sections)
@@ -71,41 +76,43 @@ def _look_at_volumes(options):
         refuse_beside_series(how["channels"], options.source_files, **sources)
     further = "mask_files", "dwi", "skip_bad", "cache_dir", "cache_limit"
     how |= {name: getattr(options, name) for name in further}
-    files, material = read_volumes(paths, **how)
-    sections = {"Files": files}
-    if material is None:
+    findings, volumes = read_volumes(paths, **how)
+    sections = {"Files": findings}
+    if volumes is None:
         return sections, None
+    files, subjects = volumes.files, volumes.subjects
     if conditions:
-        sections["Conditions"] = _of_tables(conditions, material.files, paths, steps)
-    shown = material if material.b0s is None else _of_b0s(material)
-    sections["Images"] = check_images(shown)
-    if channels := check_channels(material):
+        sections["Conditions"] = _of_tables(conditions, files, paths, steps)
+    about = {"affine": volumes.affine, "channels": volumes.channels}
+    cohort = Cohort(volumes.images, subjects=subjects, **about)
+    if options.dwi:
+        # The b = 0 of each series, in place of its volumes.
+        rows = [files.index(file) for file in dict.fromkeys(files)]
+        shown = cohort.take_metadata(rows)._replace(images=volumes.sources[rows])
+        sections["Images"] = check_images(shown, _short([files[i] for i in rows]))
+        return sections, cohort
+    sections["Images"] = check_images(cohort, _short(files))
+    if channels := check_channels(cohort, _short(files)):
         sections["Channels"] = channels
-    return sections, material
+    return sections, cohort
 
 
-def _of_b0s(material):
-    """Take the b = 0 of each diffusion series in place of its volumes."""
-    names = list(map(str, material.files))
-    rows = sorted(np.unique(names, return_index=True)[1].tolist())
-    chosen = {
-        name: [getattr(material, name)[i] for i in rows]
-        for name in ("names", "files", "subjects")
-    }
-    return material._replace(images=material.b0s[rows], **chosen)
+def _short(files):
+    """Name files by their last names, or by their paths where these are equal."""
+    names = [file.name for file in files]
+    return names if len(set(names)) == len(names) else list(map(str, files))
 
 
 def _look_at_images(options):
     data = inputs.plan_training(options).load()
     names = [f"image {i}" for i in range(len(data.images))]
-    subjects = data.subjects or names
-    material = Material(data.images, None, names, (), subjects)
-    sections = {"Images": check_images(material)}
+    cohort = data._replace(subjects=data.subjects or names)
+    sections = {"Images": check_images(cohort, names)}
     if data.conditions:
-        learnt = learn(data.conditions, len(names), subjects=subjects)
-        covariates = as_covariates(data.conditions, learnt, subjects)
+        learnt = learn(data.conditions, len(names), subjects=cohort.subjects)
+        covariates = as_covariates(data.conditions, learnt, cohort.subjects)
         sections["Conditions"] = _of_covariates(covariates)
-    return sections, material
+    return sections, cohort
 
 
 def _of_tables(names, files, paths, steps):
@@ -128,17 +135,8 @@ def _of_covariates(covariates):
     return [green("conditions", summarise(covariates)), unique]
 
 
-def _try_out(material, options, strategy):
+def _try_out(cohort, options, strategy):
     """Check what the training would be, and try it."""
-    if material is None:
-        why = "Not checked: there is no file to train on."
-        return {"Training": [grey("training", why)]}
-    cohort = Cohort(
-        material.images,
-        affine=material.affine,
-        subjects=list(material.subjects),
-        channels=tuple(material.channels),
-    )
     settings = _presets.resolve(cohort, **sizes_of(options))
     share = options.validation, options.seed, settings.batch_size
     findings = [
@@ -164,7 +162,7 @@ def _try_out(material, options, strategy):
         recipe.check(shape, patch, channels=cohort.channels)
     except InputError as error:
         return _untried([*findings, refused("options", error)], "it can't begin so")
-    trials = _try_training(recipe, chosen, material, train.images, patch, options)
+    trials = _try_training(recipe, chosen, train, len(cohort.images), patch, options)
     return {"Training": findings, "Trials": trials}
 
 
@@ -172,26 +170,24 @@ def _untried(findings, why):
     return {"Training": findings, "Trials": _not_tried(why)}
 
 
-def _try_training(recipe, chosen, material, images, patch, options):
+def _try_training(recipe, chosen, train, n_all, patch, options):
     """Take some steps of a training, and overfit few of its images."""
     if not options.seconds:
         return _not_tried("no time was given for it")
-    few = np.asarray(images[: chosen["diffusion"].batch_size], "float32")
+    images, affine, channels = train.images, train.affine, train.channels
     paces = dry_run.time_training_steps(
         recipe,
-        few,
+        np.asarray(images[: chosen["diffusion"].batch_size], "float32"),
         options.seconds / 2,
         patch=patch,
         augment=training.augmentation(options),
-        channels=material.channels,
+        channels=channels,
     )
     few = images[: dry_run.N_OVERFIT_IMAGES]
-    further = material.affine, options.seconds, material.channels
-    trial = dry_run.overfit(recipe, few, *further)
-    n, n_all = len(images), len(material.images)
+    trial = dry_run.overfit(recipe, few, affine, options.seconds, channels)
     return [
-        dry_run.check_time(paces, chosen, n, n_all),
-        dry_run.check_overfit(trial, material.affine),
+        dry_run.check_time(paces, chosen, len(images), n_all),
+        dry_run.check_overfit(trial, affine),
     ]
 
 
@@ -202,7 +198,6 @@ def _not_tried(why):
 def _write(outputs, options, sections):
     """Write both files, and return in a sentence what must be fixed."""
     every = [finding for findings in sections.values() for finding in findings]
-    bad = [finding.title for finding in every if finding.state == "red"]
     document = {
         "GeneratedBy": {"Name": "dipy_ldm", "Version": __version__},
         "Time": time.strftime("%Y-%m-%dT%H:%M:%S"),
@@ -213,11 +208,10 @@ def _write(outputs, options, sections):
             for title, findings in sections.items()
         },
     }
+    worded = partial(as_command_line, options=vars(options))
     for line in report.summarise_findings(sections):
-        logger.info("%s", as_command_line(line, vars(options)))
-    document = json.loads(as_command_line(json.dumps(document), vars(options)))
-    page = report.write_page(options.input_files, sections)
-    write_page(outputs, document, as_command_line(page, vars(options)))
-    if not bad:
-        return ""
-    return f"fix what is red before you train: {', '.join(bad)}; see {outputs[1]}."
+        logger.info("%s", worded(line))
+    page = worded(report.write_page(options.input_files, sections))
+    write_page(outputs, json.loads(worded(json.dumps(document))), page)
+    bad = ", ".join(finding.title for finding in every if finding.state == "red")
+    return bad and f"fix what is red before you train: {bad}; see {outputs[1]}."

@@ -21,12 +21,7 @@ from dipy_ldm.evaluation import (
 from dipy_ldm.evaluation._condition_probe import measure_agreement
 from dipy_ldm.evaluation._copy_filter import CopyFilter, ReferenceSet, project_randomly
 from dipy_ldm.evaluation._page import report
-from dipy_ldm.evaluation.audit import (
-    Audit,
-    Reference,
-    audit,
-    refuse_training_images,
-)
+from dipy_ldm.evaluation.audit import Audit, Reference, audit, refuse_training_images
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.workflows import _launch as launch
