@@ -16,19 +16,10 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.progress import log_filter, tqdm
 from dipy_ldm._utils.values import counted, listed
 from dipy_ldm.checking._findings import Finding, amber, green, red
+from dipy_ldm.data import _pairing as pairing
 from dipy_ldm.data._bvals_bvecs import Gradients, describe
 from dipy_ldm.data._grid import bounding_box, choose_grid
 from dipy_ldm.data._nifti import VolumeInfo, read_headers
-from dipy_ldm.data._pairing import (
-    Task,
-    learn_channels,
-    make_plan,
-    match_masks,
-    pair_masks,
-    put_together,
-    read_series,
-    read_sets,
-)
 from dipy_ldm.data._paths import (
     choose_files,
     choose_for_channels,
@@ -86,12 +77,11 @@ def check_units(infos: Sequence[VolumeInfo]) -> tuple[Finding, list[int]]:
     if not bad:
         return _usual_size(usual), []
     rows = [(str(infos[i].file), extents[i], extents[i] / usual) for i in bad]
+    sentences = listed([_sized(*row) for row in rows], 3)
     finding = red(
         "units",
-        f"{counted(len(bad), 'volume')} of another size than most: "
-        f"{listed([_sized(*row) for row in rows], 3)}.",
-        "Write the affine of these files in millimetres (multiply its first three "
-        "rows), or convert them again.",
+        f"{counted(len(bad), 'volume')} of another size than most: {sentences}.",
+        "Write the affine of these files in millimetres, or convert them again.",
         table=[("file", "longest side (mm)", "times the others"), *rows],
     )
     return finding, bad
@@ -109,8 +99,7 @@ def _usual_size(extent):
     message = f"The volumes have a longest side of {extent:.3g} mm (median)"
     cure = (
         "See that the affines are in millimetres, which they are taken for whatever "
-        "unit the header names; for heads of people they are not, or the voxel sizes "
-        "are wrong."
+        "unit the header names, and that the voxel sizes are right."
     )
     if not _SIDES_OF_ANIMALS[0] < extent < _SIDES_OF_ANIMALS[1]:
         return red("units", f"{message}.", cure)
@@ -134,10 +123,10 @@ def check_places(infos: Sequence[VolumeInfo]) -> tuple[Finding, list[int]]:
         return green("places", f"The volumes overlap; most are {middle} mm."), []
     far = np.linalg.norm(centres - usual, axis=1)
     rows = [(str(infos[i].file), far[i]) for i in bad]
+    names = _names(infos[i] for i in bad)
     finding = red(
         "places",
-        f"{counted(len(bad), 'volume')} elsewhere than most: "
-        f"{_names(infos[i] for i in bad)}.",
+        f"{counted(len(bad), 'volume')} elsewhere than most: {names}.",
         "Align them with the others, or fix the last column of their affines.",
         table=[("file", "from the others (mm)"), *rows],
     )
@@ -167,8 +156,7 @@ def check_sizes(infos: Sequence[VolumeInfo]) -> Finding:
         "sizes",
         f"{message} {counted(len(bad), 'file')} with voxels much wider than most, or "
         f"thick slices: {_names(infos[i] for i in bad)}.",
-        "The model learns their blur, too; leave them out, or choose a --voxel_size "
-        "that all have.",
+        "The model learns their blur: leave them out, or give a larger --voxel_size.",
         table=[("file", "x (mm)", "y (mm)", "z (mm)"), *rows],
     )
 
@@ -200,7 +188,7 @@ def check_axes(infos: Sequence[VolumeInfo]) -> Finding:
         if files
     ]
     if len(sentences) == 1:
-        return green(title, *sentences)
+        return green(title, sentences[0])
     cure = "Convert these files again from DICOM, or look up which side is left."
     return amber(title, " ".join(sentences), cure)
 
@@ -250,7 +238,9 @@ def read_volumes(
         if not tasks:
             return [check_files(sentences, n_files), *findings], None
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
-        plan = make_plan(tasks, grid, rows_of_lists(paths), skip_bad=True, shuffle=True)
+        plan = pairing.make_plan(
+            tasks, grid, rows_of_lists(paths), skip_bad=True, shuffle=True
+        )
         volumes, bad = _check_voxels(plan, cache)
     skip_bad = skip_bad and volumes is not None
     return [check_files([*sentences, *bad], n_files, skip_bad), *findings], volumes
@@ -279,11 +269,11 @@ def check_series(series: Sequence[Gradients]) -> Finding:
 def _read_tasks(files, channels, dwi):
     """Read the headers of volumes; a sentence on each bad one."""
     if dwi:
-        tasks, complaints = read_series(files)
+        tasks, complaints = pairing.read_series(files)
     else:
         with _quietly():
             infos, complaints = read_headers(files, channels)
-        tasks = [Task(info) for info in infos]
+        tasks = [pairing.Task(info) for info in infos]
     return tasks, [task.info for task in tasks], list(complaints.values())
 
 
@@ -292,9 +282,9 @@ def _read_named_channels(files, names):
     complaints: dict = {}
     try:
         channels = as_channels(names, files)
-        sets = put_together(files, [channel.name for channel in channels])
-        sets, complaints = read_sets(sets)
-        tasks = learn_channels(sets, channels)
+        named = pairing.put_together(files, [channel.name for channel in channels])
+        sets, complaints = pairing.read_sets(named)
+        tasks = pairing.learn_channels(sets, channels)
     except InputError as error:
         return [], [], [*complaints.values(), *str(error).splitlines()]
     return tasks, [*chain(*sets)], list(complaints.values())
@@ -325,8 +315,8 @@ def _with_masks(files, tasks, mask_files, skip_bad):
     """Pair volumes with their masks, if there are any."""
     if not mask_files:
         return [], tasks
-    pairs, complaints = match_masks(
-        tasks, pair_masks(files, expand(mask_files, masks=True))
+    pairs, complaints = pairing.match_masks(
+        tasks, pairing.pair_masks(files, expand(mask_files, masks=True))
     )
     if not complaints:
         sentence = f"{len(pairs)} masks, on the grids of their volumes."

@@ -1,6 +1,6 @@
 """What a training would be: subjects, devices, precision and memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import os
 from typing import Any
 
@@ -96,16 +96,14 @@ def check_memory(
     recipe: Any,
     trainings: Mapping[str, ResolvedOptions],
     shape: tuple[int, ...],
-    patch: int | Sequence[int] | None,
 ) -> Finding:
     """Compare the memory that each stage needs with what there is."""
     needed = {}
     if first := trainings.get("autoencoder"):
         init = recipe.of_vqvae.get("init")
         parameters = recipe.vqvae._parameters(len(shape) - 2, init)
-        needed["autoencoder"] = autoencoder.needed_memory(
-            parameters, shape, patch, first
-        )
+        how = parameters, shape, recipe.of_patches["patch"], first
+        needed["autoencoder"] = autoencoder.needed_memory(*how)
     second = trainings["diffusion"]
     architecture = recipe.model._architecture(shape, init=recipe.of_model.get("init"))
     needed["diffusion"] = diffusion.needed_memory(architecture, second)

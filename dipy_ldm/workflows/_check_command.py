@@ -8,8 +8,6 @@ from pathlib import Path
 import time
 from types import SimpleNamespace
 
-import numpy as np
-
 from dipy_ldm import __version__, _presets, _serialization
 from dipy_ldm._conditions import learn
 from dipy_ldm._utils.checks import InputError, check_patch
@@ -36,8 +34,6 @@ from dipy_ldm.workflows._outputs import write_page
 
 logger = logging.getLogger(__name__)
 
-_TRIALS = "time", "overfitting"
-
 
 def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -> str:
     """Check a training, write the findings, and return what must be fixed."""
@@ -60,12 +56,9 @@ def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -
 def _not_checked(options):
     """List the options of a training that the check leaves out."""
     names = "source_files", "source_channels", "steps_detector"
-    chosen = [name for name in names if getattr(options, name)]
-    findings = [grey(f"--{name}", "The check leaves it out.") for name in chosen]
-    if options.dwi:
-        why = "Directions and b = 0 are left out of the time and the memory."
-        findings.append(grey("--dwi", why))
-    return findings
+    why = dict.fromkeys(names, "The check leaves it out.")
+    why["dwi"] = "Directions and b = 0 are left out of the time and the memory."
+    return [grey(f"--{n}", text) for n, text in why.items() if getattr(options, n)]
 
 
 def _look_at_volumes(options):
@@ -83,16 +76,15 @@ def _look_at_volumes(options):
     files, subjects = volumes.files, volumes.subjects
     if conditions:
         sections["Conditions"] = _of_tables(conditions, files, paths, steps)
-    about = {"affine": volumes.affine, "channels": volumes.channels}
-    cohort = Cohort(volumes.images, subjects=subjects, **about)
-    if options.dwi:
+    cohort = Cohort(volumes.images, affine=volumes.affine, subjects=subjects)
+    cohort = shown = cohort._replace(channels=volumes.channels)
+    if volumes.sources is not None:
         # The b = 0 of each series, in place of its volumes.
         rows = [files.index(file) for file in dict.fromkeys(files)]
         shown = cohort.take_metadata(rows)._replace(images=volumes.sources[rows])
-        sections["Images"] = check_images(shown, _short([files[i] for i in rows]))
-        return sections, cohort
-    sections["Images"] = check_images(cohort, _short(files))
-    if channels := check_channels(cohort, _short(files)):
+    names = _short(list(dict.fromkeys(files)))
+    sections["Images"] = check_images(shown, names)
+    if channels := check_channels(shown, names):
         sections["Channels"] = channels
     return sections, cohort
 
@@ -146,53 +138,43 @@ def _try_out(cohort, options, strategy):
     if findings[-1].state == "red":
         return _untried(findings, "there are too few images")
     train, _ = split(cohort, *share)
-    shape, patch = train.images.shape, settings.patch
+    shape = train.images.shape
     try:
         recipe = training.make(settings, strategy, options)
         if options.source_files or options.source_channels or options.dwi:
             # Of which trials have none.
             recipe.of_model.pop("init", None)
         chosen = recipe.resolved(len(shape) - 2)
-        check_patch(patch, len(shape) - 2)
+        check_patch(settings.patch, len(shape) - 2)
         recipe.check_images(shape, cohort.channels)
-        memory = plans.check_memory(recipe, chosen, shape, patch)
+        memory = plans.check_memory(recipe, chosen, shape)
         findings += [plans.check_device(chosen["diffusion"]), memory]
         if memory.state == "red":
             return _untried(findings, "the memory would not suffice")
-        recipe.check(shape, patch, channels=cohort.channels)
+        recipe.check(train, shape)
     except InputError as error:
         return _untried([*findings, refused("options", error)], "it can't begin so")
-    trials = _try_training(recipe, chosen, train, len(cohort.images), patch, options)
+    if not options.seconds:
+        return _untried(findings, "no time was given for it")
+    trials = _try_training(recipe, chosen, train, len(cohort.images), options.seconds)
     return {"Training": findings, "Trials": trials}
 
 
 def _untried(findings, why):
-    return {"Training": findings, "Trials": _not_tried(why)}
+    trials = [grey(title, f"Not tried: {why}.") for title in ("time", "overfitting")]
+    return {"Training": findings, "Trials": trials}
 
 
-def _try_training(recipe, chosen, train, n_all, patch, options):
+def _try_training(recipe, chosen, train, n_all, seconds):
     """Take some steps of a training, and overfit few of its images."""
-    if not options.seconds:
-        return _not_tried("no time was given for it")
-    images, affine, channels = train.images, train.affine, train.channels
-    paces = dry_run.time_training_steps(
-        recipe,
-        np.asarray(images[: chosen["diffusion"].batch_size], "float32"),
-        options.seconds / 2,
-        patch=patch,
-        augment=training.augmentation(options),
-        channels=channels,
-    )
-    few = images[: dry_run.N_OVERFIT_IMAGES]
-    trial = dry_run.overfit(recipe, few, affine, options.seconds, channels)
+    batch = train._replace(images=train.images[: chosen["diffusion"].batch_size])
+    few = train._replace(images=train.images[: dry_run.N_OVERFIT_IMAGES])
+    paces = dry_run.time_training_steps(recipe, batch, seconds / 2)
+    trial = dry_run.overfit(recipe, few, seconds)
     return [
-        dry_run.check_time(paces, chosen, len(images), n_all),
-        dry_run.check_overfit(trial, affine),
+        dry_run.check_time(paces, chosen, len(train.images), n_all),
+        dry_run.check_overfit(trial, train.affine),
     ]
-
-
-def _not_tried(why):
-    return [grey(title, f"Not tried: {why}.") for title in _TRIALS]
 
 
 def _write(outputs, options, sections):

@@ -186,9 +186,8 @@ def sizes_used(settings: Settings, options: SimpleNamespace) -> dict[str, Any]:
     """Return the options by which a training has the same sizes again."""
     used = {n: v for n, v in settings._asdict().items() if hasattr(options, n)}
     for stage in ("vqvae", "ldm"):
-        epochs, steps = f"epochs_{stage}", f"steps_{stage}"
-        if used[steps] is not None:
-            used[epochs] = None
+        if used[f"steps_{stage}"] is not None:
+            used[f"epochs_{stage}"] = None
     if _takes_autoencoder(options):
         names = "epochs_vqvae", "steps_vqvae", *OF_AUTOENCODER
         used |= dict.fromkeys(set(names) & used.keys())
@@ -202,7 +201,6 @@ def _takes_autoencoder(options):
 
 def check_training(options: SimpleNamespace) -> None:
     """Refuse numbers that make no sense, whatever the inputs of a training are."""
-    counts = "accumulate", "checkpoint_steps"
     useless = [n for n, usual in OF_AUTOENCODER.items() if getattr(options, n) != usual]
     if useless and _takes_autoencoder(options):
         raise InputError(
@@ -212,7 +210,8 @@ def check_training(options: SimpleNamespace) -> None:
     if options.seconds != 60 and not options.check:
         raise InputError("`seconds` is for `check`; add it, or leave it out.")
     choose("precision", options.precision, dict.fromkeys(PRECISIONS))
-    check_sizes(**sizes_of(options), **{n: getattr(options, n) for n in counts})
+    names = "accumulate", "checkpoint_steps"
+    check_sizes(**sizes_of(options), **{n: getattr(options, n) for n in names})
     if options.mask_files and options.background == 1:
         raise InputError(
             "--mask_files have no effect with --background 1; give the weight of what "

@@ -35,33 +35,29 @@ if TYPE_CHECKING:  # they take seconds to import
 class Recipe(NamedTuple):
     """Both estimators, and the options of all trainings.
 
-    Without options of its own the autoencoder is taken as it is.
+    Without options of its own the autoencoder is taken as it is; ``of_patches`` says
+    what it learns from: patches of which size, how they are changed and weighted.
     """
 
     vqvae: "VQVAE"
     model: "LatentDiffusion"
     of_vqvae: dict
     of_model: dict
+    of_patches: dict = {"patch": None}
     of_detector: dict | None = None
 
     def check(
-        self,
-        shape: tuple[int, ...],
-        patch: int | Sequence[int] | None,
-        source: Source | None = None,
-        channels: Sequence[Channel] = (),
-        source_channels: Sequence[Channel] = (),
+        self, cohort: Cohort, shape: tuple[int, ...], source: Source | None = None
     ) -> None:
-        """Refuse what can't be done in either stage, before the first takes hours.
+        """Refuse what can't be done in any stage, before the first takes hours.
 
-        Shapes: shape ``(n, *space, channels)``.
+        Shapes: shape ``(n, *space, channels)``, of all images, which need not be read.
         """
         if self.of_vqvae:
-            self.vqvae.check(shape, patch=patch, **self.of_vqvae)
-        self.check_images(shape, channels)
-        self.model.check(
-            shape, source, source_channels=source_channels, **self.of_model
-        )
+            self.vqvae.check(shape, patch=self.of_patches["patch"], **self.of_vqvae)
+        self.check_images(shape, cohort.channels)
+        own = {"source_channels": cohort.source_channels, **self.of_model}
+        self.model.check(shape, source, **own)
         if self.of_detector is not None:
             from dipy_ldm.anomaly_detector import AnomalyDetector
 
@@ -95,22 +91,21 @@ class Recipe(NamedTuple):
         checkpoints: Sequence[Path],
         report: "Report",
         loggers: Sequence[Sequence],
-        **options,
     ) -> "LatentDiffusion":
         """Train both, one after the other, and the detector, if there shall be one."""
         validation = {} if held_out is None else held_out._asdict()
         names = "affine", "suffix", "channels"
         kinds: dict[str, Any] = {name: getattr(cohort, name) for name in names}
-        images = {"validation_data": validation.get("images")}
+        unseen = validation.get("images")
         if self.of_vqvae:
             self.vqvae.fit(
                 cohort.images,
+                validation_data=unseen,
                 masks=cohort.masks,
                 checkpoint=checkpoints[0],
                 callbacks=[report.autoencoder, *loggers[0]],
-                **images,
                 **kinds,
-                **options,
+                **self.of_patches,
                 **self.of_vqvae,
             )
         else:
@@ -121,6 +116,7 @@ class Recipe(NamedTuple):
             source=cohort.sources,
             source_channels=cohort.source_channels,
             subjects=cohort.subjects,
+            validation_data=unseen,
             validation_conditions=validation.get("conditions"),
             validation_source=validation.get("sources"),
             validation_subjects=validation.get("subjects"),
@@ -128,16 +124,15 @@ class Recipe(NamedTuple):
             meanings=cohort.meanings,
             checkpoint=checkpoints[1],
             callbacks=[report.diffusion, *loggers[1]],
-            **images,
             **self.of_model,
         )
         if self.of_detector is None:
             return model
         return model.fit_detector(
             cohort.images,
+            validation_data=unseen,
             checkpoint=checkpoints[2],
             callbacks=[partial(report.detector, model), *loggers[2]],
-            **images,
             **self.of_detector,
         )
 
@@ -146,17 +141,21 @@ def make(settings: Settings, strategy: object, options: SimpleNamespace) -> Reci
     """Make both estimators, maybe as in a file, and choose how they are trained."""
     from dipy_ldm import VQVAE, LatentDiffusion
 
-    names = "n_codes", "n_codebooks", "code_dim", "loss"
-    sizes = {name: getattr(settings, name) for name in names}
-    vqvae = VQVAE(widths=settings.widths_vqvae, seed=options.seed, **sizes)
+    sizes = ("n_codes", "n_codebooks", "code_dim", "loss")
+    architecture = {name: getattr(settings, name) for name in sizes}
+    vqvae = VQVAE(widths=settings.widths_vqvae, seed=options.seed, **architecture)
     model = LatentDiffusion(vqvae, widths=settings.widths_ldm, seed=options.seed)
     names = "learning_rate", "precision", "remat", "accumulate", "checkpoint_steps"
     training = {name: getattr(options, name) for name in names}
     training |= {"batch_size": settings.batch_size, "strategy": strategy}
     of_vqvae, of_model = (training | settings.length(s) for s in ("vqvae", "ldm"))
+    # As usual, or not at all.
+    augment = Augmentation() if options.no_augment else None
+    of_patches = {"patch": settings.patch, "augment": augment}
+    of_patches["background"] = options.background
     steps = options.steps_detector
     of_detector = training | {"steps": steps} if steps else None
-    recipe = Recipe(vqvae, model, of_vqvae, of_model, of_detector)
+    recipe = Recipe(vqvae, model, of_vqvae, of_model, of_patches, of_detector)
     return recipe if options.init is None else _begin_from(recipe, options)
 
 
@@ -178,16 +177,11 @@ def _begin_from(recipe, options):
                 init,
             )
     if options.epochs_vqvae or options.steps_vqvae:
-        names = "blocks", "bottleneck", "commitment"
-        recipe.vqvae.set_params(**{name: vqvae._fitted_with[name] for name in names})
+        own = "blocks", "bottleneck", "commitment"
+        recipe.vqvae.set_params(**{name: vqvae._fitted_with[name] for name in own})
         return recipe._replace(of_vqvae=recipe.of_vqvae | {"init": vqvae})
     model = recipe.model.set_params(vqvae=vqvae)
     return recipe._replace(vqvae=vqvae, model=model, of_vqvae={})
-
-
-def augmentation(options: SimpleNamespace) -> Augmentation | None:
-    """Return how images are changed in training; None is for as usual."""
-    return Augmentation() if options.no_augment else None
 
 
 def tensorboards(folder: str | None) -> list[list]:

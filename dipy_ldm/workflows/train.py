@@ -14,15 +14,10 @@ from dipy_ldm.data._cohort import split
 from dipy_ldm.data._image_checks import survey
 from dipy_ldm.data.channels import as_channels, require_intensity_channels
 from dipy_ldm.workflows import (
+    _config as config,
     _inputs as inputs,
     _launch as launch,
     _training as training,
-)
-from dipy_ldm.workflows._config import (
-    forget_runs,
-    plain_options,
-    read_runs,
-    write_config,
 )
 from dipy_ldm.workflows._options import (
     PRECISIONS,
@@ -293,7 +288,7 @@ class TrainLDMFlow(LDMFlow):
 
         self.verdict = checks.check(options, strategy, outputs)
         self.outputs = outputs
-        write_config(self, outputs[0], options)
+        config.write_config(self, outputs[0], options)
 
     def _train(self, options):
         """Train what is missing."""
@@ -321,13 +316,7 @@ class TrainLDMFlow(LDMFlow):
         inputs.check_split(planned, *share)
         strategy = _make_strategy(strategy, options.devices)
         recipe = training.make(settings, strategy, options)
-        recipe.check(
-            planned.shape,
-            settings.patch,
-            planned.source,
-            planned.cohort.channels,
-            planned.cohort.source_channels,
-        )
+        recipe.check(planned.cohort, planned.shape, planned.source)
         chief = launch.is_first(cluster)
         with self._claim_outputs(paths, options.resume, chief):
             data = _load(planned, strategy, chief, options)
@@ -336,17 +325,10 @@ class TrainLDMFlow(LDMFlow):
             self._clear_earlier(paths[0], options, chief)
             report = training.Report(paths[1], paths[2], train, bool(recipe.of_vqvae))
             if chief:
-                write_config(self, paths[0], options, **sizes_used(settings, options))
-            model = recipe.fit(
-                train,
-                held_out,
-                self.checkpoints,
-                report,
-                loggers,
-                patch=settings.patch,
-                background=options.background,
-                augment=training.augmentation(options),
-            )
+                config.write_config(
+                    self, paths[0], options, **sizes_used(settings, options)
+                )
+            model = recipe.fit(train, held_out, self.checkpoints, report, loggers)
             if chief:
                 self._write(model, report, paths)
 
@@ -412,7 +394,7 @@ class TrainLDMFlow(LDMFlow):
             logger.info("there is no checkpoint to resume from; training begins.")
         if chief:
             self._remove_checkpoints()
-            forget_runs(self, path, options.out_model)
+            config.forget_runs(self, path, options.out_model)
 
     def _remove_checkpoints(self):
         for checkpoint in self.checkpoints:
@@ -451,8 +433,8 @@ def _has_ended(flow, path, options):
         now[key] = sorted(channel.name for channel in _named(getattr(options, key)))
     changed = _changed(was, now)
     # Of several runs, any may have written the model.
-    chosen = _comparable(plain_options(options))
-    runs = read_runs(flow, path).values()
+    chosen = _comparable(config.plain_options(options))
+    runs = config.read_runs(flow, path).values()
     changes = [_changed(_comparable(run), chosen) for run in runs]
     if changed or changes and all(changes):
         raise InputError(
