@@ -30,7 +30,8 @@ TINY = (
 ).split()
 # What a command has chosen for its training but for the learning rate.
 CHOSEN = {"seed": 0, "precision": "float32", "remat": False, "accumulate": 1}
-CHOSEN |= {"checkpoint_steps": 1000, "steps_detector": None}
+CHOSEN |= {"checkpoint_steps": 1000, "steps_detector": None, "init": None}
+CHOSEN |= {"no_augment": False, "background": 1}
 # What is answered to "--devices GPU:9", and to machines that nothing names.
 if os.environ["KERAS_BACKEND"] == "tensorflow":
     NO_DEVICE = "there is no device GPU:9; this machine has"

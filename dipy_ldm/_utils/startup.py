@@ -1,4 +1,4 @@
-"""What is held back while TensorFlow is imported: its messages, Python's collector."""
+"""Importing Keras: its messages, Python's collector, and a backend that is absent."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,6 +6,10 @@ import gc
 import os
 import sys
 
+from dipy_ldm._utils.checks import InputError
+
+# What Keras may be told to compute with, and need not be there.
+_BACKENDS = ("tensorflow", "jax", "torch", "openvino")
 # Whether the collector waits.
 DISABLES_GC = True
 
@@ -51,3 +55,19 @@ def quiet() -> Iterator[None]:
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
+
+
+@contextmanager
+def backend_required() -> Iterator[None]:
+    """Say what to do if Keras' backend, imported in this context, is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in _BACKENDS:
+            raise
+        # Keras' own words would have us install it.
+        raise InputError(
+            f"Keras is set to a backend of {error.name}, which is not installed; "
+            "install it, or choose another in ~/.keras/keras.json or by the "
+            "variable KERAS_BACKEND, and start Python again."
+        ) from error

@@ -1,19 +1,19 @@
 """Trials: some real steps of both stages, and overfitting eight images."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 import math
 import time
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm import VQVAE, LatentDiffusion, plots
+from dipy_ldm import VQVAE, plots
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.progress import log_filter
 from dipy_ldm.checking._findings import Finding, Picture, amber, flat, green, grey, red
+from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid, conform
-from dipy_ldm.data.channels import Channel
 from dipy_ldm.denoiser._training import guide_batches
 from dipy_ldm.training import ResolvedOptions
 
@@ -75,42 +75,33 @@ def _stop_after(steps: int, seconds: float) -> Callable:
     return stop
 
 
-@contextmanager
-def _cut_short(estimator: VQVAE | LatentDiffusion) -> Iterator[None]:
-    """Allow a training to stop early, also if nothing is learnt."""
-    judge = logging.getLogger("dipy_ldm.training._trainer")
-    level = judge.level
-    judge.setLevel(logging.ERROR)
+def _fit_briefly(estimator, images, steps, seconds, options):
+    """Train for so many steps or seconds at most, also if nothing is learnt."""
+    options = options | {"steps": steps, "epochs": None}
+    options["callbacks"] = [_stop_after(steps, seconds)]
+    silent = log_filter("dipy_ldm.training._trainer", lambda record: False)
     try:
-        yield
-    except _StopTrainingError:
-        pass
+        with silent, suppress(_StopTrainingError):
+            estimator.fit(images, **options)
     except InputError:
         # Of an option, or of the images, before there was a step.
         if not any(getattr(estimator, "step_seconds_", {}).values()):
             raise
         # What came of it is looked at, even if that was in the first round.
         vars(estimator).setdefault("history_", {})
-    finally:
-        judge.setLevel(level)
 
 
-def time_training_steps(
-    recipe: Any, images: np.ndarray, seconds: float, **options: Any
-) -> Paces:
-    """Time some steps of both stages on images ``(batch, *space, channels)``."""
-    begin, overrides = time.monotonic(), {"steps": _MAX_STEPS, "epochs": None}
-    until = [_stop_after(_MAX_STEPS, seconds)]
-    taken = {}
+def time_training_steps(recipe: Any, batch: Cohort, seconds: float) -> Paces:
+    """Time some steps of both stages on a batch."""
+    begin, taken = time.monotonic(), {}
+    images = np.asarray(batch.images, "float32")
     if recipe.of_vqvae:
-        options |= recipe.of_vqvae | overrides
-        with _cut_short(recipe.vqvae):
-            recipe.vqvae.fit(images, callbacks=until, **options)
+        options = recipe.of_patches | recipe.of_vqvae | {"channels": batch.channels}
+        _fit_briefly(recipe.vqvae, images, _MAX_STEPS, seconds, options)
         taken = recipe.vqvae.step_seconds_
     else:
         recipe.vqvae.adapt(images)
-    with _cut_short(recipe.model):
-        recipe.model.fit(images, callbacks=until, **recipe.of_model | overrides)
+    _fit_briefly(recipe.model, images, _MAX_STEPS, seconds, recipe.of_model)
     taken = taken | recipe.model.step_seconds_
     all_steps = sum(sum(durations[1:]) for durations in taken.values())
     start = time.monotonic() - begin - all_steps
@@ -124,18 +115,12 @@ def time_training_steps(
     return Paces(start, each, encoding)
 
 
-def overfit(
-    recipe: Any,
-    images: np.ndarray,
-    affine: np.ndarray | None,
-    seconds: float,
-    channels: Sequence[Channel] = (),
-) -> Overfit:
+def overfit(recipe: Any, few: Cohort, seconds: float) -> Overfit:
     """Overfit an autoencoder to eight images, or measure one that is trained."""
-    images = np.asarray(images, "float32")
+    images = np.asarray(few.images, "float32")
     if recipe.of_vqvae:
-        images = _reduced(images, affine)
-        vqvae = _overfitted(recipe, images, seconds, channels)
+        images = _reduced(images, few.affine)
+        vqvae = _overfitted(recipe, images, seconds, few.channels)
         steps = len(vqvae.step_seconds_["autoencoder"])
     else:
         vqvae, steps = recipe.vqvae.adapt(images), 0
@@ -159,17 +144,10 @@ def overfit(
 def _overfitted(recipe, images, seconds, channels):
     """Train an autoencoder like that of the training on few images."""
     vqvae = VQVAE(**recipe.vqvae.get_params())
-    overrides = {
-        "steps": _MAX_OVERFIT_STEPS,
-        "epochs": None,
-        "accumulate": 1,
-        "strategy": None,
-        "batch_size": min(recipe.of_vqvae["batch_size"], len(images)),
-        "channels": channels,
-    }
-    with _cut_short(vqvae):
-        until = _stop_after(_MAX_OVERFIT_STEPS, seconds)
-        vqvae.fit(images, callbacks=[until], **recipe.of_vqvae | overrides)
+    options = recipe.of_vqvae | {"accumulate": 1, "strategy": None}
+    options["batch_size"] = min(options["batch_size"], len(images))
+    options["channels"] = channels
+    _fit_briefly(vqvae, images, _MAX_OVERFIT_STEPS, seconds, options)
     return vqvae
 
 
@@ -200,16 +178,15 @@ def check_time(
     if "guide" in paces.each:
         accumulate = trainings["diffusion"].accumulate
         steps["guide"] = guide_batches(steps["diffusion"], accumulate)
-    seconds = {stage: count * paces.each[stage] for stage, count in steps.items()}
-    encoding = n_all * paces.encoding + paces.start
-    total = sum(seconds.values()) + encoding
-    table: list[tuple] = [("part", "steps", "seconds a step", "time", "share (%)")]
-    table += [
-        (stage, steps[stage], paces.each[stage], duration(s), 100 * s / total)
-        for stage, s in seconds.items()
+    rows: list[tuple] = [
+        (stage, n, paces.each[stage], n * paces.each[stage])
+        for stage, n in steps.items()
     ]
-    start = "compiling, encoding"
-    table.append((start, None, None, duration(encoding), 100 * encoding / total))
+    encoding = n_all * paces.encoding + paces.start
+    rows.append(("compiling, encoding", None, None, encoding))
+    total = sum(row[-1] for row in rows)
+    table: list[tuple] = [("part", "steps", "seconds a step", "time", "share (%)")]
+    table += [(*row, duration(s), 100 * s / total) for *row, s in rows]
     measured = ", ".join(f"{stage} {count:,}" for stage, count in steps.items())
     message = (
         f"About {duration(total)} for these steps ({measured}) on a machine as busy as "
@@ -259,7 +236,7 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
         return green(title, f"{message}: they are learnt.", pictures=pictures)
     if result.steps == 0:
         cure = "Train the autoencoder, too (--steps_vqvae 1000), or leave out --init."
-        return amber(title, f"{message}.", cure, pictures=pictures)
+        return amber(title, f"{message}.", cure, pictures)
     if result.steps < _MIN_TRIAL_STEPS:
         why = f"{message}; so few steps, in the time there was, are too few to judge."
         return grey(title, why, pictures=pictures)
@@ -268,5 +245,5 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
         "not, try another --learning_rate (0.001 to 0.002 is usual for volumes)."
     )
     if share < 1:
-        return amber(title, f"{message}.", cure, pictures=pictures)
-    return red(title, f"{message}: nothing is learnt.", cure, pictures=pictures)
+        return amber(title, f"{message}.", cure, pictures)
+    return red(title, f"{message}: nothing is learnt.", cure, pictures)

@@ -1,8 +1,10 @@
 """Findings: what is told of data and training, with pictures, on a page."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +15,13 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
 from dipy_ldm.evaluation import _page as html
 
-# From the worst; grey is for what could not be looked at.
-STATES = ("red", "amber", "green", "grey")
+# From the worst, what they mean, and as what notes they stand on the page.
+_STATES = {
+    "red": ("must be fixed before a training", "bad"),
+    "amber": ("to be looked at", "fair"),
+    "green": ("as it should be", "good"),
+    "grey": ("could not be looked at", "plain"),
+}
 # Of so many values also by the width in which 95 % of normal numbers lie.
 _MANY, _WIDTH = 1000, 3.92
 
@@ -29,8 +36,8 @@ class Picture(NamedTuple):
 class Finding(NamedTuple):
     """What was found in one respect."""
 
-    title: str
     state: str
+    title: str
     message: str
     cure: str = ""
     pictures: Sequence[Picture] = ()
@@ -38,29 +45,18 @@ class Finding(NamedTuple):
 
     def to_saved(self) -> dict:
         """Return it as JSON data, without the pictures."""
-        record: dict[str, Any] = {"title": self.title, "state": self.state}
-        record |= {"what": self.message}
-        if self.cure:
-            record["cure"] = self.cure
-        if self.table:
-            names, *rows = self.table
-            record["table"] = [dict(zip(names, row, strict=True)) for row in rows]
-        return record
+        head, *rows = self.table or [()]
+        table = [dict(zip(head, row, strict=True)) for row in rows]
+        record: dict[str, object]
+        record = {"title": self.title, "state": self.state, "what": self.message}
+        record |= {"cure": self.cure, "table": table}
+        return {name: value for name, value in record.items() if value}
 
 
-def green(title: str, message: str, **further) -> Finding:
-    """Find nothing wrong."""
-    return Finding(title, "green", message, **further)
-
-
-def amber(title: str, message: str, cure: str, **further) -> Finding:
-    """Return an amber finding."""
-    return Finding(title, "amber", message, cure, **further)
-
-
-def red(title: str, message: str, cure: str, **further) -> Finding:
-    """Find what must be fixed."""
-    return Finding(title, "red", message, cure, **further)
+# Nothing is wrong; what is to be looked at, and what must be fixed, with its cure; what
+# could not be checked, and why.
+green, amber = partial(Finding, "green"), partial(Finding, "amber")
+red, grey = partial(Finding, "red"), partial(Finding, "grey")
 
 
 def refused(title: str, error: InputError) -> Finding:
@@ -71,14 +67,10 @@ def refused(title: str, error: InputError) -> Finding:
     return red(title, f"{problem}.", cure)
 
 
-def grey(title: str, why: str, **further) -> Finding:
-    """Return a grey finding: what could not be checked, and why."""
-    return Finding(title, "grey", why, **further)
-
-
 def worst(findings: Iterable[Finding]) -> str:
     """Return the worst state of some findings."""
-    return min((finding.state for finding in findings), key=STATES.index)
+    states = {finding.state for finding in findings}
+    return next(state for state in _STATES if state in states)
 
 
 def robust_scores(values: npt.ArrayLike, least: npt.ArrayLike) -> np.ndarray:
@@ -97,30 +89,22 @@ def robust_scores(values: npt.ArrayLike, least: npt.ArrayLike) -> np.ndarray:
     return away / np.maximum(spread, least)
 
 
-_KINDS = {"red": "bad", "amber": "fair", "green": "good", "grey": "plain"}
-_MEANINGS = {
-    "red": "must be fixed before a training",
-    "amber": "to be looked at",
-    "green": "as it should be",
-    "grey": "could not be looked at",
-}
-
-
 def write_page(
     input_files: Sequence[str], findings: Mapping[str, Sequence[Finding]]
 ) -> str:
     """Write the page."""
     every = [finding for group in findings.values() for finding in group]
-    counts = ", ".join(
-        f"{sum(f.state == state for f in every)} {state} ({meaning})"
-        for state, meaning in _MEANINGS.items()
-        if any(f.state == state for f in every)
+    counts = Counter(finding.state for finding in every)
+    summary = ", ".join(
+        f"{counts[state]} {state} ({meaning})"
+        for state, (meaning, _) in _STATES.items()
+        if counts[state]
     )
     return html.page(
         "Before a long training",
-        html.text(f"Looked at {listed(input_files, 3)}: {counts}."),
+        html.text(f"Looked at {listed(input_files, 3)}: {summary}."),
         *(
-            html.note(f"{f.title}: {f.message} {f.cure}", _KINDS[f.state])
+            html.note(f"{f.title}: {f.message} {f.cure}", _STATES[f.state][1])
             for f in _bad(every)
         ),
         *(html.section(title, *map(_part, group)) for title, group in findings.items()),
@@ -129,19 +113,19 @@ def write_page(
 
 def _bad(findings):
     """Return red findings, then amber ones."""
-    return [f for state in STATES[:2] for f in findings if f.state == state]
+    return [f for state in ("red", "amber") for f in findings if f.state == state]
 
 
 def _part(finding):
     """Write all of a finding."""
-    pieces = [html.note(finding.message, _KINDS[finding.state])]
-    if finding.cure:
-        pieces.append(html.text(finding.cure))
-    pieces += [html.picture(p.image, p.caption) for p in finding.pictures]
-    if finding.table:
-        head, *rows = finding.table
-        pieces.append(html.table(head, rows))
-    return html.part(finding.title, *pieces)
+    head, *rows = finding.table or [()]
+    return html.part(
+        finding.title,
+        html.note(finding.message, _STATES[finding.state][1]),
+        html.text(*filter(None, [finding.cure])),
+        *(html.picture(p.image, p.caption) for p in finding.pictures),
+        html.table(head, rows) if rows else "",
+    )
 
 
 def summarise_findings(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
@@ -151,11 +135,8 @@ def summarise_findings(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
     for finding in _bad(every):
         lines.append(f"{finding.state}: {finding.title}: {finding.message}")
         lines.append(f"  {finding.cure}")
-    for state in STATES[2:]:
-        titles = [finding.title for finding in every if finding.state == state]
-        if titles:
-            lines.append(f"{state}: {', '.join(titles)}")
-    return lines
+    titles = {s: [f.title for f in every if f.state == s] for s in ("green", "grey")}
+    return lines + [f"{s}: {', '.join(names)}" for s, names in titles.items() if names]
 
 
 # Images are enlarged to about so many pixels on a page.

@@ -2,11 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from itertools import chain
 import logging
 from pathlib import Path
-from typing import NamedTuple
 
 import nibabel as nib
 from nibabel.affines import voxel_sizes
@@ -18,17 +16,10 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.progress import log_filter, tqdm
 from dipy_ldm._utils.values import counted, listed
 from dipy_ldm.checking._findings import Finding, amber, green, red
+from dipy_ldm.data import _pairing as pairing
 from dipy_ldm.data._bvals_bvecs import Gradients, describe
 from dipy_ldm.data._grid import bounding_box, choose_grid
 from dipy_ldm.data._nifti import VolumeInfo, read_headers
-from dipy_ldm.data._pairing import (
-    Task,
-    make_plan,
-    match_masks,
-    pair_masks,
-    plan_channels,
-    read_series,
-)
 from dipy_ldm.data._paths import (
     choose_files,
     choose_for_channels,
@@ -36,8 +27,8 @@ from dipy_ldm.data._paths import (
     find_volumes,
     rows_of_lists,
 )
-from dipy_ldm.data.channels import Channel, as_channels
-from dipy_ldm.data.volumes import conform_volumes, refuse_beside_series
+from dipy_ldm.data.channels import as_channels
+from dipy_ldm.data.volumes import Volumes, conform_volumes
 
 # So many are needed for one to be other than most.
 _MIN_VOLUMES = 3
@@ -86,12 +77,11 @@ def check_units(infos: Sequence[VolumeInfo]) -> tuple[Finding, list[int]]:
     if not bad:
         return _usual_size(usual), []
     rows = [(str(infos[i].file), extents[i], extents[i] / usual) for i in bad]
+    sentences = listed([_sized(*row) for row in rows], 3)
     finding = red(
         "units",
-        f"{counted(len(bad), 'volume')} of another size than most: "
-        f"{listed([_sized(*row) for row in rows], 3)}.",
-        "Write the affine of these files in millimetres (multiply its first three "
-        "rows), or convert them again.",
+        f"{counted(len(bad), 'volume')} of another size than most: {sentences}.",
+        "Write the affine of these files in millimetres, or convert them again.",
         table=[("file", "longest side (mm)", "times the others"), *rows],
     )
     return finding, bad
@@ -109,8 +99,7 @@ def _usual_size(extent):
     message = f"The volumes have a longest side of {extent:.3g} mm (median)"
     cure = (
         "See that the affines are in millimetres, which they are taken for whatever "
-        "unit the header names; for heads of people they are not, or the voxel sizes "
-        "are wrong."
+        "unit the header names, and that the voxel sizes are right."
     )
     if not _SIDES_OF_ANIMALS[0] < extent < _SIDES_OF_ANIMALS[1]:
         return red("units", f"{message}.", cure)
@@ -134,10 +123,10 @@ def check_places(infos: Sequence[VolumeInfo]) -> tuple[Finding, list[int]]:
         return green("places", f"The volumes overlap; most are {middle} mm."), []
     far = np.linalg.norm(centres - usual, axis=1)
     rows = [(str(infos[i].file), far[i]) for i in bad]
+    names = _names(infos[i] for i in bad)
     finding = red(
         "places",
-        f"{counted(len(bad), 'volume')} elsewhere than most: "
-        f"{_names(infos[i] for i in bad)}.",
+        f"{counted(len(bad), 'volume')} elsewhere than most: {names}.",
         "Align them with the others, or fix the last column of their affines.",
         table=[("file", "from the others (mm)"), *rows],
     )
@@ -167,8 +156,7 @@ def check_sizes(infos: Sequence[VolumeInfo]) -> Finding:
         "sizes",
         f"{message} {counted(len(bad), 'file')} with voxels much wider than most, or "
         f"thick slices: {_names(infos[i] for i in bad)}.",
-        "The model learns their blur, too; leave them out, or choose a --voxel_size "
-        "that all have.",
+        "The model learns their blur: leave them out, or give a larger --voxel_size.",
         table=[("file", "x (mm)", "y (mm)", "z (mm)"), *rows],
     )
 
@@ -180,29 +168,29 @@ def _range(values):
 
 def check_axes(infos: Sequence[VolumeInfo]) -> Finding:
     """Check the orientations of headers, and whether sform and qform agree."""
+    title = "orientation in the headers"
     axes = ["".join(aff2axcodes(info.affine)) for info in infos]
     counts = Counter(axes).most_common()
-    message = f"Axes of the files: {', '.join(f'{a} ({n})' for a, n in counts)}."
-    unsure = [info for info in infos if not info.oriented]
-    twofold = [
+    sentences = [f"Axes of the files: {', '.join(f'{a} ({n})' for a, n in counts)}."]
+    unsure = [info.file.name for info in infos if not info.oriented]
+    double = [
         f"{info.file.name} ({own}, {other})"
         for info, own in zip(tqdm(infos, "headers"), axes)
         if (other := _conflicting_qform_axes(info.file, own))
     ]
-    if not unsure and not twofold:
-        return green("orientation in the headers", message)
-    if unsure:
-        message += (
-            f" {counted(len(unsure), 'file')} with neither sform nor qform, so that "
-            f"left and right are assumed: {_names(unsure)}."
-        )
-    if twofold:
-        message += (
-            f" {counted(len(twofold), 'file')} whose qform is invalid or has other "
-            f"axes than the sform, which counts: {listed(twofold, 5)}."
-        )
+    odd = {
+        "with neither sform nor qform, so that left and right are assumed": unsure,
+        "whose qform is invalid or has other axes than the sform, which counts": double,
+    }
+    sentences += [
+        f"{counted(len(files), 'file')} {what}: {listed(files, 5)}."
+        for what, files in odd.items()
+        if files
+    ]
+    if len(sentences) == 1:
+        return green(title, sentences[0])
     cure = "Convert these files again from DICOM, or look up which side is left."
-    return amber("orientation in the headers", message, cure)
+    return amber(title, " ".join(sentences), cure)
 
 
 def _conflicting_qform_axes(file, axes):
@@ -217,23 +205,6 @@ def _conflicting_qform_axes(file, axes):
     return "" if qform_axes == axes else qform_axes
 
 
-class Material(NamedTuple):
-    """What is left to be looked at.
-
-    ``images`` ``(n, *space, channels)``, where their voxels are (``affine``, or None),
-    what they are called, the files of volumes, whose they are, named channels,
-    and of volumes of diffusion series their b = 0.
-    """
-
-    images: np.ndarray
-    affine: np.ndarray | None
-    names: Sequence[str]
-    files: Sequence[Path]
-    subjects: Sequence
-    channels: Sequence[Channel] = ()
-    b0s: np.ndarray | None = None
-
-
 def read_volumes(
     paths: Sequence[str | Path],
     *,
@@ -243,42 +214,36 @@ def read_volumes(
     shape: int | Sequence[int] | None = None,
     channels: bool | Sequence[str] = False,
     mask_files: Sequence[str | Path] | None = None,
-    source_files: Sequence[str | Path] | None = None,
-    source_channels: Sequence[str] = (),
     dwi: bool = False,
     skip_bad: bool = False,
-    cache_dir: str | Path | None = None,
-    cache_limit: float | None = None,
-) -> tuple[list[Finding], Material | None]:
+    **cache,
+) -> tuple[list[Finding], Volumes | None]:
     """Read all volumes, without those that can't be used or would spoil the grid."""
     files = find_volumes(paths)
-    if dwi:
-        refuse_beside_series(channels, source_files, source_channels)
     if isinstance(channels, bool) or not channels:
         files = choose_files(files, suffix, filter)
-        tasks, sentences = _read_tasks(files, bool(channels), dwi)
-        n_files = len(files)
+        tasks, infos, sentences = _read_tasks(files, bool(channels), dwi)
+        owners = files
     else:
         files = choose_for_channels(files, suffix, filter)
-        tasks, sentences = _plan_named_channels(files, channels)
-        n_files = len(_all_files(tasks)) + len(sentences) if tasks else len(files)
-        files = [task.info.file for task in tasks]
+        tasks, infos, sentences = _read_named_channels(files, channels)
+        owners = [task.info.file for task in tasks]
+    if not tasks:
+        return [check_files(sentences, len(files))], None
+    n_files = len(infos) + len(sentences)
     with _quietly():
+        header_findings, tasks = _check_headers(tasks, infos)
+        masked, tasks = _with_masks(owners, tasks, mask_files, skip_bad)
+        findings = [*header_findings, *masked]
         if not tasks:
-            return [check_files(sentences, n_files)], None
-        header_findings, tasks = _check_headers(tasks)
-        masked, tasks = _with_masks(files, tasks, mask_files, skip_bad)
-        if not tasks:
-            return [check_files(sentences, n_files), *masked], None
+            return [check_files(sentences, n_files), *findings], None
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
-        plan = make_plan(tasks, grid, rows_of_lists(paths), skip_bad=True, shuffle=True)
-        volumes, bad = _check_voxels(plan, cache_dir, cache_limit)
+        plan = pairing.make_plan(
+            tasks, grid, rows_of_lists(paths), skip_bad=True, shuffle=True
+        )
+        volumes, bad = _check_voxels(plan, cache)
     skip_bad = skip_bad and volumes is not None
-    first = check_files([*sentences, *bad], n_files, skip_bad)
-    findings = [first, *header_findings, *masked]
-    if dwi:
-        findings.append(check_series([task.gradients for task in tasks]))
-    return findings, None if volumes is None else _material(volumes)
+    return [check_files([*sentences, *bad], n_files, skip_bad), *findings], volumes
 
 
 def check_series(series: Sequence[Gradients]) -> Finding:
@@ -304,28 +269,25 @@ def check_series(series: Sequence[Gradients]) -> Finding:
 def _read_tasks(files, channels, dwi):
     """Read the headers of volumes; a sentence on each bad one."""
     if dwi:
-        tasks, complaints = read_series(files)
-        return tasks, list(complaints.values())
-    with _quietly():
-        infos, complaints = read_headers(files, channels)
-    return [Task(info) for info in infos], list(complaints.values())
+        tasks, complaints = pairing.read_series(files)
+    else:
+        with _quietly():
+            infos, complaints = read_headers(files, channels)
+        tasks = [pairing.Task(info) for info in infos]
+    return tasks, [task.info for task in tasks], list(complaints.values())
 
 
-def _plan_named_channels(files, names):
-    """Put named channels together, as a training does; sentences on bad files."""
+def _read_named_channels(files, names):
+    """Put named channels together, as a training does; a sentence on each bad file."""
+    complaints: dict = {}
     try:
-        return plan_channels(files, as_channels(names, files), skip_bad=False), []
+        channels = as_channels(names, files)
+        named = pairing.put_together(files, [channel.name for channel in channels])
+        sets, complaints = pairing.read_sets(named)
+        tasks = pairing.learn_channels(sets, channels)
     except InputError as error:
-        sentences = str(error).partition("\nAdd ")[0].splitlines()
-    with _quietly(), suppress(InputError):  # if none is good
-        return plan_channels(files, as_channels(names, files), skip_bad=True), sentences
-    return [], sentences
-
-
-def _all_files(tasks):
-    """Return the files of all named channels, or those of volumes without."""
-    files = ([file for _, file in t.parts] or [t.info.file] for t in tasks)
-    return [*chain(*files)]
+        return [], [], [*complaints.values(), *str(error).splitlines()]
+    return tasks, [*chain(*sets)], list(complaints.values())
 
 
 def _quietly():
@@ -333,26 +295,28 @@ def _quietly():
     return log_filter("dipy_ldm", lambda record: record.levelno < logging.WARNING)
 
 
-def _check_headers(tasks):
+def _check_headers(tasks, infos):
     """Compare headers of all channels, and leave out what would spoil the grid."""
-    infos, findings = [task.info for task in tasks], []
-    if tasks[0].parts:
-        infos, _ = read_headers(_all_files(tasks))
+    findings = []
     for check in (check_units, check_places):
         finding, bad = check(infos)
         findings.append(finding)
         infos = [info for i, info in enumerate(infos) if i not in bad]
+    findings += [check_sizes(infos), check_axes(infos)]
     good = {info.file for info in infos}
-    tasks = [task for task in tasks if good.issuperset(_all_files([task]))]
-    return [*findings, check_sizes(infos), check_axes(infos)], tasks
+    files_of = [[task.info.file, *(file for _, file in task.parts)] for task in tasks]
+    tasks = [t for t, files in zip(tasks, files_of) if good.issuperset(files)]
+    if tasks and tasks[0].gradients:
+        findings.append(check_series([task.gradients for task in tasks]))
+    return findings, tasks
 
 
 def _with_masks(files, tasks, mask_files, skip_bad):
     """Pair volumes with their masks, if there are any."""
     if not mask_files:
         return [], tasks
-    pairs, complaints = match_masks(
-        tasks, pair_masks(files, expand(mask_files, masks=True))
+    pairs, complaints = pairing.match_masks(
+        tasks, pairing.pair_masks(files, expand(mask_files, masks=True))
     )
     if not complaints:
         sentence = f"{len(pairs)} masks, on the grids of their volumes."
@@ -362,22 +326,10 @@ def _with_masks(files, tasks, mask_files, skip_bad):
     return [find("masks", "\n".join(complaints.values()), cure)], pairs
 
 
-def _check_voxels(plan, cache_dir, cache_limit):
+def _check_voxels(plan, cache):
     """Read all voxels; a sentence on each volume that is bad."""
     try:
-        volumes = conform_volumes(plan, cache_dir, cache_limit, verbose=True)
+        volumes = conform_volumes(plan, verbose=True, **cache)
     except InputError as error:
         return None, str(error).split("\n")
     return volumes, volumes.complaints
-
-
-def _material(volumes):
-    arrays, files = (volumes.images, volumes.affine), volumes.files
-    further = volumes.subjects, volumes.channels, volumes.sources
-    return Material(*arrays, _short(files), files, *further)
-
-
-def _short(files):
-    """Name files by their last names, or by their paths where these are equal."""
-    names = [file.name for file in files]
-    return names if len(set(names)) == len(names) else list(map(str, files))

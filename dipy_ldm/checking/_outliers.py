@@ -19,8 +19,8 @@ from dipy_ldm.checking._findings import (
     grey,
     robust_scores,
 )
-from dipy_ldm.checking._headers import Material
 from dipy_ldm.checking._similarity import MIN_VOLUMES, too_few
+from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data.channels import channel_slices, scan_column
 
 # Standard deviations. Of 200 virtual brains the farthest lies 3 of them out.
@@ -199,26 +199,25 @@ def check_equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:
         content = hashlib.sha256(np.ascontiguousarray(image).data).digest()
         j = first.setdefault(content, i)
         if j != i:
-            duplicates.append((names[j], names[i]))
+            duplicates.append(f"{names[j]} and {names[i]}")
     if not duplicates:
         return green("duplicate images", "No two images are equal.")
-    listing = listed([f"{a} and {b}" for a, b in duplicates], 3)
     return amber(
         "duplicate images",
-        f"{counted(len(duplicates), 'pair')} of equal images: {listing}.",
+        f"{counted(len(duplicates), 'pair')} of equal images: {listed(duplicates, 3)}.",
         "Leave repetitions out: one may be learnt from and the other held out.",
     )
 
 
-def check_channels(material: Material) -> list[Finding]:
+def check_channels(cohort: Cohort, names: Sequence[str]) -> list[Finding]:
     """Look for labels that few volumes have, and maps of another scale."""
     findings = []
-    for channel, columns in channel_slices(material.channels):
-        rows = [channel.measure(image[..., columns], 1.0) for image in material.images]
+    for channel, columns in channel_slices(cohort.channels):
+        rows = [channel.measure(image[..., columns], 1.0) for image in cohort.images]
         if not rows[0]:
             continue
         measured = {title: np.array([row[title] for row in rows]) for title in rows[0]}
-        odd = channel.find_odd(measured, material.names)
+        odd = channel.find_odd(measured, names)
         cure = "Merge rare labels, or leave out what is wrong: it is hardly learnt."
         findings.append(
             amber(channel.name, f"{listed(odd, 5)}.", cure)
@@ -228,10 +227,10 @@ def check_channels(material: Material) -> list[Finding]:
     return findings
 
 
-def check_images(material: Material) -> list[Finding]:
+def check_images(cohort: Cohort, names: Sequence[str]) -> list[Finding]:
     """Check every image, by its first scan where channels have names."""
-    images, affine, names = material.images, material.affine, material.names
-    column = scan_column(material.channels)
+    images, affine = cohort.images, cohort.affine
+    column = scan_column(cohort.channels)
     figures, brightest = measure_brightness(images, column or 0)
     if affine is None:
         usual = int(np.abs(robust_scores(figures, 0.01)).max(axis=1).argmin())
@@ -244,7 +243,7 @@ def check_images(material: Material) -> list[Finding]:
     if column is None:
         equal = check_equal_images(images, names)
         return [check_grid(brightest, affine), equal, grey("scans", _NO_SCAN)]
-    images = images[..., column : column + 1] if material.channels else images
+    images = images[..., column : column + 1] if cohort.channels else images
     small = likeness.centred_cubes(images, affine)
     usual = int(likeness.likeness_to_median(small).argmax())
     show = gallery(images, affine, usual)
@@ -252,7 +251,7 @@ def check_images(material: Material) -> list[Finding]:
         check_grid(brightest, affine),
         check_background(figures),
         likeness.check_orientation(small, names, show),
-        likeness.check_duplicates(small, names, material.subjects, show),
+        likeness.check_duplicates(small, names, cohort.subjects or names, show),
         check_outliers("intensities", figures, _OF_VOLUMES, names, show),
         check_outliers("shapes", measure_shape(small), _OF_SHAPE, names, show),
     ]

@@ -1,6 +1,6 @@
 """What a training would be: subjects, devices, precision and memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import os
 from typing import Any
 
@@ -27,6 +27,7 @@ _BEGIN = (
     "autoencoder for any scan (of 25, 29.2 dB where one of their own has 26.9)."
 )
 _STAGES = {"autoencoder": "The autoencoder", "diffusion": "The diffusion model"}
+_SMALLER = {"autoencoder": "smaller --patch", "diffusion": "larger --voxel_size"}
 
 
 def check_subjects(
@@ -95,14 +96,13 @@ def check_memory(
     recipe: Any,
     trainings: Mapping[str, ResolvedOptions],
     shape: tuple[int, ...],
-    patch: int | Sequence[int] | None,
 ) -> Finding:
     """Compare the memory that each stage needs with what there is."""
     needed = {}
     if first := trainings.get("autoencoder"):
         init = recipe.of_vqvae.get("init")
         parameters = recipe.vqvae._parameters(len(shape) - 2, init)
-        how = (parameters, shape, patch, first)
+        how = parameters, shape, recipe.of_patches["patch"], first
         needed["autoencoder"] = autoencoder.needed_memory(*how)
     second = trainings["diffusion"]
     architecture = recipe.model._architecture(shape, init=recipe.of_model.get("init"))
@@ -114,20 +114,19 @@ def judge_memory(needed: dict[str, float], free: float) -> Finding:
     """Return a finding on the needed memory and what there is."""
     table: list[tuple] = [("stage", "needed (GiB)", "memory (GiB)")]
     table += [(s, n / 2**30, free / 2**30) for s, n in needed.items()]
-    most = max(needed, key=lambda stage: needed[stage])
+    most, stage = max((n, stage) for stage, n in needed.items())
+    other = ", more than the other stage" if len(needed) > 1 else ""
     message = (
-        f"{_STAGES[most]} needs {needed[most] / 2**30:.2g} GiB"
-        + (", more than the other stage" if len(needed) > 1 else "")
-        + f", and {free / 2**30:.2g} GiB can be had."
+        f"{_STAGES[stage]} needs {most / 2**30:.2g} GiB{other}, and "
+        f"{free / 2**30:.2g} GiB can be had."
     )
-    cure = (
-        "Give a smaller --batch_size (with --accumulate, to the same result), --remat, "
-        + ("a smaller --patch" if most == "autoencoder" else "or a larger --voxel_size")
-        + "."
-    )
-    if needed[most] > free:
+    if most > free:
+        cure = (
+            "Give a smaller --batch_size (with --accumulate, to the same result), "
+            f"--remat, or a {_SMALLER[stage]}."
+        )
         return red("memory", message, cure, table=table)
-    if needed[most] > _TIGHT * free:
+    if most > _TIGHT * free:
         cure = "Let nothing else run beside it, or see --batch_size and --accumulate."
         return amber("memory", message, cure, table=table)
     return green("memory", message, table=table)

@@ -121,15 +121,13 @@ def check_orientation(
             "No volume is more like the median of all when that is mirrored or turned "
             "(swapped left and right can't be told where both sides are alike).",
         )
-    axes = [axes_of(ORIENTATIONS[best[i]]) for i in bad]
-    rows = [(f"{names[i]}: {own}", float(margins[i])) for i, own in zip(bad, axes)]
-    listing = listed([f"{names[i]} ({own})" for i, own in zip(bad, axes)], 3)
+    swapped = [f"{names[i]} ({axes_of(ORIENTATIONS[best[i]])})" for i in bad]
+    rows = zip(swapped, margins[bad].tolist())
     return red(
         title,
         f"{counted(len(bad), 'volume')} with axes that are swapped beside the others, "
-        f"which are RAS: {listing}.",
-        "Correct the orientation in the headers of these files, from their DICOM files "
-        "if there are any.",
+        f"which are RAS: {listed(swapped, 3)}.",
+        "Correct the orientation in the headers of these files, by their DICOM files.",
         table=[("file, and its axes", "more alike by (correlation)"), *rows],
         pictures=show(bad[:4], "As their headers say; the last is a usual one"),
     )
@@ -147,19 +145,21 @@ def check_duplicates(
         return green(title, "No two volumes are equal, or nearly so.")
     rows = [(f"{names[i]} and {names[j]}", alike) for i, j, alike in pairs]
     across = [(i, j) for i, j, _ in pairs if subjects[i] != subjects[j]]
-    listing = listed([f"{names[i]} and {names[j]}" for i, j, _ in pairs], 3)
+    listing = listed([files for files, _ in rows], 3)
+    cure = "Leave repetitions out, unless all subjects have as many."
+    if across:
+        cure = (
+            "Keep one of each pair, or say that they are of one subject (the sub- of "
+            "their names): one may be learnt from and the other held out."
+        )
+    first = across[0] if across else pairs[0][:2]
     return Finding(
-        title,
         "red" if across else "amber",
+        title,
         f"{counted(len(pairs), 'pair')} of equal or nearly equal volumes: {listing}.",
-        "Keep one of each pair, or say that they are of one subject (the sub- of their "
-        "names): one may be learnt from and the other held out."
-        if across
-        else "Leave repetitions out, unless all subjects have as many.",
-        pictures=show(
-            across[0] if across else pairs[0][:2], "The first pair, and a usual one"
-        ),
-        table=[("files", "alike (correlation)"), *rows],
+        cure,
+        show(first, "The first pair, and a usual one"),
+        [("files", "alike (correlation)"), *rows],
     )
 
 

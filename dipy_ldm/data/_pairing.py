@@ -194,15 +194,32 @@ def plan_channels(
 ) -> list[Task]:
     """Put named channels of one subject and session together, and check the headers."""
     names = [channel.name for channel in channels]
-    sets = put_together(files, names, cure, generated)
+    sets, complaints = read_sets(put_together(files, names, cure, generated))
+    refuse_files(complaints, len(sets), skip_bad)
+    warn_of_space([*chain(*sets)])
+    return learn_channels(sets, channels)
+
+
+def read_sets(
+    sets: Sequence[Sequence[Path]],
+) -> tuple[list[list[VolumeInfo]], dict[Path, str]]:
+    """Read the headers of sets of channels; a sentence on each bad file."""
     # No option lets a file of one channel have several.
     infos, complaints = read_headers([*chain(*sets)], channels=None)
     good = {info.file: info for info in infos}
-    sets = [one for one in sets if all(file in good for file in one)]
-    refuse_files(complaints, len(sets), skip_bad)
-    warn_of_space(infos)
-    learnt = [c.learn(files_of) for c, files_of in zip(channels, zip(*sets))]
-    return [Task(good[one[0]], parts=tuple(zip(learnt, one))) for one in sets]
+    whole = [one for one in sets if all(file in good for file in one)]
+    return [[good[file] for file in one] for one in whole], complaints
+
+
+def learn_channels(
+    sets: Sequence[Sequence[VolumeInfo]], channels: "Sequence[Channel]"
+) -> list[Task]:
+    """Learn of all files what channels must know, and plan a volume of each set."""
+    files = [[info.file for info in one] for one in sets]
+    learnt = [c.learn(files_of) for c, files_of in zip(channels, zip(*files))]
+    return [
+        Task(infos[0], parts=tuple(zip(learnt, one))) for infos, one in zip(sets, files)
+    ]
 
 
 def put_together(

@@ -14,7 +14,12 @@ _TASKS = "denoise", "inpaint", "check"
 
 def main() -> None:
     """Run one of the commands on the scans of a BIDS dataset."""
-    options, further = _parser().parse_known_args()
+    parser = _parser()
+    options, further = parser.parse_known_args()
+    if options.task == "check" and options.model_file is not None:
+        parser.error("--model_file has no effect with --task check; leave it out")
+    if options.task != "check" and options.model_file is None:
+        parser.error(f"--task {options.task} needs a --model_file")
     sys.argv = command_line(options, further)
     getattr(cli, options.task)()
 
@@ -54,23 +59,14 @@ def _find_suffix(model_file, further):
 
 def command_line(options: argparse.Namespace, further: list[str]) -> list[str]:
     """Return the command line that does the same."""
-    words = [f"dipy_{options.task}_ldm"]
-    if options.task == "check":
-        if options.model_file is not None:
-            _parser().error(
-                "--model_file has no effect with --task check; leave it out"
-            )
-    elif options.model_file is None:
-        _parser().error(f"--task {options.task} needs a --model_file")
-    else:
-        words += [options.model_file]
-    words += [options.bids_dir]
-    if suffix := options.suffix or _find_suffix(options.model_file, further):
-        words += ["--suffix", suffix]
+    words = [f"dipy_{options.task}_ldm", options.model_file, options.bids_dir]
+    suffix = options.suffix or _find_suffix(options.model_file, further)
+    words += ["--suffix", suffix] if suffix else []
     chosen = options.filter
     if options.participant_label:
         labels = (label.removeprefix("sub-") for label in options.participant_label)
         chosen = [f"sub={','.join(labels)}", *chosen]
     words += ["--filter", *chosen] if chosen else []
     words += ["--bids"] if options.task != "check" else []
-    return [*words, "--out_dir", options.output_dir, *further]
+    # The check has no model file.
+    return [*filter(None, words), "--out_dir", options.output_dir, *further]

@@ -1,24 +1,23 @@
 """What ``dipy_train_ldm --check`` checks, in which order, and how it reports it."""
 
 from collections.abc import Sequence
+from functools import partial
 import json
 import logging
 from pathlib import Path
 import time
 from types import SimpleNamespace
 
-import numpy as np
-
 from dipy_ldm import __version__, _presets, _serialization
 from dipy_ldm._conditions import learn
-from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.checks import InputError, check_patch
 from dipy_ldm.checking import (
     _dry_run as dry_run,
     _findings as report,
     _resources as plans,
 )
 from dipy_ldm.checking._findings import amber, green, grey, refused, worst
-from dipy_ldm.checking._headers import Material, read_volumes
+from dipy_ldm.checking._headers import read_volumes
 from dipy_ldm.checking._outliers import check_channels, check_images
 from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.data._covariates import (
@@ -28,13 +27,12 @@ from dipy_ldm.data._covariates import (
     summarise,
 )
 from dipy_ldm.data._paths import holds_volumes, rows_of_lists
+from dipy_ldm.data.volumes import refuse_beside_series
 from dipy_ldm.workflows import _inputs as inputs, _training as training
 from dipy_ldm.workflows._options import as_command_line, sizes_of
 from dipy_ldm.workflows._outputs import write_page
 
 logger = logging.getLogger(__name__)
-
-_TRIALS = "time", "overfitting"
 
 
 def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -> str:
@@ -42,10 +40,14 @@ def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -
     if options.init:  # is looked at before the volumes, which take longer
         _serialization.read_document(_serialization.find(options.init))
     if options.input_files == ["mnist"] or not holds_volumes(options.input_files):
-        sections, material = _look_at_images(options)
+        sections, cohort = _look_at_images(options)
     else:
-        sections, material = _look_at_volumes(options)
-    sections |= _try_out(material, options, strategy)
+        sections, cohort = _look_at_volumes(options)
+    if cohort is None:
+        why = "Not checked: there is no file to train on."
+        sections["Training"] = [grey("training", why)]
+    else:
+        sections |= _try_out(cohort, options, strategy)
     if unchecked := _not_checked(options):
         sections["Not checked"] = unchecked
     return _write(outputs, options, sections)
@@ -54,62 +56,55 @@ def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -
 def _not_checked(options):
     """List the options of a training that the check leaves out."""
     names = "source_files", "source_channels", "steps_detector"
-    chosen = [name for name in names if getattr(options, name)]
-    findings = [grey(f"--{name}", "The check leaves it out.") for name in chosen]
-    if options.dwi:
-        why = "Directions and b = 0 are left out of the time and the memory."
-        findings.append(grey("--dwi", why))
-    return findings
+    why = dict.fromkeys(names, "The check leaves it out.")
+    why["dwi"] = "Directions and b = 0 are left out of the time and the memory."
+    return [grey(f"--{n}", text) for n, text in why.items() if getattr(options, n)]
 
 
 def _look_at_volumes(options):
     paths, conditions, steps = inputs.named_inputs(options)
-    files, material = read_volumes(
-        paths,
-        **inputs.grid_options(options),
-        mask_files=options.mask_files,
-        source_files=options.source_files,
-        **inputs.source_channels_of(options),
-        dwi=options.dwi,
-        skip_bad=options.skip_bad,
-        cache_dir=options.cache_dir,
-        cache_limit=options.cache_limit,
-    )
-    sections = {"Files": files}
-    if material is not None:
-        if conditions:
-            sections["Conditions"] = _of_tables(
-                conditions, material.files, paths, steps
-            )
-        shown = material if material.b0s is None else _of_b0s(material)
-        sections["Images"] = check_images(shown)
-        if channels := check_channels(material):
-            sections["Channels"] = channels
-    return sections, material
+    how = inputs.grid_options(options)
+    sources = inputs.source_channels_of(options)
+    if options.dwi:
+        refuse_beside_series(how["channels"], options.source_files, **sources)
+    further = "mask_files", "dwi", "skip_bad", "cache_dir", "cache_limit"
+    how |= {name: getattr(options, name) for name in further}
+    findings, volumes = read_volumes(paths, **how)
+    sections = {"Files": findings}
+    if volumes is None:
+        return sections, None
+    files, subjects = volumes.files, volumes.subjects
+    if conditions:
+        sections["Conditions"] = _of_tables(conditions, files, paths, steps)
+    cohort = Cohort(volumes.images, affine=volumes.affine, subjects=subjects)
+    cohort = shown = cohort._replace(channels=volumes.channels)
+    if volumes.sources is not None:
+        # The b = 0 of each series, in place of its volumes.
+        rows = [files.index(file) for file in dict.fromkeys(files)]
+        shown = cohort.take_metadata(rows)._replace(images=volumes.sources[rows])
+    names = _short(list(dict.fromkeys(files)))
+    sections["Images"] = check_images(shown, names)
+    if channels := check_channels(shown, names):
+        sections["Channels"] = channels
+    return sections, cohort
 
 
-def _of_b0s(material):
-    """Take the b = 0 of each diffusion series in place of its volumes."""
-    names = list(map(str, material.files))
-    rows = sorted(np.unique(names, return_index=True)[1].tolist())
-    chosen = {
-        name: [getattr(material, name)[i] for i in rows]
-        for name in ("names", "files", "subjects")
-    }
-    return material._replace(images=material.b0s[rows], **chosen)
+def _short(files):
+    """Name files by their last names, or by their paths where these are equal."""
+    names = [file.name for file in files]
+    return names if len(set(names)) == len(names) else list(map(str, files))
 
 
 def _look_at_images(options):
     data = inputs.plan_training(options).load()
     names = [f"image {i}" for i in range(len(data.images))]
-    subjects = data.subjects or names
-    material = Material(data.images, None, names, (), subjects)
-    sections = {"Images": check_images(material)}
+    cohort = data._replace(subjects=data.subjects or names)
+    sections = {"Images": check_images(cohort, names)}
     if data.conditions:
-        learnt = learn(data.conditions, len(names), subjects=subjects)
-        covariates = as_covariates(data.conditions, learnt, subjects)
+        learnt = learn(data.conditions, len(names), subjects=cohort.subjects)
+        covariates = as_covariates(data.conditions, learnt, cohort.subjects)
         sections["Conditions"] = _of_covariates(covariates)
-    return sections, material
+    return sections, cohort
 
 
 def _of_tables(names, files, paths, steps):
@@ -132,78 +127,59 @@ def _of_covariates(covariates):
     return [green("conditions", summarise(covariates)), unique]
 
 
-def _try_out(material, options, strategy):
+def _try_out(cohort, options, strategy):
     """Check what the training would be, and try it."""
-    if material is None:
-        why = "Not checked: there is no file to train on."
-        return {"Training": [grey("training", why)]}
-    cohort = Cohort(
-        material.images,
-        affine=material.affine,
-        subjects=list(material.subjects),
-        channels=tuple(material.channels),
-    )
     settings = _presets.resolve(cohort, **sizes_of(options))
-    recipe = training.make(settings, strategy, options)
-    recipe = training.begin_from(recipe, options)
-    if options.source_files or options.source_channels or options.dwi:
-        # Of which trials have none.
-        recipe.of_model.pop("init", None)
     share = options.validation, options.seed, settings.batch_size
-    parts = plans.check_split(cohort, *share)
-    people = plans.check_subjects(cohort, options.init, options.dwi)
-    if parts.state == "red":
-        rest = _not_tried("there are too few images")
-        return {"Training": [people, parts, *rest]}
+    findings = [
+        plans.check_subjects(cohort, options.init, options.dwi),
+        plans.check_split(cohort, *share),
+    ]
+    if findings[-1].state == "red":
+        return _untried(findings, "there are too few images")
     train, _ = split(cohort, *share)
-    shape, patch = train.images.shape, settings.patch
-    chosen = recipe.resolved(len(shape) - 2)
+    shape = train.images.shape
     try:
+        recipe = training.make(settings, strategy, options)
+        if options.source_files or options.source_channels or options.dwi:
+            # Of which trials have none.
+            recipe.of_model.pop("init", None)
+        chosen = recipe.resolved(len(shape) - 2)
+        check_patch(settings.patch, len(shape) - 2)
         recipe.check_images(shape, cohort.channels)
-        memory = plans.check_memory(recipe, chosen, shape, patch)
+        memory = plans.check_memory(recipe, chosen, shape)
+        findings += [plans.check_device(chosen["diffusion"]), memory]
+        if memory.state == "red":
+            return _untried(findings, "the memory would not suffice")
+        recipe.check(train, shape)
     except InputError as error:
-        findings = [people, parts, refused("init", error)]
-        return {"Training": findings, "Trials": _not_tried("it can't begin so")}
-    findings = [people, parts, plans.check_device(chosen["diffusion"]), memory]
-    if memory.state == "red":
-        trials = _not_tried("the memory would not suffice")
-        return {"Training": findings, "Trials": trials}
-    recipe.check(shape, patch, channels=cohort.channels)
-    trials = _try_training(recipe, chosen, material, train.images, patch, options)
+        return _untried([*findings, refused("options", error)], "it can't begin so")
+    if not options.seconds:
+        return _untried(findings, "no time was given for it")
+    trials = _try_training(recipe, chosen, train, len(cohort.images), options.seconds)
     return {"Training": findings, "Trials": trials}
 
 
-def _try_training(recipe, chosen, material, images, patch, options):
+def _untried(findings, why):
+    trials = [grey(title, f"Not tried: {why}.") for title in ("time", "overfitting")]
+    return {"Training": findings, "Trials": trials}
+
+
+def _try_training(recipe, chosen, train, n_all, seconds):
     """Take some steps of a training, and overfit few of its images."""
-    if not options.seconds:
-        return _not_tried("no time was given for it")
-    few = np.asarray(images[: chosen["diffusion"].batch_size], "float32")
-    paces = dry_run.time_training_steps(
-        recipe,
-        few,
-        options.seconds / 2,
-        patch=patch,
-        augment=training.augmentation(options),
-        channels=material.channels,
-    )
-    few = images[: dry_run.N_OVERFIT_IMAGES]
-    further = material.affine, options.seconds, material.channels
-    trial = dry_run.overfit(recipe, few, *further)
-    n, n_all = len(images), len(material.images)
+    batch = train._replace(images=train.images[: chosen["diffusion"].batch_size])
+    few = train._replace(images=train.images[: dry_run.N_OVERFIT_IMAGES])
+    paces = dry_run.time_training_steps(recipe, batch, seconds / 2)
+    trial = dry_run.overfit(recipe, few, seconds)
     return [
-        dry_run.check_time(paces, chosen, n, n_all),
-        dry_run.check_overfit(trial, material.affine),
+        dry_run.check_time(paces, chosen, len(train.images), n_all),
+        dry_run.check_overfit(trial, train.affine),
     ]
-
-
-def _not_tried(why):
-    return [grey(title, f"Not tried: {why}.") for title in _TRIALS]
 
 
 def _write(outputs, options, sections):
     """Write both files, and return in a sentence what must be fixed."""
     every = [finding for findings in sections.values() for finding in findings]
-    bad = [finding.title for finding in every if finding.state == "red"]
     document = {
         "GeneratedBy": {"Name": "dipy_ldm", "Version": __version__},
         "Time": time.strftime("%Y-%m-%dT%H:%M:%S"),
@@ -214,11 +190,10 @@ def _write(outputs, options, sections):
             for title, findings in sections.items()
         },
     }
+    worded = partial(as_command_line, options=vars(options))
     for line in report.summarise_findings(sections):
-        logger.info("%s", as_command_line(line, vars(options)))
-    document = json.loads(as_command_line(json.dumps(document), vars(options)))
-    page = report.write_page(options.input_files, sections)
-    write_page(outputs, document, as_command_line(page, vars(options)))
-    if not bad:
-        return ""
-    return f"fix what is red before you train: {', '.join(bad)}; see {outputs[1]}."
+        logger.info("%s", worded(line))
+    page = worded(report.write_page(options.input_files, sections))
+    write_page(outputs, json.loads(worded(json.dumps(document))), page)
+    bad = ", ".join(finding.title for finding in every if finding.state == "red")
+    return bad and f"fix what is red before you train: {bad}; see {outputs[1]}."

@@ -1,10 +1,9 @@
 """Runs that can be repeated: the options of a command in a TOML file, and back."""
 
 import argparse
-from collections import Counter
 from contextlib import suppress
 from importlib.metadata import version
-from itertools import chain, count, takewhile
+from itertools import chain, count
 import json
 import math
 from pathlib import Path
@@ -22,11 +21,11 @@ from dipy.workflows.workflow import Workflow
 from dipy_ldm import __version__, _serialization
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.files import claimed, make_folder
+from dipy_ldm.workflows._options import OF_AUTOENCODER, SIZES_VQVAE
 from dipy_ldm.workflows._outputs import write_text
 
 # What differs between a run and its repetition.
 _NOT_KEPT = ("check", "resume")
-_NOT_TAKEN = ("help", "version", "config")
 # Options by what they are about, for the help; all others are "options".
 _GROUPS = {
     "input": "suffix filter channels conditions coarsen source_files source_labels "
@@ -49,11 +48,8 @@ _REPLACED_BY = {
     "guidance": ["generated_files"],
     "n_samples": ["conditions", "table", "source_files"],
     # An autoencoder to begin from has them.
-    **dict.fromkeys(("widths_vqvae", "n_codes", "n_codebooks", "code_dim"), ["init"]),
+    **dict.fromkeys(SIZES_VQVAE, ["init"]),
 }
-# What has no effect where an autoencoder is taken as it is.
-_LENGTH_VQVAE = ("steps_vqvae", "epochs_vqvae")
-_OF_ITS_TRAINING = ("patch", "no_augment", "background", "mask_files")
 
 
 def write_config(
@@ -149,6 +145,19 @@ def plain_options(options: SimpleNamespace) -> dict:
     return plain | {name: value[0] for name, value in lists.items()}
 
 
+class _StoreOnce(argparse.Action):
+    """Store values; refuse a list of texts that is given twice, whose last counts."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Store the values of an option or an input."""
+        earlier = getattr(namespace, self.dest, self.default)
+        is_texts = option_string and self.type is str and isinstance(earlier, list)
+        if is_texts and earlier is not self.default:
+            name = self.option_strings[0]
+            raise InputError(f"{name} is given twice; put all its values after one.")
+        setattr(namespace, self.dest, values)
+
+
 class ConfigParser(IntrospectiveArgumentParser):
     """DIPY's parser of a workflow's options, which may come from a file, too."""
 
@@ -159,6 +168,7 @@ class ConfigParser(IntrospectiveArgumentParser):
         self.command = f"dipy_{workflow.get_short_name()}"
         # DIPY makes None of the word none, which is a strategy, and no number.
         base.none_or_dtype = lambda kind: kind
+        self.register("action", "store", _StoreOnce)
         subflows = super().add_workflow(workflow)
         if example := getattr(workflow, "example", ""):
             command, text = self.command, str(self.description)
@@ -194,7 +204,6 @@ class ConfigParser(IntrospectiveArgumentParser):
     def parse_args(self, args=None, namespace=None):
         """Parse the command line; what it does not have is taken from the file."""
         words = sys.argv[1:] if args is None else args
-        self._refuse_repeated(words)
         finder = argparse.ArgumentParser(add_help=False)
         finder.add_argument("--config")
         finder.add_argument("--init")
@@ -210,26 +219,11 @@ class ConfigParser(IntrospectiveArgumentParser):
                 choose(name, word, dict.fromkeys(words))
         return parsed
 
-    def _refuse_repeated(self, words):
-        """Refuse a list of texts that is given twice: the second alone would count."""
-        actions = self._option_string_actions
-        counts = Counter[str]()
-        for word in takewhile(lambda word: word != "--", words):
-            typed = word.partition("=")[0]
-            names = [n for n in actions if typed[:2] == "--" and n.startswith(typed)]
-            names = [typed] if typed in actions else names
-            counts.update(names if len(names) == 1 else ())
-        for name, n in counts.items():
-            if n > 1 and actions[name].nargs == "*" and actions[name].type is str:
-                raise InputError(
-                    f"{name} is given twice; put all its values after one."
-                )
-
     def _take_defaults(self, file, words, init):
         """Let the options of a file be the defaults."""
         typed = [word.partition("=")[0] for word in words if word.startswith("--")]
-        actions = {action.dest: action for action in self._actions}
-        actions = {n: a for n, a in actions.items() if n not in _NOT_TAKEN}
+        others = "help", "version", "config"
+        actions = {a.dest: a for a in self._actions if a.dest not in others}
         for name, value in _read(file, self.command).items():
             if name not in actions:
                 raise InputError(
@@ -246,7 +240,8 @@ def _rivals(name, actions, typed, init):
     """Return the options that replace one of a file."""
     if name == "n_samples" and "table" not in actions:
         return []  # of each volume, whatever its conditions
-    if name in _OF_ITS_TRAINING and not _is_typed(typed, _LENGTH_VQVAE):
+    is_trained = _is_typed(typed, ["steps_vqvae", "epochs_vqvae"])
+    if name in OF_AUTOENCODER and not is_trained:
         return ["init"]
     if name == "widths_ldm" and init is not None:
         document = _serialization.read_document(_serialization.find(init))

@@ -23,6 +23,10 @@ _TITLE = "Parameters\n----------\n"
 STRATEGIES = "auto", "none", "mirrored", "multi_worker"
 PRECISIONS = "auto", "float32", "bfloat16", "float16"
 SAMPLERS = "ddpm", "ddim", "dpm++"
+# Options that are for the training of an autoencoder alone, and what they are unasked.
+SIZES_VQVAE = ("widths_vqvae", "n_codes", "n_codebooks", "code_dim")
+OF_AUTOENCODER: dict[str, object] = dict.fromkeys((*SIZES_VQVAE, "patch", "mask_files"))
+OF_AUTOENCODER |= {"no_augment": False, "background": 1}
 # What is called otherwise in Python.
 _NAMES = {"n": "n_samples", "first": "first_sample"}
 # What an option means in all commands whose `run` does not say otherwise.
@@ -172,30 +176,22 @@ def sizes_of(options: SimpleNamespace) -> dict[str, Any]:
     document = _serialization.read_document(_serialization.find(options.init))
     autoencoder = document.get("vqvae", {})
     denoiser = document.get("latent_diffusion", {})
-    names = "n_codes", "n_codebooks", "code_dim"
-    of_init = {name: autoencoder.get(name) for name in names}
-    of_init |= {"widths_vqvae": autoencoder.get("widths")}
-    of_init |= {"widths_ldm": denoiser.get("widths")}
-    chosen = {n: v for n, v in sizes.items() if v is not None}
-    return sizes | of_init | chosen
+    of_init = {name: autoencoder.get(name) for name in SIZES_VQVAE}
+    of_init["widths_vqvae"] = autoencoder.get("widths")
+    of_init["widths_ldm"] = denoiser.get("widths")
+    return sizes | of_init | {n: v for n, v in sizes.items() if v is not None}
 
 
 def sizes_used(settings: Settings, options: SimpleNamespace) -> dict[str, Any]:
     """Return the options by which a training has the same sizes again."""
     used = {n: v for n, v in settings._asdict().items() if hasattr(options, n)}
     for stage in ("vqvae", "ldm"):
-        epochs, steps = f"epochs_{stage}", f"steps_{stage}"
-        if used[steps] is not None:
-            used[epochs] = None
+        if used[f"steps_{stage}"] is not None:
+            used[f"epochs_{stage}"] = None
     if _takes_autoencoder(options):
-        names = "epochs_vqvae", "steps_vqvae", *_OF_AUTOENCODER
+        names = "epochs_vqvae", "steps_vqvae", *OF_AUTOENCODER
         used |= dict.fromkeys(set(names) & used.keys())
     return used
-
-
-# Options that are for the training of an autoencoder alone.
-_SIZES_VQVAE = "widths_vqvae", "n_codes", "n_codebooks", "code_dim"
-_OF_AUTOENCODER = *_SIZES_VQVAE, "patch", "mask_files"
 
 
 def _takes_autoencoder(options):
@@ -205,10 +201,7 @@ def _takes_autoencoder(options):
 
 def check_training(options: SimpleNamespace) -> None:
     """Refuse numbers that make no sense, whatever the inputs of a training are."""
-    counts = "accumulate", "checkpoint_steps"
-    useless = [name for name in _OF_AUTOENCODER if getattr(options, name) is not None]
-    useless += ["no_augment"] if options.no_augment else []
-    useless += ["background"] if options.background != 1 else []
+    useless = [n for n, usual in OF_AUTOENCODER.items() if getattr(options, n) != usual]
     if useless and _takes_autoencoder(options):
         raise InputError(
             f"`{useless[0]}` has no effect on an autoencoder that is taken as it is; "
@@ -217,7 +210,8 @@ def check_training(options: SimpleNamespace) -> None:
     if options.seconds != 60 and not options.check:
         raise InputError("`seconds` is for `check`; add it, or leave it out.")
     choose("precision", options.precision, dict.fromkeys(PRECISIONS))
-    check_sizes(**sizes_of(options), **{n: getattr(options, n) for n in counts})
+    names = "accumulate", "checkpoint_steps"
+    check_sizes(**sizes_of(options), **{n: getattr(options, n) for n in names})
     if options.mask_files and options.background == 1:
         raise InputError(
             "--mask_files have no effect with --background 1; give the weight of what "

@@ -21,12 +21,7 @@ from dipy_ldm.evaluation import (
 from dipy_ldm.evaluation._condition_probe import measure_agreement
 from dipy_ldm.evaluation._copy_filter import CopyFilter, ReferenceSet, project_randomly
 from dipy_ldm.evaluation._page import report
-from dipy_ldm.evaluation.audit import (
-    Audit,
-    Reference,
-    audit,
-    refuse_training_images,
-)
+from dipy_ldm.evaluation.audit import Audit, Reference, audit, refuse_training_images
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.workflows import _launch as launch
@@ -160,12 +155,8 @@ def audit_on(
 def write_audit(outputs: Sequence[Path], result: Audit, facts: dict) -> None:
     """Write the metrics and the page of an audit, without names of training images."""
     members = {
-        name: {
-            "auc": member.auc,
-            "found": member.true_positive_rate,
-            "false_rate": member.false_rate,
-        }
-        for name, member in result.members.items()
+        name: {"auc": m.auc, "found": m.true_positive_rate, "false_rate": m.false_rate}
+        for name, m in result.members.items()
     }
     figures = {
         "n": result.n,
@@ -218,25 +209,21 @@ def read_measurements(
     if table is None:
         return {}
     numeric = [n for n, c in document["conditions"].items() if c["kind"] != "class"]
-    rows = {
-        Path(file): file_rows[0].cells
-        for file, file_rows in rows_of_lists([table]).items()
-    }
-    columns = {name for cells in rows.values() for name in cells}
+    rows = {Path(file): own[0].cells for file, own in rows_of_lists([table]).items()}
+    columns: set[str] = set().union(*rows.values())
     names = [name for name in numeric if name in columns]
     if not names:
-        available = listed(numeric) if numeric else "it has none"
         raise InputError(
             f"{table} has no column of a numeric condition of the model "
-            f"({available}); give a list of generated volumes with one column for each "
-            "that was measured."
+            f"({listed(numeric) or 'it has none'}); give a list of generated volumes "
+            "with one column for each that was measured."
         )
     if classes := [n for n in document["conditions"] if n in columns - set(numeric)]:
         logger.warning("measurements of classes are not compared: %s.", listed(classes))
-    by_file = {file: read_facts(file).get("Conditions", {}) for file in rows}
+    facts = [read_facts(file).get("Conditions", {}) for file in rows]
     measurements = {}
     for name in names:
-        requested = [_number(by_file[file].get(name)) for file in rows]
+        requested = [_number(own.get(name)) for own in facts]
         if not any(map(math.isfinite, requested)):
             raise InputError(
                 f"the files beside the volumes of {table} do not have the requested "

@@ -1,6 +1,6 @@
 """How commands train: the estimators, and figures and a picture of the course."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import csv
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,31 +35,28 @@ if TYPE_CHECKING:  # they take seconds to import
 class Recipe(NamedTuple):
     """Both estimators, and the options of all trainings.
 
-    Without options of its own the autoencoder is taken as it is.
+    Without options of its own the autoencoder is taken as it is; ``of_patches`` says
+    what it learns from: patches of which size, how they are changed and weighted.
     """
 
     vqvae: "VQVAE"
     model: "LatentDiffusion"
     of_vqvae: dict
     of_model: dict
+    of_patches: dict = {"patch": None}
     of_detector: dict | None = None
 
     def check(
-        self,
-        shape: tuple[int, ...],
-        patch: int | Sequence[int] | None,
-        source: Source | None = None,
-        channels: Sequence[Channel] = (),
-        source_channels: Sequence[Channel] = (),
+        self, cohort: Cohort, shape: tuple[int, ...], source: Source | None = None
     ) -> None:
-        """Refuse what can't be done in either stage, before the first takes hours.
+        """Refuse what can't be done in any stage, before the first takes hours.
 
-        Shapes: shape ``(n, *space, channels)``.
+        Shapes: shape ``(n, *space, channels)``, of all images, which need not be read.
         """
         if self.of_vqvae:
-            self.vqvae.check(shape, patch=patch, **self.of_vqvae)
-        self.check_images(shape, channels)
-        own = {"source_channels": source_channels} | self.of_model
+            self.vqvae.check(shape, patch=self.of_patches["patch"], **self.of_vqvae)
+        self.check_images(shape, cohort.channels)
+        own = {"source_channels": cohort.source_channels, **self.of_model}
         self.model.check(shape, source, **own)
         if self.of_detector is not None:
             from dipy_ldm.anomaly_detector import AnomalyDetector
@@ -79,38 +76,35 @@ class Recipe(NamedTuple):
         """Resolve the options of the stages before the detector that are trained."""
         from dipy_ldm.training import resolve
 
-        resolved = {}
-        for title, stage, options in (
-            ("autoencoder", "vqvae", self.of_vqvae),
-            ("diffusion", "ldm", self.of_model),
-        ):
-            own = {name: value for name, value in options.items() if name != "init"}
-            if own:
-                resolved[title] = resolve(stage, rank, own)
-        return resolved
+        stages = {"autoencoder": ("vqvae", self.of_vqvae)} if self.of_vqvae else {}
+        stages |= {"diffusion": ("ldm", self.of_model)}
+        return {
+            title: resolve(stage, rank, {n: v for n, v in own.items() if n != "init"})
+            for title, (stage, own) in stages.items()
+        }
 
     def fit(
         self,
         cohort: Cohort,
         held_out: Cohort | None,
         checkpoints: Sequence[Path],
-        callbacks: Sequence[Callable],
-        loggers: Sequence[Sequence] = ((), (), ()),
-        **options,
-    ) -> Any:
+        report: "Report",
+        loggers: Sequence[Sequence],
+    ) -> "LatentDiffusion":
         """Train both, one after the other, and the detector, if there shall be one."""
         validation = {} if held_out is None else held_out._asdict()
-        kinds: dict[str, Any] = {"affine": cohort.affine, "suffix": cohort.suffix}
-        kinds |= {"channels": cohort.channels}
+        names = "affine", "suffix", "channels"
+        kinds: dict[str, Any] = {name: getattr(cohort, name) for name in names}
+        unseen = validation.get("images")
         if self.of_vqvae:
             self.vqvae.fit(
                 cohort.images,
-                validation_data=validation.get("images"),
+                validation_data=unseen,
                 masks=cohort.masks,
                 checkpoint=checkpoints[0],
-                callbacks=[callbacks[0], *loggers[0]],
+                callbacks=[report.autoencoder, *loggers[0]],
                 **kinds,
-                **options,
+                **self.of_patches,
                 **self.of_vqvae,
             )
         else:
@@ -121,58 +115,54 @@ class Recipe(NamedTuple):
             source=cohort.sources,
             source_channels=cohort.source_channels,
             subjects=cohort.subjects,
-            validation_data=validation.get("images"),
+            validation_data=unseen,
             validation_conditions=validation.get("conditions"),
             validation_source=validation.get("sources"),
             validation_subjects=validation.get("subjects"),
             units=cohort.units or {},  # what is known has been logged
             meanings=cohort.meanings,
             checkpoint=checkpoints[1],
-            callbacks=[callbacks[1], *loggers[1]],
+            callbacks=[report.diffusion, *loggers[1]],
             **self.of_model,
         )
         if self.of_detector is None:
             return model
         return model.fit_detector(
             cohort.images,
-            validation_data=validation.get("images"),
+            validation_data=unseen,
             checkpoint=checkpoints[2],
-            callbacks=[partial(callbacks[2], model), *loggers[2]],
+            callbacks=[partial(report.detector, model), *loggers[2]],
             **self.of_detector,
         )
 
 
-_TRAINING = ("learning_rate", "precision", "remat", "accumulate", "checkpoint_steps")
-
-
 def make(settings: Settings, strategy: object, options: SimpleNamespace) -> Recipe:
-    """Make both estimators, and choose how they are trained."""
+    """Make both estimators, maybe as in a file, and choose how they are trained."""
     from dipy_ldm import VQVAE, LatentDiffusion
 
-    vqvae = VQVAE(
-        widths=settings.widths_vqvae,
-        n_codes=settings.n_codes,
-        n_codebooks=settings.n_codebooks,
-        code_dim=settings.code_dim,
-        loss=settings.loss,
-        seed=options.seed,
-    )
+    sizes = ("n_codes", "n_codebooks", "code_dim", "loss")
+    architecture = {name: getattr(settings, name) for name in sizes}
+    vqvae = VQVAE(widths=settings.widths_vqvae, seed=options.seed, **architecture)
     model = LatentDiffusion(vqvae, widths=settings.widths_ldm, seed=options.seed)
-    training = {name: getattr(options, name) for name in _TRAINING}
+    names = "learning_rate", "precision", "remat", "accumulate", "checkpoint_steps"
+    training = {name: getattr(options, name) for name in names}
     training |= {"batch_size": settings.batch_size, "strategy": strategy}
     of_vqvae, of_model = (training | settings.length(s) for s in ("vqvae", "ldm"))
+    # As usual, or not at all.
+    augment = Augmentation() if options.no_augment else None
+    of_patches = {"patch": settings.patch, "augment": augment}
+    of_patches["background"] = options.background
     steps = options.steps_detector
     of_detector = training | {"steps": steps} if steps else None
-    return Recipe(vqvae, model, of_vqvae, of_model, of_detector)
+    recipe = Recipe(vqvae, model, of_vqvae, of_model, of_patches, of_detector)
+    return recipe if options.init is None else _begin_from(recipe, options)
 
 
-def begin_from(recipe: Recipe, options: SimpleNamespace) -> Recipe:
-    """Let both estimators begin from a model file, if there is one."""
-    init = options.init
-    if init is None:
-        return recipe
+def _begin_from(recipe, options):
+    """Let both estimators begin from a model file."""
     from dipy_ldm import VQVAE, LatentDiffusion
 
+    init = options.init
     kind = _serialization.read_document(_serialization.find(init))["kind"]
     whole = LatentDiffusion.load(init) if kind == "latent_diffusion" else None
     vqvae = whole.vqvae_ if whole else VQVAE.load(init)
@@ -186,19 +176,11 @@ def begin_from(recipe: Recipe, options: SimpleNamespace) -> Recipe:
                 init,
             )
     if options.epochs_vqvae or options.steps_vqvae:
-        parameters = {
-            name: vqvae._fitted_with[name]
-            for name in ("blocks", "bottleneck", "commitment")
-        }
-        recipe.vqvae.set_params(**parameters)
+        own = "blocks", "bottleneck", "commitment"
+        recipe.vqvae.set_params(**{name: vqvae._fitted_with[name] for name in own})
         return recipe._replace(of_vqvae=recipe.of_vqvae | {"init": vqvae})
     model = recipe.model.set_params(vqvae=vqvae)
     return recipe._replace(vqvae=vqvae, model=model, of_vqvae={})
-
-
-def augmentation(options: SimpleNamespace) -> Augmentation | None:
-    """Return how images are changed in training; None is for as usual."""
-    return Augmentation() if options.no_augment else None
 
 
 def tensorboards(folder: str | None) -> list[list]:
@@ -308,12 +290,11 @@ class Report:
 
 def write_table(path: Path, histories: dict[str, dict]) -> None:
     """Write one line for each round of each stage."""
-    names = list(dict.fromkeys(name for h in histories.values() for name in h))
+    names = dict.fromkeys(name for history in histories.values() for name in history)
     table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["stage", *names])
+    writer = csv.DictWriter(table, ["stage", *names], lineterminator="\n")
+    writer.writeheader()
     for stage, history in histories.items():
-        for number, _ in enumerate(history["loss"]):
-            values = [history[n][number] if n in history else "" for n in names]
-            writer.writerow([stage, *values])
+        rounds = (dict(zip(history, figures)) for figures in zip(*history.values()))
+        writer.writerows({"stage": stage} | figures for figures in rounds)
     write_text(path, table.getvalue())

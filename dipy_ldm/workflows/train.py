@@ -14,15 +14,10 @@ from dipy_ldm.data._cohort import split
 from dipy_ldm.data._image_checks import survey
 from dipy_ldm.data.channels import as_channels, require_intensity_channels
 from dipy_ldm.workflows import (
+    _config as config,
     _inputs as inputs,
     _launch as launch,
     _training as training,
-)
-from dipy_ldm.workflows._config import (
-    forget_runs,
-    plain_options,
-    read_runs,
-    write_config,
 )
 from dipy_ldm.workflows._options import (
     PRECISIONS,
@@ -59,7 +54,7 @@ class TrainLDMFlow(LDMFlow):
         """Describe in one sentence what Ctrl-C left behind."""
         if self.is_check:
             return "interrupted; no page was written."
-        if any(path.exists() for path in self.checkpoints):
+        if self._is_resumable():
             return "interrupted; add --resume to go on from the last checkpoint."
         return "interrupted before the first checkpoint; there is nothing to resume."
 
@@ -278,9 +273,8 @@ class TrainLDMFlow(LDMFlow):
     def _check(self, options):
         """Check inputs, options and machine, and write a page of the results."""
         self.is_check = True
-        outputs = json_and_page(
-            self, options.input_files[0], options.out_dir, out_check="check"
-        )
+        first = options.input_files[0]
+        outputs = json_and_page(self, first, options.out_dir, out_check="check")
         check_training(options)
         at_least("seconds", options.seconds, 0)
         if options.strategy == "multi_worker":
@@ -294,7 +288,7 @@ class TrainLDMFlow(LDMFlow):
 
         self.verdict = checks.check(options, strategy, outputs)
         self.outputs = outputs
-        write_config(self, outputs[0], options)
+        config.write_config(self, outputs[0], options)
 
     def _train(self, options):
         """Train what is missing."""
@@ -322,14 +316,7 @@ class TrainLDMFlow(LDMFlow):
         inputs.check_split(planned, *share)
         strategy = _make_strategy(strategy, options.devices)
         recipe = training.make(settings, strategy, options)
-        recipe = training.begin_from(recipe, options)
-        recipe.check(
-            planned.shape,
-            settings.patch,
-            planned.source,
-            planned.cohort.channels,
-            planned.cohort.source_channels,
-        )
+        recipe.check(planned.cohort, planned.shape, planned.source)
         chief = launch.is_first(cluster)
         with self._claim_outputs(paths, options.resume, chief):
             data = _load(planned, strategy, chief, options)
@@ -338,17 +325,10 @@ class TrainLDMFlow(LDMFlow):
             self._clear_earlier(paths[0], options, chief)
             report = training.Report(paths[1], paths[2], train, bool(recipe.of_vqvae))
             if chief:
-                write_config(self, paths[0], options, **sizes_used(settings, options))
-            model = recipe.fit(
-                train,
-                held_out,
-                self.checkpoints,
-                (report.autoencoder, report.diffusion, report.detector),
-                loggers,
-                patch=settings.patch,
-                background=options.background,
-                augment=training.augmentation(options),
-            )
+                config.write_config(
+                    self, paths[0], options, **sizes_used(settings, options)
+                )
+            model = recipe.fit(train, held_out, self.checkpoints, report, loggers)
             if chief:
                 self._write(model, report, paths)
 
@@ -370,6 +350,7 @@ class TrainLDMFlow(LDMFlow):
                 "--resume to start afresh."
             )
         if options.resume and _has_ended(self, paths[0], options):
+            self._remove_checkpoints()  # which it had no time to, if it was stopped
             return False
         self._check_outputs(paths, options.resume)
         return True
@@ -381,18 +362,19 @@ class TrainLDMFlow(LDMFlow):
 
     def _check_outputs(self, paths, resume):
         """Refuse to overwrite outputs, but for those that are resumed."""
-        resumable = any(checkpoint.exists() for checkpoint in self.checkpoints)
         if resume and paths[0].exists():
             raise InputError(
                 f"{paths[0]} exists: that training has ended, and there is nothing to "
                 "resume."
             )
-        if resume and resumable:
+        if resume and self._is_resumable():
             return
-        refuse_overwriting(
-            self, self.checkpoints, "add --resume to go on, or --force to start afresh"
-        )
+        cure = "add --resume to go on, or --force to start afresh"
+        refuse_overwriting(self, self.checkpoints, cure)
         refuse_overwriting(self, paths)
+
+    def _is_resumable(self):
+        return any(checkpoint.exists() for checkpoint in self.checkpoints)
 
     @contextmanager
     def _claim_outputs(self, paths, resume, chief):
@@ -407,12 +389,12 @@ class TrainLDMFlow(LDMFlow):
     def _clear_earlier(self, path, options, chief):
         """Log where the training begins, and remove what it does not resume from."""
         if options.resume:
-            if any(checkpoint.exists() for checkpoint in self.checkpoints):
+            if self._is_resumable():
                 return
             logger.info("there is no checkpoint to resume from; training begins.")
         if chief:
             self._remove_checkpoints()
-            forget_runs(self, path, options.out_model)
+            config.forget_runs(self, path, options.out_model)
 
     def _remove_checkpoints(self):
         for checkpoint in self.checkpoints:
@@ -435,12 +417,12 @@ def _has_ended(flow, path, options):
     if not path.exists():
         return False
     document = _serialization.read_document(path, "latent_diffusion")
-    gradients = [BVAL, DIRECTION] if options.dwi else []
     was = {
         "seed": document["latent_diffusion"]["seed"],
         "conditions": sorted(document["conditions"]),
         "steps_detector": bool(document.get("lesion_detector")),
     }
+    gradients = [BVAL, DIRECTION] if options.dwi else []
     now = {
         "seed": options.seed,
         "conditions": sorted([*parse_names(options.conditions), *gradients]),
@@ -448,11 +430,11 @@ def _has_ended(flow, path, options):
     }
     for key in ("channels", "source_channels"):
         was[key] = sorted(channel["name"] for channel in document.get(key) or [])
-        now[key] = _channel_names(getattr(options, key))
+        now[key] = sorted(channel.name for channel in _named(getattr(options, key)))
     changed = _changed(was, now)
     # Of several runs, any may have written the model.
-    chosen = _comparable(plain_options(options))
-    runs = read_runs(flow, path).values()
+    chosen = _comparable(config.plain_options(options))
+    runs = config.read_runs(flow, path).values()
     changes = [_changed(_comparable(run), chosen) for run in runs]
     if changed or changes and all(changes):
         raise InputError(
@@ -463,10 +445,10 @@ def _has_ended(flow, path, options):
     return True
 
 
-def _channel_names(words):
+def _named(words):
+    """Return the channels that an option names."""
     names = parse_channels(words)
-    channels = () if isinstance(names, bool) else as_channels(names)
-    return sorted(channel.name for channel in channels)
+    return [] if isinstance(names, bool) else as_channels(names)
 
 
 def _changed(was, now):
@@ -493,8 +475,8 @@ def _comparable(options):
 def _meaning(name, value):
     if name.endswith("_files"):
         return _name_of(value)
-    names = parse_channels(value) if name in ("channels", "source_channels") else True
-    return value if isinstance(names, bool) else sorted(map(repr, as_channels(names)))
+    named = _named(value) if name in ("channels", "source_channels") else ()
+    return sorted(map(repr, named)) or value
 
 
 def _name_of(paths):
@@ -538,11 +520,7 @@ def _load(planned, strategy, chief, options):
 
 def _checkpoints(model_path):
     """Name the checkpoints of all stages, beside the model."""
+    stages = "autoencoder", "diffusion", "detector"
+    paths = [f"{model_path.name}.{stage}-checkpoint" for stage in stages]
     # The last is that of LatentDiffusion's guide.
-    ends = (
-        "autoencoder-checkpoint",
-        "diffusion-checkpoint",
-        "detector-checkpoint",
-        "diffusion-checkpoint.guide",
-    )
-    return [model_path.with_name(f"{model_path.name}.{end}") for end in ends]
+    return [model_path.with_name(name) for name in (*paths, f"{paths[1]}.guide")]

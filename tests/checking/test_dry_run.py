@@ -10,7 +10,7 @@ import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion, _presets
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.checking import _dry_run as trials, _dry_run as verdicts
+from dipy_ldm.checking import _dry_run as trials
 from dipy_ldm.checking._dry_run import Overfit, Paces
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._cohort import Cohort
@@ -28,9 +28,10 @@ def recipe(blobs):
 
 
 def test_steps_of_all_networks_are_timed(recipe, blobs, caplog):
-    options = {"patch": 8, "augment": Augmentation(flip=True)}
+    of_patches = {"patch": 8, "augment": Augmentation(flip=True)}
+    recipe = recipe._replace(of_patches=of_patches)
     with caplog.at_level(logging.WARNING):
-        paces = trials.time_training_steps(recipe, blobs[:4], 5, **options)
+        paces = trials.time_training_steps(recipe, Cohort(blobs[:4]), 5)
     assert set(paces.each) == {"autoencoder", "guide", "diffusion"}
     assert all(0 < seconds < 60 for seconds in paces.each.values())
     assert paces.start > 0 < paces.encoding
@@ -58,7 +59,7 @@ def test_the_time_or_the_steps_end_a_trial(taken, ends):
 
 
 def test_blobs_are_overfitted(recipe, blobs):
-    found = trials.overfit(recipe, blobs[:8], None, 60)
+    found = trials.overfit(recipe, Cohort(blobs[:8]), 60)
     assert found.mse < 0.5 * found.baseline_mse
     assert found.images.shape == found.reconstructed.shape == (8, 13, 10, 1)
     assert 1 < found.codes_used <= found.n_codes == 16
@@ -70,17 +71,17 @@ def test_an_autoencoder_that_is_taken_as_it_is_is_not_trained(recipe, vqvae, blo
         model=LatentDiffusion(vqvae, widths=(8,)),
         of_vqvae={},
     )
-    paces = trials.time_training_steps(taken, blobs[:4], 5)
+    paces = trials.time_training_steps(taken, Cohort(blobs[:4]), 5)
     assert set(paces.each) == {"guide", "diffusion"}
-    result = trials.overfit(taken, blobs[:8], None, 60)
+    result = trials.overfit(taken, Cohort(blobs[:8]), 60)
     assert result.steps == 0
-    message = verdicts.check_overfit(result, None).message
+    message = trials.check_overfit(result, None).message
     assert message.startswith("Without training, reconstructions of 8 images")
 
 
 def test_early_stopped_training_is_judged_by_its_results(recipe, blobs):
     wild = recipe._replace(of_vqvae=recipe.of_vqvae | {"learning_rate": 1e6})
-    found = trials.overfit(wild, blobs[:8], None, 60)
+    found = trials.overfit(wild, Cohort(blobs[:8]), 60)
     assert found.steps >= 1
     assert not found.mse < found.baseline_mse
 
@@ -100,7 +101,7 @@ def test_the_autoencoder_of_a_trial_knows_the_channels(recipe, blobs, monkeypatc
 def test_an_option_that_makes_no_sense_is_refused(recipe, blobs):
     wild = recipe._replace(of_vqvae=recipe.of_vqvae | {"precision": "decimal"})
     with pytest.raises(InputError, match="unknown precision"):
-        trials.overfit(wild, blobs[:8], None, 60)
+        trials.overfit(wild, Cohort(blobs[:8]), 60)
 
 
 def test_large_volumes_are_downsampled_in_place():
@@ -124,7 +125,7 @@ def test_time_is_that_of_all_steps():
         "diffusion": ResolvedOptions(1, **second),
     }
     paces = Paces(start=60.0, each={"autoencoder": 0.1, "diffusion": 0.5}, encoding=0.2)
-    finding = verdicts.check_time(paces, trainings, n=100, n_all=110)
+    finding = trials.check_time(paces, trainings, n=100, n_all=110)
     assert finding.state == "green"
     # 200 + 3000 + 60 + 22 seconds.
     assert finding.message.startswith("About 55 minutes ")
@@ -138,7 +139,7 @@ def test_a_guide_is_counted_and_days_are_amber():
     each = {"autoencoder": 1.0, "diffusion": 100.0, "guide": 10.0}
     options = ResolvedOptions(5, batch_size=4)
     trainings = {"autoencoder": options, "diffusion": options}
-    finding = verdicts.check_time(Paces(1.0, each, 0.1), trainings, n=8000, n_all=8000)
+    finding = trials.check_time(Paces(1.0, each, 0.1), trainings, n=8000, n_all=8000)
     assert finding.state == "amber"
     assert "days" in finding.message
     assert "learns from patches, takes about as long" in finding.cure
@@ -146,7 +147,7 @@ def test_a_guide_is_counted_and_days_are_amber():
 
 
 def test_images_that_are_learnt_are_green():
-    finding = verdicts.check_overfit(GOOD, None)
+    finding = trials.check_overfit(GOOD, None)
     assert finding.state == "green"
     assert "correlation of 1.000, by 200 of 256 codes" in finding.message
     assert finding.pictures[0].image.ndim == 3
@@ -164,14 +165,14 @@ def test_images_that_are_learnt_are_green():
     ],
 )
 def test_overfitting_verdict_depends_on_the_steps(steps, mse, state):
-    finding = verdicts.check_overfit(GOOD._replace(steps=steps, mse=mse), None)
+    finding = trials.check_overfit(GOOD._replace(steps=steps, mse=mse), None)
     assert finding.state == state
     assert bool(finding.cure) == (state in ("red", "amber"))
 
 
 def test_numbers_that_are_not_finite_are_red():
     broken = GOOD._replace(mse=np.nan, reconstructed=np.nan * IMAGES)
-    finding = verdicts.check_overfit(broken, None)
+    finding = trials.check_overfit(broken, None)
     assert finding.state == "red"
     assert "--learning_rate" in finding.cure
 
@@ -181,4 +182,4 @@ def test_numbers_that_are_not_finite_are_red():
     [(0.2, "1 s"), (90, "90 s"), (150, "2.5 minutes"), (7300, "2 hours")],
 )
 def test_times_are_written_as_people_do(seconds, words):
-    assert verdicts.duration(seconds) == words
+    assert trials.duration(seconds) == words

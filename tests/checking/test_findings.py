@@ -7,7 +7,7 @@ import pytest
 
 from dipy_ldm._utils import values
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.checking import _findings as findings, _findings as report
+from dipy_ldm.checking import _findings as findings
 from dipy_ldm.checking._findings import Picture, amber, flat, gallery, green, grey, red
 
 
@@ -79,7 +79,7 @@ FOUND = {
 
 
 def test_the_page_has_every_finding():
-    html = report.write_page(["a.nii", "b.nii", "c.nii", "d.nii"], FOUND)
+    html = findings.write_page(["a.nii", "b.nii", "c.nii", "d.nii"], FOUND)
     for words in ("Mend it.", "Look.", "All of one unit.", "a.nii is cut.", "It."):
         assert words in html
     assert "<b>" not in html
@@ -92,7 +92,7 @@ def test_the_page_has_every_finding():
 
 
 def test_in_short_the_worst_is_first_and_the_rest_is_named():
-    assert report.summarise_findings(FOUND) == [
+    assert findings.summarise_findings(FOUND) == [
         "red: files: Bad <b>.",
         "  Mend it.",
         "amber: shapes: Odd.",

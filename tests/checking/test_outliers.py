@@ -6,7 +6,7 @@ import pytest
 
 from dipy_ldm.checking import _outliers as outliers
 from dipy_ldm.checking._findings import robust_scores
-from dipy_ldm.checking._headers import Material
+from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data.channels import Channel, Labels
 
 N = 20
@@ -126,11 +126,13 @@ def test_channels_are_compared_by_their_scan_and_all_take_room(volumes, names):
     npt.assert_allclose(figures, outliers.measure_brightness(volumes)[0], rtol=1e-5)
     npt.assert_array_equal(brightest, both.max((0, -1)))
     channels = Labels("dseg", labels=(1,)), Channel("T1w")
-    details = np.diag([2.0, 2, 2, 1]), names, [], names
-    of_scan = outliers.check_images(Material(volumes, *details))
-    of_both = outliers.check_images(Material(both, *details, channels))
+    scans = Cohort(volumes, affine=np.diag([2.0, 2, 2, 1]))
+    of_scan = outliers.check_images(scans, names)
+    pairs = scans._replace(images=both, channels=channels)
+    of_both = outliers.check_images(pairs, names)
     assert [f.message for f in of_both[1:]] == [f.message for f in of_scan[1:]]
-    *_, no_scan = outliers.check_images(Material(labels, *details, channels[:1]))
+    maps = scans._replace(images=labels, channels=channels[:1])
+    *_, no_scan = outliers.check_images(maps, names)
     assert (no_scan.state, no_scan.message) == ("grey", outliers._NO_SCAN)
 
 

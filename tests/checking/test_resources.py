@@ -77,10 +77,10 @@ def test_devices_and_precision_are_reported_with_reasons(recipe):
     message = plans.check_device(second).message
     assert message.startswith("Training is on ")
     assert message.endswith(", in float32: as asked for.")
-    finding = plans.check_memory(recipe, chosen, IMAGES.shape, None)
+    finding = plans.check_memory(recipe, chosen, IMAGES.shape)
     assert finding.state == "green"
     assert [row[0] for row in finding.table[1:]] == ["autoencoder", "diffusion"]
-    alone = plans.check_memory(recipe, {"diffusion": second}, IMAGES.shape, None)
+    alone = plans.check_memory(recipe, {"diffusion": second}, IMAGES.shape)
     assert "more than the other stage" not in alone.message
     assert [row[0] for row in alone.table[1:]] == ["diffusion"]
 

@@ -77,7 +77,7 @@ def test_swapped_axes_are_named(small, names, view):
     assert finding.state == "red"
     (row,) = finding.table[1:]
     found = ORIENTATIONS[likeness.compare_orientations(changed)[1][5]]
-    assert row[0] == f"sub-5: {axes_of(found)}"
+    assert row[0] == f"sub-5 ({axes_of(found)})"
     # But for left and right, which are alike in these.
     pair = likeness.unit_vectors(
         np.stack([reorient(small[5], v) for v in (found, view)])

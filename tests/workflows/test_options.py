@@ -2,18 +2,8 @@
 
 import pytest
 
-from dipy_ldm._backend import STRATEGIES
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.diffusion.samplers import SAMPLERS
-from dipy_ldm.nn._building import PRECISIONS
-from dipy_ldm.workflows import _options as options
 from dipy_ldm.workflows._options import parse_filter, parse_names, parse_steps
-
-
-def test_choices_are_the_names_of_the_tables():
-    assert {*options.SAMPLERS} == {*SAMPLERS}
-    assert {*options.STRATEGIES} == {*STRATEGIES}
-    assert {*options.PRECISIONS} == {"auto", *PRECISIONS}
 
 
 def test_names_are_between_commas_or_spaces_and_count_once():

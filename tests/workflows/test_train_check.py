@@ -11,9 +11,10 @@ from processes import answer, closed_late, interrupt_when
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.checking import _dry_run, _resources
 from dipy_ldm.data.volumes import load_volumes
-from dipy_ldm.workflows import _check_command
+from dipy_ldm.workflows import _check_command, _training
 
 N = 24
 TINY = (
@@ -195,6 +196,8 @@ def test_no_good_file_is_reported_on_the_page(tmp_path, check):
         (("--strategy", "multi_worker"), "the check is for one machine"),
         (("--coarsen", "age=5"), "--coarsen is for --conditions"),
         (("--validation", 1), "validation must lie"),
+        (("--dwi", "--channels", "T1w"), "leave out --channels"),
+        (("--dwi", "--source_files", "b0"), "leave out --source_files"),
     ],
 )
 def test_wrong_input_gets_a_sentence(cohort, command, tmp_path, option, words):
@@ -211,8 +214,16 @@ def test_a_wrong_init_is_refused_or_red(cohort, command, tmp_path):
     command("check", "cohort", *options, "mnist", status=1)
     findings = json.loads((tmp_path / "check.json").read_text())["Findings"]
     assert {"Files", "Images", "Training"} <= findings.keys()
-    (red,) = (f for f in findings["Training"] if f["title"] == "init")
+    (red,) = (f for f in findings["Training"] if f["title"] == "options")
     assert "for images of 2 dimensions with 1 channel, and these have 3" in red["what"]
+
+
+def test_what_a_training_would_refuse_is_on_the_page(cohort, check, monkeypatch):
+    report = check(cohort, "--patch", 8, 8, status=1)
+    assert report["options"]["what"].startswith("Patch must be one number or 3")
+    refuse = create_autospec(_training.Recipe.check, side_effect=InputError("no; go."))
+    monkeypatch.setattr(_training.Recipe, "check", refuse)
+    assert check(cohort, status=1)["options"]["what"] == "No."
 
 
 def test_options_of_volumes_are_refused_as_by_the_training(command, folder):

@@ -232,6 +232,10 @@ def test_resuming_a_finished_training_is_no_error(command, tmp_path):
     path = tmp_path / "ldm.safetensors"
     shutil.copy(_serialization.find("mnist"), path)
     before = path.read_bytes()
+    # It was stopped before its last picture.
+    checkpoint = tmp_path / "ldm.safetensors.diffusion-checkpoint"
+    checkpoint.touch()
+    os.utime(checkpoint, (0, 0))
     # As a job does that is put into the queue again.
     options = ("mnist", "--conditions", "label", "--resume")
     status, _, stderr = call("dipy_train_ldm", *options, cwd=tmp_path)
@@ -242,7 +246,7 @@ def test_resuming_a_finished_training_is_no_error(command, tmp_path):
     assert "(steps_detector was False and is True); name" in answer(output)
     assert [*tmp_path.iterdir()] == [path] and path.read_bytes() == before
     # A training with --force was interrupted, and did not replace it.
-    (tmp_path / "ldm.safetensors.diffusion-checkpoint").touch()
+    checkpoint.touch()
     output = command("train", *options, status=2)
     assert "is older than the checkpoint of a training that" in answer(output)
 

@@ -4,6 +4,7 @@ from functools import partial
 import json
 import logging
 import shutil
+from types import SimpleNamespace
 
 from PIL import Image
 import nibabel as nib
@@ -606,8 +607,9 @@ def test_estimators_get_the_subjects():
 
     cohort = Cohort(np.zeros((3, 9, 9, 9, 1)), subjects=["a", "a", "b"])
     held_out = Cohort(np.zeros((1, 9, 9, 9, 1)), subjects=["c"])
+    report = SimpleNamespace(autoencoder=None, diffusion=None)
     for others, whose in ((held_out, ["c"]), (None, None)):
         recipe = training.Recipe(Fitted(), Fitted(), {"steps": 1}, {})
-        options = recipe.fit(cohort, others, (None, None), (None, None)).options
+        options = recipe.fit(cohort, others, (None, None), report, [[], []]).options
         assert options["subjects"] == ["a", "a", "b"]
         assert options["validation_subjects"] == whose
