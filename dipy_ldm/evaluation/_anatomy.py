@@ -13,7 +13,7 @@ from dipy_ldm.metrics import Interval, bootstrap
 
 # Of the brightest, above which a voxel counts as foreground.
 _FOREGROUND_THRESHOLD = 0.1
-_TISSUES = "dark tissue", "middle tissue", "bright tissue"
+TISSUES = "dark tissue", "middle tissue", "bright tissue"
 # Tissues take seconds a volume: of so many, at so many voxels each.
 _MAX_TISSUE_VOLUMES, _MAX_TISSUE_VOXELS = 16, 64**3
 # Of the Markov random field, and its steps: the usual ones of DIPY's examples.
@@ -26,15 +26,18 @@ def measure_anatomy(volumes: np.ndarray, affine: np.ndarray) -> dict[str, np.nda
     Tissues are those of the first 16.
     """
     inside = [foreground(volume) for volume in volumes]
-    size = abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000
+    pairs = zip(volumes[..., 0], inside)
     return {
-        "foreground": np.array([mask.sum() * size for mask in inside]),
-        "intensity": np.array(
-            [v[..., 0][m].mean() if m.any() else 0 for v, m in zip(volumes, inside)]
-        ),
+        "foreground": np.array([mask.sum() for mask in inside]) * _millilitres(affine),
+        "intensity": np.array([v[m].mean() if m.any() else 0 for v, m in pairs]),
         "symmetry": np.array([symmetry(volume) for volume in volumes]),
-        **dict(zip(_TISSUES, tissue_fractions(volumes).T, strict=True)),
+        **dict(zip(TISSUES, tissue_fractions(volumes).T, strict=True)),
     }
+
+
+def _millilitres(affine):
+    """Return the volume of a voxel."""
+    return abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000
 
 
 def foreground(volume: np.ndarray) -> np.ndarray:
@@ -65,10 +68,8 @@ def tissue_fractions(volumes: np.ndarray) -> np.ndarray:
     By DIPY's ``TissueClassifierHMRF``, a hidden Markov random field
     :footcite:p:`Zhang2001`, of at most 16 volumes and at most 64³ voxels each.
     """
-    few = volumes[:_MAX_TISSUE_VOLUMES]
-    return np.array(
-        [_fractions_of(shrunk(v[None], _MAX_TISSUE_VOXELS)[0]) for v in few]
-    )
+    few = shrunk(volumes[:_MAX_TISSUE_VOLUMES], _MAX_TISSUE_VOXELS)
+    return np.array([_fractions_of(volume) for volume in few])
 
 
 def _fractions_of(volume):
@@ -106,8 +107,7 @@ def measure_channels(
 
     Sets are columns that were scaled from bounds to [0, 1].
     """
-    size = abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000
-    low, high = bounds
+    size, (low, high) = _millilitres(affine), bounds
 
     def unscaled(image):
         return low + image * (high - low)
@@ -127,10 +127,9 @@ def measure_channels(
         own = {
             title: {name: mean(rows, title, name) for name, rows in measured.items()}
             for title in measured["real"][0]
-        } | {
-            title: {"reconstructed": mean(overlaps, title, "reconstructed")}
-            for title in overlaps[0]
         }
+        for title in overlaps[0]:
+            own[title] = {"reconstructed": mean(overlaps, title, "reconstructed")}
         if own:
             figures[channel.name] = own
     return figures
@@ -149,10 +148,11 @@ def compare_anatomy(
         pair = measured[kind][name], measured["reference"][name]
         # Of tissues the first volumes are measured, where they can be.
         finite = [np.isfinite(x) for x in pair]
-        subjects = sets.whose(kind, "reference")
-        whose = [own[: len(x)][f] for own, x, f in zip(subjects, pair, finite)]
+        whose = [
+            own[: len(f)][f] for own, f in zip(sets.whose(kind, "reference"), finite)
+        ]
         if min(len(np.unique(own)) for own in whose) > 1:
             kept = (x[f] for x, f in zip(pair, finite))
-            interval = bootstrap(difference, *kept, seed=seed, subjects=whose)
-            intervals[kind][name] = interval
+            options = {"seed": seed, "subjects": whose}
+            intervals[kind][name] = bootstrap(difference, *kept, **options)
     return intervals
