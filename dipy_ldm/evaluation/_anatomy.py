@@ -153,6 +153,6 @@ def compare_anatomy(
         ]
         if min(len(np.unique(own)) for own in whose) > 1:
             kept = (x[f] for x, f in zip(pair, finite))
-            options = {"seed": seed, "subjects": whose}
-            intervals[kind][name] = bootstrap(difference, *kept, **options)
+            interval = bootstrap(difference, *kept, seed=seed, subjects=whose)
+            intervals[kind][name] = interval
     return intervals

@@ -72,12 +72,12 @@ def compare_series(
     None is for generating them now, along the measured directions, with the further
     conditions that tables list for the real files.
     """
-    files, columns = list(dict.fromkeys(real.files)), real.gradients or {}
+    files, columns = list(dict.fromkeys(real.files)), dict(real.gradients or {})
     if generated:
         others = list(dict.fromkeys(generated.files))
         partner_of = pair_sources(files, others, "generated file")
     else:
-        columns = columns | _conditions_of(model, real)
+        columns |= _conditions_of(model, real)
     compared: list[dict[str, dict]] = []
     shown: list[np.ndarray] = []
     for number, file in enumerate(files):
@@ -90,9 +90,9 @@ def compare_series(
             options |= {"first": number, "same_noise": True} | dict(sampling)
             own = b0, model.predict(len(images), **options), gradients
         tensors = {
-            "generated": _fit(*own, mask),
-            "reconstructed": _fit(b0, model.vqvae_.predict(images), gradients, mask),
-            "real": _fit(b0, images, gradients, mask),
+            "generated": _fit(mask, *own),
+            "reconstructed": _fit(mask, b0, model.vqvae_.predict(images), gradients),
+            "real": _fit(mask, b0, images, gradients),
         }
         truth = tensors["real"]
         compared.append({n: one.compare(truth, mask) for n, one in tensors.items()})
@@ -114,7 +114,7 @@ def _mean(values, whose, seed):
     return mean_of(values, whose, seed) or plain
 
 
-def _fit(b0, images, gradients, mask):
+def _fit(mask, b0, images, gradients):
     """Fit tensors to a volume of b = 0 and weighted ones, each ``(*space, 1)``."""
     series = np.moveaxis(np.stack([b0, *images])[..., 0], 0, -1)
     bvecs = [(0.0, 0.0, 0.0), *gradients[DIRECTION]]

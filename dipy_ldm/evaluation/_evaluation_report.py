@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import count
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,10 +76,10 @@ def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
             for key, title in TITLES.items()
             if is_worse_than_real(kind["figures"], key)
         ]
-        end = f" be distinguished from real ones: {', '.join(worse)}."
-        end = f"can{end}" if worse else "can't be distinguished from real ones."
+        can, by = ("can", f": {', '.join(worse)}") if worse else ("can't", "")
         start = f"In the features “{name}”, {figures['n']} generated images"
-        sentences.append((f"{start} {end}", "bad" if worse else "good"))
+        sentence = f"{start} {can} be distinguished from real ones{by}."
+        sentences.append((sentence, "bad" if worse else "good"))
     if figures["variety"]["generated"].low > figures["variety"]["real"].high:
         sentences.append(("Generated images are more alike than real ones are.", "bad"))
     if "classifier" in figures:
@@ -229,14 +228,14 @@ def _sharpness(sharpness):
     if not sharpness:
         return page.text("The images are too small to tell octaves apart.")
     octaves = (f"{2**i}–{2 ** (i + 1)} voxels" for i in count())
-    return _by_scale(sharpness, octaves, "half a wave", {"true": "true"})
+    return _by_scale(sharpness, octaves, "half a wave")
 
 
-def _by_scale(ratios, scales, head, further=MappingProxyType({})):
-    """Tabulate what was measured at each scale, from the finest, of sets."""
+def _by_scale(ratios, scales, head):
+    """Tabulate what was measured at each scale, from the finest."""
     if not ratios:
         return ""
-    sets = {**_SETS, **further}
+    sets = {n: title for n, title in (_SETS | {"true": "true"}).items() if n in ratios}
     rows = zip(scales, *(ratios[name] for name in sets))
     return page.table([head, *sets.values()], rows)
 
@@ -249,8 +248,8 @@ def _anatomy(evaluation):
     for name, title in _MEASURES.items():
         values = _by_title({kind: measured[kind][name] for kind in _SETS})
         drawn.append(page.part(title, page.histograms(values, title, bins=15)))
-        own = {kind: figures[kind].get(name) for kind in _SETS}
-        rows[title.removesuffix(", ml")] = own
+        title = title.removesuffix(", ml")
+        rows[title] = {kind: figures[kind].get(name) for kind in _SETS}
     table = _table(rows, head="difference in standard deviations")
     return {"anatomy": table, "histograms": page.row(drawn)}
 

@@ -60,7 +60,7 @@ class Sets(NamedTuple):
     def first(self, n):
         """Return the sets of the first images of each."""
         subjects = {name: whose[:n] for name, whose in self.subjects.items()}
-        return Sets(*(images[:n] for images in self[:4]), subjects)
+        return Sets._make([*(images[:n] for images in self[:4]), subjects])
 
     def whose(self, *names):
         """Return the subjects of the images of sets, ``(n,)`` each."""
@@ -235,7 +235,7 @@ def measure_reconstruction(
     return {
         "mse": bootstrap(np.mean, errors, **options).within(0, np.inf),
         # Of none that is reconstructed to the bit.
-        "psnr": mean_of(psnr(*pair), *subjects, seed),
+        "psnr": mean_of(psnr(*pair), subjects[0], seed),
         "ms_ssim": bootstrap(np.mean, multiscale_ssim(*pair), **options).within(0, 1),
         **_usage(vqvae, few.real),
     }

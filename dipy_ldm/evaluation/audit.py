@@ -280,7 +280,7 @@ def _read(model, train, held_out, sources, conditions, subjects):
     return Reference(model, train, held_out, source, known, whose)
 
 
-def _generate(own, count, options):
+def _generate(own: Reference, count: int, options: dict) -> tuple[np.ndarray, Any]:
     """Generate samples; return them, and the conditions that they were asked for with.
 
     Of training sources they would be near to training images by design: those of
@@ -327,7 +327,7 @@ def _infer(losses, subject, seed):
         own = None if source is None else source[rows], take_rows(conditions, rows)
         both.append(losses(model, np.asarray(images[rows]), seed, *own))
         owners.append(number_subjects(whose, len(images))[rows])
-    return copies.infer_membership(*both, seed, owners)
+    return copies.infer_membership(both[0], both[1], seed, owners)
 
 
 def _within_range(model, conditions, n):

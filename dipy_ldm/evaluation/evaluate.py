@@ -189,9 +189,10 @@ def evaluate(
     else:
         samples, requested = samples[rows[2]], take_rows(requested, rows[2])
         made_of = made_of[rows[2]]
-    sets = _sets(model.vqvae_, images, rows, samples)
-    sets = sets._replace(subjects=_by_set(*whose[rows[:2]], made_of))
-    labels = _by_set(*(take_rows(conditions, own) for own in rows[:2]), requested)
+    subjects = _by_set(whose[rows[0]], whose[rows[1]], made_of)
+    sets = _sets(model.vqvae_, images, rows, samples, subjects)
+    reference, floor = (take_rows(conditions, own) for own in rows[:2])
+    labels = _by_set(reference, floor, requested)
     return _measure(model, sets, labels, kinds, notes, classifier, seed, verbose)
 
 
@@ -398,13 +399,13 @@ def _halve(order, whose, count, of_samples):
     return rows, min(len(np.unique(x)) for x in owners)
 
 
-def _sets(vqvae, images, rows, samples):
+def _sets(vqvae, images, rows, samples, subjects):
     """Make sets of equal sizes, in [0, 1], with reconstructions."""
-    arrays = images[rows[0]], images[rows[1]], samples
-    reference, real, generated = (np.asarray(array, "float32") for array in arrays)
+    reference, real = (np.asarray(images[own], "float32") for own in rows[:2])
+    generated = np.asarray(samples, "float32")
     refuse_real([*reference, *real], generated)
     arrays = reference, real, generated, vqvae.predict(real)
-    return Sets(*(scaled(array, vqvae) for array in arrays))
+    return Sets._make([*(scaled(array, vqvae) for array in arrays), subjects])
 
 
 def refuse_real(real: Iterable[np.ndarray], generated: Iterable[np.ndarray]) -> None:
@@ -453,13 +454,14 @@ def _measure(model, sets, labels, kinds, notes, classifier, seed, verbose):
         kind.name: partial(_compare_features, sets, kind, rows[kind.name], seed)
         for kind in kinds
     }
-    figures = {"n": len(sets.real), "features": run_tasks(tasks, verbose, "fidelity, ")}
+    compared = run_tasks(tasks, verbose, "fidelity, ")
+    figures: dict[str, Any] = {"n": len(sets.real), "features": compared}
     figures |= run_tasks(_further_tasks(model, sets, affine, seed), verbose)
     measured = figures.pop("anatomy", {})
     if measured:
-        compared = anatomy.compare_anatomy(measured, sets, seed)
+        apart = anatomy.compare_anatomy(measured, sets, seed)
         unit = "standard deviations of the real volumes"
-        figures["anatomy"] = {"unit": unit, **compared}
+        figures["anatomy"] = {"unit": unit, **apart}
     network = None
     if classifier:
         network, figures["classifier"] = _two_sample_tests(sets, rows, seed, verbose)

@@ -132,7 +132,7 @@ def network_test(
     """
     sides = [as_shown(images) for images in (real, generated)]
     check_count(*map(len, sides))
-    as_rows(*sides, minimum=1)  # refuses sets of different shapes
+    as_rows(real, generated, minimum=1)  # refuses sets of different shapes
     folds = _split(subjects, [len(side) for side in sides], 2, seed)
     cutter = _Cutter(sides[0].shape[1:])
     shares = np.linspace(0, 1, _TEST_PLANES if len(cutter.axes) > 1 else 1)

@@ -1,6 +1,6 @@
 """How far a figure can be trusted: intervals of it."""
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -126,7 +126,7 @@ def subjects_of(subjects: npt.ArrayLike | None, n: int) -> np.ndarray:
 
 
 def fewest_subjects(
-    samples: Sequence[Sized], subjects: Sequence[npt.ArrayLike | None]
+    samples: Sequence[np.ndarray], subjects: Sequence[npt.ArrayLike | None]
 ) -> int:
     """Count the subjects of each set of samples, and return the lowest count."""
     whose = map(subjects_of, subjects, map(len, samples))
@@ -201,7 +201,7 @@ def widened(share: Interval, n: int) -> Interval:
 
 def bootstrap_share(
     statistic: Callable[..., float],
-    *samples: npt.ArrayLike,
+    *samples: np.ndarray,
     seed: int,
     subjects: Sequence[npt.ArrayLike | None],
 ) -> Interval:
