@@ -1,6 +1,7 @@
 """What can be measured of volumes, as distributions beside those of real ones."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import product
 import logging
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from dipy_ldm.data.channels import Channel, channel_slices
 from dipy_ldm.evaluation._fidelity import Sets, mean_of
-from dipy_ldm.evaluation.features import shrunk
+from dipy_ldm.evaluation.features import shrunk, unscaled
 from dipy_ldm.metrics import Interval, bootstrap
 
 # Of the brightest, above which a voxel counts as foreground.
@@ -107,10 +108,7 @@ def measure_channels(
 
     Sets are columns that were scaled from bounds to [0, 1].
     """
-    size, (low, high) = _millilitres(affine), bounds
-
-    def unscaled(image):
-        return low + image * (high - low)
+    size, restored = _millilitres(affine), partial(unscaled, bounds=bounds)
 
     def mean(rows, title, name):
         (whose,) = sets.whose(name)
@@ -119,11 +117,11 @@ def measure_channels(
     figures = {}
     for channel, columns in channel_slices(channels):
         measured = {
-            name: [channel.measure(unscaled(x[..., columns]), size) for x in images]
+            name: [channel.measure(restored(x[..., columns]), size) for x in images]
             for name, images in sets.compared.items()
         }
         pairs = zip(sets.real[..., columns], sets.reconstructed[..., columns])
-        overlaps = [channel.measure_overlap(*map(unscaled, pair)) for pair in pairs]
+        overlaps = [channel.measure_overlap(*map(restored, pair)) for pair in pairs]
         own = {
             title: {name: mean(rows, title, name) for name, rows in measured.items()}
             for title in measured["real"][0]

@@ -107,7 +107,7 @@ def _fit_ridge(rows, targets, subjects=None):
     fit = regression.fit_ridge(left, spreads, y, penalties, whose)
     slopes = right.T @ ((fit.shrunk / spreads)[:, None] * fit.coefficients)
     explained = 1 - fit.error / max(float(y.var(0).mean()), 1e-12)
-    return explained, lambda others: (others - x.mean(0)) @ slopes + y.mean(0)
+    return explained, lambda features: (features - x.mean(0)) @ slopes + y.mean(0)
 
 
 def probe_all(

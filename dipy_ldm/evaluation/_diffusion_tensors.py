@@ -74,8 +74,8 @@ def compare_series(
     """
     files, columns = list(dict.fromkeys(real.files)), dict(real.gradients or {})
     if generated:
-        others = list(dict.fromkeys(generated.files))
-        partner_of = pair_sources(files, others, "generated file")
+        generated_files = list(dict.fromkeys(generated.files))
+        partner_of = pair_sources(files, generated_files, "generated file")
     else:
         columns |= _conditions_of(model, real)
     compared: list[dict[str, dict]] = []

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.stats import norm
 
-from dipy_ldm.evaluation.features import Features
+from dipy_ldm.evaluation.features import Features, unscaled
 from dipy_ldm.metrics import (
     Interval,
     bootstrap,
@@ -252,8 +252,7 @@ def mean_of(values: npt.ArrayLike, subjects: np.ndarray, seed: int) -> Interval 
 
 
 def _usage(vqvae, images):
-    low, high = vqvae.intensity_
-    latents = vqvae.encode(images * np.float32(high - low) + np.float32(low))
+    latents = vqvae.encode(unscaled(images, vqvae.intensity_))
     total = len(vqvae.codebook_)
     counts = np.bincount(np.ravel(vqvae.codes(latents)), minlength=total)
     shares = counts[counts > 0] / counts.sum()

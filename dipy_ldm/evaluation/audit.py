@@ -20,7 +20,7 @@ from dipy_ldm.evaluation.evaluate import (
     check_arguments,
     generate,
     read_conditions,
-    read_known,
+    read_usable,
     refuse_few,
     refuse_real,
     refuse_unequal,
@@ -205,7 +205,7 @@ def audit(
         training images or of training subjects, or generated ones are held-out images.
     """
     check_arguments(model, generated, {"requested": requested}, sampling, seed)
-    vqvae, was_given = model.vqvae_, generated is not None
+    vqvae, generates = model.vqvae_, generated is None
     both = (source, source_held_out), (conditions, conditions_held_out)
     own = _read(model, train, held_out, *both, subjects)
     if reference is not None and reference.subjects is None:
@@ -253,31 +253,31 @@ def audit(
         _suspicious(searches),
         scaled(generated, vqvae),
         projection,
-        _notes(own, count, n_held_out, was_given),
+        _notes(own, count, n_held_out, generates),
     )
 
 
 def _read(model, train, held_out, sources, conditions, subjects):
     """Check training and held-out images, and what belongs to each of them."""
     train, subjects = model._read_images(train, subjects)
-    held_out, others = model._read_images(held_out)
+    held_out, held_out_subjects = model._read_images(held_out)
     whose = number_subjects(subjects, len(train))
-    if others is not None and len(set(others)) < len(others):
+    if len(set(held_out_subjects or ())) < len(held_out_subjects or ()):
         raise InputError(
             "`held_out` has several images of a subject, and chance is counted by "
             "subjects; give one of each."
         )
-    refuse_same_subjects(subjects, others)
+    refuse_same_subjects(subjects, held_out_subjects)
     source = (
         sources_of(model, sources[0], len(train)),
         sources_of(model, sources[1], len(held_out), "source_held_out"),
     )
     n, name = len(held_out), "conditions_held_out"
-    known = (
-        read_known(model, "conditions", conditions[0], len(train), subjects),
-        read_known(model, name, conditions[1], n, others),
+    values = (
+        read_usable(model, "conditions", conditions[0], len(train), subjects),
+        read_usable(model, name, conditions[1], n, held_out_subjects),
     )
-    return Reference(model, train, held_out, source, known, whose)
+    return Reference(model, train, held_out, source, values, whose)
 
 
 def _generate(own: Reference, count: int, options: dict) -> tuple[np.ndarray, Any]:
@@ -391,7 +391,7 @@ def _count(train, held_out, generated, n):
     return counts
 
 
-def _notes(own, n, n_held_out, was_given):
+def _notes(own, n, n_held_out, generates):
     """Note what was compared, and with which conditions membership was inferred."""
     start = f"{n} generated images, and {n_held_out} held-out ones as the autoencoder"
     end = f"were each compared with all {len(own.train)} training images."
@@ -404,10 +404,10 @@ def _notes(own, n, n_held_out, was_given):
         )
     if own.model.source_ is not None:
         notes.append(
-            "A sample of a training image's source image is near to that training "
+            "A sample was made of the source image of each held-out image."
+            if generates
+            else "A sample of a training image's source image is near to that training "
             "image by design, and no copy: none such must be among the given ones."
-            if was_given
-            else "A sample was made of the source image of each held-out image."
         )
     if own.model.conditions_:
         shared = own.with_shared_conditions().conditions[0]

@@ -166,30 +166,30 @@ def evaluate(
     kinds = features_of(model) if features is None else list(features)
     _refuse_equal_names(kinds)
     images, subjects = _read_images(model, real, subjects, "real image")
-    conditions = read_known(model, "conditions", conditions, len(images), subjects)
-    whose, made_of = number_subjects(subjects, len(images)), None
+    conditions = read_usable(model, "conditions", conditions, len(images), subjects)
+    whose, origins = number_subjects(subjects, len(images)), None
     if generated is not None:
         samples, own = _read_images(
             model, generated, subjects_generated, "generated image"
         )
         requested = read_conditions(model, "requested", requested, len(samples), own)
-        made_of = _number_samples(own, len(samples), subjects, len(images))
-    n_samples = None if made_of is None else len(made_of)
-    rows = _apart(whose, choose_sample_count(len(images), n_samples, n), made_of)
-    notes = _describe_counts(whose, rows, made_of)
+        origins = _number_samples(own, len(samples), subjects, len(images))
+    n_samples = None if origins is None else len(origins)
+    rows = _apart(whose, choose_sample_count(len(images), n_samples, n), origins)
+    notes = _describe_counts(whose, rows, origins)
     if classifier:
         two_sample.check_count(len(rows[0]))
-    if made_of is None:
+    if origins is None:
         source = sources_of(model, source, len(images))
         options = {"seed": seed, "verbose": verbose, **sampling}
         samples, requested = generate(model, rows[1], conditions, source, options)
-        # Of whose sources they are, or else of others.
-        others = len(images) + np.arange(len(samples))
-        made_of = others if source is None else whose[rows[1]]
+        # Of whose sources they are made, or of none.
+        nobody = len(images) + np.arange(len(samples))
+        origins = nobody if source is None else whose[rows[1]]
     else:
         samples, requested = samples[rows[2]], take_rows(requested, rows[2])
-        made_of = made_of[rows[2]]
-    subjects = _by_set(whose[rows[0]], whose[rows[1]], made_of)
+        origins = origins[rows[2]]
+    subjects = _by_set(whose[rows[0]], whose[rows[1]], origins)
     sets = _sets(model.vqvae_, images, rows, samples, subjects)
     reference, floor = (take_rows(conditions, own) for own in rows[:2])
     labels = _by_set(reference, floor, requested)
@@ -271,8 +271,8 @@ def read_conditions(
     return columns or None
 
 
-def read_known(model: LatentDiffusion, *of_images: Any) -> dict[str, list] | None:
-    """Return conditions as :func:`read_conditions`, without unknown levels."""
+def read_usable(model: LatentDiffusion, *of_images: Any) -> dict[str, list] | None:
+    """Return conditions as :func:`read_conditions`, without levels of no training."""
     return without_unknown(model.conditions_, read_conditions(model, *of_images))
 
 

@@ -146,15 +146,19 @@ def encoder(model: LatentDiffusion) -> Features:
     What the autoencoder does not see can't be found in them: they are no independent
     judge, but the one that tells what the diffusion itself does.
     """
-    vqvae = model.vqvae_
-    low, high = vqvae.intensity_
 
     def of(images):
-        latents = vqvae.encode(images * np.float32(high - low) + np.float32(low))
+        latents = model.vqvae_.encode(unscaled(images, model.vqvae_.intensity_))
         return shrunk(model._scaled(latents), _MAX_LATENTS)
 
     says = "Latents of the model's own encoder, averaged until there are at most 512."
     return Features("encoder", 1, says, of, independent=False)
+
+
+def unscaled(images: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    """Scale images from [0, 1] to the range of the training."""
+    low, high = bounds
+    return images * np.float32(high - low) + np.float32(low)
 
 
 def digits() -> Features:

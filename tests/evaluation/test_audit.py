@@ -475,18 +475,18 @@ def test_a_reference_that_tells_as_much_is_no_leak():
         return conclude(SimpleNamespace(findings={}, members=members))
 
     assert said(denoiser=of(0.52)) == []
-    ((sentence, how),) = said(denoiser=of(0.8))
-    assert (how, sentence.endswith("it is a leak.")) == ("bad", True)
-    ((sentence, how),) = said(denoiser=of(0.8), reference=of(0.75))
-    assert (how, "no leak is shown" in sentence) == ("plain", True)
-    ((sentence, how),) = said(denoiser=of(0.8), reference=of(0.5))
-    assert (how, "tells less (0.5)" in sentence) == ("bad", True)
-    members = {"denoiser": of(0.52), "reference": of(0.8), "autoencoder": of(0.7)}
-    ((sentence, how),) = said(**members)
-    assert (how, "by the error of the autoencoder (AUC 0.7)" in sentence) == (
-        "bad",
-        True,
-    )
+    for members, kind, words in (
+        ({"denoiser": of(0.8)}, "bad", "it is a leak."),
+        ({"denoiser": of(0.8), "reference": of(0.75)}, "plain", "no leak is shown."),
+        ({"denoiser": of(0.8), "reference": of(0.5)}, "bad", "tells less (0.5)"),
+        (
+            {"denoiser": of(0.52), "reference": of(0.8), "autoencoder": of(0.7)},
+            "bad",
+            "by the error of the autoencoder (AUC 0.7)",
+        ),
+    ):
+        ((sentence, how),) = said(**members)
+        assert how == kind and words in sentence
 
 
 def test_thresholds_are_those_of_a_twentieth_of_held_out_images(train):

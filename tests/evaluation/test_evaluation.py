@@ -219,7 +219,7 @@ def test_subjects_may_have_unequal_numbers_of_images(rng):
     whose = np.repeat(np.arange(20), np.arange(20) % 3 + 1)
     rows = rng.standard_normal((2, len(whose), 36))
     assert len(whose) == 39
-    distance = fidelity._frechet(*rows, 0, (whose, whose))
+    distance = fidelity._frechet(*rows, seed=0, subjects=(whose, whose))
     assert distance.low < distance.value
 
 
@@ -535,30 +535,28 @@ def test_probe_compares_requested_classes(sizes):
 
 def test_unreadable_condition_gets_a_sentence(sizes):
     rows, known = sizes
-    number = SimpleNamespace(kind="continuous")
-    few = {of: {"size": [None] * 50 + v[50:]} for of, v in known.items()}
-    probes, (note,) = probe_all({"size": number}, few, rows)
-    assert probes == {}
-    assert "size is what was asked for can't be told: only 10 real images" in note
-    same = {of: {"size": [5.0] * 60} for of in known}
-    assert "the same in all" in probe_all({"size": number}, same, rows)[1][0]
-    alone = {of: {"size": ["F"] * 60} for of in known}
-    classes = {"size": SimpleNamespace(kind="class")}
-    assert "are of one level" in probe_all(classes, alone, rows)[1][0]
-    unasked = {of: {"size": list("FM") * 30} for of in known}
-    unasked["generated"] = {"size": [None] * 60}
-    assert "with a class must be at least 1" in probe_all(classes, unasked, rows)[1][0]
-    along = {of: {"size": [(0.0, 0.6, 0.8)] * 60} for of in known}
-    directions = {"size": SimpleNamespace(kind="direction")}
-    assert "it is a direction" in probe_all(directions, along, rows)[1][0]
+
+    def probe_sizes(kind, columns, rows=rows):
+        labels = {of: v and {"size": v} for of, v in columns.items()}
+        return probe_all({"size": SimpleNamespace(kind=kind)}, labels, rows)
+
+    all_of = partial(dict.fromkeys, known)
+    few = {of: [None] * 50 + v[50:] for of, v in known.items()}
+    unasked = all_of(list("FM") * 30) | {"generated": [None] * 60}
+    for kind, columns, sentence in (
+        ("continuous", few, "size is what was asked for can't be told: only 10 real"),
+        ("continuous", all_of([5.0] * 60), "the same in all"),
+        ("class", all_of(["F"] * 60), "are of one level"),
+        ("class", unasked, "with a class must be at least 1"),
+        ("direction", all_of([(0.0, 0.6, 0.8)] * 60), "it is a direction"),
+    ):
+        probes, (note,) = probe_sizes(kind, columns)
+        assert probes == {} and sentence in note
     # The model's own encoder, which is left out, may be all there is.
-    (sentence,) = probe_all(
-        {"size": number}, {of: {"size": v} for of, v in known.items()}, {}
-    )[1]
-    assert "no features are independent of the model's own encoder" in sentence
+    _, (note,) = probe_sizes("continuous", known, {})
+    assert "no features are independent of the model's own encoder" in note
     # And nothing where nothing was asked for.
-    none = {of: {"size": v} for of, v in known.items()} | {"generated": None}
-    assert probe_all({"size": number}, none, rows) == ({}, [])
+    assert probe_sizes("continuous", known | {"generated": None}) == ({}, [])
 
 
 def test_the_page_says_whether_a_model_listens():
