@@ -1,7 +1,6 @@
 """Pictures: montages of images, latents, and the course of a training."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 import io
 import math
 import os
@@ -115,15 +114,13 @@ def planes(
     """
     if channels:
         parts = np.split(volumes, np.cumsum([c.width for c in channels])[:-1], -1)
-        cut = partial(planes, affine=affine, through=through)
-        rows = [cut(c.picture(x)) for c, x in zip(channels, parts)]
-        return np.concatenate(rows, 1)
+        shown = (c.picture(x) for c, x in zip(channels, parts))
+        return np.concatenate([planes(x, affine, through=through) for x in shown], 1)
     repeats = _repeats(affine)
     for axis, times in enumerate(repeats):
         volumes = np.repeat(volumes, times, axis + 1)
-    x, y, z = (size // 2 for size in volumes.shape[1:4])
-    if through is not None:
-        x, y, z = np.multiply(through, repeats)
+    middle = [size // 2 for size in volumes.shape[1:4]]
+    x, y, z = middle if through is None else np.multiply(through, repeats)
     slices = volumes[:, :, :, z], volumes[:, :, y], volumes[:, x]
     cuts = [cut.swapaxes(1, 2)[:, ::-1] for cut in slices]
     height = max(cut.shape[1] for cut in cuts)
@@ -167,10 +164,11 @@ def pictures(
     if scans and hasattr(scans[0], "get_fdata"):
         from nibabel import as_closest_canonical
 
-        turned = [as_closest_canonical(scan) for scan in scans]
-        data = [scan.get_fdata() for scan in turned]
-        data = [x[..., None] if x.ndim == 3 else x for x in data]
-        each = [pictures(x[None], s.affine, channels) for x, s in zip(data, turned)]
+        each = []
+        for scan in map(as_closest_canonical, scans):
+            data = scan.get_fdata()
+            data = data[..., None] if data.ndim == 3 else data
+            each.append(pictures(data[None], scan.affine, channels))
         for axis in (1, 2):
             size = max(picture.shape[axis] for picture in each)
             each = [_padded(p, size, p.min(), axis) for p in each]

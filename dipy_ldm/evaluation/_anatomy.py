@@ -1,6 +1,7 @@
 """What can be measured of volumes, as distributions beside those of real ones."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import product
 import logging
 
@@ -8,12 +9,12 @@ import numpy as np
 
 from dipy_ldm.data.channels import Channel, channel_slices
 from dipy_ldm.evaluation._fidelity import Sets, mean_of
-from dipy_ldm.evaluation.features import shrunk
+from dipy_ldm.evaluation.features import shrunk, unscaled
 from dipy_ldm.metrics import Interval, bootstrap
 
 # Of the brightest, above which a voxel counts as foreground.
 _FOREGROUND_THRESHOLD = 0.1
-_TISSUES = "dark tissue", "middle tissue", "bright tissue"
+TISSUES = "dark tissue", "middle tissue", "bright tissue"
 # Tissues take seconds a volume: of so many, at so many voxels each.
 _MAX_TISSUE_VOLUMES, _MAX_TISSUE_VOXELS = 16, 64**3
 # Of the Markov random field, and its steps: the usual ones of DIPY's examples.
@@ -26,15 +27,18 @@ def measure_anatomy(volumes: np.ndarray, affine: np.ndarray) -> dict[str, np.nda
     Tissues are those of the first 16.
     """
     inside = [foreground(volume) for volume in volumes]
-    size = abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000
+    pairs = zip(volumes[..., 0], inside)
     return {
-        "foreground": np.array([mask.sum() * size for mask in inside]),
-        "intensity": np.array(
-            [v[..., 0][m].mean() if m.any() else 0 for v, m in zip(volumes, inside)]
-        ),
+        "foreground": np.array([mask.sum() for mask in inside]) * _millilitres(affine),
+        "intensity": np.array([v[m].mean() if m.any() else 0 for v, m in pairs]),
         "symmetry": np.array([symmetry(volume) for volume in volumes]),
-        **dict(zip(_TISSUES, tissue_fractions(volumes).T, strict=True)),
+        **dict(zip(TISSUES, tissue_fractions(volumes).T, strict=True)),
     }
+
+
+def _millilitres(affine):
+    """Return the volume of a voxel."""
+    return abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000
 
 
 def foreground(volume: np.ndarray) -> np.ndarray:
@@ -65,10 +69,8 @@ def tissue_fractions(volumes: np.ndarray) -> np.ndarray:
     By DIPY's ``TissueClassifierHMRF``, a hidden Markov random field
     :footcite:p:`Zhang2001`, of at most 16 volumes and at most 64³ voxels each.
     """
-    few = volumes[:_MAX_TISSUE_VOLUMES]
-    return np.array(
-        [_fractions_of(shrunk(v[None], _MAX_TISSUE_VOXELS)[0]) for v in few]
-    )
+    few = shrunk(volumes[:_MAX_TISSUE_VOLUMES], _MAX_TISSUE_VOXELS)
+    return np.array([_fractions_of(volume) for volume in few])
 
 
 def _fractions_of(volume):
@@ -106,11 +108,7 @@ def measure_channels(
 
     Sets are columns that were scaled from bounds to [0, 1].
     """
-    size = abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000
-    low, high = bounds
-
-    def unscaled(image):
-        return low + image * (high - low)
+    size, restored = _millilitres(affine), partial(unscaled, bounds=bounds)
 
     def mean(rows, title, name):
         (whose,) = sets.whose(name)
@@ -119,18 +117,17 @@ def measure_channels(
     figures = {}
     for channel, columns in channel_slices(channels):
         measured = {
-            name: [channel.measure(unscaled(x[..., columns]), size) for x in images]
+            name: [channel.measure(restored(x[..., columns]), size) for x in images]
             for name, images in sets.compared.items()
         }
         pairs = zip(sets.real[..., columns], sets.reconstructed[..., columns])
-        overlaps = [channel.measure_overlap(*map(unscaled, pair)) for pair in pairs]
+        overlaps = [channel.measure_overlap(*map(restored, pair)) for pair in pairs]
         own = {
             title: {name: mean(rows, title, name) for name, rows in measured.items()}
             for title in measured["real"][0]
-        } | {
-            title: {"reconstructed": mean(overlaps, title, "reconstructed")}
-            for title in overlaps[0]
         }
+        for title in overlaps[0]:
+            own[title] = {"reconstructed": mean(overlaps, title, "reconstructed")}
         if own:
             figures[channel.name] = own
     return figures
@@ -149,8 +146,9 @@ def compare_anatomy(
         pair = measured[kind][name], measured["reference"][name]
         # Of tissues the first volumes are measured, where they can be.
         finite = [np.isfinite(x) for x in pair]
-        subjects = sets.whose(kind, "reference")
-        whose = [own[: len(x)][f] for own, x, f in zip(subjects, pair, finite)]
+        whose = [
+            own[: len(f)][f] for own, f in zip(sets.whose(kind, "reference"), finite)
+        ]
         if min(len(np.unique(own)) for own in whose) > 1:
             kept = (x[f] for x, f in zip(pair, finite))
             interval = bootstrap(difference, *kept, seed=seed, subjects=whose)

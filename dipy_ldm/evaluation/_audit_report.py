@@ -68,14 +68,19 @@ def write_pairs(
 
     Names are those of training images by their numbers; samples have names or none.
     """
+    from dipy_ldm.plots import montage, pictures
 
-    def caption(pair):
+    drawn = []
+    for pair in audit.pairs:
         sample = samples[pair.generated] if samples else f"Sample {pair.generated}"
-        return (
+        caption = (
             f"{sample} and {names[pair.train]}: {_RATIO} {number(pair.nearness)}, "
             f"distance {number(pair.distance)} in {pair.features}."
         )
-
+        images = np.stack([audit.generated[pair.generated], train(pair.train)])
+        shown = pictures(images, affine, channels)
+        both = montage(shown, columns=2 if affine is None else 1)
+        drawn.append(page.picture(both, caption, -(-_WIDTH // both.shape[1])))
     return page.page(
         "Private: the most suspicious pairs of an audit",
         page.note(
@@ -89,9 +94,7 @@ def write_pairs(
             "where they are the same patient, it is a copy, whatever the figures say."
         ),
         # Three planes are wider than what stands side by side.
-        (page.row if affine is None else "".join)(
-            _pair(audit, p, train, affine, channels, caption(p)) for p in audit.pairs
-        ),
+        page.row(drawn) if affine is None else "".join(drawn),
     )
 
 
@@ -113,22 +116,18 @@ def _conclude_membership(members, name):
         f"Training images can be distinguished from others by the {_LOSSES[name]} "
         f"(AUC {number(auc.value)})"
     )
-    leak = "that is no copy, but it is a leak."
+    leak = "that is no copy, but it is a leak"
     if name != "denoiser":  # beside which no reference stands
-        end = (
-            "that is no copy, but it is a leak unless the images differ by themselves."
-        )
-        return f"{start}: {end}", "bad"
+        return f"{start}: {leak} unless the images differ by themselves.", "bad"
     if "reference" not in members:
-        return f"{start}: {leak}", "bad"
+        return f"{start}: {leak}.", "bad"
     other = members["reference"].auc
-    value = number(other.value)
+    less = f"a model that never saw them tells less ({number(other.value)})"
     if other.high < auc.low:
-        end = f"a model that never saw them tells less ({value}): {leak}"
-        return f"{start}, and {end}", "bad"
+        return f"{start}, and {less}: {leak}.", "bad"
     end = (
-        f"so they can by that of a model that never saw them ({value}): the images "
-        "differ by themselves, and no leak is shown."
+        f"so they can by that of a model that never saw them ({number(other.value)}): "
+        "the images differ by themselves, and no leak is shown."
     )
     return f"{start}, and {end}", "plain"
 
@@ -164,21 +163,22 @@ def _findings(audit):
     for name, finding in audit.findings.items():
         search = audit.searches[name]
         small = "<\N{NO-BREAK SPACE}0.001" if finding.chance < 1e-3 else finding.chance
-        far = search.generated.distance, search.held_out.distance
         row = [name, finding.copies, finding.share, finding.by_distance]
-        row += [finding.expected, small]
-        rows.append(row + [float(np.median(distances)) for distances in far])
+        far = search.generated.distance, search.held_out.distance
+        rows.append([*row, finding.expected, small, *map(np.median, far)])
     return page.table(head, rows)
 
 
 def _histograms(audit):
-    drawn = {
-        name: {"generated": s.generated.nearness, "held-out": s.held_out.nearness}
-        for name, s in audit.searches.items()
-    }
     return page.row(
-        page.part(f"{_RATIO.capitalize()} in {name}", page.histograms(values, _RATIO))
-        for name, values in drawn.items()
+        page.part(
+            f"{_RATIO.capitalize()} in {name}",
+            page.histograms(
+                {"generated": s.generated.nearness, "held-out": s.held_out.nearness},
+                _RATIO,
+            ),
+        )
+        for name, s in audit.searches.items()
     )
 
 
@@ -219,14 +219,3 @@ def _members(members):
         "losses": page.histograms(drawn, "loss of the denoiser"),
         "beside": _BESIDE["reference" in members],
     }
-
-
-def _pair(audit, pair, train, affine, channels, caption):
-    """Show a generated image beside its nearest training image."""
-    from dipy_ldm.plots import montage, pictures
-
-    images = np.stack([audit.generated[pair.generated], train(pair.train)])
-    columns = 2 if affine is None else 1
-    both = montage(pictures(images, affine, channels), columns=columns)
-    scale = -(-_WIDTH // both.shape[1])
-    return page.picture(both, caption, scale)

@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
 from dipy_ldm._conditions import Condition
@@ -24,23 +23,6 @@ from dipy_ldm.prior import _ridge as regression
 MIN_IMAGES, _MAX_IMAGES = 20, 2000
 # Penalties of the ridge, in units of the largest variance.
 _PENALTIES = np.logspace(-7, 1, 17)
-
-
-class RidgeProbe(NamedTuple):
-    """Ridge regression, and its predictions for left-out images.
-
-    ``explained`` is the share of the variance of the targets; ``middle`` and ``level``
-    are means of features and targets, ``slopes`` is ``(features, targets)``.
-    """
-
-    explained: float
-    middle: np.ndarray
-    level: np.ndarray
-    slopes: np.ndarray
-
-    def predict(self, rows: np.ndarray) -> np.ndarray:
-        """Return targets ``(n, targets)`` of features ``(n, features)``."""
-        return (rows - self.middle) @ self.slopes + self.level
 
 
 class Probed(NamedTuple):
@@ -110,10 +92,11 @@ def class_accuracy(
     return binomial(round(share * n), n)._replace(value=float(share))
 
 
-def fit_ridge(
-    rows: npt.ArrayLike, targets: npt.ArrayLike, subjects: np.ndarray | None = None
-) -> RidgeProbe:
+def _fit_ridge(rows, targets, subjects=None):
     """Learn numbers from features, with the penalty that is best for those left out.
+
+    Returned are the share of the variance of the targets that is predicted for these,
+    and a function from features to targets.
 
     Shapes: rows ``(n, features)``, targets ``(n, targets)``, subjects ``(n,)``.
     """
@@ -124,7 +107,7 @@ def fit_ridge(
     fit = regression.fit_ridge(left, spreads, y, penalties, whose)
     slopes = right.T @ ((fit.shrunk / spreads)[:, None] * fit.coefficients)
     explained = 1 - fit.error / max(float(y.var(0).mean()), 1e-12)
-    return RidgeProbe(explained, x.mean(0), y.mean(0), slopes)
+    return explained, lambda features: (features - x.mean(0)) @ slopes + y.mean(0)
 
 
 def probe_all(
@@ -141,19 +124,13 @@ def probe_all(
         if not all(own.values()):
             continue
         try:
-            probes[name] = probe(condition.kind, rows, own, seed, subjects)
+            probes[name] = _probe(condition.kind, rows, own, seed, subjects)
         except InputError as error:
             notes.append(f"Whether {name} is what was asked for can't be told: {error}")
     return probes, notes
 
 
-def probe(
-    kind: str,
-    rows: Mapping[str, Mapping[str, np.ndarray]],
-    labels: Mapping[str, Sequence[Any]],
-    seed: int = 0,
-    subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
-) -> Probed:
+def _probe(kind, rows, labels, seed=0, subjects=MappingProxyType({})):
     """Fit a probe to real ``(n, features)``, and predict a condition of others."""
     if kind == "direction":
         raise InputError("it is a direction.")
@@ -170,26 +147,26 @@ def probe(
     if kind == "class":
         requested = {n: list(map(level_of, column)) for n, column in requested.items()}
     whose = {name: column[places[name]] for name, column in subjects.items()}
-    taught, learnt = requested.pop("reference"), places.pop("reference")
+    taught, at = requested.pop("reference"), places.pop("reference")
     levels = in_order(set(taught)) if kind == "class" else []
     targets = _targets(taught, levels)
     ridges = {
-        name: fit_ridge(of["reference"][learnt], targets, whose.get("reference"))
+        name: _fit_ridge(of["reference"][at], targets, whose.get("reference"))
         for name, of in rows.items()
     }
-    best = max(ridges, key=lambda name: ridges[name].explained)
-    predicted = {
-        name: _read(ridges[best].predict(rows[best][name][at]), levels)
-        for name, at in places.items()
-    }
-    figures, guessing = {}, {}
+    best = max(ridges, key=lambda name: ridges[name][0])
+    predicted, figures, guessing = {}, {}, {}
     for name, column in requested.items():
-        pair, own = (column, predicted[name]), whose.get(name)
+        outputs = ridges[best][1](rows[best][name][places[name]])
         if levels:
-            figures[name] = {"right": class_accuracy(*pair, own)}
+            predicted[name] = [levels[i] for i in outputs.argmax(1)]
+            accuracy = class_accuracy(column, predicted[name], whose.get(name))
+            figures[name] = {"right": accuracy}
             guessing[name] = max(map(column.count, levels)) / len(column)
         else:
-            figures[name] = measure_agreement(*pair, seed, own)
+            predicted[name] = outputs[:, 0].tolist()
+            pair = column, predicted[name]
+            figures[name] = measure_agreement(*pair, seed, whose.get(name))
     return Probed(kind, best, len(taught), requested, predicted, figures, guessing)
 
 
@@ -200,21 +177,9 @@ def _targets(values, levels):
             f"only {len(values)} real images have this value; at least {MIN_IMAGES} "
             "are needed."
         )
-    if not levels:
-        numbers = np.array(values, float)[:, None]
-        if np.ptp(numbers) == 0:
-            raise InputError(
-                "it is the same in all real images of the half to learn from."
-            )
-        return numbers
-    if len(levels) < 2:
+    targets = np.array([[v == level for level in levels] or [v] for v in values], float)
+    if levels and len(levels) < 2:
         raise InputError("all real images of the half to learn from are of one level.")
-    named = np.array(values)
-    return np.stack([named == level for level in levels], 1).astype(float)
-
-
-def _read(predicted, levels):
-    """Return numbers, or the likeliest levels, as a list."""
-    if not levels:
-        return predicted[:, 0].tolist()
-    return [levels[i] for i in predicted.argmax(1)]
+    if np.ptp(targets) == 0:
+        raise InputError("it is the same in all real images of the half to learn from.")
+    return targets

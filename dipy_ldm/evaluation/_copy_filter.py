@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -81,32 +81,27 @@ class CopyFilter(NamedTuple):
             "voxels": self.voxels.train,
         }
         small = {n: np.ascontiguousarray(x, "float32") for n, x in tensors.items()}
-        document = {
-            "threshold": self.invariant.threshold,
-            "threshold_voxels": self.voxels.threshold,
-            "apart": self.invariant.apart,
-            "apart_voxels": self.voxels.apart,
-            "model": self.model,
-        }
+        document: dict[str, Any] = {"model": self.model}
+        for kind, own in (("", self.invariant), ("_voxels", self.voxels)):
+            document[f"threshold{kind}"] = own.threshold
+            document[f"apart{kind}"] = own.apart
         _serialization.save(path, _KIND, small, document)
 
     @classmethod
     def load(cls, path: str | Path, model: str) -> Self:
         """Read fingerprints."""
         tensors, document = _serialization.load(path, _KIND)
-        limits = "threshold", "threshold_voxels", "apart", "apart_voxels"
+        limits = "threshold", "apart", "threshold_voxels", "apart_voxels"
         if document.get("model") != model or not document.keys() >= set(limits):
             raise InputError(
                 f"{path} has the fingerprints of another model; make them for this one "
                 "with dipy_audit_ldm --fingerprints."
             )
-        threshold, threshold_voxels, apart, apart_voxels = (
-            float(document[name]) for name in limits
-        )
+        values = [float(document[name]) for name in limits]
         return cls(
             Projection(tensors["mean"], tensors["directions"]),
-            ReferenceSet(tensors["train"], threshold, apart),
-            ReferenceSet(tensors["voxels"], threshold_voxels, apart_voxels),
+            ReferenceSet(tensors["train"], *values[:2]),
+            ReferenceSet(tensors["voxels"], *values[2:]),
             model,
         )
 
@@ -133,8 +128,8 @@ class CopyReplacer:
         self, generate: Callable[[list[int], int], np.ndarray], numbers: range
     ) -> tuple[np.ndarray, list[int]]:
         """Generate images ``(n, *space, channels)``; return their numbers, too."""
-        places = list(range(len(numbers)))
-        images, used = generate(places, numbers.start), list(numbers)
+        places, used = list(range(len(numbers))), list(numbers)
+        images = generate(places, numbers.start)
         while (bad := self.find(images[places])).size:
             places = [places[row] for row in bad]
             if self.refused + len(places) > _MAX_REFUSED_PER_SAMPLE * len(self.numbers):

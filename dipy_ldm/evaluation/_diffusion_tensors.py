@@ -72,41 +72,35 @@ def compare_series(
     None is for generating them now, along the measured directions, with the further
     conditions that tables list for the real files.
     """
-    further = {} if generated else _conditions_of(model, real)
-    columns = (real.gradients or {}) | further
-    files = list(dict.fromkeys(real.files))
-    of_generated = list(dict.fromkeys(generated.files)) if generated else []
-    pairs = files, of_generated, "generated file"
-    partner_of = pair_sources(*pairs) if generated else {}
-    rows: dict[str, list[dict]] = {name: [] for name in _SETS}
+    files, columns = list(dict.fromkeys(real.files)), dict(real.gradients or {})
+    if generated:
+        generated_files = list(dict.fromkeys(generated.files))
+        partner_of = pair_sources(files, generated_files, "generated file")
+    else:
+        columns |= _conditions_of(model, real)
+    compared: list[dict[str, dict]] = []
     shown: list[np.ndarray] = []
     for number, file in enumerate(files):
         b0, images, gradients = _series_of(real, file, columns)
         mask = foreground(b0)
-        reconstructed = model.vqvae_.predict(images)
-        series = {
-            "real": (b0, images, gradients),
-            "reconstructed": (b0, reconstructed, gradients),
-        }
         if generated:
-            partner = partner_of[file]
-            series["generated"] = _series_of(generated, partner, generated.gradients)
+            own = _series_of(generated, partner_of[file], generated.gradients)
         else:
             options = {"conditions": gradients, "source": b0[None], "seed": seed}
             options |= {"first": number, "same_noise": True} | dict(sampling)
-            images = model.predict(len(images), **options)
-            series["generated"] = b0, images, gradients
-        tensors = {name: _fit(*one, mask) for name, one in series.items()}
-        for name, one in tensors.items():
-            rows[name].append(one.compare(tensors["real"], mask))
+            own = b0, model.predict(len(images), **options), gradients
+        tensors = {
+            "generated": _fit(mask, *own),
+            "reconstructed": _fit(mask, b0, model.vqvae_.predict(images), gradients),
+            "real": _fit(mask, b0, images, gradients),
+        }
+        truth = tensors["real"]
+        compared.append({n: one.compare(truth, mask) for n, one in tensors.items()})
         shown = shown or [tensors[name].fa for name in _SETS]
     whose = np.unique(find_subjects(files), return_inverse=True)[1]
     figures = {
-        title: {
-            name: _mean([row[title] for row in of_set], whose, seed)
-            for name, of_set in rows.items()
-        }
-        for title in rows["real"][0]
+        title: {n: _mean([of[n][title] for of in compared], whose, seed) for n in _SETS}
+        for title in compared[0]["real"]
     }
     counts = {"series": len(files), "subjects": len(np.unique(whose))}
     pieces = _pieces(figures, counts, np.array(shown)[..., None], real.affine)
@@ -120,7 +114,7 @@ def _mean(values, whose, seed):
     return mean_of(values, whose, seed) or plain
 
 
-def _fit(b0, images, gradients, mask):
+def _fit(mask, b0, images, gradients):
     """Fit tensors to a volume of b = 0 and weighted ones, each ``(*space, 1)``."""
     series = np.moveaxis(np.stack([b0, *images])[..., 0], 0, -1)
     bvecs = [(0.0, 0.0, 0.0), *gradients[DIRECTION]]
@@ -150,15 +144,14 @@ def _series_of(volumes, file, columns):
     return volumes.sources[places[0]], volumes.images[places], rows
 
 
-def _pieces(
-    figures, counts: Mapping, shown: np.ndarray, affine: np.ndarray
-) -> dict[str, str]:
+def _pieces(figures, counts, shown, affine):
+    """Write the pieces of the page."""
     rows = [[title, *map(row.get, _SETS)] for title, row in figures.items()]
-    picture = montage(planes(shown, affine), columns=1)
-    caption = f"FA of the first series: {', '.join(_SETS)}."
     n = f"{counts['series']} series of {counted(counts['subjects'], 'subject')}"
     below = "below each mean is its 95 % interval"
     below = below if counts["subjects"] > 1 else "intervals need two"
+    picture = montage(planes(shown, affine), columns=1)
+    caption = f"FA of the first series: {', '.join(_SETS)}."
     return {
         "tensors": page.table(["mean of series", *_SETS], rows, f"{n}; {below}."),
         "pictures": page.picture(picture, caption),

@@ -1,6 +1,7 @@
 """The page of an evaluation: what was found, in words, plots, pictures and tables."""
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data.channels import scan_column
 from dipy_ldm.evaluation import _page as page
+from dipy_ldm.evaluation._anatomy import TISSUES
 from dipy_ldm.evaluation._fidelity import is_worse_than_real
 from dipy_ldm.evaluation._page import number
 
@@ -18,10 +20,7 @@ if TYPE_CHECKING:  # which writes its page
 TITLES = {
     "kernel": "kernel distance (KID)",
     "frechet": "Fréchet distance",
-    "precision": "precision",
-    "recall": "recall",
-    "density": "density",
-    "coverage": "coverage",
+    **{name: name for name in ("precision", "recall", "density", "coverage")},
 }
 _SETS = {
     "generated": "generated",
@@ -32,10 +31,9 @@ _MEASURES = {
     "foreground": "foreground, ml",
     "intensity": "mean intensity of the foreground",
     "symmetry": "correlation with the mirror image",
-    "dark tissue": "dark tissue, share",
-    "middle tissue": "middle tissue, share",
-    "bright tissue": "bright tissue, share",
+    **{tissue: f"{tissue}, share" for tissue in TISSUES},
 }
+_TEXTURES = "finest", "0.7 to 1.4 voxels", "1.4 to 2.8 voxels", "2.8 to 5.6 voxels"
 # Pictures of each kind, and how many in a row.
 _SHOWN, _SHOWN_VOLUMES = (40, 10), (4, 2)
 # Share of a network's images that it must have learnt, to say that others are alike.
@@ -47,6 +45,7 @@ def write_page(
 ) -> str:
     """Write the page of an evaluation."""
     figures = evaluation.figures
+    accuracy = "taken by a classifier for what they are, or shall be"
     return page.report(
         "Evaluation of a latent diffusion model",
         conclude(figures),
@@ -56,10 +55,10 @@ def write_page(
         pictures=_pictures(evaluation),
         fidelity=_fidelity(figures["features"]),
         variety=_table({"similarity of pairs (MS-SSIM)": figures["variety"]}),
-        as_asked=_class_accuracy(figures.get("as_asked")),
+        as_asked=_table({"share": figures.get("as_asked")}, head=accuracy),
         **_classifier(evaluation),
         sharpness=_sharpness(figures["sharpness"]),
-        texture=_texture(figures.get("texture")),
+        texture=_by_scale(figures.get("texture"), _TEXTURES, "texture"),
         **_anatomy(evaluation),
         channels=_channels(figures.get("channels", {})),
         agreements="".join(agreements),
@@ -77,18 +76,17 @@ def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
             for key, title in TITLES.items()
             if is_worse_than_real(kind["figures"], key)
         ]
-        end = f"can be distinguished from real ones: {', '.join(worse)}"
-        end = end if worse else "can't be distinguished from real ones"
+        can, by = ("can", f": {', '.join(worse)}") if worse else ("can't", "")
         start = f"In the features “{name}”, {figures['n']} generated images"
-        sentences.append((f"{start} {end}.", "bad" if worse else "good"))
+        sentence = f"{start} {can} be distinguished from real ones{by}."
+        sentences.append((sentence, "bad" if worse else "good"))
     if figures["variety"]["generated"].low > figures["variety"]["real"].high:
         sentences.append(("Generated images are more alike than real ones are.", "bad"))
     if "classifier" in figures:
         sentences.append(_conclude_classifier(**figures["classifier"]))
     for name, rows in figures.get("channels", {}).items():
-        other = [title for title, row in rows.items() if _is_apart(row)]
-        if other:
-            text = f"{name}: generated images differ from real ones in {listed(other)}."
+        if apart := [title for title, row in rows.items() if _is_apart(row)]:
+            text = f"{name}: generated images differ from real ones in {listed(apart)}."
             sentences.append((text, "bad"))
     probes = figures.get("probes", {})
     return sentences + [_conclude_probe(name, probe) for name, probe in probes.items()]
@@ -96,9 +94,9 @@ def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _is_apart(row):
     """Return whether the interval of generated images lies outside of real ones'."""
-    if not (row.get("generated") and row.get("real")):
+    generated, real = row.get("generated"), row.get("real")
+    if not (generated and real):
         return False
-    generated, real = row["generated"], row["real"]
     return generated.high < real.low or generated.low > real.high
 
 
@@ -143,10 +141,10 @@ def _conclude_probe(name, probe):
     return f"{claim} as real ones do {values}.", "good"
 
 
-def _table(rows: Mapping[str, Mapping], caption: str = "", head: str = "figure") -> str:
-    """Tabulate figures of generated, real and reconstructed images."""
-    cells = [[title, *map(figures.get, _SETS)] for title, figures in rows.items()]
-    return page.table([head, *_SETS.values()], cells, caption)
+def _table(rows: Mapping[str, Any], caption: str = "", head: str = "figure") -> str:
+    """Tabulate figures of generated, real and reconstructed images, if there are."""
+    cells = [[name, *map(own.get, _SETS)] for name, own in rows.items() if own]
+    return page.table([head, *_SETS.values()], cells, caption) if cells else ""
 
 
 def _by_title(figures):
@@ -174,24 +172,20 @@ def _pictures(evaluation):
 
 
 def _fidelity(features):
-    return "".join(
-        page.part(f"In the features “{name}”", page.text(kind["says"]), _figures(kind))
-        for name, kind in features.items()
-    )
-
-
-def _figures(kind):
-    """Draw and tabulate the figures in some features."""
-    rows = {
-        title: {name: figures[key] for name, figures in kind["figures"].items()}
-        for key, title in TITLES.items()
-        if kind["figures"]["generated"][key] is not None
-    }
-    why = "No Fréchet distance: it needs more images than features (at most 256)."
-    drawn = page.intervals(
-        {title: _by_title(figures) for title, figures in rows.items()}
-    )
-    return drawn + _table(rows, why if len(rows) < len(TITLES) else "")
+    """Draw and tabulate the figures in each kind of features."""
+    written = ""
+    for name, kind in features.items():
+        rows = {
+            title: {of: figures[key] for of, figures in kind["figures"].items()}
+            for key, title in TITLES.items()
+            if kind["figures"]["generated"][key] is not None
+        }
+        why = "No Fréchet distance: it needs more images than features (at most 256)."
+        table = _table(rows, why if len(rows) < len(TITLES) else "")
+        drawn = page.intervals({title: _by_title(row) for title, row in rows.items()})
+        title = f"In the features “{name}”"
+        written += page.part(title, page.text(kind["says"]), drawn, table)
+    return written
 
 
 def _classifier(evaluation):
@@ -230,38 +224,30 @@ def _where_it_looks(evaluation):
     return montage(pictures(pairs, evaluation.affine), columns=2)
 
 
-def _class_accuracy(accuracy):
-    head = "taken by a classifier for what they are, or shall be"
-    return _table({"share": accuracy}, head=head) if accuracy else ""
-
-
 def _sharpness(sharpness):
     if not sharpness:
         return page.text("The images are too small to tell octaves apart.")
-    rows = [
-        [f"{2**i}–{2 ** (i + 1)} voxels", *(sharpness[s][i] for s in (*_SETS, "true"))]
-        for i in range(len(sharpness["true"]))
-    ]
-    return page.table(["half a wave", *_SETS.values(), "true"], rows)
+    octaves = (f"{2**i}–{2 ** (i + 1)} voxels" for i in count())
+    return _by_scale(sharpness, octaves, "half a wave")
 
 
-def _texture(texture):
-    scales = ("finest", "0.7 to 1.4 voxels", "1.4 to 2.8 voxels", "2.8 to 5.6 voxels")
-    if not texture:
+def _by_scale(ratios, scales, head):
+    """Tabulate what was measured at each scale, from the finest."""
+    if not ratios:
         return ""
-    rows = {title: {s: texture[s][i] for s in _SETS} for i, title in enumerate(scales)}
-    return _table(rows, head="texture")
+    sets = {n: title for n, title in (_SETS | {"true": "true"}).items() if n in ratios}
+    rows = zip(scales, *(ratios[name] for name in sets))
+    return page.table([head, *sets.values()], rows)
 
 
 def _anatomy(evaluation):
     if not evaluation.measured:
         return {"anatomy": "", "histograms": ""}
+    measured, figures = evaluation.measured, evaluation.figures["anatomy"]
     drawn, rows = [], {}
     for name, title in _MEASURES.items():
-        values = {kind: evaluation.measured[kind][name] for kind in _SETS}
-        histograms = page.histograms(_by_title(values), title, bins=15)
-        drawn.append(page.part(title, histograms))
-        figures = evaluation.figures["anatomy"]
+        values = _by_title({kind: measured[kind][name] for kind in _SETS})
+        drawn.append(page.part(title, page.histograms(values, title, bins=15)))
         title = title.removesuffix(", ml")
         rows[title] = {kind: figures[kind].get(name) for kind in _SETS}
     table = _table(rows, head="difference in standard deviations")
@@ -320,7 +306,5 @@ def agreement_part(
     name: str, requested: npt.ArrayLike, measured: npt.ArrayLike, agreement: Mapping
 ) -> str:
     """Write the part of a page on requested and measured values ``(n,)``."""
-    a, b = np.asarray(requested, float), np.asarray(measured, float)
-    finite = np.isfinite(a) & np.isfinite(b)
-    drawn = page.scatter(a[finite], b[finite], f"requested {name}", "measured")
+    drawn = page.scatter(requested, measured, f"requested {name}", "measured")
     return page.part(name, drawn, page.table(["figure", "value"], agreement.items()))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.stats import norm
 
-from dipy_ldm.evaluation.features import Features
+from dipy_ldm.evaluation.features import Features, unscaled
 from dipy_ldm.metrics import (
     Interval,
     bootstrap,
@@ -26,7 +26,7 @@ from dipy_ldm.metrics import (
     psnr,
 )
 from dipy_ldm.metrics.distributions import gaussian_distance, neighbourhoods
-from dipy_ldm.metrics.intervals import subjects_of, subsample, widened
+from dipy_ldm.metrics.intervals import fewest_subjects, subsample, widened
 from dipy_ldm.metrics.spectra import band_energies
 from dipy_ldm.vqvae import VQVAE
 
@@ -57,10 +57,14 @@ class Sets(NamedTuple):
     reconstructed: np.ndarray
     subjects: Mapping[str, np.ndarray] = MappingProxyType({})
 
-    def whose(self, *names, first=None):
-        """Return the subjects of the first images of sets, ``(n,)`` each."""
-        different = {name: np.arange(len(getattr(self, name))) for name in names}
-        return [self.subjects.get(name, own)[:first] for name, own in different.items()]
+    def first(self, n):
+        """Return the sets of the first images of each."""
+        subjects = {name: whose[:n] for name, whose in self.subjects.items()}
+        return Sets._make([*(images[:n] for images in self[:4]), subjects])
+
+    def whose(self, *names):
+        """Return the subjects of the images of sets, ``(n,)`` each."""
+        return [self.subjects.get(n, np.arange(len(getattr(self, n)))) for n in names]
 
     @property
     def compared(self):
@@ -89,28 +93,23 @@ def measure_fidelity(
     seed: int = 0,
     subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> dict[str, dict[str, Interval | None]]:
-    """Compare all sets with the reference in some features."""
-    real, of_real = rows["reference"].astype(float), subjects.get("reference")
+    """Measure how far sets are from the reference in some features, and how varied."""
+    sets = {name: own.astype(float) for name, own in rows.items()}
+    real, of_real = sets.pop("reference"), subjects.get("reference")
     return {
-        name: distances(real, sample.astype(float), seed, (of_real, subjects.get(name)))
-        for name, sample in rows.items()
-        if name != "reference"
+        name: _distances(real, fake, seed, (of_real, subjects.get(name)))
+        for name, fake in sets.items()
     }
 
 
-def distances(
-    real: np.ndarray,
-    fake: np.ndarray,
-    seed: int = 0,
-    subjects: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
-) -> dict[str, Interval | None]:
-    """Measure how far samples ``(n, features)`` are from real ones, and how varied."""
-    far: dict[str, Interval | None] = {
-        "kernel": kernel_distance(real, fake, seed=seed, subjects=subjects),
-        "frechet": _frechet(real, fake, seed, subjects),
+def _distances(real, fake, seed=0, subjects=(None, None)):
+    options = {"seed": seed, "subjects": subjects}
+    far = {
+        "kernel": kernel_distance(real, fake, **options),
+        "frechet": _frechet(real, fake, **options),
     }
-    near = subsample(_shares, real, fake, seed=seed, subjects=subjects)
-    n = min(len(np.unique(subjects_of(own, len(real)))) for own in subjects)
+    near = subsample(_shares, real, fake, **options)
+    n = fewest_subjects((real, fake), subjects)
     highest = {"precision": 1, "recall": 1, "density": np.inf, "coverage": 1}
     for (name, high), share in zip(highest.items(), near, strict=True):
         if high == 1 and n < _MIN_SUBSAMPLED:
@@ -126,11 +125,11 @@ def _shares(real, fake):
     return [float(np.mean(values)) for values in counted]
 
 
-def _frechet(real, fake, seed, subjects):
+def _frechet(real, fake, **options):
     size = real.shape[1]
     if size > _MAX_FRECHET_FEATURES or size >= min(len(real), len(fake)):
         return None
-    options = {"resamples": _FRECHET_RESAMPLES, "seed": seed, "subjects": subjects}
+    options["resamples"] = _FRECHET_RESAMPLES
     return bootstrap(gaussian_distance, real, fake, **options).within(0, np.inf)
 
 
@@ -178,11 +177,11 @@ def measure_sharpness(sets: Sets, seed: int = 0) -> dict[str, list]:
     """Compare how much there is of each octave of spatial frequencies."""
     if min(sets.reference.shape[1:-1]) < 8:
         return {}
-    pair = sets.reconstructed[:_MAX_IMAGES], sets.real[:_MAX_IMAGES]
-    options = {"seed": seed, "subjects": sets.whose("real", first=_MAX_IMAGES)}
-    means = [bootstrap(np.mean, x, **options) for x in octave_correlations(*pair).T]
-    true = [mean.within(-1, 1) for mean in means]
-    return _ratios(sets, octave_energies, seed) | {"true": true}
+    few = sets.first(_MAX_IMAGES)
+    options = {"seed": seed, "subjects": few.whose("real")}
+    correlations = octave_correlations(few.reconstructed, few.real)
+    true = [bootstrap(np.mean, x, **options).within(-1, 1) for x in correlations.T]
+    return _ratios(few, octave_energies, seed) | {"true": true}
 
 
 def measure_texture(sets: Sets, seed: int = 0) -> dict[str, list]:
@@ -191,7 +190,7 @@ def measure_texture(sets: Sets, seed: int = 0) -> dict[str, list]:
     Away from the rim, whose contrast hides all else in :func:`measure_sharpness`:
     patches of the size of a latent, for instance.
     """
-    return _ratios(sets, _textures, seed)
+    return _ratios(sets.first(_MAX_IMAGES), _textures, seed)
 
 
 def _textures(volumes):
@@ -216,11 +215,10 @@ def _ratios(sets, energies_of, seed):
     def ratio(x, y):
         return x.mean() / y.mean()
 
-    reference, ratios = energies_of(sets.reference[:_MAX_IMAGES]), {}
+    reference, ratios = energies_of(sets.reference), {}
     for name, images in sets.compared.items():
-        pairs = zip(energies_of(images[:_MAX_IMAGES]).T, reference.T, strict=True)
-        whose = sets.whose(name, "reference", first=_MAX_IMAGES)
-        options = {"seed": seed, "subjects": whose}
+        pairs = zip(energies_of(images).T, reference.T, strict=True)
+        options = {"seed": seed, "subjects": sets.whose(name, "reference")}
         means = [bootstrap(ratio, *pair, **options) for pair in pairs]
         ratios[name] = [mean.within(0, np.inf) for mean in means]
     return ratios
@@ -230,17 +228,16 @@ def measure_reconstruction(
     vqvae: VQVAE, sets: Sets, seed: int = 0
 ) -> dict[str, Interval | int | float | None]:
     """Measure the errors of reconstructions."""
-    real, reconstructed = sets.real[:_MAX_IMAGES], sets.reconstructed[:_MAX_IMAGES]
-    errors = [np.mean((a - b) ** 2, dtype=float) for a, b in zip(real, reconstructed)]
-    similarities = multiscale_ssim(reconstructed, real)
-    whose = sets.whose("real", first=_MAX_IMAGES)
-    options = {"seed": seed, "subjects": whose}
+    few = sets.first(_MAX_IMAGES)
+    pair, subjects = (few.reconstructed, few.real), few.whose("real")
+    options = {"seed": seed, "subjects": subjects}
+    errors = [np.mean((a - b) ** 2, dtype=float) for a, b in zip(*pair)]
     return {
         "mse": bootstrap(np.mean, errors, **options).within(0, np.inf),
         # Of none that is reconstructed to the bit.
-        "psnr": mean_of(psnr(reconstructed, real), whose[0], seed),
-        "ms_ssim": bootstrap(np.mean, similarities, **options).within(0, 1),
-        **_usage(vqvae, real),
+        "psnr": mean_of(psnr(*pair), subjects[0], seed),
+        "ms_ssim": bootstrap(np.mean, multiscale_ssim(*pair), **options).within(0, 1),
+        **_usage(vqvae, few.real),
     }
 
 
@@ -255,8 +252,7 @@ def mean_of(values: npt.ArrayLike, subjects: np.ndarray, seed: int) -> Interval 
 
 
 def _usage(vqvae, images):
-    low, high = vqvae.intensity_
-    latents = vqvae.encode(images * np.float32(high - low) + np.float32(low))
+    latents = vqvae.encode(unscaled(images, vqvae.intensity_))
     total = len(vqvae.codebook_)
     counts = np.bincount(np.ravel(vqvae.codes(latents)), minlength=total)
     shares = counts[counts > 0] / counts.sum()

@@ -16,14 +16,14 @@ from keras import ops
 import numpy as np
 from scipy import stats
 
-from dipy_ldm._utils.checks import InputError, at_least
+from dipy_ldm._utils.checks import at_least
 from dipy_ldm._utils.values import in_order, level_of, take_rows
 from dipy_ldm.diffusion import samplers, schedules
 from dipy_ldm.evaluation.features import Features, shrunk
 from dipy_ldm.latent_diffusion import LatentDiffusion
-from dipy_ldm.metrics import Interval, binomial, bootstrap, nearest_distance
+from dipy_ldm.metrics import Interval, binomial, nearest_distance
 from dipy_ldm.metrics.distributions import nearest_neighbours
-from dipy_ldm.metrics.intervals import subjects_of, widened
+from dipy_ldm.metrics.intervals import bootstrap_share, fewest_subjects
 
 # The neighbour whose distance tells how dense training images are around a sample.
 N_NEIGHBOURS = 10
@@ -80,19 +80,6 @@ def search(
     )
 
 
-def check_counts(train: int, held_out: int, generated: int) -> None:
-    """Refuse sets that are too small to audit."""
-    for kind, count in {"held-out": held_out, "generated": generated}.items():
-        if count < MIN_IMAGES:
-            raise InputError(
-                f"an audit needs {MIN_IMAGES} {kind} images, not {count}; give more."
-            )
-    if train <= N_NEIGHBOURS:
-        raise InputError(
-            f"an audit needs {N_NEIGHBOURS + 1} training images, not {train}; give all."
-        )
-
-
 def separation(train: np.ndarray, held_out: np.ndarray) -> float:
     """Return the distance below which training images ``(n, features)`` count as one.
 
@@ -139,22 +126,26 @@ class Finding(NamedTuple):
 
 def judge(result: Search) -> Finding:
     """Count suspicious samples, and compute their probability by chance."""
-    n, n_held_out = len(result.generated.nearness), len(result.held_out.nearness)
+    nearer, copied = _suspicious(result)
+    n, n_held_out = len(nearer), len(result.held_out.nearness)
     threshold, rank = _quantile(result.held_out.nearness)
-    nearer, copied = (int(np.sum(which)) for which in _suspicious(result))
-    limit = _quantile(result.held_out.distance)[0]
+    limit, _ = _quantile(result.held_out.distance)
     chances = [
-        _chance(nearer, n, rank, n_held_out),
-        *(_chance_of_close(int(np.sum(x)), n, n_held_out) for x in _close(result)),
+        _chance(int(nearer.sum()), n, rank, n_held_out),
+        *(_chance_of_close(int(x.sum()), n, n_held_out) for x in _close(result)),
     ]
     return Finding(
-        binomial(nearer, n),
-        binomial(int(np.sum(result.generated.distance < limit)), n),
-        binomial(copied, n),
+        _share(nearer),
+        _share(result.generated.distance < limit),
+        _share(copied),
         min(1.0, _TESTS * min(chances)),
         threshold,
         rank / (n_held_out + 1),
     )
+
+
+def _share(selected):
+    return binomial(int(selected.sum()), len(selected))
 
 
 def _suspicious(result):
@@ -191,13 +182,10 @@ def judge_levels(
     suspicious = {name: _suspicious(search) for name, search in searches.items()}
     by_level = {}
     for level in in_order(set(levels.tolist()) - {""}):
-        selected = levels == level
-        n = int(selected.sum())
-        copies, nearer = {}, {}
-        for name, (near, close) in suspicious.items():
-            copies[name] = binomial(int(np.sum(close[selected])), n)
-            nearer[name] = binomial(int(np.sum(near[selected])), n)
-        by_level[level] = Level(n, copies, nearer)
+        own = levels == level
+        nearer = {name: _share(near[own]) for name, (near, _) in suspicious.items()}
+        copies = {name: _share(close[own]) for name, (_, close) in suspicious.items()}
+        by_level[level] = Level(int(own.sum()), copies, nearer)
     return by_level
 
 
@@ -314,12 +302,10 @@ def infer_membership(
 
     ``subjects`` say whose each image of both kinds is; they all differ if None.
     """
-    at_least("the number of images of each kind", min(len(train), len(held_out)), 2)
     n_held_out = len(held_out)
-    whose = map(subjects_of, subjects, (len(train), n_held_out))
-    n = min(len(np.unique(own)) for own in whose)
+    at_least("the number of images of each kind", min(len(train), n_held_out), 2)
+    n = fewest_subjects((train, held_out), subjects)
     rank = max(_MIN_RANK, int(_FALSE_RATE * (n_held_out + 1)))
-    enough = n_held_out >= _MIN_HELD_OUT
 
     def share_detected(members, held_out):
         return np.mean(members < np.partition(held_out, rank - 1)[rank - 1])
@@ -328,13 +314,11 @@ def infer_membership(
         if n < 2:  # one subject can't tell how others differ
             return Interval(float(statistic(train, held_out)), 0.0, 1.0)
         sets = train, held_out
-        share = bootstrap(statistic, *sets, seed=seed, subjects=subjects).within(0, 1)
-        # Without an error, all that is resampled is the same.
-        return widened(share, n) if round(share.value * n) in (0, n) else share
+        return bootstrap_share(statistic, *sets, seed=seed, subjects=subjects)
 
     return Membership(
         interval(area_under_curve),
-        interval(share_detected) if enough else None,
+        interval(share_detected) if n_held_out >= _MIN_HELD_OUT else None,
         # Of another loss it is as likely to have each of the ranks among these.
         rank / (n_held_out + 1),
         train,

@@ -8,12 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm._conditions import (
-    UNSPECIFIED,
-    ConditionBatch,
-    ConditionsLike,
-    without_unknown,
-)
+from dipy_ldm._conditions import UNSPECIFIED, ConditionBatch, ConditionsLike
 from dipy_ldm._utils.checks import InputError, whole
 from dipy_ldm._utils.subjects import number_subjects, refuse_same_subjects
 from dipy_ldm._utils.values import listed, take_rows
@@ -25,6 +20,8 @@ from dipy_ldm.evaluation.evaluate import (
     check_arguments,
     generate,
     read_conditions,
+    read_usable,
+    refuse_few,
     refuse_real,
     refuse_unequal,
     run_tasks,
@@ -208,12 +205,11 @@ def audit(
         training images or of training subjects, or generated ones are held-out images.
     """
     check_arguments(model, generated, {"requested": requested}, sampling, seed)
-    vqvae = model.vqvae_
+    vqvae, generates = model.vqvae_, generated is None
     both = (source, source_held_out), (conditions, conditions_held_out)
     own = _read(model, train, held_out, *both, subjects)
     if reference is not None and reference.subjects is None:
         reference = reference._replace(subjects=own.subjects)
-    notes = _note_sources(model, generated)
     if generated is not None:
         generated, whose = model._read_images(generated)
         requested = read_conditions(
@@ -235,30 +231,29 @@ def audit(
         "latents": encoder(model),
         "invariant": learnt.invariant(projection),
     }
+    tasks = {n: partial(_search, f, sets, vqvae) for n, f in spaces.items()}
+    searches = run_tasks(tasks, verbose)
     attacks = {
         "denoiser": (copies.denoising_losses, own),
         "reference": (copies.denoising_losses, reference),
         "autoencoder": (copies.reconstruction_losses, own),
     }
-    tasks = {n: partial(_search, f, sets, vqvae) for n, f in spaces.items()}
-    tasks |= {
-        f"membership, {name}": partial(_infer, losses, subject, seed)
+    tasks = {
+        name: partial(_infer, losses, subject, seed)
         for name, (losses, subject) in attacks.items()
         if subject is not None
     }
-    results = run_tasks(tasks, verbose)
-    searches = {name: results.pop(name) for name in spaces}
     return Audit(
         count,
         n_held_out,
         searches,
         {name: copies.judge(search) for name, search in searches.items()},
-        {name.removeprefix("membership, "): member for name, member in results.items()},
+        run_tasks(tasks, verbose, "membership, "),
         _classes(model, searches, requested, count),
         _suspicious(searches),
-        scaled(sets[-1], vqvae),
+        scaled(generated, vqvae),
         projection,
-        _notes(count, n_held_out, len(own.train)) + notes + _note_conditions(own),
+        _notes(own, count, n_held_out, generates),
     )
 
 
@@ -267,26 +262,26 @@ def _read(model, train, held_out, sources, conditions, subjects):
     train, subjects = model._read_images(train, subjects)
     held_out, held_out_subjects = model._read_images(held_out)
     whose = number_subjects(subjects, len(train))
-    _refuse_repeated_subjects(held_out_subjects or ())
+    if len(set(held_out_subjects or ())) < len(held_out_subjects or ()):
+        raise InputError(
+            "`held_out` has several images of a subject, and chance is counted by "
+            "subjects; give one of each."
+        )
     refuse_same_subjects(subjects, held_out_subjects)
-    of_images = (
+    source = (
         sources_of(model, sources[0], len(train)),
         sources_of(model, sources[1], len(held_out), "source_held_out"),
     )
-    columns = (
-        (model, "conditions", conditions[0], len(train), subjects),
-        (model, "conditions_held_out", conditions[1], len(held_out), held_out_subjects),
+    n, name = len(held_out), "conditions_held_out"
+    values = (
+        read_usable(model, "conditions", conditions[0], len(train), subjects),
+        read_usable(model, name, conditions[1], n, held_out_subjects),
     )
-    first, second = (
-        without_unknown(model.conditions_, read_conditions(*own)) for own in columns
-    )
-    return Reference(model, train, held_out, of_images, (first, second), whose)
+    return Reference(model, train, held_out, source, values, whose)
 
 
-def _generate(
-    own: Reference, count: int, options: dict
-) -> tuple[np.ndarray, dict[str, list] | None]:
-    """Generate samples; return them, and what they were asked to be.
+def _generate(own: Reference, count: int, options: dict) -> tuple[np.ndarray, Any]:
+    """Generate samples; return them, and the conditions that they were asked for with.
 
     Of training sources they would be near to training images by design: those of
     held-out images are taken, each once.
@@ -294,17 +289,7 @@ def _generate(
     of = int(own.model.source_ is not None)
     n = len(own.held_out if of else own.train)
     rows = np.arange(min(count, n) if of else count) % n
-    conditions, source = own.conditions[of], own.sources[of]
-    generated = generate(own.model, rows, conditions, source, options)
-    return generated, take_rows(conditions, rows)
-
-
-def _refuse_repeated_subjects(subjects):
-    if len(set(subjects)) < len(subjects):
-        raise InputError(
-            "`held_out` has several images of a subject, and chance is counted by "
-            "subjects; give one of each."
-        )
+    return generate(own.model, rows, own.conditions[of], own.sources[of], options)
 
 
 def refuse_training_images(
@@ -332,29 +317,28 @@ def _search(features, sets, vqvae):
 
 def _infer(losses, subject, seed):
     """Infer membership from the losses of a model of training and held-out images."""
-    both, owners, first = [], [], slice(_MAX_MEMBERSHIP_IMAGES)
+    both, owners = [], []
     subject = subject.with_shared_conditions()
-    sets = (subject.train, subject.held_out), subject.sources, subject.conditions
-    for images, source, conditions, of in zip(
-        *sets, (subject.subjects, None), strict=True
-    ):
-        rows = _within_range(subject.model, conditions, len(images))[first]
+    model, sets = subject.model, (subject.train, subject.held_out)
+    subjects = subject.subjects, None
+    kinds = zip(sets, subject.sources, subject.conditions, subjects, strict=True)
+    for images, source, conditions, whose in kinds:
+        rows = _within_range(model, conditions, len(images))[:_MAX_MEMBERSHIP_IMAGES]
         own = None if source is None else source[rows], take_rows(conditions, rows)
-        both.append(losses(subject.model, np.asarray(images[rows]), seed, *own))
-        owners.append(number_subjects(of, len(images))[rows])
+        both.append(losses(model, np.asarray(images[rows]), seed, *own))
+        owners.append(number_subjects(whose, len(images))[rows])
     return copies.infer_membership(both[0], both[1], seed, owners)
 
 
 def _within_range(model, conditions, n):
     """List the images whose values are none that would be clipped."""
-    columns = (conditions or {}).items()
-    return [
+    clipped = {
         row
+        for name, values in (conditions or {}).items()
         for row in range(n)
-        if not any(
-            model.conditions_[name].encode(name, x[row])[1] for name, x in columns
-        )
-    ]
+        if model.conditions_[name].encode(name, values[row])[1]
+    }
+    return [row for row in range(n) if row not in clipped]
 
 
 def _is_complete(condition, values):
@@ -362,23 +346,13 @@ def _is_complete(condition, values):
     return (batch.numbers != UNSPECIFIED).all()
 
 
-def _note_conditions(own):
-    """Note with which conditions membership was inferred."""
-    if not own.model.conditions_:
-        return []
-    if shared := own.with_shared_conditions().conditions[0]:
-        return [f"Membership was inferred with the conditions {listed(shared)}."]
-    why = "none is known of all images"
-    return [f"Membership was inferred without conditions: {why}."]
-
-
 def _classes(model, searches, requested, count):
     """Count copies in the levels of each class."""
-    kinds = {name: condition.kind for name, condition in model.conditions_.items()}
     return {
         name: copies.judge_levels(searches, values[:count])
         for name, values in (requested or {}).items()
-        if kinds.get(name) == "class" and any(v is not None for v in values[:count])
+        if model.conditions_[name].kind == "class"
+        and any(v is not None for v in values[:count])
     }
 
 
@@ -411,13 +385,16 @@ def _count(train, held_out, generated, n):
         whole("n", n, copies.MIN_IMAGES)
         available = n if generated is None else available
     counts = min(available, n), min(held_out, n)
-    copies.check_counts(train, counts[1], counts[0])
+    refuse_few("an audit", "held-out", counts[1], copies.MIN_IMAGES)
+    refuse_few("an audit", "generated", counts[0], copies.MIN_IMAGES)
+    refuse_few("an audit", "training", train, copies.N_NEIGHBOURS + 1)
     return counts
 
 
-def _notes(n, n_held_out, n_train):
+def _notes(own, n, n_held_out, generates):
+    """Note what was compared, and with which conditions membership was inferred."""
     start = f"{n} generated images, and {n_held_out} held-out ones as the autoencoder"
-    end = f"were each compared with all {n_train} training images."
+    end = f"were each compared with all {len(own.train)} training images."
     notes = [f"{start} reconstructs them, {end}"]
     fewest = copies.fewest_detectable(n, n_held_out)
     if fewest > 1:
@@ -425,19 +402,22 @@ def _notes(n, n_held_out, n_train):
             f"Of {n} images, fewer than {fewest} copies can't be distinguished from "
             "chance, even if they are exact."
         )
-    return notes
-
-
-def _note_sources(model, generated):
-    if model.source_ is None:
-        return []
-    note = "A sample was made of the source image of each held-out image."
-    if generated is not None:
-        note = (
-            "A sample of a training image's source image is near to that training "
+    if own.model.source_ is not None:
+        notes.append(
+            "A sample was made of the source image of each held-out image."
+            if generates
+            else "A sample of a training image's source image is near to that training "
             "image by design, and no copy: none such must be among the given ones."
         )
-    return [note]
+    if own.model.conditions_:
+        shared = own.with_shared_conditions().conditions[0]
+        notes.append(
+            f"Membership was inferred with the conditions {listed(shared)}."
+            if shared
+            else "Membership was inferred without conditions: none is known of all "
+            "images."
+        )
+    return notes
 
 
 def _suspicious(searches):
@@ -449,10 +429,10 @@ def _suspicious(searches):
     scores = np.stack(
         [
             np.minimum(
-                own.nearness / max(other.nearness.min(), 1e-12),
-                own.distance / max(other.distance.min(), 1e-12),
+                search.generated.nearness / max(search.held_out.nearness.min(), 1e-12),
+                search.generated.distance / max(search.held_out.distance.min(), 1e-12),
             )
-            for _, own, other, _ in searches.values()
+            for search in searches.values()
         ]
     )
     names, best = list(searches), scores.argmin(0)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 import hashlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,40 +13,23 @@ from dipy_ldm._conditions import ConditionsLike, check_names, without_unknown
 from dipy_ldm._utils.checks import InputError, check_seed, whole
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.subjects import number_subjects
-from dipy_ldm._utils.values import take_rows, with_codes
+from dipy_ldm._utils.values import listed, take_rows, with_codes
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._batches import scaled_to
 from dipy_ldm.data._image_checks import check_finite, check_range
 from dipy_ldm.data._scans import ImagesLike
 from dipy_ldm.data._table_rows import join_rows
 from dipy_ldm.data.channels import Channel, scan_column
-from dipy_ldm.evaluation import _anatomy as anatomy
+from dipy_ldm.evaluation import (
+    _anatomy as anatomy,
+    _fidelity as fidelity,
+    two_sample,
+)
 from dipy_ldm.evaluation._condition_probe import Probed, class_accuracy, probe_all
 from dipy_ldm.evaluation._evaluation_report import conclude, write_page
-from dipy_ldm.evaluation._fidelity import (
-    MIN_IMAGES,
-    Sets,
-    compute_features,
-    measure_fidelity,
-    measure_reconstruction,
-    measure_sharpness,
-    measure_texture,
-    measure_variety,
-)
+from dipy_ldm.evaluation._fidelity import MIN_IMAGES, Sets
 from dipy_ldm.evaluation._page import Report
-from dipy_ldm.evaluation.features import (
-    Features,
-    classify,
-    features_of,
-    refuse_equal_names,
-)
-from dipy_ldm.evaluation.two_sample import (
-    NetworkTest,
-    check_count,
-    grey_levels,
-    logistic_test,
-    network_test,
-)
+from dipy_ldm.evaluation.features import Features, classify, features_of
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.vqvae import VQVAE
 
@@ -94,7 +77,7 @@ class Evaluation(Report):
     probes: dict[str, Probed]
     affine: np.ndarray | None
     notes: list[str]
-    network: NetworkTest | None = None
+    network: two_sample.NetworkTest | None = None
     channels: Sequence[Channel] = ()
 
     def conclusions(self) -> list[tuple[str, str]]:
@@ -181,71 +164,60 @@ def evaluate(
     of_generated = {"requested": requested, "subjects_generated": subjects_generated}
     check_arguments(model, generated, of_generated, sampling, seed)
     kinds = features_of(model) if features is None else list(features)
-    refuse_equal_names(kinds)
+    _refuse_equal_names(kinds)
     images, subjects = _read_images(model, real, subjects, "real image")
-    conditions = without_unknown(
-        model.conditions_,
-        read_conditions(model, "conditions", conditions, len(images), subjects),
-    )
-    whose, samples = number_subjects(subjects, len(images)), None
+    conditions = read_usable(model, "conditions", conditions, len(images), subjects)
+    whose, origins = number_subjects(subjects, len(images)), None
     if generated is not None:
-        own = subjects_generated
-        samples = _read_samples(model, generated, requested, own, subjects, len(images))
-    count = choose_sample_count(len(images), samples and len(samples.images), n)
-    rows = _apart(whose, count, samples and samples.subjects)
-    notes = _describe_counts(whose, rows, samples and samples.subjects)
+        samples, own = _read_images(
+            model, generated, subjects_generated, "generated image"
+        )
+        requested = read_conditions(model, "requested", requested, len(samples), own)
+        origins = _number_samples(own, len(samples), subjects, len(images))
+    n_samples = None if origins is None else len(origins)
+    rows = _apart(whose, choose_sample_count(len(images), n_samples, n), origins)
+    notes = _describe_counts(whose, rows, origins)
     if classifier:
-        check_count(len(rows[0]))
-    if samples:
-        samples = samples.take(rows[2])
-    else:
+        two_sample.check_count(len(rows[0]))
+    if origins is None:
         source = sources_of(model, source, len(images))
         options = {"seed": seed, "verbose": verbose, **sampling}
-        generated = generate(model, rows[1], conditions, source, options)
-        own = whose[rows[1]]  # of whose sources they are, or else others
-        own = own if source is not None else len(images) + np.arange(len(generated))
-        samples = _Samples(generated, take_rows(conditions, rows[1]), own)
-    sets = _sets(model.vqvae_, images, samples, rows, whose)
-    labels = _labels_of_sets(conditions, samples, rows)
+        samples, requested = generate(model, rows[1], conditions, source, options)
+        # Of whose sources they are made, or of none.
+        nobody = len(images) + np.arange(len(samples))
+        origins = nobody if source is None else whose[rows[1]]
+    else:
+        samples, requested = samples[rows[2]], take_rows(requested, rows[2])
+        origins = origins[rows[2]]
+    subjects = _by_set(whose[rows[0]], whose[rows[1]], origins)
+    sets = _sets(model.vqvae_, images, rows, samples, subjects)
+    reference, floor = (take_rows(conditions, own) for own in rows[:2])
+    labels = _by_set(reference, floor, requested)
     return _measure(model, sets, labels, kinds, notes, classifier, seed, verbose)
 
 
-class _Samples(NamedTuple):
-    """Samples, what they were asked to be, and numbers of whom they were made of."""
-
-    images: np.ndarray
-    requested: dict[str, list] | None
-    subjects: np.ndarray
-
-    def take(self, rows):
-        """Take some of them."""
-        requested = take_rows(self.requested, rows)
-        return _Samples(self.images[rows], requested, self.subjects[rows])
+def _refuse_equal_names(features):
+    """Refuse features of the same name, by which their figures are kept."""
+    names = [kind.name for kind in features]
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"`features` must have different names, not {listed(names)}; name yours "
+            "with own(function, name)."
+        )
 
 
-def _read_samples(model, generated, requested, own, subjects, n_real):
-    """Read given samples; real images of the same subjects have the same numbers."""
-    images, own = _read_images(model, generated, own, "generated image")
-    requested = read_conditions(model, "requested", requested, len(images), own)
-    numbers = number_subjects(own, len(images), "subjects_generated") + n_real
-    if own is not None and subjects is not None:
-        total = n_real + len(images)
-        numbers = number_subjects([*subjects, *own], total)[n_real:]
-    return _Samples(images, requested, numbers)
+def _number_samples(own, n, subjects, n_real):
+    """Return numbers of the subjects of samples: of real images those of these."""
+    numbers = number_subjects(own, n, "subjects_generated") + n_real
+    if own is None or subjects is None:
+        return numbers
+    return number_subjects([*subjects, *own], n_real + n)[n_real:]
 
 
-def _measure(model, sets, labels, kinds, notes, classifier, seed, verbose):
-    """Measure all figures."""
-    affine = model.vqvae_.affine_ if sets.real.ndim == 5 else None
-    rows, measured, figures = _compare(model, sets, kinds, affine, seed, verbose)
-    network = None
-    if classifier:
-        network, figures["classifier"] = _two_sample_tests(sets, rows, seed, verbose)
-    # What the model's own encoder sees is no independent judge.
-    judges = {kind.name: rows[kind.name] for kind in kinds if kind.independent}
-    probes, probe_notes = _probe(model, sets, labels, judges, figures, seed)
-    rest = affine, notes + probe_notes, network, model.channels_
-    return Evaluation(figures, sets, measured, probes, *rest)
+def _by_set(reference, real, generated):
+    """Name what belongs to the images of each set: reconstructions are of real ones."""
+    sets = {"reference": reference, "real": real, "reconstructed": real}
+    return sets | {"generated": generated}
 
 
 def _read_images(model, images, subjects, name):
@@ -299,6 +271,11 @@ def read_conditions(
     return columns or None
 
 
+def read_usable(model: LatentDiffusion, *of_images: Any) -> dict[str, list] | None:
+    """Return conditions as :func:`read_conditions`, without levels of no training."""
+    return without_unknown(model.conditions_, read_conditions(model, *of_images))
+
+
 def sources_of(
     model: LatentDiffusion, source: npt.ArrayLike | None, n: int, name: str = "source"
 ) -> np.ndarray | None:
@@ -314,11 +291,15 @@ def generate(
     conditions: Mapping[str, Sequence] | None,
     source: np.ndarray | None,
     options: dict[str, Any],
-) -> np.ndarray:
-    """Generate a sample for each of some rows of conditions and source images."""
+) -> tuple[np.ndarray, dict[str, list] | None]:
+    """Generate a sample for each of some rows of conditions and source images.
+
+    Returned are samples, and the conditions that they were asked for with.
+    """
     own = None if source is None else source[rows]
     requested = take_rows(conditions, rows)
-    return model.predict(len(rows), conditions=requested, source=own, **options)
+    images = model.predict(len(rows), conditions=requested, source=own, **options)
+    return images, requested
 
 
 def choose_sample_count(
@@ -329,18 +310,19 @@ def choose_sample_count(
         whole("n", n, MIN_IMAGES)
     elif generated is not None:
         refuse_unequal(real, generated, "real")
-    if real < 2 * MIN_IMAGES:
-        raise InputError(
-            f"an evaluation needs {2 * MIN_IMAGES} real images, half of them to "
-            f"compare with, not {real}; give more."
-        )
-    if generated is not None and generated < MIN_IMAGES:
-        raise InputError(
-            f"an evaluation needs {MIN_IMAGES} generated images, not {generated}; give "
-            "more."
-        )
+    refuse_few("an evaluation", "real", real, 2 * MIN_IMAGES)
+    if generated is not None:
+        refuse_few("an evaluation", "generated", generated, MIN_IMAGES)
     limits = [real // 2, MAX_IMAGES] + [x for x in (generated, n) if x is not None]
     return min(limits)
+
+
+def refuse_few(task: str, kind: str, count: int, minimum: int) -> None:
+    """Refuse sets that are too small for a task."""
+    if count < minimum:
+        raise InputError(
+            f"{task} needs {minimum} {kind} images, not {count}; give more."
+        )
 
 
 def _describe_counts(whose, rows, of_samples):
@@ -417,22 +399,12 @@ def _halve(order, whose, count, of_samples):
     return rows, min(len(np.unique(x)) for x in owners)
 
 
-def _labels_of_sets(conditions, samples, rows):
-    """Return the labels of each set: true ones or, for samples, requested ones."""
-    reference, real = (take_rows(conditions, own) for own in rows[:2])
-    labels = {"reference": reference, "real": real, "reconstructed": real}
-    return labels | {"generated": samples.requested}
-
-
-def _sets(vqvae, images, samples, rows, whose):
+def _sets(vqvae, images, rows, samples, subjects):
     """Make sets of equal sizes, in [0, 1], with reconstructions."""
     reference, real = (np.asarray(images[own], "float32") for own in rows[:2])
-    generated = np.asarray(samples.images, "float32")
+    generated = np.asarray(samples, "float32")
     refuse_real([*reference, *real], generated)
     arrays = reference, real, generated, vqvae.predict(real)
-    of_reference, of_real = whose[rows[:2]]
-    subjects = {"reference": of_reference, "real": of_real, "reconstructed": of_real}
-    subjects["generated"] = samples.subjects
     return Sets._make([*(scaled(array, vqvae) for array in arrays), subjects])
 
 
@@ -460,51 +432,70 @@ def scaled(images: np.ndarray, vqvae: VQVAE, first: int = 0) -> np.ndarray:
     return np.clip(scaled_to(np.asarray(images, "float32"), vqvae.intensity_), 0, 1)
 
 
-def run_tasks(tasks: Mapping[str, Callable], verbose: bool) -> dict[str, Any]:
+def run_tasks(
+    tasks: Mapping[str, Callable], verbose: bool, prefix: str = ""
+) -> dict[str, Any]:
     """Run tasks one after the other, behind a progress bar with their names."""
     results = {}
     bar = tqdm(tasks.items(), disable=not verbose)
     for name, task in bar:
-        bar.set_description(name)
+        bar.set_description(prefix + name)
         results[name] = task()
     return results
 
 
-def _compare(model, sets, kinds, affine, seed, verbose):
-    """Return features of all sets, measurements of volumes, and all figures."""
+def _measure(model, sets, labels, kinds, notes, classifier, seed, verbose):
+    """Measure all figures."""
+    affine = model.vqvae_.affine_ if sets.real.ndim == 5 else None
+    tasks = {k.name: partial(fidelity.compute_features, sets, k) for k in kinds}
+    rows = run_tasks(tasks, verbose, "features, ")
     tasks = {
-        f"features, {kind.name}": partial(_compare_features, sets, kind, seed)
+        kind.name: partial(_compare_features, sets, kind, rows[kind.name], seed)
         for kind in kinds
     }
-    tasks["variety"] = partial(measure_variety, sets, seed)
-    tasks["sharpness"] = partial(measure_sharpness, sets, seed)
-    tasks["reconstruction"] = partial(measure_reconstruction, model.vqvae_, sets, seed)
-    if affine is not None:
-        tasks["texture"] = partial(measure_texture, sets, seed)
-        column = scan_column(model.channels_)
-        if column is not None:
-            tasks["anatomy"] = partial(_measure_anatomy, sets, affine, column)
-        if channels := model.channels_:
-            measure = anatomy.measure_channels
-            bounds = model.vqvae_.intensity_
-            tasks["channels"] = partial(measure, channels, sets, affine, seed, bounds)
-    results = run_tasks(tasks, verbose)
-    rows, records = {}, {}
-    for kind in kinds:
-        rows[kind.name], records[kind.name] = results.pop(f"features, {kind.name}")
-    measured = results.pop("anatomy", {})
-    figures = {"n": len(sets.real), "features": records} | results
+    compared = run_tasks(tasks, verbose, "fidelity, ")
+    figures: dict[str, Any] = {"n": len(sets.real), "features": compared}
+    figures |= run_tasks(_further_tasks(model, sets, affine, seed), verbose)
+    measured = figures.pop("anatomy", {})
     if measured:
-        compared = anatomy.compare_anatomy(measured, sets, seed)
+        apart = anatomy.compare_anatomy(measured, sets, seed)
         unit = "standard deviations of the real volumes"
-        figures["anatomy"] = {"unit": unit, **compared}
-    return rows, measured, figures
+        figures["anatomy"] = {"unit": unit, **apart}
+    network = None
+    if classifier:
+        network, figures["classifier"] = _two_sample_tests(sets, rows, seed, verbose)
+    # What the model's own encoder sees is no independent judge.
+    judges = {kind.name: rows[kind.name] for kind in kinds if kind.independent}
+    probes, probe_notes = _probe(model, sets, labels, judges, figures, seed)
+    rest = affine, notes + probe_notes, network, model.channels_
+    return Evaluation(figures, sets, measured, probes, *rest)
 
 
-def _compare_features(sets, kind, seed):
-    rows = compute_features(sets, kind)
-    figures = measure_fidelity(rows, seed, sets.subjects)
-    return rows, {"version": kind.version, "says": kind.says, "figures": figures}
+def _compare_features(sets, kind, rows, seed):
+    figures = fidelity.measure_fidelity(rows, seed, sets.subjects)
+    return {"version": kind.version, "says": kind.says, "figures": figures}
+
+
+def _further_tasks(model, sets, affine, seed):
+    """Return what is to be measured beside features."""
+    tasks = {
+        "variety": partial(fidelity.measure_variety, sets, seed),
+        "sharpness": partial(fidelity.measure_sharpness, sets, seed),
+        "reconstruction": partial(
+            fidelity.measure_reconstruction, model.vqvae_, sets, seed
+        ),
+    }
+    if affine is None:
+        return tasks
+    tasks["texture"] = partial(fidelity.measure_texture, sets, seed)
+    channels = model.channels_
+    if (column := scan_column(channels)) is not None:
+        tasks["anatomy"] = partial(_measure_anatomy, sets, affine, column)
+    if channels:
+        bounds = model.vqvae_.intensity_
+        measure = anatomy.measure_channels
+        tasks["channels"] = partial(measure, channels, sets, affine, seed, bounds)
+    return tasks
 
 
 def _measure_anatomy(sets, affine, column):
@@ -518,26 +509,25 @@ def _measure_anatomy(sets, affine, column):
 def _two_sample_tests(sets, rows, seed, verbose):
     """Let networks, and regressions on features, tell each set from the reference."""
     images = sets.by_name
-    rows = rows | {"grey levels": {n: grey_levels(x) for n, x in images.items()}}
-    subjects = {name: sets.whose("reference", name) for name in sets.compared}
+    greys = {name: two_sample.grey_levels(x) for name, x in images.items()}
 
     def against_reference(test, of, name):
-        pair = of["reference"], of[name]
-        return test(*pair, subjects=subjects[name], seed=seed)
+        subjects = sets.whose("reference", name)
+        return test(of["reference"], of[name], subjects=subjects, seed=seed)
 
     tasks = {
-        f"classifier, {n}": partial(against_reference, network_test, images, n)
-        for n in subjects
+        name: partial(against_reference, two_sample.network_test, images, name)
+        for name in sets.compared
     }
-    tests = dict(zip(subjects, run_tasks(tasks, verbose).values()))
-    figures = {
+    tests = run_tasks(tasks, verbose, "classifier, ")
+    figures: dict[str, dict] = {
         "network": {name: test.auc for name, test in tests.items()},
         "learnt": {name: test.learnt for name, test in tests.items()},
         "rounds": {name: test.rounds for name, test in tests.items()},
-        "features": {
-            kind: {n: against_reference(logistic_test, of, n) for n in subjects}
-            for kind, of in rows.items()
-        },
+    }
+    figures["features"] = {
+        kind: {n: against_reference(two_sample.logistic_test, of, n) for n in tests}
+        for kind, of in (rows | {"grey levels": greys}).items()
     }
     return tests["generated"], figures
 

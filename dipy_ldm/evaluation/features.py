@@ -4,16 +4,16 @@ Images are ``(n, *space, channels)`` in [0, 1] here. A further kind of features 
 :class:`Features` with a function of one's own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dipy_ldm import _backend, _serialization
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import listed
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.metrics.images import halve
 
@@ -104,16 +104,6 @@ def features_of(model: LatentDiffusion) -> list[Features]:
     return [first, voxels(), encoder(model)]
 
 
-def refuse_equal_names(features: Sequence[Features]) -> None:
-    """Refuse features of the same name, by which their figures are kept."""
-    names = [kind.name for kind in features]
-    if len(set(names)) < len(names):
-        raise InputError(
-            f"`features` must have different names, not {listed(names)}; name yours "
-            "with own(function, name)."
-        )
-
-
 def own(function: Callable[[np.ndarray], np.ndarray], name: str = "own") -> Features:
     """Make features of a function.
 
@@ -156,15 +146,19 @@ def encoder(model: LatentDiffusion) -> Features:
     What the autoencoder does not see can't be found in them: they are no independent
     judge, but the one that tells what the diffusion itself does.
     """
-    vqvae = model.vqvae_
-    low, high = vqvae.intensity_
 
     def of(images):
-        latents = vqvae.encode(images * np.float32(high - low) + np.float32(low))
+        latents = model.vqvae_.encode(unscaled(images, model.vqvae_.intensity_))
         return shrunk(model._scaled(latents), _MAX_LATENTS)
 
     says = "Latents of the model's own encoder, averaged until there are at most 512."
     return Features("encoder", 1, says, of, independent=False)
+
+
+def unscaled(images: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    """Scale images from [0, 1] to the range of the training."""
+    low, high = bounds
+    return images * np.float32(high - low) + np.float32(low)
 
 
 def digits() -> Features:
@@ -175,7 +169,12 @@ def digits() -> Features:
     digits.
     """
     says = "The 128 features of a packaged classifier of MNIST (99.3 % right)."
-    return Features("classifier", 1, says, lambda x: _apply(_digits(), x)[0])
+    return Features("classifier", 1, says, lambda x: _apply_digits(0, x))
+
+
+def _apply_digits(output, images):
+    """Return one of the classifier's outputs: features, or probabilities."""
+    return _apply(lambda batch: _digits()(batch)[output], images)
 
 
 @cache
@@ -218,7 +217,7 @@ def build_classifier(recipe: dict) -> Any:
 
 def classify(images: np.ndarray) -> np.ndarray:
     """Return the probabilities ``(n, 10)`` of digits ``(n, 28, 28, 1)`` in [0, 1]."""
-    return _apply(_digits(), images)[1]
+    return _apply_digits(1, images)
 
 
 def random_network(shape: tuple[int, ...]) -> Features:
@@ -245,6 +244,7 @@ def _build_random(shape):
     rng = np.random.default_rng(_RANDOM_SEED)
     conv = {2: layers.Conv2D, 3: layers.Conv3D}[rank]
     pool = {2: layers.AveragePooling2D, 3: layers.AveragePooling3D}[rank]
+    axes = tuple(range(1, rank + 1))
     images = keras.Input((*(None,) * rank, shape[-1]))
     x, pooled = images, []
     for before, width in pairwise((shape[-1], *_RANDOM_WIDTHS)):
@@ -256,16 +256,9 @@ def _build_random(shape):
         # Both signs of an edge count, as both are there.
         x = layers.Activation(ops.abs)(convolution(x))
         convolution.set_weights([kernel.astype("float32"), np.zeros(width, "float32")])
-        pooled += [_pooled(x, ops.mean, rank), _pooled(x, ops.std, rank)]
+        pooled += [ops.mean(x, axes), ops.std(x, axes)]
         x = pool(2, padding="same")(x)
     return keras.Model(images, layers.Concatenate()(pooled))
-
-
-def _pooled(x, statistic, rank):
-    from keras import layers
-
-    axes = tuple(range(1, rank + 1))
-    return layers.Lambda(lambda y: statistic(y, axes), output_shape=(x.shape[-1],))(x)
 
 
 def _compiled(network):
@@ -274,12 +267,5 @@ def _compiled(network):
 
 def _apply(run, images):
     """Apply a compiled network to images in batches."""
-    from keras import ops, tree
-
-    def joined(*parts):
-        return np.concatenate([ops.convert_to_numpy(part) for part in parts])
-
-    size = max(1, _BATCH_VALUES // int(np.prod(images.shape[1:-1])))
-    starts = range(0, len(images), size)
-    parts = [run(np.asarray(images[i : i + size], "float32")) for i in starts]
-    return tree.map_structure(joined, *parts)
+    size = max(1, _BATCH_VALUES // math.prod(images.shape[1:-1]))
+    return _backend.in_batches(run, np.asarray(images, "float32"), size)

@@ -22,9 +22,9 @@ from scipy import ndimage, optimize, special
 from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.evaluation._memorization import area_under_curve
-from dipy_ldm.metrics import Interval, bootstrap
+from dipy_ldm.metrics import Interval
 from dipy_ldm.metrics.distributions import as_rows
-from dipy_ldm.metrics.intervals import subjects_of, widened
+from dipy_ldm.metrics.intervals import bootstrap_share, subjects_of
 from dipy_ldm.nn._blocks import conv
 from dipy_ldm.nn._building import SeededInitializer, seeded
 from dipy_ldm.prior import _ridge as regression
@@ -132,11 +132,10 @@ def network_test(
     """
     sides = [as_shown(images) for images in (real, generated)]
     check_count(*map(len, sides))
-    if sides[0].shape[1:] != sides[1].shape[1:]:
-        shapes = " and ".join(str(side.shape[1:]) for side in sides)
-        raise InputError(f"images must be of one shape, not of {shapes}.")
+    as_rows(real, generated, minimum=1)  # refuses sets of different shapes
     folds = _split(subjects, [len(side) for side in sides], 2, seed)
     cutter = _Cutter(sides[0].shape[1:])
+    shares = np.linspace(0, 1, _TEST_PLANES if len(cutter.axes) > 1 else 1)
     log_odds, learnt = [np.zeros(len(side)) for side in sides], []
     recognised, maps = [], []
     for fold in range(2):
@@ -145,7 +144,7 @@ def network_test(
         )
         learnt.append(course)
         for images, own, odds in zip(sides, folds, log_odds):
-            planes = map(cutter.test_planes, images[own == fold])
+            planes = (cutter.planes(image, shares) for image in images[own == fold])
             odds[own == fold] = [
                 ops.convert_to_numpy(network(x)).mean() for x in planes
             ]
@@ -244,11 +243,7 @@ def _auc(log_odds, folds, subjects, seed):
         )
 
     pairs = [np.stack(pair, 1) for pair in zip(log_odds, folds)]
-    area = bootstrap(mean, *pairs, seed=seed, subjects=subjects).within(0, 1)
-    whose = [subjects_of(own, len(odds)) for own, odds in zip(subjects, log_odds)]
-    # Without an error, all that is resampled is the same.
-    n = min(len(np.unique(own)) for own in whose)
-    return widened(area, n) if round(area.value * n) in (0, n) else area
+    return bootstrap_share(mean, *pairs, seed=seed, subjects=subjects)
 
 
 def _held_out_log_odds(rows, labels, folds, penalties):
@@ -310,16 +305,6 @@ class _Cutter:
         cuts = (self.cut(image, axis, numbers[axis], shift) for axis in self.axes)
         return np.concatenate(list(cuts))
 
-    def training_planes(self, image, rng):
-        """Draw planes to learn from, moved a little."""
-        shift = rng.integers(-_MAX_SHIFT, _MAX_SHIFT + 1, 2)
-        return self.planes(image, rng.random(_TRAINING_PLANES), shift)
-
-    def test_planes(self, image):
-        """Cut the planes that an image is judged by."""
-        count = _TEST_PLANES if len(self.axes) > 1 else 1
-        return self.planes(image, np.linspace(0, 1, count))
-
     def saliency(self, gradient, image):
         """Return where a network looks: gradient times input, over all planes."""
         total = np.zeros(self.space, "float32")
@@ -340,13 +325,14 @@ def _train(cutter, sides, seed):
     rng = np.random.default_rng(seed)
     labels = np.repeat([[0.0], [1.0]], _IMAGES, 0)
 
+    def draw(image):  # planes, moved a little
+        shift = rng.integers(-_MAX_SHIFT, _MAX_SHIFT + 1, 2)
+        return cutter.planes(image, rng.random(_TRAINING_PLANES), shift)
+
     def batches():
         while True:
             images = np.concatenate([rng.choice(side, _IMAGES) for side in sides])
-            yield (
-                np.stack([cutter.training_planes(image, rng) for image in images]),
-                labels,
-            )
+            yield np.stack(list(map(draw, images))), labels
 
     def stop(epoch, logs):
         model.stop_training = logs["accuracy"] >= _LEARNT

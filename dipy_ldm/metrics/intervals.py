@@ -9,6 +9,9 @@ import numpy.typing as npt
 from dipy_ldm._utils.checks import InputError, at_least, whole
 from dipy_ldm._utils.subjects import blocks
 
+# Draws of nearest neighbours, and how many samples of a set are drawn at most.
+_SUBSAMPLES, _MAX_SUBSAMPLE = 100, 500
+
 
 class Interval(NamedTuple):
     """A figure, and the bounds between which it is confidently."""
@@ -84,10 +87,8 @@ def bootstrap(
 
 
 def subsample(
-    statistic: Callable[..., npt.ArrayLike],
+    statistic: Callable[..., Sequence[float]],
     *samples: npt.ArrayLike,
-    most: int = 500,
-    resamples: int = 100,
     seed: int = 0,
     subjects: Sequence[npt.ArrayLike | None] | None = None,
 ) -> list[Interval]:
@@ -100,16 +101,11 @@ def subsample(
 
     Shapes: samples ``(n, *shape)`` of one n, subjects ``(n,)``.
     """
-    whole("resamples", resamples, 2)
     sets = [np.asarray(sample) for sample in samples]
-    n = at_least("the number of samples", min(map(len, sets)), 4)
-    if max(map(len, sets)) > n:
-        raise InputError("give sets of equal sizes.")
-    size, rng = min(n // 2, most), np.random.default_rng(seed)
-    values = np.asarray(statistic(*sets), float)
     groups = [_rows(*pair) for pair in zip(sets, subjects or [None] * len(sets))]
-    resampled = []
-    for _ in range(resamples):
+    n, rng, resampled = len(sets[0]), np.random.default_rng(seed), []
+    size = min(n // 2, _MAX_SUBSAMPLE)
+    for _ in range(_SUBSAMPLES):
         drawn = (_taken(rows, rng.permutation(len(rows)))[:size] for rows in groups)
         resampled.append(statistic(*(x[rows] for x, rows in zip(sets, drawn))))
     figures = np.array(resampled, float)
@@ -117,7 +113,7 @@ def subsample(
     centred = (figures - np.median(figures, axis=0)) * np.sqrt(size / (n - size))
     return [
         bootstrap_interval(float(value), value + spread)
-        for value, spread in zip(values, centred.T, strict=True)
+        for value, spread in zip(statistic(*sets), centred.T, strict=True)
     ]
 
 
@@ -127,6 +123,14 @@ def subjects_of(subjects: npt.ArrayLike | None, n: int) -> np.ndarray:
     if len(whose) != n:
         raise InputError(f"give the subject of each of {n} samples, not {len(whose)}.")
     return whose
+
+
+def fewest_subjects(
+    samples: Sequence[np.ndarray], subjects: Sequence[npt.ArrayLike | None]
+) -> int:
+    """Count the subjects of each set of samples, and return the lowest count."""
+    whose = map(subjects_of, subjects, map(len, samples))
+    return min(len(np.unique(own)) for own in whose)
 
 
 def _rows(samples, subjects):
@@ -193,6 +197,19 @@ def widened(share: Interval, n: int) -> Interval:
     """
     _, low, high = binomial(round(share.value * n), n)
     return share._replace(low=min(share.low, low), high=max(share.high, high))
+
+
+def bootstrap_share(
+    statistic: Callable[..., float],
+    *samples: np.ndarray,
+    seed: int,
+    subjects: Sequence[npt.ArrayLike | None],
+) -> Interval:
+    """Return the bootstrap interval of a share; where it is 0 or 1 the exact one."""
+    share = bootstrap(statistic, *samples, seed=seed, subjects=subjects).within(0, 1)
+    n = fewest_subjects(samples, subjects)
+    # Without an error, all that is resampled is the same.
+    return widened(share, n) if round(share.value * n) in (0, n) else share
 
 
 def _checked(confidence):

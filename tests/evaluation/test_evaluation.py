@@ -24,12 +24,16 @@ from dipy_ldm.evaluation import (
     _fidelity as fidelity,
     _memorization as membership,
 )
-from dipy_ldm.evaluation._condition_probe import fit_ridge, probe, probe_all
+from dipy_ldm.evaluation._condition_probe import (
+    _fit_ridge as fit_ridge,
+    _probe as probe,
+    probe_all,
+)
 from dipy_ldm.evaluation._evaluation_report import conclude, write_page
 from dipy_ldm.evaluation._fidelity import (
     Sets,
+    _distances as distances,
     compute_features,
-    distances,
     interior,
     is_worse_than_real,
     measure_fidelity,
@@ -215,7 +219,7 @@ def test_subjects_may_have_unequal_numbers_of_images(rng):
     whose = np.repeat(np.arange(20), np.arange(20) % 3 + 1)
     rows = rng.standard_normal((2, len(whose), 36))
     assert len(whose) == 39
-    distance = fidelity._frechet(*rows, 0, (whose, whose))
+    distance = fidelity._frechet(*rows, seed=0, subjects=(whose, whose))
     assert distance.low < distance.value
 
 
@@ -372,41 +376,41 @@ def test_ridge_predicts_held_out_values(rng):
     rows = rng.standard_normal((60, 8)) * [5, 1, 1, 1, 1, 1, 1, 0]
     slopes = rng.standard_normal((8, 2))
     targets = rows @ slopes + 3
-    ridge = fit_ridge(rows, targets + 0.01 * rng.standard_normal((60, 2)))
-    assert ridge.explained > 0.999
+    explained, predict = fit_ridge(rows, targets + 0.01 * rng.standard_normal((60, 2)))
+    assert explained > 0.999
     others = rng.standard_normal((5, 8)) * ([1] * 7 + [0])
-    npt.assert_allclose(ridge.predict(others), others @ slopes + 3, atol=0.05)
+    npt.assert_allclose(predict(others), others @ slopes + 3, atol=0.05)
     # Of noise, in more features than there are samples, it tells nothing.
-    wide = fit_ridge(rng.standard_normal((40, 300)), rng.standard_normal((40, 1)))
-    assert -0.2 < wide.explained < 0.3
-    same = fit_ridge(np.ones((9, 3)), np.arange(9.0)[:, None])
-    assert same.predict(np.ones((2, 3))).tolist() == [[4], [4]]
+    wide, _ = fit_ridge(rng.standard_normal((40, 300)), rng.standard_normal((40, 1)))
+    assert -0.2 < wide < 0.3
+    _, predict = fit_ridge(np.ones((9, 3)), np.arange(9.0)[:, None])
+    assert predict(np.ones((2, 3))).tolist() == [[4], [4]]
 
 
 def test_ridge_is_not_fitted_to_scans_of_the_same_subject(rng):
     whose = np.repeat(np.arange(40), 3)
     people, numbers = rng.standard_normal((40, 200)), rng.standard_normal((40, 1))
     rows = people[whose] + 0.1 * rng.standard_normal((120, 200))
-    assert fit_ridge(rows, numbers[whose]).explained > 0.8
-    assert fit_ridge(rows, numbers[whose], whose).explained < 0.2
+    assert fit_ridge(rows, numbers[whose])[0] > 0.8
+    assert fit_ridge(rows, numbers[whose], whose)[0] < 0.2
     true = people[:, :1] * 3 + people[:, 1:2]
-    ridge = fit_ridge(rows, true[whose], whose)
+    explained, predict = fit_ridge(rows, true[whose], whose)
     others = rng.standard_normal((400, 200))
     wanted = others[:, :1] * 3 + others[:, 1:2]
-    told = 1 - np.mean((ridge.predict(others) - wanted) ** 2) / wanted.var()
-    assert ridge.explained == pytest.approx(told, abs=0.2)
+    told = 1 - np.mean((predict(others) - wanted) ** 2) / wanted.var()
+    assert explained == pytest.approx(told, abs=0.2)
 
 
 def test_probes_know_whose_images_are(sizes, monkeypatch):
     rows, known = sizes
     seen = []
-    fit = probes.fit_ridge
+    fit = probes._fit_ridge
 
     def see(rows, targets, subjects=None):
         seen.append(subjects)
         return fit(rows, targets, subjects)
 
-    monkeypatch.setattr(probes, "fit_ridge", see)
+    monkeypatch.setattr(probes, "_fit_ridge", see)
     whose = np.arange(60) // 2
     found = probe("continuous", rows, known, subjects={"reference": whose})
     # Nothing is known of the fourth.
@@ -531,30 +535,28 @@ def test_probe_compares_requested_classes(sizes):
 
 def test_unreadable_condition_gets_a_sentence(sizes):
     rows, known = sizes
-    number = SimpleNamespace(kind="continuous")
-    few = {of: {"size": [None] * 50 + v[50:]} for of, v in known.items()}
-    probes, (note,) = probe_all({"size": number}, few, rows)
-    assert probes == {}
-    assert "size is what was asked for can't be told: only 10 real images" in note
-    same = {of: {"size": [5.0] * 60} for of in known}
-    assert "the same in all" in probe_all({"size": number}, same, rows)[1][0]
-    alone = {of: {"size": ["F"] * 60} for of in known}
-    classes = {"size": SimpleNamespace(kind="class")}
-    assert "are of one level" in probe_all(classes, alone, rows)[1][0]
-    unasked = {of: {"size": list("FM") * 30} for of in known}
-    unasked["generated"] = {"size": [None] * 60}
-    assert "with a class must be at least 1" in probe_all(classes, unasked, rows)[1][0]
-    along = {of: {"size": [(0.0, 0.6, 0.8)] * 60} for of in known}
-    directions = {"size": SimpleNamespace(kind="direction")}
-    assert "it is a direction" in probe_all(directions, along, rows)[1][0]
+
+    def probe_sizes(kind, columns, rows=rows):
+        labels = {of: v and {"size": v} for of, v in columns.items()}
+        return probe_all({"size": SimpleNamespace(kind=kind)}, labels, rows)
+
+    all_of = partial(dict.fromkeys, known)
+    few = {of: [None] * 50 + v[50:] for of, v in known.items()}
+    unasked = all_of(list("FM") * 30) | {"generated": [None] * 60}
+    for kind, columns, sentence in (
+        ("continuous", few, "size is what was asked for can't be told: only 10 real"),
+        ("continuous", all_of([5.0] * 60), "the same in all"),
+        ("class", all_of(["F"] * 60), "are of one level"),
+        ("class", unasked, "with a class must be at least 1"),
+        ("direction", all_of([(0.0, 0.6, 0.8)] * 60), "it is a direction"),
+    ):
+        probes, (note,) = probe_sizes(kind, columns)
+        assert probes == {} and sentence in note
     # The model's own encoder, which is left out, may be all there is.
-    (sentence,) = probe_all(
-        {"size": number}, {of: {"size": v} for of, v in known.items()}, {}
-    )[1]
-    assert "no features are independent of the model's own encoder" in sentence
+    _, (note,) = probe_sizes("continuous", known, {})
+    assert "no features are independent of the model's own encoder" in note
     # And nothing where nothing was asked for.
-    none = {of: {"size": v} for of, v in known.items()} | {"generated": None}
-    assert probe_all({"size": number}, none, rows) == ({}, [])
+    assert probe_sizes("continuous", known | {"generated": None}) == ({}, [])
 
 
 def test_the_page_says_whether_a_model_listens():
@@ -588,12 +590,13 @@ def test_counts():
     assert choose_sample_count(100, 30) == 30
     assert choose_sample_count(100, None, 20) == 20
     assert choose_sample_count(100_000) == 5000
-    with pytest.raises(InputError, match="needs 40"):
-        choose_sample_count(39)
-    with pytest.raises(InputError, match="needs 20 generated images, not 19"):
-        choose_sample_count(100, 19)
-    with pytest.raises(InputError, match="^n must be at least 20"):
-        choose_sample_count(100, None, 5)
+    for numbers, message in (
+        ((39,), "needs 40"),
+        ((100, 19), "needs 20 generated images, not 19"),
+        ((100, None, 5), "^n must be at least 20"),
+    ):
+        with pytest.raises(InputError, match=message):
+            choose_sample_count(*numbers)
 
 
 def test_an_evaluation_of_images(diffusion, blobs, tmp_path, monkeypatch):
@@ -638,7 +641,7 @@ def test_page_shows_classifier_results(diffusion, blobs, monkeypatch):
         auc = Interval(0.5, 0.4, 0.6) if generated.std() > 0.1 else Interval(1, 1, 1)
         return NetworkTest(auc, 1.0, 7, ([], []), np.arange(8), maps)
 
-    monkeypatch.setattr("dipy_ldm.evaluation.evaluate.network_test", test)
+    monkeypatch.setattr("dipy_ldm.evaluation.two_sample.network_test", test)
     real = np.concatenate([blobs, blobs[:32] + 0.1])
     features = [own(lambda x: x[:, ::4, ::4])]
     options = {"features": features, "classifier": True}
@@ -687,26 +690,32 @@ def test_levels_that_the_model_does_not_know_are_left_out(
     assert caplog.messages == ["32 real images: site C is not known, and left out."]
 
 
-def test_options_without_effect_are_refused(diffusion, blobs):
-    with pytest.raises(InputError, match="`step` has no effect on images that are"):
-        evaluate(diffusion, blobs, blobs[:40], step=2)
-    with pytest.raises(InputError, match="`requested` is of `generated`; give these"):
-        evaluate(diffusion, blobs, requested={"age": range(64)})
-
-
-def test_unfitted_models_are_refused(vqvae, blobs):
-    for model, sentence in (
-        ("mnist", r"must be a LatentDiffusion, not 'mnist'; .*LatentDiffusion.load"),
-        (LatentDiffusion(vqvae), "this LatentDiffusion is not fitted; call fit"),
-    ):
-        with pytest.raises(InputError, match=sentence):
-            evaluate(model, blobs)
-
-
-def test_volumes_tell_whose_they_are(diffusion, blobs):
+def test_arguments_that_do_not_fit_are_refused(diffusion, vqvae, blobs):
+    refuse = partial(evaluate, diffusion)
+    broken, few = blobs.copy(), blobs[:40]
+    broken[3, 5, 5] = np.nan
     files = [f"sub-{i // 16}_T1w.nii" for i in range(64)]
-    with pytest.raises(InputError, match="the real images are of 4 subjects"):
-        evaluate(diffusion, Volumes(blobs, None, np.eye(4), files))
+    named = Volumes(blobs, None, np.eye(4), files)
+    same = [own(lambda x: x[:, ::4, ::4]), own(lambda x: x[:, ::2, ::2])]
+    unfitted = LatentDiffusion(vqvae)
+    for call, message in (
+        (lambda: refuse(blobs, few, step=2), "`step` has no effect on images that are"),
+        (lambda: refuse(blobs, requested={"age": [1]}), "`requested` is of `generated"),
+        (lambda: evaluate("mnist", blobs), r", not 'mnist'; .*LatentDiffusion.load"),
+        (lambda: evaluate(unfitted, blobs), "this LatentDiffusion is not fitted"),
+        (lambda: refuse(named), "the real images are of 4 subjects"),
+        (lambda: refuse(blobs, few, seed=-1), "seed must be a whole number from 0"),
+        (lambda: refuse(broken, few), "real image 3 has NaN or infinite values"),
+        (lambda: refuse(blobs, broken[:40]), "generated image 3 has NaN"),
+        (lambda: scaled(broken, diffusion.vqvae_), "^image 3 has NaN"),
+        (lambda: refuse(blobs, features=same), "names, not own, own; name yours"),
+        (
+            lambda: refuse(np.repeat(blobs, 7, 0), few),
+            "448 real and 40 generated .*tenfold, .* `n`",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
 
 
 def test_conditions_of_pandas_are_in_their_order():
@@ -721,34 +730,6 @@ def test_conditions_of_pandas_are_in_their_order():
     with pytest.raises(InputError, match="and drop the names"):
         read(named, 3)
     assert read(None, 3) is None
-
-
-def test_seeds_that_are_none_are_refused(diffusion, blobs):
-    with pytest.raises(InputError, match="seed must be a whole number from 0"):
-        evaluate(diffusion, blobs, blobs[:40], seed=-1)
-
-
-def test_images_that_are_not_finite_are_refused(diffusion, blobs):
-    broken = blobs.copy()
-    broken[3, 5, 5] = np.nan
-    with pytest.raises(InputError, match="real image 3 has NaN or infinite values"):
-        evaluate(diffusion, broken, blobs[:40])
-    with pytest.raises(InputError, match="generated image 3 has NaN"):
-        evaluate(diffusion, blobs, broken[:40])
-    with pytest.raises(InputError, match="^image 3 has NaN"):
-        scaled(broken, diffusion.vqvae_)
-
-
-def test_features_of_one_name_are_refused(diffusion, blobs):
-    features = [own(lambda x: x[:, ::4, ::4]), own(lambda x: x[:, ::2, ::2])]
-    with pytest.raises(InputError, match="different names, not own, own; name yours"):
-        evaluate(diffusion, blobs, features=features)
-
-
-def test_sizes_that_differ_tenfold_are_refused(diffusion, blobs):
-    many = np.repeat(blobs, 7, 0)
-    with pytest.raises(InputError, match="448 real and 40 generated .*tenfold, .* `n`"):
-        evaluate(diffusion, many, blobs[:40])
 
 
 def test_as_json_of_nested_records():
