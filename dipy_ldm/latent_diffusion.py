@@ -1016,7 +1016,7 @@ class LatentDiffusion(Estimator):
             self.vqvae_.factor,
             self.conditions_,
             self.source_,
-            expects=prior.conditional_mean is not None,
+            with_mean=prior.conditional_mean is not None,
             directions=prior.gaussian and len(prior.gaussian.loadings),
         )
         self._denoiser = ConditionalDenoiser(architecture, prior)
