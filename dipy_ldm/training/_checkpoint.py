@@ -15,7 +15,7 @@ from dipy_ldm import _backend, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm._utils.signals import Terminated
-from dipy_ldm.training._options import Length
+from dipy_ldm.training._options import Length, require_same_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -122,35 +122,30 @@ class TrainingRecord(keras.callbacks.Callback):
     def restore(self, model: keras.Model) -> None:
         """Restore a compiled model from the checkpoint, if there is one."""
         model.optimizer.build(model.trainable_variables)
-        whole = None
         if self.path is not None and self.path.exists():
             whole, (tensors, document) = _serialization.newest(self.path)
-            self._refuse_others(document["settings"])
             self.history, self.done = document["history"], document["steps"]
+        require_same_checkpoint("steps", self.done)
+        if self.done == 0:
+            return
+        self._refuse_others(document["settings"])
         state = dict(_variables(model))
-        if self.done and any(
+        if any(
             name not in tensors or tensors[name].shape != tuple(variable.shape)
             for name, variable in state.items()
         ):
             raise InputError(
                 f"{self.path} was written by an earlier version; remove it."
             )
-        seen = _backend.gather_from_workers(self.done)
-        if len(set(seen)) > 1:
-            raise InputError(
-                f"the checkpoint {self.path} is not the same for all workers (steps in "
-                f"it: {seen}); write to a folder that all machines share."
-            )
-        if whole is not None and whole != self.path and _backend.is_chief():
+        if whole != self.path and _backend.is_chief():
             whole.replace(self.path)
-        if self.done:
-            for name, variable in state.items():
-                variable.assign(tensors[name])
-            self.best.restore(tensors, self.history)
-            # The metrics are made when training begins, and are given these then.
-            self._figures = [
-                tensors[name] for name in sorted(tensors) if name.startswith("metric.")
-            ]
+        for name, variable in state.items():
+            variable.assign(tensors[name])
+        self.best.restore(tensors, self.history)
+        # The metrics are made when training begins, and are given these then.
+        self._figures = [
+            tensors[name] for name in sorted(tensors) if name.startswith("metric.")
+        ]
 
     def _refuse_others(self, settings):
         # With a lower rate goes on what came to no end with a higher one.
