@@ -51,4 +51,8 @@ def gpu_capabilities() -> list[tuple[int, ...]]:
 
 def gpu_memory() -> float | None:
     """Return how many bytes of the GPU are free; None if there is none."""
-    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
+    if not torch.cuda.is_available():
+        return None
+    # What PyTorch has taken and not used is as good as free.
+    cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return torch.cuda.mem_get_info()[0] + cached

@@ -118,3 +118,12 @@ def test_fewer_examples_need_no_other_program():
     assert traced == [(8, 3), (1, 3)]
     layer.set_weights([np.ones((3, 2)), np.zeros(2)])
     npt.assert_allclose(apply(x)[:, 0], x.sum(1), rtol=1e-5)
+
+
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="of PyTorch alone")
+def test_what_pytorch_keeps_unused_is_free(monkeypatch):
+    cuda = {"is_available": True, "mem_get_info": (30, 80)}
+    cuda |= {"memory_reserved": 40, "memory_allocated": 15}
+    for name, value in cuda.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda value=value: value)
+    assert _backend.free_memory() == 55
