@@ -18,8 +18,6 @@ __version__ = "0.2.0"
 
 __all__ = ["VQVAE", "InputError", "LatentDiffusion", "__version__", "make_strategy"]
 
-# What Keras may be told to compute with, and need not be there.
-_BACKENDS = ("tensorflow", "jax", "torch", "openvino")
 _HOMES = {
     "VQVAE": ".vqvae",
     "LatentDiffusion": ".latent_diffusion",
@@ -42,20 +40,8 @@ def __getattr__(name):
     if name in _HOMES:
         from dipy_ldm._utils.startup import gc_disabled
 
-        try:
-            with gc_disabled():
-                return getattr(import_module(_HOMES[name], __name__), name)
-        except ModuleNotFoundError as error:
-            if error.name not in _BACKENDS:
-                raise
-            from dipy_ldm._utils.checks import InputError
-
-            # Keras' own words would have us install it.
-            raise InputError(
-                f"Keras is set to a backend of {error.name}, which is not installed; "
-                "install it, or choose another in ~/.keras/keras.json or by the "
-                "variable KERAS_BACKEND, and start Python again."
-            ) from error
+        with gc_disabled():
+            return getattr(import_module(_HOMES[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

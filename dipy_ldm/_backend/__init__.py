@@ -14,10 +14,13 @@ from dipy_ldm._utils.startup import quiet
 try:
     with quiet():
         import keras
-except ValueError as error:  # a backend that Keras does not know, either
+except (ImportError, ValueError) as error:
+    # A backend that is not installed, of which Keras has other words each time, or
+    # that Keras does not know, either.
     raise InputError(
-        f"Keras can't be imported ({error}); choose 'tensorflow', 'jax' or 'torch' in "
-        "~/.keras/keras.json or by the variable KERAS_BACKEND, and start Python again."
+        f"Keras can't be imported ({error}); install what is missing, or choose "
+        "'tensorflow', 'jax' or 'torch' in ~/.keras/keras.json or by the variable "
+        "KERAS_BACKEND, and start Python again."
     ) from error
 
 from dipy_ldm._backend.memory import release_memory
