@@ -113,31 +113,32 @@ def test_steps_are_those_of_the_weights():
     assert training._replace(steps=20).length(50) == Length(epoch=12, total=40)
 
 
+def watching(stage):
+    return DivergenceCheck(stage, SimpleNamespace(done=0))
+
+
 def end_rounds(watch, *errors):
-    """Let a watch see all steps of rounds, and the error after each."""
+    """Let a watch see the error after each of some rounds."""
     for number, error in enumerate(errors):
-        for step in range(watch.done, watch.stage.length.end(number)):
-            watch.on_train_batch_end(step, {"loss": 1.0})
+        watch.record.done = watch.stage.length.end(number)
         watch.on_epoch_end(number, {"mse": error})
 
 
 def test_a_training_that_learns_nothing_for_a_fifth_of_its_length_stops():
     stage = staged("autoencoder", Length(10, 1000), "mse", 0.1)
-    end_rounds(DivergenceCheck(stage), 0.2, 0.05, 0.1)
-    with pytest.raises(InputError, match="nothing in 200 steps .* learning rate"):
-        end_rounds(DivergenceCheck(stage), 0.2, 0.05, 0.1, 0.099)
-    # A callback has ended the last round at its third step.
-    watch = DivergenceCheck(stage)
+    watch = watching(stage)
     end_rounds(watch, 0.2, 0.05, 0.1)
-    for step in range(3):
-        watch.on_train_batch_end(step, {"loss": 1.0})
+    # A callback has ended the last round at its third step.
+    watch.record.done += 3
     watch.on_epoch_end(3, {"mse": 0.099})
+    with pytest.raises(InputError, match="nothing in 200 steps .* learning rate"):
+        end_rounds(watching(stage), 0.2, 0.05, 0.1, 0.099)
 
 
 def test_short_trials_are_not_stopped():
     def learn_nothing(steps):
         length = Length(1, steps)
-        watch = DivergenceCheck(staged("autoencoder", length, "mse", 0.1))
+        watch = watching(staged("autoencoder", length, "mse", 0.1))
         end_rounds(watch, *[0.2] * length.rounds)
         return watch.good_until
 
@@ -160,7 +161,7 @@ def test_early_stop_is_judged_by_actual_steps(caplog):
 
 @pytest.mark.parametrize("loss", [np.nan, np.inf])
 def test_a_loss_that_is_no_number_stops_the_training_at_once(loss):
-    watch = DivergenceCheck(staged("guide", Length(1, 90)))
+    watch = watching(staged("guide", Length(1, 90)))
     watch.on_train_batch_end(0, {"loss": 1.0})
     with pytest.raises(InputError, match="of the guide became .* last checkpoint"):
         watch.on_train_batch_end(1, {"loss": loss})
@@ -180,7 +181,7 @@ def test_with_a_guide_alone_a_model_is_not_fitted(guide):
     model, record = SimpleNamespace(), SimpleNamespace(history={"step": [1]})
     stage = staged("diffusion", Length(1, 2))
     stage.guide, stage.options = guide, ResolvedOptions()
-    trainer._Report(model, stage, record).on_epoch_end(0, {"loss": 1.0})
+    trainer._report(model, stage, record, 0, {"loss": 1.0})
     assert hasattr(model, "history_") == (not guide)
 
 
