@@ -22,11 +22,6 @@ from dipy_ldm._utils.checks import InputError, choose
 
 logger = logging.getLogger(__name__)
 
-_TOO_LATE = (
-    "several machines must be joined before TensorFlow is used for anything else; call "
-    "dipy_ldm.make_strategy() first and give its result as strategy."
-)
-
 
 def make_strategy(
     name: str | tf.distribute.Strategy | None = "auto",
@@ -64,13 +59,14 @@ def make_strategy(
     if not isinstance(name, str):
         return name
     least = choose("strategy", name, STRATEGIES)
+    workers = cluster.find_cluster()
     if devices is None:
         _refuse_idle_gpus(alone)
         _share_gpus()
-    workers = cluster.find_cluster()
-    if devices is not None:
+    else:
         devices = _match(devices)
-        _show_gpus(devices)
+        gpus = _gpus()
+        _show_gpus([gpus[d] for d in devices if d in gpus])
     _grow_as_needed()
     if name == "multi_worker" or (name == "auto" and workers and not alone):
         return _multi_worker(workers)
@@ -115,7 +111,10 @@ def _multi_worker(workers):
     except GONE as error:
         raise ConnectionError(lost_worker_message(error)) from error
     except RuntimeError as error:
-        raise InputError(_TOO_LATE) from error
+        raise InputError(
+            "several machines must be joined before TensorFlow is used for anything "
+            "else; call dipy_ldm.make_strategy() first and give its result as strategy."
+        ) from error
     finally:
         signals.reinstall()
 
@@ -173,9 +172,7 @@ def _share_gpus():
     gpus = tf.config.list_physical_devices("GPU")
     # Fewer GPUs than workers: they were shared out already.
     if step > 1 and len(gpus) >= step:
-        # What is started already keeps what it has.
-        with suppress(RuntimeError):
-            tf.config.set_visible_devices(gpus[first::step], "GPU")
+        _show_gpus(gpus[first::step])
 
 
 def _owners(kind):
@@ -206,13 +203,11 @@ def _match(names):
     return list(dict.fromkeys(requested))
 
 
-def _show_gpus(devices):
-    """Hide all GPUs but those that are requested: no other is started."""
-    gpus = _gpus()
-    shown = list(dict.fromkeys(gpus[name] for name in devices if name in gpus))
+def _show_gpus(gpus):
+    """Hide all GPUs but these: no other is started."""
     # What is started already keeps what it has.
     with suppress(RuntimeError):
-        tf.config.set_visible_devices(shown, "GPU")
+        tf.config.set_visible_devices(list(dict.fromkeys(gpus)), "GPU")
 
 
 def _grow_as_needed():

@@ -6,9 +6,6 @@ import gc
 import os
 import sys
 
-# Whether the collector waits.
-DISABLES_GC = True
-
 
 @contextmanager
 def gc_disabled(freeze: bool = False) -> Iterator[None]:
@@ -17,7 +14,7 @@ def gc_disabled(freeze: bool = False) -> Iterator[None]:
     Keras and TensorFlow are half a million objects that stay, and the collector would
     go through all that are there again and again as they come: a quarter of the time.
     """
-    if not DISABLES_GC or "keras" in sys.modules or not gc.isenabled():
+    if "keras" in sys.modules or not gc.isenabled():
         # All that is large is there, or somebody else has cared for it.
         yield
         return
