@@ -44,7 +44,7 @@ def conditionally(
     (change if bool(condition) else otherwise)()
 
 
-def gpu_capabilities() -> list[tuple[int, ...]]:
+def gpu_capabilities(strategy: None) -> list[tuple[int, ...]]:
     """Return the compute capability of the GPU, such as (8, 0), if there is one."""
     return [torch.cuda.get_device_capability()] if torch.cuda.is_available() else []
 

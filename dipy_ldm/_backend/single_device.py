@@ -27,6 +27,7 @@ backend: Any = import_module(f"{__package__}.on_{keras.config.backend()}")
 ReplicatedModel = StoppableModel
 compiled = backend.compiled
 conditionally = backend.conditionally
+gpu_capabilities = backend.gpu_capabilities
 gradients = backend.gradients
 
 
@@ -87,11 +88,6 @@ def require_agreement(facts: dict) -> None:
 def sum_of_replicas(tensors: list) -> list:
     """Return the tensors of the only replica."""
     return tensors
-
-
-def gpu_capabilities(strategy: None) -> list[tuple[int, ...]]:
-    """Return the compute capability of the GPU, such as (8, 0), if there is one."""
-    return backend.gpu_capabilities()
 
 
 def free_memory(strategy: None = None) -> float:

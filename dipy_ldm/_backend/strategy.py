@@ -65,7 +65,7 @@ def make_strategy(
         _share_gpus()
     else:
         devices = _match(devices)
-        gpus = _gpus()
+        gpus = _devices("GPU")
         _show_gpus([gpus[d] for d in devices if d in gpus])
     _grow_as_needed()
     if name == "multi_worker" or (name == "auto" and workers and not alone):
@@ -175,23 +175,25 @@ def _share_gpus():
         _show_gpus(gpus[first::step])
 
 
-def _owners(kind):
-    """List the devices of a kind; one that poses as several, as often as it does."""
-    return [
+def _devices(kind):
+    """Return devices by their names; one that poses as several, as often as it does."""
+    devices = [
         device
         for device in tf.config.list_physical_devices(kind)
         for _ in tf.config.get_logical_device_configuration(device) or [None]
     ]
+    return {f"{kind}:{number}": device for number, device in enumerate(devices)}
 
 
-def _gpus():
-    """Return the GPUs by their names, as they are before any is hidden."""
-    return {f"GPU:{i}": gpu for i, gpu in enumerate(_owners("GPU"))}
+def _visible_gpus():
+    """Return the GPUs that are not hidden by their names."""
+    visible = tf.config.get_visible_devices("GPU")
+    return {name: gpu for name, gpu in _devices("GPU").items() if gpu in visible}
 
 
 def _match(names):
     """Return the names of requested devices, or refuse them."""
-    available = [*_gpus(), *(f"CPU:{i}" for i in range(len(_owners("CPU"))))]
+    available = [*_devices("GPU"), *_devices("CPU")]
     kind = available[0].partition(":")[0]  # GPUs come first
     requested = [f"{kind}:{n}" if str(n).isdigit() else str(n).upper() for n in names]
     missing = [name for name in requested if name not in available]
@@ -232,9 +234,8 @@ def _mirrored(devices):
 
 def _start(devices):
     """Start TensorFlow; return the names of the chosen devices, as it has them."""
-    shown = tf.config.get_visible_devices("GPU")
-    visible = [name for name, gpu in _gpus().items() if gpu in shown]
-    if hidden := [n for n in devices or () if n in _gpus() and n not in visible]:
+    visible = list(_visible_gpus())
+    if hidden := [d for d in devices or () if "GPU" in d and d not in visible]:
         raise InputError(
             f"TensorFlow was started without {', '.join(hidden)} in this process; name "
             "all devices at first, or start another process."
@@ -276,8 +277,7 @@ def free_memory(strategy: tf.distribute.Strategy | None = None) -> float:
 
 def _gpus_of(strategy):
     """List the GPUs of this machine that the work is spread over."""
-    visible = tf.config.get_visible_devices("GPU")
-    shown = [gpu for gpu in _owners("GPU") if gpu in visible]
+    shown = list(_visible_gpus().values())
     if strategy is None:
         return shown[:1]
     names = [d.rpartition("device:")[2] for d in strategy.extended.worker_devices]

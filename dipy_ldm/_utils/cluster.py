@@ -181,17 +181,17 @@ def _report(cluster, facts, end, limit):
     message = json.dumps(hello) + "\n"
     reason = "could not be reached"
     while (remaining := end - time.monotonic()) > 0:
-        try:
-            with socket.create_connection((host, int(port)), timeout=remaining) as link:
-                reason = "did not answer, since others are missing or it is not one"
-                link.sendall(message.encode())
-                answer = json.loads(link.makefile().readline(_LONGEST))
-                if answer["job"] == _job():
-                    return answer["refusal"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            pass
         # Not started yet, restarted, or not this program.
-        time.sleep(max(0, min(0.2, remaining)))
+        with (
+            suppress(OSError, ValueError, KeyError, TypeError, RecursionError),
+            socket.create_connection((host, int(port)), timeout=remaining) as link,
+        ):
+            reason = "did not answer, since others are missing or it is not one"
+            link.sendall(message.encode())
+            answer = json.loads(link.makefile().readline(_LONGEST))
+            if answer["job"] == _job():
+                return answer["refusal"]
+        time.sleep(min(0.2, remaining))
     return (
         f"the chief at {cluster.addresses[0]} {reason} (within {limit} s); check that "
         "all workers were started, and that the port is open."
@@ -281,12 +281,12 @@ def _hello(text, expected):
     return None
 
 
-def difference(chief: dict, other: dict, worker: int) -> str | None:
+def difference(chief: dict, facts: dict, worker: int) -> str | None:
     """Describe how a worker differs from the chief."""
     differ = [
-        f"{name} is {other.get(name)} there and {chief.get(name)} for the chief"
-        for name in sorted(chief | other)
-        if chief.get(name) != other.get(name)
+        f"{name} is {facts.get(name)} there and {chief.get(name)} for the chief"
+        for name in sorted(chief | facts)
+        if chief.get(name) != facts.get(name)
     ]
     if not differ:
         return None

@@ -89,7 +89,7 @@ def _create(place, mode):
             # Others took it for a leftover before it was locked.
             stream.close()
             continue
-        if not locked or _bars_others(partial):
+        if not locked or _is_mandatory(partial):
             # Systems without locks don't move open files.
             stream.close()
         return partial, stream
@@ -99,17 +99,17 @@ def _remove_leftover(partial):
     """Remove a partial file that a killed process left."""
     with suppress(OSError), open(partial, "rb+") as stream:
         locked = lock(stream.fileno(), exclusively=True, wait=False)
-        if locked and is_open(partial, stream.fileno()) and not _bars_others(partial):
+        if locked and is_open(partial, stream.fileno()) and not _is_mandatory(partial):
             partial.unlink()
 
 
-def _bars_others(path):
-    """Return whether the lock of a file bars others from using it, as on SMB."""
+def _is_mandatory(path):
+    """Return whether the lock of a file bars all from using it, as on SMB."""
     try:
-        with open(path, "rb+", buffering=0) as other:
-            if not other.read(1):
-                other.write(b"0")
-                other.truncate(0)
+        with open(path, "rb+", buffering=0) as stream:
+            if not stream.read(1):
+                stream.write(b"0")
+                stream.truncate(0)
     except PermissionError:
         return True
     return False

@@ -128,7 +128,7 @@ class TrainingRecord(keras.callbacks.Callback):
         require_same_checkpoint("steps", self.done)
         if self.done == 0:
             return
-        self._refuse_others(document["settings"])
+        self._refuse_changed(document["settings"])
         state = _named(model=model.variables, optimizer=model.optimizer.variables)
         if any(
             name not in tensors or tensors[name].shape != tuple(variable.shape)
@@ -147,7 +147,7 @@ class TrainingRecord(keras.callbacks.Callback):
             tensors[name] for name in sorted(tensors) if name.startswith("metric.")
         ]
 
-    def _refuse_others(self, settings):
+    def _refuse_changed(self, settings):
         # With a lower rate goes on what came to no end with a higher one.
         changed = [
             f"{name} was {settings.get(name)} and is {self.settings.get(name)}"
