@@ -9,7 +9,7 @@ from keras import ops
 import numpy as np
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, _backend, _serialization
+from dipy_ldm import VQVAE, _backend, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import Batches
 from dipy_ldm.data._image_checks import survey
@@ -18,6 +18,8 @@ from dipy_ldm.training._checkpoint import BestWeights, TrainingRecord
 from dipy_ldm.training._optimizer import FlatAdam
 from dipy_ldm.training._options import Length, ResolvedOptions
 from dipy_ldm.training._trainer import DivergenceCheck, Progress, Stage
+
+TINY = {"widths": (8,), "blocks": 1, "n_codes": 16, "code_dim": 2}
 
 
 def staged(title, length, figure="loss", baseline=1.0):
@@ -185,12 +187,11 @@ def test_with_a_guide_alone_a_model_is_not_fitted(guide):
     assert hasattr(model, "history_") == (not guide)
 
 
-def test_error_of_the_first_step_is_raised(vqvae, blobs, monkeypatch):
+def test_error_of_the_first_step_is_raised(blobs, monkeypatch):
     fail = mock.Mock(side_effect=RuntimeError("there is no such convolution"))
     monkeypatch.setattr(FlatAdam, "_step", fail)
-    model = LatentDiffusion(vqvae, widths=(8,), blocks=1, guide=False)
     with pytest.raises(RuntimeError, match="there is no such convolution"):
-        model.fit(blobs, epochs=1, verbose=False)
+        VQVAE(**TINY).fit(blobs, epochs=1, verbose=False)
 
 
 @pytest.fixture
@@ -216,22 +217,17 @@ def test_an_interruption_that_python_drops_is_heeded_at_the_next_step(blobs, ctr
         rounds.append(vqvae.history_["step"][-1])
         Swallowing()
 
-    vqvae = VQVAE(widths=(8,), blocks=1, n_codes=16, code_dim=2)
     with pytest.raises(KeyboardInterrupt):
-        vqvae.fit(blobs, epochs=9, callbacks=[tell], verbose=False)
+        VQVAE(**TINY).fit(blobs, epochs=9, callbacks=[tell], verbose=False)
     assert rounds == [1]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_job_that_ignores_ctrl_c_goes_on(blobs, ctrl_c):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    vqvae = VQVAE(widths=(8,), blocks=1, n_codes=16, code_dim=2)
-
-    def tell(vqvae):
-        signal.raise_signal(signal.SIGINT)
-
-    vqvae.fit(blobs, epochs=3, callbacks=[tell], verbose=False)
-    assert vqvae.history_["epoch"][-1] == 3
+    interrupt = lambda vqvae: signal.raise_signal(signal.SIGINT)  # noqa: E731
+    fit = {"epochs": 3, "callbacks": interrupt, "verbose": False}
+    assert VQVAE(**TINY).fit(blobs, **fit).history_["epoch"][-1] == 3
 
 
 class Watching(keras.callbacks.Callback):
@@ -259,9 +255,8 @@ def test_a_callback_of_keras_may_stop_a_training_within_a_round(blobs):
             stop.model.stop_training = True
 
     stop = keras.callbacks.LambdaCallback(on_train_batch_end=end)
-    vqvae = VQVAE(widths=(8, 8), n_codes=16, code_dim=2)
-    vqvae.fit(blobs, epochs=2, batch_size=8, callbacks=[stop], verbose=False)
-    assert vqvae.history_["step"] == [3]
+    fit = {"epochs": 2, "batch_size": 8, "callbacks": [stop], "verbose": False}
+    assert VQVAE(**TINY).fit(blobs, **fit).history_["step"] == [3]
 
 
 def test_all_machines_stop_where_one_does(blobs, monkeypatch):
@@ -271,16 +266,14 @@ def test_all_machines_stop_where_one_does(blobs, monkeypatch):
         return [value, value is False and next(other, False)]
 
     monkeypatch.setattr(_backend, "gather_from_workers", gather)
-    vqvae = VQVAE(widths=(8, 8), n_codes=16, code_dim=2)
-    fit = {"batch_size": 8, "precision": "float32", "verbose": False}
-    vqvae.fit(blobs, epochs=3, **fit)
-    assert len(vqvae.history_["step"]) == 1
+    fit = {"epochs": 3, "precision": "float32", "verbose": False}
+    assert len(VQVAE(**TINY).fit(blobs, batch_size=8, **fit).history_["step"]) == 1
 
 
 def test_callbacks_of_keras_get_the_figures_of_the_history(blobs, tmp_path):
     watching, told = Watching(), []
     table = keras.callbacks.CSVLogger(tmp_path / "log.csv")
-    vqvae = VQVAE(widths=(8,), n_codes=16, code_dim=2)
+    vqvae = VQVAE(**TINY)
     fit = {"validation_data": blobs[:4], "epochs": 2, "batch_size": 16}
     callbacks = [watching, table, told.append]
     vqvae.fit(blobs, callbacks=callbacks, verbose=False, **fit)
