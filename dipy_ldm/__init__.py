@@ -38,9 +38,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 def __getattr__(name):
     # Keras takes seconds to import: it waits until an estimator is asked for (PEP 562).
     if name in _HOMES:
-        from dipy_ldm._utils.startup import backend_required, gc_disabled
+        from dipy_ldm._utils.startup import gc_disabled
 
-        with gc_disabled(), backend_required():
+        with gc_disabled():
             return getattr(import_module(_HOMES[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

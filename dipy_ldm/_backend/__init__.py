@@ -14,10 +14,13 @@ from dipy_ldm._utils.startup import quiet
 try:
     with quiet():
         import keras
-except ValueError as error:  # a backend that Keras does not know, either
+except (ImportError, ValueError) as error:
+    # A backend that is not installed, of which Keras has other words each time, or
+    # that Keras does not know, either.
     raise InputError(
-        f"Keras can't be imported ({error}); choose 'tensorflow', 'jax' or 'torch' in "
-        "~/.keras/keras.json or by the variable KERAS_BACKEND, and start Python again."
+        f"Keras can't be imported ({error}); install what is missing, or choose "
+        "'tensorflow', 'jax' or 'torch' in ~/.keras/keras.json or by the variable "
+        "KERAS_BACKEND, and start Python again."
     ) from error
 
 from dipy_ldm._backend.memory import release_memory
@@ -67,25 +70,5 @@ if TYPE_CHECKING or keras.config.backend() == "tensorflow":
 
     warn_without_onednn()
 else:
-    from dipy_ldm._backend.single_device import (
-        ReplicatedModel,
-        add_to,
-        broadcast_from_chief,
-        chief_first,
-        compiled,
-        conditionally,
-        distribute_batches,
-        distributed,
-        free_memory,
-        gather_from_workers,
-        gpu_capabilities,
-        gradients,
-        in_batches,
-        is_chief,
-        is_first_replica,
-        make_strategy,
-        require_agreement,
-        run_two_at_a_time,
-        scope,
-        sum_of_replicas,
-    )
+    # The same functions, for one device.
+    from dipy_ldm._backend.single_device import *  # noqa: F403

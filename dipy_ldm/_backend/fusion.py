@@ -10,6 +10,10 @@ from functools import cache
 import keras
 from keras import ops
 
+_ON_TENSORFLOW = keras.config.backend() == "tensorflow"
+if _ON_TENSORFLOW:
+    import tensorflow as tf
+
 # Loops over elements that XLA makes one of; graphs that are traced once for all tensors
 # of the same shapes; gradients that are not TensorFlow's own; one name for all weights.
 FUSED_LOOPS = True
@@ -25,17 +29,11 @@ def _on_cpu():
     JAX fuses by itself, and PyTorch has no graph. With GPUs Keras compiles whole steps
     itself, where it can.
     """
-    if keras.config.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-
-    return not tf.config.list_physical_devices("GPU")
+    return _ON_TENSORFLOW and not tf.config.list_physical_devices("GPU")
 
 
 @cache
 def _traced(function, loop):
-    import tensorflow as tf
-
     return tf.function(function, autograph=False, jit_compile=loop)
 
 
@@ -43,8 +41,6 @@ def _call(function, tensors, traced, loop):
     """Call a function, traced once for all tensors of the same shapes if asked to."""
     if not (traced and _on_cpu()):
         return function(*tensors)
-    import tensorflow as tf
-
     # What variables are now: as such they would be kept with what is traced.
     return _traced(function, loop)(*map(tf.convert_to_tensor, tensors))
 
@@ -70,11 +66,7 @@ def cached_trace(function: Callable) -> Callable:
 
 def sum_of_squares(x):
     """Sum the squares of a tensor, where TensorFlow would write them first."""
-    if keras.config.backend() != "tensorflow":
-        return ops.sum(ops.square(x))
-    import tensorflow as tf
-
-    return 2 * tf.nn.l2_loss(x)
+    return 2 * tf.nn.l2_loss(x) if _ON_TENSORFLOW else ops.sum(ops.square(x))
 
 
 def with_gradient(function: Callable, gradient: Callable, kept: int = 0) -> Callable:
@@ -109,10 +101,9 @@ def canonical_variable_names() -> Iterator[None]:
     For each name and shape it takes a millisecond, and 35 KiB until the process ends.
     The names that Keras has for them, with that of their layer, stay.
     """
-    if not CANONICAL_NAMES or keras.config.backend() != "tensorflow":
+    if not (CANONICAL_NAMES and _ON_TENSORFLOW):
         yield
         return
-    import tensorflow as tf
 
     def create(following, **options):
         with tf.name_scope("weights/"):

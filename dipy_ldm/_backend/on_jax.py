@@ -66,7 +66,7 @@ def conditionally(
         variable.assign(value)
 
 
-def gpu_capabilities() -> list[tuple[int, ...]]:
+def gpu_capabilities(strategy: None) -> list[tuple[int, ...]]:
     """Return the compute capability of the GPU, such as (8, 0), if there is one."""
     device = jax.devices()[0]
     if device.platform != "gpu":

@@ -44,11 +44,15 @@ def conditionally(
     (change if bool(condition) else otherwise)()
 
 
-def gpu_capabilities() -> list[tuple[int, ...]]:
+def gpu_capabilities(strategy: None) -> list[tuple[int, ...]]:
     """Return the compute capability of the GPU, such as (8, 0), if there is one."""
     return [torch.cuda.get_device_capability()] if torch.cuda.is_available() else []
 
 
 def gpu_memory() -> float | None:
     """Return how many bytes of the GPU are free; None if there is none."""
-    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
+    if not torch.cuda.is_available():
+        return None
+    # What PyTorch has taken and not used is as good as free.
+    cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return torch.cuda.mem_get_info()[0] + cached

@@ -7,7 +7,7 @@ JAX or PyTorch chooses.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from itertools import count
 from typing import Any
@@ -27,53 +27,40 @@ backend: Any = import_module(f"{__package__}.on_{keras.config.backend()}")
 ReplicatedModel = StoppableModel
 compiled = backend.compiled
 conditionally = backend.conditionally
+gpu_capabilities = backend.gpu_capabilities
 gradients = backend.gradients
 
 
 def make_strategy(
     name: object = "auto", devices: object = None, *, alone: bool = False
-):
+) -> None:
     """Refuse to spread the work; see ``dipy_ldm._backend.strategy``."""
-    backend_name = keras.config.backend()
-    if name is None:
-        return None
-    if not isinstance(name, str):
-        raise InputError(
-            f"a strategy of TensorFlow can't be used while Keras computes with "
-            f"{backend_name}; leave it out, or set KERAS_BACKEND=tensorflow."
-        )
-    choose("strategy", name, STRATEGIES)
-    if name in ("mirrored", "multi_worker"):
+    if isinstance(name, str):
+        choose("strategy", name, STRATEGIES)
+    if name not in ("auto", "none", None):
         raise InputError(
             f"the strategy {name} is for TensorFlow, and Keras computes with "
-            f"{backend_name}; set KERAS_BACKEND=tensorflow, or leave out strategy."
+            f"{keras.config.backend()}; set KERAS_BACKEND=tensorflow, or leave it out."
         )
     if devices is not None:
         raise InputError(
             f"devices are chosen for TensorFlow alone, and Keras computes with "
-            f"{backend_name}; leave out devices, and hide those that are not to be "
-            "used (CUDA_VISIBLE_DEVICES)."
+            f"{keras.config.backend()}; leave out devices, and hide those that are not "
+            "to be used (CUDA_VISIBLE_DEVICES)."
         )
     if name == "auto" and not alone and cluster.in_company():
         raise InputError(
-            f"several tasks were started, and with {backend_name} each would train "
-            "all by itself; start one, or set KERAS_BACKEND=tensorflow."
+            f"several tasks were started, and with {keras.config.backend()} each would "
+            "train all by itself; start one, or set KERAS_BACKEND=tensorflow."
         )
-    return None
 
 
-def scope(strategy: None) -> AbstractContextManager:
-    """Return a context that changes nothing."""
+def distributed(strategy: None) -> AbstractContextManager:
+    """Return a context that changes nothing: there is one device."""
     return nullcontext()
 
 
-@contextmanager
-def distributed(strategy: None) -> Iterator[None]:
-    """Within this context, change nothing: there is one device."""
-    yield
-
-
-chief_first = distributed
+scope = chief_first = distributed
 
 
 def is_chief() -> bool:
@@ -101,11 +88,6 @@ def require_agreement(facts: dict) -> None:
 def sum_of_replicas(tensors: list) -> list:
     """Return the tensors of the only replica."""
     return tensors
-
-
-def gpu_capabilities(strategy: None) -> list[tuple[int, ...]]:
-    """Return the compute capability of the GPU, such as (8, 0), if there is one."""
-    return backend.gpu_capabilities()
 
 
 def free_memory(strategy: None = None) -> float:

@@ -22,11 +22,6 @@ from dipy_ldm._utils.checks import InputError, choose
 
 logger = logging.getLogger(__name__)
 
-_TOO_LATE = (
-    "several machines must be joined before TensorFlow is used for anything else; call "
-    "dipy_ldm.make_strategy() first and give its result as strategy."
-)
-
 
 def make_strategy(
     name: str | tf.distribute.Strategy | None = "auto",
@@ -64,13 +59,14 @@ def make_strategy(
     if not isinstance(name, str):
         return name
     least = choose("strategy", name, STRATEGIES)
+    workers = cluster.find_cluster()
     if devices is None:
         _refuse_idle_gpus(alone)
         _share_gpus()
-    workers = cluster.find_cluster()
-    if devices is not None:
+    else:
         devices = _match(devices)
-        _show_gpus(devices)
+        gpus = _devices("GPU")
+        _show_gpus([gpus[d] for d in devices if d in gpus])
     _grow_as_needed()
     if name == "multi_worker" or (name == "auto" and workers and not alone):
         return _multi_worker(workers)
@@ -115,7 +111,10 @@ def _multi_worker(workers):
     except GONE as error:
         raise ConnectionError(lost_worker_message(error)) from error
     except RuntimeError as error:
-        raise InputError(_TOO_LATE) from error
+        raise InputError(
+            "several machines must be joined before TensorFlow is used for anything "
+            "else; call dipy_ldm.make_strategy() first and give its result as strategy."
+        ) from error
     finally:
         signals.reinstall()
 
@@ -173,28 +172,28 @@ def _share_gpus():
     gpus = tf.config.list_physical_devices("GPU")
     # Fewer GPUs than workers: they were shared out already.
     if step > 1 and len(gpus) >= step:
-        # What is started already keeps what it has.
-        with suppress(RuntimeError):
-            tf.config.set_visible_devices(gpus[first::step], "GPU")
+        _show_gpus(gpus[first::step])
 
 
-def _owners(kind):
-    """List the devices of a kind; one that poses as several, as often as it does."""
-    return [
+def _devices(kind):
+    """Return devices by their names; one that poses as several, as often as it does."""
+    devices = [
         device
         for device in tf.config.list_physical_devices(kind)
         for _ in tf.config.get_logical_device_configuration(device) or [None]
     ]
+    return {f"{kind}:{number}": device for number, device in enumerate(devices)}
 
 
-def _gpus():
-    """Return the GPUs by their names, as they are before any is hidden."""
-    return {f"GPU:{i}": gpu for i, gpu in enumerate(_owners("GPU"))}
+def _visible_gpus():
+    """Return the GPUs that are not hidden by their names."""
+    visible = tf.config.get_visible_devices("GPU")
+    return {name: gpu for name, gpu in _devices("GPU").items() if gpu in visible}
 
 
 def _match(names):
     """Return the names of requested devices, or refuse them."""
-    available = [*_gpus(), *(f"CPU:{i}" for i in range(len(_owners("CPU"))))]
+    available = [*_devices("GPU"), *_devices("CPU")]
     kind = available[0].partition(":")[0]  # GPUs come first
     requested = [f"{kind}:{n}" if str(n).isdigit() else str(n).upper() for n in names]
     missing = [name for name in requested if name not in available]
@@ -206,13 +205,11 @@ def _match(names):
     return list(dict.fromkeys(requested))
 
 
-def _show_gpus(devices):
-    """Hide all GPUs but those that are requested: no other is started."""
-    gpus = _gpus()
-    shown = list(dict.fromkeys(gpus[name] for name in devices if name in gpus))
+def _show_gpus(gpus):
+    """Hide all GPUs but these: no other is started."""
     # What is started already keeps what it has.
     with suppress(RuntimeError):
-        tf.config.set_visible_devices(shown, "GPU")
+        tf.config.set_visible_devices(list(dict.fromkeys(gpus)), "GPU")
 
 
 def _grow_as_needed():
@@ -237,9 +234,8 @@ def _mirrored(devices):
 
 def _start(devices):
     """Start TensorFlow; return the names of the chosen devices, as it has them."""
-    shown = tf.config.get_visible_devices("GPU")
-    visible = [name for name, gpu in _gpus().items() if gpu in shown]
-    if hidden := [n for n in devices or () if n in _gpus() and n not in visible]:
+    visible = list(_visible_gpus())
+    if hidden := [d for d in devices or () if "GPU" in d and d not in visible]:
         raise InputError(
             f"TensorFlow was started without {', '.join(hidden)} in this process; name "
             "all devices at first, or start another process."
@@ -281,8 +277,7 @@ def free_memory(strategy: tf.distribute.Strategy | None = None) -> float:
 
 def _gpus_of(strategy):
     """List the GPUs of this machine that the work is spread over."""
-    visible = tf.config.get_visible_devices("GPU")
-    shown = [gpu for gpu in _owners("GPU") if gpu in visible]
+    shown = list(_visible_gpus().values())
     if strategy is None:
         return shown[:1]
     names = [d.rpartition("device:")[2] for d in strategy.extended.worker_devices]

@@ -93,9 +93,9 @@ def broadcast_from_chief(array: np.ndarray) -> np.ndarray:
 
 def require_agreement(facts: dict) -> None:
     """Refuse to go on unless all machines were started alike."""
-    of_workers = gather_from_workers(facts)
-    for other in range(1, len(of_workers)):
-        if refusal := cluster.difference(of_workers[0], of_workers[other], other):
+    of_chief, *of_workers = gather_from_workers(facts)
+    for worker, of_worker in enumerate(of_workers, 1):
+        if refusal := cluster.difference(of_chief, of_worker, worker):
             raise InputError(refusal)
 
 

@@ -40,7 +40,7 @@ def find_cluster() -> Cluster | None:
         if config.strip() in ("", "{}"):
             return None  # as to TensorFlow
         cluster = _from_tf_config(config)
-    elif _slurm_tasks() > 1:  # of the step that srun started
+    elif _number("SLURM_STEP_NUM_TASKS", 1) > 1:  # of the step that srun started
         cluster = _from_slurm()
     else:  # a batch script itself is alone, too
         return None
@@ -51,11 +51,7 @@ def in_company() -> bool:
     """Return whether this process was started together with others."""
     if "TF_CONFIG" in os.environ:
         return find_cluster() is not None
-    return _slurm_tasks() > 1
-
-
-def _slurm_tasks():
-    return _number("SLURM_STEP_NUM_TASKS", 1)
+    return _number("SLURM_STEP_NUM_TASKS", 1) > 1
 
 
 def _number(name, default):
@@ -185,17 +181,17 @@ def _report(cluster, facts, end, limit):
     message = json.dumps(hello) + "\n"
     reason = "could not be reached"
     while (remaining := end - time.monotonic()) > 0:
-        try:
-            with socket.create_connection((host, int(port)), timeout=remaining) as link:
-                reason = "did not answer, since others are missing or it is not one"
-                link.sendall(message.encode())
-                answer = json.loads(link.makefile().readline(_LONGEST))
-                if answer["job"] == _job():
-                    return answer["refusal"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            pass
         # Not started yet, restarted, or not this program.
-        time.sleep(max(0, min(0.2, remaining)))
+        with (
+            suppress(OSError, ValueError, KeyError, TypeError, RecursionError),
+            socket.create_connection((host, int(port)), timeout=remaining) as link,
+        ):
+            reason = "did not answer, since others are missing or it is not one"
+            link.sendall(message.encode())
+            answer = json.loads(link.makefile().readline(_LONGEST))
+            if answer["job"] == _job():
+                return answer["refusal"]
+        time.sleep(min(0.2, remaining))
     return (
         f"the chief at {cluster.addresses[0]} {reason} (within {limit} s); check that "
         "all workers were started, and that the port is open."
@@ -276,27 +272,21 @@ def _read_hello(key, selector, hellos, expected):
 
 def _hello(text, expected):
     """Parse a worker's report; None if it is not of this job."""
-    try:
-        message = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    types = {"worker": int, "facts": dict}
-    good = (
-        isinstance(message, dict)
+    with suppress(ValueError, LookupError, TypeError, RecursionError):
+        hello = json.loads(text)
+        of_job = hello["job"] == _job() and hello["worker"] in expected
         # Not isinstance: to Python, True is an int.
-        and all(type(message.get(name)) is kind for name, kind in types.items())
-        and message["worker"] in expected
-        and message.get("job") == _job()
-    )
-    return message if good else None
+        if of_job and type(hello["worker"]) is int and type(hello["facts"]) is dict:
+            return hello
+    return None
 
 
-def difference(chief: dict, other: dict, worker: int) -> str | None:
+def difference(chief: dict, facts: dict, worker: int) -> str | None:
     """Describe how a worker differs from the chief."""
     differ = [
-        f"{name} is {other.get(name)} there and {chief.get(name)} for the chief"
-        for name in sorted(chief | other)
-        if chief.get(name) != other.get(name)
+        f"{name} is {facts.get(name)} there and {chief.get(name)} for the chief"
+        for name in sorted(chief | facts)
+        if chief.get(name) != facts.get(name)
     ]
     if not differ:
         return None

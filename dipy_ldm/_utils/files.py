@@ -84,22 +84,35 @@ def _create(place, mode):
             # Others write the same at this moment.
             partial = place.with_name(f".{name}.{secrets.token_hex(8)}.partial")
             continue
-        if not lock(stream.fileno(), exclusively=True):
+        locked = lock(stream.fileno(), exclusively=True)
+        if locked and not is_open(partial, stream.fileno()):
+            # Others took it for a leftover before it was locked.
+            stream.close()
+            continue
+        if not locked or _is_mandatory(partial):
             # Systems without locks don't move open files.
             stream.close()
-            return partial, stream
-        if is_open(partial, stream.fileno()):
-            return partial, stream
-        # Others took it for a leftover before it was locked.
-        stream.close()
+        return partial, stream
 
 
 def _remove_leftover(partial):
     """Remove a partial file that a killed process left."""
     with suppress(OSError), open(partial, "rb+") as stream:
         locked = lock(stream.fileno(), exclusively=True, wait=False)
-        if locked and is_open(partial, stream.fileno()):
+        if locked and is_open(partial, stream.fileno()) and not _is_mandatory(partial):
             partial.unlink()
+
+
+def _is_mandatory(path):
+    """Return whether the lock of a file bars all from using it, as on SMB."""
+    try:
+        with open(path, "rb+", buffering=0) as stream:
+            if not stream.read(1):
+                stream.write(b"0")
+                stream.truncate(0)
+    except PermissionError:
+        return True
+    return False
 
 
 def is_open(path: Path, descriptor: int) -> bool:

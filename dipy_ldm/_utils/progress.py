@@ -27,8 +27,8 @@ class tqdm(usual):  # noqa: N801  # the name that everybody knows
         consoles = [h for h in logging.root.handlers if _is_console(h)]
         if consoles and not self.disable:
             self._handler = _AboveBars(consoles)
-            others = [h for h in logging.root.handlers if h not in consoles]
-            logging.root.handlers = [*others, self._handler]
+            rest = [h for h in logging.root.handlers if h not in consoles]
+            logging.root.handlers = [*rest, self._handler]
 
     def close(self) -> None:
         """Close the bar, and let handlers of logs write again."""
@@ -36,8 +36,8 @@ class tqdm(usual):  # noqa: N801  # the name that everybody knows
         # A bar that an error has left may be closed much later, when they are others.
         handlers = logging.root.handlers
         if self._handler in handlers:
-            others = [h for h in handlers if h is not self._handler]
-            logging.root.handlers = others + self._handler.consoles
+            rest = [h for h in handlers if h is not self._handler]
+            logging.root.handlers = rest + self._handler.consoles
         self._handler = None
 
 

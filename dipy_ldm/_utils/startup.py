@@ -1,17 +1,10 @@
-"""Importing Keras: its messages, Python's collector, and a backend that is absent."""
+"""What is held back while TensorFlow is imported: its messages, Python's collector."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 import gc
 import os
 import sys
-
-from dipy_ldm._utils.checks import InputError
-
-# What Keras may be told to compute with, and need not be there.
-_BACKENDS = ("tensorflow", "jax", "torch", "openvino")
-# Whether the collector waits.
-DISABLES_GC = True
 
 
 @contextmanager
@@ -21,7 +14,7 @@ def gc_disabled(freeze: bool = False) -> Iterator[None]:
     Keras and TensorFlow are half a million objects that stay, and the collector would
     go through all that are there again and again as they come: a quarter of the time.
     """
-    if not DISABLES_GC or "keras" in sys.modules or not gc.isenabled():
+    if "keras" in sys.modules or not gc.isenabled():
         # All that is large is there, or somebody else has cared for it.
         yield
         return
@@ -55,19 +48,3 @@ def quiet() -> Iterator[None]:
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
-
-
-@contextmanager
-def backend_required() -> Iterator[None]:
-    """Say what to do if Keras' backend, imported in this context, is not installed."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name not in _BACKENDS:
-            raise
-        # Keras' own words would have us install it.
-        raise InputError(
-            f"Keras is set to a backend of {error.name}, which is not installed; "
-            "install it, or choose another in ~/.keras/keras.json or by the "
-            "variable KERAS_BACKEND, and start Python again."
-        ) from error

@@ -52,15 +52,17 @@ def in_tiles(
             slice(max(0, i.start - margin), min(size, i.stop + margin))
             for i, size in zip(inner, space)
         ]
-        source = [slice(o.start * input_factor, o.stop * input_factor) for o in outer]
-        piece = ops.convert_to_numpy(function(array[(slice(None), *source)]))
+        piece = ops.convert_to_numpy(function(array[_at(outer, input_factor)]))
         if result is None:
             whole = [size * output_factor for size in space]
             result = np.empty((len(array), *whole, piece.shape[-1]), piece.dtype)
-        target = [slice(i.start * output_factor, i.stop * output_factor) for i in inner]
         kept = [
-            slice(t.start - o.start * output_factor, t.stop - o.start * output_factor)
-            for t, o in zip(target, outer)
+            slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer)
         ]
-        result[(slice(None), *target)] = piece[(slice(None), *kept)]
+        result[_at(inner, output_factor)] = piece[_at(kept, output_factor)]
     return result
+
+
+def _at(places, factor):
+    """Index all images at places of a resolution that is so many times as fine."""
+    return (slice(None), *(slice(p.start * factor, p.stop * factor) for p in places))

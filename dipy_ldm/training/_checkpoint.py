@@ -15,7 +15,7 @@ from dipy_ldm import _backend, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm._utils.signals import Terminated
-from dipy_ldm.training._options import Length
+from dipy_ldm.training._options import Length, require_same_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -122,37 +122,32 @@ class TrainingRecord(keras.callbacks.Callback):
     def restore(self, model: keras.Model) -> None:
         """Restore a compiled model from the checkpoint, if there is one."""
         model.optimizer.build(model.trainable_variables)
-        whole = None
         if self.path is not None and self.path.exists():
             whole, (tensors, document) = _serialization.newest(self.path)
-            self._refuse_others(document["settings"])
             self.history, self.done = document["history"], document["steps"]
-        state = dict(_variables(model))
-        if self.done and any(
+        require_same_checkpoint("steps", self.done)
+        if self.done == 0:
+            return
+        self._refuse_changed(document["settings"])
+        state = _named(model=model.variables, optimizer=model.optimizer.variables)
+        if any(
             name not in tensors or tensors[name].shape != tuple(variable.shape)
             for name, variable in state.items()
         ):
             raise InputError(
                 f"{self.path} was written by an earlier version; remove it."
             )
-        seen = _backend.gather_from_workers(self.done)
-        if len(set(seen)) > 1:
-            raise InputError(
-                f"the checkpoint {self.path} is not the same for all workers (steps in "
-                f"it: {seen}); write to a folder that all machines share."
-            )
-        if whole is not None and whole != self.path and _backend.is_chief():
+        if whole != self.path and _backend.is_chief():
             whole.replace(self.path)
-        if self.done:
-            for name, variable in state.items():
-                variable.assign(tensors[name])
-            self.best.restore(tensors, self.history)
-            # The metrics are made when training begins, and are given these then.
-            self._figures = [
-                tensors[name] for name in sorted(tensors) if name.startswith("metric.")
-            ]
+        for name, variable in state.items():
+            variable.assign(tensors[name])
+        self.best.restore(tensors, self.history)
+        # The metrics are made when training begins, and are given these then.
+        self._figures = [
+            tensors[name] for name in sorted(tensors) if name.startswith("metric.")
+        ]
 
-    def _refuse_others(self, settings):
+    def _refuse_changed(self, settings):
         # With a lower rate goes on what came to no end with a higher one.
         changed = [
             f"{name} was {settings.get(name)} and is {self.settings.get(name)}"
@@ -167,14 +162,13 @@ class TrainingRecord(keras.callbacks.Callback):
             )
 
     def on_train_begin(self, logs=None) -> None:
-        """Find the step to begin with in its round."""
+        """Note when the training begins."""
         self._began = time.monotonic()
-        self._skipped = self.done - self.rounds * self.length.round
 
     def on_epoch_begin(self, epoch, logs=None) -> None:
         """Restore the figures of a partial round."""
-        self._round = epoch
-        if self._skipped:
+        self._first, self._end = epoch * self.length.round, self.length.end(epoch)
+        if self.done > self._first:
             variables = self.model.metrics_variables
             if len(variables) != len(self._figures):
                 raise InputError(f"{self.path} is damaged; remove it.")
@@ -183,22 +177,20 @@ class TrainingRecord(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None) -> None:
         """Write a checkpoint every so many steps, and before stopping on a signal."""
-        step = self._skipped + batch + 1
-        done = self._reached = self._round * self.length.round + step
-        if done == self.length.end(self._round):
+        self.done += 1
+        if self.done == self._end:
             # Of a round whose beginning was skipped, or that is shorter than others.
             self.model.stop_training = True
         elif self.model.stopping:
-            self._write(done)
+            self._write()
             self.end()
-        elif step % self.every == 0:
-            self._write(done)
+        elif (self.done - self._first) % self.every == 0:
+            self._write()
 
     def on_epoch_end(self, number, logs=None) -> None:
         """Note the round's figures and write the checkpoint."""
-        self._skipped = 0
-        done = self._reached
-        if done == self.length.end(number):
+        done = self.done
+        if done == self._end:
             # Otherwise a callback has stopped the training within the round.
             self.model.stop_training = False
         passes, rest = divmod(done, self.length.epoch)
@@ -207,7 +199,7 @@ class TrainingRecord(keras.callbacks.Callback):
         for name, value in ({"step": done, "epoch": epoch} | figures).items():
             self.history.setdefault(name, []).append(value)
         if self.model.stopping or done == self.length.total or self._has_time():
-            self._write(done)
+            self._write()
         if self.model.stopping:
             self.end()
 
@@ -216,21 +208,25 @@ class TrainingRecord(keras.callbacks.Callback):
         budget = self.FREE + self.SHARE * (time.monotonic() - self._began)
         return _backend.gather_from_workers(self._spent < budget)[0]
 
-    def _write(self, done):
+    def _write(self):
         """Write the checkpoint; all machines must, since some numbers are sums."""
         if self.path is None:
             return
         start = time.monotonic()
         self.model.sync_weights()
-        metrics = _named("metric", self.model.metrics_variables)
-        variables = [*_variables(self.model), *metrics]
-        tensors = {name: ops.convert_to_numpy(v) for name, v in variables}
+        state = _named(
+            model=self.model.variables,
+            optimizer=self.model.optimizer.variables,
+            metric=self.model.metrics_variables,
+        )
+        tensors = {name: ops.convert_to_numpy(v) for name, v in state.items()}
         tensors |= self.best.tensors
-        document = {"settings": self.settings, "steps": done, "history": self.history}
         if _backend.is_chief():
+            document = {"settings": self.settings, "history": self.history}
+            document["steps"] = self.done
             previous = _serialization.before(self.path)
             _serialization.save(self.path, "checkpoint", tensors, document, previous)
-            logger.debug("%s holds %s steps", self.path, document["steps"])
+            logger.debug("%s holds %s steps", self.path, self.done)
         self._spent += time.monotonic() - start
 
     def end(self) -> None:
@@ -242,12 +238,10 @@ class TrainingRecord(keras.callbacks.Callback):
         )
 
 
-def _variables(model):
-    """Name everything that training changes."""
-    yield from _named("model", model.variables)
-    yield from _named("optimizer", model.optimizer.variables)
-
-
-def _named(kind, variables):
-    """Name variables of a kind so that names sort in their order."""
-    return ((f"{kind}.{i:05d}", variable) for i, variable in enumerate(variables))
+def _named(**kinds):
+    """Name variables by their kind, so that names sort in their order."""
+    return {
+        f"{kind}.{i:05d}": variable
+        for kind, variables in kinds.items()
+        for i, variable in enumerate(variables)
+    }

@@ -53,20 +53,20 @@ def estimate_sampling(unets: list[Any], batch_size: int, coding: float) -> float
     return len(unets) * _COMPILED + weights + working
 
 
-def check(what: str, needed: float, cure: str, strategy: Any = None) -> None:
+def check(work: str, needed: float, cure: str, strategy: Any = None) -> None:
     """Refuse what would not fit into the memory."""
     free = _backend.free_memory(strategy)
     if needed > free:
         raise InputError(
-            f"{what} needs about {needed / 2**30:.1f} GiB of memory and "
+            f"{work} needs about {needed / 2**30:.1f} GiB of memory and "
             f"{free / 2**30:.1f} GiB can be had; give {cure}."
         )
 
 
-def check_training(what: str, needed: float, options: ResolvedOptions) -> None:
+def check_training(network: str, needed: float, options: ResolvedOptions) -> None:
     """Refuse a training that would not fit into the memory."""
     cure = (
         f"a smaller `batch_size` (it is {options.batch_size}), images of fewer voxels "
         "(a smaller `patch` for the autoencoder, a larger voxel size), or `remat`"
     )
-    check(f"training {what}", needed, cure, options.strategy)
+    check(f"training {network}", needed, cure, options.strategy)

@@ -16,6 +16,9 @@ from dipy_ldm._backend.fusion import cached_trace, fused, sum_of_squares
 # as they are. With 0 each weight is changed alone, as by Keras' optimizers.
 MAX_GROUP_SIZE = 2**22
 
+# Of Adam, as Keras has them: of both moments, and what is added to roots.
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-7
+
 # What takes singular values between 0.01 and 1 to about 1 in few rounds: of a value s,
 # each makes a s + b s^3 + c s^5. By these it is within 0.33 of 1, and rounding grows
 # eightfold. Others come to within 0.27, but take the largest values down to 0.08 on the
@@ -69,9 +72,6 @@ class FlatAdam(keras.optimizers.Optimizer):
         self,
         learning_rate=0.001,
         *,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-7,
         global_clipnorm=None,
         base_fan_in=None,
         unnormalised=None,
@@ -81,18 +81,14 @@ class FlatAdam(keras.optimizers.Optimizer):
         gradient_accumulation_steps=None,
         initial_scale=None,
         growth_steps=2000,
-        name="adam",
     ):
         super().__init__(
             learning_rate,
             global_clipnorm=global_clipnorm,
             ema_momentum=ema_momentum,
             gradient_accumulation_steps=gradient_accumulation_steps,
-            name=name,
+            name="adam",
         )
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
         self.base_fan_in = base_fan_in
         self.unnormalised = unnormalised
         self.orthogonal = orthogonal
@@ -207,7 +203,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             # NaN where the norm is not finite.
             clip = self.global_clipnorm / ops.maximum(norm, self.global_clipnorm)
         time = ops.cast(self.iterations + 1, "float32")
-        unbiased = ops.sqrt(1 - self.beta_2**time) / (1 - self.beta_1**time)
+        unbiased = ops.sqrt(1 - _BETA_2**time) / (1 - _BETA_1**time)
         _backend.run_two_at_a_time(
             partial(self._change, group, vector, rate, clip, unbiased)
             for group, vector in zip(self._groups, gradients)
@@ -218,7 +214,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         shares = [self._share(weight) for weight in group.weights]
         each = {share: rate * share for share in set(shares)}
         shapes = [weight.shape for weight in group.weights]
-        moment = group.momentum, gradient, clip, 1 - self.beta_1
+        moment = group.momentum, gradient, clip, 1 - _BETA_1
         # All is added to where it is. TensorFlow's pool would give what is assigned
         # other pieces of memory in each step, up to twice as large as they need be.
         if group.velocity is None:
@@ -228,8 +224,8 @@ class FlatAdam(keras.optimizers.Optimizer):
             changes = [ops.reshape(of, shape) for of, shape in zip(turned, shapes)]
         else:
             (rate,) = each.values()
-            further = 1 - self.beta_2, unbiased, self.epsilon, rate
-            moved, squares, change = _adam(*moment, group.velocity, *further)
+            further = group.velocity, 1 - _BETA_2, unbiased, _EPSILON, rate
+            moved, squares, change = _adam(*moment, *further)
             _backend.add_to(group.velocity, squares)
             changes = _parts(change, shapes)
         _backend.add_to(group.momentum, moved)
@@ -242,9 +238,6 @@ class FlatAdam(keras.optimizers.Optimizer):
         # Few of those over which the average goes, so that it is the same.
         interval = int(0.04 / (1 - self.ema_momentum) + 0.5)
         interval = max(1, min(interval, MAX_AVERAGING_INTERVAL))
-        if interval == 1:
-            self._average(1)
-            return
         due = ops.equal(self._iterations % interval, 0)
         # Before the first step, however many batches it is of.
         due = ops.logical_or(due, ops.equal(self.iterations, 0))
@@ -392,8 +385,8 @@ def _orthogonalised(shapes, vector, rates):
 def _square(matrix):
     """Multiply a matrix with itself, so that the result is as small as it can be."""
     rows, columns = matrix.shape
-    other = ops.transpose(matrix)
-    return matrix @ other if rows < columns else other @ matrix
+    transposed = ops.transpose(matrix)
+    return matrix @ transposed if rows < columns else transposed @ matrix
 
 
 @cached_trace

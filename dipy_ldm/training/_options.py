@@ -179,8 +179,10 @@ def resolve(
     """
     chosen = _presets.of_rank(rank).fit_options(stage, plain(options))
     strategy = _backend.make_strategy(chosen.get("strategy", "auto"))
-    began = _precision_before(chosen.get("checkpoint"), *checkpoints)
-    name = chosen.get("precision", "auto")
+    name, began = chosen.get("precision", "auto"), None
+    if name == "auto":
+        with _backend.distributed(strategy):
+            began = _precision_before(chosen.get("checkpoint"), *checkpoints)
     precision = choose_precision(name, rank, strategy, began)
     chosen |= {"strategy": strategy, "precision": precision}
     if "checkpoint" in chosen:
@@ -192,11 +194,23 @@ def resolve(
 
 def _precision_before(*checkpoints):
     """Return the precision in which a training began, if there is a checkpoint."""
-    for path in map(os.path.expanduser, filter(None, checkpoints)):
-        if os.path.exists(path):
-            _, document = _serialization.newest(path, _serialization.read_document)
-            return document["settings"].get("precision")
-    return None
+    paths = map(os.path.expanduser, filter(None, checkpoints))
+    began = None
+    if path := next(filter(os.path.exists, paths), None):
+        _, document = _serialization.newest(path, _serialization.read_document)
+        began = document["settings"].get("precision")
+    require_same_checkpoint("precision", began)
+    return began
+
+
+def require_same_checkpoint(name: str, value: Any) -> None:
+    """Refuse to go on unless all workers read the same in a checkpoint."""
+    values = _backend.gather_from_workers(value)
+    if any(one != value for one in values):
+        raise InputError(
+            f"the checkpoint is not the same for all workers ({name} in it: {values}); "
+            "write to a folder that all machines share."
+        )
 
 
 def cosine_decay(

@@ -34,13 +34,28 @@ class Precision(NamedTuple):
 def choose_precision(
     name: str, rank: int, strategy: Any = None, began: str | None = None
 ) -> Precision:
-    """Choose the precision of a training."""
+    """Choose the precision of a training, which goes on in that in which it began."""
     choose("precision", name, {"auto": None, **PRECISIONS})
-    if began is not None and name in ("auto", began):
-        return Precision(began, "as the training began")
+    reason = "as asked for"
+    if began is not None:
+        name, reason = began, "as the training began"
     if name == "float32":
-        return Precision(name, "as asked for")
-    return _choose(name, rank, strategy)
+        return Precision(name, reason)
+    able, fastest = _of_machines(rank, strategy)
+    if name == "auto":
+        return fastest
+    if name in able:
+        return Precision(name, reason)
+    if began is not None:
+        raise InputError(
+            f"the training began in {name}, which this machine does not compute; "
+            "resume it on a machine that does, or start again, without the "
+            "checkpoint, with `precision` float32."
+        )
+    raise InputError(
+        f"this machine does not compute in {name}; choose one of "
+        f"{', '.join(['auto', *able])}."
+    )
 
 
 @cache
@@ -50,24 +65,16 @@ def log_precision(precision: Precision) -> Precision:
     return precision
 
 
-def _choose(name, rank, strategy):
-    """Choose a precision that the devices of all workers support."""
+def _of_machines(rank, strategy):
+    """Return in what the machines of all workers compute, and the fastest of these."""
     gpus = _backend.gpu_capabilities(strategy)
-    own, own_fastest = _of_gpus(gpus) if gpus else _of_processor(rank)
+    own, fastest = _of_gpus(gpus) if gpus else _of_processor(rank)
     with _backend.distributed(strategy):
-        machines = _backend.gather_from_workers([own, *own_fastest])
-    able = [p for p in PRECISIONS if all(p in machine[0] for machine in machines)]
-    if name == "auto":
-        fastest = {machine[1] for machine in machines}
-        if len(fastest) == 1:
-            return own_fastest
-        return Precision("float32", "the fastest of these machines together")
-    if name not in able:
-        raise InputError(
-            f"this machine does not compute in {name}; choose one of "
-            f"{', '.join(['auto', *able])}."
-        )
-    return Precision(name, "as asked for")
+        machines = _backend.gather_from_workers([own, fastest.name])
+    able = [p for p in PRECISIONS if all(p in supported for supported, _ in machines)]
+    if any(name != fastest.name for _, name in machines):
+        fastest = Precision("float32", "the fastest of these machines together")
+    return able, fastest
 
 
 def _of_gpus(capabilities):

@@ -154,24 +154,27 @@ def _fit(estimator, model, data, stage, record):
     def end_round(number, logs):
         logs |= stage.end_round(model, number, number + 1 == stage.length.rounds)
 
-    gather = _backend.gather_from_workers
+    def report(number, logs):
+        _report(estimator, stage, record, number, logs)
 
     def stop_together(number, logs):
         # Those of Keras are the chief's alone, and the others would wait for it.
-        model.stop_training = any(gather(bool(model.stop_training)))
+        stops = _backend.gather_from_workers(bool(model.stop_training))
+        model.stop_training = any(stops)
 
-    verbose = options.verbose and _backend.is_chief()
-    progress = Progress(stage, record.done, disable=not verbose)
+    is_chief = _backend.is_chief()
+    progress = Progress(stage, record.done, disable=not (options.verbose and is_chief))
+    after_round = keras.callbacks.LambdaCallback
     callbacks = [
         _StepTimer(estimator, stage.title),
-        keras.callbacks.LambdaCallback(on_epoch_end=end_round),
+        after_round(on_epoch_end=end_round),
         record.best,
-        DivergenceCheck(stage, record.done),
+        DivergenceCheck(stage, record),
         record,
-        _Report(estimator, stage, record),
+        after_round(on_epoch_end=report),
         progress,
-        *(c for c in options.callbacks if _is_of_keras(c) and _backend.is_chief()),
-        keras.callbacks.LambdaCallback(on_epoch_end=stop_together),
+        *(c for c in options.callbacks if _is_of_keras(c) and is_chief),
+        after_round(on_epoch_end=stop_together),
     ]
     heeded = nullcontext() if record.path is None else deferred(ask)
     try:
@@ -232,26 +235,18 @@ class _StepTimer(keras.callbacks.Callback):
         logger.debug("%s: %.0f s, %.0f %% of it in steps", self.title, took, share)
 
 
-class _Report(keras.callbacks.Callback):
-    """Log each round, and call the user's functions."""
-
-    def __init__(self, estimator, stage, record):
-        super().__init__()
-        self.estimator = estimator
-        self.stage = stage
-        self.record = record
-
-    def on_epoch_end(self, epoch, logs=None):
-        if not self.stage.guide:
-            self.estimator.history_ = self.record.history
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in logs.items())
-        logger.debug("%s, round %d: %s", self.stage.title, epoch + 1, figures)
-        if _backend.is_chief():
-            # What they look at is not spread: the others don't take part.
-            with _backend.distributed(None):
-                for callback in self.stage.options.callbacks:
-                    if not _is_of_keras(callback):
-                        callback(self.estimator)
+def _report(estimator, stage, record, number, figures):
+    """Log a round, and call the user's functions."""
+    if not stage.guide:
+        estimator.history_ = record.history
+    text = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+    logger.debug("%s, round %d: %s", stage.title, number + 1, text)
+    if _backend.is_chief():
+        # What they look at is not spread: the others don't take part.
+        with _backend.distributed(None):
+            for callback in stage.options.callbacks:
+                if not _is_of_keras(callback):
+                    callback(estimator)
 
 
 class DivergenceCheck(keras.callbacks.Callback):
@@ -260,14 +255,14 @@ class DivergenceCheck(keras.callbacks.Callback):
     Before a checkpoint is written that would have it, too.
     """
 
-    def __init__(self, stage: Stage, done: int = 0) -> None:
+    def __init__(self, stage: Stage, record: TrainingRecord) -> None:
         super().__init__()
         self.stage = stage
-        self.done = self.good_until = done
+        self.record = record
+        self.good_until = record.done
 
     def on_train_batch_end(self, batch, logs=None) -> None:
         """Stop where the loss is not finite."""
-        self.done += 1
         if not math.isfinite(logs["loss"]):
             raise InputError(
                 f"the loss of the {self.stage.title} became {logs['loss']}; continue "
@@ -277,7 +272,7 @@ class DivergenceCheck(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         """Stop where nothing was learnt for long."""
-        stage, done = self.stage, self.done
+        stage, done = self.stage, self.record.done
         value = logs[stage.figure]
         # The figures of the first are means from the very beginning on.
         if epoch == 0 or value < _MARGIN * stage.baseline:
@@ -298,8 +293,7 @@ class Progress(keras.callbacks.Callback):
     def __init__(self, stage: Stage, done: int, *, disable: bool = False) -> None:
         super().__init__()
         self.title, self.length = stage.title, stage.length
-        self.done = done
-        self.disable = disable
+        self.options: dict = {"initial": done, "disable": disable}
         self.bar: Any = None
 
     def on_epoch_begin(self, epoch, logs=None) -> None:
@@ -308,17 +302,15 @@ class Progress(keras.callbacks.Callback):
             self.bar = tqdm(
                 desc=f"{self.title}: preparing the first step",
                 total=self.length.total,
-                initial=self.done,
                 unit="step",
-                disable=self.disable,
+                **self.options,
             )
 
     def on_train_batch_end(self, batch, logs=None) -> None:
         """Advance the progress bar by a step."""
         # The first takes seconds, in which its description is what there is to see.
-        epoch = self.done // self.length.epoch + 1
+        epoch = self.bar.n // self.length.epoch + 1
         epochs = math.ceil(self.length.total / self.length.epoch)
-        self.done += 1
         self.bar.set_description(f"{self.title}, epoch {epoch}/{epochs}", refresh=False)
         self.bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
         self.bar.update()

@@ -84,7 +84,7 @@ on_others = skipif(keras.config.backend() == "tensorflow", reason="it has strate
         ({"name": "multi_worker"}, "the strategy multi_worker is for TensorFlow"),
         ({"name": "x"}, "auto, none, mirrored, multi_worker"),
         ({"devices": ["GPU:0"]}, "devices are chosen for TensorFlow alone"),
-        ({"name": object()}, "a strategy of TensorFlow can't be used"),
+        ({"name": object()}, "object at .* is for TensorFlow, and Keras"),
     ],
 )
 def test_strategies_are_refused_without_tensorflow(asked, sentence):
@@ -118,3 +118,12 @@ def test_fewer_examples_need_no_other_program():
     assert traced == [(8, 3), (1, 3)]
     layer.set_weights([np.ones((3, 2)), np.zeros(2)])
     npt.assert_allclose(apply(x)[:, 0], x.sum(1), rtol=1e-5)
+
+
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="of PyTorch alone")
+def test_what_pytorch_keeps_unused_is_free(monkeypatch):
+    cuda = {"is_available": True, "mem_get_info": (30, 80)}
+    cuda |= {"memory_reserved": 40, "memory_allocated": 15}
+    for name, value in cuda.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda value=value: value)
+    assert _backend.free_memory() == 55

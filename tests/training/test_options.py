@@ -2,6 +2,8 @@
 
 import pytest
 
+from dipy_ldm import _backend
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.training._options import cosine_decay, resolve
 
 
@@ -21,3 +23,11 @@ def test_rates_are_those_of_steps_however_many_batches_each_has():
     one, four = cosine_decay(1.0, 4000), cosine_decay(1.0, 4 * 4000, accumulate=4)
     for step in (0, 100, 499, 2000):
         assert float(four(4 * step)) == pytest.approx(float(one(step)), abs=1e-6)
+
+
+def test_a_checkpoint_that_other_workers_lack_is_refused(monkeypatch, tmp_path):
+    gathered = lambda value: [value, "bfloat16"]  # noqa: E731
+    monkeypatch.setattr(_backend, "gather_from_workers", gathered)
+    options = {"strategy": None, "checkpoint": tmp_path / "missing"}
+    with pytest.raises(InputError, match=r"\[None, 'bfloat16'\]\); write to a folder"):
+        resolve("vqvae", 2, options)

@@ -84,9 +84,21 @@ def test_unsupported_precision_is_refused_with_the_choices(monkeypatch):
         choose_precision("bfloat16", 3)
 
 
+def test_what_began_in_a_precision_that_a_machine_lacks_is_refused(monkeypatch):
+    pretend_gpus(monkeypatch, (8, 0))
+    assert choose_precision("auto", 3, began="bfloat16").reason.endswith("began")
+    for pretend in (
+        lambda: pretend_gpus(monkeypatch, (7, 5)),
+        lambda: pretend_processor(monkeypatch, None),
+    ):
+        pretend()
+        with pytest.raises(InputError, match="began in bfloat16, which this machine"):
+            choose_precision("auto", 3, began="bfloat16")
+
+
 def test_machines_of_different_kinds_train_together(monkeypatch):
     pretend_processor(monkeypatch, 0.5)
-    other = [["float32"], "float32", "all it has"]
+    other = [["float32"], "float32"]
     monkeypatch.setattr(_backend, "gather_from_workers", lambda facts: [facts, other])
     assert choose_precision("auto", 3).name == "float32"
     with pytest.raises(InputError, match="choose one of auto, float32"):

@@ -9,7 +9,7 @@ from keras import ops
 import numpy as np
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion, _backend, _serialization
+from dipy_ldm import VQVAE, _backend, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import Batches
 from dipy_ldm.data._image_checks import survey
@@ -18,6 +18,8 @@ from dipy_ldm.training._checkpoint import BestWeights, TrainingRecord
 from dipy_ldm.training._optimizer import FlatAdam
 from dipy_ldm.training._options import Length, ResolvedOptions
 from dipy_ldm.training._trainer import DivergenceCheck, Progress, Stage
+
+TINY = {"widths": (8,), "blocks": 1, "n_codes": 16, "code_dim": 2}
 
 
 def staged(title, length, figure="loss", baseline=1.0):
@@ -113,31 +115,32 @@ def test_steps_are_those_of_the_weights():
     assert training._replace(steps=20).length(50) == Length(epoch=12, total=40)
 
 
+def watching(stage):
+    return DivergenceCheck(stage, SimpleNamespace(done=0))
+
+
 def end_rounds(watch, *errors):
-    """Let a watch see all steps of rounds, and the error after each."""
+    """Let a watch see the error after each of some rounds."""
     for number, error in enumerate(errors):
-        for step in range(watch.done, watch.stage.length.end(number)):
-            watch.on_train_batch_end(step, {"loss": 1.0})
+        watch.record.done = watch.stage.length.end(number)
         watch.on_epoch_end(number, {"mse": error})
 
 
 def test_a_training_that_learns_nothing_for_a_fifth_of_its_length_stops():
     stage = staged("autoencoder", Length(10, 1000), "mse", 0.1)
-    end_rounds(DivergenceCheck(stage), 0.2, 0.05, 0.1)
-    with pytest.raises(InputError, match="nothing in 200 steps .* learning rate"):
-        end_rounds(DivergenceCheck(stage), 0.2, 0.05, 0.1, 0.099)
-    # A callback has ended the last round at its third step.
-    watch = DivergenceCheck(stage)
+    watch = watching(stage)
     end_rounds(watch, 0.2, 0.05, 0.1)
-    for step in range(3):
-        watch.on_train_batch_end(step, {"loss": 1.0})
+    # A callback has ended the last round at its third step.
+    watch.record.done += 3
     watch.on_epoch_end(3, {"mse": 0.099})
+    with pytest.raises(InputError, match="nothing in 200 steps .* learning rate"):
+        end_rounds(watching(stage), 0.2, 0.05, 0.1, 0.099)
 
 
 def test_short_trials_are_not_stopped():
     def learn_nothing(steps):
         length = Length(1, steps)
-        watch = DivergenceCheck(staged("autoencoder", length, "mse", 0.1))
+        watch = watching(staged("autoencoder", length, "mse", 0.1))
         end_rounds(watch, *[0.2] * length.rounds)
         return watch.good_until
 
@@ -160,7 +163,7 @@ def test_early_stop_is_judged_by_actual_steps(caplog):
 
 @pytest.mark.parametrize("loss", [np.nan, np.inf])
 def test_a_loss_that_is_no_number_stops_the_training_at_once(loss):
-    watch = DivergenceCheck(staged("guide", Length(1, 90)))
+    watch = watching(staged("guide", Length(1, 90)))
     watch.on_train_batch_end(0, {"loss": 1.0})
     with pytest.raises(InputError, match="of the guide became .* last checkpoint"):
         watch.on_train_batch_end(1, {"loss": loss})
@@ -180,16 +183,15 @@ def test_with_a_guide_alone_a_model_is_not_fitted(guide):
     model, record = SimpleNamespace(), SimpleNamespace(history={"step": [1]})
     stage = staged("diffusion", Length(1, 2))
     stage.guide, stage.options = guide, ResolvedOptions()
-    trainer._Report(model, stage, record).on_epoch_end(0, {"loss": 1.0})
+    trainer._report(model, stage, record, 0, {"loss": 1.0})
     assert hasattr(model, "history_") == (not guide)
 
 
-def test_error_of_the_first_step_is_raised(vqvae, blobs, monkeypatch):
+def test_error_of_the_first_step_is_raised(blobs, monkeypatch):
     fail = mock.Mock(side_effect=RuntimeError("there is no such convolution"))
     monkeypatch.setattr(FlatAdam, "_step", fail)
-    model = LatentDiffusion(vqvae, widths=(8,), blocks=1, guide=False)
     with pytest.raises(RuntimeError, match="there is no such convolution"):
-        model.fit(blobs, epochs=1, verbose=False)
+        VQVAE(**TINY).fit(blobs, epochs=1, verbose=False)
 
 
 @pytest.fixture
@@ -215,22 +217,17 @@ def test_an_interruption_that_python_drops_is_heeded_at_the_next_step(blobs, ctr
         rounds.append(vqvae.history_["step"][-1])
         Swallowing()
 
-    vqvae = VQVAE(widths=(8,), blocks=1, n_codes=16, code_dim=2)
     with pytest.raises(KeyboardInterrupt):
-        vqvae.fit(blobs, epochs=9, callbacks=[tell], verbose=False)
+        VQVAE(**TINY).fit(blobs, epochs=9, callbacks=[tell], verbose=False)
     assert rounds == [1]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_job_that_ignores_ctrl_c_goes_on(blobs, ctrl_c):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    vqvae = VQVAE(widths=(8,), blocks=1, n_codes=16, code_dim=2)
-
-    def tell(vqvae):
-        signal.raise_signal(signal.SIGINT)
-
-    vqvae.fit(blobs, epochs=3, callbacks=[tell], verbose=False)
-    assert vqvae.history_["epoch"][-1] == 3
+    interrupt = lambda vqvae: signal.raise_signal(signal.SIGINT)  # noqa: E731
+    fit = {"epochs": 3, "callbacks": interrupt, "verbose": False}
+    assert VQVAE(**TINY).fit(blobs, **fit).history_["epoch"][-1] == 3
 
 
 class Watching(keras.callbacks.Callback):
@@ -258,9 +255,8 @@ def test_a_callback_of_keras_may_stop_a_training_within_a_round(blobs):
             stop.model.stop_training = True
 
     stop = keras.callbacks.LambdaCallback(on_train_batch_end=end)
-    vqvae = VQVAE(widths=(8, 8), n_codes=16, code_dim=2)
-    vqvae.fit(blobs, epochs=2, batch_size=8, callbacks=[stop], verbose=False)
-    assert vqvae.history_["step"] == [3]
+    fit = {"epochs": 2, "batch_size": 8, "callbacks": [stop], "verbose": False}
+    assert VQVAE(**TINY).fit(blobs, **fit).history_["step"] == [3]
 
 
 def test_all_machines_stop_where_one_does(blobs, monkeypatch):
@@ -270,16 +266,14 @@ def test_all_machines_stop_where_one_does(blobs, monkeypatch):
         return [value, value is False and next(other, False)]
 
     monkeypatch.setattr(_backend, "gather_from_workers", gather)
-    vqvae = VQVAE(widths=(8, 8), n_codes=16, code_dim=2)
-    fit = {"batch_size": 8, "precision": "float32", "verbose": False}
-    vqvae.fit(blobs, epochs=3, **fit)
-    assert len(vqvae.history_["step"]) == 1
+    fit = {"epochs": 3, "precision": "float32", "verbose": False}
+    assert len(VQVAE(**TINY).fit(blobs, batch_size=8, **fit).history_["step"]) == 1
 
 
 def test_callbacks_of_keras_get_the_figures_of_the_history(blobs, tmp_path):
     watching, told = Watching(), []
     table = keras.callbacks.CSVLogger(tmp_path / "log.csv")
-    vqvae = VQVAE(widths=(8,), n_codes=16, code_dim=2)
+    vqvae = VQVAE(**TINY)
     fit = {"validation_data": blobs[:4], "epochs": 2, "batch_size": 16}
     callbacks = [watching, table, told.append]
     vqvae.fit(blobs, callbacks=callbacks, verbose=False, **fit)

@@ -152,6 +152,22 @@ def test_without_locks_files_are_written_too(tmp_path, monkeypatch):
     assert (tmp_path / ".file.partial").read_text() == "of another"
 
 
+def test_locks_that_bar_writers_are_given_up(tmp_path, monkeypatch):
+    def open_as_on_smb(path, *how, **options):
+        stream = open(path, *how, **options)
+        try:
+            files.lock(stream.fileno(), wait=False)
+        except BlockingIOError:
+            stream.close()
+            raise PermissionError(13, "Permission denied") from None
+        files.fcntl.flock(stream, files.fcntl.LOCK_UN)
+        return stream
+
+    monkeypatch.setattr(files, "open", open_as_on_smb, raising=False)
+    write(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "new"
+
+
 def test_the_one_before_is_kept(tmp_path):
     path, previous = tmp_path / "file", tmp_path / "previous"
     for text in ("first", "second", "third"):

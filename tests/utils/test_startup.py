@@ -7,7 +7,6 @@ import sys
 from processes import run_python
 import pytest
 
-from dipy_ldm._utils import startup
 from dipy_ldm._utils.startup import gc_disabled
 
 LOOKS = """
@@ -70,11 +69,5 @@ def test_settings_of_the_user_are_kept(not_imported):
 
 def test_where_all_is_imported_nothing_is_done():
     pytest.importorskip("keras")
-    with gc_disabled():
-        assert gc.isenabled()
-
-
-def test_switched_off_the_collector_goes_on(not_imported, monkeypatch):
-    monkeypatch.setattr(startup, "DISABLES_GC", False)
     with gc_disabled():
         assert gc.isenabled()
