@@ -28,7 +28,11 @@ FORMAT_VERSION = 11
 _FLOATS = ("F32", "F16")
 _TYPES = ("F32", "F16", "F64", "I64", "I32", "U32", "BOOL")
 # What a file holds, in everyday words.
-_CONTENTS = {"vqvae": "an autoencoder alone", "latent_diffusion": "a diffusion model"}
+_CONTENTS = {
+    "vqvae": "an autoencoder alone",
+    "latent_diffusion": "a diffusion model",
+    "fingerprints": "fingerprints of training images",
+}
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 

@@ -173,7 +173,8 @@ class DenoiserStage(Stage):
         """Let it begin with the weights of the seed, or with what was taken over."""
         variables = model.trainable_variables, self.averaged.trainable_variables
         for weight, initial in zip(*variables):
-            weight.assign(initial)
+            # JAX would share one buffer, which no step may be given twice.
+            weight.assign(ops.copy(initial))
 
     def end_round(
         self, model: keras.Model, number: int, last: bool

@@ -444,7 +444,7 @@ def test_fingerprints_know_copies(train, diffusion, tmp_path):
     with pytest.raises(InputError, match="of another model; make them for this one"):
         CopyFilter.load(tmp_path / "guard.safetensors", "b" * 64)
     diffusion.save(tmp_path / "ldm.safetensors")
-    with pytest.raises(InputError, match="not a fingerprints; name another file"):
+    with pytest.raises(InputError, match="not fingerprints of training images; name"):
         CopyFilter.load(tmp_path / "ldm.safetensors", "a" * 64)
 
 

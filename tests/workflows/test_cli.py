@@ -150,10 +150,9 @@ class Failing(Workflow):
     [
         (ZeroDivisionError("a bug"), 2, "\nZeroDivisionError: a bug\n"),
         (InputError("give another `out_dir`."), 2, "command: give another --out_dir."),
-        (ModuleNotFoundError(name="jax"), 2, "KERAS_BACKEND, and start Python again."),
         (KeyboardInterrupt(), 130, "\ncommand: interrupted."),
     ],
-    ids=["bug", "wrong input", "no backend", "Ctrl-C"],
+    ids=["bug", "wrong input", "Ctrl-C"],
 )
 def test_a_failure_has_the_last_word(error, expected, last, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["command"])
