@@ -57,7 +57,7 @@ def read_covariates(
         Files of the scans.
     list_rows : dict of str to list, optional
         Rows of the lists that named the files, by absolute paths, as a
-        :class:`dipy_ldm.data.volumes.Volumes` has them (``listed``).
+        :class:`dipy_ldm.data.Volumes` has them (``listed``).
     steps : dict of str to float, optional
         Steps to multiples of which numbers are rounded, in their unit.
 

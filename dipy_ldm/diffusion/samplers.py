@@ -214,6 +214,10 @@ def sample(
     -------
     ndarray
         Latents at the last level.
+
+    References
+    ----------
+    .. footbibliography::
     """
     x, state = ops.convert_to_tensor(x), None
     draw: Any = noise

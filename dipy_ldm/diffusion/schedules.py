@@ -129,6 +129,10 @@ def lognormal_times(
     logarithm as of :footcite:p:`Karras2022`; a fifth of them are anywhere.
 
     Shapes: shares of any shape, from 0 to 1, result the same.
+
+    References
+    ----------
+    .. footbibliography::
     """
     from scipy.special import ndtri
 

@@ -24,7 +24,8 @@ import numpy as np
 from virtual_cohort import make_cohort
 
 from dipy_ldm import VQVAE, LatentDiffusion
-from dipy_ldm.data import load_volumes, split_channels
+from dipy_ldm.data import load_volumes
+from dipy_ldm.data.channels import split_channels
 from dipy_ldm.plots import plot_samples
 
 # %%
