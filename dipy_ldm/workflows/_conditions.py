@@ -162,10 +162,11 @@ def parse_conditions(
         # A level may have a comma of its own.
         is_level = name in conditions and value in conditions[name].levels
         values = [value] if is_level else value.split(",")
-        if len(values) > 1 and not all(map(str.strip, values)):
+        starts = [value.partition("=")[0].strip() for value in values[1:]]
+        if any(start in ("", *conditions) for start in starts):
             raise InputError(
-                f"{word!r} has an empty value at a comma; put spaces between "
-                "conditions, as in age=70 sex=F."
+                f"{word!r} has no value at a comma, which is between values of one "
+                "condition; put spaces between conditions, as in age=70 sex=F."
             )
         table[name] = values if len(values) > 1 else value
     return table
