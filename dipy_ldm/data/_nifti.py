@@ -226,7 +226,7 @@ def _why_not_loaded(file, error):
 
 
 @contextmanager
-def _blaming(file):
+def _naming_the_file(file):
     """Raise what is wrong with a file that is read or mapped in this context."""
     try:
         # What float32 can't hold becomes infinite, and is refused as such.
@@ -368,7 +368,7 @@ def read_voxels(
 def check_whole(file: Path) -> None:
     """Refuse a compressed file that is cut off or has a wrong checksum."""
     if _is_compressed(file):
-        with _blaming(file), gzip.open(file) as stream:
+        with _naming_the_file(file), gzip.open(file) as stream:
             _read_on(stream)
 
 
@@ -383,7 +383,7 @@ def read_each(info: VolumeInfo, volumes: Iterable[int]) -> Iterator[np.ndarray]:
     # A compressed file is read on from the volume before.
     proxy = nib.load(info.file, mmap=False, keep_file_open=True).dataobj
     for number in volumes:
-        with _blaming(info.file):
+        with _naming_the_file(info.file):
             data = np.asarray(proxy[..., number], "float32")[..., None]
         _refuse_values(info.file, data)
         yield data
@@ -401,7 +401,7 @@ def _refuse_values(file, data):
 
 def _voxels(file):
     """Read all voxels, scaled."""
-    with _blaming(file):
+    with _naming_the_file(file):
         if not _is_compressed(file):
             return _float32(nib.load(file, mmap=False))
         with gzip.open(file) as stream:
@@ -493,7 +493,7 @@ def write_changed(
     proxy, place = image.dataobj, image.header.structarr.dtype.fields["descrip"]
     shape = *inside.shape, values.shape[-1]
     opener = gzip.open if _is_compressed(file) else open
-    with _blaming(file), opener(file, "rb") as stream:
+    with _naming_the_file(file), opener(file, "rb") as stream:
         content = bytearray(stream.read())
         stored = np.frombuffer(content, proxy.dtype, math.prod(shape), proxy.offset)
     voxels = stored.reshape(shape, order="F")

@@ -100,9 +100,9 @@ def test_labels_are_neither_measured_nor_sharpened():
     assert 0 < gain(scan) == gain(labels, scan) < MOST
     assert gain(labels) == 0
     both = np.concatenate([images, images], -1)
-    made = ops.convert_to_numpy(sharpened(both, np.array([0.0, 0.5])))
-    npt.assert_array_equal(made[..., :1], images)
-    npt.assert_allclose(made[..., 1:], sharpened(images, 0.5), atol=1e-6)
+    sharper = ops.convert_to_numpy(sharpened(both, np.array([0.0, 0.5])))
+    npt.assert_array_equal(sharper[..., :1], images)
+    npt.assert_allclose(sharper[..., 1:], sharpened(images, 0.5), atol=1e-6)
 
 
 def test_a_model_leaves_its_labels_as_they_are(fitted):

@@ -121,7 +121,7 @@ def test_fewer_examples_need_no_other_program():
 
 
 @pytest.mark.skipif(keras.config.backend() != "torch", reason="of PyTorch alone")
-def test_what_pytorch_keeps_unused_is_free(monkeypatch):
+def test_gpu_memory_of_pytorch_counts_its_cache_as_free(monkeypatch):
     cuda = {"is_available": True, "mem_get_info": (30, 80)}
     cuda |= {"memory_reserved": 40, "memory_allocated": 15}
     for name, value in cuda.items():

@@ -59,10 +59,10 @@ def test_the_time_or_the_steps_end_a_trial(taken, ends):
 
 
 def test_blobs_are_overfitted(recipe, blobs):
-    found = trials.overfit(recipe, Cohort(blobs[:8]), 60)
-    assert found.mse < 0.5 * found.baseline_mse
-    assert found.images.shape == found.reconstructed.shape == (8, 13, 10, 1)
-    assert 1 < found.codes_used <= found.n_codes == 16
+    trial = trials.overfit(recipe, Cohort(blobs[:8]), 60)
+    assert trial.mse < 0.5 * trial.baseline_mse
+    assert trial.images.shape == trial.reconstructed.shape == (8, 13, 10, 1)
+    assert 1 < trial.codes_used <= trial.n_codes == 16
 
 
 def test_an_autoencoder_that_is_taken_as_it_is_is_not_trained(recipe, vqvae, blobs):
@@ -81,9 +81,9 @@ def test_an_autoencoder_that_is_taken_as_it_is_is_not_trained(recipe, vqvae, blo
 
 def test_early_stopped_training_is_judged_by_its_results(recipe, blobs):
     wild = recipe._replace(of_vqvae=recipe.of_vqvae | {"learning_rate": 1e6})
-    found = trials.overfit(wild, Cohort(blobs[:8]), 60)
-    assert found.steps >= 1
-    assert not found.mse < found.baseline_mse
+    trial = trials.overfit(wild, Cohort(blobs[:8]), 60)
+    assert trial.steps >= 1
+    assert not trial.mse < trial.baseline_mse
 
 
 def test_the_autoencoder_of_a_trial_knows_the_channels(recipe, blobs, monkeypatch):

@@ -49,9 +49,9 @@ def test_bytes_of_many_levels_are_no_labels(caplog):
 def test_sources_are_read_by_their_numbers_up_to_the_latents_edge():
     images = np.arange(30.0).reshape(2, 3, 5, 1)
     info, numbers = Source(1, (0.0, 29.0), [], ""), np.zeros((2, 1))
-    found = ConditioningInputs.of(numbers, info, images, 4).sources
-    assert found.size == (4, 8)
-    read = found.read(np.array([1.0, -1.0, 0.0], "float32"))
+    sources = ConditioningInputs.of(numbers, info, images, 4).sources
+    assert sources.size == (4, 8)
+    read = sources.read(np.array([1.0, -1.0, 0.0], "float32"))
     assert read.shape == (3, 4, 8, 1)
     assert read.dtype == "float32"
     npt.assert_allclose(read[0, :3, :5], images[1] / 29, rtol=1e-6)
@@ -64,9 +64,9 @@ def test_each_example_has_its_source_or_all_have_one():
     for count, which in ((3, [0, 1, 2]), (1, [0, 0, 0])):
         images = np.arange(float(count))[:, None, None, None]
         info = Source(1, (0.0, 2.0), [], "")
-        given = ConditioningInputs.of(numbers, info, images, 1)
-        npt.assert_array_equal(given.table[:, 2], which)
-        conditions, read = given.take(np.array([2, 1])).arrays()
+        inputs = ConditioningInputs.of(numbers, info, images, 1)
+        npt.assert_array_equal(inputs.table[:, 2], which)
+        conditions, read = inputs.take(np.array([2, 1])).arrays()
         assert conditions.shape == (2, 2)
         npt.assert_array_equal(read.ravel(), [which[2] / 2, which[1] / 2])
     for columns, shapes in ((numbers, [(3, 2)]), (numbers[:, :0], [])):

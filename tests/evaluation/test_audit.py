@@ -106,8 +106,8 @@ def test_held_out_images_give_no_alarm_in_ten_repetitions(train, invariant):
         rows = features.compute(train)
         for seed in range(10):
             sets = patients(60, 10 + seed), patients(60, 50 + seed)
-            found = copies.search(features, rows, *map(features.compute, sets))
-            finding = copies.judge(found)
+            distances = copies.search(features, rows, *map(features.compute, sets))
+            finding = copies.judge(distances)
             assert finding.chance > copies.FALSE_ALARM_RATE / 3
             assert finding.copies.value == 0
 

@@ -396,9 +396,9 @@ def test_ridge_is_not_fitted_to_scans_of_the_same_subject(rng):
     true = people[:, :1] * 3 + people[:, 1:2]
     explained, predict = fit_ridge(rows, true[whose], whose)
     others = rng.standard_normal((400, 200))
-    wanted = others[:, :1] * 3 + others[:, 1:2]
-    told = 1 - np.mean((predict(others) - wanted) ** 2) / wanted.var()
-    assert explained == pytest.approx(told, abs=0.2)
+    target = others[:, :1] * 3 + others[:, 1:2]
+    held_out = 1 - np.mean((predict(others) - target) ** 2) / target.var()
+    assert explained == pytest.approx(held_out, abs=0.2)
 
 
 def test_probes_know_whose_images_are(sizes, monkeypatch):

@@ -111,11 +111,11 @@ def test_subsamples_have_the_width_of_the_normal_interval(rng, monkeypatch, most
     monkeypatch.setattr(intervals, "_SUBSAMPLES", 1000)
     x, y = rng.standard_normal((2, 1000)) + 3
     measure = lambda a, b: [a.mean(), b.mean() - a.mean()]  # noqa: E731
-    found = subsample(measure, x, y)
-    assert [f.value for f in found] == [x.mean(), y.mean() - x.mean()]
-    widths = [f.high - f.low for f in found]
-    wanted = 2 * 1.96 / np.sqrt(1000)
-    assert widths == pytest.approx([wanted, np.sqrt(2) * wanted], rel=0.15)
+    figures = subsample(measure, x, y)
+    assert [f.value for f in figures] == [x.mean(), y.mean() - x.mean()]
+    widths = [f.high - f.low for f in figures]
+    expected = 2 * 1.96 / np.sqrt(1000)
+    assert widths == pytest.approx([expected, np.sqrt(2) * expected], rel=0.15)
 
 
 def test_subsamples_are_off_to_the_side_on_which_their_figures_are(rng):
@@ -128,11 +128,11 @@ def test_intervals_of_precision_cover_fresh_draws(rng):
     def shares(real, fake):
         return [*precision_recall(real, fake, 5), *density_coverage(real, fake, 5)]
 
-    found = subsample(shares, *rng.standard_normal((2, 200, 4)))
-    others = [shares(*rng.standard_normal((2, 200, 4))) for _ in range(200)]
-    widths = np.array([f.high - f.low for f in found])
-    wanted = np.quantile(others, 0.975, 0) - np.quantile(others, 0.025, 0)
-    npt.assert_allclose(widths, wanted, rtol=0.6)
+    figures = subsample(shares, *rng.standard_normal((2, 200, 4)))
+    redrawn = [shares(*rng.standard_normal((2, 200, 4))) for _ in range(200)]
+    widths = np.array([f.high - f.low for f in figures])
+    expected = np.quantile(redrawn, 0.975, 0) - np.quantile(redrawn, 0.025, 0)
+    npt.assert_allclose(widths, expected, rtol=0.6)
 
 
 def test_binomial_interval_is_exact():

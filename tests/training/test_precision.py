@@ -84,7 +84,7 @@ def test_unsupported_precision_is_refused_with_the_choices(monkeypatch):
         choose_precision("bfloat16", 3)
 
 
-def test_what_began_in_a_precision_that_a_machine_lacks_is_refused(monkeypatch):
+def test_resuming_in_an_unsupported_precision_is_refused(monkeypatch):
     pretend_gpus(monkeypatch, (8, 0))
     assert choose_precision("auto", 3, began="bfloat16").reason.endswith("began")
     for pretend in (

@@ -149,7 +149,7 @@ def test_short_trials_are_not_stopped():
         learn_nothing(120)
 
 
-def test_early_stop_is_judged_by_actual_steps(caplog):
+def test_verdict_names_actual_steps(caplog):
     stage = staged("autoencoder", Length(10, 4000))
     stage.verdict = lambda figures: "nothing is learnt."
     best = BestWeights("autoencoder", None)

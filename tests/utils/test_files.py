@@ -152,7 +152,7 @@ def test_without_locks_files_are_written_too(tmp_path, monkeypatch):
     assert (tmp_path / ".file.partial").read_text() == "of another"
 
 
-def test_locks_that_bar_writers_are_given_up(tmp_path, monkeypatch):
+def test_mandatory_locks_are_released(tmp_path, monkeypatch):
     def open_as_on_smb(path, *how, **options):
         stream = open(path, *how, **options)
         try:

@@ -48,7 +48,7 @@ def test_words_are_spelled_as_tables_are():
     assert table == {"age": [70] * 3, "sex": ["M", "F", None]}
 
 
-def test_captions_show_what_was_requested():
+def test_captions_show_requested_conditions():
     numbers = ["2014.6", "2014", "12345", "0.5"]
     document = {"conditions": to_saved({"year": KNOWN["age"]})}
     requested = RequestedConditions.of(document, {"year": numbers}, range(4))

@@ -218,7 +218,7 @@ def test_a_wrong_init_is_refused_or_red(cohort, command, tmp_path):
     assert "for images of 2 dimensions with 1 channel, and these have 3" in red["what"]
 
 
-def test_what_a_training_would_refuse_is_on_the_page(cohort, check, monkeypatch):
+def test_options_that_a_training_refuses_are_on_the_page(cohort, check, monkeypatch):
     report = check(cohort, "--patch", 8, 8, status=1)
     assert report["options"]["what"].startswith("Patch must be one number or 3")
     refuse = create_autospec(_training.Recipe.check, side_effect=InputError("no; go."))
