@@ -3,6 +3,7 @@
 The numbers were measured on processors: ``benchmarks/memory.py``.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from dipy_ldm import _backend
@@ -27,7 +28,7 @@ _GRADIENTS = 2.5
 
 
 def estimate_training(
-    parts: list[Any], batch_size: int, distances: float = 0.0, before: int = 0
+    parts: Sequence[Any], batch_size: int, distances: float = 0.0, before: int = 0
 ) -> float:
     """Estimate what training takes."""
     weights = 4 * sum(part.count_params() for part in parts)
