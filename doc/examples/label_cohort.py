@@ -136,6 +136,7 @@ def make_cohort(
     contrasts=("T1w",),
     voxel_size=(1.5, 3.0),
     stripped=0.0,
+    variety=1.0,
     only=(),
     without=(),
     dseg=False,
@@ -143,8 +144,8 @@ def make_cohort(
 ):
     """Write the volumes of a cohort.
 
-    Subject ``i`` depends on ``(seed, i)``, the label maps and ``stripped`` alone, so
-    that a cohort can be made in parts.
+    Subject ``i`` depends on ``(seed, i)``, the label maps, ``stripped`` and ``variety``
+    alone, so that a cohort can be made in parts.
 
     Parameters
     ----------
@@ -164,6 +165,10 @@ def make_cohort(
         Smallest and largest sides of voxels, in mm.
     stripped : float
         Share of the subjects whose brain is alone, without the head.
+    variety : float
+        How much subjects differ from their label maps, but for the size of ventricles,
+        and scans from each other in contrast, bias and noise: 1 is as those of many
+        scanners, 0 not at all.
     only, without : sequence of str
         Ends of the names of the maps to take, or to leave out.
     dseg : bool
@@ -183,8 +188,8 @@ def make_cohort(
     OSError
         If the folder can't be made or a file not be written, as one sentence.
     """
-    check_numbers(n, seed, first, voxel_size, stripped)
-    of_maps = stripped, only, without, dseg, tuple(contrasts) != ("T1w",)
+    check_numbers(n, seed, first, voxel_size, stripped, variety)
+    of_maps = stripped, only, without, dseg, tuple(contrasts) != ("T1w",), variety != 1
     if not maps and any(of_maps):
         raise InputError(
             "random shapes have no label maps; name the folder with --maps."
@@ -196,9 +201,13 @@ def make_cohort(
     folder, scans = Path(folder), []
     subjects: dict[str, dict] = {}
     for i in tqdm(range(first, first + n), "subjects", disable=not verbose):
-        anatomy, subjects[f"sub-{i:04d}"] = draw_subject(i, seed, files, stripped)
+        anatomy, subjects[f"sub-{i:04d}"] = draw_subject(
+            i, seed, files, stripped, variety
+        )
         for contrast in contrasts:
-            image, labels = draw_scan(i, seed, anatomy, contrast, priors, voxel_size)
+            image, labels = draw_scan(
+                i, seed, anatomy, contrast, priors, voxel_size, variety
+            )
             scans.append(folder / f"sub-{i:04d}_{contrast}.nii.gz")
             write_image(scans[-1], image)
             if dseg:
@@ -209,12 +218,13 @@ def make_cohort(
     return scans
 
 
-def check_numbers(n, seed, first, voxel_size, stripped):
+def check_numbers(n, seed, first, voxel_size, stripped, variety):
     """Refuse numbers of :func:`make_cohort` that make no sense."""
     check_range("n", n, 1)
     check_range("seed", seed, 0)
     check_range("first", first, 0)
     check_range("stripped", stripped, 0, 1)
+    check_range("variety", variety, 0, 1)
     if not 0.5 <= voxel_size[0] <= voxel_size[1] <= 10:
         raise InputError(
             "voxel_size must be two numbers from 0.5 to 10 mm, the smaller first, not "
@@ -228,7 +238,7 @@ def choose_map(files, i, seed):
     return files[order[i % len(files)]]
 
 
-def draw_subject(i, seed, files, stripped):
+def draw_subject(i, seed, files, stripped, variety=1.0):
     """Draw a subject; return its anatomy, and its values of :data:`COLUMNS`.
 
     Without files of label maps, it is of random shapes.
@@ -238,7 +248,7 @@ def draw_subject(i, seed, files, stripped):
         return draw_shapes(rng), {}
     alone, mirrored = bool(rng.random() < stripped), bool(rng.random() < 0.5)
     file = choose_map(files, i, seed)
-    anatomy = draw_anatomy(rng, read_map(file), alone, mirrored)
+    anatomy = draw_anatomy(rng, read_map(file), alone, mirrored, variety)
     # Plane by plane, since numpy counts copies of eight bytes each.
     counts = np.sum(
         [np.bincount(p.ravel(), minlength=len(NUMBERS)) for p in anatomy.labels], 0
@@ -252,10 +262,10 @@ def draw_subject(i, seed, files, stripped):
     return anatomy, facts | volumes
 
 
-def draw_anatomy(rng, source, alone, mirrored):
+def draw_anatomy(rng, source, alone, mirrored, variety=1.0):
     """Deform a label map; each voxel has the label of the nearest voxel of the map."""
     mirror = np.diag([-1.0 if mirrored else 1.0, 1, 1, 1])
-    to_voxels = source.to_voxels @ mirror @ draw_pose(rng)
+    to_voxels = source.to_voxels @ mirror @ draw_pose(rng, variety)
     low, high = extent(source, to_voxels, alone)
     shape, affine = field_grid(low, high)
     velocity = np.stack(
@@ -266,6 +276,7 @@ def draw_anatomy(rng, source, alone, mirrored):
         ],
         -1,
     )
+    velocity *= variety
     velocity += rng.uniform(-0.25, 0.35) * swelling(shape, affine)
     points = places(shape, affine) + integrate(velocity * fade(shape))
     points = apply_affine(to_voxels, points).astype("float32")
@@ -392,13 +403,13 @@ def noise(rng, axes, scales):
     return np.stack(list(planes(white, weights)))
 
 
-def draw_looks(rng, contrast, priors):
+def draw_looks(rng, contrast, priors, variety=1.0):
     """Draw what the tissue of each label looks like in a scan of a contrast."""
     tissues = TISSUES.values()
     level = [t.t2 if contrast == "T2w" else t.t1 for t in tissues]
     uneven = np.array([(t.grain, t.patches, t.septa) for t in tissues]).T
-    level += rng.uniform(-0.05, 0.05, len(level)) * (np.array(level) > 0)
-    uneven *= rng.uniform(0.5, 1.5, uneven.shape)
+    level += variety * rng.uniform(-0.05, 0.05, len(level)) * (np.array(level) > 0)
+    uneven *= variety * rng.uniform(0.5, 1.5, uneven.shape)
     if contrast in ("random", "shapes"):
         level[1:] = rng.random(len(level) - 1)
         uneven *= rng.choice([-1, 1, 2], uneven.shape)
@@ -406,25 +417,25 @@ def draw_looks(rng, contrast, priors):
         uneven[:, 1:] = rng.uniform(0, [[0.1], [0.15], [0.3]], uneven[:, 1:].shape)
     looks = np.vstack([level, uneven])[:, TISSUE].astype("float32")
     if contrast == "T1w":
-        draw_priors(rng, looks, priors)
+        draw_priors(rng, looks, priors, variety)
     return Looks(*looks)
 
 
-def draw_priors(rng, looks, priors):
+def draw_priors(rng, looks, priors, variety):
     """Draw brightness and unevenness of tissues as priors have them, in place."""
-    around = rng.uniform(-1.2, 1.2, (256, 2))
+    around = variety * rng.uniform(-1.2, 1.2, (256, 2))
     for index, (one, mean, spread, uneven, change) in priors.items():
         if TISSUE[index]:
             looks[0, index] = max(mean + spread * around[one, 0], 0)
             # Most of it is on a larger scale than that of voxels.
-            uneven = max(uneven + change * around[one, 1], 0)
+            uneven = variety * max(uneven + change * around[one, 1], 0)
             looks[1:3, index] = min(0.3 * uneven, 0.04), 0.5 * uneven
 
 
-def draw_scan(i, seed, anatomy, contrast, priors, voxel_size):
+def draw_scan(i, seed, anatomy, contrast, priors, voxel_size, variety=1.0):
     """Draw a scan of a subject; return its image, and that of its voxels' labels."""
     rng = np.random.default_rng((seed, i, 1 + CONTRASTS.index(contrast)))
-    looks = draw_looks(rng, contrast, priors)
+    looks = draw_looks(rng, contrast, priors, variety)
     sizes = draw_sizes(rng, *voxel_size)
     centres = [
         np.arange(axis[0] + rng.uniform(0, EDGE), axis[-1], size)
@@ -438,9 +449,9 @@ def draw_scan(i, seed, anatomy, contrast, priors, voxel_size):
     scan = average(paint(rng, anatomy, looks), weights)
     inside = strip(rng, anatomy, weights, sizes) if anatomy.alone else 1
     scan = np.maximum(scan, 0) / np.percentile(scan, 99.9)
-    scan **= np.float32(np.exp(rng.normal(0, 0.1)))
-    scan *= np.exp(rng.uniform(0, 0.3) * noise(rng, centres, [60] * 3))
-    scan = add_noise(rng, scan, rng.uniform(0.003, 0.02)) * inside
+    scan **= np.float32(np.exp(variety * rng.normal(0, 0.1)))
+    scan *= np.exp(variety * rng.uniform(0, 0.3) * noise(rng, centres, [60] * 3))
+    scan = add_noise(rng, scan, variety * rng.uniform(0.003, 0.02)) * inside
     labels = NUMBERS[pick(anatomy, centres)] * inside
     affine = from_matvec(np.diag(sizes), [axis[0] for axis in centres])
     turns = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(rng.choice(ORIENTATIONS)))
@@ -510,6 +521,13 @@ def main(arguments=None):
         type=float,
         default=0.0,
         help="share of the subjects whose brain is alone, without the head",
+    )
+    parser.add_argument(
+        "--variety",
+        type=float,
+        default=1.0,
+        help="how much subjects and scans differ, from 0 to 1, as those of many "
+        "scanners (default: 1)",
     )
     parser.add_argument(
         "--only", nargs="+", default=(), help="maps to take, by the ends of their names"

@@ -517,15 +517,16 @@ def integrate(velocity):
     return np.asarray(displacement)
 
 
-def draw_pose(rng):
+def draw_pose(rng, variety=1.0):
     """Draw the size of a head, along each axis, and how it is turned, ``(4, 4)``.
 
     From the subject's millimetres to those of the template; the centre of the brain
     stays where it is.
     """
-    rotation = Rotation.from_euler("xyz", rng.uniform(-4, 4, 3), degrees=True)
+    turns = variety * rng.uniform(-4, 4, 3)
+    sizes = 1 + variety * rng.uniform(-0.06, 0.06, 3)
     pose = np.eye(4)
-    pose[:3, :3] = rotation.as_matrix() / rng.uniform(0.94, 1.06, 3)
+    pose[:3, :3] = Rotation.from_euler("xyz", turns, degrees=True).as_matrix() / sizes
     pose[:3, 3] = BRAIN_CENTRE - pose[:3, :3] @ BRAIN_CENTRE
     return pose
 

@@ -100,6 +100,17 @@ def test_a_subject_depends_on_seed_and_number_alone(cohort, heads, tmp_path):
     assert alone.read_bytes() == files[1].read_bytes()
 
 
+def test_variety_is_how_much_subjects_and_scans_differ(cohort, heads, tmp_path):
+    def spread(variety):
+        options = {"variety": variety, "n": 3}
+        folder = tmp_path / str(variety)
+        levels = brightness(cohort, folder, heads, "T1w", **options)
+        return np.ptp(levels[:, 1] / levels[:, 0])
+
+    assert spread(0.1) < 0.3 * spread(1.0)
+    npt.assert_allclose(cohort.draw_pose(np.random.default_rng(0), 0), np.eye(4))
+
+
 def test_volumes_are_those_of_the_labels(cohort, heads, tmp_path):
     numbers = {"ventricles": (4, 43), "hippocampi": (17, 53)}
     numbers["brain"] = (2, 3, 17, 41, 42, 53)
