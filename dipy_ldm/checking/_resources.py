@@ -27,7 +27,10 @@ _BEGIN = (
     "autoencoder for any scan (of 25, 29.2 dB where one of their own has 26.9)."
 )
 _STAGES = {"autoencoder": "The autoencoder", "diffusion": "The diffusion model"}
-_SMALLER = {"autoencoder": "smaller --patch", "diffusion": "larger --voxel_size"}
+_SMALLER = {
+    "autoencoder": "smaller --patch or larger --voxel_size",
+    "diffusion": "larger --voxel_size",
+}
 
 
 def check_subjects(
