@@ -133,14 +133,18 @@ def makes_series(conditions: Mapping[str, Condition]) -> bool:
     return any(condition.kind == "direction" for condition in conditions.values())
 
 
-def refuse_series(conditions: Mapping[str, Condition]) -> None:
-    """Refuse a model of series where each volume would be scaled by itself."""
+# What helps where each volume would be scaled by itself.
+_CURE = (
+    "whose volumes have the scale of their b = 0; use it with dipy_generate_ldm, "
+    "dipy_denoise_ldm, dipy_evaluate_ldm or, on what load_volumes(dwi=True) returns, "
+    "in Python"
+)
+
+
+def refuse_series(conditions: Mapping[str, Condition], cure: str = _CURE) -> None:
+    """Refuse a model of series where it can't be used."""
     if makes_series(conditions):
-        raise InputError(
-            "this model makes diffusion series, whose volumes have the scale of their "
-            "b = 0; use it with dipy_generate_ldm, dipy_evaluate_ldm or, on what "
-            "load_volumes(dwi=True) returns, in Python."
-        )
+        raise InputError(f"this model makes diffusion series, {cure}.")
 
 
 def find_tables(file: str | Path) -> dict[str, Path]:

@@ -149,7 +149,7 @@ def space_code(header: nib.Nifti1Header) -> int:
 def is_whole(file: Path) -> bool:
     """Return whether a volume file is complete, by its header and size."""
     try:
-        read_header(file, channels=True)
+        read_header(file, channels=True, dwi=bool(find_tables(file)))
     except InputError:
         return False
     return True

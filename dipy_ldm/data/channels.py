@@ -14,6 +14,7 @@ from functools import cache
 from itertools import chain
 import math
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -72,6 +73,10 @@ class Channel:
     # What spread and summarise return, and what difference returns.
     deviation: ClassVar[str] = "standard deviation"
     compared: ClassVar[str] = "{} minus {}"
+    # What files beside one say of its columns, these files, and the volume to look at.
+    conditions: ClassVar[Mapping[str, Sequence]] = MappingProxyType({})
+    tables: ClassVar[Sequence[Path]] = ()
+    shown: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         """Refuse what is no channel, such as that of a damaged file."""
@@ -167,9 +172,9 @@ class Channel:
         """Describe it for the sidecar of a file that does not hold its values."""
         return {"Channel": self.name} if self.name else {}
 
-    def table_text(self) -> str:
-        """Return the table beside each file; empty without one."""
-        return ""
+    def texts(self) -> dict[str, str]:
+        """Return what is written beside each file, by the ends of the names."""
+        return {}
 
     def to_saved(self) -> dict:
         """Return the record as JSON data."""
@@ -475,13 +480,14 @@ class Labels(Channel):
         """Describe the labels, too."""
         return super().sidecar_entries() | {"Labels": list(self.labels)}
 
-    def table_text(self) -> str:
+    def texts(self) -> dict[str, str]:
         """Return names and colours of the labels, as BIDS has them."""
         columns = list(dict.fromkeys(chain(*self.table.values())))
         rows = [{"index": str(x)} | self.table.get(str(x), {}) for x in self.labels]
         names = ["index", *columns]
         lines = [names, *([row.get(n, "n/a") for n in names] for row in rows)]
-        return "".join("\t".join(line) + "\n" for line in lines) if columns else ""
+        text = "".join("\t".join(line) + "\n" for line in lines)
+        return {".tsv": text} if columns else {}
 
 
 @dataclass(frozen=True)

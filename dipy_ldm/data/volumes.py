@@ -325,8 +325,8 @@ def refuse_beside_series(
     }
     if name := next(filter(refused.get, refused), None):
         raise InputError(
-            f"`dwi` makes an image of each volume, and its source of b = 0; leave out "
-            f"`{name}`, or `dwi`."
+            "each volume of a diffusion series is an image, and its b = 0 the source; "
+            f"leave out `{name}`."
         )
 
 

@@ -194,8 +194,7 @@ def list_files(
     """
     files = [file for file, _ in volumes]
     for file, channel in volumes:
-        ends = [".json", ".tsv"] if channel.table_text() else [".json"]
-        files += [sidecar(file).with_suffix(end) for end in ends]
+        files += [sidecar(file).with_suffix(e) for e in (".json", *channel.texts())]
     if picture and not picture.with_suffix(".toml").exists():
         files.append(picture)
     return files
@@ -210,10 +209,10 @@ def write_channel(
     facts: dict,
     space: int = ALIGNED,
 ) -> None:
-    """Write the values of a channel, what they are, and the table of its labels."""
+    """Write the values of a channel, what they are, and its tables."""
     kind = channel.intent, channel.name
-    if table := channel.table_text():
-        write_text(sidecar(file).with_suffix(".tsv"), table)
+    for end, text in channel.texts().items():
+        write_text(sidecar(file).with_suffix(end), text)
     facts = facts | channel.sidecar_entries()
     dtype = channel.dtype or dtype
     write_with_sidecar(file, values, affine, dtype, facts, kind, space)

@@ -21,10 +21,18 @@ from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm._utils.progress import reworded, tqdm
 from dipy_ldm._utils.values import as_report
-from dipy_ldm.data._bvals_bvecs import refuse_series
+from dipy_ldm.data._bvals_bvecs import makes_series, refuse_series
 from dipy_ldm.data._grid import Grid
-from dipy_ldm.data._nifti import VolumeInfo, is_whole, space_of, write_changed
-from dipy_ldm.data._pairing import pair_sources
+from dipy_ldm.data._measured_series import MeasuredSeries
+from dipy_ldm.data._nifti import (
+    VolumeInfo,
+    is_whole,
+    refuse_files,
+    space_of,
+    warn_of_space,
+    write_changed,
+)
+from dipy_ldm.data._pairing import pair_sources, read_series
 from dipy_ldm.data._preprocessing import conform_channels
 from dipy_ldm.data._scans import (
     check_channel_files,
@@ -38,6 +46,7 @@ from dipy_ldm.data.channels import (
     choose_channels,
     from_saved as channels_from,
 )
+from dipy_ldm.data.volumes import refuse_beside_series
 from dipy_ldm.workflows import (
     _bids_dataset as bids,
     _launch as launch,
@@ -50,6 +59,7 @@ from dipy_ldm.workflows._conditions import (
 )
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._options import parse_channels, parse_filter
+from dipy_ldm.workflows._series import refuse_gradients
 from dipy_ldm.workflows._sources import SourceInputs
 
 if TYPE_CHECKING:  # they take seconds to import
@@ -60,6 +70,10 @@ logger = logging.getLogger(__name__)
 # Volumes in the picture.
 _N_SHOWN = 8
 _CURE = "add --resume to go on, or --force to overwrite"
+_NO_INPAINTING = (
+    "and makes them of b = 0, which it can't inpaint itself; inpaint b = 0, or maps "
+    "such as FA, with a model of these"
+)
 # What sidecars have of the inputs.
 _FINGERPRINTS = "SourceFingerprints"
 
@@ -89,7 +103,7 @@ class Task(NamedTuple):
         return [path for part in self.parts for path in part.outputs]
 
     @property
-    def channels(self):
+    def channels(self) -> list[Channel]:
         """All channels."""
         return [part.channel for part in self.parts]
 
@@ -131,10 +145,12 @@ class Job(NamedTuple):
         facts |= {name.capitalize(): value for name, value in sampling.items()}
         tasks, unsure = [], 0
         for file, parts in self.parts.items():
-            inputs = [part.file for part in parts]
+            inputs = [*chain(*([p.file, *p.channel.tables] for p in parts))]
             inputs += [] if masks is None else [masks[file]]
             inputs += self.sources.parts[self.source_of[file]] if self.sources else []
             own = {"Noise": self.noise[file], "Sources": list(map(str, inputs))}
+            if tables := parts[0].channel.conditions:
+                own["Conditions"] = facts["Conditions"] | tables
             if self.options.bids:  # which asks for it
                 stripped = read_facts(file).get("SkullStripped")
                 stripped = self.options.skull_stripped or stripped
@@ -170,10 +186,11 @@ def prepare(
         raise InputError("`skull_stripped` is for `bids`; add it, or leave it out.")
     path = _serialization.find(options.model_file)
     document = _serialization.read_document(path, "latent_diffusion")
+    conditions = parse_conditions(options.conditions, document)
+    of_series = _check_series(document, options, conditions)
     grid, channels = _grid_and_channels(document, options.model_file, verb)
     names = parse_channels(options.channels)
     chosen = choose_channels(names, channels)
-    conditions = parse_conditions(options.conditions, document)
     sets = find_channel_files(
         options.input_files, channels, options.suffix, parse_filter(options.filter)
     )
@@ -186,7 +203,7 @@ def prepare(
     results = {os.path.abspath(path) for path in chain(*written.values())}
     sets = [own for own in sets if os.path.abspath(own[0]) not in results]
     files = [own[0] for own in sets]
-    sources = SourceInputs.of(document, options.source_files)
+    sources = None if of_series else SourceInputs.of(document, options.source_files)
     source_of = pair_sources(files, sources.files) if sources else {}
     end = end.parent / "code" / end.name if options.bids else end
     parts = {
@@ -200,8 +217,7 @@ def prepare(
     own = launch.part_of(cluster, sets)
     if not own:
         return None
-    infos, bad = check_channel_files(own, channels, names is True, skip_bad=True)
-    parts = {info.file: parts[info.file] for info in infos}
+    infos, bad, parts = _check_files(parts, own, channels, names is True, of_series)
     if not options.resume:
         outputs.refuse_overwriting(flow, _all_files(parts, end), _CURE)
     requested = RequestedConditions.of(document, conditions, range(1))
@@ -228,9 +244,35 @@ def _all_files(parts, end):
     return outputs.list_files(volumes, end.with_name(f"{end.name}.png"))
 
 
+def _check_series(document, options, conditions):
+    """Return whether a model is of series; refuse what such a one has no use for."""
+    learnt = from_saved(document["conditions"])
+    if getattr(options, "lesions", True):
+        refuse_series(learnt, _NO_INPAINTING)
+    if not makes_series(learnt):
+        return False
+    refuse_gradients(conditions, "the tables beside each series")
+    refuse_beside_series(options.channels, options.source_files)
+    return True
+
+
+def _check_files(parts, sets, channels, along_axis, of_series):
+    """Read headers, and tables of series; return good ones, bad ones, and parts."""
+    if not of_series:
+        infos, bad = check_channel_files(sets, channels, along_axis, skip_bad=True)
+        return infos, bad, {info.file: parts[info.file] for info in infos}
+    tasks, bad = read_series([file for (file,) in sets])
+    refuse_files(bad, len(tasks), skip_bad=True)
+    infos = [task.info for task in tasks]
+    warn_of_space(infos)
+    own = {}
+    for info, series in zip(infos, map(MeasuredSeries.of, tasks)):
+        own[info.file] = [part._replace(channel=series) for part in parts[info.file]]
+    return infos, bad, own
+
+
 def _grid_and_channels(document, model_file, verb):
     """Return the grid and the channels of a model of volumes; refuse another model."""
-    refuse_series(from_saved(document["conditions"]))
     shape, affine = document["shape"], document["affine"]
     if len(shape) != 4:
         raise InputError(

@@ -38,11 +38,7 @@ def read_table(
             "this model makes diffusion series; give their b-values as `bvals` and "
             "their directions as `bvecs`."
         )
-    if isinstance(request, dict) and (own := {BVAL, DIRECTION} & set(request)):
-        raise InputError(
-            f"{min(own)} is in the tables of `bvals` and `bvecs`; leave it out of the "
-            "conditions."
-        )
+    refuse_gradients(request, "the tables of `bvals` and `bvecs`")
     gradients = Gradients.read(bvals, bvecs)
     if not gradients.weighted.size:
         raise InputError(
@@ -50,6 +46,12 @@ def read_table(
             "others."
         )
     return gradients
+
+
+def refuse_gradients(request: dict | str, where: str) -> None:
+    """Refuse b-values and directions as conditions, which tables have."""
+    if isinstance(request, dict) and (own := {BVAL, DIRECTION} & set(request)):
+        raise InputError(f"{min(own)} is in {where}; leave it out of the conditions.")
 
 
 class Series(NamedTuple):

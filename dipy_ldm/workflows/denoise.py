@@ -180,10 +180,11 @@ def _denoise(model, job, sampling, task):
     image, origins = conform_channels(parts, job.grid)
     arguments = sampling | job.arguments(task) | {"strength": options.strength}
     first = arguments["first"]
+    denoise = partial(_denoise_columns, model, task.channels[0])
 
     def denoise_repeatedly(**changes):
         return [
-            model.denoise(image[None], **arguments | {"first": first + i} | changes)[0]
+            denoise(image, **arguments | {"first": first + i} | changes)
             for i in range(options.repeats)
         ]
 
@@ -198,6 +199,17 @@ def _denoise(model, job, sampling, task):
         )
         if part.outputs
     ]
+
+
+def _denoise_columns(model, channel, image, conditions, **options):
+    """Denoise ``(*space, columns)``; of a series, each volume from its b = 0."""
+    known = channel.conditions
+    if not known:
+        return model.denoise(image[None], conditions=conditions, **options)[0]
+    b0, volumes = image[..., :1], np.moveaxis(image[..., 1:], -1, 0)[..., None]
+    options |= {"source": b0[None], "conditions": (conditions or {}) | known}
+    denoised = model.denoise(volumes, **options)[..., 0]
+    return np.concatenate([b0, np.moveaxis(denoised, 0, -1)], -1)
 
 
 def _inpaint_lesions(model, job, sampling, task):
@@ -273,4 +285,5 @@ def _write(part, origin, columns, task, repeated, before, options):
     for other, (volume, extra) in zip(further, maps, strict=True):
         facts = task.facts | channel.name_entry() | extra
         write_with_sidecar(other, volume, *how, facts, space=space)
-    return origin.data, mean, origin.affine
+    shown = slice(channel.shown, None)
+    return origin.data[..., shown], mean[..., shown], origin.affine

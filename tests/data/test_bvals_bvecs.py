@@ -164,7 +164,7 @@ def test_a_single_direction_is_read(tmp_path):
 def test_series_have_no_channels_and_sources_of_their_own(tmp_path, name):
     option = {"channels": True, "source_files": [tmp_path]}[name]
     file = save_series(tmp_path)
-    with pytest.raises(InputError, match=f"leave out `{name}`, or `dwi`"):
+    with pytest.raises(InputError, match=f"the source; leave out `{name}`"):
         load_volumes([file], dwi=True, **{name: option})
 
 

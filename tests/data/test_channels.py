@@ -110,7 +110,7 @@ def test_records_go_through_a_model_file(bids, load):
     # Nothing is where nothing was, also where the range begins below it.
     npt.assert_allclose(volumes.images[0, 0, 0, 0], [0, 0, 0, 0, 1 / 3], atol=1e-6)
     table = "index\tname\tcolor\n3\tcortex\t#ff0000\n41\tn/a\tn/a\n"
-    assert labels.table_text().startswith(table)
+    assert labels.texts()[".tsv"].startswith(table)
 
 
 def test_entities_have_the_kind_of_their_suffix(tmp_path, load, anatomy):

@@ -167,21 +167,74 @@ def test_series_are_for_models_of_sources():
         read_table(document, "a.bval", "a.bvec", {})
 
 
+def denoise(folder, *arguments, status=0):
+    words = ("ldm.safetensors", *arguments, "--out_dir", "clean")
+    return execute("denoise", *words, cwd=folder, status=status)
+
+
+def test_series_are_denoised_in_their_own_space(trained, tmp_path):
+    # The b = 0 of the second stands between its other volumes.
+    source, moved = trained / "sub-1_dwi.nii.gz", tmp_path / "sub-9_dwi.nii.gz"
+    data, order = nib.load(source).get_fdata(dtype="float32"), [2, 1, 0, 3, 4, 5]
+    nib.save(nib.Nifti1Image(data[..., order], AFFINE), moved)
+    for end in (".bval", ".bvec"):
+        table = np.loadtxt(trained / f"sub-1_dwi{end}", ndmin=2)[:, order]
+        np.savetxt(tmp_path / f"sub-9_dwi{end}", table)
+    denoise(trained, source, moved, "--strength", 0)
+    stems = [trained / "clean" / f"sub-{i}_desc-denoised_dwi" for i in (1, 9)]
+    images = [nib.load(f"{stem}.nii.gz") for stem in stems]
+    first, second = (image.get_fdata(dtype="float32") for image in images)
+    npt.assert_allclose(second, first[..., order], rtol=1e-4, atol=1e-2)
+    npt.assert_array_equal(first[..., 0], data[..., 0])
+    assert all(np.abs(first - data).max((0, 1, 2))[1:] > 1)
+    npt.assert_array_equal(images[0].affine, AFFINE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bvals, bvecs = read_bvals_bvecs(f"{stems[1]}.bval", f"{stems[1]}.bvec")
+        fit = TensorModel(gradient_table(bvals, bvecs=bvecs)).fit(second)
+    assert np.isfinite(fit.fa).all()
+    facts = json.loads(stems[1].with_suffix(".json").read_text())
+    assert facts["Conditions"]["bval"] == [1000.0] * 5
+    assert [Path(file).name for file in facts["Sources"]] == [
+        f"sub-9_dwi{end}" for end in (".nii.gz", ".bval", ".bvec")
+    ]
+    denoise(trained, source, "--strength", 0, "--resume")
+    (tmp_path / "sub-9_dwi.bval").write_text("900 900 0 900 900 900")
+    output = denoise(trained, moved, "--strength", 0, "--resume", status=2)
+    assert "Conditions was" in answer(output)
+
+
+def test_repeated_series_have_deviations_and_differences(trained):
+    denoise(trained, "sub-2_dwi.nii.gz", "--repeats", 2, "--difference")
+    name = "clean/sub-2_desc-denoised{}_dwi.nii.gz"
+    data = nib.load(trained / "sub-2_dwi.nii.gz").get_fdata()
+    mean, std, difference = (
+        nib.load(trained / name.format(end)).get_fdata()
+        for end in ("", "Std", "Difference")
+    )
+    npt.assert_allclose(data - mean, difference, rtol=1e-3, atol=1e-2)
+    for volumes in (std, difference):
+        assert (volumes[..., 0] == 0).all()
+        assert all(np.abs(volumes).max((0, 1, 2))[1:] > 0)
+
+
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "sentence"),
     [
-        ["denoise", "b0-0.nii"],
-        ["inpaint", "b0-0.nii", "--mask_files", "b0-0.nii"],
-        ["audit", "--train_files", B0S[0], "--held_out", B0S[1]],
+        (["b0-0.nii"], "is no diffusion series"),
+        (["sub-1_dwi.nii.gz", "--source_files", "b0-1.nii"], "out --source_files"),
+        (["sub-1_dwi.nii.gz", "--conditions", "bval=9"], "bval is in the tables besid"),
+        (["sub-1_dwi.nii.gz", "--lesions"], "no anomaly detector"),
     ],
 )
-def test_commands_that_scale_each_volume_are_refused(trained, arguments):
-    name, *words = arguments
-    for file in B0S:
-        shutil.copy(trained / "b0-0.nii", trained / file)
-    words = ("ldm.safetensors", *words, "--source_files", *B0S)
-    output = execute(name, *words, cwd=trained, status=2)
-    assert "makes diffusion series" in answer(output)
+def test_what_no_series_is_denoised_with_is_refused(trained, arguments, sentence):
+    assert sentence in answer(denoise(trained, *arguments, status=2))
+
+
+def test_series_are_not_inpainted(trained):
+    words = ("sub-1_dwi.nii.gz", "--mask_files", "b0-1.nii")
+    output = execute("inpaint", "ldm.safetensors", *words, cwd=trained, status=2)
+    assert "makes diffusion series, and makes them of b = 0" in answer(output)
 
 
 def test_scans_are_refused_by_a_model_of_series(trained):
