@@ -7,6 +7,8 @@ field of each subject's own, of which b = 0 shows nothing::
 
     python benchmarks/series.py brains --maps heads
 
+With ``--denoise``, held-out series are denoised instead, by the model and by DIPY.
+
 What is there is left as it is.
 """
 
@@ -22,6 +24,8 @@ from common import (
     train_once,
 )
 from dipy.core.sphere import HemiSphere, disperse_charges
+from dipy.denoise.localpca import mppca
+from dipy.denoise.patch2self import patch2self
 from dipy.io.gradients import read_bvals_bvecs
 from dipy.reconst.shm import real_sh_descoteaux_from_index
 from dipy.sims.voxel import add_noise
@@ -35,6 +39,7 @@ from dipy_ldm.evaluation._diffusion_tensors import fit_tensors
 
 # After -c of Python, as TRAIN of what benchmarks share.
 GENERATE = "from dipy_ldm.workflows import cli; cli.generate()"
+DENOISE = "from dipy_ldm.workflows import cli; cli.denoise()"
 # Labels of FreeSurfer.
 WHITE = (2, 7, 16, 28, 41, 46, 60, 77, 85, 192, *range(251, 256))
 FLUID = (4, 5, 14, 15, 24, 43, 44, 72)
@@ -66,6 +71,9 @@ def make_parser():
     parser.add_argument("--widths_ldm", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--patch", type=int, default=16)
     parser.add_argument("--batch_size", type=int, default=4)
+    strengths = "denoise with these strengths"
+    parser.add_argument("--denoise", type=float, nargs="+", help=strengths)
+    parser.add_argument("--snr", type=float, default=SNR, help="of what is denoised")
     parser.set_defaults(measure=compare)
     return parser
 
@@ -157,12 +165,13 @@ def prepare(options):
             write(Subject(labels / file), folder / f"sub-{i:04d}_dwi.nii.gz")
 
 
-def write(subject, path):
+def write(subject, path, snr=SNR):
     """Write a series for the training, with tables of its own."""
     bvals = np.concatenate([[0, 0], *([b] * n for b, n in SHELLS.items())])
     vectors = [spread(n, [subject.number, b]) for b, n in SHELLS.items()]
     directions = np.concatenate([np.zeros((2, 3)), *vectors])
-    data = subject.series(subject.labels.shape, subject.affine, bvals, directions)
+    where = subject.labels.shape, subject.affine
+    data = subject.series(*where, bvals, directions, snr)
     nib.save(nib.Nifti1Image(data, subject.affine), path)
     b0 = nib.Nifti1Image(data[..., :2].mean(-1), subject.affine)
     (path.parent / "b0").mkdir(exist_ok=True)
@@ -230,6 +239,14 @@ def from_six(measured, directions, targets):
 def compare(options):
     """Make, train, generate and measure; print the scores."""
     prepare(options)
+    ways = denoised(options) if options.denoise else generated(options)
+    for name, scores in ways.items():
+        means = {k: float(np.mean([own[k] for own in scores])) for k in scores[0]}
+        yield {"by": name} | {k: round(mean, 3) for k, mean in means.items()}
+
+
+def generated(options):
+    """Generate series, and score them, by how they were made."""
     n = options.n_directions
     directions = np.concatenate([np.zeros((1, 3)), spread(n, 99)])
     bvals = np.array([0.0] + [1000.0] * n)
@@ -252,9 +269,40 @@ def compare(options):
             each["between"] = score_between(options, grid, subject, between)
         for name, own in each.items():
             ways.setdefault(name, []).append(own)
-    for name, scores in ways.items():
-        means = {k: float(np.mean([own[k] for own in scores])) for k in scores[0]}
-        yield {"by": name} | {k: round(mean, 3) for k, mean in means.items()}
+    return ways
+
+
+def denoised(options):
+    """Denoise held-out series, and score them, by what denoised them."""
+    path, ways = train(options), {}
+    noisy = options.folder / f"snr-{options.snr:g}"
+    names = {f"{noisy.name}-strength-{s:g}": s for s in options.denoise}
+    noisy.mkdir(exist_ok=True)
+    subjects = {}
+    for file in sorted((options.folder / "held_out").glob("*_dwi.nii.gz")):
+        labels = options.folder / "labels" / file.name.replace("dwi", "T2w_dseg")
+        subjects[noisy / file.name] = Subject(labels)
+        if not (noisy / file.name).exists():
+            write(subjects[noisy / file.name], noisy / file.name, options.snr)
+    for name, strength in names.items():
+        how = "--strength", strength, "--out_dir", options.folder / name, "--resume"
+        call("-c", DENOISE, path, *subjects, *how)
+    for subject in subjects.values():
+        data, directions = read(options, noisy.name, subject)
+        bvals = np.repeat([0, *SHELLS], [2, *SHELLS.values()])
+        series = {
+            "nothing": data,
+            "mppca": mppca(data, mask=subject.labels > 0),
+            "patch2self": patch2self(data, bvals, verbose=False),
+        }
+        series |= {name: read(options, name, subject)[0] for name in names}
+        # As usual, tensors are fitted to the lowest shell.
+        low, grid = bvals <= 1000, Grid(subject.labels.shape, subject.affine)
+        mask = white_matter(subject, grid)
+        for name, own in series.items():
+            tensors = fit(own[..., low], bvals[low], directions[low], mask)
+            ways.setdefault(name, []).append(score(subject, grid, *tensors))
+    return ways
 
 
 def read(options, folder, subject):

@@ -67,7 +67,8 @@ class DenoiseLDMFlow(LDMFlow):
         noised to a level and denoised again, and the decoded result is brought back to
         the grid and intensities of the volume. Writes a NIfTI file each, named after
         the volume, with a JSON file of how it was made. Where volumes of several
-        folders have the same name, their folders are kept.
+        folders have the same name, their folders are kept. Models of --dwi take
+        diffusion series, with .bval and .bvec beside each.
 
         Parameters
         ----------
@@ -203,13 +204,17 @@ def _denoise(model, job, sampling, task):
 
 def _denoise_columns(model, channel, image, conditions, **options):
     """Denoise ``(*space, columns)``; of a series, each volume from its b = 0."""
-    known = channel.conditions
-    if not known:
+    gradients = channel.conditions
+    if not gradients:
         return model.denoise(image[None], conditions=conditions, **options)[0]
-    b0, volumes = image[..., :1], np.moveaxis(image[..., 1:], -1, 0)[..., None]
-    options |= {"source": b0[None], "conditions": (conditions or {}) | known}
-    denoised = model.denoise(volumes, **options)[..., 0]
-    return np.concatenate([b0, np.moveaxis(denoised, 0, -1)], -1)
+    columns = [image[..., :1]]
+    options["source"] = image[None, ..., :1]
+    # Of the same noise: with others, volumes would differ by more than directions.
+    for i in range(image.shape[-1] - 1):
+        own = {name: values[i] for name, values in gradients.items()}
+        options["conditions"] = (conditions or {}) | own
+        columns.append(model.denoise(image[None, ..., [i + 1]], **options)[0])
+    return np.concatenate(columns, -1)
 
 
 def _inpaint_lesions(model, job, sampling, task):
