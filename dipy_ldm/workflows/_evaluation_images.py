@@ -13,9 +13,9 @@ import numpy as np
 from dipy_ldm import _serialization
 from dipy_ldm._conditions import from_saved as conditions_from
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import listed, take_rows
+from dipy_ldm._utils.values import grouped, listed, take_rows
 from dipy_ldm.data import load_mnist
-from dipy_ldm.data._bvals_bvecs import refuse_series
+from dipy_ldm.data._bvals_bvecs import makes_series
 from dipy_ldm.data._covariates import read_covariates
 from dipy_ldm.data._grid import Grid, same_grid
 from dipy_ldm.data._image_checks import check_range
@@ -75,7 +75,6 @@ def read_for(
     **choice: Any,
 ) -> EvaluationImages:
     """Read images for a model; samples among real ones are refused by others."""
-    refuse_series(conditions_from(document["conditions"]))
     if not paths:
         raise InputError(f"give images to compare with: `{option}`.")
     paths = [str(path) for path in paths]
@@ -89,6 +88,7 @@ def read_for(
     if of_volumes:
         named = from_saved(document.get("channels"))
         choice |= {"channels": named or channels, "generated": generated}
+        choice["dwi"] = makes_series(conditions_from(document["conditions"]))
         if source_files is not None:
             labels = bool(document["source"]["labels"])
             choice |= {"source_files": source_files, "source_labels": labels}
@@ -238,29 +238,36 @@ def _volumes(document, paths, option, choice, cache_dir):
     volumes = conform_volumes(plan, cache_dir=cache_dir, verbose=True)
     files = [Path(file) for file in volumes.files]
     rows = plan.listed, choice["generated"]
-    conditions, further = _conditions(document, [(file, 0) for file in files], *rows)
+    places = [(file, 0) for file in files]
+    conditions, further = _conditions(document, places, *rows, volumes.gradients)
     names = [file.name for file in files]
+    if volumes.gradients:
+        pairs = zip(names, plan.tasks)
+        names = [f"{name}, volume {task.volume}" for name, task in pairs]
     details = conditions, notes + further, plan.subjects, volumes.sources
     return EvaluationImages(volumes.images, names, files, *details)
 
 
-def _conditions(document, places, rows, generated):
+def _conditions(document, places, rows, generated, gradients=None):
     """Look up the model's conditions in the images' files or in tables."""
-    names = list(document["conditions"])
+    columns = dict(gradients or {})
+    names = [name for name in document["conditions"] if name not in columns]
     if not names:
-        return None, []
+        return columns or None, []
     if generated and (requested := requested_conditions_of(names, places)):
-        return requested, []
+        return columns | requested, []
     files = [file for file, _ in places]
     try:
         values = read_covariates(names, files, rows).values
-        return as_levels(conditions_from(document["conditions"]), values), []
+        values = as_levels(conditions_from(document["conditions"]), values)
+        return columns | values, []
     except InputError as error:
         if generated:
-            return None, []
+            return columns or None, []
         # Which may name subjects, and pages are published.
         logger.info("%s", error)
-        return None, ["The conditions of the real images are unknown."]
+        note = "conditions of the real images are unknown."
+        return columns or None, [f"The {'other ' if columns else ''}{note}"]
 
 
 def refuse_samples_of(train: EvaluationImages, generated: EvaluationImages) -> None:
@@ -280,9 +287,10 @@ def one_of_each_subject(images: EvaluationImages) -> EvaluationImages:
 
     What is chance is counted by people: their other scans add nothing.
     """
-    named = dict(enumerate(images.named or []))
-    first = {own or i: i for i, own in reversed(named.items())}
-    rows = sorted(first.values())
+    named = images.named or []
+    by_subject = grouped((own or i, i) for i, own in enumerate(named))
+    # Those of a series are in the order of b-values, and all shall be there.
+    rows = sorted(own[i % len(own)] for i, own in enumerate(by_subject.values()))
     if len(rows) == len(named):
         return images
     people = f"{len(rows)} subjects"

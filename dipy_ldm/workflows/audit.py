@@ -3,7 +3,10 @@
 import time
 
 from dipy_ldm import _serialization
+from dipy_ldm._conditions import from_saved
 from dipy_ldm._utils.subjects import refuse_same_subjects
+from dipy_ldm.data._bvals_bvecs import makes_series
+from dipy_ldm.data.volumes import refuse_beside_series
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._evaluation_images import (
@@ -65,7 +68,8 @@ class AuditLDMFlow(LDMFlow):
         train_files : variable string or Path, optional
             All images that the model was trained on: NIfTI volumes, folders, wildcards
             or lists of them; arrays (.npy, .npz) and PNG files for a model of images;
-            or the word mnist for the training digits.
+            or the word mnist for the training digits. Of diffusion series, all volumes
+            are compared.
         held_out : variable string or Path, optional
             Images of other subjects, at least 20 and better hundreds, or the word mnist
             for the test digits. Of several images of a subject, one is compared.
@@ -128,8 +132,13 @@ class AuditLDMFlow(LDMFlow):
 
 def _read(document, options, generated_files=None, source_files=None):
     """Read training and held-out images, and generated ones if there are any."""
-    SourceInputs.of(document, source_files)  # refuses what the model does not need
-    refuse_unnamed(source_files, options.train_files, options.held_out)
+    of_series = makes_series(from_saved(document["conditions"]))
+    if of_series:
+        refuse_beside_series(options.channels, source_files)
+    else:
+        SourceInputs.of(document, source_files)  # refuses what the model does not need
+    named = [] if of_series else source_files
+    refuse_unnamed(named, options.train_files, options.held_out)
     how, choice = reading_options(options)
     real = choice | how | {"source_files": source_files}
     train = read_for(

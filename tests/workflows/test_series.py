@@ -16,7 +16,7 @@ from dipy.reconst.dti import TensorModel
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import answer, execute, load_model
+from processes import answer, call, execute, load_model
 import pytest
 
 from dipy_ldm import InputError
@@ -338,3 +338,38 @@ def test_a_folder_of_series_is_checked(trained, command, tmp_path):
     assert "Few series have b of about 3000" in series["what"]
     assert [row["series"] for row in series["table"]] == [4, 1]
     assert series["table"][0]["most directions"] == 8
+
+
+def test_series_are_audited_by_subject(trained, tmp_path):
+    # Other people than those of the training, in turn with other directions.
+    for number in range(10, 30):
+        save_series(tmp_path, number, 4)
+    files = sorted(trained.glob("sub-*_dwi.nii.gz"))
+    how = ("--held_out", *tmp_path.glob("*_dwi.nii.gz"), "--cache_dir", "cache")
+    how += ("--train_files", *files, "--pictures")
+    words = ("ldm.safetensors", *how, "--steps", 1)
+    # Of shapes that differ in three numbers, some are near by chance.
+    assert call("dipy_audit_ldm", *words, cwd=trained)[0] in (0, 1)
+    facts = json.loads((trained / "audit.json").read_text())
+    counts = [facts[f"{name}Images"] for name in ("Train", "HeldOut")]
+    assert counts == [30, 20]
+    notes = " ".join(facts["Notes"])
+    assert "Of 80 held-out images, one of each of 20 subjects" in notes
+    assert "with the conditions bval, direction" in notes
+    assert "_dwi.nii.gz, volume " in (trained / "audit-private.html").read_text()
+    # The training series themselves are copies.
+    for file in trained.glob("sub-*_dwi.*"):
+        shutil.copy(file, tmp_path / file.name.replace("sub-", "copy-"))
+    copies = ("--generated_files", *tmp_path.glob("copy-*.nii.gz"), "--force")
+    output = execute("audit", "ldm.safetensors", *how, *copies, cwd=trained, status=1)
+    assert "copies of training images beyond chance" in answer(output)
+    named = ("--train_files", "copy-0_dwi.nii.gz", "--held_out", "copy-1_dwi.nii.gz")
+    output = execute(
+        "audit", trained / "ldm.safetensors", *named, cwd=tmp_path, status=2
+    )
+    assert "has no sub- in its name" in answer(output)
+    named += ("--source_files", trained / "b0-0.nii")
+    output = execute(
+        "audit", trained / "ldm.safetensors", *named, cwd=tmp_path, status=2
+    )
+    assert "its b = 0 the source; leave out --source_files" in answer(output)
