@@ -165,18 +165,18 @@ def prepare(options):
             write(Subject(labels / file), folder / f"sub-{i:04d}_dwi.nii.gz")
 
 
-def write(subject, path, snr=SNR):
+def write(subject, path, snr=SNR, grid=None):
     """Write a series for the training, with tables of its own."""
+    shape, affine = grid or (subject.labels.shape, subject.affine)
     bvals = np.concatenate([[0, 0], *([b] * n for b, n in SHELLS.items())])
     vectors = [spread(n, [subject.number, b]) for b, n in SHELLS.items()]
     directions = np.concatenate([np.zeros((2, 3)), *vectors])
-    where = subject.labels.shape, subject.affine
-    data = subject.series(*where, bvals, directions, snr)
-    nib.save(nib.Nifti1Image(data, subject.affine), path)
-    b0 = nib.Nifti1Image(data[..., :2].mean(-1), subject.affine)
+    data = subject.series(shape, affine, bvals, directions, snr)
+    nib.save(nib.Nifti1Image(data, affine), path)
+    b0 = nib.Nifti1Image(data[..., :2].mean(-1), affine)
     (path.parent / "b0").mkdir(exist_ok=True)
     nib.save(b0, path.parent / "b0" / path.name.replace("dwi", "b0"))
-    table = Gradients(bvals, directions @ LEFT[:3, :3]).on(LEFT, subject.affine)
+    table = Gradients(bvals, directions @ LEFT[:3, :3]).on(LEFT, affine)
     for end, text in table.texts().items():
         path.with_name(path.name.replace(".nii.gz", end)).write_text(text)
 
@@ -273,8 +273,9 @@ def generated(options):
 
 
 def denoised(options):
-    """Denoise held-out series, and score them, by what denoised them."""
+    """Denoise held-out series on the model's grid; score them, by what did it."""
     path, ways = train(options), {}
+    _, grid = load_model(path)
     noisy = options.folder / f"snr-{options.snr:g}"
     names = {f"{noisy.name}-strength-{s:g}": s for s in options.denoise}
     noisy.mkdir(exist_ok=True)
@@ -283,7 +284,7 @@ def denoised(options):
         labels = options.folder / "labels" / file.name.replace("dwi", "T2w_dseg")
         subjects[noisy / file.name] = Subject(labels)
         if not (noisy / file.name).exists():
-            write(subjects[noisy / file.name], noisy / file.name, options.snr)
+            write(subjects[noisy / file.name], noisy / file.name, options.snr, grid)
     for name, strength in names.items():
         how = "--strength", strength, "--out_dir", options.folder / name, "--resume"
         call("-c", DENOISE, path, *subjects, *how)
@@ -292,13 +293,12 @@ def denoised(options):
         bvals = np.repeat([0, *SHELLS], [2, *SHELLS.values()])
         series = {
             "nothing": data,
-            "mppca": mppca(data, mask=subject.labels > 0),
+            "mppca": mppca(data, mask=(data != 0).any(-1)),
             "patch2self": patch2self(data, bvals, verbose=False),
         }
         series |= {name: read(options, name, subject)[0] for name in names}
         # As usual, tensors are fitted to the lowest shell.
-        low, grid = bvals <= 1000, Grid(subject.labels.shape, subject.affine)
-        mask = white_matter(subject, grid)
+        low, mask = bvals <= 1000, white_matter(subject, grid)
         for name, own in series.items():
             tensors = fit(own[..., low], bvals[low], directions[low], mask)
             ways.setdefault(name, []).append(score(subject, grid, *tensors))
