@@ -21,6 +21,7 @@ from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._sources import Source
 from dipy_ldm.data.channels import Channel
+from dipy_ldm.workflows._launch import quiet_start
 from dipy_ldm.workflows._outputs import write_text
 
 logger = logging.getLogger("dipy_ldm")
@@ -193,7 +194,8 @@ def tensorboards(folder: str | None) -> list[list]:
             "`tensorboard` needs the packages tensorflow and tensorboard; install them "
             "(pip install tensorboard), or leave it out: history.csv has the figures."
         )
-    from keras.callbacks import TensorBoard
+    with quiet_start():  # it imports TensorFlow
+        from keras.callbacks import TensorBoard
 
     return [[TensorBoard(Path(folder) / s, write_graph=False)] for s in stages]
 
