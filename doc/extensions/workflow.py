@@ -20,6 +20,8 @@ from dipy_ldm.workflows._config import ConfigParser
 
 # Words of dipy.workflows.docstring_parser for the type of a value.
 TYPES = ("float", "int", "string")
+# What argparse and DIPY call two groups of options.
+TITLES = {"positional arguments": "files", "output arguments(optional)": "output"}
 
 
 class Workflow(SphinxDirective):
@@ -44,23 +46,26 @@ def describe(flow):
     doc = FunctionDoc(flow.run)
     given = inspect.signature(flow.run).parameters
     inputs = [p for p in doc["Parameters"] if given[p.name].default is inspect._empty]
-    outputs = [p for p in doc["Parameters"] if "out_" in p.name]
-    options = [p for p in doc["Parameters"] if p not in inputs and p not in outputs]
-    lines = [*doc["Extended Summary"], "", *synopsis(command, inputs)]
-    lines += ["", f".. program:: {command}", ""]
-    for title, parameters in [
-        ("Inputs", inputs),
-        ("Options", options),
-        ("Outputs", outputs),
-    ]:
-        lines += [title, "-" * len(title), ""]
+    lines = [*doc["Summary"], "", *doc["Extended Summary"], ""]
+    lines += [*synopsis(command, inputs, flow.example), f".. program:: {command}", ""]
+    parser = parser_of(flow)
+    for group in parser._action_groups:
+        names = [action.dest for action in group._group_actions]
+        parameters = [p for p in doc["Parameters"] if p.name in names]
+        lines += heading(TITLES.get(group.title, group.title)) if parameters else []
         for parameter in parameters:
             lines += option(parameter, given[parameter.name].default)
-    return lines + common_options(flow, given)
+    return lines + common_options(parser, given)
 
 
-def synopsis(command, inputs):
-    """Say how a command is called."""
+def heading(text):
+    """Return a heading of a section."""
+    text = text.capitalize()
+    return [text, "-" * len(text), ""]
+
+
+def synopsis(command, inputs, example):
+    """Say how a command is called, and give an example."""
     words = [
         f"{p.name} [{p.name} ...]" if "variable" in p.type else p.name for p in inputs
     ]
@@ -68,6 +73,10 @@ def synopsis(command, inputs):
         ".. code-block:: text",
         "",
         f"   {command} {' '.join(words)} [options]",
+        "",
+        ".. code-block:: bash",
+        "",
+        f"   {command} {example}",
         "",
     ]
 
@@ -99,11 +108,10 @@ def value_of(kind):
     return f" <{word}> ..." if "variable" in kind else f" <{word}>"
 
 
-def common_options(flow, own):
+def common_options(parser, own):
     """Describe the options that all commands have."""
-    title = "Options of all commands"
-    lines = [title, "-" * len(title), ""]
-    for action in parser_of(flow)._actions:
+    lines = heading("options of all commands")
+    for action in parser._actions:
         if action.dest in own:
             continue
         value = f" <{action.metavar}>" if action.metavar else ""
