@@ -382,6 +382,12 @@ def beside(images, reconstructed):
     # Wide pictures, as planes of volumes are, go two to a row.
     columns = 8 if images.shape[2] < 2 * images.shape[1] else 2
     columns = min(columns, len(images))
+    # The last row is filled up, so that its reconstructions stand below, too.
+    missing = [(0, -len(images) % columns), (0, 0), (0, 0), (0, 0)]
+    images, reconstructed = (
+        np.pad(np.asarray(x, "float32"), missing, constant_values=np.nan)
+        for x in (images, reconstructed)
+    )
     rows = [
         half[start : start + columns]
         for start in range(0, len(images), columns)
@@ -535,9 +541,11 @@ def plot_reconstructions(
     """
     stacks: tuple[Any, Any] = (images, reconstructed)
     before, after = (stack if isinstance(stack, list) else [stack] for stack in stacks)
-    if isinstance(before[0], Mapping):  # which have the same brightness in both
-        both = pictures(before + after)
-        return _alone(beside(*np.split(both, [len(before)])))
+    if all(isinstance(x, Mapping) or hasattr(x, "get_fdata") for x in before + after):
+        # Scans differ in their units: each has its own scale, as both are shown.
+        halves = np.split(pictures(before + after, affine, channels), [len(before)])
+        scaled = [_normalized(np.stack(pair)) for pair in zip(*halves)]
+        return _alone(beside(*np.stack(scaled, 1)))
     for stack in stacks:
         if hasattr(stack, "images"):  # whose place and channels the others have, too
             affine, channels = stack.affine, stack.channels

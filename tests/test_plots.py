@@ -179,6 +179,23 @@ def test_reconstructions_of_channels_are_as_bright_as_they_are(rng, monkeypatch)
     assert after.mean() < 0.5 * before.mean()
 
 
+def test_reconstructions_stand_below_images_also_in_a_row_that_is_not_full():
+    images = np.arange(1.0, 10)[:, None, None, None] * np.ones((1, 4, 4, 1))
+    picture = plots.beside(images, images + 10)
+    assert picture[-4, 4] > picture[-10, 4] > 0.4  # of the ninth, which is alone
+    npt.assert_allclose(picture[-4, 10], 0)
+
+
+def test_each_scan_has_its_own_brightness(rng, monkeypatch):
+    data = rng.random((4, 4, 4))
+    scans = [nib.Nifti1Image(data * unit, np.eye(4)) for unit in (1, 1000)]
+    shown = mock.Mock(side_effect=plots.beside)
+    monkeypatch.setattr(plots, "beside", shown)
+    plots.plot_reconstructions(scans, scans)
+    before, _ = shown.call_args.args
+    npt.assert_allclose(before[0], before[1], atol=1e-5)
+
+
 def test_reconstructions_lie_where_their_volumes_do(rng):
     images = rng.random((2, 4, 5, 6, 2))
     volumes = Volumes(images, None, np.diag([1, 2, 3, 1]), ["a", "b"])
