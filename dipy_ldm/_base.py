@@ -314,7 +314,7 @@ class Estimator:
         return {
             "weights": f"{n_weights:,}",
             "training": ", ".join(length + figures),
-            "training images": self.fingerprint_[:12],
+            "fingerprint of the images": self.fingerprint_[:12],
         }
 
     def __getstate__(self):
