@@ -124,8 +124,9 @@ def planes(
     slices = volumes[:, :, :, z], volumes[:, :, y], volumes[:, x]
     cuts = [cut.swapaxes(1, 2)[:, ::-1] for cut in slices]
     height = max(cut.shape[1] for cut in cuts)
-    low = volumes.min(initial=np.inf)
-    return np.concatenate([_padded(cut, height, low) for cut in cuts], 2)
+    # Not their lowest value: nothing is the middle of the range of some maps.
+    corner = volumes[:, :1, :1, :1].min(initial=np.inf)
+    return np.concatenate([_padded(cut, height, corner) for cut in cuts], 2)
 
 
 def pictures(

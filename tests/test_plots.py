@@ -204,6 +204,12 @@ def test_reconstructions_lie_where_their_volumes_do(rng):
         assert isinstance(plots.plot_reconstructions(*pair), Figure)
 
 
+def test_planes_are_padded_as_where_there_is_nothing():
+    volume = np.full((1, 4, 4, 8, 1), 0.5, "float32")
+    volume[:, 2, 2, 4] = 0.1
+    npt.assert_array_equal(plots.planes(volume, np.eye(4))[:, [0, -1]], 0.5)
+
+
 def test_images_without_channels_are_refused():
     with pytest.raises(InputError, match="images must be .* not \\(3, 8, 8\\)"):
         plots.plot_samples(np.zeros((3, 8, 8)))
