@@ -4,11 +4,10 @@ Diffusion tensors: b = 0 and directions together
 
 Channels need not be scans. Here DIPY fits tensors to simulated diffusion series, and
 one model learns the b = 0 image, which has no unit, and the tensor of each voxel
-together. It learns the logarithm of tensors :footcite:p:`Arsigny2006`, six maps with a
-range and a unit of their own: whatever six numbers it generates, their exponential is a
-tensor, whose FA is below 1 and whose diffusivities are positive. It also has a
-direction. The example is short, so that what is generated is smoother than what it was
-learnt from.
+together. It learns the logarithm of tensors, six maps with a range and a unit of their
+own: whatever six numbers it generates, their exponential is a tensor, whose FA is below
+1 and whose diffusivities are positive, and which has a direction. The example is short,
+so that what is generated is smoother than what it was learnt from.
 """
 
 # sphinx_gallery_thumbnail_number = 2
@@ -82,11 +81,12 @@ def simulate(white, grey, fluid):
 
 
 # %%
-# DIPY's :class:`~dipy.reconst.dti.TensorModel` fits tensors. Their logarithm has the
-# same eigenvectors, and the logarithms of their eigenvalues. With diffusivities in
-# µm²/ms, 1 becomes 0, which is also what is outside of brains. Eigenvalues below 0.3
-# and above 3.3 µm²/ms are noise here and are clipped, so that all six numbers are
-# between -1.2 and 1.2. Each is a map, in a file with a name of BIDS.
+# DIPY's :class:`~dipy.reconst.dti.TensorModel` fits tensors. Their logarithm
+# :footcite:p:`Arsigny2006` has the same eigenvectors, and the logarithms of their
+# eigenvalues. With diffusivities in µm²/ms, 1 becomes 0, which is also what is outside
+# of brains. Eigenvalues below 0.3 and above 3.3 µm²/ms are noise here and are clipped,
+# so that all six numbers are between -1.2 and 1.2. Each is a map, in a file with a name
+# of BIDS.
 
 LIMIT = 1.2
 TENSOR = [f"desc-log{axes}" for axes in ("XX", "XY", "YY", "XZ", "YZ", "ZZ")]
