@@ -274,7 +274,8 @@ def generated(options):
 
 def denoised(options):
     """Denoise held-out series on the model's grid; score them, by what did it."""
-    path, ways = train(options), {}
+    ways: dict[str, list[dict]] = {}
+    path = train(options)
     _, grid = load_model(path)
     noisy = options.folder / f"snr-{options.snr:g}"
     names = {f"{noisy.name}-strength-{s:g}": s for s in options.denoise}
