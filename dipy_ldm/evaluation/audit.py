@@ -323,10 +323,14 @@ def _infer(losses, subject, seed):
     subjects = subject.subjects, None
     kinds = zip(sets, subject.sources, subject.conditions, subjects, strict=True)
     for images, source, conditions, whose in kinds:
-        rows = _within_range(model, conditions, len(images))[:_MAX_MEMBERSHIP_IMAGES]
+        whose = number_subjects(whose, len(images))
+        rows = _within_range(model, conditions, len(images))
+        if len(np.unique(whose)) < len(whose):  # the first may be of a few subjects
+            rows = np.random.default_rng(seed).permutation(rows).tolist()
+        rows = sorted(rows[:_MAX_MEMBERSHIP_IMAGES])
         own = None if source is None else source[rows], take_rows(conditions, rows)
         both.append(losses(model, np.asarray(images[rows]), seed, *own))
-        owners.append(number_subjects(whose, len(images))[rows])
+        owners.append(whose[rows])
     return copies.infer_membership(both[0], both[1], seed, owners)
 
 

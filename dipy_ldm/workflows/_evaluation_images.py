@@ -1,7 +1,7 @@
 """Images that a model is judged by, on its grid and with what is known of them."""
 
 from collections.abc import Iterable, Sequence
-from itertools import chain, groupby
+from itertools import chain, groupby, zip_longest
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -288,21 +288,38 @@ def one_of_each_subject(images: EvaluationImages) -> EvaluationImages:
     What is chance is counted by people: their other scans add nothing.
     """
     named = images.named or []
-    by_subject = grouped((own or i, i) for i, own in enumerate(named))
-    # Those of a series are in the order of b-values, and all shall be there.
-    rows = sorted(own[i % len(own)] for i, own in enumerate(by_subject.values()))
+    by_subject = _spread([own or i for i, own in enumerate(named)])
+    rows = sorted(own[0] for own in by_subject)
     if len(rows) == len(named):
         return images
     people = f"{len(rows)} subjects"
     note = f"Of {len(named)} held-out images, one of each of {people} is compared."
     logger.info("%s", note)
+    return _take(images._replace(notes=[*images.notes, note]), rows)
+
+
+def by_turns(images: EvaluationImages, n: int | None) -> EvaluationImages:
+    """Take volumes by turns over the files of series, n at most."""
+    turns = zip_longest(*_spread(images.files))
+    rows = [row for row in chain(*turns) if row is not None]
+    return _take(images, rows[:n])
+
+
+def _spread(keys):
+    """List the rows of each key, in its own order from a place that moves on."""
+    groups = grouped((key, row) for row, key in enumerate(keys)).values()
+    # Volumes of a series are in the order of its file, where shells may be apart.
+    starts = (i * len(own) // len(groups) for i, own in enumerate(groups))
+    return [own[start:] + own[:start] for start, own in zip(starts, groups)]
+
+
+def _take(images, rows):
     names = "names", "files", "subjects"
     lists = {name: [getattr(images, name)[i] for i in rows] for name in names}
     return images._replace(
         **lists,
         images=images.images[rows],
         conditions=take_rows(images.conditions, rows),
-        notes=[*images.notes, note],
         sources=None if images.sources is None else images.sources[rows],
     )
 

@@ -10,6 +10,7 @@ from dipy_ldm.data.volumes import refuse_beside_series
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._evaluation_images import (
+    by_turns,
     describe_evaluated,
     one_of_each_subject,
     read_for,
@@ -151,6 +152,8 @@ def _read(document, options, generated_files=None, source_files=None):
     generated = generated_files and read_for(
         document, generated_files, "generated_files", generated=True, **how
     )
+    if generated and of_series:
+        generated = by_turns(generated, options.n_samples)
     if generated and document["source"]:
         refuse_samples_of(train, generated)
     return train, held_out, generated

@@ -31,7 +31,14 @@ from dipy_ldm.evaluation._invariant_features import (
     fit_invariant_projection,
     invariant as as_features,
 )
-from dipy_ldm.evaluation.audit import Pair, _count, _suspicious, audit
+from dipy_ldm.evaluation.audit import (
+    Pair,
+    Reference,
+    _count,
+    _infer,
+    _suspicious,
+    audit,
+)
 from dipy_ldm.evaluation.features import voxels
 from dipy_ldm.metrics import Interval, binomial
 from dipy_ldm.workflows._reports import make_copy_filter
@@ -590,3 +597,19 @@ def test_fingerprints_without_a_limit_are_refused(tmp_path):
     _serialization.save(path, "fingerprints", tensors, document)
     with pytest.raises(InputError, match="make them for this one"):
         CopyFilter.load(path, "a" * 64)
+
+
+def test_membership_is_inferred_of_images_of_all_subjects(monkeypatch):
+    monkeypatch.setattr("dipy_ldm.evaluation.audit._MAX_MEMBERSHIP_IMAGES", 40)
+    whose = np.repeat(np.arange(10), 20)
+    sets = whose[:, None], np.arange(100)[:, None]
+    seen = []
+
+    def losses(model, images, *_):
+        seen.append(images.ravel())
+        return images.ravel() / 100
+
+    model = SimpleNamespace(conditions_={})
+    _infer(losses, Reference(model, *sets, subjects=whose), 0)
+    assert set(seen[0]) == set(whose.tolist())
+    npt.assert_array_equal(seen[1], np.arange(40))

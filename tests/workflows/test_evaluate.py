@@ -22,6 +22,7 @@ from dipy_ldm.evaluation._copy_filter import CopyFilter
 from dipy_ldm.workflows import _reports as judgement
 from dipy_ldm.workflows._evaluation_images import (
     EvaluationImages,
+    by_turns,
     one_of_each_subject,
     read_for,
     refuse_samples,
@@ -312,16 +313,27 @@ def test_held_out_images_are_counted_by_subject():
     images = np.arange(6.0).reshape(6, 1, 1, 1)
     details = list("abcdef"), list("ABCDEF"), {"age": list(range(6))}, ["Note."]
     of_each = one_of_each_subject(EvaluationImages(images, *details, subjects, images))
-    rows = [0, 1, 2, 4]  # of what has no name each is its own
+    rows = [0, 1, 4, 5]  # of what has no name each is its own
     npt.assert_array_equal(of_each.images.ravel(), rows)
     npt.assert_array_equal(of_each.sources.ravel(), rows)
-    assert (of_each.names, of_each.files) == (list("abce"), list("ABCE"))
+    assert (of_each.names, of_each.files) == (list("abef"), list("ABEF"))
     assert of_each.conditions == {"age": rows}
     assert of_each.subjects == [subjects[i] for i in rows]
     assert of_each.notes[1].startswith("Of 6 held-out images, one of each of 4 ")
     assert one_of_each_subject(of_each) is of_each
     unknown = EvaluationImages(images, *details)
     assert one_of_each_subject(unknown) is unknown
+
+
+def test_volumes_of_few_series_are_spread_over_them():
+    names = [f"sub-{i // 6}" for i in range(18)]
+    images = np.arange(18.0).reshape(18, 1, 1, 1)
+    series = EvaluationImages(images, names, names, None, [], names)
+    assert one_of_each_subject(series).images.ravel().tolist() == [0, 8, 16]
+    of_all = by_turns(series, None).images.ravel().tolist()
+    assert of_all[:6] == [0, 8, 16, 1, 9, 17]
+    assert sorted(of_all) == list(range(18))
+    assert by_turns(series, 4).names == ["sub-0", "sub-1", "sub-2", "sub-0"]
 
 
 def test_samples_are_no_real_images(tmp_path, caplog):
