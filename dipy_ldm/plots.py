@@ -170,10 +170,7 @@ def pictures(
             data = scan.get_fdata()
             data = data[..., None] if data.ndim == 3 else data
             each.append(pictures(data[None], scan.affine, channels))
-        for axis in (1, 2):
-            size = max(picture.shape[axis] for picture in each)
-            each = [_padded(p, size, p.min(), axis) for p in each]
-        return np.concatenate(each)
+        return np.concatenate(_as_large(each))
     array = np.asarray(images)
     if array.ndim not in (4, 5) or len(array) == 0:
         raise InputError(
@@ -183,6 +180,14 @@ def pictures(
     if array.ndim == 4:
         return array
     return planes(array, np.eye(4) if affine is None else affine, channels)
+
+
+def _as_large(each):
+    """Pad several pictures to the height and the width of the largest."""
+    for axis in (1, 2):
+        size = max(picture.shape[axis] for picture in each)
+        each = [_padded(p, size, p.min(), axis) for p in each]
+    return each
 
 
 def _padded(pictures, size, value, axis=1):
@@ -543,10 +548,15 @@ def plot_reconstructions(
     stacks: tuple[Any, Any] = (images, reconstructed)
     before, after = (stack if isinstance(stack, list) else [stack] for stack in stacks)
     if all(isinstance(x, Mapping) or hasattr(x, "get_fdata") for x in before + after):
+        if len(before) != len(after):
+            raise InputError(
+                f"there are {len(before)} images and {len(after)} reconstructions; "
+                "give one of each image."
+            )
         # Scans differ in their units: each has its own scale, as both are shown.
-        halves = np.split(pictures(before + after, affine, channels), [len(before)])
-        scaled = [_normalized(np.stack(pair)) for pair in zip(*halves)]
-        return _alone(beside(*np.stack(scaled, 1)))
+        both = map(list, zip(before, after))
+        pairs = [_normalized(pictures(pair, affine, channels)) for pair in both]
+        return _alone(beside(*np.stack(_as_large(pairs), 1)))
     for stack in stacks:
         if hasattr(stack, "images"):  # whose place and channels the others have, too
             affine, channels = stack.affine, stack.channels

@@ -194,6 +194,12 @@ def test_each_scan_has_its_own_brightness(rng, monkeypatch):
     plots.plot_reconstructions(scans, scans)
     before, _ = shown.call_args.args
     npt.assert_allclose(before[0], before[1], atol=1e-5)
+    named = [{"T1w": scan, "dseg": scans[0]} for scan in scans]
+    plots.plot_reconstructions(named, named)
+    before, _ = shown.call_args.args
+    npt.assert_allclose(before[0], before[1], atol=1e-5)
+    with pytest.raises(InputError, match="2 images and 1 reconstructions; give one"):
+        plots.plot_reconstructions(scans, scans[:1])
 
 
 def test_reconstructions_lie_where_their_volumes_do(rng):
