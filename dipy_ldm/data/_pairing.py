@@ -465,8 +465,8 @@ def require_subjects(keys: Mapping[Path, tuple[str | None, str | None]]) -> None
     for file, (subject, _) in keys.items():
         if not subject:
             raise InputError(
-                f"{file} has no sub- in its name, by which volumes and source images "
-                f"are paired; rename it, to sub-01_{suffix(file) or 'T1w'}.nii.gz, say."
+                f"{file} has no sub- in its name, by which subjects are told apart; "
+                f"rename it, to sub-01_{suffix(file) or 'T1w'}.nii.gz, say."
             )
 
 
