@@ -167,7 +167,7 @@ def read_header(
     if dwi and (n_channels == 1 or len(image.shape) != 4):
         raise InputError(
             f"{file} has shape {image.shape}, and is no diffusion series; give 4-D "
-            "files (x, y, z, volumes), or leave out `dwi`."
+            "files (x, y, z, volumes)."
         )
     if n_channels > 1 and not dwi and (tables := [*find_tables(file).values()]):
         raise InputError(

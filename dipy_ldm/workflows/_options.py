@@ -207,6 +207,11 @@ def check_training(options: SimpleNamespace) -> None:
             f"`{useless[0]}` has no effect on an autoencoder that is taken as it is; "
             "leave it out, or fine-tune it with `steps_vqvae`."
         )
+    if options.dwi and options.steps_detector:
+        raise InputError(
+            "lesions are not looked for in diffusion series; leave out "
+            "`steps_detector`, or train it with a model of scans or maps."
+        )
     if options.seconds != 60 and not options.check:
         raise InputError("`seconds` is for `check`; add it, or leave it out.")
     choose("precision", options.precision, dict.fromkeys(PRECISIONS))

@@ -420,13 +420,14 @@ def _find_difference(sidecars, task):
     # Inputs may have moved: they are compared by their content.
     names = sorted(facts.keys() - {"GeneratedBy", "Model", "Sources"})
     for output, earlier in sidecars.items():
-        for name in names:
-            if earlier.get(name) != facts[name]:
-                return output, f"{name} was {earlier.get(name)} and is {facts[name]}"
         before = earlier.get(_FINGERPRINTS) or [None] * len(marks)
         for file, old, new in zip(facts["Sources"], before, marks):
             if old != new:
                 return output, f"{file} has changed"
+        # After files: of series, the conditions are all numbers of their tables.
+        for name in names:
+            if earlier.get(name) != facts[name]:
+                return output, f"{name} was {earlier.get(name)} and is {facts[name]}"
     return None, ""
 
 

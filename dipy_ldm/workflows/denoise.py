@@ -116,6 +116,8 @@ class DenoiseLDMFlow(LDMFlow):
         job = process_scans.prepare(self, options, "denoise", outputs_of)
         if job is None:
             return
+        if lesions:
+            _require_detector(job.model_path)
         model, device = launch.load(job.model_path, devices, tile)
         if lesions:
             options.steps = steps or inpainting.STEPS  # as used
@@ -158,10 +160,11 @@ def _check_options(options):
     for name, default in (("threshold", _THRESHOLD), ("dilate", _DILATE)):
         if not options.lesions and getattr(options, name) != default:
             raise InputError(f"`{name}` has no effect without --lesions; add it.")
-    path = _serialization.find(options.model_file)
-    if options.lesions and not _serialization.read_document(path).get(
-        "lesion_detector"
-    ):
+
+
+def _require_detector(path):
+    """Refuse to look for lesions with a model that has not learnt what they are."""
+    if not _serialization.read_document(path).get("lesion_detector"):
         raise InputError(
             f"the model {path} has no anomaly detector; train one with "
             "--steps_detector of dipy_train_ldm, or leave --lesions out."

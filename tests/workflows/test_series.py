@@ -201,7 +201,7 @@ def test_series_are_denoised_in_their_own_space(trained, tmp_path):
     denoise(trained, source, "--strength", 0, "--resume")
     (tmp_path / "sub-9_dwi.bval").write_text("900 900 0 900 900 900")
     output = denoise(trained, moved, "--strength", 0, "--resume", status=2)
-    assert "Conditions was" in answer(output)
+    assert "sub-9_dwi.bval has changed); resume" in answer(output)
 
 
 def test_repeated_series_have_deviations_and_differences(trained):
@@ -221,10 +221,10 @@ def test_repeated_series_have_deviations_and_differences(trained):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["b0-0.nii"], "is no diffusion series"),
+        (["b0-0.nii"], "no diffusion series; give 4-D files (x, y, z, volumes)."),
         (["sub-1_dwi.nii.gz", "--source_files", "b0-1.nii"], "out --source_files"),
         (["sub-1_dwi.nii.gz", "--conditions", "bval=9"], "bval is in the tables besid"),
-        (["sub-1_dwi.nii.gz", "--lesions"], "no anomaly detector"),
+        (["sub-1_dwi.nii.gz", "--lesions"], "makes diffusion series"),
     ],
 )
 def test_what_no_series_is_denoised_with_is_refused(trained, arguments, sentence):

@@ -198,6 +198,7 @@ def test_no_good_file_is_reported_on_the_page(tmp_path, check):
         (("--validation", 1), "validation must lie"),
         (("--dwi", "--channels", "T1w"), "leave out --channels"),
         (("--dwi", "--source_files", "b0"), "leave out --source_files"),
+        (("--dwi", "--steps_detector", 9), "leave out --steps_detector"),
     ],
 )
 def test_wrong_input_gets_a_sentence(cohort, command, tmp_path, option, words):
