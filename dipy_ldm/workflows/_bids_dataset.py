@@ -24,7 +24,14 @@ them: they are synthetic in part or as a whole. The folder code has the options.
 """
 _DATASET_FILES = ("dataset_description.json", "participants.tsv", "sub-*")
 # Suffixes, in lower case, of what is computed of diffusion, which BIDS has not yet.
-OF_DIFFUSION = frozenset(("dwimap", "fa", "md", "ad", "rd", "b0"))
+_OF_DIFFUSION = frozenset(("dwimap", "fa", "md", "ad", "rd", "b0"))
+# Folders of what is no image of anatomy.
+_FOLDERS = {
+    **dict.fromkeys(("dwi", *_OF_DIFFUSION), "dwi"),
+    **dict.fromkeys(("bold", "sbref", "boldref"), "func"),
+    **dict.fromkeys(("asl", "cbf", "m0scan"), "perf"),
+    **{"pet": "pet", "epi": "fmap"},
+}
 
 
 def refuse_other_dataset(root: Path) -> None:
@@ -85,20 +92,26 @@ def ignored_names(channels: Sequence[Channel], file: Path) -> tuple[str, ...]:
     return tuple(
         f"*_{name}*_{end}.*" if "-" in name else f"*_{end}.*"
         for name, end in ends
-        if end.lower() in OF_DIFFUSION
+        if end.lower() in _OF_DIFFUSION
     )
+
+
+def folder_of(suffix: str) -> str:
+    """Return the folder of BIDS for files with a suffix."""
+    return _FOLDERS.get(suffix.lower(), "anat")
 
 
 def place_in_dataset(root: Path, file: Path, name: str) -> Path:
     """Return where a dataset has what was made of a scan."""
     subject, session = (entity(file.name, key) for key in ("sub", "ses"))
-    if not (subject and suffix(file)):
+    end = suffix(file)
+    if not (subject and end):
         raise InputError(
             f"`bids` is for scans with names of BIDS, such as sub-01_T1w.nii.gz, and "
             f"not for {file}; leave it out."
         )
     kind = file.absolute().parent.name
-    folder = kind if kind in FOLDERS else "anat"
+    folder = kind if kind in FOLDERS else folder_of(end)
     return root / subject / (session or "") / folder / name
 
 

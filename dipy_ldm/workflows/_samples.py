@@ -12,7 +12,7 @@ from dipy_ldm._conditions import Condition, from_saved
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.files import claimed, make_folder
-from dipy_ldm.data._bvals_bvecs import ENDS, makes_series
+from dipy_ldm.data._bvals_bvecs import ENDS
 from dipy_ldm.data._paths import stem as stem_of, suffix as suffix_of
 from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data._tables import as_text
@@ -26,6 +26,7 @@ from dipy_ldm.workflows._outputs import (
     refuse_equal,
     write_text,
 )
+from dipy_ldm.workflows._series import is_of_series
 from dipy_ldm.workflows._sources import SourceInputs
 
 
@@ -102,7 +103,7 @@ class Samples(NamedTuple):
             return [*self.names[0], self.picture]
         volumes = [pair for own in self.names for pair in zip(own, self._channels)]
         files = list_files(volumes, self.picture)
-        if makes_series(from_saved(self.document["conditions"])):
+        if is_of_series(self.document):
             places = [sidecar(file) for file, _ in volumes]
             files += [path.with_suffix(end) for path in places for end in ENDS]
         return files
@@ -172,13 +173,6 @@ def _of_channels(stems, document):
 
 _ID = "participant_id"
 _LABEL = "sub-S"
-# Folders of what is no image of anatomy.
-_FOLDERS = {
-    **dict.fromkeys(("dwi", *bids.OF_DIFFUSION), "dwi"),
-    **dict.fromkeys(("bold", "sbref", "boldref"), "func"),
-    **dict.fromkeys(("asl", "cbf", "m0scan"), "perf"),
-    **{"pet": "pet", "epi": "fmap"},
-}
 
 
 def scan_path(root: Path, number: int, suffix: str, channel: str = "") -> Path:
@@ -205,7 +199,7 @@ def _sample_path(folder, entities, end, suffix, channel):
     else:
         parts.append(f"desc-synthetic{end}")
     name = f"{'_'.join([*parts, suffix])}.nii.gz"
-    return folder / _FOLDERS.get(suffix.lower(), "anat") / name
+    return folder / bids.folder_of(suffix) / name
 
 
 def check_suffix(suffix: str | None, model_suffix: str | None) -> str:

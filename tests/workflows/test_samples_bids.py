@@ -41,6 +41,8 @@ def test_files_are_named_as_bids_has_derivatives(tmp_path):
     assert str(file) == "sub-S0001/dwi/sub-S0001_desc-synthetic_FA.nii.gz"
     for kind, folder in (("bold", "func"), ("cbf", "perf"), ("epi", "fmap")):
         assert bids.scan_path(tmp_path, 1, kind).parent.name == folder
+    place = dataset.place_in_dataset(tmp_path, Path("sub-1_dwi.nii.gz"), "x")
+    assert place == tmp_path / "sub-1" / "dwi" / "x"
 
 
 def test_maps_of_diffusion_are_ignored_by_validators():
