@@ -136,8 +136,8 @@ def makes_series(conditions: Mapping[str, Condition]) -> bool:
 # What helps where each volume would be scaled by itself.
 _CURE = (
     "whose volumes have the scale of their b = 0; give the commands dipy_denoise_ldm, "
-    "dipy_evaluate_ldm and dipy_audit_ldm such files, and Python what "
-    "load_volumes(dwi=True) returns"
+    "dipy_evaluate_ldm and dipy_audit_ldm such files, and Python the images, "
+    "sources and gradients of load_volumes(dwi=True)"
 )
 
 

@@ -17,11 +17,7 @@ from dipy_ldm.data.channels import Unnamed
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MeasuredSeries(Unnamed):
-    """Columns of a series: the mean of its b = 0, and each weighted volume.
-
-    All have the scale of the first, as in a training; volumes of b = 0 stay as they
-    are.
-    """
+    """A series as columns: mean b = 0 and weighted volumes, in the scale of that."""
 
     info: VolumeInfo
     gradients: Gradients

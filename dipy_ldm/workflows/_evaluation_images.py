@@ -15,7 +15,6 @@ from dipy_ldm._conditions import from_saved as conditions_from
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import grouped, listed, take_rows
 from dipy_ldm.data import load_mnist
-from dipy_ldm.data._bvals_bvecs import makes_series
 from dipy_ldm.data._covariates import read_covariates
 from dipy_ldm.data._grid import Grid, same_grid
 from dipy_ldm.data._image_checks import check_range
@@ -33,6 +32,7 @@ from dipy_ldm.workflows._conditions import (
     requested_conditions_of,
 )
 from dipy_ldm.workflows._options import parse_filter
+from dipy_ldm.workflows._series import is_of_series
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def read_for(
     if of_volumes:
         named = from_saved(document.get("channels"))
         choice |= {"channels": named or channels, "generated": generated}
-        choice["dwi"] = makes_series(conditions_from(document["conditions"]))
+        choice["dwi"] = is_of_series(document)
         if source_files is not None:
             labels = bool(document["source"]["labels"])
             choice |= {"source_files": source_files, "source_labels": labels}

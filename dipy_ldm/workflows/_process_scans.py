@@ -59,7 +59,7 @@ from dipy_ldm.workflows._conditions import (
 )
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._options import parse_channels, parse_filter
-from dipy_ldm.workflows._series import refuse_gradients
+from dipy_ldm.workflows._series import refuse_gradients, refuse_others_of_directions
 from dipy_ldm.workflows._sources import SourceInputs
 
 if TYPE_CHECKING:  # they take seconds to import
@@ -251,6 +251,7 @@ def _check_series(document, options, conditions):
         refuse_series(learnt, _NO_INPAINTING)
     if not makes_series(learnt):
         return False
+    refuse_others_of_directions(document)
     refuse_gradients(conditions, "the tables beside each series")
     refuse_beside_series(options.channels, options.source_files)
     return True
@@ -265,10 +266,11 @@ def _check_files(parts, sets, channels, along_axis, of_series):
     refuse_files(bad, len(tasks), skip_bad=True)
     infos = [task.info for task in tasks]
     warn_of_space(infos)
-    own = {}
+    parts_of = {}
     for info, series in zip(infos, map(MeasuredSeries.of, tasks)):
-        own[info.file] = [part._replace(channel=series) for part in parts[info.file]]
-    return infos, bad, own
+        own = parts[info.file]
+        parts_of[info.file] = [part._replace(channel=series) for part in own]
+    return infos, bad, parts_of
 
 
 def _grid_and_channels(document, model_file, verb):

@@ -17,22 +17,23 @@ from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.workflows._outputs import write_text
 
 
+def is_of_series(document: dict) -> bool:
+    """Return whether the model of a document makes diffusion series."""
+    return makes_series(from_saved(document["conditions"]))
+
+
 def read_table(
     document: dict, bvals: str | None, bvecs: str | None, request: dict | str
 ) -> Gradients | None:
     """Read the table of the series that a model shall make, if it makes series."""
-    if not makes_series(from_saved(document["conditions"])):
+    if not is_of_series(document):
         if bvals or bvecs:
             raise InputError(
                 "this model was trained without `dwi`; leave out `bvals` and `bvecs`, "
                 "or train one with it."
             )
         return None
-    if document["source"] is None:
-        raise InputError(
-            "this model has directions, and no source images that a series could be "
-            "made of; generate with LatentDiffusion.predict, or train one with `dwi`."
-        )
+    refuse_others_of_directions(document)
     if not (bvals and bvecs):
         raise InputError(
             "this model makes diffusion series; give their b-values as `bvals` and "
@@ -46,6 +47,15 @@ def read_table(
             "others."
         )
     return gradients
+
+
+def refuse_others_of_directions(document: dict) -> None:
+    """Refuse a model of directions that has not learnt series with their b = 0."""
+    if document["source"] is None or document.get("channels"):
+        raise InputError(
+            "this model has directions, but is none of series and their b = 0; use it "
+            "from Python, or train one with `dwi`."
+        )
 
 
 def refuse_gradients(request: dict | str, where: str) -> None:

@@ -3,9 +3,7 @@
 import time
 
 from dipy_ldm import _serialization
-from dipy_ldm._conditions import from_saved
 from dipy_ldm._utils.subjects import refuse_same_subjects
-from dipy_ldm.data._bvals_bvecs import makes_series
 from dipy_ldm.data.volumes import refuse_beside_series
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._config import write_config
@@ -22,6 +20,7 @@ from dipy_ldm.workflows._evaluation_images import (
 )
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, json_and_page, write_text
+from dipy_ldm.workflows._series import is_of_series
 from dipy_ldm.workflows._sources import SourceInputs
 
 _KINDS = "Train", "HeldOut", "Generated"
@@ -133,7 +132,7 @@ class AuditLDMFlow(LDMFlow):
 
 def _read(document, options, generated_files=None, source_files=None):
     """Read training and held-out images, and generated ones if there are any."""
-    of_series = makes_series(from_saved(document["conditions"]))
+    of_series = is_of_series(document)
     if of_series:
         refuse_beside_series(options.channels, source_files)
     else:

@@ -3,9 +3,7 @@
 import time
 
 from dipy_ldm import _serialization
-from dipy_ldm._conditions import from_saved
 from dipy_ldm._utils.checks import InputError, check_seed
-from dipy_ldm.data._bvals_bvecs import makes_series
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._evaluation_images import (
@@ -17,6 +15,7 @@ from dipy_ldm.workflows._evaluation_images import (
 )
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, json_and_page
+from dipy_ldm.workflows._series import is_of_series
 from dipy_ldm.workflows._sources import SourceInputs
 
 
@@ -92,7 +91,7 @@ class EvaluateLDMFlow(LDMFlow):
         )
         path = _serialization.find(model_file)
         document = _serialization.read_document(path, "latent_diffusion")
-        of_series = makes_series(from_saved(document["conditions"]))
+        of_series = is_of_series(document)
         read = _read_series if of_series else _read_images
         real, generated = read(document, options)
         with launch.quiet_start():

@@ -163,7 +163,7 @@ def test_tables_are_for_models_of_series(model_path, tmp_path):
 def test_series_are_for_models_of_sources():
     conditions = to_saved({"direction": Condition("direction", {}, [])})
     document = {"conditions": conditions, "source": None}
-    with pytest.raises(InputError, match="no source images .* train one with `dwi`"):
+    with pytest.raises(InputError, match="none of series .* train one with `dwi`"):
         read_table(document, "a.bval", "a.bvec", {})
 
 
