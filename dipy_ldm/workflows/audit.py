@@ -75,9 +75,10 @@ class AuditLDMFlow(LDMFlow):
             for the test digits. Of several images of a subject, one is compared.
         generated_files : variable string or Path, optional
             Generated images, such as those to be published; of source images, of other
-            subjects than the training's. Default: generate as many as there are
-            held-out images; a conditional model with the conditions of the training
-            images, one with source images with those of the held-out ones.
+            subjects than the training's. Of series, volumes are taken by turns.
+            Default: generate as many as there are held-out images; a conditional model
+            with the conditions of the training images, one with source images with
+            those of the held-out ones.
         source_files : variable string or Path, optional
             Source images of the training and the held-out volumes, for models
             conditioned on source images, paired by the sub- and ses- of their names.
