@@ -166,9 +166,9 @@ def make_cohort(
     stripped : float
         Share of the subjects whose brain is alone, without the head.
     variety : float
-        How much subjects differ from their label maps, but for the size of ventricles,
-        and scans from each other in contrast, bias and noise: 1 is as those of many
-        scanners, 0 not at all.
+        How much subjects are deformed, and how much the contrast, texture, bias and
+        noise of their scans vary: 1 is as in scans of many scanners, 0 not at all.
+        Ventricles, voxels, sharpness and contrasts that are random vary as ever.
     only, without : sequence of str
         Ends of the names of the maps to take, or to leave out.
     dseg : bool
@@ -526,8 +526,8 @@ def main(arguments=None):
         "--variety",
         type=float,
         default=1.0,
-        help="how much subjects and scans differ, from 0 to 1, as those of many "
-        "scanners (default: 1)",
+        help="how much deformation, contrast, texture, bias and noise vary: 0 is not "
+        "at all, 1 as in scans of many scanners (default: 1)",
     )
     parser.add_argument(
         "--only", nargs="+", default=(), help="maps to take, by the ends of their names"
