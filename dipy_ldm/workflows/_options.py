@@ -33,9 +33,8 @@ _NAMES = {"n": "n_samples", "first": "first_sample"}
 _SHARED = """\
 model_file : string or Path
     Model file written by dipy_train_ldm, or a packaged model: brains (synthetic,
-    T1-like, without skull, 2 mm, an early stage; conditions ventricles and brain, in
-    ml, and anatomy), or mnist (digits). pretrained/README.md in the package has licence
-    and limits.
+    T1-like, without skull, 2 mm; conditions ventricles and brain, in ml, and anatomy),
+    or mnist (digits). pretrained/README.md in the package has licence and limits.
 input_files : variable string or Path
     NIfTI volumes, folders of them, wildcards, or lists of them in text, CSV or TSV
     files.
