@@ -200,6 +200,12 @@ def list_files(
     return files
 
 
+def write_tables(file: Path, texts: dict[str, str]) -> None:
+    """Write tables beside a volume, by the ends of their names."""
+    for end, text in texts.items():
+        write_text(sidecar(file).with_suffix(end), text)
+
+
 def write_channel(
     file: Path,
     channel: Channel,
@@ -211,8 +217,7 @@ def write_channel(
 ) -> None:
     """Write the values of a channel, what they are, and its tables."""
     kind = channel.intent, channel.name
-    for end, text in channel.texts().items():
-        write_text(sidecar(file).with_suffix(end), text)
+    write_tables(file, channel.texts())
     facts = facts | channel.sidecar_entries()
     dtype = channel.dtype or dtype
     write_with_sidecar(file, values, affine, dtype, facts, kind, space)

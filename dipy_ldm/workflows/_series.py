@@ -13,8 +13,7 @@ from dipy_ldm.data._bvals_bvecs import B0_LIMIT, DIRECTION, Gradients, makes_ser
 from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._preprocessing import conform_voxels
-from dipy_ldm.data._sidecars import sidecar
-from dipy_ldm.workflows._outputs import write_text
+from dipy_ldm.workflows._outputs import write_tables
 
 
 def is_of_series(document: dict) -> bool:
@@ -107,5 +106,4 @@ class Series(NamedTuple):
 
     def write_tables(self, path: Path) -> None:
         """Write the tables of the series beside its file."""
-        for end, text in self.gradients.texts().items():
-            write_text(sidecar(path).with_suffix(end), text)
+        write_tables(path, self.gradients.texts())

@@ -603,13 +603,13 @@ def test_membership_is_inferred_of_images_of_all_subjects(monkeypatch):
     monkeypatch.setattr("dipy_ldm.evaluation.audit._MAX_MEMBERSHIP_IMAGES", 40)
     whose = np.repeat(np.arange(10), 20)
     sets = whose[:, None], np.arange(100)[:, None]
-    seen = []
+    scored = []
 
     def losses(model, images, *_):
-        seen.append(images.ravel())
+        scored.append(images.ravel())
         return images.ravel() / 100
 
     model = SimpleNamespace(conditions_={})
     _infer(losses, Reference(model, *sets, subjects=whose), 0)
-    assert set(seen[0]) == set(whose.tolist())
-    npt.assert_array_equal(seen[1], np.arange(40))
+    assert set(scored[0]) == set(whose.tolist())
+    npt.assert_array_equal(scored[1], np.arange(40))

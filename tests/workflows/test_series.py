@@ -227,7 +227,7 @@ def test_repeated_series_have_deviations_and_differences(trained):
         (["sub-1_dwi.nii.gz", "--lesions"], "makes diffusion series"),
     ],
 )
-def test_what_no_series_is_denoised_with_is_refused(trained, arguments, sentence):
+def test_unusable_options_of_denoising_series_are_refused(trained, arguments, sentence):
     assert sentence in answer(denoise(trained, *arguments, status=2))
 
 
