@@ -163,7 +163,8 @@ def check_grid(brightest: np.ndarray, affine: np.ndarray | None) -> Finding:
     message = f"{' x '.join(map(str, space))} {unit}"
     if affine is not None:
         sizes = [f"{mm:.3g}" for mm in np.diag(affine)[:3]]
-        message += f" of {' x '.join(dict.fromkeys(sizes))} mm, axes RAS"
+        shown = sizes if len({*sizes}) > 1 else sizes[:1]
+        message += f" of {' x '.join(shown)} mm, axes RAS"
     used = _used(brightest)
     share = math.prod(used) / math.prod(space)
     sides = " x ".join(map(str, used))

@@ -107,6 +107,8 @@ def test_a_grid_that_is_empty_for_the_most_part_is_to_be_cropped(volumes):
     assert "22 x 24 x 23 voxels of 2 mm" in finding.message
     _, brightest = outliers.measure_brightness(volumes[:, 1:9, 1:10])
     assert outliers.check_grid(brightest, affine).state == "green"
+    thick = outliers.check_grid(brightest, np.diag([1.0, 1.0, 3.0, 1.0]))
+    assert "voxels of 1 x 1 x 3 mm, axes RAS" in thick.message
 
 
 def test_recommended_shape_keeps_off_centre_content(volumes):
