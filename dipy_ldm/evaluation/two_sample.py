@@ -238,9 +238,8 @@ def _auc(log_odds, folds, subjects, seed):
 
     def mean(*sides):
         parts = [[s[s[:, 1] == f, 0] for s in sides] for f in np.unique(folds[0])]
-        return np.mean(
-            [area_under_curve(*part) for part in parts if all(map(len, part))]
-        )
+        areas = [area_under_curve(*part) for part in parts if all(map(len, part))]
+        return np.mean(areas) if areas else np.nan  # no fold has both, by the draw
 
     pairs = [np.stack(pair, 1) for pair in zip(log_odds, folds)]
     return bootstrap_share(mean, *pairs, seed=seed, subjects=subjects)

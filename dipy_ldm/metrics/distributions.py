@@ -381,8 +381,7 @@ def kernel_distance(
             + _mean_kernel(b, b, drawn_b, drawn_b, of_b)
             - 2 * _mean_kernel(a, b, drawn_a, drawn_b)
         )
-    drawn = distances[1:][np.isfinite(distances[1:])]
-    return bootstrap_interval(float(distances[0]), drawn, confidence)
+    return bootstrap_interval(float(distances[0]), distances[1:], confidence)
 
 
 def _draws(subjects, resamples, rng):

@@ -150,9 +150,9 @@ def _taken(rows, numbers):
 def bootstrap_interval(
     value: float, resampled: npt.ArrayLike, confidence: float = 0.95
 ) -> Interval:
-    """Return the interval of a figure from its resampled values."""
+    """Return the interval of a figure from its resampled values that are numbers."""
     tail = (1 - _checked(confidence)) / 2
-    low, middle, high = np.quantile(np.asarray(resampled), [tail, 0.5, 1 - tail])
+    low, middle, high = np.nanquantile(resampled, [tail, 0.5, 1 - tail])
     return Interval(value, float(value + low - middle), float(value + high - middle))
 
 

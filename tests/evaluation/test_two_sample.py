@@ -98,6 +98,10 @@ def test_logistic_regression_recognises_a_direction(rng):
     assert alone == pytest.approx(binomial(60, 60))
     of_few = logistic_test(a, a + 99, subjects=(np.arange(60) // 3, None))
     assert of_few == pytest.approx(binomial(20, 20))
+    # Of four subjects, draws of one and of the other set may share no fold.
+    four = np.arange(60) // 15
+    area = logistic_test(a, b + direction, subjects=(four, four + 4))
+    assert 0 <= area.low < area.value < area.high <= 1
     same = logistic_test(a, c)
     assert same.low < 0.5 < same.high
     # Copies, which would be known again by what was learnt from the others.
