@@ -69,12 +69,12 @@ class Reference(NamedTuple):
     subjects: npt.ArrayLike | None = None
 
     def with_shared_conditions(self):
-        """Leave out conditions that are not known of all images of both kinds."""
+        """Leave out conditions that a set lacks for an image, or has out of range."""
         both = [own or {} for own in self.conditions]
         names = [
             name
-            for name, condition in self.model.conditions_.items()
-            if all(name in own and _is_complete(condition, own[name]) for own in both)
+            for name in self.model.conditions_
+            if all(name in own and _is_usable(self.model, name, own) for own in both)
         ]
         train, held_out = ({n: own[n] for n in names} or None for own in both)
         return self._replace(conditions=(train, held_out))
@@ -171,7 +171,7 @@ def audit(
         images, with those of the held-out ones.
     conditions_held_out : dict of str to sequence or DataFrame, optional
         Of the held-out images. Membership is inferred with those conditions that are
-        known of all images of both kinds.
+        known of all images of both kinds, and of most within the range of the training.
     source, source_held_out : array_like, optional
         Source image of each training and of each held-out image, for models
         conditioned on source images, as of :meth:`dipy_ldm.LatentDiffusion.predict`.
@@ -345,9 +345,12 @@ def _within_range(model, conditions, n):
     return [row for row in range(n) if row not in clipped]
 
 
-def _is_complete(condition, values):
-    batch = ConditionBatch.of({"x": condition}, {"x": values}, lenient=True)
-    return (batch.numbers != UNSPECIFIED).all()
+def _is_usable(model, name, table):
+    """Return whether a condition is known of all images, and most would be left."""
+    one, n = {name: table[name]}, len(table[name])
+    own = {name: model.conditions_[name]}
+    known = (ConditionBatch.of(own, one, lenient=True).numbers != UNSPECIFIED).all()
+    return known and 2 * len(_within_range(model, one, n)) > n
 
 
 def _classes(model, searches, requested, count):
@@ -419,7 +422,7 @@ def _notes(own, n, n_held_out, generates):
             f"Membership was inferred with the conditions {listed(shared)}."
             if shared
             else "Membership was inferred without conditions: none is known of all "
-            "images."
+            "images, and of most within the range of the training."
         )
     return notes
 

@@ -599,6 +599,15 @@ def test_fingerprints_without_a_limit_are_refused(tmp_path):
         CopyFilter.load(path, "a" * 64)
 
 
+def test_conditions_of_which_most_would_be_clipped_are_left_out():
+    known = {n: Condition("continuous", {}, [20.0, 40.0]) for n in ("age", "dose")}
+    model = SimpleNamespace(conditions_=known)
+    train = {"age": [30.0] * 4, "dose": [30.0] * 4}
+    held_out = {"age": [70.0, 70.0, 70.0, 30.0], "dose": [30.0, 30.0, 30.0, 70.0]}
+    sets = Reference(model, None, None, conditions=(train, held_out))
+    assert list(sets.with_shared_conditions().conditions[1]) == ["dose"]
+
+
 def test_membership_is_inferred_of_images_of_all_subjects(monkeypatch):
     monkeypatch.setattr("dipy_ldm.evaluation.audit._MAX_MEMBERSHIP_IMAGES", 40)
     whose = np.repeat(np.arange(10), 20)
