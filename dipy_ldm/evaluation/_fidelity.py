@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from scipy.stats import norm
+from scipy.stats import t
 
 from dipy_ldm.evaluation.features import Features, unscaled
 from dipy_ldm.metrics import (
@@ -153,7 +153,9 @@ def pair_similarity(images: np.ndarray, seed: int = 0) -> Interval:
     value, off = np.mean(similarity), similarity - np.mean(similarity)
     # Neighbours in the circle share an image, and others nothing.
     variance = np.mean(off**2) + max(0, 2 * np.mean(off * np.roll(off, 1)))
-    margin = norm.ppf(0.975) * np.sqrt(variance / len(off))
+    # Measured from their own mean, each of three terms is smaller by that of one of n.
+    n = len(off)
+    margin = t.ppf(0.975, max(1, n - 1)) * np.sqrt(variance / max(1, n - 3))
     return Interval(float(value), value - margin, value + margin).within(0, 1)
 
 

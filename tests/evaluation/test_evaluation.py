@@ -241,6 +241,9 @@ def test_the_interval_of_variety_is_as_wide_as_draws_differ(monkeypatch, rng):
     claimed = np.mean([one.high - one.low for one in found]) / 2 / 1.96
     # By pairs that share images it was 0.7 of it.
     assert claimed == pytest.approx(np.std([one.value for one in found]), rel=0.2)
+    few = [pair_similarity(rng.normal(0.2, 0.05, (8, 1, 1)), i) for i in range(300)]
+    covered = np.mean([one.low <= 0.4 <= one.high for one in few])
+    assert 0.86 < covered < 0.98
 
 
 def test_intervals_of_shares_are_shares(rng):
