@@ -152,7 +152,9 @@ def bootstrap_interval(
 ) -> Interval:
     """Return the interval of a figure from its resampled values that are numbers."""
     tail = (1 - _checked(confidence)) / 2
-    low, middle, high = np.nanquantile(resampled, [tail, 0.5, 1 - tail])
+    low, middle, high = np.nanquantile(
+        np.asarray(resampled, float), [tail, 0.5, 1 - tail]
+    )
     return Interval(value, float(value + low - middle), float(value + high - middle))
 
 
