@@ -151,10 +151,8 @@ def bootstrap_interval(
     value: float, resampled: npt.ArrayLike, confidence: float = 0.95
 ) -> Interval:
     """Return the interval of a figure from its resampled values that are numbers."""
-    tail = (1 - _checked(confidence)) / 2
-    low, middle, high = np.nanquantile(
-        np.asarray(resampled, float), [tail, 0.5, 1 - tail]
-    )
+    tail, figures = (1 - _checked(confidence)) / 2, np.asarray(resampled, float)
+    low, middle, high = np.nanquantile(figures, [tail, 0.5, 1 - tail])
     return Interval(value, float(value + low - middle), float(value + high - middle))
 
 
