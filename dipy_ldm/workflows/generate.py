@@ -275,6 +275,9 @@ def _check_options(options, is_volume):
         raise InputError(
             "`out_samples` has no effect with `bids`; leave one of them out."
         )
+    if options.bids and not options.skull_stripped:
+        text = "the samples are taken to have a skull; if they have none, add %s."
+        logger.info(text, "--skull_stripped")
 
 
 def _read_sources(job):

@@ -2,6 +2,7 @@
 
 from functools import partial
 import json
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import nibabel as nib
@@ -14,6 +15,7 @@ from dipy_ldm import LatentDiffusion, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._sidecars import sidecar
+from dipy_ldm.workflows import generate as generating
 from dipy_ldm.workflows.generate import GenerateLDMFlow
 
 TINY = (
@@ -91,6 +93,16 @@ def generate(folder, out_dir, force=False, **options):
 
 def lines_of(dataset):
     return (dataset / "participants.tsv").read_text().splitlines()
+
+
+def test_samples_are_taken_to_have_a_skull_and_this_is_said(caplog):
+    caplog.set_level("INFO")
+    options = {"seed": 0, "bids": True, "suffix": None, "out_samples": "samples"}
+    for stripped in (True, False):
+        options |= {"dtype": "float32", "skull_stripped": stripped}
+        generating._check_options(SimpleNamespace(**options), is_volume=True)
+    sentence = "the samples are taken to have a skull; if they have none, add %s."
+    assert caplog.messages == [sentence % "--skull_stripped"]
 
 
 def test_a_table_asks_for_a_dataset(trained, tmp_path, caplog):
