@@ -276,8 +276,7 @@ def _check_options(options, is_volume):
             "`out_samples` has no effect with `bids`; leave one of them out."
         )
     if options.bids and not options.skull_stripped:
-        text = "the samples are taken to have a skull; if they have none, add %s."
-        logger.info(text, "--skull_stripped")
+        logger.info("samples are said to have a skull; if not, add --skull_stripped.")
 
 
 def _read_sources(job):

@@ -95,14 +95,14 @@ def lines_of(dataset):
     return (dataset / "participants.tsv").read_text().splitlines()
 
 
-def test_samples_are_taken_to_have_a_skull_and_this_is_said(caplog):
+def test_samples_are_said_to_have_a_skull(caplog):
     caplog.set_level("INFO")
     options = {"seed": 0, "bids": True, "suffix": None, "out_samples": "samples"}
     for stripped in (True, False):
         options |= {"dtype": "float32", "skull_stripped": stripped}
         generating._check_options(SimpleNamespace(**options), is_volume=True)
-    sentence = "the samples are taken to have a skull; if they have none, add %s."
-    assert caplog.messages == [sentence % "--skull_stripped"]
+    sentence = "samples are said to have a skull; if not, add --skull_stripped."
+    assert caplog.messages == [sentence]
 
 
 def test_a_table_asks_for_a_dataset(trained, tmp_path, caplog):
