@@ -110,8 +110,8 @@ def _is_mandatory(path):
             if not stream.read(1):
                 stream.write(b"0")
                 stream.truncate(0)
-    except PermissionError:
-        return True
+    except OSError as error:  # that a disk is full, the next write tells
+        return isinstance(error, PermissionError)
     return False
 
 
@@ -154,9 +154,10 @@ def claimed(path: str | Path, wait: bool = False) -> Iterator[None]:
         return
     place = _claim(path)
     with closing(_open_claim(place, path, wait)) as stream:
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
-        stream.flush()
+        with suppress(OSError):  # of a full disk, which the next write tells
+            stream.truncate(0)
+            holder = f"process {os.getpid()} on {socket.gethostname()}"
+            os.write(stream.fileno(), holder.encode())
         try:
             yield
         finally:

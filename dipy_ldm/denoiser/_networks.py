@@ -17,7 +17,8 @@ from dipy_ldm.diffusion import _denoisers as denoisers, schedules
 from dipy_ldm.nn import _building as building
 from dipy_ldm.prior._latent_prior import LatentPrior
 
-logger = logging.getLogger(__name__)
+# As which the whole model warns: commands name the volume in what comes from there.
+logger = logging.getLogger("dipy_ldm.latent_diffusion")
 
 # The guide is to be worse than the denoiser in the same way: narrower.
 _GUIDE_WIDTH = 4

@@ -83,10 +83,8 @@ def keep_log(cluster: Cluster | None, path: Path) -> None:
     logger = logging.getLogger("dipy_ldm")
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
-    # The others' is for the file alone, and so is what is more than information.
+    # The others' is for the file alone; the console has a level of its own.
     logger.propagate = is_first(cluster)
-    for console in logging.getLogger().handlers:
-        console.setLevel(logging.INFO)
     n, addresses = len(cluster.addresses), ", ".join(cluster.addresses)
     worker = f"worker {cluster.index} of {n} ({addresses})"
     place = f"dipy_ldm {__version__} on {socket.gethostname()}"

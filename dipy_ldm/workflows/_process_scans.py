@@ -33,6 +33,7 @@ from dipy_ldm.data._nifti import (
     write_changed,
 )
 from dipy_ldm.data._pairing import pair_sources, read_series
+from dipy_ldm.data._paths import facts_beside
 from dipy_ldm.data._preprocessing import conform_channels
 from dipy_ldm.data._scans import (
     check_channel_files,
@@ -395,7 +396,7 @@ def _is_written(flow, task, resume):
 
 def _is_done(task, force):
     """Return whether all outputs exist and are whole; refuse those of another run."""
-    sidecars = {o: facts for o in task.outputs if (facts := read_facts(o))}
+    sidecars = {o: facts for o in task.outputs if (facts := facts_beside(o))}
     # A sidecar is written before its volume.
     strangers = [o for o in task.outputs if o.exists() and o not in sidecars]
     if strangers and not force:

@@ -275,6 +275,8 @@ def _check_options(options, is_volume):
         raise InputError(
             "`out_samples` has no effect with `bids`; leave one of them out."
         )
+    if options.bids and not options.skull_stripped:
+        logger.info("samples are said to have a skull; if not, add --skull_stripped.")
 
 
 def _read_sources(job):

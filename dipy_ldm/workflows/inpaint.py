@@ -8,9 +8,9 @@ import numpy as np
 from dipy_ldm._native_space import check_on_grid, read_masked, warn_of_probabilities
 from dipy_ldm._utils.checks import InputError, at_least, check_counts, check_seed
 from dipy_ldm._utils.progress import warning_once
-from dipy_ldm._utils.values import as_report, check_each
+from dipy_ldm._utils.values import check_each
 from dipy_ldm.data._grid import Grid, coverage
-from dipy_ldm.data._nifti import read_mask, space_of
+from dipy_ldm.data._nifti import read_mask, refuse_files, space_of
 from dipy_ldm.data._pairing import Task, find_masks, match_masks
 from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.diffusion import _inpainting as inpainting
@@ -133,8 +133,7 @@ def _check_grids(infos, masks):
     """Refuse masks of another grid than their volumes'; only headers are read."""
     mask_of = {info.file: masks[info.file] for info in infos}
     _, complaints = match_masks([Task(info) for info in infos], mask_of)
-    if complaints:
-        raise InputError(as_report(complaints.values()))
+    refuse_files(complaints, 0, skip_bad=None)
 
 
 def _check_masks(infos, masks, dilate, grid, factor):

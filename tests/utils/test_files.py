@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from scans import small_files
 
 from dipy_ldm._utils import files
 from dipy_ldm._utils.files import claimed, replacing
@@ -232,6 +233,14 @@ def test_claims_that_wait_come_one_after_the_other(tmp_path):
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(work, range(4)))
     assert most == [1] * 200
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_by_what_is_written_there(tmp_path):
+    sentence = "file .File too large.; free some space"
+    with small_files(0), pytest.raises(OSError, match=sentence):
+        with claimed(tmp_path / "file"), files.replacing(tmp_path / "file") as partial:
+            partial.write_text("all")
     assert not list(tmp_path.iterdir())
 
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 import json
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import nibabel as nib
@@ -14,6 +15,7 @@ from dipy_ldm import LatentDiffusion, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._sidecars import sidecar
+from dipy_ldm.workflows import generate as generating
 from dipy_ldm.workflows.generate import GenerateLDMFlow
 
 TINY = (
@@ -91,6 +93,16 @@ def generate(folder, out_dir, force=False, **options):
 
 def lines_of(dataset):
     return (dataset / "participants.tsv").read_text().splitlines()
+
+
+def test_samples_are_said_to_have_a_skull(caplog):
+    caplog.set_level("INFO")
+    options = {"seed": 0, "bids": True, "suffix": None, "out_samples": "samples"}
+    for stripped in (True, False):
+        options |= {"dtype": "float32", "skull_stripped": stripped}
+        generating._check_options(SimpleNamespace(**options), is_volume=True)
+    sentence = "samples are said to have a skull; if not, add --skull_stripped."
+    assert caplog.messages == [sentence]
 
 
 def test_a_table_asks_for_a_dataset(trained, tmp_path, caplog):

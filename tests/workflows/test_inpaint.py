@@ -200,6 +200,7 @@ def written(tmp_path):
     scan.write_bytes(b"voxels")
     outputs = [tmp_path / "out.nii.gz", tmp_path / "out_mask.nii.gz"]
     facts = {"Strength": 0.3, "Sources": [str(scan)]}
+    facts |= {"GeneratedBy": {"Name": "dipy_ldm"}}
     part = process_scans.Part(Unnamed(), scan, outputs)
     task = process_scans.Task([part], facts | {"Seed": 0, "ModelFingerprint": "0"})
 
@@ -254,10 +255,12 @@ def test_outputs_of_two_runs_are_not_taken_for_one(written):
     with pytest.raises(InputError, match="out_mask.nii.gz is of another run .Strength"):
         process_scans._is_done(with_strength(task, 0.8), force=False)
     assert not process_scans._is_done(task, force=False)
-    # Or where others than dipy_ldm made one.
+    # Or where others than dipy_ldm made one, and perhaps say so.
     task.outputs[0].touch()
-    with pytest.raises(InputError, match="out.nii.gz exists, and no JSON file says"):
-        process_scans._is_done(task, force=False)
+    for text in ("", '{"GeneratedBy": [{"Name": "others"}]}'):
+        facts.write_text(text)
+        with pytest.raises(InputError, match="out.nii.gz exists, and no JSON file sa"):
+            process_scans._is_done(task, force=False)
     assert not process_scans._is_done(task, force=True)
 
 

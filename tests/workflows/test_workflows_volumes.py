@@ -2,7 +2,6 @@
 
 from functools import partial
 import json
-import logging
 import shutil
 from types import SimpleNamespace
 
@@ -21,7 +20,7 @@ from processes import (
 import pytest
 from scans import places, save, small_files
 
-from dipy_ldm import _backend, _serialization
+from dipy_ldm import _backend, _serialization, latent_diffusion
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import claimed
 from dipy_ldm.data import load_volumes
@@ -31,6 +30,7 @@ from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._preprocessing import conform_file
 from dipy_ldm.data._sidecars import fingerprint
 from dipy_ldm.data.channels import Channel, Unnamed
+from dipy_ldm.denoiser import _networks
 from dipy_ldm.workflows import _process_scans as process_scans, _training as training
 from dipy_ldm.workflows.denoise import DenoiseLDMFlow
 
@@ -487,8 +487,9 @@ def test_bad_input_to_denoising(path, command, volumes, case, tmp_path):
     assert_refused(command, "denoise", arguments, sentence, path, tmp_path)
 
 
-def test_warnings_name_the_volume_and_are_shown_once(caplog):
-    logger = logging.getLogger("dipy_ldm.latent_diffusion")
+@pytest.mark.parametrize("module", [latent_diffusion, _networks])
+def test_warnings_name_the_volume_and_are_shown_once(module, caplog):
+    logger = module.logger
     with process_scans._warnings_of("a.nii.gz"):
         for number in (1, 1, 2):
             logger.warning("the image is unlike %d others", number)
