@@ -46,8 +46,10 @@ _UNITS = {1e-3: "metres", 1e-2: "decimetres", 1e-1: "centimetres", 1e3: "microme
 _FEW = 0.25
 
 
-def check_files(complaints: Sequence[str], n: int, skip_bad: bool = False) -> Finding:
-    """Report files that can't be used, or are left out as the user asks."""
+def check_files(
+    complaints: Sequence[str], n: int, skip_bad: bool | None = False
+) -> Finding:
+    """Report files that can't be used; None where to skip them is no cure."""
     if not complaints:
         return green("files", f"All {counted(n, 'file')} can be read, to their end.")
     message = f"{len(complaints)} of {counted(n, 'file')} can't be used"
@@ -56,7 +58,7 @@ def check_files(complaints: Sequence[str], n: int, skip_bad: bool = False) -> Fi
     if skip_bad:
         message += ": left out, as --skip_bad asks."
         return amber("files", message, f"{cure}, if they matter.", table=table)
-    cure += ", or train without them (--skip_bad)."
+    cure += "." if skip_bad is None else ", or train without them (--skip_bad)."
     return red("files", f"{message}.", cure, table=table)
 
 
@@ -229,7 +231,7 @@ def read_volumes(
         tasks, infos, sentences = _read_named_channels(files, channels)
         owners = [task.info.file for task in tasks]
     if not tasks:
-        return [check_files(sentences, len(files))], None
+        return [check_files(sentences, len(files), skip_bad=None)], None
     n_files = len(infos) + len(sentences)
     with _quietly():
         header_findings, tasks = _check_headers(tasks, infos)

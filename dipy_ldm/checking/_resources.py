@@ -74,7 +74,7 @@ def check_split(cohort: Cohort, share: float, seed: int, batch_size: int) -> Fin
             "held out",
             f"{message}. When to stop is chosen by chance of so few, and below "
             f"{FEWEST_SUBJECTS} nothing is said of what conditions change.",
-            "Hold more out (--validation 0.2), or add subjects.",
+            "Hold more out (--validation), or add subjects.",
         )
     return green("held out", f"{message}.")
 

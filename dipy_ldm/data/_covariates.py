@@ -108,6 +108,11 @@ _CURE = (
 
 
 def _refuse_unknown(names, matched: MatchedRows):
+    if not matched.tables and matched.unused:
+        raise InputError(
+            f"participants.tsv has {counted(matched.unused, 'row')}, and none for the "
+            "files; write participant_id and session_id as their names (sub-01, not 1)."
+        )
     if not matched.tables:
         raise InputError(
             "no table knows the files: neither a participants.tsv beside or above them "

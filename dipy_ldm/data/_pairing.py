@@ -80,8 +80,8 @@ def with_masks(
 ) -> list[Task]:
     """Pair volumes with masks; those without a good mask are bad."""
     pairs, complaints = match_masks(tasks, mask_of)
-    refuse_files(complaints, len(mask_of) - len(complaints), skip_bad)
-    return _refuse_none(pairs, "mask")
+    refuse_files(complaints, len(pairs), skip_bad)
+    return pairs
 
 
 def match_masks(
@@ -123,7 +123,7 @@ def with_sources(
     good = {info.file: info for info in check_headers(sources, channels, skip_bad)[0]}
     infos = [(task, good.get(source_of[task.info.file])) for task in tasks]
     pairs = [task._replace(source=info) for task, info in infos if info is not None]
-    return _refuse_none(pairs, "source")
+    return _refuse_none(pairs)
 
 
 def with_source_channels(
@@ -145,7 +145,7 @@ def with_source_channels(
         names = listed(channel.name for channel in channels)
         text = "%d of %d volumes have no source (%s), and are left out: %s."
         logger.warning(text, len(lacking), len(tasks), names, listed(lacking))
-    own_tasks = _refuse_none([t for t in tasks if matches[t.info.file]], "source")
+    own_tasks = _refuse_none([t for t in tasks if matches[t.info.file]])
     matches = {file: own for file, own in matches.items() if own}
     source_of = _only_candidates(matches, planned, "source")
     sources = [planned[source_of[task.info.file]] for task in own_tasks]
@@ -155,9 +155,9 @@ def with_source_channels(
     ]
 
 
-def _refuse_none(pairs, kind):
+def _refuse_none(pairs):
     if not pairs:
-        raise InputError(f"no good volume has a good {kind}; fix those named above.")
+        raise InputError("no good volume has a good source; fix those named above.")
     return pairs
 
 
@@ -253,7 +253,8 @@ def put_together(
             if name in own:
                 raise InputError(
                     f"{own[name]} and {file} are both the {name} of one subject and "
-                    f"session; {cure or 'choose with `filter`'}."
+                    f"session; {cure or 'choose with `filter`'}, or rename those of "
+                    "other people."
                 )
             own[name] = file
     lacking = [

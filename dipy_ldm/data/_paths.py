@@ -87,7 +87,9 @@ def _reasons(path, generated, masks):
     reasons: dict[Path, str | None] = {}
     for match in _match(path):
         if match.is_file() and match.name.lower().endswith(_LISTS):
-            reasons |= dict.fromkeys(_read_list(match)[0])
+            files, lines, _ = _read_list(match)
+            _warn_of_columns(match, [cells for _, cells in lines])
+            reasons |= dict.fromkeys(files)
         else:
             reasons |= {file: _aside(file, path.parts) for file in _files(match)}
     if path.is_file():
@@ -240,6 +242,14 @@ def _column(path, rows):
     if hits:
         return min(hits)
     raise InputError(f"{path} names no NIfTI files; give it a column of their paths.")
+
+
+def _warn_of_columns(path, rows):
+    """Warn of further columns of files, such as masks or other contrasts."""
+    every = [{c for c in row if _looks_like_nifti([c], 0) and stem(c)} for row in rows]
+    if max(map(len, every)) > 1:
+        text = "%s has several columns of NIfTI files; those of the first are taken."
+        logger.warning(text, path)
 
 
 def _looks_like_nifti(row, column):

@@ -65,7 +65,8 @@ def find_rows(files: Sequence[Path], listed: ListedRows = None) -> MatchedRows:
     @cache
     def rows_of(table, column):
         """Return the rows of a table by what they are about; none without the table."""
-        rows = read_table(table) if table.is_file() else []
+        # Links to files that are not fetched are refused: other tables may differ.
+        rows = read_table(table) if os.path.lexists(table) else []
         if column == "participant_id":
             participants.extend(rows)
         return grouped((_key(row, column), row) for row in rows)
@@ -74,7 +75,8 @@ def find_rows(files: Sequence[Path], listed: ListedRows = None) -> MatchedRows:
         candidates = [own.get(os.path.abspath(file), []), *_rows_about(file, rows_of)]
         rows.append([matches[0] for matches in candidates if matches])
         complaints += [_twice(file, x) for x in candidates if len(x) > 1]
-    refuse_rows(complaints, "leave one row for each")
+    cure = "leave one row for each or, of sessions, name them in a column session_id"
+    refuse_rows(complaints, cure)
     used = {(row.table, row.line) for matches in rows for row in matches}
     unused = sum((row.table, row.line) not in used for row in participants)
     return MatchedRows(rows, unused)
@@ -87,17 +89,18 @@ def _rows_about(file, rows_of):
     for folder in Path(scan).parents if subject else ():
         for stem in (f"{subject}_{session}", subject):
             yield rows_of(folder / f"{stem}_scans.tsv", "filename").get(scan, [])
-        sessions = rows_of(folder / f"{subject}_sessions.tsv", "session_id")
-        yield sessions.get(session, [])
+        # Derivatives beside the raw dataset have its tables of sessions, too.
+        for place in (folder, folder / f"{subject}"):
+            sessions = rows_of(place / f"{subject}_sessions.tsv", "session_id")
+            yield sessions.get(session, [])
         if participants := rows_of(folder / "participants.tsv", "participant_id"):
             yield _of_session(participants.get(subject, []), session)
             return
 
 
 def _twice(file, rows):
-    numbers = " and ".join(str(row.line) for row in rows)
     about = entity(file, "sub") or file
-    return f"{rows[0].table} has {len(rows)} rows for {about} (lines {numbers})"
+    return f"there are {len(rows)} rows for {about} ({'; '.join(map(str, rows))})"
 
 
 def find_subjects(files: Sequence[Path], listed: ListedRows = None) -> list[str]:
@@ -179,8 +182,9 @@ def join_rows(
     subjects: Sequence | None,
     sessions: Sequence | None = None,
     files: Sequence | None = None,
+    names: Sequence[str] = (),
 ) -> Any:
-    """Join the rows of a table to images, by subject, session or path."""
+    """Join rows of a table, or of some columns, to images: by subject or path."""
     named = columns_of(table)
     columns = dict(named or {})
     keys = _keys_of_paths(columns, files)
@@ -190,15 +194,23 @@ def join_rows(
     _refuse_uneven(named or {}, len(keys[0]))
     by_session = sessions is None and "session_id" in columns
     columns = {n: own for n, own in columns.items() if n.lower() not in KEYS}
+    columns = {ALONE: table} if named is None else _choose(columns, names)
     cure = _BY_SESSION if by_session else "leave one for each image"
     numbers = _rows_of(keys[0], keys[1], cure)
-    if named is None:
-        columns = {ALONE: table}
     lists = {name: _as_list(name, values) for name, values in columns.items()}
     rows = take_rows(lists, numbers) or {}
     if isinstance(table, Table):
         return Table(rows, table.units, table.meanings)
     return rows[ALONE] if named is None else rows
+
+
+def _choose(columns, names):
+    """Choose columns, all without names: others may hold anything."""
+    if unknown := [name for name in names if name not in columns]:
+        raise InputError(
+            f"the table has no column {unknown[0]}; it has {listed(columns)}."
+        )
+    return {name: columns[name] for name in names or columns}
 
 
 def _refuse_uneven(columns, n):

@@ -9,10 +9,11 @@ import re
 from typing import Any, NamedTuple
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import MISSING, as_report
+from dipy_ldm._utils.values import MISSING, NONE, as_report
 
 # In lower case: of BIDS, R and numpy.
 _MISSING_CELLS = (*MISSING, "na")
+_NO_UNITS = (*_MISSING_CELLS, NONE, "-")
 SEX_COLUMNS = ("sex", "gender")
 _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"}
 
@@ -39,7 +40,8 @@ def spelled(name: str, level: str, levels: Mapping[str, str] | None = None) -> s
     if name.lower() not in SEX_COLUMNS:
         return level
     meaning = levels.get(level, level)
-    return _SEXES.get(level.lower()) or _SEXES.get(meaning.strip().lower(), level)
+    code = level.removesuffix(".0")
+    return _SEXES.get(level.lower()) or _SEXES.get(meaning.strip().lower(), code)
 
 
 def as_code(text: str, levels: Container[str]) -> str:
@@ -127,7 +129,8 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
         # Spreadsheets put a byte-order mark at the beginning.
         text = path.read_text("utf-8-sig")
     except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}; check the path.") from error
+        cure = "fetch it (datalad get)" if path.is_symlink() else "check the path"
+        raise InputError(f"there is no file {path}; {cure}.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} can't be read as text; save it as UTF-8.") from error
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
@@ -221,7 +224,7 @@ def _describe(entry):
     unit, levels = entry.get("Units"), entry.get("Levels")
     levels = levels if isinstance(levels, dict) else {}
     # Forms to be filled in have empty units.
-    named = isinstance(unit, str) and not is_missing(unit)
+    named = isinstance(unit, str) and unit.strip().lower() not in _NO_UNITS
     # Codes of missing values don't make classes of numbers.
     texts = {x: _text_of(own) for x, own in levels.items() if not is_missing(x)}
     return Description(unit if named else None, texts)

@@ -20,7 +20,7 @@ import numpy as np
 from dipy_ldm._conditions import check_values
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.progress import tqdm, warning_once
-from dipy_ldm._utils.values import Table, as_table, listed
+from dipy_ldm._utils.values import Table, as_table
 from dipy_ldm.data import _pairing as plans
 import dipy_ldm.data._cache as cache
 from dipy_ldm.data._covariates import (
@@ -147,17 +147,13 @@ class Volumes(_Fields):
     def _joined(self, names, table):
         """Join columns of a table to the volumes."""
         sessions = [entity(file, "ses") for file in self.files]
-        rows = join_rows(table, self.subjects, sessions, self.files)
+        rows = join_rows(table, self.subjects, sessions, self.files, names)
         if not isinstance(rows, dict):
             raise InputError(
                 "nothing tells which volume a row of the table is of; add a column or "
                 "an index of participant_id or of paths."
             )
-        if unknown := [name for name in names if name not in rows]:
-            raise InputError(
-                f"the table has no column {unknown[0]}; it has {listed(rows)}."
-            )
-        return as_table({name: rows[name] for name in names or rows})
+        return as_table(rows)
 
 
 def load_volumes(

@@ -120,7 +120,7 @@ def _of_tables(names, files, paths, steps):
 def _of_covariates(covariates):
     """Summarise conditions, and count the subjects who could be re-identified."""
     n, alone = len(set(covariates.subjects)), count_alone(covariates)
-    title, cure = "unique combinations", "Use fewer or coarser ones (--coarsen age=5)."
+    title, cure = "unique combinations", "Use fewer or coarser ones (--coarsen)."
     message = f"{alone} of {n} subjects have a unique combination of conditions"
     unique = amber(title, f"{message}, and could be re-identified.", cure)
     unique = unique if alone else green(title, f"{message}.")

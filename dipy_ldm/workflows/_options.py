@@ -43,7 +43,8 @@ suffix : variable string, optional
     where the inputs hold several kinds. Scans in folders named derivatives or
     sourcedata are used only if these folders are given.
 filter : variable string, optional
-    Volumes: entities that the BIDS names must have, such as task=rest ses=01,02.
+    Volumes: entities that the BIDS names must have, such as task=rest ses=01,02; run=
+    is for names without it, and run=1, (with a comma at the end) for both.
 conditions : variable string, optional
     Conditions of the volumes, as name=value: group=control. Others stay unspecified.
 source_files : variable string or Path, optional

@@ -162,6 +162,15 @@ def test_one_bad_file_of_named_channels_spoils_no_other(tmp_path, rng, monkeypat
         assert len(material.images) == 3
 
 
+def test_two_files_of_a_channel_have_a_cure_that_works(tmp_path, rng):
+    files = [tmp_path / f"sub-1_{k}.nii" for k in ("run-1_T1w", "run-2_T1w", "T2w")]
+    for file in files:
+        save(file, rng.random((16, 16, 16)), scaled(10))
+    (finding,), _ = headers.read_volumes(files, channels=["T1w", "T2w"])
+    assert "choose with `filter`" in finding.table[1][0]
+    assert "skip_bad" not in finding.cure
+
+
 def test_a_suffix_beside_named_channels_is_refused(files):
     with pytest.raises(InputError, match="leave out `suffix`"):
         headers.read_volumes(files, channels=["T1w", "T2w"], suffix="T1w")

@@ -114,6 +114,24 @@ def test_units_levels_and_codes(bids):
     covariates = look_up(["sex", "group"], bids)
     assert covariates.values["group"] == ["0", "1", "1", "1"]
     assert covariates.values["sex"] == ["M", "F", "F", None]
+    # Two tables may write codes in two ways.
+    write(bids / "participants.tsv", text.replace("02\t5\t2", "02\t5\t1.0"))
+    write(bids / "participants.json", {"group": {"Levels": {"0": ""}, "Units": "none"}})
+    covariates = look_up(["sex", "group"], bids)
+    assert covariates.values["group"] == ["0", "1", "1", "1"]
+    assert covariates.values["sex"] == ["1", "1", "1", None]
+
+
+def test_derivatives_have_the_sessions_of_their_raw_dataset(bids):
+    sessions = bids / "sub-02/sub-02_sessions.tsv"
+    write(sessions, "session_id\tage\nses-a\t70\nses-b\t72\n")
+    scan = bids / "derivatives/fmriprep/sub-02/ses-b/anat/sub-02_ses-b_T1w.nii.gz"
+    write(scan, "")
+    assert look_up(["age"], scan).values == {"age": [72]}
+    sessions.unlink()
+    sessions.symlink_to("not-fetched")
+    with pytest.raises(InputError, match=r"sessions.tsv; fetch it \(datalad get\)"):
+        look_up(["age"], scan)
 
 
 def test_ages_are_coarsened(bids):
@@ -167,10 +185,10 @@ def test_texts_among_numbers_are_refused(bids):
     ("text", "names", "sentence"),
     [
         (PEOPLE, ["agee", "sex"], "no column agee .* they have age, sex, group"),
-        (PEOPLE.replace("02\t", "01\t"), ["age"], r"2 rows for sub-01 \(lines 2 and 3"),
+        (PEOPLE.replace("02\t", "01\t"), ["age"], r"2 rows for sub-01 \(.*2; .*3\)"),
         (PEOPLE.replace("participant_id", "id"), ["age"], "no column participant_id"),
         ("participant_id\tage\n01\t\n02\tn/a\n", ["age"], "missing for all"),
-        ("participant_id\tage\n77\t5\n", ["age"], "knows the f.*; add one with age"),
+        ("participant_id\tage\n77\t5\n", ["age"], "has 1 row, and none for the files"),
     ],
 )
 def test_bad_tables_are_answered(bids, text, names, sentence):
@@ -193,8 +211,12 @@ def test_a_list_without_names_has_no_columns(tmp_path):
     with pytest.raises(InputError, match="they have no column of a name"):
         look_up(["age"], tmp_path / "list.csv")
     write(tmp_path / "list.csv", "file,age\na.nii,5\na.nii,6\n")
-    with pytest.raises(InputError, match=r"2 rows for .*a.nii \(lines 2 and 3\)"):
+    with pytest.raises(InputError, match=r"2 rows for .*a.nii \(.*line 2; .*line 3\)"):
         look_up(["age"], tmp_path / "list.csv")
+    for name in ("one", "two"):
+        write(tmp_path / f"{name}.csv", f"file,{name}\na.nii,5\n")
+    with pytest.raises(InputError, match=r"one.csv, line 2; .*two.csv, line 2\)"):
+        look_up(["one"], [tmp_path / "one.csv", tmp_path / "two.csv"])
 
 
 def test_summary_describes_each_covariate(bids):

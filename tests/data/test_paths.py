@@ -179,6 +179,16 @@ def test_lists_of_every_kind(folder, name, text):
     assert find_volumes([folder / name]) == wanted
 
 
+def test_several_columns_of_files_are_warned_of(folder, caplog):
+    (folder / "list.csv").write_text("T1w,end,mask\na/1.nii,.nii,a/2.nii\n")
+    find_volumes([folder / "list.csv"])
+    assert "list.csv has several columns of NIfTI files; those of the f" in caplog.text
+    caplog.clear()
+    (folder / "list.csv").write_text("T1w,end\na/1.nii,.nii\n")
+    find_volumes([folder / "list.csv"])
+    assert not caplog.text
+
+
 def test_paths_in_a_list_may_be_absolute_and_have_commas(folder):
     path = folder / "b" / "5, again.nii"
     path.touch()

@@ -244,6 +244,7 @@ def test_conditions_follow_the_volumes(tmp_path, load, caplog):
     table = {"participant_id": [f"{i}" for i in range(6)], "iq": [*range(90, 96)]}
     assert loaded.conditions(table=table) == {"iq": [90 + i for i in order]}
     paths = {"path": [f"sub-{i}_T1w.nii" for i in range(6)], "iq": table["iq"]}
+    paths["snr"] = np.array([np.inf] * 6)  # which nobody asks for
     assert loaded.conditions("iq", table=paths) == {"iq": [90 + i for i in order]}
     with pytest.raises(InputError, match="no column age; it has iq"):
         loaded.conditions("age", table=table)
@@ -388,7 +389,7 @@ def test_no_pair_of_good_files_is_an_error(cohort, masked, load):
     (masked / "0.nii").write_text("no mask")
     for i in (1, 2):
         (cohort / f"{i}.nii.gz").write_text("no volume")
-    with pytest.raises(InputError, match="no good volume has a good mask"):
+    with pytest.raises(InputError, match="masks/0.nii can't be read"):
         load(cohort, mask_files=[masked], skip_bad=True)
 
 
