@@ -564,7 +564,7 @@ class VQVAE(Estimator):
             refuse_other_range(self.intensity_)
         return cohort
 
-    def _read_any_size(self, images):
+    def _read_any_size(self, images: ImagesLike) -> np.ndarray:
         """Load images of any grid, and refuse volumes of other channels."""
         return _read_alike(images, (), None, self.channels_).images
 
