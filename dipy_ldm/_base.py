@@ -180,7 +180,8 @@ class Estimator:
         ----------
         path : str or Path
             File to read, or the name of a packaged model: ``"mnist"``,
-            ``"brains"`` or, of an autoencoder, ``"volumes"``.
+            ``"brains"`` or, of an autoencoder, ``"volumes"``. An autoencoder is also
+            read from the file of a whole model.
 
         Returns
         -------
@@ -194,9 +195,12 @@ class Estimator:
         """
         # What is wrong with Keras is not wrong with the file.
         building.check_keras()
-        path = _serialization.find(path)
-        saved = _serialization.load(path, cls._kind, cls._expected_shapes)
-        return cls.from_saved(*saved)
+        return cls.from_saved(*cls._read_file(_serialization.find(path)))
+
+    @classmethod
+    def _read_file(cls, path):
+        """Read tensors and document of a model file."""
+        return _serialization.load(path, cls._kind, cls._expected_shapes)
 
     @classmethod
     def _read_init(cls, init):

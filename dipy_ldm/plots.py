@@ -546,13 +546,10 @@ def plot_reconstructions(
         A montage.
     """
     stacks: tuple[Any, Any] = (images, reconstructed)
-    before, after = (stack if isinstance(stack, list) else [stack] for stack in stacks)
+    # Volumes are a tuple, too.
+    before, after = (list(x) if type(x) in (list, tuple) else [x] for x in stacks)
     if all(isinstance(x, Mapping) or hasattr(x, "get_fdata") for x in before + after):
-        if len(before) != len(after):
-            raise InputError(
-                f"there are {len(before)} images and {len(after)} reconstructions; "
-                "give one of each image."
-            )
+        _refuse_uneven(before, after)
         # Scans differ in their units: each has its own scale, as both are shown.
         both = map(list, zip(before, after))
         pairs = [_normalized(pictures(pair, affine, channels)) for pair in both]
@@ -560,12 +557,22 @@ def plot_reconstructions(
     for stack in stacks:
         if hasattr(stack, "images"):  # whose place and channels the others have, too
             affine, channels = stack.affine, stack.channels
-    pair = (pictures(stack, affine, channels) for stack in stacks)
+    pair = [pictures(stack, affine, channels) for stack in stacks]
+    _refuse_uneven(*pair)
     return _alone(beside(*pair))
 
 
+def _refuse_uneven(before, after):
+    """Refuse images of which one has no reconstruction, or the reverse."""
+    if len(before) != len(after):
+        raise InputError(
+            f"there are {len(before)} images and {len(after)} reconstructions; "
+            "give one of each image."
+        )
+
+
 def plot_latents(latents: np.ndarray, *, columns: int | None = None) -> Figure:
-    """Plot latents in colours: three channels, or the three main components of more.
+    """Plot latents in colours: their channels, or the three main components of more.
 
     Parameters
     ----------
@@ -583,6 +590,8 @@ def plot_latents(latents: np.ndarray, *, columns: int | None = None) -> Figure:
     if rows.shape[1] > 3:
         rows = rows - rows.mean(0)
         rows = rows @ np.linalg.eigh(rows.T @ rows)[1][:, :-4:-1]
+    if rows.shape[1] == 2:  # without blue
+        rows = np.pad(rows, [(0, 0), (0, 1)])
     # A few far values would leave all others grey.
     low, high = np.percentile(rows, (1, 99), axis=0)
     rows = np.clip((rows - low) / np.maximum(high - low, 1e-12), 0, 1)

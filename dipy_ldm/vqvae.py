@@ -28,10 +28,11 @@ from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._scans import (
     ImagesLike,
     are_scans,
+    grid_for_files,
     grid_of,
     read_cohort,
     read_scans,
-    require_affine,
+    refuse_other_range,
 )
 from dipy_ldm.data.channels import (
     Channel,
@@ -206,7 +207,8 @@ class VQVAE(Estimator):
             Images that are reconstructed after each round, not learnt from; no more of
             them than are done in a tenth of the time.
         affine : array_like, optional
-            From voxels to millimetres, ``(4, 4)``; kept with the model.
+            From voxels to millimetres, ``(4, 4)``; kept with the model. Scans in files,
+            which are brought to 0 to 1, it takes only if these arrays are so, too.
         suffix : str, optional
             BIDS suffix, such as T1w; kept with the model.
         channels : sequence of str or Channel
@@ -388,7 +390,7 @@ class VQVAE(Estimator):
         check_counts(batch_size=batch_size, tile=tile)
         if are_scans(images):
             images = read_scans(images, *self._grid())[0]
-        array = checks.as_array(read_cohort(images).images, self.shape_)
+        array = checks.as_array(self._read_any_size(images), self.shape_)
         checks.check_channels("images", array, self.shape_[-1])
         return self._codec.encode(array, batch_size, tile)
 
@@ -459,7 +461,7 @@ class VQVAE(Estimator):
         InputError
             If the images or an option can't be used.
         """
-        images = read_cohort(images).images
+        images = self._read_any_size(images)
         latents = self.encode(images, batch_size=batch_size, tile=tile)
         space = images.shape[1:-1]
         images = self.decode(latents, space=space, batch_size=batch_size, tile=tile)
@@ -542,30 +544,35 @@ class VQVAE(Estimator):
         return expected_shapes(document, shapes)
 
     @classmethod
-    def _read_init(cls, init):
-        """Return the autoencoder that a fit begins from, also that of a whole model."""
-        if not isinstance(init, str | Path):
-            return super()._read_init(init)
-        path = _serialization.find(init)
+    def _read_file(cls, path):
+        """Read the file of an autoencoder, or of a whole model, which has one."""
         if _serialization.read_document(path)["kind"] != "latent_diffusion":
-            return cls.load(path)
+            return super()._read_file(path)
 
         def expected(document, shapes):
             # It has an autoencoder, beside much that is not looked at here.
             return shapes | cls._expected_shapes(document, shapes)
 
-        return cls.from_saved(*_serialization.load(path, "latent_diffusion", expected))
+        return _serialization.load(path, "latent_diffusion", expected)
 
     def _read_cohort(self, images: ImagesLike, verbose: bool = False) -> Cohort:
         """Load images on the grid of the training images; arrays stay as they are."""
         self._check_fitted()
         own = self.shape_, self.affine_, self.channels_
-        return _read_alike(images, *own, verbose)
+        cohort = _read_alike(images, *own, verbose)
+        if cohort.affine is not None:
+            refuse_other_range(self.intensity_)
+        return cohort
+
+    def _read_any_size(self, images: ImagesLike) -> np.ndarray:
+        """Load images of any grid, and refuse volumes of other channels."""
+        return _read_alike(images, (), None, self.channels_).images
 
     def _grid(self):
         """Return the grid of volumes, None of images, and the channels."""
-        affine = require_affine(self.affine_) if len(self.shape_) == 4 else None
-        return grid_of(self.shape_, affine), self._channels()
+        of_volumes = len(self.shape_) == 4
+        own = self.shape_, self.affine_, self.intensity_
+        return grid_for_files(*own) if of_volumes else None, self._channels()
 
     def _channels(self):
         """Return the channels, which without names are one that has all columns."""

@@ -75,6 +75,8 @@ def test_clones_are_not_fitted(vqvae, diffusion, blobs):
     # But for the autoencoder, without which it could not be fitted.
     latents = (m.vqvae.encode(blobs[:3]) for m in (model, diffusion))
     npt.assert_array_equal(*latents)
+    model.set_params(vqvae__seed=9)
+    assert (model.vqvae.seed, diffusion.vqvae.seed) == (9, 0)
 
 
 @pytest.mark.parametrize("how", [lambda model: model, pickled])

@@ -15,8 +15,10 @@ from dipy_ldm._serialization import find
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._scans import read_cohort, require_affine
+from dipy_ldm.data._sources import Source
 from dipy_ldm.data.channels import Labels, Unnamed, as_channels
 from dipy_ldm.data.volumes import Volumes
+from dipy_ldm.workflows._process_scans import _grid_and_channels
 
 pytestmark = pytest.mark.usefixtures("no_real_cache")
 FIT = {"steps": 2, "batch_size": 4, "verbose": False}
@@ -74,11 +76,35 @@ def test_volumes_of_another_grid_or_other_channels_are_refused(model):
     volumes.channels = as_channels(["FA"])
     with pytest.raises(InputError, match="of other channels, labels or ranges"):
         model.vqvae_._read_cohort(volumes)
+    for use in (model.vqvae_.encode, model.vqvae_.predict):
+        with pytest.raises(InputError, match="of other channels, labels or ranges"):
+            use(volumes)
     moved = Volumes(images, None, np.diag([2, 2, 2, 1]) @ grid_affine(), files)
     with pytest.raises(InputError, match="lie on another grid .*grid=Grid"):
         model.vqvae_._read_cohort(moved)
     with pytest.raises(InputError, match="lie on another grid .*grid=Grid"):
         VQVAE().fit(volumes, validation_data=moved, **FIT)
+
+
+def test_files_are_refused_by_what_learnt_from_other_intensities(
+    model, scan, monkeypatch
+):
+    volumes = Volumes(blocky_volumes(), None, grid_affine(), ["a"] * 8)
+    monkeypatch.setattr(model.vqvae_, "intensity_", (0.0, 900.0))
+    uses = model.denoise, model.vqvae_.encode, model.vqvae_.predict
+    for use, given in [*((use, scan) for use in uses), (model.denoise, volumes)]:
+        with pytest.raises(InputError, match="fitted to arrays from 0 to 900; give"):
+            use(given)
+    document, own = model.to_document(), ("m", "denoise")
+    with pytest.raises(InputError, match="fitted to arrays from 0 to 900; give"):
+        _grid_and_channels(document, *own)
+    monkeypatch.setattr(model, "source_", Source(1, [-900.0, 900.0], [], ""))
+    with pytest.raises(InputError, match="fitted to arrays from -900 to 900; give"):
+        model.predict(source=scan)
+    # Labels are as they were.
+    monkeypatch.setattr(model, "source_", Source(1, [0.0, 7.0], [0, 7], ""))
+    with pytest.raises(InputError, match="no segmentation"):
+        model.predict(source=scan)
 
 
 class Tensor:
@@ -95,6 +121,13 @@ def test_tensors_are_arrays_and_images_of_one_shape():
     assert read_cohort(Tensor()).images.shape == (2, 5, 5, 1)
     with pytest.raises(InputError, match="images differ in shape; give one array"):
         read_cohort([np.zeros((5, 5, 1)), np.zeros((5, 6, 1))])
+
+
+def test_masked_values_are_no_images():
+    images = np.ma.masked_less(np.eye(5)[None, ..., None] - 1, 0)
+    with pytest.raises(InputError, match="images have masked values.*filled"):
+        read_cohort(images)
+    assert read_cohort(np.ma.array(images.filled(0))).images.max() == 0
 
 
 def test_a_scan_comes_back_in_its_own_space(model, scan, tmp_path):

@@ -200,6 +200,17 @@ def test_each_scan_has_its_own_brightness(rng, monkeypatch):
     npt.assert_allclose(before[0], before[1], atol=1e-5)
     with pytest.raises(InputError, match="2 images and 1 reconstructions; give one"):
         plots.plot_reconstructions(scans, scans[:1])
+    with pytest.raises(InputError, match="2 images and 1 reconstructions; give one"):
+        plots.plot_reconstructions(tuple(scans), (scans[0],))
+    with pytest.raises(InputError, match="2 images and 3 reconstructions; give one"):
+        plots.plot_reconstructions(np.ones((2, 4, 4, 1)), np.ones((3, 4, 4, 1)))
+
+
+def test_latents_of_two_channels_are_shown_in_two_colours(rng, monkeypatch):
+    shown = mock.Mock(side_effect=plots.montage)
+    monkeypatch.setattr(plots, "montage", shown)
+    plots.plot_latents(rng.random((4, 3, 3, 2)))
+    assert [x.max() > 0 for x in np.rollaxis(shown.call_args.args[0], -1)] == [1, 1, 0]
 
 
 def test_reconstructions_lie_where_their_volumes_do(rng):

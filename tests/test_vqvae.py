@@ -111,6 +111,11 @@ def test_reload_is_exact(vqvae, blobs, tmp_path):
     npt.assert_array_equal(loaded.predict(blobs), vqvae.predict(blobs))
 
 
+def test_the_autoencoder_of_a_whole_model_is_read():
+    whole = LatentDiffusion.load("mnist")
+    assert_same(VQVAE.load("mnist"), whole.vqvae)
+
+
 def test_finished_training_is_not_warned_of_when_resumed(blobs, tmp_path, monkeypatch):
     # As a training in earnest: what is wrong with it ends it.
     monkeypatch.setattr(run, "_MIN_STEPS", 0)

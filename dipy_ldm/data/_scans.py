@@ -50,6 +50,9 @@ from dipy_ldm.data.volumes import Volumes, conform_volumes, plan_volumes
 
 logger = logging.getLogger("dipy_ldm")
 
+# How far rounding takes intensities of files beyond 0 to 1.
+_ROUNDING = 1e-3
+
 # What has a file or an affine.
 File: TypeAlias = str | Path | ImageOfNibabel
 Scan: TypeAlias = File | Mapping[str, File]
@@ -126,6 +129,26 @@ def grid_of(shape: tuple[int, ...], affine: np.ndarray | None) -> Grid | None:
     return None if affine is None else Grid(tuple(shape[:3]), affine)
 
 
+def grid_for_files(
+    shape: Sequence[int], affine: npt.ArrayLike | None, intensity: Sequence[float]
+) -> Grid:
+    """Return the grid that files are brought to for a model, or refuse them for it."""
+    grid = Grid(tuple(shape[:3]), require_affine(affine))
+    refuse_other_range(intensity)
+    return grid
+
+
+def refuse_other_range(intensity: Sequence[float]) -> None:
+    """Refuse files, whose intensities become 0 to 1, for what learnt from others."""
+    low, high = intensity
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise InputError(
+            "intensities of files are brought to 0 to 1, and this model was fitted to "
+            f"arrays from {low:g} to {high:g}; give such arrays, or a model that was "
+            "fitted to files or to what load_volumes returns."
+        )
+
+
 def read_cohort(
     images: ImagesLike,
     grid: Grid | None = None,
@@ -157,8 +180,9 @@ def read_cohort(
             arrays, file_of = read_images(files)
             return Cohort(arrays, subjects=find_image_subjects(file_of))
         plan = plan_volumes(files, grid=grid, channels=channels)
-        cohort = read_cohort(conform_volumes(plan, folder, verbose=verbose))
         in_memory = folder is not None
+        how = {"verbose": verbose, "temporary": in_memory}
+        cohort = read_cohort(conform_volumes(plan, folder, **how))
         return cohort._replace(images=np.array(cohort.images)) if in_memory else cohort
 
 
@@ -178,6 +202,11 @@ def _naming_the_loader():
 
 
 def _as_array(images):
+    if np.ma.is_masked(images):
+        raise InputError(
+            "images have masked values, which would be taken for others; replace them, "
+            "with images.filled(0) say."
+        )
     try:
         return np.asarray(images)
     except ValueError as error:  # of NumPy, which speaks of inhomogeneous parts

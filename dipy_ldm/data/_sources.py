@@ -38,6 +38,11 @@ class Source(NamedTuple):
     labels: list[int]
     fingerprint: str
 
+    @property
+    def intensity(self):
+        """The range of its intensities; labels have none, and are not scaled."""
+        return [0.0, 1.0] if self.labels else self.bounds
+
     def scaled(self, images: np.ndarray) -> np.ndarray:
         """Scale ``(n, *space, channels)`` to [0, 1], or map labels to indices."""
         if not self.labels:

@@ -346,6 +346,7 @@ def conform_volumes(
     cache_limit: float | None = None,
     *,
     verbose: bool = False,
+    temporary: bool = False,
 ) -> Volumes:
     """Resample volumes to their grid, or find them in the cache."""
     limit = np.inf if cache_limit is None else at_least("cache_limit", cache_limit, 0)
@@ -365,6 +366,8 @@ def conform_volumes(
             f"can't read the cache of volumes in {folder}; remove it, or name another "
             "place with `cache_dir`."
         )
+    if temporary:  # there is nothing to be told of it
+        return volumes
     if removed:
         logger.info("removed %d folders of the cache of volumes.", len(removed))
     sizes = cache.list_folders(root)

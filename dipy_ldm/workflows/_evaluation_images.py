@@ -16,11 +16,11 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import grouped, listed, take_rows
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data._covariates import read_covariates
-from dipy_ldm.data._grid import Grid, same_grid
+from dipy_ldm.data._grid import same_grid
 from dipy_ldm.data._image_checks import check_range
 from dipy_ldm.data._pairing import find_keys, require_subjects
 from dipy_ldm.data._paths import find_volumes, holds_volumes, rows_of_lists
-from dipy_ldm.data._scans import require_affine
+from dipy_ldm.data._scans import grid_for_files, require_affine
 from dipy_ldm.data._sidecars import fingerprint, provenance
 from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.channels import from_saved
@@ -148,7 +148,7 @@ def read_series(
             "give measured diffusion series as `real_files`, whose b = 0 are the "
             "sources, and no `source_files`."
         )
-    grid = Grid(tuple(document["shape"][:3]), require_affine(document["affine"]))
+    grid = _grid(document)
     plan = plan_volumes(paths, grid=grid, dwi=True, skip_bad=None, **choice)
     if not choice.get("generated"):
         refuse_samples((info.file for info in plan.infos), "real_files")
@@ -204,6 +204,11 @@ def _images(document, paths, option, generated):
     return EvaluationImages(images[order], names, *details)
 
 
+def _grid(document):
+    """Return the grid of a model of volumes."""
+    return grid_for_files(*(document[n] for n in ("shape", "affine", "intensity")))
+
+
 def _check_shape(document, images, option):
     shape = tuple(document["shape"])
     if images.shape[1:] != shape:
@@ -214,8 +219,7 @@ def _check_shape(document, images, option):
 
 
 def _volumes(document, paths, option, choice, cache_dir):
-    shape = document["shape"]
-    grid = Grid(tuple(shape[:3]), require_affine(document["affine"]))
+    shape, grid = document["shape"], _grid(document)
     plan = plan_volumes(paths, grid=grid, shuffle=True, skip_bad=None, **choice)
     if plan.columns != shape[3]:
         raise InputError(

@@ -38,7 +38,7 @@ from dipy_ldm.data._preprocessing import conform_channels
 from dipy_ldm.data._scans import (
     check_channel_files,
     find_channel_files,
-    require_affine,
+    grid_for_files,
 )
 from dipy_ldm.data._sidecars import describe, fingerprint, provenance, sidecar_first
 from dipy_ldm.data.channels import (
@@ -276,14 +276,15 @@ def _check_files(parts, sets, channels, along_axis, of_series):
 
 def _grid_and_channels(document, model_file, verb):
     """Return the grid and the channels of a model of volumes; refuse another model."""
-    shape, affine = document["shape"], document["affine"]
+    shape = document["shape"]
     if len(shape) != 4:
         raise InputError(
             f"{model_file} is a model of two-dimensional images; {verb} them with "
             f"LatentDiffusion.{verb}, or give a model of volumes."
         )
     channels = channels_from(document.get("channels")) or (Unnamed(n=shape[-1]),)
-    return Grid(tuple(shape[:3]), require_affine(affine)), channels
+    own = shape, document["affine"], document["intensity"]
+    return grid_for_files(*own), channels
 
 
 def work(

@@ -12,6 +12,7 @@ from dipy_ldm.data._scans import (
     check_channel_files,
     conform_source_files,
     find_channel_files,
+    grid_for_files,
 )
 from dipy_ldm.data._sources import Source, refuse_mismatch
 from dipy_ldm.data.channels import Channel, Unnamed, from_saved as channels_from
@@ -49,8 +50,8 @@ class SourceInputs(NamedTuple):
         start = "the model was trained with source images of"
         along_axis = (source.channels > 1 and not named) or None
         check_channel_files(sets, channels, along_axis, start=start)
-        affine = np.array(document["affine"], "float64")
-        grid = Grid(tuple(document["shape"][:3]), affine)
+        own = document["shape"], document["affine"], source.intensity
+        grid = grid_for_files(*own)
         parts = {files[0]: files for files in sets}
         return cls(source, named, grid, parts, list(parts))
 

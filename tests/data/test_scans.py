@@ -39,6 +39,13 @@ def test_images_in_memory_are_called_as_their_files(tmp_path, caplog):
     assert caplog.messages == ["image-0/sub-1.1_T1w.nii is dark"] * 3
 
 
+def test_of_images_in_memory_nothing_is_kept(caplog, rng):
+    images = [nib.Nifti1Image(rng.random((4, 5, 6)), np.eye(4)) for _ in range(2)]
+    caplog.set_level("INFO", "dipy_ldm")
+    assert read_cohort(images).shape == (2, 4, 5, 6, 1)
+    assert "cache" not in caplog.text
+
+
 def test_a_lone_file_of_another_kind_is_warned_of(tmp_path, caplog):
     for stem in ("p7_FLAIR", "p7_T1w", "scan"):
         file = tmp_path / f"{stem}.nii"
