@@ -560,7 +560,7 @@ class VQVAE(Estimator):
         self._check_fitted()
         own = self.shape_, self.affine_, self.channels_
         cohort = _read_alike(images, *own, verbose)
-        if cohort.affine is not None:
+        if len(self.shape_) == 4 and cohort.affine is not None:
             refuse_other_range(self.intensity_)
         return cohort
 

@@ -154,7 +154,8 @@ def pair_similarity(images: np.ndarray, seed: int = 0) -> Interval:
     # Neighbours in the circle share an image, and others nothing.
     variance = np.mean(off**2) + max(0, 2 * np.mean(off * np.roll(off, 1)))
     # Measured from their own mean, each of three terms is smaller by that of one of n.
-    margin = t.ppf(0.975, len(off) - 1) * np.sqrt(variance / (len(off) - 3))
+    freedom = max(1, len(off) - 3)
+    margin = t.ppf(0.975, max(1, len(off) - 1)) * np.sqrt(variance / freedom)
     return Interval(float(value), value - margin, value + margin).within(0, 1)
 
 

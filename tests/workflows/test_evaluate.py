@@ -287,6 +287,7 @@ def test_evaluations_know_whose_images_are(monkeypatch, subjects, named):
 def test_shared_subjects_are_refused(tmp_path):
     affine = np.diag([6.0, 6, 6, 1])
     document = {"shape": [4, 4, 4, 1], "affine": affine.tolist(), "conditions": {}}
+    document["intensity"] = [0.0, 1.0]
     for name, subjects in (("train", "abcd"), ("held", "cdef")):
         (tmp_path / name).mkdir()
         for subject, volume in zip(subjects, soft_balls(4, 1, (4, 4, 4)), strict=True):
@@ -362,6 +363,7 @@ def test_samples_are_no_real_images(tmp_path, caplog):
 
 def test_no_option_skips_bad_files(tmp_path):
     document = {"shape": [8, 8, 8, 1], "affine": np.eye(4).tolist(), "conditions": {}}
+    document["intensity"] = [0.0, 1.0]
     nib.save(nib.Nifti1Image(np.ones((8, 8, 8)), np.eye(4)), tmp_path / "a.nii")
     (tmp_path / "b.nii").touch()
     with pytest.raises(InputError, match="b.nii is empty; copy or convert it again.$"):

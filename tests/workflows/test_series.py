@@ -310,6 +310,7 @@ def test_generated_series_are_no_measured_ones(tmp_path):
     affine = np.diag([4.0, 4, 4, 1])
     affine[:3, 3] = -18, -16, -14
     document = {"shape": [10, 9, 8, 1], "affine": affine.tolist()}
+    document["intensity"] = [0.0, 1.0]
     options = {"source_files": None, "measurements": None}
     options |= {"cache_dir": tmp_path / "cache"}
     read = partial(read_series, document, [str(tmp_path / "sub-0_dwi.nii.gz")])
