@@ -266,6 +266,13 @@ def test_the_guide_has_each_option(command):
     assert options - {"input_files"} <= in_guide
 
 
+def test_contributing_says_what_each_part_of_the_package_holds():
+    modules = {path.name for path in (ROOT / "dipy_ldm").glob("*.py")} - {"__init__.py"}
+    folders = {f"{p.parent.name}/" for p in (ROOT / "dipy_ldm").glob("*/__init__.py")}
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    assert not [name for name in modules | folders if f"`{name}`" not in text]
+
+
 def read_api():
     """Return what has a place in the API pages, by its full name."""
     pages = re.findall(
