@@ -292,7 +292,7 @@ def _warnings(covariates):
         lines.append(
             f"{alone} of {counted(len(set(covariates.subjects)), 'subject')} have a "
             "unique combination of these conditions and could be re-identified; use "
-            "fewer or coarser ones (see coarsen)"
+            "fewer or coarser ones (`coarsen`)"
         )
     return lines
 

@@ -28,7 +28,7 @@ from dipy_ldm.workflows._options import (
     parse_steps,
 )
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("dipy_ldm")
 
 
 class InputPlan(NamedTuple):

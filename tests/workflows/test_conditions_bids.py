@@ -69,6 +69,7 @@ def test_model_keeps_conditions_from_tables(trained):
     assert "bids/participants.tsv:" in said
     assert "age (years): 25 to 80, mean" in said
     assert "have a unique combination of these conditions" in said
+    assert "use fewer or coarser ones (--coarsen)" in said
 
 
 def test_errors_in_tables_are_one_sentence(folder):
