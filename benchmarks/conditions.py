@@ -14,8 +14,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from dipy_ldm._conditions import ConditionBatch
 from dipy_ldm.data._covariates import read_covariates
 from dipy_ldm.data.volumes import load_volumes
-from dipy_ldm.prior._conditional_mean import ConditionalMean
-from dipy_ldm.prior._ridge import fit_kernel_ridge
+from dipy_ldm.prior._ridge import ConditionalMean, fit_kernel_ridge
 
 # Places at which volumes are looked at, in mm from the middle of the brain, and how far
 # they are apart: around the ventricles, where the lesion is, too, and everywhere.

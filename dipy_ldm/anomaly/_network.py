@@ -8,14 +8,14 @@ from keras import layers
 
 from dipy_ldm.anomaly._lesions import n_features
 from dipy_ldm.data._batches import window_size
-from dipy_ldm.nn._blocks import (
+from dipy_ldm.nn._building import (
     conv,
     norm_position,
     residual,
+    seeded,
     small_random_bias,
     to_output,
 )
-from dipy_ldm.nn._building import seeded
 from dipy_ldm.nn._layers import DepthToSpace
 
 # Pixels or voxels along each side of a window, where nothing else is said.

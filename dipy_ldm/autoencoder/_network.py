@@ -7,14 +7,14 @@ import math
 import keras
 import numpy as np
 
-from dipy_ldm.nn._blocks import (
+from dipy_ldm.nn._building import (
     conv,
     norm_position,
     residual,
+    seeded,
     small_random_bias,
     to_output,
 )
-from dipy_ldm.nn._building import seeded
 from dipy_ldm.nn._layers import DepthToSpace, Sum
 
 

@@ -4,8 +4,7 @@ from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._covariates import read_covariates
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import read_volume, write_volume
-from dipy_ldm.data.images import load_images
-from dipy_ldm.data.mnist import load_mnist
+from dipy_ldm.data.images import load_images, load_mnist
 from dipy_ldm.data.volumes import Volumes, load_volumes
 
 __all__ = [

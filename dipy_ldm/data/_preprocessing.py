@@ -1,9 +1,7 @@
 """One volume: from its file to a grid and to intensities from 0 to 1, and back."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from nibabel.affines import voxel_sizes
 import numpy as np
@@ -11,10 +9,6 @@ import numpy as np
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._grid import Grid, conform, coverage, is_within_a_voxel, restore
-from dipy_ldm.data._pairing import Task
-
-if TYPE_CHECKING:
-    from dipy_ldm.data.channels import Channel
 
 # How far labels that were scaled or computed may be from whole numbers.
 _ROUNDING = 1e-3
@@ -191,68 +185,3 @@ def read_labels(
             f"or {cure}."
         )
     return labels, affine
-
-
-def conform_task(
-    task: Task, grid: Grid, labels: bool = False
-) -> tuple[np.ndarray, ...]:
-    """Resample a volume, its mask and its source to ``(*grid.shape, channels)``."""
-    info, source = task.info, task.source
-    if task.parts:
-        arrays = [conform_channels(task.parts, grid)[0]]
-    else:
-        arrays = [conform_file(info.file, grid, info.channels > 1)[0]]
-    if task.mask is not None:
-        arrays.append(_conform_mask(task.mask, info.affine, grid))
-    if task.source_parts:
-        arrays.append(conform_channels(task.source_parts, grid)[0])
-    elif source is not None:
-        arrays.append(conform_source(source.file, grid, source.channels > 1, labels))
-    return tuple(arrays)
-
-
-def conform_channels(
-    parts: "Iterable[tuple[Channel, Path]]", grid: Grid
-) -> tuple[np.ndarray, list[Origin]]:
-    """Read all channels of a scan as ``(*grid.shape, columns)``, and the ways back."""
-    images, origins = zip(*(channel.read(file, grid) for channel, file in parts))
-    return np.concatenate(images, -1), list(origins)
-
-
-def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
-    """Yield for each volume of one diffusion series what conforms it.
-
-    All have the scale of the mean of b = 0, which is the source of each: what is left
-    of it is kept. Volumes are read one by one.
-    """
-    info, mask = tasks[0].info, tasks[0].mask
-    nifti.check_whole(info.file)
-    b0 = _mean_b0(info, tasks[0].gradients)
-    source, origin = conform_voxels(info.file, b0, info.affine, grid, from_zero=True)
-    masks = [] if mask is None else [_conform_mask(mask, info.affine, grid)]
-    intensities = origin.intensities
-    del b0, origin
-
-    def conform_one(data):
-        image = scale_intensities(data, intensities)
-        image = conform(image, info.affine, grid)
-        refuse_empty(info.file, image, grid)
-        return image, *masks, source
-
-    for data in nifti.read_each(info, [task.volume for task in tasks]):
-        yield partial(conform_one, data)
-
-
-def _mean_b0(info, gradients):
-    """Return the mean of the volumes of b = 0 of a series, ``(x, y, z, 1)``."""
-    total = sum(nifti.read_each(info, gradients.b0s.tolist()))
-    return np.asarray(total / len(gradients.b0s), "float32")
-
-
-def _conform_mask(file, affine, grid):
-    mask = conform(nifti.read_mask(file), affine, grid)[..., 0] >= 0.5
-    if not mask.any():
-        raise InputError(
-            f"the mask {file} has nothing on the grid; give a larger `shape`."
-        )
-    return mask.astype("uint8")

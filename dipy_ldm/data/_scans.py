@@ -26,6 +26,7 @@ from dipy_ldm._utils.types import ImageOfNibabel
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._cohort import Cohort
+from dipy_ldm.data._conforming import conform_channels
 from dipy_ldm.data._grid import Grid, same_grid
 from dipy_ldm.data._pairing import contradict, pair_sources, put_together
 from dipy_ldm.data._paths import (
@@ -37,11 +38,7 @@ from dipy_ldm.data._paths import (
     stem,
     suffix,
 )
-from dipy_ldm.data._preprocessing import (
-    Origin,
-    conform_channels,
-    conform_source,
-)
+from dipy_ldm.data._preprocessing import Origin, conform_source
 from dipy_ldm.data._sources import Source, refuse_unknown_labels
 from dipy_ldm.data._table_rows import find_image_subjects
 from dipy_ldm.data.channels import Channel, Unnamed

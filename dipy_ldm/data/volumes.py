@@ -23,6 +23,7 @@ from dipy_ldm._utils.progress import tqdm, warning_once
 from dipy_ldm._utils.values import Table, as_table
 from dipy_ldm.data import _pairing as plans
 import dipy_ldm.data._cache as cache
+from dipy_ldm.data._conforming import conform_series, conform_task
 from dipy_ldm.data._covariates import (
     Covariates,
     read_covariates,
@@ -40,7 +41,6 @@ from dipy_ldm.data._paths import (
     find_volumes,
     rows_of_lists,
 )
-from dipy_ldm.data._preprocessing import conform_series, conform_task
 from dipy_ldm.data._table_rows import find_subjects, join_rows
 from dipy_ldm.data._tables import Row
 from dipy_ldm.data.channels import Channel, as_channels, to_saved

@@ -25,7 +25,7 @@ from dipy_ldm.data._covariates import as_covariates, summarise
 from dipy_ldm.data._sources import SOURCE, ConditioningInputs, Source
 from dipy_ldm.data._table_rows import align_tables
 from dipy_ldm.data.channels import Channel, check_columns, check_same_sources
-from dipy_ldm.prior._conditional_mean import ConditionalMean
+from dipy_ldm.prior._ridge import ConditionalMean
 
 logger = logging.getLogger("dipy_ldm")
 

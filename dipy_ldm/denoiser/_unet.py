@@ -10,7 +10,8 @@ from keras import layers, ops
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sources import Source
 from dipy_ldm.diffusion import schedules
-from dipy_ldm.nn._blocks import (
+from dipy_ldm.nn._building import (
+    SeededInitializer,
     as_submodel,
     conv,
     group_scale,
@@ -19,7 +20,6 @@ from dipy_ldm.nn._blocks import (
     to_output,
     upsample_to,
 )
-from dipy_ldm.nn._building import SeededInitializer
 from dipy_ldm.nn._layers import (
     CONVOLUTIONS,
     ConditionFeatures,

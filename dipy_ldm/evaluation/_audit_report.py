@@ -1,17 +1,18 @@
-"""The page of an audit."""
+"""What an audit says, and its page."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dipy_ldm.data.channels import Channel
-from dipy_ldm.evaluation import _page as page
-from dipy_ldm.evaluation._page import number
-
-if TYPE_CHECKING:  # which writes its page
-    from dipy_ldm.evaluation.audit import Audit
-
+from dipy_ldm.evaluation import (
+    _memorization as copies,
+    _page as page,
+    features as learnt,
+)
+from dipy_ldm.evaluation._page import Report, number
 
 # Pixels of a pair on the page, at least.
 _WIDTH = 320
@@ -33,7 +34,70 @@ _BESIDE = {
 }
 
 
-def write_page(audit: "Audit", about: Mapping[str, Any]) -> str:
+class Pair(NamedTuple):
+    """A suspicious pair: numbers of the images, ratio, distance, and features."""
+
+    generated: int
+    train: int
+    nearness: float
+    distance: float
+    features: str
+
+
+@dataclass(eq=False, repr=False)
+class Audit(Report):
+    """What was found; in notebooks its page.
+
+    Parameters
+    ----------
+    n, n_held_out : int
+        Generated images, and held-out ones.
+    searches : dict of str to Search
+        Neighbours, by the name of the features.
+    findings : dict of str to Finding
+        What they say.
+    members : dict of str to Membership
+        By the denoising loss, by that of the reference if there is one, and by the
+        error of the autoencoder.
+    classes : dict of str to dict
+        Of each class that samples were asked for, what was found of its levels.
+    pairs : list of Pair
+        The most suspicious ones first.
+    generated : ndarray
+        Generated images in [0, 1], ``(n, *space, channels)``.
+    projection : Projection
+        To the invariant features.
+    notes : list of str
+        Sentences on what was done.
+    """
+
+    n: int
+    n_held_out: int
+    searches: dict[str, copies.Search]
+    findings: dict[str, copies.Finding]
+    members: dict[str, copies.Membership]
+    classes: dict[str, dict[str, copies.Level]]
+    pairs: list[Pair]
+    generated: np.ndarray
+    projection: learnt.Projection
+    notes: list[str]
+
+    def conclusions(self) -> list[tuple[str, str]]:
+        """Return the conclusions as sentences, each with good, fair, bad or plain."""
+        return conclude(self)
+
+    def to_html(self) -> str:
+        """Return the page, which neither shows nor names a training image."""
+        return write_page(self, {})
+
+    @property
+    def spaces_with_copies(self):
+        """Names of the features in which there are copies beyond chance."""
+        limit = copies.FALSE_ALARM_RATE / len(self.findings)
+        return [name for name, f in self.findings.items() if f.chance < limit]
+
+
+def write_page(audit: Audit, about: Mapping[str, Any]) -> str:
     """Write the page of an audit, which neither shows nor names a training image."""
     proof = "A pass proves nothing: see below what is not found."
     # Without their neighbours.
@@ -56,7 +120,7 @@ def write_page(audit: "Audit", about: Mapping[str, Any]) -> str:
 
 
 def write_pairs(
-    audit: "Audit",
+    audit: Audit,
     train: Callable[[int], np.ndarray],
     names: Mapping[int, str],
     affine: np.ndarray | None,
@@ -98,7 +162,7 @@ def write_pairs(
     )
 
 
-def conclude(audit: "Audit") -> list[tuple[str, str]]:
+def conclude(audit: Audit) -> list[tuple[str, str]]:
     """Return the conclusions as sentences."""
     sentences = [_conclude_features(audit, *item) for item in audit.findings.items()]
     separating = [

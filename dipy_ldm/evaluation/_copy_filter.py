@@ -8,10 +8,9 @@ import numpy as np
 
 from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.evaluation._invariant_features import Projection
 from dipy_ldm.evaluation._memorization import COPY_RATIO, neighbours, separation
 from dipy_ldm.evaluation.evaluate import scaled
-from dipy_ldm.evaluation.features import voxels
+from dipy_ldm.evaluation.features import Projection, voxels
 from dipy_ldm.vqvae import VQVAE
 
 _KIND = "fingerprints"

@@ -1,21 +1,21 @@
-"""The page of an evaluation: what was found, in words, plots, pictures and tables."""
+"""What an evaluation says, and its page: words, plots, pictures and tables."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm._utils.values import listed
-from dipy_ldm.data.channels import scan_column
+from dipy_ldm.data.channels import Channel, scan_column
 from dipy_ldm.evaluation import _page as page
 from dipy_ldm.evaluation._anatomy import TISSUES
-from dipy_ldm.evaluation._fidelity import is_worse_than_real
-from dipy_ldm.evaluation._page import number
-
-if TYPE_CHECKING:  # which writes its page
-    from dipy_ldm.evaluation.evaluate import Evaluation
+from dipy_ldm.evaluation._condition_probe import Probed
+from dipy_ldm.evaluation._fidelity import Sets, is_worse_than_real
+from dipy_ldm.evaluation._page import Report, number
+from dipy_ldm.evaluation.two_sample import NetworkTest
 
 TITLES = {
     "kernel": "kernel distance (KID)",
@@ -40,8 +40,50 @@ _SHOWN, _SHOWN_VOLUMES = (40, 10), (4, 2)
 _LEARNT = 0.9
 
 
+@dataclass(eq=False, repr=False)
+class Evaluation(Report):
+    """What was found; in notebooks its page.
+
+    Parameters
+    ----------
+    figures : dict
+        All figures, as nested dictionaries of intervals, numbers and text.
+    sets : Sets
+        The images that were compared.
+    measured : dict of str to dict
+        Of volumes, measurements ``(n,)`` by their names, by the name of the set.
+    probes : dict of str to Probed
+        What probes say of the conditions that were asked for.
+    affine : ndarray or None
+        Where the voxels of volumes are.
+    notes : list of str
+        Sentences on what was done to the images before they were compared.
+    network : NetworkTest or None
+        What a network can tell of the generated images, if it was asked for.
+    channels : sequence of Channel
+        What the channels are; none where they have no names.
+    """
+
+    figures: dict
+    sets: Sets
+    measured: dict[str, dict]
+    probes: dict[str, Probed]
+    affine: np.ndarray | None
+    notes: list[str]
+    network: NetworkTest | None = None
+    channels: Sequence[Channel] = ()
+
+    def conclusions(self) -> list[tuple[str, str]]:
+        """Return the conclusions as sentences, each with good, fair, bad or plain."""
+        return conclude(self.figures)
+
+    def to_html(self) -> str:
+        """Return the page."""
+        return write_page(self, {})
+
+
 def write_page(
-    evaluation: "Evaluation", about: Mapping[str, Any], agreements: Sequence[str] = ()
+    evaluation: Evaluation, about: Mapping[str, Any], agreements: Sequence[str] = ()
 ) -> str:
     """Write the page of an evaluation."""
     figures = evaluation.figures

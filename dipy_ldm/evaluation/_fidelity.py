@@ -26,8 +26,8 @@ from dipy_ldm.metrics import (
     psnr,
 )
 from dipy_ldm.metrics.distributions import gaussian_distance, neighbourhoods
+from dipy_ldm.metrics.images import band_energies
 from dipy_ldm.metrics.intervals import fewest_subjects, subsample, widened
-from dipy_ldm.metrics.spectra import band_energies
 from dipy_ldm.vqvae import VQVAE
 
 # Which neighbour balls reach to, as in the paper on density and coverage.

@@ -1,7 +1,6 @@
 """Auditing a model: whether it generates images of its training set."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,9 +12,8 @@ from dipy_ldm._utils.checks import InputError, whole
 from dipy_ldm._utils.subjects import number_subjects, refuse_same_subjects
 from dipy_ldm._utils.values import listed, take_rows
 from dipy_ldm.data._scans import ImagesLike
-from dipy_ldm.evaluation import _invariant_features as learnt, _memorization as copies
-from dipy_ldm.evaluation._audit_report import conclude, write_page
-from dipy_ldm.evaluation._page import Report
+from dipy_ldm.evaluation import _memorization as copies, features as learnt
+from dipy_ldm.evaluation._audit_report import Audit, Pair
 from dipy_ldm.evaluation.evaluate import (
     check_arguments,
     generate,
@@ -44,16 +42,6 @@ _MAX_PAIRS = 12
 _CHUNK_VALUES = 2**24
 
 
-class Pair(NamedTuple):
-    """A suspicious pair: numbers of the images, ratio, distance, and features."""
-
-    generated: int
-    train: int
-    nearness: float
-    distance: float
-    features: str
-
-
 class Reference(NamedTuple):
     """A model that saw no training image, and the same images on its own grid.
 
@@ -78,59 +66,6 @@ class Reference(NamedTuple):
         ]
         train, held_out = ({n: own[n] for n in names} or None for own in both)
         return self._replace(conditions=(train, held_out))
-
-
-@dataclass(eq=False, repr=False)
-class Audit(Report):
-    """What was found; in notebooks its page.
-
-    Parameters
-    ----------
-    n, n_held_out : int
-        Generated images, and held-out ones.
-    searches : dict of str to Search
-        Neighbours, by the name of the features.
-    findings : dict of str to Finding
-        What they say.
-    members : dict of str to Membership
-        By the denoising loss, by that of the reference if there is one, and by the
-        error of the autoencoder.
-    classes : dict of str to dict
-        Of each class that samples were asked for, what was found of its levels.
-    pairs : list of Pair
-        The most suspicious ones first.
-    generated : ndarray
-        Generated images in [0, 1], ``(n, *space, channels)``.
-    projection : Projection
-        To the invariant features.
-    notes : list of str
-        Sentences on what was done.
-    """
-
-    n: int
-    n_held_out: int
-    searches: dict[str, copies.Search]
-    findings: dict[str, copies.Finding]
-    members: dict[str, copies.Membership]
-    classes: dict[str, dict[str, copies.Level]]
-    pairs: list[Pair]
-    generated: np.ndarray
-    projection: learnt.Projection
-    notes: list[str]
-
-    def conclusions(self) -> list[tuple[str, str]]:
-        """Return the conclusions as sentences, each with good, fair, bad or plain."""
-        return conclude(self)
-
-    def to_html(self) -> str:
-        """Return the page, which neither shows nor names a training image."""
-        return write_page(self, {})
-
-    @property
-    def spaces_with_copies(self):
-        """Names of the features in which there are copies beyond chance."""
-        limit = copies.FALSE_ALARM_RATE / len(self.findings)
-        return [name for name, f in self.findings.items() if f.chance < limit]
 
 
 def audit(

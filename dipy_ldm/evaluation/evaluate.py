@@ -1,7 +1,6 @@
 """Evaluating a model: all figures of what it makes, beside those of real images."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 import hashlib
 from typing import Any
@@ -19,16 +18,15 @@ from dipy_ldm.data._batches import scaled_to
 from dipy_ldm.data._image_checks import check_finite, check_range
 from dipy_ldm.data._scans import ImagesLike
 from dipy_ldm.data._table_rows import join_rows
-from dipy_ldm.data.channels import Channel, scan_column
+from dipy_ldm.data.channels import scan_column
 from dipy_ldm.evaluation import (
     _anatomy as anatomy,
     _fidelity as fidelity,
     two_sample,
 )
-from dipy_ldm.evaluation._condition_probe import Probed, class_accuracy, probe_all
-from dipy_ldm.evaluation._evaluation_report import conclude, write_page
+from dipy_ldm.evaluation._condition_probe import class_accuracy, probe_all
+from dipy_ldm.evaluation._evaluation_report import Evaluation
 from dipy_ldm.evaluation._fidelity import MIN_IMAGES, Sets
-from dipy_ldm.evaluation._page import Report
 from dipy_ldm.evaluation.features import Features, classify, features_of
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.vqvae import VQVAE
@@ -45,48 +43,6 @@ _MIN_SUBJECTS = 4
 _DRAWS = 16
 # Share of real digits that the packaged classifier must be right about.
 _MIN_DIGIT_ACCURACY = 0.9
-
-
-@dataclass(eq=False, repr=False)
-class Evaluation(Report):
-    """What was found; in notebooks its page.
-
-    Parameters
-    ----------
-    figures : dict
-        All figures, as nested dictionaries of intervals, numbers and text.
-    sets : Sets
-        The images that were compared.
-    measured : dict of str to dict
-        Of volumes, measurements ``(n,)`` by their names, by the name of the set.
-    probes : dict of str to Probed
-        What probes say of the conditions that were asked for.
-    affine : ndarray or None
-        Where the voxels of volumes are.
-    notes : list of str
-        Sentences on what was done to the images before they were compared.
-    network : NetworkTest or None
-        What a network can tell of the generated images, if it was asked for.
-    channels : sequence of Channel
-        What the channels are; none where they have no names.
-    """
-
-    figures: dict
-    sets: Sets
-    measured: dict[str, dict]
-    probes: dict[str, Probed]
-    affine: np.ndarray | None
-    notes: list[str]
-    network: two_sample.NetworkTest | None = None
-    channels: Sequence[Channel] = ()
-
-    def conclusions(self) -> list[tuple[str, str]]:
-        """Return the conclusions as sentences, each with good, fair, bad or plain."""
-        return conclude(self.figures)
-
-    def to_html(self) -> str:
-        """Return the page."""
-        return write_page(self, {})
 
 
 def evaluate(

@@ -25,8 +25,7 @@ from dipy_ldm.evaluation._memorization import area_under_curve
 from dipy_ldm.metrics import Interval
 from dipy_ldm.metrics.distributions import as_rows
 from dipy_ldm.metrics.intervals import bootstrap_share, subjects_of
-from dipy_ldm.nn._blocks import conv
-from dipy_ldm.nn._building import SeededInitializer, seeded
+from dipy_ldm.nn._building import SeededInitializer, conv, seeded
 from dipy_ldm.prior import _ridge as regression
 
 __all__ = ["NetworkTest", "logistic_test", "network_test"]

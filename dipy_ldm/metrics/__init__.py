@@ -13,10 +13,11 @@ from dipy_ldm.metrics.images import (
     detail_energy,
     dice,
     multiscale_ssim,
+    octave_correlations,
+    octave_energies,
     psnr,
 )
 from dipy_ldm.metrics.intervals import Interval, binomial, bootstrap
-from dipy_ldm.metrics.spectra import octave_correlations, octave_energies
 
 __all__ = [
     "Interval",

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from dipy_ldm._conditions import FEW, UNSPECIFIED, Condition
-from dipy_ldm.prior._conditional_mean import ConditionalMean, n_features
 from dipy_ldm.prior._gaussian import Gaussian, choose_examples, is_aligned
 from dipy_ldm.prior._probe import LinearProbe, n_readings
+from dipy_ldm.prior._ridge import ConditionalMean, n_features
 
 # Of what each part has learnt, in a model file.
 _NAMES = (

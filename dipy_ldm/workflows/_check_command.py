@@ -14,7 +14,6 @@ from dipy_ldm._utils.checks import InputError, check_patch
 from dipy_ldm.checking import (
     _dry_run as dry_run,
     _findings as report,
-    _resources as plans,
 )
 from dipy_ldm.checking._findings import amber, green, grey, refused, worst
 from dipy_ldm.checking._headers import read_volumes
@@ -132,8 +131,8 @@ def _try_out(cohort, options, strategy):
     settings = _presets.resolve(cohort, **sizes_of(options))
     share = options.validation, options.seed, settings.batch_size
     findings = [
-        plans.check_subjects(cohort, options.init, options.dwi),
-        plans.check_split(cohort, *share),
+        dry_run.check_subjects(cohort, options.init, options.dwi),
+        dry_run.check_split(cohort, *share),
     ]
     if findings[-1].state == "red":
         return _untried(findings, "there are too few images")
@@ -147,8 +146,8 @@ def _try_out(cohort, options, strategy):
         chosen = recipe.resolved(len(shape) - 2)
         check_patch(settings.patch, len(shape) - 2)
         recipe.check_images(shape, cohort.channels)
-        memory = plans.check_memory(recipe, chosen, shape)
-        findings += [plans.check_device(chosen["diffusion"]), memory]
+        memory = dry_run.check_memory(recipe, chosen, shape)
+        findings += [dry_run.check_device(chosen["diffusion"]), memory]
         if memory.state == "red":
             return _untried(findings, "the memory would not suffice")
         recipe.check(train, shape)

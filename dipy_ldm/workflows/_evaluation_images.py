@@ -32,7 +32,7 @@ from dipy_ldm.workflows._conditions import (
     requested_conditions_of,
 )
 from dipy_ldm.workflows._options import parse_filter
-from dipy_ldm.workflows._series import is_of_series
+from dipy_ldm.workflows._sources import is_of_series
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from dipy_ldm._utils.files import make_folder
 from dipy_ldm._utils.progress import reworded, tqdm
 from dipy_ldm._utils.values import as_report
 from dipy_ldm.data._bvals_bvecs import makes_series, refuse_series
+from dipy_ldm.data._conforming import MeasuredSeries, conform_channels
 from dipy_ldm.data._grid import Grid
-from dipy_ldm.data._measured_series import MeasuredSeries
 from dipy_ldm.data._nifti import (
     VolumeInfo,
     is_whole,
@@ -34,7 +34,6 @@ from dipy_ldm.data._nifti import (
 )
 from dipy_ldm.data._pairing import pair_sources, read_series
 from dipy_ldm.data._paths import facts_beside
-from dipy_ldm.data._preprocessing import conform_channels
 from dipy_ldm.data._scans import (
     check_channel_files,
     find_channel_files,
@@ -60,8 +59,11 @@ from dipy_ldm.workflows._conditions import (
 )
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._options import parse_channels, parse_filter
-from dipy_ldm.workflows._series import refuse_gradients, refuse_others_of_directions
-from dipy_ldm.workflows._sources import SourceInputs
+from dipy_ldm.workflows._sources import (
+    SourceInputs,
+    refuse_gradients,
+    refuse_others_of_directions,
+)
 
 if TYPE_CHECKING:  # they take seconds to import
     from dipy_ldm.latent_diffusion import LatentDiffusion

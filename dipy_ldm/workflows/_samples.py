@@ -26,8 +26,7 @@ from dipy_ldm.workflows._outputs import (
     refuse_equal,
     write_text,
 )
-from dipy_ldm.workflows._series import is_of_series
-from dipy_ldm.workflows._sources import SourceInputs
+from dipy_ldm.workflows._sources import SourceInputs, is_of_series
 
 
 class Samples(NamedTuple):

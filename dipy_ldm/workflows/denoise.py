@@ -14,8 +14,8 @@ from dipy_ldm._utils.checks import (
     check_shares,
 )
 from dipy_ldm._utils.files import make_folder
+from dipy_ldm.data._conforming import conform_channels
 from dipy_ldm.data._nifti import DTYPES, space_of
-from dipy_ldm.data._preprocessing import conform_channels
 from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.data.channels import channel_slices
 from dipy_ldm.diffusion import _inpainting as inpainting

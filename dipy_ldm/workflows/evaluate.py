@@ -15,8 +15,7 @@ from dipy_ldm.workflows._evaluation_images import (
 )
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, json_and_page
-from dipy_ldm.workflows._series import is_of_series
-from dipy_ldm.workflows._sources import SourceInputs
+from dipy_ldm.workflows._sources import SourceInputs, is_of_series
 
 
 class EvaluateLDMFlow(LDMFlow):

@@ -36,8 +36,7 @@ from dipy_ldm.workflows._outputs import (
     write_channel,
 )
 from dipy_ldm.workflows._samples import Samples
-from dipy_ldm.workflows._series import Series, read_table
-from dipy_ldm.workflows._sources import SourceInputs
+from dipy_ldm.workflows._sources import Series, SourceInputs, read_table
 
 if TYPE_CHECKING:  # they take seconds to import
     from dipy_ldm.evaluation._copy_filter import CopyReplacer

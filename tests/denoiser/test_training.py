@@ -2,13 +2,167 @@
 
 from types import SimpleNamespace
 
+from batches import draw_batches
 import numpy as np
+import numpy.testing as npt
 import pytest
 
+from dipy_ldm._backend import distribute_batches, make_strategy
+from dipy_ldm._conditions import UNSPECIFIED
+from dipy_ldm.data._sources import ConditioningInputs, Source, Sources
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._networks import Architecture, Parameters
-from dipy_ldm.denoiser._training import Validation, guide_batches
+from dipy_ldm.denoiser._training import Validation, guide_batches, noisy_batches
+from dipy_ldm.diffusion import schedules
 from dipy_ldm.prior._latent_prior import LatentPrior
+
+
+def noisy(n_batches, batch_size=4, first_step=0, **kwargs):
+    latents = np.random.default_rng(0).standard_normal((8, 3, 2)).astype("float32")
+    options = {"schedule": "cosine", "target": "noise", "seed": 1} | kwargs
+    data = noisy_batches(Latents(latents), batch_size, **options)
+    drawn = draw_batches(data, n_batches, first_step)
+    parts = zip(*((x, t, y) for (x, t), y in drawn), strict=True)
+    return [np.concatenate(part) for part in parts]
+
+
+def test_noise_does_not_depend_on_the_batch():
+    for large, small in zip(noisy(4, 4), noisy(8, 2), strict=True):
+        npt.assert_allclose(large, small, rtol=1e-6)
+
+
+def test_noise_can_be_entered_in_the_middle_of_training():
+    for whole, later in zip(noisy(6), noisy(3, first_step=3), strict=True):
+        npt.assert_array_equal(whole[12:], later)
+
+
+def test_times_follow_a_distribution():
+    _, alike, _ = noisy(4)
+    x, times, noise = noisy(4, times=lambda shares: shares**2)
+    npt.assert_allclose(times, alike**2, rtol=1e-6)
+    assert x.dtype == times.dtype == noise.dtype == np.float32
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("strategy", [None, "mirrored"])
+def test_datasets_have_each_batch_whole_and_with_its_shapes(strategy):
+    if strategy:
+        strategy = make_strategy("mirrored", ["CPU:0"])
+    latents = np.random.default_rng(0).standard_normal((13, 2, 1)).astype("float32")
+    data = noisy_batches(Latents(latents), 4, schedule="cosine", target="v", seed=1)
+    dataset = distribute_batches(data, 7, strategy)
+    (x, times), target = dataset.element_spec
+    assert (x.shape, times.shape, target.shape) == ((4, 2, 1), (4,), (4, 2, 1))
+    for step, ((x, times), target) in zip(range(7, 12), dataset, strict=False):
+        (right, at), wanted = data.of(step)
+        npt.assert_array_equal(x, right)
+        npt.assert_array_equal(times, at)
+        npt.assert_array_equal(target, wanted)
+
+
+def test_pieces_put_together_are_the_batch():
+    latents = np.random.default_rng(0).standard_normal((13, 2, 1)).astype("float32")
+    data = noisy_batches(Latents(latents), 4, schedule="cosine", target="v", seed=1)
+    for step in range(6):
+        (x, times), target = data.of(step)
+        parts = (data.draw(step, range(first, first + 2)) for first in (0, 2))
+        parts = zip(*((p, at, wanted) for (p, at), wanted in parts), strict=True)
+        for pieces, whole in zip(parts, (x, times, target), strict=True):
+            npt.assert_array_equal(np.concatenate(pieces), whole)
+
+
+def test_noise_is_new_every_epoch_and_standard_normal():
+    _, _, noise = noisy(400)
+    assert len(np.unique(noise)) > 0.99 * noise.size
+    npt.assert_allclose([noise.mean(), noise.std()], [0, 1], atol=0.02)
+
+
+CONDITIONS = np.arange(24, dtype="float32").reshape(8, 3)
+
+
+def draw_conditions(n_batches, conditions=CONDITIONS, first_step=0, **kwargs):
+    latents = np.repeat(np.arange(8, dtype="float32"), 2).reshape(8, 2, 1)
+    options = {"schedule": "cosine", "target": "clean", "seed": 1} | kwargs
+    latents = Latents(latents, ConditioningInputs(conditions))
+    data = noisy_batches(latents, 4, **options)
+    drawn = draw_batches(data, n_batches, first_step)
+    which = np.concatenate([clean[:, 0, 0] for _, clean in drawn]).astype(int)
+    return which, np.concatenate([given[2] for given, _ in drawn])
+
+
+def test_conditions_are_those_of_the_latents():
+    which, drawn = draw_conditions(20, dropped=0.0)
+    npt.assert_array_equal(drawn, CONDITIONS[which])
+
+
+def test_conditions_are_dropped_together_and_alone():
+    which, drawn = draw_conditions(1000)
+    left_out = drawn == UNSPECIFIED
+    npt.assert_array_equal(drawn[~left_out], CONDITIONS[which][~left_out])
+    alone = 0.1
+    npt.assert_allclose(left_out.mean(0), 0.1 + 0.9 * alone, atol=0.02)
+    npt.assert_allclose(left_out.all(1).mean(), 0.1 + 0.9 * alone**3, atol=0.02)
+    single = draw_conditions(1000, CONDITIONS[:, :1])[1] == UNSPECIFIED
+    npt.assert_allclose(single.mean(), 0.1, atol=0.02)
+
+
+def test_dropped_conditions_follow_from_the_step():
+    whole = draw_conditions(6)[1]
+    npt.assert_array_equal(draw_conditions(3, first_step=3)[1], whole[12:])
+    assert (draw_conditions(6, seed=2)[1] != whole).any()
+    # And what is noise, and of which time, is the same without conditions.
+    options = {"schedule": "cosine", "target": "v", "seed": 1}
+    plain = Latents(CONDITIONS[..., None])
+    also = plain._replace(conditioning=ConditioningInputs(CONDITIONS))
+    plain, also = (noisy_batches(latents, 4, **options) for latents in (plain, also))
+    for (a, b), (c, d) in zip(
+        draw_batches(plain, 2), draw_batches(also, 2), strict=True
+    ):
+        npt.assert_array_equal(a[0], c[0])
+        npt.assert_array_equal(a[1], c[1])
+        npt.assert_array_equal(b, d)
+
+
+def test_sources_match_latents_and_are_dropped_with_conditions():
+    latents = np.repeat(np.arange(8, dtype="float32"), 2).reshape(8, 2, 1)
+    images = (10 + np.arange(8.0)).reshape(8, 1, 1)
+    table = np.column_stack([CONDITIONS, np.arange(8)]).astype("float32")
+    sources = Sources(images, Source(1, (10.0, 17.0), [], ""), (4,))
+    options = {"schedule": "cosine", "target": "clean", "seed": 1}
+    latents = Latents(latents, ConditioningInputs(table, sources))
+    data = noisy_batches(latents, 4, **options)
+    drawn = draw_batches(data, 500)
+    which = np.concatenate([clean[:, 0, 0] for _, clean in drawn])
+    conditions, read = (
+        np.concatenate([given[i] for given, _ in drawn]) for i in (2, 3)
+    )
+    assert conditions.shape == (2000, 3)
+    assert read.shape == (2000, 4, 1)
+    left_out = read[:, 0, 0] == UNSPECIFIED
+    npt.assert_allclose(left_out.mean(), 0.19, atol=0.03)
+    assert (read[left_out] == UNSPECIFIED).all()
+    npt.assert_allclose(read[~left_out, 3, 0], which[~left_out] / 7, rtol=1e-6)
+    (*_, part), _ = data.draw(0, range(2, 4))
+    npt.assert_array_equal(part, drawn[0][0][-1][2:])
+
+
+def test_each_batch_has_its_share_of_every_time():
+    _, times, _ = noisy(100, 8)
+    assert ((times >= 0) & (times < 1)).all()
+    gaps = np.diff(np.sort(times.reshape(100, 8)), axis=1)
+    # Drawn independently, the largest of seven gaps would often be above 0.3.
+    assert gaps.max() < 0.25
+
+
+@pytest.mark.parametrize("target", schedules.TARGETS)
+def test_mixture_and_target_agree(target):
+    x, times, wanted = noisy(2, target=target)
+    alpha, sigma = (rate[:, None, None] for rate in schedules.rates("cosine", times))
+    clean = schedules.to_clean(target, wanted, x, alpha, sigma)
+    latents = np.random.default_rng(0).standard_normal((8, 3, 2)).astype("float32")
+    # The low rates at high noise magnify rounding when noise is divided out.
+    found = np.abs(clean[:, None] - latents).max((2, 3)).min(1)
+    npt.assert_array_less(found, 1e-2)
 
 
 @pytest.mark.parametrize(

@@ -25,12 +25,6 @@ from dipy_ldm.evaluation._copy_filter import (
     ReferenceSet,
     project_randomly,
 )
-from dipy_ldm.evaluation._invariant_features import (
-    change,
-    describe,
-    fit_invariant_projection,
-    invariant as as_features,
-)
 from dipy_ldm.evaluation.audit import (
     Pair,
     Reference,
@@ -39,7 +33,13 @@ from dipy_ldm.evaluation.audit import (
     _suspicious,
     audit,
 )
-from dipy_ldm.evaluation.features import voxels
+from dipy_ldm.evaluation.features import (
+    change,
+    describe,
+    fit_invariant_projection,
+    invariant as as_features,
+    voxels,
+)
 from dipy_ldm.metrics import Interval, binomial
 from dipy_ldm.workflows._reports import make_copy_filter
 

@@ -19,8 +19,7 @@ from dipy_ldm.metrics import (
     precision_recall,
     psnr,
 )
-from dipy_ldm.metrics.images import halve
-from dipy_ldm.metrics.spectra import band_energies
+from dipy_ldm.metrics.images import band_energies, halve
 
 
 def of_moments(rng, n, mean, covariance):

@@ -12,7 +12,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.checking import _dry_run, _resources
+from dipy_ldm.checking import _dry_run
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.workflows import _check_command, _training
 
@@ -237,7 +237,7 @@ def test_options_of_volumes_are_refused_as_by_the_training(command, folder):
 def test_a_page_says_that_the_memory_does_not_suffice(
     cohort, command, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(_resources._backend, "free_memory", lambda strategy: 2**10)
+    monkeypatch.setattr(_dry_run._backend, "free_memory", lambda strategy: 2**10)
     options = (*TINY, "--cache_dir", tmp_path / "cache", "--seconds", 1)
     command("check", cohort, *options, status=1)
     page = json.loads((tmp_path / "check.json").read_text())

@@ -5,8 +5,8 @@ import numpy.testing as npt
 import pytest
 from scipy.ndimage import gaussian_filter, shift
 
-from dipy_ldm.checking import _similarity as likeness
-from dipy_ldm.checking._similarity import ORIENTATIONS, axes_of, reorient
+from dipy_ldm.checking import _outliers as likeness
+from dipy_ldm.checking._outliers import ORIENTATIONS, axes_of, reorient
 
 AFFINE = np.diag([8.0, 8.0, 8.0, 1.0])
 N = 12

@@ -24,7 +24,7 @@ from dipy_ldm._conditions import Condition, to_saved
 from dipy_ldm.data import load_volumes
 from dipy_ldm.evaluation._diffusion_tensors import compare_series
 from dipy_ldm.workflows._evaluation_images import read_series
-from dipy_ldm.workflows._series import read_table
+from dipy_ldm.workflows._sources import read_table
 
 SHORT = (
     "--dwi --batch_size 4 --steps_vqvae 4 --steps_ldm 10 --n_codes 64 "

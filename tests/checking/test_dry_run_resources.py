@@ -7,7 +7,7 @@ from processes import CHOSEN
 import pytest
 
 from dipy_ldm import _presets
-from dipy_ldm.checking import _resources as plans
+from dipy_ldm.checking import _dry_run as plans
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data.channels import as_channels
 from dipy_ldm.training import resolve

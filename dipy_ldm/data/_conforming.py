@@ -1,18 +1,92 @@
-"""A measured diffusion series, as a channel of a scan."""
+"""Scans with masks and sources, and diffusion series, brought to the grid."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self, cast
 
 import numpy as np
 
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._bvals_bvecs import Gradients
 from dipy_ldm.data._grid import Grid, conform
-from dipy_ldm.data._nifti import VolumeInfo, check_whole, read_each
+from dipy_ldm.data._nifti import VolumeInfo, check_whole, read_each, read_mask
 from dipy_ldm.data._pairing import Task
-from dipy_ldm.data._preprocessing import Origin, conform_voxels, scale_intensities
-from dipy_ldm.data.channels import Unnamed
+from dipy_ldm.data._preprocessing import (
+    Origin,
+    conform_file,
+    conform_source,
+    conform_voxels,
+    refuse_empty,
+    scale_intensities,
+)
+from dipy_ldm.data.channels import Channel, Unnamed
+
+
+def conform_task(
+    task: Task, grid: Grid, labels: bool = False
+) -> tuple[np.ndarray, ...]:
+    """Resample a volume, its mask and its source to ``(*grid.shape, channels)``."""
+    info, source = task.info, task.source
+    if task.parts:
+        arrays = [conform_channels(task.parts, grid)[0]]
+    else:
+        arrays = [conform_file(info.file, grid, info.channels > 1)[0]]
+    if task.mask is not None:
+        arrays.append(_conform_mask(task.mask, info.affine, grid))
+    if task.source_parts:
+        arrays.append(conform_channels(task.source_parts, grid)[0])
+    elif source is not None:
+        arrays.append(conform_source(source.file, grid, source.channels > 1, labels))
+    return tuple(arrays)
+
+
+def conform_channels(
+    parts: Iterable[tuple[Channel, Path]], grid: Grid
+) -> tuple[np.ndarray, list[Origin]]:
+    """Read all channels of a scan as ``(*grid.shape, columns)``, and the ways back."""
+    images, origins = zip(*(channel.read(file, grid) for channel, file in parts))
+    return np.concatenate(images, -1), list(origins)
+
+
+def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
+    """Yield for each volume of one diffusion series what conforms it.
+
+    All have the scale of the mean of b = 0, which is the source of each: what is left
+    of it is kept. Volumes are read one by one.
+    """
+    info, mask = tasks[0].info, tasks[0].mask
+    check_whole(info.file)
+    b0 = _mean_b0(info, tasks[0].gradients)
+    source, origin = conform_voxels(info.file, b0, info.affine, grid, from_zero=True)
+    masks = [] if mask is None else [_conform_mask(mask, info.affine, grid)]
+    intensities = origin.intensities
+    del b0, origin
+
+    def conform_one(data):
+        image = scale_intensities(data, intensities)
+        image = conform(image, info.affine, grid)
+        refuse_empty(info.file, image, grid)
+        return image, *masks, source
+
+    for data in read_each(info, [task.volume for task in tasks]):
+        yield partial(conform_one, data)
+
+
+def _mean_b0(info, gradients):
+    """Return the mean of the volumes of b = 0 of a series, ``(x, y, z, 1)``."""
+    total = sum(read_each(info, gradients.b0s.tolist()))
+    return np.asarray(total / len(gradients.b0s), "float32")
+
+
+def _conform_mask(file, affine, grid):
+    mask = conform(read_mask(file), affine, grid)[..., 0] >= 0.5
+    if not mask.any():
+        raise InputError(
+            f"the mask {file} has nothing on the grid; give a larger `shape`."
+        )
+    return mask.astype("uint8")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
