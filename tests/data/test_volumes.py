@@ -13,8 +13,8 @@ import pytest
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import (
+    _conforming as conformed,
     _nifti as nifti,
-    _preprocessing as conformed,
     volumes,
 )
 from dipy_ldm.data._nifti import read_volume
