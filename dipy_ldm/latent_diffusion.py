@@ -966,7 +966,7 @@ class LatentDiffusion(Estimator):
         return expected
 
     def __sklearn_clone__(self):
-        """Clone it with its fitted autoencoder, but for the parameters of that."""
+        """Clone it with its fitted autoencoder, and parameters of its own."""
         params = self.get_params(deep=False)
         vqvae = params.pop("vqvae")
         vqvae = vqvae._snapshot() if isinstance(vqvae, VQVAE) else vqvae
