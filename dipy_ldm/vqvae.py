@@ -569,9 +569,12 @@ class VQVAE(Estimator):
 
     def _grid(self):
         """Return the grid of volumes, None of images, and the channels."""
-        of_volumes = len(self.shape_) == 4
-        own = self.shape_, self.affine_, self.intensity_
-        return grid_for_files(*own) if of_volumes else None, self._channels()
+        return self._grid_for(self.intensity_), self._channels()
+
+    def _grid_for(self, intensity):
+        """Return the grid of files, None of images; refuse a range beyond 0 to 1."""
+        own = self.shape_, self.affine_, intensity
+        return grid_for_files(*own) if len(self.shape_) == 4 else None
 
     def _channels(self):
         """Return the channels, which without names are one that has all columns."""

@@ -291,8 +291,7 @@ def _grid_and_channels(document, model_file, verb):
             f"LatentDiffusion.{verb}, or give a model of volumes."
         )
     channels = channels_from(document.get("channels")) or (Unnamed(n=shape[-1]),)
-    own = shape, document["affine"], document["intensity"]
-    return grid_for_files(*own), channels
+    return grid_for_files(shape, document["affine"], document["intensity"]), channels
 
 
 def work(
