@@ -34,13 +34,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.data import _image_checks as image_checks, _sources as sources
 from dipy_ldm.data._bvals_bvecs import refuse_series
-from dipy_ldm.data._scans import (
-    ImagesLike,
-    are_scans,
-    grid_for_files,
-    read_sources,
-    require_affine,
-)
+from dipy_ldm.data._scans import ImagesLike, are_scans, read_sources, require_affine
 from dipy_ldm.data._sidecars import SyntheticImage
 from dipy_ldm.data._table_rows import join_to_files
 from dipy_ldm.data.channels import (
@@ -966,7 +960,7 @@ class LatentDiffusion(Estimator):
         return expected
 
     def __sklearn_clone__(self):
-        """Clone it with its fitted autoencoder, but for the parameters of that."""
+        """Clone it with its fitted autoencoder, and parameters of its own."""
         params = self.get_params(deep=False)
         vqvae = params.pop("vqvae")
         vqvae = vqvae._snapshot() if isinstance(vqvae, VQVAE) else vqvae
@@ -1065,9 +1059,7 @@ class LatentDiffusion(Estimator):
         """
         if self.source_ is None or not are_scans(source):
             return source, []
-        shape, affine = self.vqvae_.shape_, self.vqvae_.affine_
-        own = shape, affine, self.source_.intensity
-        grid = None if self._of_images() else grid_for_files(*own)
+        grid = self.vqvae_._grid_for(self.source_.intensity)
         return read_sources(source, self.source_, grid, self.source_channels_, scans)
 
     def _facts(self, n, conditions=None, noise=None, **options):

@@ -572,7 +572,7 @@ def _refuse_uneven(before, after):
 
 
 def plot_latents(latents: np.ndarray, *, columns: int | None = None) -> Figure:
-    """Plot latents in colours: their channels, or the three main components of more.
+    """Plot latents in colours: up to three channels, or the main components of more.
 
     Parameters
     ----------

@@ -207,8 +207,8 @@ class VQVAE(Estimator):
             Images that are reconstructed after each round, not learnt from; no more of
             them than are done in a tenth of the time.
         affine : array_like, optional
-            From voxels to millimetres, ``(4, 4)``; kept with the model. Scans in files,
-            which are brought to 0 to 1, it takes only if these arrays are so, too.
+            From voxels to millimetres, ``(4, 4)``; kept with the model. A model takes
+            files, which are brought to 0 to 1, if its training images lie there, too.
         suffix : str, optional
             BIDS suffix, such as T1w; kept with the model.
         channels : sequence of str or Channel
@@ -390,7 +390,8 @@ class VQVAE(Estimator):
         check_counts(batch_size=batch_size, tile=tile)
         if are_scans(images):
             images = read_scans(images, *self._grid())[0]
-        array = checks.as_array(self._read_any_size(images), self.shape_)
+        images = self._read_cohort(images, any_size=True).images
+        array = checks.as_array(images, self.shape_)
         checks.check_channels("images", array, self.shape_[-1])
         return self._codec.encode(array, batch_size, tile)
 
@@ -461,7 +462,7 @@ class VQVAE(Estimator):
         InputError
             If the images or an option can't be used.
         """
-        images = self._read_any_size(images)
+        images = self._read_cohort(images, any_size=True).images
         latents = self.encode(images, batch_size=batch_size, tile=tile)
         space = images.shape[1:-1]
         images = self.decode(latents, space=space, batch_size=batch_size, tile=tile)
@@ -555,24 +556,25 @@ class VQVAE(Estimator):
 
         return _serialization.load(path, "latent_diffusion", expected)
 
-    def _read_cohort(self, images: ImagesLike, verbose: bool = False) -> Cohort:
+    def _read_cohort(
+        self, images: ImagesLike, verbose: bool = False, any_size: bool = False
+    ) -> Cohort:
         """Load images on the grid of the training images; arrays stay as they are."""
         self._check_fitted()
-        own = self.shape_, self.affine_, self.channels_
-        cohort = _read_alike(images, *own, verbose)
+        affine = None if any_size else self.affine_
+        cohort = _read_alike(images, self.shape_, affine, self.channels_, verbose)
         if len(self.shape_) == 4 and cohort.affine is not None:
             refuse_other_range(self.intensity_)
         return cohort
 
-    def _read_any_size(self, images: ImagesLike) -> np.ndarray:
-        """Load images of any grid, and refuse volumes of other channels."""
-        return _read_alike(images, (), None, self.channels_).images
-
     def _grid(self):
         """Return the grid of volumes, None of images, and the channels."""
-        of_volumes = len(self.shape_) == 4
-        own = self.shape_, self.affine_, self.intensity_
-        return grid_for_files(*own) if of_volumes else None, self._channels()
+        return self._grid_for(self.intensity_), self._channels()
+
+    def _grid_for(self, intensity):
+        """Return the grid of files, None of images; refuse a range beyond 0 to 1."""
+        own = self.shape_, self.affine_, intensity
+        return grid_for_files(*own) if len(self.shape_) == 4 else None
 
     def _channels(self):
         """Return the channels, which without names are one that has all columns."""

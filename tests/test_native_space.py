@@ -1,5 +1,6 @@
 """Scans in, scans out: estimators on files and on images of nibabel."""
 
+from itertools import product
 import json
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def test_files_are_refused_by_what_learnt_from_other_intensities(
     volumes = Volumes(blocky_volumes(), None, grid_affine(), ["a"] * 8)
     monkeypatch.setattr(model.vqvae_, "intensity_", (0.0, 900.0))
     uses = model.denoise, model.vqvae_.encode, model.vqvae_.predict
-    for use, given in [*((use, scan) for use in uses), (model.denoise, volumes)]:
+    for use, given in product(uses, (scan, volumes)):
         with pytest.raises(InputError, match="fitted to arrays from 0 to 900; give"):
             use(given)
     document, own = model.to_document(), ("m", "denoise")
@@ -125,8 +126,9 @@ def test_tensors_are_arrays_and_images_of_one_shape():
 
 def test_masked_values_are_no_images():
     images = np.ma.masked_less(np.eye(5)[None, ..., None] - 1, 0)
-    with pytest.raises(InputError, match="images have masked values.*filled"):
-        read_cohort(images)
+    for given in (images, list(images)):
+        with pytest.raises(InputError, match="images have masked values.*filled"):
+            read_cohort(given)
     assert read_cohort(np.ma.array(images.filled(0))).images.max() == 0
 
 

@@ -49,7 +49,7 @@ _FEW = 0.25
 def check_files(
     complaints: Sequence[str], n: int, skip_bad: bool | None = False
 ) -> Finding:
-    """Report files that can't be used; None where to skip them is no cure."""
+    """Report files that can't be used; `skip_bad` is None where it is no cure."""
     if not complaints:
         return green("files", f"All {counted(n, 'file')} can be read, to their end.")
     message = f"{len(complaints)} of {counted(n, 'file')} can't be used"
@@ -238,14 +238,14 @@ def read_volumes(
         masked, tasks = _with_masks(owners, tasks, mask_files, skip_bad)
         findings = [*header_findings, *masked]
         if not tasks:
-            return [check_files(sentences, n_files), *findings], None
+            return [check_files(sentences, n_files, skip_bad=None), *findings], None
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
         plan = pairing.make_plan(
             tasks, grid, rows_of_lists(paths), skip_bad=True, shuffle=True
         )
         volumes, bad = _check_voxels(plan, cache)
-    skip_bad = skip_bad and volumes is not None
-    return [check_files([*sentences, *bad], n_files, skip_bad), *findings], volumes
+    skip = None if volumes is None else skip_bad
+    return [check_files([*sentences, *bad], n_files, skip), *findings], volumes
 
 
 def check_series(series: Sequence[Gradients]) -> Finding:

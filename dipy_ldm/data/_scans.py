@@ -178,8 +178,8 @@ def read_cohort(
             return Cohort(arrays, subjects=find_image_subjects(file_of))
         plan = plan_volumes(files, grid=grid, channels=channels)
         in_memory = folder is not None
-        how = {"verbose": verbose, "temporary": in_memory}
-        cohort = read_cohort(conform_volumes(plan, folder, **how))
+        volumes = conform_volumes(plan, folder, verbose=verbose, temporary=in_memory)
+        cohort = read_cohort(volumes)
         return cohort._replace(images=np.array(cohort.images)) if in_memory else cohort
 
 
@@ -199,10 +199,10 @@ def _naming_the_loader():
 
 
 def _as_array(images):
-    if np.ma.is_masked(images):
+    if any(map(np.ma.is_masked, _items(images))):
         raise InputError(
             "images have masked values, which would be taken for others; replace them, "
-            "with images.filled(0) say."
+            "with .filled(0) say."
         )
     try:
         return np.asarray(images)

@@ -89,7 +89,7 @@ def _rows_about(file, rows_of):
     for folder in Path(scan).parents if subject else ():
         for stem in (f"{subject}_{session}", subject):
             yield rows_of(folder / f"{stem}_scans.tsv", "filename").get(scan, [])
-        # Derivatives beside the raw dataset have its tables of sessions, too.
+        # Derivatives within the raw dataset have its tables of sessions, too.
         for place in (folder, folder / f"{subject}"):
             sessions = rows_of(place / f"{subject}_sessions.tsv", "session_id")
             yield sessions.get(session, [])
@@ -184,7 +184,7 @@ def join_rows(
     files: Sequence | None = None,
     names: Sequence[str] = (),
 ) -> Any:
-    """Join rows of a table, or of some columns, to images: by subject or path."""
+    """Join rows of a table, or some columns, to images: by subject, session or path."""
     named = columns_of(table)
     columns = dict(named or {})
     keys = _keys_of_paths(columns, files)

@@ -153,7 +153,7 @@ def pair_similarity(images: np.ndarray, seed: int = 0) -> Interval:
     value, off = np.mean(similarity), similarity - np.mean(similarity)
     # Neighbours in the circle share an image, and others nothing.
     variance = np.mean(off**2) + max(0, 2 * np.mean(off * np.roll(off, 1)))
-    # Measured from their own mean, each of three terms is smaller by that of one of n.
+    # Around their own mean, the three terms add up to n - 3 of n parts of the variance.
     freedom = max(1, len(off) - 3)
     margin = t.ppf(0.975, max(1, len(off) - 1)) * np.sqrt(variance / freedom)
     return Interval(float(value), value - margin, value + margin).within(0, 1)

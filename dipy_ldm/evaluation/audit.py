@@ -59,11 +59,11 @@ class Reference(NamedTuple):
     def with_shared_conditions(self):
         """Leave out conditions that a set lacks for an image, or has out of range."""
         both = [own or {} for own in self.conditions]
-        names = [
-            name
-            for name in self.model.conditions_
-            if all(name in own and _is_usable(self.model, name, own) for own in both)
-        ]
+        names: list[str] = []
+        for name in self.model.conditions_:
+            more = [*names, name]
+            if all(name in own and _are_usable(self.model, more, own) for own in both):
+                names = more
         train, held_out = ({n: own[n] for n in names} or None for own in both)
         return self._replace(conditions=(train, held_out))
 
@@ -280,12 +280,12 @@ def _within_range(model, conditions, n):
     return [row for row in range(n) if row not in clipped]
 
 
-def _is_usable(model, name, table):
-    """Return whether a condition is known of all images, and most would be left."""
-    one, n = {name: table[name]}, len(table[name])
-    own = {name: model.conditions_[name]}
-    known = (ConditionBatch.of(own, one, lenient=True).numbers != UNSPECIFIED).all()
-    return known and 2 * len(_within_range(model, one, n)) > n
+def _are_usable(model, names, table):
+    """Return whether conditions are known of all images, and most would be left."""
+    own = {name: model.conditions_[name] for name in names}
+    values, n = {name: table[name] for name in names}, len(table[names[0]])
+    known = (ConditionBatch.of(own, values, lenient=True).numbers != UNSPECIFIED).all()
+    return known and 2 * len(_within_range(model, values, n)) > n
 
 
 def _classes(model, searches, requested, count):

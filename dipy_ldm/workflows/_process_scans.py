@@ -39,7 +39,13 @@ from dipy_ldm.data._scans import (
     find_channel_files,
     grid_for_files,
 )
-from dipy_ldm.data._sidecars import describe, fingerprint, provenance, sidecar_first
+from dipy_ldm.data._sidecars import (
+    describe,
+    fingerprint,
+    provenance,
+    sidecar,
+    sidecar_first,
+)
 from dipy_ldm.data.channels import (
     Channel,
     Unnamed,
@@ -285,8 +291,7 @@ def _grid_and_channels(document, model_file, verb):
             f"LatentDiffusion.{verb}, or give a model of volumes."
         )
     channels = channels_from(document.get("channels")) or (Unnamed(n=shape[-1]),)
-    own = shape, document["affine"], document["intensity"]
-    return grid_for_files(*own), channels
+    return grid_for_files(shape, document["affine"], document["intensity"]), channels
 
 
 def work(
@@ -401,7 +406,8 @@ def _is_done(task, force):
     """Return whether all outputs exist and are whole; refuse those of another run."""
     sidecars = {o: facts for o in task.outputs if (facts := facts_beside(o))}
     # A sidecar is written before its volume.
-    strangers = [o for o in task.outputs if o.exists() and o not in sidecars]
+    files = [(o, sidecar(o)) for o in task.outputs if o not in sidecars]
+    strangers = [file for file in chain(*files) if file.exists()]
     if strangers and not force:
         raise InputError(
             f"{strangers[0]} exists, and no JSON file says that dipy_ldm made it; name "

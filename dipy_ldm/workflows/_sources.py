@@ -56,8 +56,7 @@ class SourceInputs(NamedTuple):
         start = "the model was trained with source images of"
         along_axis = (source.channels > 1 and not named) or None
         check_channel_files(sets, channels, along_axis, start=start)
-        own = document["shape"], document["affine"], source.intensity
-        grid = grid_for_files(*own)
+        grid = grid_for_files(document["shape"], document["affine"], source.intensity)
         parts = {files[0]: files for files in sets}
         return cls(source, named, grid, parts, list(parts))
 

@@ -262,7 +262,7 @@ class GenerateLDMFlow(LDMFlow):
 
 
 def _check_options(options, is_volume):
-    """Refuse what makes no sense, or has no effect."""
+    """Refuse what makes no sense, or has no effect; log what is assumed."""
     check_seed(options.seed)
     if options.dtype != "float32" and not is_volume:
         raise InputError("`dtype` is for volumes; leave it out for images.")
@@ -275,7 +275,7 @@ def _check_options(options, is_volume):
             "`out_samples` has no effect with `bids`; leave one of them out."
         )
     if options.bids and not options.skull_stripped:
-        logger.info("samples are said to have a skull; if not, add --skull_stripped.")
+        logger.info("samples are taken to have a skull; if not, add --skull_stripped.")
 
 
 def _read_sources(job):

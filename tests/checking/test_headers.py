@@ -139,6 +139,7 @@ def test_channels_may_have_no_names(files, none, tmp_path):
     findings, _ = headers.read_volumes(files, **how)
     # All are constant.
     assert findings[0].message == "8 of 8 files can't be used."
+    assert "skip_bad" not in findings[0].cure
 
 
 def test_one_bad_file_of_named_channels_spoils_no_other(tmp_path, rng, monkeypatch):

@@ -606,6 +606,10 @@ def test_conditions_of_which_most_would_be_clipped_are_left_out():
     held_out = {"age": [70.0, 70.0, 70.0, 30.0], "dose": [30.0, 30.0, 30.0, 70.0]}
     sets = Reference(model, None, None, conditions=(train, held_out))
     assert list(sets.with_shared_conditions().conditions[1]) == ["dose"]
+    # Nor are there two that are out of range for others each, but for most together.
+    held_out = {"age": [30.0] * 3 + [70.0] * 2, "dose": [70.0] * 2 + [30.0] * 3}
+    sets = Reference(model, None, None, conditions=(train, held_out))
+    assert list(sets.with_shared_conditions().conditions[1]) == ["age"]
 
 
 def test_membership_is_inferred_of_images_of_all_subjects(monkeypatch):

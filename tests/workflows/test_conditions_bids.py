@@ -96,13 +96,13 @@ def lines_of(dataset):
     return (dataset / "participants.tsv").read_text().splitlines()
 
 
-def test_samples_are_said_to_have_a_skull(caplog):
+def test_samples_are_taken_to_have_a_skull(caplog):
     caplog.set_level("INFO")
     options = {"seed": 0, "bids": True, "suffix": None, "out_samples": "samples"}
     for stripped in (True, False):
         options |= {"dtype": "float32", "skull_stripped": stripped}
         generating._check_options(SimpleNamespace(**options), is_volume=True)
-    sentence = "samples are said to have a skull; if not, add --skull_stripped."
+    sentence = "samples are taken to have a skull; if not, add --skull_stripped."
     assert caplog.messages == [sentence]
 
 

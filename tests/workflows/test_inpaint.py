@@ -261,6 +261,10 @@ def test_outputs_of_two_runs_are_not_taken_for_one(written):
         facts.write_text(text)
         with pytest.raises(InputError, match="out.nii.gz exists, and no JSON file sa"):
             process_scans._is_done(task, force=False)
+    # A JSON file of others is theirs, too, where there is no volume.
+    task.outputs[0].unlink()
+    with pytest.raises(InputError, match="out.json exists, and no JSON file says"):
+        process_scans._is_done(task, force=False)
     assert not process_scans._is_done(task, force=True)
 
 
