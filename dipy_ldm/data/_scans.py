@@ -47,8 +47,8 @@ from dipy_ldm.data.volumes import Volumes, conform_volumes, plan_volumes
 
 logger = logging.getLogger("dipy_ldm")
 
-# How far rounding takes intensities of files beyond 0 to 1.
-_ROUNDING = 1e-3
+# How far interpolation takes intensities beyond 0 to 1.
+_OVERSHOOT = 0.1
 
 # What has a file or an affine.
 File: TypeAlias = str | Path | ImageOfNibabel
@@ -138,7 +138,7 @@ def grid_for_files(
 def refuse_other_range(intensity: Sequence[float]) -> None:
     """Refuse files, whose intensities become 0 to 1, for what learnt from others."""
     low, high = intensity
-    if low < -_ROUNDING or high > 1 + _ROUNDING:
+    if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
         raise InputError(
             "intensities of files are brought to 0 to 1, and this model was fitted to "
             f"arrays from {low:g} to {high:g}; give such arrays, or a model that was "

@@ -16,6 +16,7 @@ from dipy_ldm.data._scans import (
     find_channel_files,
     read_cohort,
     read_sources,
+    refuse_other_range,
     resolve_channel_files,
 )
 from dipy_ldm.data._sources import Source
@@ -98,3 +99,9 @@ def test_options_of_the_loader_are_said_to_be_its(tmp_path, rng):
     sentence = r"`suffix`[^`]* \(These are options of dipy_ldm.data.load_volumes"
     with pytest.raises(InputError, match=sentence):
         read_cohort(tmp_path)
+
+
+def test_overshoot_of_interpolation_is_no_other_range():
+    refuse_other_range((-0.04, 1.06))
+    with pytest.raises(InputError, match="arrays from 0 to 255; give"):
+        refuse_other_range((0, 255))
