@@ -303,7 +303,7 @@ def test_recomputing_needs_less_memory(monkeypatch):
         ({"patch": 0}, "patch must be at least 1"),
         ({"background": 2}, "between 0 and 1"),
         ({"masks": np.zeros((16, 10, 9))}, "masks must have the shape"),
-        ({"masks": np.ones((16, 10, 9, 11))}, "masks make no difference"),
+        ({"masks": np.ones((16, 10, 9, 11))}, "masks have no effect"),
     ],
 )
 def test_bad_ways_to_train_on_volumes(volumes, options, sentence):
@@ -328,8 +328,8 @@ NOTHING = np.zeros((16, 8, 8, 1))
         (np.full((16, 8, 8, 1), np.nan), "image 0 has NaN"),
         (np.zeros((0, 8, 8, 1)), "must have the shape"),
         (np.zeros((8, 8, 8, 1)), "fewer than a batch of 16"),
-        (np.full((16, 8, 8, 1), 3.0), "all values of all images are 3, and there"),
-        (np.r_[np.ones((15, 8, 8, 1)), np.full((1, 8, 8, 1), 2e38)], "divide them"),
+        (np.full((16, 8, 8, 1), 3.0), "all images are constant .3.; check how"),
+        (np.r_[np.ones((15, 8, 8, 1)), np.full((1, 8, 8, 1), 2e38)], "scale them down"),
     ],
 )
 def test_bad_images_are_answered_with_their_cure(images, sentence):

@@ -1,4 +1,4 @@
-"""Covariates: what tables say of scans, as numbers and classes, and a summary of it."""
+"""Read covariates of scans from tables, and summarise them."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ from dipy_ldm.data._tables import (
     spelled,
 )
 
-# Units that BIDS and people write in several ways.
+# Spellings of units.
 _UNITS = dict.fromkeys(("year", "years", "y", "yr", "yrs"), "years")
 _UNITS |= dict.fromkeys(("month", "months"), "months")
 
@@ -51,7 +51,7 @@ def read_covariates(
     Parameters
     ----------
     names : sequence of str
-        Columns, of the ``scans.tsv``, ``sessions.tsv`` and ``participants.tsv`` around
+        Columns of the ``scans.tsv``, ``sessions.tsv`` and ``participants.tsv`` around
         the files, or of lists.
     files : sequence of Path
         Files of the scans.
@@ -59,7 +59,7 @@ def read_covariates(
         Rows of the lists that named the files, by absolute paths, as a
         :class:`dipy_ldm.data.Volumes` has them (``listed``).
     steps : dict of str to float, optional
-        Steps to multiples of which numbers are rounded, in their unit.
+        Steps that numbers are rounded to, in their unit.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def read_covariates(
     Raises
     ------
     InputError
-        If no table has a column, or cells are bad; all of these are in one report.
+        If no table has a column, or cells are bad; these are reported together.
     """
     matched = find_rows(files, list_rows)
     _refuse_unknown(names, matched)
@@ -79,7 +79,7 @@ def read_covariates(
     values, units, levels = {}, {}, {}
     complaints: list[str] = []
     for name in names:
-        # The nearest row decides, also that a value is missing.
+        # The nearest row decides, even if its value is missing.
         rows = [next((r for r in own if name in r.cells), None) for own in matched.rows]
         meant = _merged(name, rows, described)
         values[name] = _typed(name, rows, meant, complaints)
@@ -88,7 +88,7 @@ def read_covariates(
         if meant.levels:
             levels[name] = {spelled(name, k): v for k, v in meant.levels.items()}
     refuse_rows(complaints, _CURE)
-    # Lists have a row for each file, and need not have these columns.
+    # A list has a row for each file, but not necessarily these columns.
     without_row = [
         file
         for file, rows in zip(files, matched.rows)
@@ -102,24 +102,24 @@ def read_covariates(
 
 
 _CURE = (
-    "write numbers (89 for 89+, 1.5 for 1,5) or n/a there, or, where the column has "
-    "classes, name them under Levels in the JSON beside the table"
+    "write numbers (89 for 89+, 1.5 for 1,5) or n/a or, if the column has classes, "
+    "list them under Levels in the JSON beside the table"
 )
 
 
 def _refuse_unknown(names, matched: MatchedRows):
     if not matched.tables and matched.unused:
         raise InputError(
-            f"participants.tsv has {counted(matched.unused, 'row')}, and none for the "
-            "files; write participant_id and session_id as their names (sub-01, not 1)."
+            f"participants.tsv has {counted(matched.unused, 'row')}, but none for the "
+            "files; write participant_id and session_id as in their names (sub-01)."
         )
     if not matched.tables:
         raise InputError(
-            "no table knows the files: neither a participants.tsv beside or above them "
-            f"nor a .csv of their paths lists them; add one with {listed(names)}."
+            "neither a participants.tsv beside or above the files nor a .csv of their "
+            f"paths lists them; add one with {listed(names)}."
         )
     if unknown := [name for name in names if name not in matched.columns]:
-        available = ", ".join(matched.columns) or "no column of a name"
+        available = ", ".join(matched.columns) or "no named column"
         where = ", ".join(map(str, matched.tables[:3]))
         raise InputError(
             f"there is no column {', '.join(unknown)} in the tables of the files "
@@ -135,7 +135,7 @@ def _merged(name, rows, described):
     for table in tables:
         meant = described[table].get(name, Description())
         unit = meant.unit
-        # BIDS says so of its own tables.
+        # The default of BIDS.
         if name == "age" and table.name.endswith(("participants.tsv", "sessions.tsv")):
             unit = unit or "years"
         if unit is not None:
@@ -143,7 +143,7 @@ def _merged(name, rows, described):
         levels = meant.levels | levels
     if len(units) > 1:
         each = " and ".join(f"{unit} in {table}" for unit, table in units.items())
-        raise InputError(f"{name} is in {each}; bring it to one unit first.")
+        raise InputError(f"{name} is in {each}; convert it to one unit.")
     return Description(next(iter(units), None), levels)
 
 
@@ -154,7 +154,7 @@ def _typed(name, rows, meant, complaints):
     n_present = len(check_values(name, texts))
     numbers = [None if text is None else as_number(text) for text in texts]
     no_numbers = [t for t, n in zip(texts, numbers) if t is not None and n is None]
-    # One text beside numbers is a sign of what is missing, however often it stands.
+    # A single text among numbers marks missing values, however frequent it is.
     one_sign = len(set(no_numbers)) == 1 and len(no_numbers) < n_present
     mostly_text = 2 * len(no_numbers) > n_present and not one_sign
     classes = name.lower() in SEX_COLUMNS or (meant.levels and meant.unit is None)
@@ -164,7 +164,7 @@ def _typed(name, rows, meant, complaints):
     if classes or (meant.unit is None and mostly_text):
         return [text and spelled(name, text, meant.levels) for text in texts]
     complaints += [
-        f"{row}: {name} is {text!r}, no number"
+        f"{row}: {name} is {text!r}, not a number"
         for row, text, number in zip(rows, texts, numbers)
         if text is not None and number is None
     ]
@@ -176,7 +176,7 @@ def round_to_steps(values: dict[str, list], steps: Mapping[str, float]) -> None:
     for name, step in steps.items():
         if name not in values:
             raise InputError(
-                f"`coarsen` names {name}, which is no condition ({', '.join(values)})."
+                f"`coarsen` names {name}, not a condition ({', '.join(values)})."
             )
         if not 0 < step < math.inf:
             raise InputError(f"`coarsen` needs a step above 0 for {name}, not {step}.")
@@ -188,7 +188,7 @@ def round_to_steps(values: dict[str, list], steps: Mapping[str, float]) -> None:
         ]
 
 
-# Whole numbers, so few of them: they may be codes of classes.
+# Up to so many different whole numbers may be codes of classes.
 _MAX_CODES = 10
 
 
@@ -221,7 +221,7 @@ def summarise(covariates: Covariates) -> str:
 
 
 def _shown(values):
-    """Return columns with classes as text, and without directions: not of people."""
+    """Return the columns to summarise, with classes as text: not directions."""
     columns = {}
     for name, column in values.items():
         present = [value for value in column if value is not None]
@@ -248,7 +248,7 @@ def _line(name, covariates):
 
 
 def _classes(values, meanings):
-    """List classes, the commonest first, with their counts and meanings."""
+    """List classes with counts and meanings, the most frequent first."""
     return listed(
         f"{level} {count}" + (f" ({meanings[level]})" if meanings.get(level) else "")
         for level, count in Counter(values).most_common()
@@ -256,7 +256,7 @@ def _classes(values, meanings):
 
 
 def _hints(covariates):
-    """Return hints at likely mistakes."""
+    """Return hints about likely mistakes."""
     lines = []
     for name, values in covariates.values.items():
         kinds = set(values) - {None}
@@ -270,8 +270,8 @@ def _hints(covariates):
             and all(value % 1 == 0 for value in kinds)
         ):
             lines.append(
-                f"{name} is taken for a number; if its {len(kinds)} values are codes "
-                "of classes, name these under Levels in the JSON beside the table, or "
+                f"{name} is treated as a number; if its {len(kinds)} values are codes "
+                "of classes, list them under Levels in the JSON beside the table, or "
                 "write them with a letter, such as site1"
             )
     return lines
@@ -285,8 +285,8 @@ def _warnings(covariates):
         few = [value for value, own in owners.items() if len(set(own)) < FEW]
         if rare := sorted(value for value in few if isinstance(value, str)):
             lines.append(
-                f"{name} has classes of fewer than {FEW} subjects, which can point to "
-                f"persons: {listed(rare)}"
+                f"{name} has classes of fewer than {FEW} subjects, which could be "
+                f"re-identified: {listed(rare)}"
             )
     if alone := count_alone(covariates):
         lines.append(
@@ -305,7 +305,7 @@ def count_alone(covariates: Covariates) -> int:
 
 
 def _name_or_count(items: Sequence, noun: str) -> str:
-    """Count items, and name the first."""
+    """Return a single item, or the count and the first."""
     if len(items) == 1:
         return str(items[0])
     return f"{counted(len(items), noun)} ({items[0]} first)"

@@ -1,7 +1,6 @@
-"""Finding volumes: files, wildcards, folders, lists, and what names say (BIDS).
+"""Find volumes in files, wildcards, folders and lists, and parse their BIDS names.
 
-Names of files in the way of BIDS have entities and a suffix:
-``sub-01_ses-02_T1w.nii.gz``.
+BIDS names have entities and a suffix: ``sub-01_ses-02_T1w.nii.gz``.
 """
 
 from collections import Counter
@@ -21,19 +20,19 @@ from dipy_ldm.data._tables import Row, name_cells, read_cells
 
 logger = logging.getLogger("dipy_ldm")
 
-# Values of entities by their keys, and one suffix or several; None for all.
+# Allowed values by entity, and allowed suffixes; None for all.
 Filter: TypeAlias = Mapping[str, str | Sequence[str]] | None
 Suffixes: TypeAlias = str | Sequence[str] | None
 
 _NIFTI = (".nii", ".nii.gz")
 _LISTS = (".txt", ".csv", ".tsv")
-# Folders of BIDS datasets with other files than scans as they were converted.
+# Folders of BIDS datasets with other files than raw scans.
 _ASIDE = ("derivatives", "sourcedata")
-# Of BIDS, for scans of one kind; those in any other folder are taken for anatomy.
+# Data types of BIDS; scans in any other folder count as anatomical.
 FOLDERS = "anat", "dwi", "perf", "pet", "func", "fmap"
 # Entities by which files of one scan differ.
 _VARIANTS = ("space", "res", "desc", "part", "echo", "inv")
-# Which outputs are left out, by what their sidecars have.
+# Outputs that are left out: their description, and a test of their sidecars.
 _NO_MASKS = {"that are no masks": lambda facts: facts.get("Role") != "mask"}
 _BY_PRODUCTS = {
     "that are masks, maps, differences or deviations": lambda facts: (
@@ -44,29 +43,29 @@ _OUTPUTS = _BY_PRODUCTS | {"made by dipy_ldm": bool}
 
 
 def find_volumes(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
-    """Find NIfTI files."""
+    """Return the NIfTI files behind paths, each once."""
     # Not resolved: two links to the same content are two volumes.
     files = {os.path.abspath(file): file for file in expand(paths, generated)}
     return list(files.values())
 
 
 def refuse_twins(files: Iterable[Path]) -> None:
-    """Refuse two files of a folder that differ in .nii and .nii.gz alone."""
+    """Refuse two files of a folder that differ only in .nii and .nii.gz."""
     first: dict[str, Path] = {}
     for file in files:
         uncompressed = os.path.abspath(file.with_name(f"{stem(file)}.nii"))
         twin = first.setdefault(uncompressed, file)
         if twin is not file:
             raise InputError(
-                f"{twin} and {file} are two files of one name; remove one, or name the "
-                "other alone."
+                f"{twin} and {file} differ only in their extensions; remove one, or give "
+                "only the other."
             )
 
 
 def expand(
     paths: Sequence[str | Path], generated: bool = False, masks: bool = False
 ) -> list[Path]:
-    """Find NIfTI files; repeated names are kept."""
+    """Return the NIfTI files behind paths, repeated ones too."""
     files, excluded = [], Counter[str]()
     for path in _sequence(paths):
         reasons = _reasons(path, generated, masks)
@@ -78,7 +77,7 @@ def expand(
     if not files:
         raise InputError("there are no volumes; give NIfTI files or folders of them.")
     if excluded:
-        logger.info("left out: files %s; name a file or folder to take it", counts)
+        logger.info("left out: files %s; name a file or folder to include it", counts)
     return files
 
 
@@ -98,7 +97,7 @@ def _reasons(path, generated, masks):
     excluded = _NO_MASKS if masks else _BY_PRODUCTS if generated else _OUTPUTS
     for about, is_of in excluded.items():
         files = [file for file, facts in facts_of.items() if facts and is_of(facts)]
-        if len(files) < len(facts_of):  # else they are what is wanted
+        if len(files) < len(facts_of):  # else the path has nothing else
             reasons |= dict.fromkeys(files, about)
     return reasons
 
@@ -109,7 +108,7 @@ def _aside(file, named):
 
 
 def facts_beside(file: Path) -> dict:
-    """Return the sidecar of a volume that is generated; empty of another one."""
+    """Return the sidecar of a generated volume; empty for any other."""
     try:
         sidecar = json.loads(file.with_name(f"{stem(file)}.json").read_text("utf-8"))
         return sidecar if sidecar["GeneratedBy"]["Name"] == "dipy_ldm" else {}
@@ -118,7 +117,7 @@ def facts_beside(file: Path) -> dict:
 
 
 def holds_volumes(paths: Sequence[str | Path]) -> bool:
-    """Return whether inputs are, by their names, volumes rather than images."""
+    """Return whether paths are, by their names, of volumes rather than images."""
     candidates = (Path(name) for path in _sequence(paths) for name in _names(path))
     return any(
         path.name.lower().endswith(_NIFTI + _LISTS)
@@ -128,7 +127,7 @@ def holds_volumes(paths: Sequence[str | Path]) -> bool:
 
 
 def _sequence(paths):
-    """Return paths as a list, also if there is one."""
+    """Return one path or several as a list."""
     alone = isinstance(paths, str | Path) or not isinstance(paths, Iterable)
     paths = [paths] if alone else list(paths)
     for path in paths:
@@ -138,9 +137,9 @@ def _sequence(paths):
                 "files or folders of them."
             )
     if not all(str(path).strip() for path in paths):
-        # It would be the folder that one is in.
+        # It would be the current folder.
         raise InputError("a path is empty; give files or folders of them.")
-    # Not of pathlib, which fails at a name such as ~1.npy.
+    # Not Path.expanduser, which fails for names such as ~1.npy.
     return [Path(os.path.expanduser(path)) for path in paths]
 
 
@@ -176,7 +175,7 @@ def _files(path):
 
 
 def _search(folder):
-    """Find the NIfTI files in a folder, at any depth, through links, each once."""
+    """Yield the NIfTI files in a folder, at any depth, through links, each once."""
     visited = set()
     for place, folders, names in os.walk(
         folder, onerror=_refuse_folder, followlinks=True
@@ -186,8 +185,8 @@ def _search(folder):
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
-        # Hidden are copies by git-annex, and what macOS puts beside each file. What is
-        # there and in a link, too, has the name without it.
+        # Hidden are copies by git-annex, and files that macOS adds. Links come last, so
+        # that a file is reported by its own path.
         folders[:] = sorted(
             (name for name in folders if not name.startswith(".")),
             key=lambda name: (os.path.islink(os.path.join(place, name)), name),
@@ -202,7 +201,7 @@ def _refuse_folder(error):
     if Path(error.filename).is_dir():
         raise InputError(
             f"the folder {error.filename} can't be read ({error.strerror}); ask for "
-            "the permission, or name the files one by one."
+            "permission, or name the files one by one."
         )
 
 
@@ -223,7 +222,7 @@ def rows_of_lists(paths: Sequence[str | Path]) -> dict[str, list[Row]]:
 
 
 def _read_list(path):
-    """Read a list: its files, all lines, and whether the first one has names."""
+    """Return the files of a list, its lines, and whether the first is a header."""
     lines = read_cells(path)
     column = _column(path, [cells for _, cells in lines])
     named = not _looks_like_nifti(lines[0][1], column)
@@ -241,14 +240,14 @@ def _column(path, rows):
     hits = [i for row in rows for i in range(len(row)) if _looks_like_nifti(row, i)]
     if hits:
         return min(hits)
-    raise InputError(f"{path} names no NIfTI files; give it a column of their paths.")
+    raise InputError(f"{path} names no NIfTI files; add a column of their paths.")
 
 
 def _warn_of_columns(path, rows):
     """Warn of further columns of files, such as masks or other contrasts."""
     every = [{c for c in row if _looks_like_nifti([c], 0) and stem(c)} for row in rows]
     if max(map(len, every)) > 1:
-        text = "%s has several columns of NIfTI files; those of the first are taken."
+        text = "%s has several columns of NIfTI files; the first one is used."
         logger.warning(text, path)
 
 
@@ -258,7 +257,7 @@ def _looks_like_nifti(row, column):
 
 def entity(file: str | Path, key: str) -> str | None:
     """Return the value of a BIDS entity in the name of a file or its folders."""
-    # A dot before a digit is in a number, any other before the end of a name.
+    # A dot before a digit is part of a number, any other begins the extension.
     pattern = re.compile(rf"(?:^|_)({key}-[^_.]+(?:\.\d[^_.]*)*)")
     for name in reversed(Path(file).parts):
         if match := pattern.search(name):
@@ -267,7 +266,7 @@ def entity(file: str | Path, key: str) -> str | None:
 
 
 def stem(file: str | Path) -> str:
-    """Return the name of a NIfTI file without its end."""
+    """Return the name of a NIfTI file without its extension."""
     return re.sub(r"\.nii(\.gz)?$", "", Path(file).name, flags=re.IGNORECASE)
 
 
@@ -275,7 +274,7 @@ def suffix(file: str | Path) -> str | None:
     """Return the BIDS suffix of a file."""
     entities, _, last = stem(file).rpartition("_")
     last = last.partition(".")[0]
-    # Dates and numbers at the end of a name are no kind of scan.
+    # Dates and numbers at the end of a name are no suffix.
     kind = last.isalnum() and last[0].isalpha()
     return last if re.search("(?:^|_)sub-", entities) and kind else None
 
@@ -292,9 +291,9 @@ def choose_files(
     values: Filter = None,
     cure: str = "",
 ) -> list[Path]:
-    """Filter scans by suffix and entities, and log what is taken.
+    """Filter scans by suffix and entities, and log the choice.
 
-    Where there is no `suffix` and no `filter`, there is another cure.
+    ``cure`` replaces the hints at `suffix` and `filter`.
     """
     chosen = choose_entities(files, values)
     if suffixes:
@@ -320,7 +319,7 @@ def _warn_of_variants(files, values, cure):
     for key in _VARIANTS:
         variants = Counter(_entity_value(file, key) for file in files)
         if len(variants) > 1 and key not in values:
-            text = "the files differ in %s (%s); to take one kind alone, %s"
+            text = "the files differ in %s (%s); to use one kind only, %s"
             own_cure = cure or f"use filter ({key}= for those without it)"
             logger.warning(text, key, _counts(variants), own_cure)
 
@@ -336,7 +335,7 @@ def choose_entities(files: Sequence[Path], values: Filter) -> list[Path]:
 def choose_for_channels(
     files: Sequence[Path], suffixes: Suffixes, values: Filter
 ) -> list[Path]:
-    """Choose the files of named channels, by entities alone."""
+    """Choose the files of named channels, by entities only."""
     if suffixes:
         raise InputError("channels have suffixes of their own; leave out `suffix`.")
     return choose_entities(files, values)
@@ -348,19 +347,19 @@ def choose_named(files: Sequence[Path], name: str) -> list[Path]:
     if dash:
         return choose_entities(files, {key: value})
     own = [file for file in files if suffix(file) == name]
-    # Names need not be of BIDS: fa.nii.gz of DIPY, samples-0000_T1w.nii.gz of models.
+    # Names may not be BIDS names: fa.nii.gz of DIPY, samples-0000_T1w.nii.gz of models.
     own = own or [file for file in files if stem(file).rpartition("_")[2] == name]
     return own or _choose(files, "suffix", name, suffix)
 
 
 def _choose(files, key, allowed, value_of):
-    """Choose files by a part of their names, and refuse one that none of them has."""
+    """Choose files by the allowed values of a key, and refuse values that none has."""
     allowed = [allowed] if isinstance(allowed, str | int) else allowed
     allowed = list(map(str, allowed))
     counts = Counter(value_of(file) or "" for file in files)
     if missing := [value for value in allowed if value not in counts]:
         raise InputError(
-            f"no file has the {key} {missing[0] or 'of no name'}; there are "
+            f"no file has the {key} {missing[0] or 'none'}; there are "
             f"{_counts(counts)}."
         )
     return [file for file in files if (value_of(file) or "") in allowed]

@@ -144,7 +144,7 @@ def test_background_patches_weigh_as_background(masked, size, shift):
 
 
 def test_nothing_but_background_without_weight_is_refused():
-    with pytest.raises(InputError, match="nothing of the images lies inside"):
+    with pytest.raises(InputError, match="no voxel lies inside the masks"):
         pieces(np.zeros((8, 6, 5, 1), "float32"), background=0.0)
 
 

@@ -146,7 +146,7 @@ def test_all_bad_series_are_in_one_report(tmp_path):
         assert re.search(sentence, line)
     assert "can't be read as b-values and directions" in refusal.value.args[0]
     assert "(a b-value is negative or NaN)" in refusal.value.args[0]
-    assert "is no diffusion series; give 4-D files" in refusal.value.args[0]
+    assert "is not a diffusion series; give 4-D files" in refusal.value.args[0]
     assert len(load_volumes([tmp_path], skip_bad=True, **how).images) == 3
 
 

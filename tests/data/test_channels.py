@@ -267,13 +267,13 @@ def test_channels_are_chosen_by_their_names():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["T1w", "T1w"], "T1w is there twice; name it once"),
+        (["T1w", "T1w"], "T1w is repeated; name it once"),
         (["T1w", "T9w"], r"no file has the suffix T9w; there are .*T1w \(3\)"),
         (["T1w", "desc-MD"], "no file has the desc MD; there are .*FA"),
         (["T1w=thing"], "unknown kind of channel 'thing'; choose one of intensity"),
-        (["T1w=0:x"], "the range of a map is two numbers, as in T1w=0:1"),
+        (["T1w=0:x"], "the range of a map must be two numbers, as in T1w=0:1"),
         (["T1w=1:0"], "the range of T1w must be two numbers, the lower first"),
-        (["T1w=labels"], "numbers that are not whole.*or train with T1w=intensity"),
+        (["T1w=labels"], "fractional values.*or train with T1w=intensity"),
         (["T2w=0:1"], r"as T2w=0:2000\."),
         (["desc-FA=0:0.1:u"], r"as desc-FA=0:0\.9\d*:UNIT\."),
         (["desc-FA=0:0.1", "T2w=0:3"], "(?s)outside of the range of desc-FA, 0 to 0.1"),
@@ -290,7 +290,7 @@ def test_all_bad_files_are_reported_at_once(bids, load, anatomy):
     with pytest.raises(InputError) as error:
         load(bids, channels=["T1w", "dseg", "desc-FA"])
     first, second, cure = str(error.value).splitlines()
-    assert "sub-01_dseg.nii.gz has numbers that are not whole" in first
+    assert "sub-01_dseg.nii.gz has fractional values" in first
     assert "sub-03_desc-FA_dwimap.nii.gz has values from 0 to 2.5, outside" in second
     assert "or train with another range, as desc-FA=0:2.5." in second
     assert "Add `skip_bad`" in cure
@@ -313,7 +313,7 @@ def test_subjects_without_all_channels_are_named(bids, load):
 
 def test_unknown_labels_are_refused(bids):
     file = bids / "sub-01" / "anat" / "sub-01_dseg.nii.gz"
-    with pytest.raises(InputError, match="label 1000; set it to one .*: 0, 3, 41"):
+    with pytest.raises(InputError, match="label 1000; replace it by one of 0, 3, 41"):
         Labels("x", labels=(3, 41)).load(file)
 
 
@@ -387,7 +387,7 @@ def test_channels_of_an_autoencoder_are_compared():
     for pair in ((labels, labels), (t1, ()), ((), (*t1, *t2)), ((), ())):
         check_same(*pair)
     for pair in ((labels, ()), ((), fa), (t1, t2), (t1, labels)):
-        with pytest.raises(InputError, match="of other channels, labels or ranges"):
+        with pytest.raises(InputError, match="have other channels, labels or ranges"):
             check_same(*pair)
     wide = as_channels(["FA=0:2"])
     with pytest.raises(InputError, match=r"FA, map, .0.0, 2.0.\) .*p, .0.0, 1.0.\)"):

@@ -141,7 +141,7 @@ def test_ages_are_coarsened(bids):
     assert isinstance(covariates.values["age"][0], float)
     with pytest.raises(InputError, match="sex has classes"):
         look_up(["sex"], bids, steps={"sex": 5})
-    with pytest.raises(InputError, match=r"weight, which is no condition \(age\)"):
+    with pytest.raises(InputError, match=r"weight, not a condition \(age\)"):
         look_up(["age"], bids, steps={"weight": 5})
     with pytest.raises(InputError, match="a step above 0 for age, not 0"):
         look_up(["age"], bids, steps={"age": 0})
@@ -208,7 +208,7 @@ def test_two_units_are_refused(bids):
 
 def test_a_list_without_names_has_no_columns(tmp_path):
     write(tmp_path / "list.csv", "a.nii,5\nb.nii,6\n")
-    with pytest.raises(InputError, match="they have no column of a name"):
+    with pytest.raises(InputError, match="they have no named column"):
         look_up(["age"], tmp_path / "list.csv")
     write(tmp_path / "list.csv", "file,age\na.nii,5\na.nii,6\n")
     with pytest.raises(InputError, match=r"2 rows for .*a.nii \(.*line 2; .*line 3\)"):
@@ -230,7 +230,7 @@ def test_summary_describes_each_covariate(bids):
         "  group: control 2, patient 2 (ill); 1 missing",
         f"no table has a row for {bids / 'sub-04_T1w.nii.gz'}",
         "1 row of participants have no image",
-        "group has classes of fewer than 5 subjects, which can point to persons: cont",
+        "group has classes of fewer than 5 subjects, which could be re-identified: cont",
         "4 of 4 subjects have a unique combination",
     ):
         assert line in text

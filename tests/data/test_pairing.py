@@ -71,7 +71,7 @@ def test_samples_are_grouped_by_sidecars(tmp_path):
 
 def test_files_of_one_name_are_refused():
     twins = [Path(f"sub-1_T1w{end}") for end in (".nii", ".nii.gz")]
-    with pytest.raises(InputError, match="two files of one name; remove one"):
+    with pytest.raises(InputError, match="differ only in their extensions; remove one"):
         put_together(twins, ["T1w"])
 
 

@@ -248,7 +248,7 @@ def test_conditions_follow_the_volumes(tmp_path, load, caplog):
     assert loaded.conditions("iq", table=paths) == {"iq": [90 + i for i in order]}
     with pytest.raises(InputError, match="no column age; it has iq"):
         loaded.conditions("age", table=table)
-    with pytest.raises(InputError, match="nothing tells which volume a row"):
+    with pytest.raises(InputError, match="rows of the table can't be matched to volumes"):
         loaded.conditions(table={"iq": table["iq"]})
 
 
