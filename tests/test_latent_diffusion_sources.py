@@ -111,7 +111,7 @@ def test_models_with_sources_are_evaluated_and_audited(seeing, blobs, others):
         (lambda s: np.concatenate([s, s], -1), "must have 1 channels, not 2"),
         (lambda s: s + np.inf, "source image 0 has NaN or infinite values"),
         (lambda s: s.astype(str), "source must be real numbers"),
-        (lambda s: s / 100, "source image 0 has .* 100% .* outside of the 100.* to 35"),
+        (lambda s: s / 100, "source image 0 has .* 100% .* outside the 100.* to 35"),
     ],
 )
 def test_sources_that_can_not_be_used(seeing, blobs, others, change, sentence):
@@ -148,7 +148,11 @@ def test_invalid_training_sources_are_refused(vqvae, blobs, others):
         (np.ones_like(others), {}, "all source images are constant .1"),
         (np.ones(others.shape, int), {}, "all source images are constant .1"),
         (many, {}, "more than 256 labels"),
-        (np.stack([many[..., 0]] * 2, -1), {}, "a segmentation with one channel, not 2"),
+        (
+            np.stack([many[..., 0]] * 2, -1),
+            {},
+            "segmentation with one channel, not 2",
+        ),
         (others, {"validation_source": others}, "is of no use without validation_data"),
         (None, {"validation_source": others}, "is of no use without source"),
         (others, held_out, "give them as `validation_source`"),
@@ -227,7 +231,7 @@ def test_volumes_are_translated_from_labels_and_conditions(caplog, rng):
     assert np.isfinite(guided).all()
     strange = labels[:2].copy()
     strange[1, 0, 0, 0] = 5
-    sentence = "source 1 has the unknown label 5; .*: 0, 4, 17"
+    sentence = "source 1 has the unknown label 5; .* one of 0, 4, 17"
     with pytest.raises(InputError, match=sentence):
         model.predict(source=strange)
     again = LatentDiffusion.from_saved(model.to_tensors(), model.to_document())

@@ -419,7 +419,7 @@ def test_volumes_without_channels_are_warned_of(caplog, monkeypatch):
     volumes = np.random.default_rng(0).random((64, 8, 8, 8), "float32")
     with pytest.raises(KeyboardInterrupt):
         VQVAE(**TINY).fit(volumes, **FIT)
-    assert "(64, 8, 8, 8) are taken for 64 two-dimensional images" in caplog.text
+    assert "(64, 8, 8, 8) are treated as 64 two-dimensional images" in caplog.text
     assert "images[..., None]" in caplog.text
 
 
@@ -437,7 +437,7 @@ def test_masks_without_effect_are_warned_of(volumes, caplog, monkeypatch):
 def test_images_of_another_scale_are_refused(vqvae, blobs, call):
     images = blobs[:9].copy()
     images[5] *= 10
-    sentence = "image 5 has values from -50 to .* outside of the -5 to 19.9"
+    sentence = "image 5 has values from -50 to .* outside the -5 to 19.9"
     with pytest.raises(InputError, match=sentence):
         getattr(vqvae, call)(images, batch_size=2)
 

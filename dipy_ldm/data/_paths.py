@@ -57,8 +57,8 @@ def refuse_twins(files: Iterable[Path]) -> None:
         twin = first.setdefault(uncompressed, file)
         if twin is not file:
             raise InputError(
-                f"{twin} and {file} differ only in their extensions; remove one, or give "
-                "only the other."
+                f"{twin} and {file} differ only in their extensions; remove one, or "
+                "give only the other."
             )
 
 

@@ -92,7 +92,7 @@ def test_noise_and_a_few_bright_voxels_are_within_a_range():
 def test_another_intensity_range_is_refused_with_both_ranges(change, values):
     images = change(np.repeat([0.0, 1.0], 50).reshape(1, 10, 10, 1))
     inside = np.full((1, 10, 10, 1), 0.5)
-    sentence = f"scan 6 .*{values} .* outside of the 0 to 1 .*scale scans .*clip"
+    sentence = f"scan 6 .*{values} .* outside the 0 to 1 .*scale scans .*clip"
     with pytest.raises(InputError, match=sentence):
         arrays.check_range(np.concatenate([inside, images]), (0, 1), [5, 6], "scan")
 

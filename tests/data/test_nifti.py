@@ -101,7 +101,7 @@ BAD_HEADERS = {
 
 def test_ends_of_mixed_letters_are_refused(tmp_path):
     file = save(tmp_path / "a.nii.gz").rename(tmp_path / "a.Nii.gz")
-    with pytest.raises(InputError, match="a.Nii.gz must end in .nii.* small letters"):
+    with pytest.raises(InputError, match="a.Nii.gz must end in .nii.* lower case"):
         read_volume(file)
 
 

@@ -178,7 +178,7 @@ def test_masks_are_paired_by_order_unless_names_tell_otherwise(caplog):
         (["sub-2_mask", "sub-3_mask"], "1 of 2 volumes have no mask of their subject"),
         (["sub-2_a", "sub-2_b", "sub-1_a"], "has 2 masks of its subject and session"),
         (["sub-1_mask"] * 2, "1 of 2 volumes have no mask of their subject"),
-        (["a", "b", "c"], "3 masks for 2 volumes, .* their volumes .scan1, scan1_mask"),
+        (["a", "b", "c"], "3 masks for 2 volumes, .* the volume .scan1, scan1_mask"),
         (["run-2_mask", "run-1_mask"], "not in the order of their volumes, by the"),
         (["mask", "ce-gad_mask"], "not in the order of their volumes, by the"),
     ],

@@ -98,7 +98,11 @@ def test_rows_without_names_stay_in_their_order(table):
             r"01 has 2 rows .*by session with load_volumes\(",
         ),
         (FRAME.set_index(["participant_id", "age"]), SUBJECTS, "reset_index"),
-        (TABLE | {"sex": "F"}, SUBJECTS, "sex must have one value for each of the 3 row"),
+        (
+            TABLE | {"sex": "F"},
+            SUBJECTS,
+            "sex must have one value for each of the 3",
+        ),
         (TABLE | {"sex": ["F"]}, SUBJECTS, "sex must .*; give a list of that length"),
         (FRAME.to_dict(), SUBJECTS, "participant_id must have a list of values"),
         (

@@ -127,7 +127,7 @@ def test_slices_have_conditions_too(tmp_path):
         (["age", "sexx"], {}, "no column sexx .* they have age, same"),
         (["same"], {}, "same is 'x' for all images"),
         (["same"], {"sex": 5}, "`coarsen` names sex, not a condition"),
-        (["age"], {}, "age is '89[+]', no number"),
+        (["age"], {}, "age is '89[+]', not a number"),
     ],
 )
 def test_invalid_options_are_refused_before_reading(scans, names, steps, sentence):
