@@ -15,7 +15,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import Batches
 
 
-def window_size(
+def patch_size(
     space: tuple[int, ...], factor: int, patch: int | Sequence[int] | None = None
 ) -> tuple[int, ...]:
     """Return the size of training patches, rounded up to multiples of ``factor``."""
@@ -23,7 +23,7 @@ def window_size(
     return tuple(int(size) + -int(size) % factor for size in sizes)
 
 
-def read_windows(
+def read_patches(
     images: np.ndarray,
     index: Sequence[int] | np.ndarray,
     corners: np.ndarray,
@@ -50,13 +50,13 @@ def read_windows(
     return windows
 
 
-def read_whole(images: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+def read_padded(images: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Read whole images, extended at their far edges to ``(n, *size, channels)``."""
     corners = np.zeros((len(images), len(size)), int)
-    return read_windows(images, range(len(images)), corners, size)
+    return read_patches(images, range(len(images)), corners, size)
 
 
-def scaled_to(images: np.ndarray, bounds: tuple[float, ...]) -> np.ndarray:
+def rescale(images: np.ndarray, bounds: tuple[float, ...]) -> np.ndarray:
     """Scale images from ``bounds`` to [0, 1]."""
     low, high = bounds
     return (images - np.float32(low)) / np.float32(high - low or 1)
@@ -125,8 +125,8 @@ def batches(
         drawn = [stream.random(3 + len(space)) for stream in streams]
         numbers = np.array(drawn).reshape(-1, 3 + len(space))
         corners = np.floor(numbers[:, 3:] * (slack + 1)).astype(int) - augment.shift
-        windows = read_windows(images, index, corners, size)
-        batch = scaled_to(windows, bounds)
+        windows = read_patches(images, index, corners, size)
+        batch = rescale(windows, bounds)
         brightened = _brighten(batch, numbers, augment.intensity)
         brightened[..., fixed] = batch[..., fixed]
         batch = _mirror(brightened, numbers, augment)
@@ -139,7 +139,7 @@ def batches(
         if masks is None:
             inside = (batch > 0).any(-1, keepdims=True)
         else:
-            windows = read_windows(masks, index, corners, size)
+            windows = read_patches(masks, index, corners, size)
             inside = _mirror(windows, numbers, augment) > 0
         weights = np.where(inside, np.float32(1), np.float32(background))
         return inputs, np.concatenate([batch, weights / total], -1)
@@ -162,7 +162,7 @@ def _mean_weight(images, masks, bounds, background, covers):
     for i in np.unique(
         np.linspace(0, len(images) - 1, _MAX_IMAGES_COUNTED).astype(int)
     ):
-        inside = scaled_to(images[i], bounds) > 0 if masks is None else masks[i] > 0
+        inside = rescale(images[i], bounds) > 0 if masks is None else masks[i] > 0
         share = inside.any(-1)
         for cover in reversed(covers):
             share = share @ cover

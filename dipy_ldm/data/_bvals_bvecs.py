@@ -19,7 +19,7 @@ from dipy_ldm.data._paths import stem
 # Volumes up to this b-value count as b = 0, as in DIPY.
 B0_LIMIT = 50
 DIRECTION = "direction"
-ENDS = ".bval", ".bvec"
+EXTENSIONS = ".bval", ".bvec"
 
 
 class Gradients(NamedTuple):
@@ -68,12 +68,12 @@ class Gradients(NamedTuple):
     def beside(cls, file: Path, n: int) -> Self:
         """Read the files beside a series of ``n`` volumes."""
         tables = find_tables(file)
-        if missing := [end for end in ENDS if end not in tables]:
+        if missing := [end for end in EXTENSIONS if end not in tables]:
             raise InputError(
                 f"{file} has no {' and no '.join(missing)} beside it; add it, or leave "
                 "the file out."
             )
-        gradients = cls.read(*(tables[end] for end in ENDS))
+        gradients = cls.read(*(tables[end] for end in EXTENSIONS))
         if len(gradients.bvals) != n:
             raise InputError(
                 f"{file} has {n} volumes, and {tables['.bvec'].name} "
@@ -113,7 +113,7 @@ class Gradients(NamedTuple):
             {BVAL: "s/mm^2"},
         )
 
-    def on(self, affine: np.ndarray, other: np.ndarray) -> Self:
+    def rotated(self, affine: np.ndarray, other: np.ndarray) -> Self:
         """Rotate the directions from the axes of one affine to those of another."""
         rotation = _to_world(other).T @ _to_world(affine)
         return self._replace(bvecs=self.bvecs @ rotation.T)
@@ -124,7 +124,7 @@ class Gradients(NamedTuple):
         vectors = [[f"{x:.6f}" for x in row] for row in self.bvecs.T + 0.0]
         return {
             end: "".join(" ".join(row) + "\n" for row in lines)
-            for end, lines in zip(ENDS, (rows, vectors))
+            for end, lines in zip(EXTENSIONS, (rows, vectors))
         }
 
 
@@ -150,7 +150,9 @@ def refuse_series(conditions: Mapping[str, Condition], cure: str = _CURE) -> Non
 def find_tables(file: str | Path) -> dict[str, Path]:
     """Return the files of b-values and directions beside a file, by extension."""
     start = Path(file).with_name(stem(file))
-    places = {end: [Path(f"{start}{end}"), Path(f"{start}{end}s")] for end in ENDS}
+    places = {
+        end: [Path(f"{start}{end}"), Path(f"{start}{end}s")] for end in EXTENSIONS
+    }
     paired = {end: next(filter(Path.is_file, own), None) for end, own in places.items()}
     return {end: path for end, path in paired.items() if path}
 

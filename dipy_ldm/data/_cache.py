@@ -85,7 +85,7 @@ def release(folder: Path) -> None:
         os.close(descriptor)
 
 
-def name_beside(array: np.ndarray, name: str) -> Path | None:
+def path_beside(array: np.ndarray, name: str) -> Path | None:
     """Return a path beside a cached array, or part of it; None if it is not cached."""
     whole = array
     while isinstance(whole.base, np.ndarray):

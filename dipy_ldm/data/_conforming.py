@@ -11,7 +11,7 @@ import numpy as np
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._bvals_bvecs import Gradients
 from dipy_ldm.data._grid import Grid, conform
-from dipy_ldm.data._nifti import VolumeInfo, check_whole, read_each, read_mask
+from dipy_ldm.data._nifti import VolumeInfo, check_integrity, read_each, read_mask
 from dipy_ldm.data._pairing import Task
 from dipy_ldm.data._preprocessing import (
     Origin,
@@ -57,7 +57,7 @@ def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
     are read one by one.
     """
     info, mask = tasks[0].info, tasks[0].mask
-    check_whole(info.file)
+    check_integrity(info.file)
     b0 = _mean_b0(info, tasks[0].gradients)
     source, origin = conform_voxels(info.file, b0, info.affine, grid, from_zero=True)
     masks = [] if mask is None else [_conform_mask(mask, info.affine, grid)]
@@ -127,7 +127,7 @@ class MeasuredSeries(Unnamed):
 
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read all volumes, ``(x, y, z, volumes)``, and their affine."""
-        check_whole(file)
+        check_integrity(file)
         volumes = list(read_each(self.info, range(len(self.gradients.bvals))))
         return np.concatenate(volumes, -1), self.info.affine
 

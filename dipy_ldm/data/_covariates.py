@@ -15,12 +15,12 @@ from dipy_ldm.data._tables import (
     SEX_COLUMNS,
     Description,
     Row,
+    as_level,
     as_number,
     as_text,
     is_missing,
     read_descriptions,
     refuse_rows,
-    spelled,
 )
 
 # Spellings of units.
@@ -86,7 +86,7 @@ def read_covariates(
         if meant.unit is not None:
             units[name] = meant.unit
         if meant.levels:
-            levels[name] = {spelled(name, k): v for k, v in meant.levels.items()}
+            levels[name] = {as_level(name, k): v for k, v in meant.levels.items()}
     refuse_rows(complaints, _CURE)
     # A list has a row for each file, but not necessarily these columns.
     without_row = [
@@ -162,7 +162,7 @@ def _typed(name, rows, meant, complaints):
         complaints.append(f"{name} has decimal commas, as in {no_numbers[0]}")
         return numbers
     if classes or (meant.unit is None and mostly_text):
-        return [text and spelled(name, text, meant.levels) for text in texts]
+        return [text and as_level(name, text, meant.levels) for text in texts]
     complaints += [
         f"{row}: {name} is {text!r}, not a number"
         for row, text, number in zip(rows, texts, numbers)
@@ -288,7 +288,7 @@ def _warnings(covariates):
                 f"{name} has classes of fewer than {FEW} subjects, which could be "
                 f"re-identified: {listed(rare)}"
             )
-    if alone := count_alone(covariates):
+    if alone := count_identifiable(covariates):
         lines.append(
             f"{alone} of {counted(len(set(covariates.subjects)), 'subject')} have a "
             "unique combination of these conditions and could be re-identified; use "
@@ -297,7 +297,7 @@ def _warnings(covariates):
     return lines
 
 
-def count_alone(covariates: Covariates) -> int:
+def count_identifiable(covariates: Covariates) -> int:
     """Count the subjects whose combination of values is unique."""
     combinations = zip(*covariates.values.values())
     owners = map(set, grouped(zip(combinations, covariates.subjects)).values())

@@ -84,7 +84,7 @@ def survey(images: np.ndarray, name: str = "image", verbose: bool = False) -> Su
     Those of cached volumes are saved beside them: training, resuming and every worker
     need them.
     """
-    file = cache.name_beside(images, "survey")
+    file = cache.path_beside(images, "survey")
     if file is not None:
         with suppress(OSError, ValueError, TypeError):
             return Survey(**json.loads(file.read_text("utf-8")))
@@ -194,7 +194,7 @@ def check_ranges(images: np.ndarray, bounds: Sequence[float], name: str) -> None
         check_range(image[None], bounds, [number], name)
 
 
-def as_fitted(
+def require_shape(
     images: npt.ArrayLike,
     shape: Sequence[int],
     whose: str = "that the autoencoder was fitted to",
@@ -236,7 +236,7 @@ def check_latents(
 
 def check_validation(images: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     """Return held-out images ``(n, *space, channels)``, or refuse them."""
-    images = as_fitted(images, shape[1:], "of the images", "validation_data")
+    images = require_shape(images, shape[1:], "of the images", "validation_data")
     survey(images, "validation image")
     return images
 

@@ -181,7 +181,7 @@ def read_header(
         raise InputError(
             f"{file} has {n_channels} volumes, shape {image.shape}; {cure}."
         )
-    refuse_kind(file, image)
+    refuse_non_real(file, image)
     _check_affine(file, image.affine)
     _check_size(file, image)
     oriented = image.header["sform_code"] > 0 or image.header["qform_code"] > 0
@@ -189,7 +189,7 @@ def read_header(
     return VolumeInfo(Path(file), shape, n_channels, image.affine, bool(oriented), unit)
 
 
-def refuse_kind(name: str | Path, image: SpatialImage) -> None:
+def refuse_non_real(name: str | Path, image: SpatialImage) -> None:
     """Refuse an image whose voxels are not real numbers."""
     if (kind := image.get_data_dtype().kind) not in "iuf":
         kind = "complex" if kind == "c" else "coloured"
@@ -365,7 +365,7 @@ def read_voxels(
     return data, info.affine
 
 
-def check_whole(file: Path) -> None:
+def check_integrity(file: Path) -> None:
     """Refuse a compressed file that is cut off or has a wrong checksum."""
     if _is_compressed(file):
         with _naming_the_file(file), gzip.open(file) as stream:
@@ -476,7 +476,7 @@ def write_volume(
         image.to_stream(stream)
 
 
-def write_changed(
+def write_edited(
     path: str | Path,
     file: str | Path,
     inside: np.ndarray,

@@ -21,11 +21,11 @@ from dipy_ldm.data._nifti import (
     warn_of_space,
 )
 from dipy_ldm.data._paths import (
-    FOLDERS,
+    DATA_TYPES,
     choose_named,
     entity,
     expand,
-    facts_beside,
+    generated_sidecar,
     refuse_twins,
     stem,
     suffix,
@@ -192,13 +192,13 @@ def plan_channels(
 ) -> list[Task]:
     """Group named channels by subject and session, and check their headers."""
     names = [channel.name for channel in channels]
-    sets, complaints = read_sets(put_together(files, names, cure, generated))
+    sets, complaints = read_channel_sets(group_channels(files, names, cure, generated))
     refuse_files(complaints, len(sets), skip_bad)
     warn_of_space([*chain(*sets)])
-    return learn_channels(sets, channels)
+    return fit_channels(sets, channels)
 
 
-def read_sets(
+def read_channel_sets(
     sets: Sequence[Sequence[Path]],
 ) -> tuple[list[list[VolumeInfo]], dict[Path, str]]:
     """Return the headers of good sets of channels, and complaints about bad files."""
@@ -209,7 +209,7 @@ def read_sets(
     return [[good[file] for file in one] for one in whole], complaints
 
 
-def learn_channels(
+def fit_channels(
     sets: Sequence[Sequence[VolumeInfo]], channels: "Sequence[Channel]"
 ) -> list[Task]:
     """Fit channels to all of their files, and return a task for each set."""
@@ -220,7 +220,7 @@ def learn_channels(
     ]
 
 
-def put_together(
+def group_channels(
     files: Sequence[Path],
     names: Sequence[str],
     cure: str = "",
@@ -232,7 +232,7 @@ def put_together(
     sidecars.
     """
     file_of: dict[tuple, dict[str, Path]] = {}
-    facts = {file: facts_beside(file) for file in files} if generated else {}
+    facts = {file: generated_sidecar(file) for file in files} if generated else {}
     chosen = {
         name: [file for file, own in facts.items() if own.get("Channel") == name]
         or choose_named(files, name)
@@ -281,7 +281,7 @@ def _sample(facts):
 def _folder_of_channels(file):
     """Return the folder of a sample, above BIDS folders such as anat."""
     folder = file.parent
-    return str(folder.parent if folder.name in FOLDERS else folder)
+    return str(folder.parent if folder.name in DATA_TYPES else folder)
 
 
 def _common_name(file, name, key):

@@ -29,7 +29,7 @@ _LISTS = (".txt", ".csv", ".tsv")
 # Folders of BIDS datasets with other files than raw scans.
 _ASIDE = ("derivatives", "sourcedata")
 # Data types of BIDS; scans in any other folder count as anatomical.
-FOLDERS = "anat", "dwi", "perf", "pet", "func", "fmap"
+DATA_TYPES = "anat", "dwi", "perf", "pet", "func", "fmap"
 # Entities by which files of one scan differ.
 _VARIANTS = ("space", "res", "desc", "part", "echo", "inv")
 # Outputs that are left out: their description, and a test of their sidecars.
@@ -93,7 +93,7 @@ def _reasons(path, generated, masks):
             reasons |= {file: _aside(file, path.parts) for file in _files(match)}
     if path.is_file():
         return reasons
-    facts_of = {file: facts_beside(file) for file in reasons if not reasons[file]}
+    facts_of = {file: generated_sidecar(file) for file in reasons if not reasons[file]}
     excluded = _NO_MASKS if masks else _BY_PRODUCTS if generated else _OUTPUTS
     for about, is_of in excluded.items():
         files = [file for file, facts in facts_of.items() if facts and is_of(facts)]
@@ -107,7 +107,7 @@ def _aside(file, named):
     return f"in {aside[0]}" if aside else None
 
 
-def facts_beside(file: Path) -> dict:
+def generated_sidecar(file: Path) -> dict:
     """Return the sidecar of a generated volume; empty for any other."""
     try:
         sidecar = json.loads(file.with_name(f"{stem(file)}.json").read_text("utf-8"))

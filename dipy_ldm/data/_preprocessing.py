@@ -19,21 +19,21 @@ _PERCENTILES = 0.5, 99.5
 _SHARE, _END = 0.001, 0.02
 
 
-class Intensities(NamedTuple):
+class IntensityRange(NamedTuple):
     """The intensities that become 0 and 1, each of shape ``(channels,)``."""
 
     low: np.ndarray
     high: np.ndarray
 
 
-def measure_range(data: np.ndarray) -> Intensities:
+def measure_range(data: np.ndarray) -> IntensityRange:
     """Return the robust range of each channel of a volume ``(x, y, z, channels)``.
 
     The highest value is the 99.5th percentile of all voxels other than 0; the lowest is
     0, or their 0.5th percentile if that is negative, as in computed tomography.
     """
     ranges = [_percentile_range(data[..., i]) for i in range(data.shape[-1])]
-    return Intensities(*np.array(ranges, "float32").T)
+    return IntensityRange(*np.array(ranges, "float32").T)
 
 
 def _percentile_range(channel):
@@ -46,7 +46,7 @@ def _percentile_range(channel):
     return low, high if high > low else low + 1
 
 
-def scale_intensities(data: np.ndarray, intensities: Intensities) -> np.ndarray:
+def scale_intensities(data: np.ndarray, intensities: IntensityRange) -> np.ndarray:
     """Scale intensities ``(x, y, z, channels)`` to [0, 1], and clip them."""
     low, high = intensities
     return np.clip((data - low) / (high - low), 0, 1).astype("float32", copy=False)
@@ -72,7 +72,7 @@ def _is_flattened(channel, scaled):
     return any(group.min() != group.max() for group in groups)
 
 
-def unscale_intensities(data: np.ndarray, intensities: Intensities) -> np.ndarray:
+def unscale_intensities(data: np.ndarray, intensities: IntensityRange) -> np.ndarray:
     """Scale values ``(x, y, z, channels)`` in [0, 1] back to a volume's own range."""
     low, high = intensities
     return (low + data * (high - low)).astype("float32", copy=False)
@@ -85,7 +85,7 @@ class Origin(NamedTuple):
     data: np.ndarray
     affine: np.ndarray
     grid: Grid
-    intensities: Intensities
+    intensities: IntensityRange
     space: int = nifti.ALIGNED
 
     def restore(self, image: np.ndarray, outside: np.ndarray | float) -> np.ndarray:
@@ -144,7 +144,7 @@ def refuse_empty(file: str | Path, image: np.ndarray, grid: Grid) -> None:
         )
 
 
-def refuse_elsewhere(
+def refuse_off_grid(
     file: str | Path,
     image: np.ndarray,
     data: np.ndarray,
@@ -166,7 +166,7 @@ def conform_source(
         return conform_file(file, grid, channels)[0]
     data, affine = read_labels(file, "leave `source_labels` out", channels)
     image = conform(data, affine, grid, nearest=True)
-    refuse_elsewhere(file, image, data, affine, grid)
+    refuse_off_grid(file, image, data, affine, grid)
     return image.astype("int32")
 
 

@@ -27,7 +27,7 @@ from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._conforming import conform_channels
 from dipy_ldm.data._grid import Grid, same_grid
-from dipy_ldm.data._pairing import contradict, pair_sources, put_together
+from dipy_ldm.data._pairing import contradict, group_channels, pair_sources
 from dipy_ldm.data._paths import (
     choose_files,
     choose_for_channels,
@@ -111,7 +111,7 @@ def _file_of(scan, folder):
             f"{folder.name} is not a volume but a {type(scan).__name__}; give "
             "images with voxels and an affine, such as Nifti1Image."
         )
-    nifti.refuse_kind(folder.name, scan)
+    nifti.refuse_non_real(folder.name, scan)
     name = Path(splitext_addext(scan.get_filename() or "scan")[0]).name
     folder.mkdir(parents=True)
     data = scan.get_fdata(dtype=np.float32, caching="unchanged")
@@ -257,7 +257,7 @@ def find_channel_files(
     if names == [""]:
         return [[file] for file in choose_files(files, suffixes, values, cure)]
     files = choose_for_channels(files, suffixes, values)
-    return put_together(files, names, cure and "name one of them")
+    return group_channels(files, names, cure and "name one of them")
 
 
 def check_channel_files(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from dipy_ldm._conditions import UNSPECIFIED
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
-from dipy_ldm.data._batches import read_windows, window_size
+from dipy_ldm.data._batches import patch_size, read_patches
 from dipy_ldm.data._image_checks import check_ranges, check_trainable, survey
 
 logger = logging.getLogger("dipy_ldm")
@@ -190,7 +190,7 @@ class Sources(NamedTuple):
         """Read sources ``(n, *size, channels)`` by index; negative is unspecified."""
         places = [max(0, int(number)) for number in rows]
         corners = np.zeros((len(places), len(self.size)), int)
-        scaled = self.info.scaled(read_windows(self.images, places, corners, self.size))
+        scaled = self.info.scaled(read_patches(self.images, places, corners, self.size))
         scaled[np.asarray(rows) < 0] = UNSPECIFIED
         return scaled
 
@@ -212,7 +212,7 @@ class ConditioningInputs(NamedTuple):
         """Join conditions ``(n, conditions)`` and source images, if there are any."""
         if info is None or images is None:
             return cls(numbers)
-        n, size = len(numbers), window_size(images.shape[1:-1], factor)
+        n, size = len(numbers), patch_size(images.shape[1:-1], factor)
         which = np.arange(n) if len(images) == n else np.zeros(n)
         table = np.column_stack([numbers, which]).astype("float32")
         return cls(table, Sources(images, info, size))

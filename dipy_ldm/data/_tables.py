@@ -33,7 +33,7 @@ def as_number(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def spelled(name: str, level: str, levels: Mapping[str, str] | None = None) -> str:
+def as_level(name: str, level: str, levels: Mapping[str, str] | None = None) -> str:
     """Return the canonical spelling of a class."""
     levels = levels or {}
     level = as_code(level, levels)

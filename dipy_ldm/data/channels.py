@@ -25,11 +25,11 @@ from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.data._nifti import read_volume, read_voxels, refuse_files
 from dipy_ldm.data._paths import choose_named, stem, suffix
 from dipy_ldm.data._preprocessing import (
-    Intensities,
+    IntensityRange,
     Origin,
     conform_voxels,
     read_labels,
-    refuse_elsewhere,
+    refuse_off_grid,
     unscale_intensities,
 )
 from dipy_ldm.data._sources import refuse_unknown_labels
@@ -243,9 +243,9 @@ class Map(Channel):
         """Scale a map by its range."""
         width = self.high - self.low
         image = conform((data - self.background) / width, affine, grid)
-        limits = Intensities(*np.array([[self.low], [self.high]], "float32"))
+        limits = IntensityRange(*np.array([[self.low], [self.high]], "float32"))
         image = np.clip(image + (self.background - self.low) / width, 0, 1)
-        refuse_elsewhere(file, image, data, affine, grid)
+        refuse_off_grid(file, image, data, affine, grid)
         return image, Origin(Path(file), data, affine, grid, limits)
 
     def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
@@ -377,8 +377,8 @@ class Labels(Channel):
             if label in present
         )
         numbers = _largest(shares, grid.shape)
-        refuse_elsewhere(file, numbers, data, affine, grid)
-        none = Intensities(np.zeros(1, "float32"), np.ones(1, "float32"))
+        refuse_off_grid(file, numbers, data, affine, grid)
+        none = IntensityRange(np.zeros(1, "float32"), np.ones(1, "float32"))
         return self._columns(numbers), Origin(Path(file), data, affine, grid, none)
 
     def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:

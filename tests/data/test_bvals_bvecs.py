@@ -61,7 +61,7 @@ def test_directions_are_those_of_the_world(tmp_path, axes):
     npt.assert_allclose(directions, DIRECTIONS[[1, 3, 4]], atol=1e-6)
     assert volumes.gradients["bval"] == [1000, 1000, 2000]
     assert volumes.gradients.units == {"bval": "s/mm^2"}
-    back = Gradients.beside(file, 5).on(turned(axes), turned("LAS"))
+    back = Gradients.beside(file, 5).rotated(turned(axes), turned("LAS"))
     npt.assert_allclose(back.bvecs, fsl_vectors(turned("LAS")), atol=1e-6)
 
 

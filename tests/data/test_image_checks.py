@@ -51,7 +51,7 @@ def test_volumes_of_the_cache_are_looked_at_once(kept, monkeypatch):
 
 def test_half_kept_survey_is_computed_again(kept):
     found = arrays.survey(kept)
-    cache.name_beside(kept, "survey").write_text('{"low": 0')
+    cache.path_beside(kept, "survey").write_text('{"low": 0')
     assert arrays.survey(kept) == found
 
 
@@ -61,7 +61,7 @@ def test_a_cache_that_may_only_be_read_is_used_all_the_same(kept, monkeypatch):
 
     monkeypatch.setattr(arrays, "replacing", refuse)
     assert arrays.survey(kept) == arrays.survey(np.array(kept))
-    assert cache.name_beside(np.zeros((2, 3)), "survey") is None
+    assert cache.path_beside(np.zeros((2, 3)), "survey") is None
 
 
 def test_a_survey_shows_how_far_it_is(capsys):
