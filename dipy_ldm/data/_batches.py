@@ -63,7 +63,7 @@ def rescale(images: np.ndarray, bounds: tuple[float, ...]) -> np.ndarray:
 
 
 # Enough to estimate the share of voxels inside masks to a few hundredths.
-_MAX_IMAGES_COUNTED = 64
+_MAX_MASKS_COUNTED = 64
 
 
 class Augmentation(NamedTuple):
@@ -116,7 +116,7 @@ def batches(
     augment = augment or Augmentation()
     slack = np.maximum(np.subtract(space, size), 0) + 2 * augment.shift
     # Not the mean of each patch: one of background alone would count as any other.
-    covers = [_cover(*of, augment.shift) for of in zip(space, size, slack)]
+    covers = [_coverage(*n, augment.shift) for n in zip(space, size, slack)]
     total = np.float32(_mean_weight(images, masks, bounds, background, covers))
 
     def draw(step, places):
@@ -147,11 +147,11 @@ def batches(
     return Batches(batch_size, draw)
 
 
-def _cover(length, size, slack, shift):
+def _coverage(length, size, slack, shift):
     """Return the share of patch voxels that fall on each voxel along an axis."""
     starts = np.arange(slack + 1) - shift
-    held = np.clip(starts[:, None] + np.arange(size), 0, length - 1)
-    return np.bincount(held.ravel(), minlength=length) / held.size
+    covered = np.clip(starts[:, None] + np.arange(size), 0, length - 1)
+    return np.bincount(covered.ravel(), minlength=length) / covered.size
 
 
 def _mean_weight(images, masks, bounds, background, covers):
@@ -159,9 +159,7 @@ def _mean_weight(images, masks, bounds, background, covers):
     if background == 1:
         return 1.0
     shares = []
-    for i in np.unique(
-        np.linspace(0, len(images) - 1, _MAX_IMAGES_COUNTED).astype(int)
-    ):
+    for i in np.unique(np.linspace(0, len(images) - 1, _MAX_MASKS_COUNTED).astype(int)):
         inside = rescale(images[i], bounds) > 0 if masks is None else masks[i] > 0
         share = inside.any(-1)
         for cover in reversed(covers):
@@ -176,11 +174,11 @@ def _mean_weight(images, masks, bounds, background, covers):
     return weight
 
 
-def _noise(streams, shape, most):
+def _noise(streams, shape, max_std):
     """Draw noise, with a random standard deviation for each image."""
-    spreads = [most * stream.random(dtype="float32") for stream in streams]
+    stds = [max_std * stream.random(dtype="float32") for stream in streams]
     noise = normal_numbers(streams, shape)
-    return np.reshape(spreads, (-1, *(1,) * len(shape))).astype("float32") * noise
+    return np.reshape(stds, (-1, *(1,) * len(shape))).astype("float32") * noise
 
 
 def normal_numbers(streams, shape):
@@ -191,11 +189,11 @@ def normal_numbers(streams, shape):
     return numbers
 
 
-def _brighten(batch, numbers, most):
+def _brighten(batch, numbers, max_change):
     """Change brightness and contrast of each image, within [0, 1]."""
-    if most == 0:
+    if max_change == 0:
         return batch
-    changes = 1 + most * (2 * numbers[:, :2] - 1).astype("float32")
+    changes = 1 + max_change * (2 * numbers[:, :2] - 1).astype("float32")
     gain, exponent = changes.T.reshape(2, -1, *(1,) * (batch.ndim - 1))
     return np.clip(gain * np.clip(batch, 0, 1) ** exponent, 0, 1)
 

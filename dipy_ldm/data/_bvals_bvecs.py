@@ -150,10 +150,8 @@ def refuse_series(conditions: Mapping[str, Condition], cure: str = _CURE) -> Non
 def find_tables(file: str | Path) -> dict[str, Path]:
     """Return the files of b-values and directions beside a file, by extension."""
     start = Path(file).with_name(stem(file))
-    places = {
-        end: [Path(f"{start}{end}"), Path(f"{start}{end}s")] for end in EXTENSIONS
-    }
-    paired = {end: next(filter(Path.is_file, own), None) for end, own in places.items()}
+    paths = {end: [Path(f"{start}{end}"), Path(f"{start}{end}s")] for end in EXTENSIONS}
+    paired = {end: next(filter(Path.is_file, own), None) for end, own in paths.items()}
     return {end: path for end, path in paired.items() if path}
 
 

@@ -29,7 +29,7 @@ _FINGERPRINT_BYTES = 2**20
 # In each complete folder; locked while in use, and modified at the last use.
 NOTES = "volumes.json"
 # Pattern of the names of folders, and part of those that are being filled.
-_DIGITS = "[0-9a-f]" * 32
+_KEY = "[0-9a-f]" * 32
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
@@ -100,7 +100,7 @@ def path_beside(array: np.ndarray, name: str) -> Path | None:
 def list_folders(root: Path) -> dict[Path, int]:
     """Return the bytes of all complete folders, the least recently used first."""
     folders = []
-    for folder in root.glob(_DIGITS):
+    for folder in root.glob(_KEY):
         # Another process may be removing it.
         with suppress(OSError):
             size = sum(file.stat().st_size for file in folder.iterdir())
@@ -143,7 +143,7 @@ def filling(folder: Path) -> Iterator[Path]:
         _remove_stale(folder.parent)
         partial.mkdir()
         yield partial
-        _put(partial, folder)
+        _move_into_place(partial, folder)
     except OSError as error:
         raise OSError(
             f"can't write the cache of volumes in {folder.parent} "
@@ -162,7 +162,7 @@ def _make_root(root):
             root.chmod(0o700)
 
 
-def _put(partial, folder):
+def _move_into_place(partial, folder):
     """Move a folder to its final name, unless another process was faster."""
     for file in partial.iterdir():
         fsync(file)
@@ -186,7 +186,7 @@ def discard(folder: Path) -> bool:
 
 
 def _remove_stale(root):
-    for partial in root.glob(f".{_DIGITS}.{_DIGITS}.partial"):
+    for partial in root.glob(f".{_KEY}.{_KEY}.partial"):
         if partial.is_dir() and time.time() - _last_change(partial) > _STALE_SECONDS:
             shutil.rmtree(partial, ignore_errors=True)
 

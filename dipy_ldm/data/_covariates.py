@@ -81,12 +81,12 @@ def read_covariates(
     for name in names:
         # The nearest row decides, even if its value is missing.
         rows = [next((r for r in own if name in r.cells), None) for own in matched.rows]
-        meant = _merged(name, rows, described)
-        values[name] = _typed(name, rows, meant, complaints)
-        if meant.unit is not None:
-            units[name] = meant.unit
-        if meant.levels:
-            levels[name] = {as_level(name, k): v for k, v in meant.levels.items()}
+        entry = _merge_descriptions(name, rows, described)
+        values[name] = _convert(name, rows, entry, complaints)
+        if entry.unit is not None:
+            units[name] = entry.unit
+        if entry.levels:
+            levels[name] = {as_level(name, k): v for k, v in entry.levels.items()}
     refuse_rows(complaints, _CURE)
     # A list has a row for each file, but not necessarily these columns.
     without_row = [
@@ -127,42 +127,42 @@ def _refuse_unknown(names, matched: MatchedRows):
         )
 
 
-def _merged(name, rows, described):
+def _merge_descriptions(name, rows, described):
     """Merge the JSON descriptions of a column from all tables."""
     tables = dict.fromkeys(row.table for row in rows if row is not None)
     units: dict[str, Path] = {}
     levels: dict[str, str] = {}
     for table in tables:
-        meant = described[table].get(name, Description())
-        unit = meant.unit
+        entry = described[table].get(name, Description())
+        unit = entry.unit
         # The default of BIDS.
         if name == "age" and table.name.endswith(("participants.tsv", "sessions.tsv")):
             unit = unit or "years"
         if unit is not None:
             units.setdefault(_UNITS.get(unit.strip().lower(), unit.strip()), table)
-        levels = meant.levels | levels
+        levels = entry.levels | levels
     if len(units) > 1:
         each = " and ".join(f"{unit} in {table}" for unit, table in units.items())
         raise InputError(f"{name} is in {each}; convert it to one unit.")
     return Description(next(iter(units), None), levels)
 
 
-def _typed(name, rows, meant, complaints):
+def _convert(name, rows, entry, complaints):
     """Convert texts to numbers or classes, and collect complaints."""
     texts = [None if row is None else row.cells[name] for row in rows]
     texts = [None if is_missing(text) else text for text in texts]
     n_present = len(check_values(name, texts))
     numbers = [None if text is None else as_number(text) for text in texts]
-    no_numbers = [t for t, n in zip(texts, numbers) if t is not None and n is None]
+    not_numbers = [t for t, n in zip(texts, numbers) if t is not None and n is None]
     # A single text among numbers marks missing values, however frequent it is.
-    one_sign = len(set(no_numbers)) == 1 and len(no_numbers) < n_present
-    mostly_text = 2 * len(no_numbers) > n_present and not one_sign
-    classes = name.lower() in SEX_COLUMNS or (meant.levels and meant.unit is None)
-    if not classes and mostly_text and all(map(DECIMAL_COMMA.match, no_numbers)):
-        complaints.append(f"{name} has decimal commas, as in {no_numbers[0]}")
+    marks_missing = len(set(not_numbers)) == 1 and len(not_numbers) < n_present
+    mostly_text = 2 * len(not_numbers) > n_present and not marks_missing
+    classes = name.lower() in SEX_COLUMNS or (entry.levels and entry.unit is None)
+    if not classes and mostly_text and all(map(DECIMAL_COMMA.match, not_numbers)):
+        complaints.append(f"{name} has decimal commas, as in {not_numbers[0]}")
         return numbers
-    if classes or (meant.unit is None and mostly_text):
-        return [text and as_level(name, text, meant.levels) for text in texts]
+    if classes or (entry.unit is None and mostly_text):
+        return [text and as_level(name, text, entry.levels) for text in texts]
     complaints += [
         f"{row}: {name} is {text!r}, not a number"
         for row, text, number in zip(rows, texts, numbers)
@@ -203,14 +203,14 @@ def as_covariates(
 
 def summarise(covariates: Covariates) -> str:
     """Summarise covariates as lines of text."""
-    covariates = covariates._replace(values=_shown(covariates.values))
+    covariates = covariates._replace(values=_columns_to_summarise(covariates.values))
     subjects = covariates.subjects
     images = counted(len(subjects), "image")
     people = counted(len(set(subjects)), "subject")
     tables = covariates.tables
     source = f", from {_name_or_count(tables, 'table')}" if tables else ""
     lines = [f"conditions of {images} of {people}{source}:"]
-    lines += [f"  {_line(name, covariates)}" for name in covariates.values]
+    lines += [f"  {_summarise_column(name, covariates)}" for name in covariates.values]
     if covariates.without_row:
         missing = _name_or_count(covariates.without_row, "image")
         lines.append(f"no table has a row for {missing}")
@@ -220,7 +220,7 @@ def summarise(covariates: Covariates) -> str:
     return "\n".join(lines + _hints(covariates) + _warnings(covariates))
 
 
-def _shown(values):
+def _columns_to_summarise(values):
     """Return the columns to summarise, with classes as text: not directions."""
     columns = {}
     for name, column in values.items():
@@ -232,13 +232,13 @@ def _shown(values):
     return columns
 
 
-def _line(name, covariates):
+def _summarise_column(name, covariates):
     values = covariates.values[name]
     present = [value for value in values if value is not None]
     unit = covariates.units.get(name)
     missing = len(values) - len(present)
     content = (
-        _classes(present, covariates.levels.get(name, {}))
+        _summarise_classes(present, covariates.levels.get(name, {}))
         if isinstance(present[0], str)
         else f"{as_text(min(present))} to {as_text(max(present))}, mean "
         f"{sum(present) / len(present):.4g}"
@@ -247,7 +247,7 @@ def _line(name, covariates):
     return f"{title}: {content}" + (f"; {missing} missing" if missing else "")
 
 
-def _classes(values, meanings):
+def _summarise_classes(values, meanings):
     """List classes with counts and meanings, the most frequent first."""
     return listed(
         f"{level} {count}" + (f" ({meanings[level]})" if meanings.get(level) else "")

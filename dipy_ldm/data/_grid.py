@@ -32,7 +32,7 @@ def choose_grid(
 ) -> Grid:
     """Choose the grid for a set of volumes."""
     if voxel_size is None:
-        sizes = np.median([_sizes(info.affine) for info in infos], axis=0)
+        sizes = np.median([_voxel_sizes(info.affine) for info in infos], axis=0)
     else:
         sizes = _as_triple("voxel_size", voxel_size, float)
     boxes = np.array([bounding_box(info.shape, info.affine) for info in infos])
@@ -68,7 +68,7 @@ def _as_triple(name, value, kind):
     return [kind(v) for v in values] * (3 // len(values))
 
 
-def _sizes(affine):
+def _voxel_sizes(affine):
     """Return the voxel sizes of a volume along the axes of RAS."""
     order = io_orientation(affine)[:, 0]
     return np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(order)]
@@ -102,7 +102,7 @@ def same_grid(one: Any, other: Any) -> bool:
     if tuple(one.shape) != tuple(other.shape):
         return False
     difference = np.linalg.solve(one.affine, other.affine) - np.eye(4)
-    return _farthest(difference, other.shape) < 0.1
+    return _max_displacement(difference, other.shape) < 0.1
 
 
 def is_within_a_voxel(shape: tuple[int, ...], affine: np.ndarray, grid: Grid) -> bool:
@@ -118,12 +118,12 @@ def conform(
 
     Interpolation is linear, or by nearest neighbour.
     """
-    step = _index_map(affine, grid)
-    if data.shape[:3] == tuple(grid.shape) and (step == np.eye(4)).all():
+    index_map = _index_map(affine, grid)
+    if data.shape[:3] == tuple(grid.shape) and (index_map == np.eye(4)).all():
         return data.astype("float32")
     result = np.empty((*grid.shape, data.shape[-1]), "float32")
     for i in range(data.shape[-1]):
-        result[..., i] = _interpolate(data[..., i], step, grid.shape, nearest)
+        result[..., i] = _interpolate(data[..., i], index_map, grid.shape, nearest)
     return result
 
 
@@ -146,32 +146,32 @@ def restore(
 
 def _index_map(affine, grid):
     """Return the affine from the grid's indices to those of the data."""
-    step = np.linalg.solve(affine, grid.affine)
+    index_map = np.linalg.solve(affine, grid.affine)
     # Without displacements by rounding, so that voxels can be copied.
-    if _farthest(step - np.round(step), grid.shape) < _TOLERANCE:
-        step = np.round(step)
+    if _max_displacement(index_map - np.round(index_map), grid.shape) < _TOLERANCE:
+        index_map = np.round(index_map)
     # Exact, as DIPY requires.
-    step[3] = 0, 0, 0, 1
-    return step
+    index_map[3] = 0, 0, 0, 1
+    return index_map
 
 
-def _farthest(difference, shape):
+def _max_displacement(difference, shape):
     """Return an upper bound of the displacement of indices, in voxels."""
     reach = np.array([*shape, 1.0])
     return (np.abs(difference) @ reach).max()
 
 
-def _interpolate(channel, step, shape, nearest):
+def _interpolate(channel, affine, shape, nearest):
     # Slow to import.
     from dipy.align.imaffine import AffineMap
     from scipy.ndimage import gaussian_filter
 
-    places = AffineMap(step, domain_grid_shape=shape, codomain_grid_shape=channel.shape)
+    warp = AffineMap(affine, domain_grid_shape=shape, codomain_grid_shape=channel.shape)
     if nearest:
-        return places.transform(channel, interpolation="nearest")
+        return warp.transform(channel, interpolation="nearest")
     # Width of a new voxel along each axis, in voxels of the data.
-    width = np.linalg.norm(step[:3, :3], axis=1)
+    width = np.linalg.norm(affine[:3, :3], axis=1)
     sigma = np.sqrt(np.maximum(width**2 - 1, 0) / _WIDTH_TO_VARIANCE)
     smooth = gaussian_filter(channel.astype("float32"), sigma, mode="nearest")
     # Weights that do not quite add up to 1 may overshoot.
-    return places.transform(smooth).clip(min(channel.min(), 0), max(channel.max(), 0))
+    return warp.transform(smooth).clip(min(channel.min(), 0), max(channel.max(), 0))

@@ -48,8 +48,8 @@ def _cure(got, shape):
     """Return how to add a missing axis of channels or images."""
     if shape is None or len(got) == len(shape) and got[-1] != shape[-1]:
         return "; add the channels with images[..., None]"
-    alone = {len(shape): "images[None]", len(shape) - 1: "images[None, ..., None]"}
-    return f"; give one image as {alone[len(got)]}" if len(got) in alone else ""
+    hints = {len(shape): "images[None]", len(shape) - 1: "images[None, ..., None]"}
+    return f"; give one image as {hints[len(got)]}" if len(got) in hints else ""
 
 
 def warn_of_channels(shape: tuple[int, ...]) -> None:
@@ -88,7 +88,7 @@ def survey(images: np.ndarray, name: str = "image", verbose: bool = False) -> Su
     if file is not None:
         with suppress(OSError, ValueError, TypeError):
             return Survey(**json.loads(file.read_text("utf-8")))
-    result = _look(images, name, verbose)
+    result = _compute_survey(images, name, verbose)
     if file is not None:
         # A cache of another user may be read-only.
         with suppress(OSError), replacing(file) as partial:
@@ -103,15 +103,15 @@ def identify(images: np.ndarray | None) -> str | None:
     return f"{images.shape} ({survey(images).fingerprint[:16]})"
 
 
-def _look(images, name, verbose):
+def _compute_survey(images, name, verbose):
     digest = hashlib.sha256(str(images.shape).encode())
     total, square = np.zeros(images.shape[1:]), 0.0
     low, high, bad = np.inf, -np.inf, []
     # Several small images at once, as each call of NumPy has an overhead.
-    together = max(1, _CHUNK_VALUES // total.size)
+    chunk_size = max(1, _CHUNK_VALUES // total.size)
     with tqdm(total=len(images), desc="survey", disable=not verbose) as progress:
-        for first in range(0, len(images), together):
-            chunk = np.ascontiguousarray(images[first : first + together], "float32")
+        for first in range(0, len(images), chunk_size):
+            chunk = np.ascontiguousarray(images[first : first + chunk_size], "float32")
             progress.update(len(chunk))
             digest.update(chunk.data)
             lowest, highest = chunk.min(), chunk.max()

@@ -42,7 +42,7 @@ UNREADABLE = (
 # By NIfTI code; all others are mm or unknown.
 _UNITS = {1: "metres", 3: "micrometres"}
 # The limit of DEFLATE (RFC 1951: 258 bytes from two bits).
-_STRONGEST_COMPRESSION = 1032
+_MAX_COMPRESSION = 1032
 # "aligned": in the space of the training volumes, which is not a scanner's (1), and may
 # or may not be that of a template (3, 4).
 ALIGNED = 2
@@ -83,16 +83,16 @@ def check_headers(
 
 def warn_of_space(infos: Sequence[VolumeInfo]) -> None:
     """Warn of volumes without orientation, or in another unit than mm."""
-    lacking = "neither sform nor qform, so that left and right are assumed"
-    _warn_of_headers(lacking, [info.file for info in infos if not info.oriented])
+    fault = "neither sform nor qform, so that left and right are assumed"
+    _warn_of_headers(fault, [info.file for info in infos if not info.oriented])
     for unit in _UNITS.values():
-        scaled = f"headers in {unit}, which are read as mm; write their affines in mm"
-        _warn_of_headers(scaled, [info.file for info in infos if info.unit == unit])
+        fault = f"headers in {unit}, which are read as mm; write their affines in mm"
+        _warn_of_headers(fault, [info.file for info in infos if info.unit == unit])
 
 
-def _warn_of_headers(what, files):
+def _warn_of_headers(fault, files):
     if files:
-        logger.warning("%d volumes have %s (%s first)", len(files), what, files[0])
+        logger.warning("%d volumes have %s (%s first)", len(files), fault, files[0])
 
 
 def read_headers(
@@ -163,7 +163,7 @@ def read_header(
     ``channels`` is None where no option lets a fourth axis hold them.
     """
     image = _load(file)
-    shape, n_channels = _axes(file, image.shape)
+    shape, n_channels = _split_axes(file, image.shape)
     if dwi and (n_channels == 1 or len(image.shape) != 4):
         raise InputError(
             f"{file} has shape {image.shape}, and is not a diffusion series; give 4-D "
@@ -201,13 +201,13 @@ def _load(file):
     try:
         image = nib.load(file)
     except UNREADABLE as error:
-        raise InputError(_why_not_loaded(file, error)) from error
+        raise InputError(_explain_load_error(file, error)) from error
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(f"{file} is not NIfTI; convert it.")
     return image
 
 
-def _why_not_loaded(file, error):
+def _explain_load_error(file, error):
     """Return why nibabel can't open a file."""
     if not os.path.lexists(file):
         return f"there is no file {file}; check the path."
@@ -226,7 +226,7 @@ def _why_not_loaded(file, error):
 
 
 @contextmanager
-def _naming_the_file(file):
+def _naming_file_in_errors(file):
     """Raise errors in reading a file as InputErrors that name it."""
     try:
         # Too large values become infinite, which is refused later.
@@ -257,7 +257,7 @@ def _is_compressed(file):
     return str(file).lower().endswith(".gz")
 
 
-def _axes(file, shape):
+def _split_axes(file, shape):
     """Return the shape of space and the number of channels."""
     further = [n for n in shape[3:] if n != 1]
     if len(shape) < 3 or min(shape[:3]) == 1 or 0 in shape or len(further) > 1:
@@ -291,7 +291,7 @@ def _check_size(file, image):
         raise InputError(_too_large(file))
     needed = image.dataobj.offset + n_voxels * image.get_data_dtype().itemsize
     if _is_compressed(file):
-        needed /= _STRONGEST_COMPRESSION
+        needed /= _MAX_COMPRESSION
     if os.path.getsize(file) < needed:
         raise InputError(_cut_off(file))
 
@@ -360,19 +360,19 @@ def read_voxels(
     """Read voxels ``(x, y, z, channels)``, constant ones too, and their affine."""
     file = Path(os.path.expanduser(file))
     info = read_header(file, channels)
-    data = _voxels(file).reshape(*info.shape, info.channels)
-    _refuse_values(file, data)
+    data = _read_data(file).reshape(*info.shape, info.channels)
+    _refuse_invalid_values(file, data)
     return data, info.affine
 
 
 def check_integrity(file: Path) -> None:
     """Refuse a compressed file that is cut off or has a wrong checksum."""
     if _is_compressed(file):
-        with _naming_the_file(file), gzip.open(file) as stream:
-            _read_on(stream)
+        with _naming_file_in_errors(file), gzip.open(file) as stream:
+            _read_to_end(stream)
 
 
-def _read_on(stream):
+def _read_to_end(stream):
     """Read to the end, which verifies the checksum."""
     while stream.read(2**20):
         pass
@@ -383,13 +383,13 @@ def read_each(info: VolumeInfo, volumes: Iterable[int]) -> Iterator[np.ndarray]:
     # Kept open, a compressed file is not read from its start each time.
     proxy = nib.load(info.file, mmap=False, keep_file_open=True).dataobj
     for number in volumes:
-        with _naming_the_file(info.file):
+        with _naming_file_in_errors(info.file):
             data = np.asarray(proxy[..., number], "float32")[..., None]
-        _refuse_values(info.file, data)
+        _refuse_invalid_values(info.file, data)
         yield data
 
 
-def _refuse_values(file, data):
+def _refuse_invalid_values(file, data):
     """Refuse NaN, infinite and far too large values."""
     # Written so that NaN is counted too.
     if bad := np.count_nonzero(~(np.abs(data) <= _MAX_VALUE)):
@@ -399,14 +399,14 @@ def _refuse_values(file, data):
         )
 
 
-def _voxels(file):
+def _read_data(file):
     """Read all voxels, scaled."""
-    with _naming_the_file(file):
+    with _naming_file_in_errors(file):
         if not _is_compressed(file):
             return _float32(nib.load(file, mmap=False))
         with gzip.open(file) as stream:
             data = _float32(type(nib.load(file)).from_stream(stream))
-            _read_on(stream)  # nibabel does not
+            _read_to_end(stream)  # nibabel does not
         return data
 
 
@@ -472,7 +472,7 @@ def write_volume(
     if comment:
         extension = nib.nifti1.Nifti1Extension("comment", comment.encode())
         image.header.extensions.append(extension)
-    with _writing(path, ready) as stream:
+    with _atomic_stream(path, ready) as stream:
         image.to_stream(stream)
 
 
@@ -490,22 +490,22 @@ def write_edited(
     description, stay identical to the bit.
     """
     image = nib.load(file)
-    proxy, place = image.dataobj, image.header.structarr.dtype.fields["descrip"]
+    proxy, field = image.dataobj, image.header.structarr.dtype.fields["descrip"]
     shape = *inside.shape, values.shape[-1]
     opener = gzip.open if _is_compressed(file) else open
-    with _naming_the_file(file), opener(file, "rb") as stream:
+    with _naming_file_in_errors(file), opener(file, "rb") as stream:
         content = bytearray(stream.read())
         stored = np.frombuffer(content, proxy.dtype, math.prod(shape), proxy.offset)
     voxels = stored.reshape(shape, order="F")
-    voxels[inside] = _unscaled(values, proxy.slope, proxy.inter, voxels.dtype)
+    voxels[inside] = _to_stored(values, proxy.slope, proxy.inter, voxels.dtype)
     text = description.encode()[:_DESCRIPTION_BYTES]
-    content[place[1] : place[1] + place[0].itemsize] = text.ljust(80, b"\0")
-    with _writing(path, ready) as stream:
+    content[field[1] : field[1] + field[0].itemsize] = text.ljust(80, b"\0")
+    with _atomic_stream(path, ready) as stream:
         stream.write(content)
 
 
 @contextmanager
-def _writing(path, ready):
+def _atomic_stream(path, ready):
     """Open a stream for a file that is written atomically."""
     with replacing(path) as partial:
         with open(partial, "wb") as file:
@@ -530,8 +530,8 @@ def make_image(
     """Return a volume ``(x, y, z[, channels])`` as an image, scaled to its type."""
     if data.ndim == 4 and data.shape[3] == 1:
         data = data[..., 0]
-    slope, intercept = _scaling(data, dtype)
-    image = nib.Nifti1Image(_unscaled(data, slope, intercept, dtype), affine)
+    slope, intercept = _choose_scaling(data, dtype)
+    image = nib.Nifti1Image(_to_stored(data, slope, intercept, dtype), affine)
     image.header.set_slope_inter(slope, intercept)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, space)
@@ -545,7 +545,7 @@ def make_image(
     return image
 
 
-def _unscaled(data, slope, intercept, dtype):
+def _to_stored(data, slope, intercept, dtype):
     """Return the stored values of intensities; integers are rounded and clipped."""
     if (slope, intercept) != (1, 0):
         data = (data.astype(float) - intercept) / slope
@@ -555,7 +555,7 @@ def _unscaled(data, slope, intercept, dtype):
     return data.astype(dtype)
 
 
-def _scaling(data, dtype):
+def _choose_scaling(data, dtype):
     """Choose slope and intercept so that the values fill the type's range."""
     if dtype.kind == "f" or data.dtype == bool:
         return 1.0, 0.0

@@ -121,7 +121,7 @@ def with_sources(
     good = {info.file: info for info in check_headers(sources, channels, skip_bad)[0]}
     infos = [(task, good.get(source_of[task.info.file])) for task in tasks]
     pairs = [task._replace(source=info) for task, info in infos if info is not None]
-    return _refuse_none(pairs)
+    return _require_pairs(pairs)
 
 
 def with_source_channels(
@@ -143,9 +143,9 @@ def with_source_channels(
         names = listed(channel.name for channel in channels)
         text = "%d of %d volumes have no source (%s), and are left out: %s."
         logger.warning(text, len(lacking), len(tasks), names, listed(lacking))
-    own_tasks = _refuse_none([t for t in tasks if matches[t.info.file]])
+    own_tasks = _require_pairs([t for t in tasks if matches[t.info.file]])
     matches = {file: own for file, own in matches.items() if own}
-    source_of = _only_candidates(matches, planned, "source")
+    source_of = _require_one_each(matches, planned, "source")
     sources = [planned[source_of[task.info.file]] for task in own_tasks]
     return [
         task._replace(source=source.info, source_parts=source.parts)
@@ -153,7 +153,7 @@ def with_source_channels(
     ]
 
 
-def _refuse_none(pairs):
+def _require_pairs(pairs):
     if not pairs:
         raise InputError("no good volume has a good source; fix those named above.")
     return pairs
@@ -244,7 +244,7 @@ def group_channels(
     keys = find_keys(chain.from_iterable(chosen.values()), several)
     for name, own_files in chosen.items():
         for file in own_files:
-            key = _sample(facts.get(file, {})) or _common_name(file, name, keys[file])
+            key = _sample_key(facts.get(file, {})) or _scan_key(file, name, keys[file])
             if facts.get(file):  # samples of several runs may have the same names
                 key = (_folder_of_channels(file), *key)
             own = file_of.setdefault(key, {})
@@ -272,7 +272,7 @@ def group_channels(
     return sets
 
 
-def _sample(facts):
+def _sample_key(facts):
     """Return the key of all channels of a sample; None if it has no source images."""
     sources = facts.get("Sources")
     return sources and (*sources, f"sample {facts.get('Sample', 0)}")
@@ -284,7 +284,7 @@ def _folder_of_channels(file):
     return str(folder.parent if folder.name in DATA_TYPES else folder)
 
 
-def _common_name(file, name, key):
+def _scan_key(file, name, key):
     """Return the key of all channels of a scan: subject and session, or a prefix."""
     if key[0]:
         return key
@@ -303,7 +303,7 @@ def pair_sources(
     """Pair each file with its source, by subject and session, else by name or order."""
     if not _have_subjects(files, sources):
         return _by_name_or_order(files, sources, kind)
-    return _only_candidates(_candidates(files, sources), sources, kind)
+    return _require_one_each(_candidates(files, sources), sources, kind)
 
 
 def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
@@ -317,7 +317,7 @@ def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]
     fits = len(files) == len(masks) and not any(map(contradict, files, masks))
     if fits and sorted(chain(*matches.values())) != sorted(masks):
         return _by_name_or_order(files, masks, "mask")
-    return _only_candidates(matches, masks, "mask")
+    return _require_one_each(matches, masks, "mask")
 
 
 def _have_subjects(files, partners):
@@ -348,7 +348,7 @@ def _log_pairs(pairs, partners, kind, how):
 
 
 def _by_name_or_order(files, partners, kind):
-    named = _of_same_name(files, partners)
+    named = _partners_by_name(files, partners)
     if all(len(own) == 1 for own in named.values()):
         pairs = {file: own[0] for file, own in named.items()}
         return _log_pairs(pairs, partners, kind, "name")
@@ -362,7 +362,7 @@ def _by_name_or_order(files, partners, kind):
     return _log_pairs(pairs, partners, kind, "order")
 
 
-def _of_same_name(files, partners):
+def _partners_by_name(files, partners):
     """Return partners whose names contain that of each file as words (scan1_mask).
 
     A partner that contains several names belongs to the longest.
@@ -391,18 +391,18 @@ def _check_order(pairs, named, kind):
                 f"{file} would have the {kind} {other} by their order, but not by "
                 f"their names; {_CURE}."
             )
-    own, others = _columns(pairs), _columns(pairs.values())
-    # If names agree in a column that identifies each file, the others do not matter.
-    if any(len(set(column)) == len(column) for column in own & others):
+    own, theirs = _name_columns(pairs), _name_columns(pairs.values())
+    # If names agree in a column that identifies each file, the theirs do not matter.
+    if any(len(set(column)) == len(column) for column in own & theirs):
         return
-    if any(sorted(a) == sorted(b) for a in own - others for b in others - own):
+    if any(sorted(a) == sorted(b) for a in own - theirs for b in theirs - own):
         raise InputError(
             f"the {kind}s are not in the order of their volumes, by the numbers or "
             f"BIDS entities in their names; {_CURE}."
         )
 
 
-def _columns(files):
+def _name_columns(files):
     """Return columns of numbers (the first of each path, ...) and of BIDS entities."""
     # Folders of images in memory (image-0, ...) are no part of their names.
     paths = [re.sub(r"\bimage-\d+[\\/]", "", str(file)) for file in files]
@@ -411,7 +411,7 @@ def _columns(files):
     return {*numbers, *entities}
 
 
-def _only_candidates(matches, partners, kind):
+def _require_one_each(matches, partners, kind):
     """Return the only candidate of each file, or refuse none and several."""
     if missing := [file for file, matched in matches.items() if not matched]:
         raise InputError(
@@ -430,10 +430,10 @@ def _only_candidates(matches, partners, kind):
 
 def _candidates(files, partners):
     """Return the partners of each file's session, or else those of its subject."""
-    by_key = grouped((_key(other), other) for other in partners)
+    by_key = grouped((_subject_and_session(other), other) for other in partners)
     matches = {}
     for file in files:
-        subject, session = _key(file)
+        subject, session = _subject_and_session(file)
         matched = by_key.get((subject, session)) or by_key.get((subject, None), [])
         if len(matched) > 1:
             ranks = [_rank(file, other) for other in matched]
@@ -452,10 +452,10 @@ def find_keys(
     files: Iterable[Path], several: bool
 ) -> dict[Path, tuple[str | None, str | None]]:
     """Return subject and session of files, but not from a folder of the whole study."""
-    keys = {file: _key(file) for file in files}
+    keys = {file: _subject_and_session(file) for file in files}
     # As in find_subjects; several of a kind can't be of one subject and session.
     if several and len(set(keys.values())) == 1:
-        keys = {file: _key(file.name) for file in keys}
+        keys = {file: _subject_and_session(file.name) for file in keys}
     return keys
 
 
@@ -469,7 +469,7 @@ def require_subjects(keys: Mapping[Path, tuple[str | None, str | None]]) -> None
             )
 
 
-def _key(file):
+def _subject_and_session(file):
     return entity(file, "sub"), entity(file, "ses")
 
 

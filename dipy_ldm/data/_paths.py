@@ -27,7 +27,7 @@ Suffixes: TypeAlias = str | Sequence[str] | None
 _NIFTI = (".nii", ".nii.gz")
 _LISTS = (".txt", ".csv", ".tsv")
 # Folders of BIDS datasets with other files than raw scans.
-_ASIDE = ("derivatives", "sourcedata")
+_SKIPPED = ("derivatives", "sourcedata")
 # Data types of BIDS; scans in any other folder count as anatomical.
 DATA_TYPES = "anat", "dwi", "perf", "pet", "func", "fmap"
 # Entities by which files of one scan differ.
@@ -67,8 +67,8 @@ def expand(
 ) -> list[Path]:
     """Return the NIfTI files behind paths, repeated ones too."""
     files, excluded = [], Counter[str]()
-    for path in _sequence(paths):
-        reasons = _reasons(path, generated, masks)
+    for path in _as_paths(paths):
+        reasons = _exclusion_reasons(path, generated, masks)
         excluded.update(filter(None, reasons.values()))
         files += [file for file, reason in reasons.items() if not reason]
     counts = listed(f"{reason} ({n})" for reason, n in excluded.items())
@@ -81,16 +81,16 @@ def expand(
     return files
 
 
-def _reasons(path, generated, masks):
+def _exclusion_reasons(path, generated, masks):
     """Return why each file behind a path is left out, or None."""
     reasons: dict[Path, str | None] = {}
-    for match in _match(path):
+    for match in _match_path(path):
         if match.is_file() and match.name.lower().endswith(_LISTS):
             files, lines, _ = _read_list(match)
             _warn_of_columns(match, [cells for _, cells in lines])
             reasons |= dict.fromkeys(files)
         else:
-            reasons |= {file: _aside(file, path.parts) for file in _files(match)}
+            reasons |= {file: _reason(file, path.parts) for file in _nifti_files(match)}
     if path.is_file():
         return reasons
     facts_of = {file: generated_sidecar(file) for file in reasons if not reasons[file]}
@@ -102,9 +102,9 @@ def _reasons(path, generated, masks):
     return reasons
 
 
-def _aside(file, named):
-    aside = [name for name in file.parts if name in _ASIDE and name not in named]
-    return f"in {aside[0]}" if aside else None
+def _reason(file, named):
+    skipped = [name for name in file.parts if name in _SKIPPED and name not in named]
+    return f"in {skipped[0]}" if skipped else None
 
 
 def generated_sidecar(file: Path) -> dict:
@@ -118,15 +118,15 @@ def generated_sidecar(file: Path) -> dict:
 
 def holds_volumes(paths: Sequence[str | Path]) -> bool:
     """Return whether paths are, by their names, of volumes rather than images."""
-    candidates = (Path(name) for path in _sequence(paths) for name in _names(path))
+    candidates = (Path(name) for path in _as_paths(paths) for name in _glob(path))
     return any(
         path.name.lower().endswith(_NIFTI + _LISTS)
-        or next(_search(path), None) is not None
+        or next(_walk_nifti(path), None) is not None
         for path in candidates
     )
 
 
-def _sequence(paths):
+def _as_paths(paths):
     """Return one path or several as a list."""
     alone = isinstance(paths, str | Path) or not isinstance(paths, Iterable)
     paths = [paths] if alone else list(paths)
@@ -143,26 +143,26 @@ def _sequence(paths):
     return [Path(os.path.expanduser(path)) for path in paths]
 
 
-def _names(path):
+def _glob(path):
     """Return a path, or the matches of a wildcard."""
     return [path] if path.exists() else iglob(str(path), recursive=True)
 
 
 def match_paths(paths: Sequence[str | Path]) -> list[Path]:
     """List the files and folders behind paths."""
-    return [match for path in _sequence(paths) for match in _match(path)]
+    return [match for path in _as_paths(paths) for match in _match_path(path)]
 
 
-def _match(path):
-    matches = sorted(map(Path, _names(path)))
+def _match_path(path):
+    matches = sorted(map(Path, _glob(path)))
     if not matches:
         raise InputError(f"there is no file {path}; check the path.")
     return matches
 
 
-def _files(path):
+def _nifti_files(path):
     if path.is_dir():
-        files = sorted(_search(path))
+        files = sorted(_walk_nifti(path))
         if not files:
             raise InputError(f"the folder {path} has no NIfTI files (.nii or .nii.gz).")
         return files
@@ -174,7 +174,7 @@ def _files(path):
     return [path]
 
 
-def _search(folder):
+def _walk_nifti(folder):
     """Yield the NIfTI files in a folder, at any depth, through links, each once."""
     visited = set()
     for place, folders, names in os.walk(
@@ -210,10 +210,10 @@ def rows_of_lists(paths: Sequence[str | Path]) -> dict[str, list[Row]]:
     rows_of: dict[str, list[Row]] = {}
     for path in match_paths(paths):
         if path.is_file() and path.name.lower().endswith(_LISTS):
-            files, lines, named = _read_list(path)
+            files, lines, has_header = _read_list(path)
             rows = (
                 name_cells(path, lines)
-                if named
+                if has_header
                 else [Row(path, number, {}) for number, _ in lines]
             )
             for file, row in zip(files, rows, strict=True):
@@ -224,18 +224,18 @@ def rows_of_lists(paths: Sequence[str | Path]) -> dict[str, list[Row]]:
 def _read_list(path):
     """Return the files of a list, its lines, and whether the first is a header."""
     lines = read_cells(path)
-    column = _column(path, [cells for _, cells in lines])
-    named = not _looks_like_nifti(lines[0][1], column)
+    column = _find_file_column(path, [cells for _, cells in lines])
+    has_header = not _looks_like_nifti(lines[0][1], column)
     files = []
-    for _, cells in lines[named:]:
+    for _, cells in lines[has_header:]:
         if not _looks_like_nifti(cells, column):
             line = ", ".join(cells)
             raise InputError(f"{path} has a line without NIfTI file ({line}); drop it.")
         files.append(path.parent / Path(cells[column].strip()).expanduser())
-    return files, lines, named
+    return files, lines, has_header
 
 
-def _column(path, rows):
+def _find_file_column(path, rows):
     """Find the column that holds NIfTI files."""
     hits = [i for row in rows for i in range(len(row)) if _looks_like_nifti(row, i)]
     if hits:
@@ -297,20 +297,20 @@ def choose_files(
     """
     chosen = choose_entities(files, values)
     if suffixes:
-        chosen = _choose(chosen, "suffix", suffixes, suffix)
+        chosen = _choose_values(chosen, "suffix", suffixes, suffix)
     refuse_twins(chosen)
     kinds = Counter(filter(None, map(suffix, chosen)))
     if len(kinds) > 1 and not suffixes:
         raise InputError(
-            f"the files are of several kinds, {_counts(kinds)}; "
+            f"the files are of several kinds, {_list_counts(kinds)}; "
             f"{cure or 'choose with `suffix`'}, such as {kinds.most_common(1)[0][0]}."
         )
     if len(files) > 1:
-        of = f" ({_counts(kinds)})" if kinds else ""
+        of = f" ({_list_counts(kinds)})" if kinds else ""
         logger.info("taken: %d files%s", len(chosen), of)
     _warn_of_variants(chosen, values or {}, cure)
     if excluded := Counter(map(suffix, files)) - Counter(map(suffix, chosen)):
-        logger.info("left out by their names: %s", _counts(excluded))
+        logger.info("left out by their names: %s", _list_counts(excluded))
     return chosen
 
 
@@ -321,14 +321,14 @@ def _warn_of_variants(files, values, cure):
         if len(variants) > 1 and key not in values:
             text = "the files differ in %s (%s); to use one kind only, %s"
             own_cure = cure or f"use filter ({key}= for those without it)"
-            logger.warning(text, key, _counts(variants), own_cure)
+            logger.warning(text, key, _list_counts(variants), own_cure)
 
 
 def choose_entities(files: Sequence[Path], values: Filter) -> list[Path]:
     """Choose files by the entities of their names."""
     chosen = list(files)
     for key, allowed in (values or {}).items():
-        chosen = _choose(chosen, key, allowed, partial(_entity_value, key=key))
+        chosen = _choose_values(chosen, key, allowed, partial(_entity_value, key=key))
     return chosen
 
 
@@ -349,10 +349,10 @@ def choose_named(files: Sequence[Path], name: str) -> list[Path]:
     own = [file for file in files if suffix(file) == name]
     # Names may not be BIDS names: fa.nii.gz of DIPY, samples-0000_T1w.nii.gz of models.
     own = own or [file for file in files if stem(file).rpartition("_")[2] == name]
-    return own or _choose(files, "suffix", name, suffix)
+    return own or _choose_values(files, "suffix", name, suffix)
 
 
-def _choose(files, key, allowed, value_of):
+def _choose_values(files, key, allowed, value_of):
     """Choose files by the allowed values of a key, and refuse values that none has."""
     allowed = [allowed] if isinstance(allowed, str | int) else allowed
     allowed = list(map(str, allowed))
@@ -360,7 +360,7 @@ def _choose(files, key, allowed, value_of):
     if missing := [value for value in allowed if value not in counts]:
         raise InputError(
             f"no file has the {key} {missing[0] or 'none'}; there are "
-            f"{_counts(counts)}."
+            f"{_list_counts(counts)}."
         )
     return [file for file in files if (value_of(file) or "") in allowed]
 
@@ -369,5 +369,5 @@ def _entity_value(file, key):
     return (entity(file, key) or "").partition("-")[2]
 
 
-def _counts(kinds):
+def _list_counts(kinds):
     return listed(f"{kind or 'none'} ({n})" for kind, n in kinds.most_common())

@@ -16,7 +16,7 @@ _ROUNDING = 1e-3
 _PERCENTILES = 0.5, 99.5
 # A volume has contrast if more than this share of its voxels other than 0 are farther
 # than this distance from both ends of [0, 1].
-_SHARE, _END = 0.001, 0.02
+_MIN_SHARE, _MARGIN = 0.001, 0.02
 
 
 class IntensityRange(NamedTuple):
@@ -64,9 +64,9 @@ def is_flattened(data: np.ndarray, scaled: np.ndarray) -> bool:
 
 def _is_flattened(channel, scaled):
     inside = channel != 0
-    low, high = inside & (scaled <= _END), inside & (scaled >= 1 - _END)
+    low, high = inside & (scaled <= _MARGIN), inside & (scaled >= 1 - _MARGIN)
     total, ends = np.count_nonzero(inside), np.count_nonzero(low | high)
-    if total - ends > _SHARE * total:
+    if total - ends > _MIN_SHARE * total:
         return False
     groups = (channel[end] for end in (low, high) if end.any())
     return any(group.min() != group.max() for group in groups)

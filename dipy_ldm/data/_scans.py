@@ -62,7 +62,7 @@ def are_scans(images) -> bool:
     Scans of named channels may be dictionaries by channel.
     """
     scans = str | Path | FileBasedImage | Mapping
-    kinds = {isinstance(item, scans) for item in _items(images)}
+    kinds = {isinstance(item, scans) for item in _as_list(images)}
     if len(kinds) > 1:
         raise InputError(
             "arrays and files are mixed; give one array, or only paths and nibabel "
@@ -71,7 +71,7 @@ def are_scans(images) -> bool:
     return kinds == {True}
 
 
-def _items(images):
+def _as_list(images):
     """Return one item, or those of a list or a column of a table, as a list."""
     if isinstance(images, Iterator):
         raise InputError(
@@ -91,7 +91,7 @@ def files_of(scans) -> Iterator[tuple[list, Path | None]]:
         def shorten(message):
             return message.replace(f"{folder}{os.sep}", "")
 
-        items = _items(scans)
+        items = _as_list(scans)
         folders = (Path(folder, f"image-{i}") for i in range(len(items)))
         files = [_file_of(item, place) for item, place in zip(items, folders)]
         try:
@@ -166,7 +166,7 @@ def read_cohort(
         return Cohort(suffix=common_suffix(images.files), **shared)
     if not are_scans(images):
         return Cohort(_as_array(images))
-    with files_of(images) as (files, folder), _naming_the_loader():
+    with files_of(images) as (files, folder), _explaining_load_options():
         if any(isinstance(one, Mapping) for one in files):
             raise InputError(
                 "dictionaries of channels are not for training; give files with BIDS "
@@ -183,7 +183,7 @@ def read_cohort(
 
 
 @contextmanager
-def _naming_the_loader():
+def _explaining_load_options():
     """Explain the options of load_volumes that an error names."""
     try:
         yield
@@ -288,7 +288,7 @@ def resolve_channel_files(
     """Return the files of each scan, in the order of its channels."""
     if any(isinstance(one, Mapping) for one in files):
         names = [channel.name for channel in channels]
-        sets = [[_of_channel(one, name) for name in names] for one in files]
+        sets = [[_file_of_channel(one, name) for name in names] for one in files]
         for file, other in chain(*(combinations(own, 2) for own in sets)):
             if contradict(file, other):
                 raise InputError(
@@ -305,7 +305,7 @@ def resolve_channel_files(
     return sets
 
 
-def _of_channel(files, name):
+def _file_of_channel(files, name):
     if not name:
         raise InputError(
             "the channels of this model have no names; give files, not dictionaries."

@@ -73,7 +73,7 @@ def learn(
         raise InputError(
             f"source must have {shape[0]} images, one for each, not {len(images)}."
         )
-    labels = [] if images.dtype.kind == "f" else _labels(images)
+    labels = [] if images.dtype.kind == "f" else _find_labels(images)
     kind = f"{len(labels)} labels" if labels else "intensities"
     if not named:
         logger.info("the source images are treated as %s.", kind)
@@ -141,7 +141,7 @@ def refuse_mismatch(info: object, source: object, name: str) -> None:
         )
 
 
-def _labels(images):
+def _find_labels(images):
     """Return the sorted labels of segmentations."""
     if images.shape[-1] != 1:
         raise InputError(
@@ -151,7 +151,7 @@ def _labels(images):
     labels: set[int] = set()
     limit = _MAX_LABELS_OF_BYTES if images.dtype.itemsize == 1 else _MAX_LABELS
     for image in images:
-        labels |= _distinct(image)
+        labels |= _distinct_labels(image)
         if len(labels) > limit:
             cure = "merge some" if limit == _MAX_LABELS else "give labels as int32"
             raise InputError(
@@ -161,18 +161,18 @@ def _labels(images):
     return sorted(labels)
 
 
-def _distinct(image):
+def _distinct_labels(image):
     """Return the labels of an image; counting is far faster than sorting."""
     if image.dtype.kind in "ub" or image.min() >= 0:
-        whole = image.astype("int64", casting="unsafe").ravel()
-        if (whole == image.ravel()).all() and whole.max() < _MAX_COUNTED_LABEL:
-            return set(np.flatnonzero(np.bincount(whole)).tolist())
+        integers = image.astype("int64", casting="unsafe").ravel()
+        if (integers == image.ravel()).all() and integers.max() < _MAX_COUNTED_LABEL:
+            return set(np.flatnonzero(np.bincount(integers)).tolist())
     return set(np.unique(image).tolist())
 
 
 def refuse_unknown_labels(name: object, image: np.ndarray, labels: list[int]) -> None:
     """Refuse a segmentation with other labels."""
-    if unknown := sorted(_distinct(image) - set(labels)):
+    if unknown := sorted(_distinct_labels(image) - set(labels)):
         raise InputError(
             f"{name} has the unknown label {unknown[0]:g}; replace it by one of "
             f"{listed(labels)}."

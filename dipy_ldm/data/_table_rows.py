@@ -69,12 +69,12 @@ def find_rows(files: Sequence[Path], listed: ListedRows = None) -> MatchedRows:
         rows = read_table(table) if os.path.lexists(table) else []
         if column == "participant_id":
             participants.extend(rows)
-        return grouped((_key(row, column), row) for row in rows)
+        return grouped((_row_key(row, column), row) for row in rows)
 
     for file in files:
         candidates = [own.get(os.path.abspath(file), []), *_rows_about(file, rows_of)]
         rows.append([matches[0] for matches in candidates if matches])
-        complaints += [_twice(file, x) for x in candidates if len(x) > 1]
+        complaints += [_describe_duplicates(file, x) for x in candidates if len(x) > 1]
     cure = "keep one row for each or, of sessions, name them in a column session_id"
     refuse_rows(complaints, cure)
     used = {(row.table, row.line) for matches in rows for row in matches}
@@ -94,11 +94,11 @@ def _rows_about(file, rows_of):
             sessions = rows_of(place / f"{subject}_sessions.tsv", "session_id")
             yield sessions.get(session, [])
         if participants := rows_of(folder / "participants.tsv", "participant_id"):
-            yield _of_session(participants.get(subject, []), session)
+            yield _choose_session(participants.get(subject, []), session)
             return
 
 
-def _twice(file, rows):
+def _describe_duplicates(file, rows):
     about = entity(file, "sub") or file
     return f"there are {len(rows)} rows for {about} ({'; '.join(map(str, rows))})"
 
@@ -121,21 +121,21 @@ def _listed_subject(rows):
     """Return the subject in the rows of lists about a file; None without one."""
     for name, cell in (pair for row in rows for pair in row.cells.items()):
         if name.lower() in SUBJECT_COLUMNS and not is_missing(cell):
-            return _prefixed("sub", cell)
+            return _with_prefix("sub", cell)
     return None
 
 
-def _prefixed(key, name):
+def _with_prefix(key, name):
     """Return a name with the prefix of BIDS, which many tables leave out."""
     name = level_of(name).strip()
     return name if name.startswith(f"{key}-") else f"{key}-{name}"
 
 
-def _of_session(rows, session):
+def _choose_session(rows, session):
     """Choose the rows of a session among those of a participant."""
     if not rows or "session_id" not in rows[0].cells:
         return rows
-    own = [row for row in rows if _key(row, "session_id") == session]
+    own = [row for row in rows if _row_key(row, "session_id") == session]
     if own or len(rows) > 1:
         return own
     # A single row is about all sessions, unless it names another.
@@ -143,7 +143,7 @@ def _of_session(rows, session):
     return rows if of_all else []
 
 
-def _key(row, column):
+def _row_key(row, column):
     """Return the subject, session or file that a row is about."""
     if column not in row.cells:
         raise InputError(
@@ -152,7 +152,7 @@ def _key(row, column):
     cell = row.cells[column]
     if column == "filename":
         return os.path.abspath(row.table.parent / cell)
-    return _prefixed({"participant_id": "sub", "session_id": "ses"}[column], cell)
+    return _with_prefix({"participant_id": "sub", "session_id": "ses"}[column], cell)
 
 
 def find_image_subjects(files: Sequence[Path]) -> list[str]:
@@ -194,9 +194,9 @@ def join_rows(
     _refuse_uneven(named or {}, len(keys[0]))
     by_session = sessions is None and "session_id" in columns
     columns = {n: own for n, own in columns.items() if n.lower() not in KEYS}
-    columns = {ALONE: table} if named is None else _choose(columns, names)
+    columns = {ALONE: table} if named is None else _choose_columns(columns, names)
     cure = _BY_SESSION if by_session else "leave one for each image"
-    numbers = _rows_of(keys[0], keys[1], cure)
+    numbers = _match_rows(keys[0], keys[1], cure)
     lists = {name: _as_list(name, values) for name, values in columns.items()}
     rows = take_rows(lists, numbers) or {}
     if isinstance(table, Table):
@@ -204,7 +204,7 @@ def join_rows(
     return rows[ALONE] if named is None else rows
 
 
-def _choose(columns, names):
+def _choose_columns(columns, names):
     """Choose columns by name; without names, all."""
     if unknown := [name for name in names if name not in columns]:
         raise InputError(
@@ -246,7 +246,7 @@ def _keys_of_paths(columns, files):
 def _keys_of_subjects(table, columns, subjects, sessions):
     """Return the keys of rows and of images by subject and session, as for paths."""
     name = next((name for name in columns if name.lower() in SUBJECT_COLUMNS), None)
-    names = _index_of(table, columns) if name is None else list(columns[name])
+    names = _index_names(table, columns) if name is None else list(columns[name])
     if names is None or not names:
         return None
     if subjects is None:
@@ -259,16 +259,16 @@ def _keys_of_subjects(table, columns, subjects, sessions):
     if any(sessions or ()) and "session_id" in columns:
         parts.append((values_of("session_id", columns["session_id"]), sessions))
     rows, images = (
-        [tuple(map(_prefixed, ("sub", "ses"), key)) for key in zip(*own)]
+        [tuple(map(_with_prefix, ("sub", "ses"), key)) for key in zip(*own)]
         for own in zip(*parts)
     )
     return rows, [[key] for key in images]
 
 
-def _index_of(table, columns):
+def _index_names(table, columns):
     """Return the row names in the index of a table, or of all of its columns."""
     parts = [table] if hasattr(table, "iloc") else columns.values()
-    indexes = [_names_of_rows(part) for part in parts]
+    indexes = [_pandas_row_names(part) for part in parts]
     if any(names != indexes[0] for names in indexes):
         raise InputError(
             "the conditions differ in their row names, or some have none; give a "
@@ -277,7 +277,7 @@ def _index_of(table, columns):
     return indexes[0] if indexes else None
 
 
-def _names_of_rows(table):
+def _pandas_row_names(table):
     """Return the row names in a pandas index; None if it only counts rows."""
     if not hasattr(table, "iloc"):
         return None
@@ -291,7 +291,7 @@ def _names_of_rows(table):
 _BY_SESSION = "join them by session with load_volumes(...).conditions(table=...)"
 
 
-def _rows_of(rows, images, cure):
+def _match_rows(rows, images, cure):
     """Return the row number of each image."""
     places = grouped((key, number) for number, key in enumerate(rows))
     matches = [next((places[k] for k in keys if k in places), []) for keys in images]

@@ -62,11 +62,11 @@ _INHERITING = ("scans", "sessions")
 # As spreadsheets write it in languages where they separate columns by semicolons.
 DECIMAL_COMMA = re.compile(r"\A([+-]?\d+),(\d+)\Z")
 # A header whose first column, of row numbers, is called "#".
-_NUMBERS = re.compile(r"#[,;\t]")
+_NUMBERED_HEADER = re.compile(r"#[,;\t]")
 # A row, not a comment; and one whose first column is a colour.
-_ROW, _ROW_OF_COLOUR = re.compile("[^#]"), re.compile(r"[^#]|#[0-9A-Fa-f]{6}\t")
+_ROW, _COLOUR_ROW = re.compile("[^#]"), re.compile(r"[^#]|#[0-9A-Fa-f]{6}\t")
 # First line in which spreadsheets declare the separator.
-_DECLARED = re.compile(r'"?sep=([;,\t])"?')
+_SEPARATOR_LINE = re.compile(r'"?sep=([;,\t])"?')
 
 
 class Row(NamedTuple):
@@ -133,24 +133,24 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} can't be read as text; save it as UTF-8.") from error
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    declared = _DECLARED.fullmatch(lines[0][1]) if lines else None
+    declared = _SEPARATOR_LINE.fullmatch(lines[0][1]) if lines else None
     lines = lines[1:] if declared else lines
-    is_row = _ROW_OF_COLOUR.match if text.startswith("color\t") else _ROW.match
+    is_row = _COLOUR_ROW.match if text.startswith("color\t") else _ROW.match
     numbered = [
         (number, line)
         for place, (number, line) in enumerate(lines)
-        if is_row(line) or (place == 0 and _NUMBERS.match(line))
+        if is_row(line) or (place == 0 and _NUMBERED_HEADER.match(line))
     ]
     separator = _separator(path, [line for _, line in numbered], declared)
     if separator is None:
         return [(number, [line]) for number, line in numbered]
-    cells = _split(path, numbered, separator)
+    cells = _split_cells(path, numbered, separator)
     if separator == ";":
         cells = [(n, [DECIMAL_COMMA.sub(r"\1.\2", c) for c in row]) for n, row in cells]
     return cells
 
 
-def _split(path, numbered, separator):
+def _split_cells(path, numbered, separator):
     """Split numbered lines into cells, and refuse unbalanced quotes."""
     lines = (line for _, line in numbered)
     reader = csv.reader(lines, delimiter=separator, strict=True)
@@ -195,14 +195,14 @@ def refuse_rows(complaints: Iterable[str], cure: str) -> None:
 def read_descriptions(path: Path) -> dict[str, Description]:
     """Read the descriptions of columns from the JSON beside a table."""
     descriptions: dict[str, Description] = {}
-    for file in filter(Path.is_file, _beside(path)):
+    for file in filter(Path.is_file, _json_paths(path)):
         for name, entry in _read_json(file).items():
             if isinstance(entry, dict):
-                descriptions.setdefault(name, _describe(entry))
+                descriptions.setdefault(name, _parse_description(entry))
     return descriptions
 
 
-def _beside(path):
+def _json_paths(path):
     """List the JSON files that may describe a table, the nearest first."""
     kind = path.stem.rpartition("_")[-1]
     above = list(path.absolute().parents)[:3] if kind in _INHERITING else []
@@ -219,17 +219,17 @@ def _read_json(file):
     return document if isinstance(document, dict) else {}
 
 
-def _describe(entry):
+def _parse_description(entry):
     unit, levels = entry.get("Units"), entry.get("Levels")
     levels = levels if isinstance(levels, dict) else {}
     # Templates have empty units.
-    named = isinstance(unit, str) and unit.strip().lower() not in _NO_UNITS
+    has_unit = isinstance(unit, str) and unit.strip().lower() not in _NO_UNITS
     # Codes for missing values do not turn numbers into classes.
-    texts = {x: _text_of(own) for x, own in levels.items() if not is_missing(x)}
-    return Description(unit if named else None, texts)
+    texts = {x: _meaning_text(own) for x, own in levels.items() if not is_missing(x)}
+    return Description(unit if has_unit else None, texts)
 
 
-def _text_of(meaning):
+def _meaning_text(meaning):
     """Return the meaning of a level as text; newer versions of BIDS nest it."""
     text = meaning.get("Description") if isinstance(meaning, dict) else meaning
     return str(text or "")

@@ -41,9 +41,9 @@ __all__ = ["Channel", "Labels", "Map", "as_channels", "split_channels"]
 MAX_LABELS = 64
 # Factor from which the mean of a map is odd, and the share of volumes up to which a
 # label is.
-_OTHER_SCALE, _FEW = 4.0, 0.05
+_SCALE_FACTOR, _RARE_SHARE = 4.0, 0.05
 # Shares of the range of a map: excess by rounding, and noise of decoded background.
-_ROUNDING, _NOTHING = 1e-3, 0.01
+_ROUNDING, _BACKGROUND_NOISE = 1e-3, 0.01
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ class Map(Channel):
     def measure(self, image: np.ndarray, millilitres: float) -> dict[str, float]:
         """Measure the mean outside the background."""
         values = self.restore(image)
-        margin = _NOTHING * (self.high - self.low)
+        margin = _BACKGROUND_NOISE * (self.high - self.low)
         inside = values[np.abs(values - self.background) > margin]
         mean = float(inside.mean(dtype=float)) if inside.size else self.background
         return {f"mean, {self.unit}" if self.unit else "mean": mean}
@@ -277,7 +277,7 @@ class Map(Channel):
         return [
             f"{name} has a mean of {mean:.4g}, and most of {np.median(means):.4g}"
             for name, mean, size in zip(names, means, sizes)
-            if size > _OTHER_SCALE * most or size * _OTHER_SCALE < most
+            if size > _SCALE_FACTOR * most or size * _SCALE_FACTOR < most
         ]
 
     def sidecar_entries(self) -> dict:
@@ -376,10 +376,10 @@ class Labels(Channel):
             for i, label in enumerate(self.labels, 1)
             if label in present
         )
-        numbers = _largest(shares, grid.shape)
+        numbers = _largest_share(shares, grid.shape)
         refuse_off_grid(file, numbers, data, affine, grid)
         none = IntensityRange(np.zeros(1, "float32"), np.ones(1, "float32"))
-        return self._columns(numbers), Origin(Path(file), data, affine, grid, none)
+        return self._one_hot(numbers), Origin(Path(file), data, affine, grid, none)
 
     def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
         """Give each voxel of a file the label that covers the largest part of it."""
@@ -389,7 +389,7 @@ class Labels(Channel):
             (i + 1, origin.restore(images[..., [i]], own)[..., 0])
             for i, own in enumerate(outside)
         )
-        return self._values(_largest(shares, origin.data.shape[:3]))[..., None]
+        return self._labels_of(_largest_share(shares, origin.data.shape[:3]))[..., None]
 
     def spread(self, repeated: np.ndarray, origin: Origin) -> np.ndarray:
         """Return the share of repetitions with another label than most."""
@@ -403,26 +403,26 @@ class Labels(Channel):
 
     def summarise(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the most frequent label, and the share of samples with another."""
-        values = self._values(np.arange(self.width + 1))
+        values = self._labels_of(np.arange(self.width + 1))
         shares = np.stack([(samples == value).mean(0) for value in values])
         return values[shares.argmax(0)], 1 - shares.max(0)
 
     def harden(self, images: np.ndarray) -> np.ndarray:
         """Give each voxel one label, or none."""
-        return self._columns(self._numbers(images))
+        return self._one_hot(self._indices(images))
 
-    def _columns(self, numbers):
+    def _one_hot(self, numbers):
         columns = np.arange(1, self.width + 1)
         return (numbers[..., None] == columns).astype("float32")
 
     def restore(self, images: np.ndarray) -> np.ndarray:
         """Return the label of each voxel."""
-        return self._values(self._numbers(images))
+        return self._labels_of(self._indices(images))
 
-    def _values(self, numbers):
+    def _labels_of(self, numbers):
         return np.array([0, *self.labels], "int32")[numbers]
 
-    def _numbers(self, images):
+    def _indices(self, images):
         """Return the column with the largest share, from 1 on; 0 for none."""
         rest = 1 - images.sum(-1, keepdims=True)
         return np.concatenate([rest, images], -1).argmax(-1)
@@ -430,7 +430,7 @@ class Labels(Channel):
     def picture(self, images: np.ndarray) -> np.ndarray:
         """Return labels in the colours of their table, or in default ones."""
         colours = [(0.0, 0.0, 0.0), *map(self._colour, range(self.width))]
-        return np.array(colours, "float32")[self._numbers(images)]
+        return np.array(colours, "float32")[self._indices(images)]
 
     def _colour(self, number):
         text = self.table.get(str(self.labels[number]), {}).get("color", "")
@@ -441,14 +441,14 @@ class Labels(Channel):
 
     def measure(self, image: np.ndarray, millilitres: float) -> dict[str, float]:
         """Measure the volume of each label."""
-        counts = self._count(self._numbers(image)) * millilitres
+        counts = self._count(self._indices(image)) * millilitres
         return {f"{name}, ml": n for name, n in zip(self._titles(), counts.tolist())}
 
     def measure_overlap(
         self, image: np.ndarray, reconstruction: np.ndarray
     ) -> dict[str, float]:
         """Measure the Dice coefficient of each label."""
-        one, other = self._numbers(image), self._numbers(reconstruction)
+        one, other = self._indices(image), self._indices(reconstruction)
         both = self._count(one[one == other])
         total = self._count(one) + self._count(other)
         dice = np.where(total, 2 * both / np.maximum(total, 1), np.nan)
@@ -459,7 +459,7 @@ class Labels(Channel):
     ) -> list[str]:
         """Describe labels that few volumes have."""
         counts = {title: int(np.sum(sizes > 0)) for title, sizes in measured.items()}
-        few = max(1, _FEW * len(names))
+        few = max(1, _RARE_SHARE * len(names))
         return [
             f"{title.removesuffix(', ml')} is in {n} of {len(names)} volumes"
             for title, n in counts.items()
@@ -517,7 +517,7 @@ def _is_finite(number):
     return isinstance(number, int | float) and math.isfinite(number)
 
 
-def _largest(shares, shape):
+def _largest_share(shares, shape):
     """Return for each voxel the number with the largest share; 0 is the rest."""
     numbers = np.zeros(shape, "uint8")
     largest, total = np.zeros((2, *shape), "float32")
@@ -567,7 +567,7 @@ def _find_label_table(file, in_folder):
 KINDS: dict[str, type[Channel]] = {kind.kind: kind for kind in (Channel, Map, Labels)}
 # Kinds of common names, in lower case; diffusivities to a little above free water's.
 _DIFFUSIVITY: dict[str, Any] = {"high": 0.004, "unit": "mm^2/s"}
-_USUAL: dict[str, tuple[type[Channel], dict[str, Any]]] = {
+_KINDS_BY_NAME: dict[str, tuple[type[Channel], dict[str, Any]]] = {
     "dseg": (Labels, {}),
     "mask": (Labels, {}),
     "probseg": (Map, {}),
@@ -612,11 +612,11 @@ def as_channels(
 
 def _parse(text, files):
     name, _, choice = text.partition("=")
-    kind, options = _USUAL.get(name.rpartition("-")[2].lower(), (Channel, {}))
+    kind, options = _KINDS_BY_NAME.get(name.rpartition("-")[2].lower(), (Channel, {}))
     if not choice:
         if files and "-" in name:
             end = suffix(choose_named(files, name)[0]) or ""
-            kind, options = _USUAL.get(end.lower(), (kind, options))
+            kind, options = _KINDS_BY_NAME.get(end.lower(), (kind, options))
         return kind(name, **options)
     low, colon, rest = choice.partition(":")
     if not colon:

@@ -43,21 +43,21 @@ def load_images(paths: Sequence[str | Path]) -> np.ndarray:
 
 def read_images(paths: Sequence[str | Path]) -> tuple[np.ndarray, list[Path]]:
     """Load images as :func:`load_images`, and return the file of each."""
-    pieces = {file: _read(file) for file in find_images(paths)}
-    if not pieces:
+    arrays = {file: _read(file) for file in find_images(paths)}
+    if not arrays:
         raise InputError("there are no images; give files or folders of them.")
-    _refuse_mixed(pieces)
-    (first, one), *others = pieces.items()
-    for file, images in others:
+    _refuse_mixed(arrays)
+    (first, one), *rest = arrays.items()
+    for file, images in rest:
         if images.shape[1:] != one.shape[1:]:
             raise InputError(
                 f"{file} has images of shape {images.shape[1:]}, but {first} of "
                 f"{one.shape[1:]}; give images of one shape."
             )
-    files = [file for file, images in pieces.items() for _ in images]
+    files = [file for file, images in arrays.items() for _ in images]
     # Too large values become infinite, which is refused below.
     with np.errstate(over="ignore"):
-        images = np.concatenate([*pieces.values()], dtype="float32", casting="unsafe")
+        images = np.concatenate([*arrays.values()], dtype="float32", casting="unsafe")
     _refuse_infinite(images, files)
     return images, files
 
@@ -67,10 +67,10 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return [file for path in match_paths(paths) for file in _files(path)]
 
 
-def _refuse_mixed(pieces):
+def _refuse_mixed(arrays):
     """Refuse PNG files of different bit depths, whose intensities differ in scale."""
     first: dict[np.dtype, Path] = {}
-    for file, images in pieces.items():
+    for file, images in arrays.items():
         if file.suffix.lower() == ".png":
             first.setdefault(images.dtype, file)
     if len(first) > 1:

@@ -344,9 +344,9 @@ def conform_volumes(
     """Conform volumes to their grid, or load them from the cache."""
     limit = np.inf if cache_limit is None else at_least("cache_limit", cache_limit, 0)
     root = cache.cache_root(cache_dir)
-    folder = root / _key(plan)
+    folder = root / _cache_key(plan)
     volumes = _open(folder, plan)
-    new = 0 if volumes else _bytes(plan)
+    new = 0 if volumes else _n_bytes(plan)
     removed = cache.make_room(root, limit * 1e9 - new)
     # Another process that also found damage may discard what was just filled.
     for _ in range(_MAX_ATTEMPTS):
@@ -370,14 +370,14 @@ def conform_volumes(
     return volumes
 
 
-def _bytes(plan):
+def _n_bytes(plan):
     """Return the bytes of the result."""
-    arrays = _arrays(plan).values()
+    arrays = _array_specs(plan).values()
     sizes = (math.prod(shape) * np.dtype(kind).itemsize for shape, kind in arrays)
     return len(plan.tasks) * sum(sizes)
 
 
-def _key(plan):
+def _cache_key(plan):
     """Return the cache key of the result."""
     settings = {
         "format": _FORMAT,
@@ -406,8 +406,8 @@ def _open(folder, plan):
         complaints = _complaints(notes, plan)
         files = [plan.tasks[i].info.file for i in kept]
         arrays = {
-            name: _map(folder / f"{name}.npy", (len(kept), *shape), dtype)
-            for name, (shape, dtype) in _arrays(plan).items()
+            name: _open_array(folder / f"{name}.npy", (len(kept), *shape), dtype)
+            for name, (shape, dtype) in _array_specs(plan).items()
         }
         if any(_is_good(plan.tasks[i], plan) for i in notes.get("unreadable", ())):
             return None
@@ -439,7 +439,7 @@ def _bad_files(plan, kept):
     return list(map(str, plan._replace(tasks=bad).files))
 
 
-def _map(path, shape, dtype):
+def _open_array(path, shape, dtype):
     """Map an array, if its shape and type are right."""
     array = np.lib.format.open_memmap(path, "r")
     if (array.shape, array.dtype) != (shape, dtype):
@@ -469,9 +469,9 @@ def _fill(folder, plan, verbose):
                 stack.enter_context(
                     cache.writing_rows(partial / f"{name}.npy", len(plan.tasks), *kind)
                 )
-                for name, kind in _arrays(plan).items()
+                for name, kind in _array_specs(plan).items()
             ]
-            conformed = stack.enter_context(closing(_conformed(plan)))
+            conformed = stack.enter_context(closing(_conform_all(plan)))
             bar = tqdm(conformed, "conform", len(plan.tasks), disable=not verbose)
             for i, future in enumerate(bar):
                 try:
@@ -492,7 +492,7 @@ def _fill(folder, plan, verbose):
         (partial / cache.NOTES).write_text(json.dumps(notes), "utf-8")
 
 
-def _arrays(plan):
+def _array_specs(plan):
     """Return the shape of a volume, and the type, in each array."""
     task, space = plan.tasks[0], plan.grid.shape
     arrays: dict[str, tuple] = {"images": ((*space, plan.columns), "float32")}
@@ -523,7 +523,7 @@ def _jobs(plan):
             yield from [failed.result] * (len(tasks) - done)
 
 
-def _conformed(plan):
+def _conform_all(plan):
     """Yield conformed volumes as futures, a few ahead, since results take memory."""
     threads = min(os.cpu_count() or 1, _MAX_THREADS)
     pool, waiting = ThreadPoolExecutor(threads), deque[Future]()

@@ -41,7 +41,7 @@ def test_volumes_of_the_cache_are_looked_at_once(kept, monkeypatch):
     def fail(*args):
         raise AssertionError("looked at again")
 
-    monkeypatch.setattr(arrays, "_look", fail)
+    monkeypatch.setattr(arrays, "_compute_survey", fail)
     assert [arrays.survey(part) for part in parts] == found
     # Others are not known, whatever their memory is part of.
     for part in (kept[::2], kept[..., :3, :], kept[1:3], np.array(kept)):
