@@ -36,11 +36,11 @@ class Cohort(NamedTuple):
         """Shape of all images."""
         return self.images.shape
 
-    def take_metadata(self, numbers: Iterable[int]) -> Self:
+    def take_metadata(self, indices: Iterable[int]) -> Self:
         """Return the cohort with the metadata of a subset; arrays stay whole."""
-        numbers = list(numbers)
-        subjects = self.subjects and [self.subjects[i] for i in numbers]
-        conditions = take_rows(self.conditions, numbers)
+        indices = list(indices)
+        subjects = self.subjects and [self.subjects[i] for i in indices]
+        conditions = take_rows(self.conditions, indices)
         return self._replace(conditions=conditions, subjects=subjects)
 
 

@@ -176,7 +176,7 @@ def round_to_steps(values: dict[str, list], steps: Mapping[str, float]) -> None:
     for name, step in steps.items():
         if name not in values:
             raise InputError(
-                f"`coarsen` names {name}, not a condition ({', '.join(values)})."
+                f"`coarsen` names {name}, which is no condition ({', '.join(values)})."
             )
         if not 0 < step < math.inf:
             raise InputError(f"`coarsen` needs a step above 0 for {name}, not {step}.")
@@ -285,7 +285,7 @@ def _warnings(covariates):
         few = [value for value, own in owners.items() if len(set(own)) < FEW]
         if rare := sorted(value for value in few if isinstance(value, str)):
             lines.append(
-                f"{name} has classes of fewer than {FEW} subjects, which could be "
+                f"{name} has classes of fewer than {FEW} subjects, who could be "
                 f"re-identified: {listed(rare)}"
             )
     if alone := count_identifiable(covariates):

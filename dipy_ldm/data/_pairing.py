@@ -392,7 +392,7 @@ def _check_order(pairs, named, kind):
                 f"their names; {_CURE}."
             )
     own, theirs = _name_columns(pairs), _name_columns(pairs.values())
-    # If names agree in a column that identifies each file, the theirs do not matter.
+    # If names agree in a column that identifies each file, the others do not matter.
     if any(len(set(column)) == len(column) for column in own & theirs):
         return
     if any(sorted(a) == sorted(b) for a in own - theirs for b in theirs - own):
@@ -504,9 +504,9 @@ class Plan(NamedTuple):
         # Volumes of a series share a file.
         return list(dict.fromkeys(files)) if tables else files
 
-    def gradients(self, numbers: Iterable[int]) -> Table | None:
+    def gradients(self, indices: Iterable[int]) -> Table | None:
         """Return b-values and directions of volumes of diffusion series, if any."""
-        tasks = [self.tasks[i] for i in numbers]
+        tasks = [self.tasks[i] for i in indices]
         columns = [
             task.gradients.conditions(task.info.affine, [task.volume])
             for task in tasks

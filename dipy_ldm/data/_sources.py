@@ -38,7 +38,7 @@ class Source(NamedTuple):
 
     @property
     def intensity(self):
-        """Range of intensities; labels, which are not scaled, have the default."""
+        """Range of intensities; [0, 1] for labels, which are not scaled."""
         return [0.0, 1.0] if self.labels else self.bounds
 
     def scaled(self, images: np.ndarray) -> np.ndarray:
@@ -213,13 +213,13 @@ class ConditioningInputs(NamedTuple):
         if info is None or images is None:
             return cls(numbers)
         n, size = len(numbers), patch_size(images.shape[1:-1], factor)
-        which = np.arange(n) if len(images) == n else np.zeros(n)
-        table = np.column_stack([numbers, which]).astype("float32")
+        rows = np.arange(n) if len(images) == n else np.zeros(n)
+        table = np.column_stack([numbers, rows]).astype("float32")
         return cls(table, Sources(images, info, size))
 
-    def take(self, numbers: np.ndarray) -> Self:
+    def take(self, indices: np.ndarray) -> Self:
         """Return a subset of the examples."""
-        return self._replace(table=self.table[numbers])
+        return self._replace(table=self.table[indices])
 
     def arrays(self) -> tuple:
         """Return the network inputs beside latents and times."""

@@ -275,7 +275,7 @@ class Map(Channel):
         sizes = np.abs(means - self.background)
         most = max(float(np.median(sizes)), 1e-12)
         return [
-            f"{name} has a mean of {mean:.4g}, and most of {np.median(means):.4g}"
+            f"{name} has a mean of {mean:.4g}, the median is {np.median(means):.4g}"
             for name, mean, size in zip(names, means, sizes)
             if size > _SCALE_FACTOR * most or size * _SCALE_FACTOR < most
         ]

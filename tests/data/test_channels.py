@@ -225,7 +225,7 @@ def test_labels_are_measured_by_their_names():
     table = {"3": {"name": "cortex"}}
     labels = Labels("dseg", labels=(3, 41, 50), table=table)
     numbers = np.array([[0, 1, 1, 2], [1, 1, 0, 0]])
-    one, other = (labels._columns(row[:, None, None]) for row in numbers)
+    one, other = (labels._one_hot(row[:, None, None]) for row in numbers)
     measured = labels.measure(one, 0.5)
     assert measured == {"3 (cortex), ml": 1.0, "41, ml": 0.5, "50, ml": 0.0}
     overlap = labels.measure_overlap(one, other)
@@ -245,10 +245,10 @@ def test_maps_are_measured_where_there_is_something():
     image = np.array([0, 1e-4, 0.25, 0.75], "float32")[:, None, None, None]
     assert md.measure(image, 1.0) == {"mean, mm^2/s": pytest.approx(0.002)}
     (odd,) = md.find_odd({"mean": np.array([2, 2.2, 1.9, 0.002])}, ["a", "b", "c", "d"])
-    assert odd == "d has a mean of 0.002, and most of 1.95"
+    assert odd == "d has a mean of 0.002, the median is 1.95"
     time = Map("T1map", low=100.0, high=5000.0, background=100.0)
     (odd,) = time.find_odd({"mean": np.array([1200.0, 1250, 1230, 130])}, "abcd")
-    assert odd == "d has a mean of 130, and most of 1215"
+    assert odd == "d has a mean of 130, the median is 1215"
     # Of both signs, means are near to 0 or not, whatever the scale.
     signed = Map("logJ", low=-1.0)
     assert signed.find_odd({"mean": np.array([0.002, -0.003, 0.15])}, "abc") == []

@@ -141,7 +141,7 @@ def test_ages_are_coarsened(bids):
     assert isinstance(covariates.values["age"][0], float)
     with pytest.raises(InputError, match="sex has classes"):
         look_up(["sex"], bids, steps={"sex": 5})
-    with pytest.raises(InputError, match=r"weight, not a condition \(age\)"):
+    with pytest.raises(InputError, match=r"weight, which is no condition \(age\)"):
         look_up(["age"], bids, steps={"weight": 5})
     with pytest.raises(InputError, match="a step above 0 for age, not 0"):
         look_up(["age"], bids, steps={"age": 0})
@@ -230,7 +230,7 @@ def test_summary_describes_each_covariate(bids):
         "  group: control 2, patient 2 (ill); 1 missing",
         f"no table has a row for {bids / 'sub-04_T1w.nii.gz'}",
         "1 row of participants have no image",
-        "group has classes of fewer than 5 subjects, which could be re-identified: con",
+        "group has classes of fewer than 5 subjects, who could be re-identified: cont",
         "4 of 4 subjects have a unique combination",
     ):
         assert line in text

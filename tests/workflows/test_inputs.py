@@ -126,7 +126,7 @@ def test_slices_have_conditions_too(tmp_path):
     [
         (["age", "sexx"], {}, "no column sexx .* they have age, same"),
         (["same"], {}, "same is 'x' for all images"),
-        (["same"], {"sex": 5}, "`coarsen` names sex, not a condition"),
+        (["same"], {"sex": 5}, "`coarsen` names sex, which is no condition"),
         (["age"], {}, "age is '89[+]', not a number"),
     ],
 )
