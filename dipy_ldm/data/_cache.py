@@ -176,12 +176,12 @@ def _move_into_place(partial, folder):
 def discard(folder: Path) -> bool:
     """Remove a folder, atomically for other processes; return whether it worked."""
     release(folder)
-    doomed = folder.with_name(_partial_name(folder))
+    removed = folder.with_name(_partial_name(folder))
     try:
-        os.rename(folder, doomed)
+        os.rename(folder, removed)
     except OSError:
         return False
-    shutil.rmtree(doomed, ignore_errors=True)
+    shutil.rmtree(removed, ignore_errors=True)
     return True
 
 

@@ -391,7 +391,7 @@ def test_held_out_training_volumes_are_named(audit, tmp_path):
     [
         ("evaluate mnist", "give images to compare with: --real_files"),
         ("evaluate no.file --real mnist", "there is no model file no.file"),
-        ("evaluate mnist --real V/real", "is of two-dimensional images, but"),
+        ("evaluate mnist --real V/real", "is of two-dimensional images, and"),
         ("evaluate V/ldm.safetensors --real mnist", "there is no file mnist"),
         ("evaluate V/ldm.safetensors --real V/empty", "empty has no images (.npy"),
         (
