@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dipy_ldm import VQVAE, _serialization
-from dipy_ldm.data._batches import Augmentation, read_windows
+from dipy_ldm.data._batches import Augmentation, read_patches
 from dipy_ldm.data._paths import find_volumes
 from dipy_ldm.data._preprocessing import conform_file
 from dipy_ldm.data.volumes import plan_volumes
@@ -88,7 +88,7 @@ def draw_pieces(rng, volume):
     pieces: list[np.ndarray] = []
     while len(pieces) < n:
         corner = rng.integers(0, slack + 1)[None]
-        piece = read_windows(volume[None], [0], corner, (SIDE,) * 3)[0]
+        piece = read_patches(volume[None], [0], corner, (SIDE,) * 3)[0]
         if rng.random() < SELDOM or (piece > DARK).mean() > SHOWN:
             pieces.append(piece)
     return np.stack(pieces)

@@ -176,7 +176,7 @@ def write(subject, path, snr=SNR, grid=None):
     b0 = nib.Nifti1Image(data[..., :2].mean(-1), affine)
     (path.parent / "b0").mkdir(exist_ok=True)
     nib.save(b0, path.parent / "b0" / path.name.replace("dwi", "b0"))
-    table = Gradients(bvals, directions @ LEFT[:3, :3]).on(LEFT, affine)
+    table = Gradients(bvals, directions @ LEFT[:3, :3]).rotated(LEFT, affine)
     for end, text in table.texts().items():
         path.with_name(path.name.replace(".nii.gz", end)).write_text(text)
 
@@ -197,7 +197,7 @@ def make(options, model, name, bvals, directions):
             continue
         folder.mkdir(exist_ok=True)
         own = Gradients(bvals, directions @ LEFT[:3, :3])
-        tables = own.on(LEFT, nib.load(file).affine).texts()
+        tables = own.rotated(LEFT, nib.load(file).affine).texts()
         paths = {end: folder / f"{file.name[:8]}_table{end}" for end in tables}
         for end, text in tables.items():
             paths[end].write_text(text)
@@ -312,7 +312,7 @@ def read(options, folder, subject):
     stem = str(file).removesuffix(".nii.gz")
     bvals, bvecs = read_bvals_bvecs(f"{stem}.bval", f"{stem}.bvec")
     image = nib.load(file)
-    own = Gradients(bvals, bvecs).on(image.affine, LEFT)
+    own = Gradients(bvals, bvecs).rotated(image.affine, LEFT)
     return image.get_fdata(dtype="float32"), own.bvecs @ LEFT[:3, :3]
 
 

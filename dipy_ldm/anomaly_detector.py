@@ -19,7 +19,7 @@ from dipy_ldm.anomaly._lesions import Atlas
 from dipy_ldm.anomaly._network import Parameters
 from dipy_ldm.anomaly._training import LESION_WEIGHT, DetectorStage, check
 from dipy_ldm.data import _image_checks as checks
-from dipy_ldm.data._batches import read_windows, scaled_to, window_size
+from dipy_ldm.data._batches import patch_size, read_patches, rescale
 from dipy_ldm.nn import _analysis as analysis, _building as building
 from dipy_ldm.training import FitOptions, resolve, train
 from dipy_ldm.training._precision import Precision, log_precision
@@ -202,17 +202,17 @@ class AnomalyDetector(Estimator):
         self._check_fitted()
         check_counts(batch_size=batch_size, tile=tile)
         whose = "that the detector was fitted to"
-        images = checks.as_fitted(images, self.shape_, whose)
+        images = checks.require_shape(images, self.shape_, whose)
         space, factor = images.shape[1:-1], Parameters(**self._fitted_with).factor
         tiling = analysis.tiling(
             self.network_, tile, factor, input_factor=factor, output_factor=factor
         )
-        size = window_size(tuple(n + max(_SHIFTS) for n in space), factor)
+        size = patch_size(tuple(n + max(_SHIFTS) for n in space), factor)
 
         def shifted(piece, by):
             corners = np.full((len(piece), len(space)), -by)
-            windows = read_windows(piece, range(len(piece)), corners, size)
-            inputs = self.atlas_.describe(scaled_to(windows, self.intensity_), corners)
+            windows = read_patches(piece, range(len(piece)), corners, size)
+            inputs = self.atlas_.describe(rescale(windows, self.intensity_), corners)
             odds = tiles.in_tiles(self._log_odds, inputs, **tiling)[..., 0]
             return odds[(slice(None), *(slice(by, by + n) for n in space))]
 

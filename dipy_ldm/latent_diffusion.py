@@ -299,7 +299,7 @@ class LatentDiffusion(Estimator):
         loaded, examples = self._read_examples(
             images, conditions, source, subjects, verbose, source_channels
         )
-        loaded = image_checks.as_fitted(loaded, self.vqvae.shape_)
+        loaded = image_checks.require_shape(loaded, self.vqvae.shape_)
         start, rank = self._read_init(init), loaded.ndim - 2
         held_out, validation = self._read_examples(
             validation_data,
@@ -1045,7 +1045,7 @@ class LatentDiffusion(Estimator):
         """Return images as an array of the autoencoder's shape, and whose they are."""
         self._check_fitted()
         cohort = self.vqvae_._read_cohort(images)
-        array = image_checks.as_fitted(cohort.images, self.vqvae_.shape_)
+        array = image_checks.require_shape(cohort.images, self.vqvae_.shape_)
         return array, cohort.subjects if subjects is None else subjects
 
     def _grid(self):

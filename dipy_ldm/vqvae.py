@@ -23,7 +23,7 @@ from dipy_ldm._utils.values import counted
 from dipy_ldm.autoencoder._codec import Codec, Parameters, expected_shapes
 from dipy_ldm.autoencoder._training import AutoencoderStage, check
 from dipy_ldm.data import _image_checks as checks
-from dipy_ldm.data._batches import Augmentation, window_size
+from dipy_ldm.data._batches import Augmentation, patch_size
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._scans import (
     ImagesLike,
@@ -263,7 +263,7 @@ class VQVAE(Estimator):
         self.precision_ = log_precision(resolved.precision)
         self.sharpening_ = 0.0
         self._fitted_with = chosen
-        size = window_size(images.shape[1:-1], self.factor, patch)
+        size = patch_size(images.shape[1:-1], self.factor, patch)
         if augment is None:
             augment = _presets.of_rank(images.ndim - 2).augment
         data = TrainingData(

@@ -328,7 +328,7 @@ def test_bad_arguments_elsewhere(diffusion, vqvae, blobs):
         with pytest.raises(InputError, match=sentence):
             diffusion.denoise(images, strength=strength)
     for images, parameters, options, sentence in (
-        (np.zeros((16, 13, 10, 1)), {}, {}, "nothing to learn"),
+        (np.zeros((16, 13, 10, 1)), {}, {}, "are constant .0.; check how"),
         (blobs, {}, {"validation_data": blobs[:, :-1]}, "must have the shape"),
         (blobs, {}, {"validation_data": spoilt}, "validation image 2 has NaN"),
         (blobs, {"schedule": "square"}, {}, "cosine, linear"),

@@ -105,13 +105,13 @@ def test_models_with_sources_are_evaluated_and_audited(seeing, blobs, others):
     [
         (lambda s: None, "conditioned on source images; give them as"),
         (lambda s: s[:, 1:], r"source must have the size \(13, 10\) of the images"),
-        (lambda s: s[0, ..., 0], r"not the shape \(13, 10\); bring it to their grid"),
+        (lambda s: s[0, ..., 0], r"not the shape \(13, 10\); resample it"),
         (lambda s: s[:0], r"images, \(n, \*space, channels\), not the shape \(0, 13"),
         (lambda s: s[:3], "source must have one image or 2, one for each, not 3"),
         (lambda s: np.concatenate([s, s], -1), "must have 1 channels, not 2"),
         (lambda s: s + np.inf, "source image 0 has NaN or infinite values"),
         (lambda s: s.astype(str), "source must be real numbers"),
-        (lambda s: s / 100, "source image 0 has .* 100% .* outside of the 100.* to 35"),
+        (lambda s: s / 100, "source image 0 has .* 100% .* outside the 100.* to 35"),
     ],
 )
 def test_sources_that_can_not_be_used(seeing, blobs, others, change, sentence):
@@ -145,10 +145,14 @@ def test_invalid_training_sources_are_refused(vqvae, blobs, others):
     for source, further, sentence in (
         (others[:9], {}, "source must have 64 images, one for each, not 9"),
         (others[:, 1:], {}, r"source must have the size \(13, 10\)"),
-        (np.ones_like(others), {}, "all values of all source images are 1"),
-        (np.ones(others.shape, int), {}, "all values of all source images are 1"),
+        (np.ones_like(others), {}, "all source images are constant .1"),
+        (np.ones(others.shape, int), {}, "all source images are constant .1"),
         (many, {}, "more than 256 labels"),
-        (np.stack([many[..., 0]] * 2, -1), {}, "a segmentation of one channel, not 2"),
+        (
+            np.stack([many[..., 0]] * 2, -1),
+            {},
+            "segmentation with one channel, not 2",
+        ),
         (others, {"validation_source": others}, "is of no use without validation_data"),
         (None, {"validation_source": others}, "is of no use without source"),
         (others, held_out, "give them as `validation_source`"),
@@ -156,7 +160,7 @@ def test_invalid_training_sources_are_refused(vqvae, blobs, others):
             *(others, held_out | {"validation_source": others[:2]}),
             "validation_source must have one image or 9, one for each, not 2",
         ),
-        (others, {"conditions": {"source": [*"ab"] * 32}}, "must not be called source"),
+        (others, {"conditions": {"source": [*"ab"] * 32}}, "can't be called source"),
         (["a.nii"] * 64, {}, "must be arrays; .* load_volumes"),
     ):
         with pytest.raises(InputError, match=sentence):
@@ -227,7 +231,7 @@ def test_volumes_are_translated_from_labels_and_conditions(caplog, rng):
     assert np.isfinite(guided).all()
     strange = labels[:2].copy()
     strange[1, 0, 0, 0] = 5
-    sentence = "source 1 has the unknown label 5; .*: 0, 4, 17"
+    sentence = "source 1 has the unknown label 5; .* one of 0, 4, 17"
     with pytest.raises(InputError, match=sentence):
         model.predict(source=strange)
     again = LatentDiffusion.from_saved(model.to_tensors(), model.to_document())

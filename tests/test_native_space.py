@@ -75,10 +75,10 @@ def test_volumes_of_another_grid_or_other_channels_are_refused(model):
     volumes = Volumes(images, None, grid_affine(), files)
     assert model.vqvae_._read_cohort(volumes).images is images
     volumes.channels = as_channels(["FA"])
-    with pytest.raises(InputError, match="of other channels, labels or ranges"):
+    with pytest.raises(InputError, match="have other channels, labels or ranges"):
         model.vqvae_._read_cohort(volumes)
     for use in (model.vqvae_.encode, model.vqvae_.predict):
-        with pytest.raises(InputError, match="of other channels, labels or ranges"):
+        with pytest.raises(InputError, match="have other channels, labels or ranges"):
             use(volumes)
     moved = Volumes(images, None, np.diag([2, 2, 2, 1]) @ grid_affine(), files)
     with pytest.raises(InputError, match="lie on another grid .*grid=Grid"):
@@ -104,7 +104,7 @@ def test_files_are_refused_by_what_learnt_from_other_intensities(
         model.predict(source=scan)
     # Labels are as they were.
     monkeypatch.setattr(model, "source_", Source(1, [0.0, 7.0], [0, 7], ""))
-    with pytest.raises(InputError, match="no segmentation"):
+    with pytest.raises(InputError, match="not a segmentation"):
         model.predict(source=scan)
 
 
@@ -234,7 +234,7 @@ def test_files_may_be_in_the_home_folder(model, tmp_path, monkeypatch):
             lambda scan: iter([scan]),
             "images are an iterator, .*; give list\\(...\\) of",
         ),
-        (lambda scan: nib.GiftiImage(), "is no volume but of the kind GiftiImage"),
+        (lambda scan: nib.GiftiImage(), "is not a volume but a GiftiImage"),
         (
             lambda scan: nib.Nifti1Image(np.ones((9, 9, 9), "complex64"), np.eye(4)),
             "image-0 has complex voxels",
@@ -338,7 +338,7 @@ def test_volumes_at_no_place_are_no_images_of_nibabel():
 
 
 def test_volumes_are_no_images_of_two_dimensions(diffusion, scan):
-    with pytest.raises(InputError, match="two-dimensional images, and these are vol"):
+    with pytest.raises(InputError, match="two-dimensional images, but these are vol"):
         diffusion.denoise(scan)
 
 

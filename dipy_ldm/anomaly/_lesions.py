@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from dipy_ldm._utils.types import Batches
-from dipy_ldm.data._batches import examples_of, read_windows, scaled_to, stream_of
+from dipy_ldm.data._batches import examples_of, read_patches, rescale, stream_of
 
 # Pixels or voxels along the mean axis of a lesion, of which each may be longer or
 # shorter by a share, and how wide its edge is. So many are small that in all sizes
@@ -54,7 +54,7 @@ class Atlas(NamedTuple):
         total = np.zeros(images.shape[1:])
         squares = np.zeros(images.shape[1:])
         for image in images:
-            scaled = scaled_to(image, bounds)
+            scaled = rescale(image, bounds)
             total += scaled
             squares += np.square(scaled)
         mean = total / len(images)
@@ -70,7 +70,7 @@ class Atlas(NamedTuple):
         size = windows.shape[1:-1]
         none = np.zeros(len(windows), int)
         mean, spread = (
-            read_windows(array[None], none, corners, size)
+            read_patches(array[None], none, corners, size)
             for array in (self.mean, self.spread)
         )
         away = (windows - mean) / (spread + np.float32(_LEAST_SPREAD))
@@ -110,7 +110,7 @@ def lesion_batches(
         streams = [stream_of(seed, epoch, i) for i in index]
         drawn = np.array([stream.random(len(size)) for stream in streams])
         corners = np.floor(drawn.reshape(-1, len(size)) * (slack + 1)).astype(int)
-        read = scaled_to(read_windows(images, index, corners - _AROUND, wider), bounds)
+        read = rescale(read_patches(images, index, corners - _AROUND, wider), bounds)
         windows = np.empty((len(index), *size, images.shape[-1]), "float32")
         masks = np.zeros((*windows.shape[:-1], 1), "float32")
         for wide, window, mask, stream in zip(read, windows, masks, streams):

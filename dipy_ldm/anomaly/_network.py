@@ -7,7 +7,7 @@ import keras
 from keras import layers
 
 from dipy_ldm.anomaly._lesions import n_features
-from dipy_ldm.data._batches import window_size
+from dipy_ldm.data._batches import patch_size
 from dipy_ldm.nn._building import (
     conv,
     norm_position,
@@ -40,7 +40,7 @@ class Parameters(NamedTuple):
         self, space: tuple[int, ...], patch: int | Sequence[int] | None
     ) -> tuple[int, ...]:
         """Return how large the windows are that a detector learns from."""
-        return window_size(space, self.factor, _PATCH if patch is None else patch)
+        return patch_size(space, self.factor, _PATCH if patch is None else patch)
 
     def build(
         self, space: tuple[int | None, ...], channels: int, remat: bool = False

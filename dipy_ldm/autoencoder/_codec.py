@@ -16,7 +16,7 @@ from dipy_ldm.autoencoder import losses
 from dipy_ldm.autoencoder._network import encoder_and_decoder
 from dipy_ldm.autoencoder._sharpening import REACH, sharpened
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
-from dipy_ldm.data._batches import read_whole, scaled_to, window_size
+from dipy_ldm.data._batches import patch_size, read_padded, rescale
 from dipy_ldm.data._image_checks import check_range
 from dipy_ldm.nn import _analysis as analysis, _building as building
 from dipy_ldm.training._memory import DISTANCES
@@ -56,7 +56,7 @@ class Parameters(NamedTuple):
 
     def latent_shape(self, space: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the latents of an image, ``(*space, code_dim)``."""
-        window = window_size(space, self.factor)
+        window = patch_size(space, self.factor)
         return (*(size // self.factor for size in window), self.code_dim)
 
     def networks(
@@ -141,11 +141,11 @@ class Codec:
         code_dim)``.
         """
         tiling = self._encoder_tiling(tile)
-        size = window_size(images.shape[1:-1], self.parameters.factor)
+        size = patch_size(images.shape[1:-1], self.parameters.factor)
 
         def encode(numbers):
             piece = check_range(images[numbers], self.intensity, numbers)
-            windows = scaled_to(read_whole(piece, size), self.intensity)
+            windows = rescale(read_padded(piece, size), self.intensity)
             return tiles.in_tiles(self._encode, windows, **tiling)
 
         batch_size = batch_size or tiles.safe_batch(images.shape[1:-1])

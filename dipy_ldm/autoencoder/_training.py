@@ -14,7 +14,7 @@ from dipy_ldm._utils.checks import check_patch, plain
 from dipy_ldm.autoencoder import losses
 from dipy_ldm.autoencoder._codec import Codec, Parameters
 from dipy_ldm.autoencoder._sharpening import measure_detail, sharpening_gain
-from dipy_ldm.data._batches import batches, read_windows, window_size
+from dipy_ldm.data._batches import batches, patch_size, read_patches
 from dipy_ldm.data._image_checks import check_ranges, survey
 from dipy_ldm.data.channels import channel_slices, continuous_columns, to_saved
 from dipy_ldm.metrics import detail_correlation
@@ -61,7 +61,7 @@ def needed_memory(
 
     Shapes: shape ``(n, *space, channels)``.
     """
-    size = window_size(shape[1:-1], parameters.factor, patch)
+    size = patch_size(shape[1:-1], parameters.factor, patch)
     encoder, decoder = parameters.sketch(
         options.precision.name, size, shape[-1], options.remat
     )
@@ -249,7 +249,7 @@ def draw_vectors(
     corners = rng.integers(0, slack + 1, (len(chosen), len(size)))
 
     def encode(places):
-        return codec.encode(read_windows(images, chosen[places], corners[places], size))
+        return codec.encode(read_patches(images, chosen[places], corners[places], size))
 
     # On one device, however many there are: with other pieces the last bit is another,
     # and with that k-means may come to other codes.

@@ -284,9 +284,9 @@ def _read_named_channels(files, names):
     complaints: dict = {}
     try:
         channels = as_channels(names, files)
-        named = pairing.put_together(files, [channel.name for channel in channels])
-        sets, complaints = pairing.read_sets(named)
-        tasks = pairing.learn_channels(sets, channels)
+        named = pairing.group_channels(files, [channel.name for channel in channels])
+        sets, complaints = pairing.read_channel_sets(named)
+        tasks = pairing.fit_channels(sets, channels)
     except InputError as error:
         return [], [], [*complaints.values(), *str(error).splitlines()]
     return tasks, [*chain(*sets)], list(complaints.values())

@@ -1,9 +1,8 @@
-"""Patches of images, and batches for training as functions of (seed, epoch, example).
+"""Image patches and training batches, as functions of (seed, epoch, example).
 
-Nothing here has a state: which examples are in a batch and which noise they get
-follows from the number of the step alone. A run that is stopped and resumed, or
-spread over devices, or accumulated from smaller batches, or computed by another
-back-end of Keras, sees the same numbers.
+The examples of a batch and their noise depend on the number of the step alone: a run
+that is resumed, distributed, accumulated from smaller batches or computed by another
+back-end of Keras uses the same numbers.
 """
 
 from collections.abc import Sequence
@@ -16,24 +15,23 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import Batches
 
 
-def window_size(
+def patch_size(
     space: tuple[int, ...], factor: int, patch: int | Sequence[int] | None = None
 ) -> tuple[int, ...]:
-    """Return the size of the windows that networks are trained on."""
+    """Return the size of training patches, rounded up to multiples of ``factor``."""
     sizes = np.minimum(space, space if patch is None else patch)
     return tuple(int(size) + -int(size) % factor for size in sizes)
 
 
-def read_windows(
+def read_patches(
     images: np.ndarray,
     index: Sequence[int] | np.ndarray,
     corners: np.ndarray,
     size: tuple[int, ...],
 ) -> np.ndarray:
-    """Read one window of each of some images.
+    """Read one patch of each indexed image; beyond an image, its edge is repeated.
 
-    Only what lies inside the windows is read, so that a mapped file may be far
-    larger than the memory. Beyond an image its edge is repeated.
+    Only the patches are read: a memory map may be far larger than memory.
 
     Shapes: images ``(n, *space, channels)``, index ``(b,)``, corners ``(b, rank)``,
     result ``(b, *size, channels)``.
@@ -52,27 +50,26 @@ def read_windows(
     return windows
 
 
-def read_whole(images: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Read images as one window ``(*size, channels)`` each, from the first voxel on."""
+def read_padded(images: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Read whole images, extended at their far edges to ``(n, *size, channels)``."""
     corners = np.zeros((len(images), len(size)), int)
-    return read_windows(images, range(len(images)), corners, size)
+    return read_patches(images, range(len(images)), corners, size)
 
 
-def scaled_to(images: np.ndarray, bounds: tuple[float, ...]) -> np.ndarray:
-    """Scale images to [0, 1]."""
+def rescale(images: np.ndarray, bounds: tuple[float, ...]) -> np.ndarray:
+    """Scale images from ``bounds`` to [0, 1]."""
     low, high = bounds
     return (images - np.float32(low)) / np.float32(high - low or 1)
 
 
-# Images whose voxels inside of masks are counted, at most: by then their share is known
-# to a few hundredths.
-_MAX_IMAGES_COUNTED = 64
+# Enough to estimate the share of voxels inside masks to a few hundredths.
+_MAX_MASKS_COUNTED = 64
 
 
 class Augmentation(NamedTuple):
-    """How images are changed before an autoencoder sees them.
+    """Random changes of the images that an autoencoder is trained on. Default: none.
 
-    What is not given is not done. To mirror half of the volumes beside what is usual:
+    The usual ones of volumes, and mirroring:
     ``Augmentation(flip=True, shift=2, intensity=0.05, noise=0.1)``.
 
     Parameters
@@ -80,12 +77,12 @@ class Augmentation(NamedTuple):
     flip : bool
         Mirror half of the images left to right.
     shift : int
-        Pixels or voxels by which they are moved along each axis, at most.
+        Largest shift along each axis, in pixels or voxels.
     intensity : float
-        Share by which brightness and contrast change, at most.
+        Largest relative change of brightness and contrast.
     noise : float
-        Largest standard deviation of the noise that is added to the input, and not to
-        the target, as a share of the range of intensities.
+        Largest standard deviation of the noise that is added to the input (not to the
+        target), as a share of the range of intensities.
     """
 
     flip: bool = False
@@ -106,11 +103,10 @@ def batches(
     augment: Augmentation | None = None,
     fixed: Sequence[int] = (),
 ) -> Batches:
-    """Draw batches without end, in a new order every epoch.
+    """Draw endless batches, in a new order every epoch.
 
-    Images are read when their batch is drawn, and only what is needed of them: a
-    mapped file may be far larger than the memory. Brightness and contrast of the
-    ``fixed`` channels stay.
+    Only the patches of a batch are read, when it is drawn: a memory map may be far
+    larger than memory. ``fixed`` channels keep their brightness and contrast.
 
     Shapes: images ``(n, *space, channels)``, masks ``(n, *space, 1)``, result
     ``(images, images)``.
@@ -119,8 +115,8 @@ def batches(
     size = tuple(size or space)
     augment = augment or Augmentation()
     slack = np.maximum(np.subtract(space, size), 0) + 2 * augment.shift
-    # Not of each piece by itself: one of background alone would weigh as any other.
-    covers = [_cover(*of, augment.shift) for of in zip(space, size, slack)]
+    # Not the mean of each patch: one of background alone would count as any other.
+    covers = [_coverage(*n, augment.shift) for n in zip(space, size, slack)]
     total = np.float32(_mean_weight(images, masks, bounds, background, covers))
 
     def draw(step, places):
@@ -129,8 +125,8 @@ def batches(
         drawn = [stream.random(3 + len(space)) for stream in streams]
         numbers = np.array(drawn).reshape(-1, 3 + len(space))
         corners = np.floor(numbers[:, 3:] * (slack + 1)).astype(int) - augment.shift
-        windows = read_windows(images, index, corners, size)
-        batch = scaled_to(windows, bounds)
+        windows = read_patches(images, index, corners, size)
+        batch = rescale(windows, bounds)
         brightened = _brighten(batch, numbers, augment.intensity)
         brightened[..., fixed] = batch[..., fixed]
         batch = _mirror(brightened, numbers, augment)
@@ -143,7 +139,7 @@ def batches(
         if masks is None:
             inside = (batch > 0).any(-1, keepdims=True)
         else:
-            windows = read_windows(masks, index, corners, size)
+            windows = read_patches(masks, index, corners, size)
             inside = _mirror(windows, numbers, augment) > 0
         weights = np.where(inside, np.float32(1), np.float32(background))
         return inputs, np.concatenate([batch, weights / total], -1)
@@ -151,11 +147,11 @@ def batches(
     return Batches(batch_size, draw)
 
 
-def _cover(length, size, slack, shift):
-    """Return how often patches cover each voxel along an axis, as shares."""
+def _coverage(length, size, slack, shift):
+    """Return the share of patch voxels that fall on each voxel along an axis."""
     starts = np.arange(slack + 1) - shift
-    held = np.clip(starts[:, None] + np.arange(size), 0, length - 1)
-    return np.bincount(held.ravel(), minlength=length) / held.size
+    covered = np.clip(starts[:, None] + np.arange(size), 0, length - 1)
+    return np.bincount(covered.ravel(), minlength=length) / covered.size
 
 
 def _mean_weight(images, masks, bounds, background, covers):
@@ -163,10 +159,8 @@ def _mean_weight(images, masks, bounds, background, covers):
     if background == 1:
         return 1.0
     shares = []
-    for i in np.unique(
-        np.linspace(0, len(images) - 1, _MAX_IMAGES_COUNTED).astype(int)
-    ):
-        inside = scaled_to(images[i], bounds) > 0 if masks is None else masks[i] > 0
+    for i in np.unique(np.linspace(0, len(images) - 1, _MAX_MASKS_COUNTED).astype(int)):
+        inside = rescale(images[i], bounds) > 0 if masks is None else masks[i] > 0
         share = inside.any(-1)
         for cover in reversed(covers):
             share = share @ cover
@@ -174,17 +168,17 @@ def _mean_weight(images, masks, bounds, background, covers):
     weight = background + (1 - background) * np.mean(shares)
     if weight == 0:
         raise InputError(
-            "nothing of the images lies inside of their masks: with a `background` of "
-            "0 there is nothing to learn; raise it, or fix the masks."
+            "no voxel lies inside the masks: a `background` of 0 leaves nothing to "
+            "train on; raise it, or fix the masks."
         )
     return weight
 
 
-def _noise(streams, shape, most):
-    """Draw noise of a standard deviation up to the most, for each image another."""
-    spreads = [most * stream.random(dtype="float32") for stream in streams]
+def _noise(streams, shape, max_std):
+    """Draw noise, with a random standard deviation for each image."""
+    stds = [max_std * stream.random(dtype="float32") for stream in streams]
     noise = normal_numbers(streams, shape)
-    return np.reshape(spreads, (-1, *(1,) * len(shape))).astype("float32") * noise
+    return np.reshape(stds, (-1, *(1,) * len(shape))).astype("float32") * noise
 
 
 def normal_numbers(streams, shape):
@@ -195,11 +189,11 @@ def normal_numbers(streams, shape):
     return numbers
 
 
-def _brighten(batch, numbers, most):
+def _brighten(batch, numbers, max_change):
     """Change brightness and contrast of each image, within [0, 1]."""
-    if most == 0:
+    if max_change == 0:
         return batch
-    changes = 1 + most * (2 * numbers[:, :2] - 1).astype("float32")
+    changes = 1 + max_change * (2 * numbers[:, :2] - 1).astype("float32")
     gain, exponent = changes.T.reshape(2, -1, *(1,) * (batch.ndim - 1))
     return np.clip(gain * np.clip(batch, 0, 1) ** exponent, 0, 1)
 
@@ -218,7 +212,7 @@ def _mirror(batch, numbers, augment):
 def examples_of(
     n: int, batch_size: int, seed: int, step: int, places: Sequence[int]
 ) -> tuple[int, np.ndarray, np.ndarray]:
-    """Find epoch, positions in it, and numbers, of examples of a step."""
+    """Return the epoch of a step, and positions and indices of its examples."""
     epoch, step = divmod(step, n // batch_size)
     position = step * batch_size + np.asarray(places, int)
     return epoch, position, _order(n, seed, epoch)[position]
@@ -226,12 +220,12 @@ def examples_of(
 
 @lru_cache(maxsize=4)
 def _order(n, seed, epoch):
-    """Shuffle the numbers of all examples, for an epoch."""
-    # Not from the stream that has the epoch's first time.
+    """Return the shuffled indices of all examples for an epoch."""
+    # Not ``stream_of(seed, epoch)``, from which the epoch's first time is drawn.
     return np.random.default_rng([seed, epoch, 0, 1]).permutation(n)
 
 
 def stream_of(seed, epoch, example=-1):
     """Return the random generator of an example in an epoch, or of the epoch."""
-    # Numbers of zero at the end would make no other stream.
+    # NumPy ignores zeros at the end of a seed, so that examples count from 1.
     return np.random.default_rng([seed, epoch, example + 1])

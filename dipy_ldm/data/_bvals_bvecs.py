@@ -1,7 +1,7 @@
-"""Diffusion series: b-values and directions of their volumes.
+"""b-values and directions of diffusion series.
 
-Tables are those of FSL: directions along the axes of the voxels, the first of which
-leads to the left. What is learnt are directions in the world.
+Files are FSL's: directions are along the voxel axes, the first of which points left.
+Models are conditioned on directions in world axes.
 """
 
 from collections import Counter
@@ -16,14 +16,14 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table, listed
 from dipy_ldm.data._paths import stem
 
-# A volume of a smaller b-value, or of this, is one of b = 0, as to DIPY.
+# Volumes up to this b-value count as b = 0, as in DIPY.
 B0_LIMIT = 50
 DIRECTION = "direction"
-ENDS = ".bval", ".bvec"
+EXTENSIONS = ".bval", ".bvec"
 
 
 class Gradients(NamedTuple):
-    """b-values ``(n,)`` in s/mm^2 and vectors ``(n, 3)`` of a series, as FSL's are."""
+    """b-values ``(n,)`` in s/mm^2 and directions ``(n, 3)``, in FSL's axes."""
 
     bvals: np.ndarray
     bvecs: np.ndarray
@@ -31,13 +31,13 @@ class Gradients(NamedTuple):
 
     @classmethod
     def read(cls, bval: str | Path, bvec: str | Path) -> Self:
-        """Read the tables of a series."""
+        """Read the b-values and directions of a series."""
         from dipy.core.gradients import gradient_table
         from dipy.io.gradients import read_bvals_bvecs
 
         try:
             bvals = np.atleast_1d(read_bvals_bvecs(str(bval), None)[0])
-            # As b-values, of which DIPY reads one alone, too.
+            # Read as b-values: as directions, DIPY would refuse a single one.
             bvecs = np.atleast_2d(read_bvals_bvecs(str(bvec), None)[0])
             if bvecs.ndim != 2 or 3 not in bvecs.shape:
                 raise ValueError("there are not three numbers for each direction")
@@ -46,14 +46,14 @@ class Gradients(NamedTuple):
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{bval} and {bvec} can't be read as b-values and directions ({error});"
-                " give a row of b-values and three of vectors."
+                " give a row of b-values and three of directions."
             ) from error
-        if len(bvecs) == 3:  # as FSL has them, also where there are three
+        if len(bvecs) == 3:  # FSL's layout, also of three directions
             bvecs = bvecs.T
         if len(bvals) != len(bvecs):
             raise InputError(
                 f"{bval} has {len(bvals)} b-values and {bvec} {len(bvecs)} directions; "
-                "give both of one series."
+                "give the files of one series."
             )
         try:
             gradient_table(bvals, bvecs=bvecs, b0_threshold=B0_LIMIT)
@@ -66,14 +66,14 @@ class Gradients(NamedTuple):
 
     @classmethod
     def beside(cls, file: Path, n: int) -> Self:
-        """Read the tables beside a series of so many volumes."""
+        """Read the files beside a series of ``n`` volumes."""
         tables = find_tables(file)
-        if missing := [end for end in ENDS if end not in tables]:
+        if missing := [end for end in EXTENSIONS if end not in tables]:
             raise InputError(
                 f"{file} has no {' and no '.join(missing)} beside it; add it, or leave "
                 "the file out."
             )
-        gradients = cls.read(*(tables[end] for end in ENDS))
+        gradients = cls.read(*(tables[end] for end in EXTENSIONS))
         if len(gradients.bvals) != n:
             raise InputError(
                 f"{file} has {n} volumes, and {tables['.bvec'].name} "
@@ -89,21 +89,21 @@ class Gradients(NamedTuple):
 
     @property
     def b0s(self):
-        """Numbers of the volumes of b = 0."""
+        """Indices of the b = 0 volumes."""
         return np.flatnonzero(self.bvals <= B0_LIMIT)
 
     @property
     def shells(self):
-        """How many directions there are of each b-value, to the next hundred."""
+        """Number of directions by b-value, rounded to hundreds."""
         return Counter(round(b, -2) for b in self.bvals[self.weighted].tolist())
 
     @property
     def weighted(self):
-        """Numbers of the diffusion-weighted volumes."""
+        """Indices of the diffusion-weighted volumes."""
         return np.flatnonzero(self.bvals > B0_LIMIT)
 
     def conditions(self, affine: np.ndarray, volumes: Sequence[int]) -> Table:
-        """Return the conditions of some volumes of a series with an affine."""
+        """Return b-values and directions of volumes as conditions, in world axes."""
         directions = self.bvecs[volumes] @ _to_world(affine).T
         return Table(
             {
@@ -113,52 +113,52 @@ class Gradients(NamedTuple):
             {BVAL: "s/mm^2"},
         )
 
-    def on(self, affine: np.ndarray, other: np.ndarray) -> Self:
-        """Bring the vectors of a series with an affine to the axes of another."""
+    def rotated(self, affine: np.ndarray, other: np.ndarray) -> Self:
+        """Rotate the directions from the axes of one affine to those of another."""
         rotation = _to_world(other).T @ _to_world(affine)
         return self._replace(bvecs=self.bvecs @ rotation.T)
 
     def texts(self) -> dict[str, str]:
-        """Return what tables of FSL have, by the ends of their names."""
+        """Return the contents of FSL's files, by extension."""
         rows = [[f"{b:g}" for b in self.bvals]]
         vectors = [[f"{x:.6f}" for x in row] for row in self.bvecs.T + 0.0]
         return {
             end: "".join(" ".join(row) + "\n" for row in lines)
-            for end, lines in zip(ENDS, (rows, vectors))
+            for end, lines in zip(EXTENSIONS, (rows, vectors))
         }
 
 
 def makes_series(conditions: Mapping[str, Condition]) -> bool:
-    """Return whether a model of these conditions makes diffusion series."""
+    """Return whether a model with these conditions generates diffusion series."""
     return any(condition.kind == "direction" for condition in conditions.values())
 
 
-# What helps where each volume would be scaled by itself.
+# Where each volume would be scaled by itself.
 _CURE = (
-    "whose volumes have the scale of their b = 0; give the commands dipy_denoise_ldm, "
-    "dipy_evaluate_ldm and dipy_audit_ldm such files, and Python the images, "
-    "sources and gradients of load_volumes(dwi=True)"
+    "which are scaled by their b = 0; use the commands dipy_denoise_ldm, "
+    "dipy_evaluate_ldm and dipy_audit_ldm, or in Python the images, sources and "
+    "gradients of load_volumes(dwi=True)"
 )
 
 
 def refuse_series(conditions: Mapping[str, Condition], cure: str = _CURE) -> None:
-    """Refuse a model of series where it can't be used."""
+    """Refuse a model that generates diffusion series."""
     if makes_series(conditions):
         raise InputError(f"this model makes diffusion series, {cure}.")
 
 
 def find_tables(file: str | Path) -> dict[str, Path]:
-    """Find the tables of b-values and directions beside a file, by their ends."""
+    """Return the files of b-values and directions beside a file, by extension."""
     start = Path(file).with_name(stem(file))
-    places = {end: [Path(f"{start}{end}"), Path(f"{start}{end}s")] for end in ENDS}
-    paired = {end: next(filter(Path.is_file, own), None) for end, own in places.items()}
+    paths = {end: [Path(f"{start}{end}"), Path(f"{start}{end}s")] for end in EXTENSIONS}
+    paired = {end: next(filter(Path.is_file, own), None) for end, own in paths.items()}
     return {end: path for end, path in paired.items() if path}
 
 
 def _to_world(affine):
-    """Return the rotation from the axes that tables have to those of the world."""
+    """Return the rotation from FSL's axes to world axes."""
     linear = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    # The orthogonal matrix that is nearest: axes of voxels may be oblique.
+    # The nearest orthogonal matrix: voxel axes may not be perpendicular.
     vectors, _, transposed = np.linalg.svd(linear)
     rotation = vectors @ transposed
     if np.linalg.det(rotation) > 0:
@@ -167,7 +167,7 @@ def _to_world(affine):
 
 
 def describe(series: Sequence[Gradients]) -> str:
-    """Describe what several series have, in a sentence."""
+    """Summarise several series in a sentence."""
     total: Counter[float] = sum((one.shells for one in series), Counter())
     shells = sorted(total)
     n = sum(len(one.b0s) for one in series)

@@ -1,7 +1,7 @@
-"""Folders of results on disk that are there whole or not at all, and their arrays.
+"""The cache of volumes: folders that are complete or absent, and their arrays.
 
-Whoever uses a folder holds a lock on its notes (``NOTES``) until the process ends; what
-makes room lets such folders be.
+A process locks the notes (``NOTES``) of each folder that it uses until it ends; locked
+folders are never evicted.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,16 +20,16 @@ import numpy as np
 
 from dipy_ldm._utils.files import fsync, is_open, lock
 
-# What this process uses, with the descriptor of the lock that says so to others.
+# Folders that this process uses, with the descriptors of their locks.
 _held: dict[Path, int] = {}
-# Much longer than the work on one volume takes: who has not written for so long is
-# dead. A process number would say so at once, but not for processes of other machines.
+# Far longer than one volume takes: the process that wrote last has died. Its number
+# would not do, as it may have run on another machine.
 _STALE_SECONDS = 3600
 _FINGERPRINT_BYTES = 2**20
-# The file that a whole folder has; it is locked, and its time is that of the last use.
+# In each complete folder; locked while in use, and modified at the last use.
 NOTES = "volumes.json"
-# What names of folders, and of those that are being filled, are made of.
-_DIGITS = "[0-9a-f]" * 32
+# Pattern of the names of folders, and part of those that are being filled.
+_KEY = "[0-9a-f]" * 32
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
@@ -40,7 +40,7 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError as error:
         raise OSError(
-            "there is no home folder; name a place for volumes with `cache_dir`."
+            "there is no home folder; name a folder for the cache with `cache_dir`."
         ) from error
     return Path(home).resolve() / "dipy_ldm" / "volumes"
 
@@ -48,9 +48,8 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
 def make_key(files: Iterable[Path], settings: dict) -> str:
     """Return the cache key of files and settings.
 
-    A file counts with its size, the time of its last change and its first mebibyte.
-    That is read at once even for thousands of files; it holds the header and the first
-    voxels, and whoever changes later ones changes the time too. Names don't count, so
+    Of each file, they are size, modification time and the first mebibyte, which has
+    the header and is read quickly even of thousands of files. Names do not count, so
     that a folder may be moved.
     """
     text = json.dumps([list(map(_fingerprint, files)), settings], sort_keys=True)
@@ -65,29 +64,29 @@ def _fingerprint(file):
 
 
 def hold(folder: Path) -> None:
-    """Mark a folder as in use until this process ends, and as used just now."""
+    """Lock a folder until this process ends, and set the time of its last use."""
     descriptor = os.open(folder / NOTES, os.O_RDONLY)
     lock(descriptor)
     if not is_open(folder / NOTES, descriptor):
-        # A cleaner held it until now, and removed it.
+        # Removed by another process before it was locked.
         os.close(descriptor)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
     release(folder)
     _held[folder] = descriptor
-    # What belongs to others may be used, and not changed.
+    # A folder of another user may be read-only.
     with suppress(OSError):
         os.utime(folder / NOTES)
 
 
 def release(folder: Path) -> None:
-    """Use a folder no longer."""
+    """Unlock a folder."""
     descriptor = _held.pop(folder, None)
     if descriptor is not None:
         os.close(descriptor)
 
 
-def name_beside(array: np.ndarray, name: str) -> Path | None:
-    """Return the path of a file beside a cached array."""
+def path_beside(array: np.ndarray, name: str) -> Path | None:
+    """Return a path beside a cached array, or part of it; None if it is not cached."""
     whole = array
     while isinstance(whole.base, np.ndarray):
         whole = whole.base
@@ -99,10 +98,10 @@ def name_beside(array: np.ndarray, name: str) -> Path | None:
 
 
 def list_folders(root: Path) -> dict[Path, int]:
-    """List all folders of results with their bytes, the least recently used first."""
+    """Return the bytes of all complete folders, the least recently used first."""
     folders = []
-    for folder in root.glob(_DIGITS):
-        # Others may be removing it.
+    for folder in root.glob(_KEY):
+        # Another process may be removing it.
         with suppress(OSError):
             size = sum(file.stat().st_size for file in folder.iterdir())
             folders.append(((folder / NOTES).stat().st_mtime, folder, size))
@@ -110,7 +109,7 @@ def list_folders(root: Path) -> dict[Path, int]:
 
 
 def make_room(root: Path, limit: float) -> list[Path]:
-    """Remove the least recently used entries until the cache is small enough."""
+    """Remove the least recently used folders until the cache is within ``limit``."""
     sizes = list_folders(root)
     total, removed = sum(sizes.values()), []
     for folder, size in sizes.items():
@@ -124,7 +123,7 @@ def _remove(folder):
     """Remove a folder, unless it is in use or may not be changed."""
     try:
         with open(folder / NOTES, "rb+") as stream:
-            # Without locks, nothing is known to be free.
+            # Where files can't be locked, no folder is known to be unused.
             free = lock(stream.fileno(), exclusively=True, wait=False)
             return free and discard(folder)
     except OSError:
@@ -137,18 +136,14 @@ def _partial_name(folder):
 
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """Fill a folder that appears under its name once all is in it.
-
-    Several processes may do so at once: the first one's stays. What killed ones left
-    is removed.
-    """
+    """Yield a folder that is renamed when complete; the first of several stays."""
     partial = folder.with_name(_partial_name(folder))
     try:
         _make_root(folder.parent)
         _remove_stale(folder.parent)
         partial.mkdir()
         yield partial
-        _put(partial, folder)
+        _move_into_place(partial, folder)
     except OSError as error:
         raise OSError(
             f"can't write the cache of volumes in {folder.parent} "
@@ -160,46 +155,44 @@ def filling(folder: Path) -> Iterator[Path]:
 
 
 def _make_root(root):
-    """Make the folder of all results, for the user alone unless he chose the place."""
+    """Create the folder of the cache; the default one is private to the user."""
     root.mkdir(parents=True, exist_ok=True)
     with suppress(OSError):
         if root == cache_root():
             root.chmod(0o700)
 
 
-def _put(partial, folder):
+def _move_into_place(partial, folder):
     """Move a folder to its final name, unless another process was faster."""
     for file in partial.iterdir():
         fsync(file)
     try:
         os.rename(partial, folder)
     except OSError:
-        # Or the place can't be written.
         if not folder.is_dir():
             raise
 
 
 def discard(folder: Path) -> bool:
-    """Remove a folder at once, for those who look for it."""
+    """Remove a folder, atomically for other processes; return whether it worked."""
     release(folder)
-    doomed = folder.with_name(_partial_name(folder))
+    removed = folder.with_name(_partial_name(folder))
     try:
-        # Nobody must find the half of it.
-        os.rename(folder, doomed)
+        os.rename(folder, removed)
     except OSError:
         return False
-    shutil.rmtree(doomed, ignore_errors=True)
+    shutil.rmtree(removed, ignore_errors=True)
     return True
 
 
 def _remove_stale(root):
-    for partial in root.glob(f".{_DIGITS}.{_DIGITS}.partial"):
+    for partial in root.glob(f".{_KEY}.{_KEY}.partial"):
         if partial.is_dir() and time.time() - _last_change(partial) > _STALE_SECONDS:
             shutil.rmtree(partial, ignore_errors=True)
 
 
 def _last_change(folder):
-    """Return when a folder or a file in it was written to; now, if it has just gone."""
+    """Return the last change of a folder or its files; now if it was just removed."""
     try:
         return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
     except FileNotFoundError:
@@ -210,10 +203,9 @@ def _last_change(folder):
 def writing_rows(
     path: Path, length: int, shape: tuple[int, ...], dtype: str
 ) -> Iterator[Callable]:
-    """Write an array to a ``.npy`` file, row by row, its length known at the end.
+    """Yield a function that appends rows to a ``.npy`` file, at most ``length``.
 
-    Through the file rather than a memory map: there, a disk that fills up is not an
-    error that can be told but the end of the process.
+    Not through a memory map, where a full disk kills the process instead of raising.
     """
     kind = np.dtype(dtype)
     rows = 0
@@ -230,7 +222,7 @@ def writing_rows(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield append
         file.seek(0)
-        # Of the same size: NumPy leaves room in it for any number of rows.
+        # Of the same size, as NumPy leaves room for any number of rows.
         _write_header(file, (rows, *shape), kind)
 
 

@@ -1,4 +1,4 @@
-"""A cohort: images, what matters on them and where they are, and parts of it."""
+"""A cohort: images with masks and metadata, and its validation split."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -11,14 +11,12 @@ from dipy_ldm._utils.values import take_rows
 
 
 class Cohort(NamedTuple):
-    """Images ``(n, *space, channels)`` and their metadata.
+    """Images ``(n, *space, channels)`` and their metadata; None where there is none.
 
-    Masks ``(n, *space)``, the affine, values of conditions by their names, and the
-    subjects, both in the order of the images; each is None where there are none. Units
-    of conditions, and what their levels mean, are by the names of the conditions. The
-    suffix is BIDS' word for what kind of scans they are, such as T1w. Sources are the
-    source images, ``(n, *space, channels)``, and channels say what those of the
-    images are, where they have names, and source_channels those of sources.
+    ``masks`` are ``(n, *space)``, ``sources`` ``(n, *space, channels)``. ``conditions``
+    (by name) and ``subjects`` are in the order of the images. ``units``, and
+    ``meanings`` of levels, are by condition. ``suffix`` is the BIDS suffix, such as
+    T1w. ``channels`` and ``source_channels`` are records of named channels.
     """
 
     images: np.ndarray
@@ -38,18 +36,18 @@ class Cohort(NamedTuple):
         """Shape of all images."""
         return self.images.shape
 
-    def take_metadata(self, numbers: Iterable[int]) -> Self:
-        """Return the metadata of a subset; arrays stay."""
-        numbers = list(numbers)
-        subjects = self.subjects and [self.subjects[i] for i in numbers]
-        conditions = take_rows(self.conditions, numbers)
+    def take_metadata(self, indices: Iterable[int]) -> Self:
+        """Return the cohort with the metadata of a subset; arrays stay whole."""
+        indices = list(indices)
+        subjects = self.subjects and [self.subjects[i] for i in indices]
+        conditions = take_rows(self.conditions, indices)
         return self._replace(conditions=conditions, subjects=subjects)
 
 
 def draw_order(subjects: Sequence, seed: int) -> list[int]:
-    """Draw an order in which the images of each subject are neighbours."""
+    """Draw a random order that keeps the images of each subject together."""
     order = np.random.default_rng(seed).permutation(len(subjects)).tolist()
-    # One image stands for each subject: the first of many would come too early.
+    # One fixed image places each subject: the first drawn would favour large ones.
     last = {subject: i for i, subject in enumerate(subjects)}
     place = {subjects[i]: n for n, i in enumerate(order) if last[subjects[i]] == i}
     return sorted(order, key=lambda i: place[subjects[i]])
@@ -58,10 +56,10 @@ def draw_order(subjects: Sequence, seed: int) -> list[int]:
 def split(
     cohort: Cohort, share: float, seed: int, batch_size: int
 ) -> tuple[Cohort, Cohort | None]:
-    """Hold a share of the images out, and with an image all others of its subject.
+    """Hold out a share of the images for validation, by whole subjects.
 
-    Volumes must be in an order of :func:`draw_order`: the last are taken. Drawn again,
-    they would have to be copied into memory.
+    Of volumes, the last are taken, so that none is copied into memory: they must be in
+    an order of :func:`draw_order`.
     """
     n, images = len(cohort.images), cohort.images
     subjects = range(n) if cohort.subjects is None else cohort.subjects
@@ -69,7 +67,7 @@ def split(
         drawn = draw_order(subjects, seed)
         owners = [subjects[i] for i in drawn]
         count = _count_held_out(owners, share, batch_size, "images")
-        # Those held out first, then the others.
+        # The first that were drawn are held out, and moved to the end.
         order = np.roll(drawn, -count)
         images = images[order]
     else:
@@ -83,7 +81,7 @@ def split(
 
 
 def _count_held_out(subjects, share, batch_size, kind):
-    """Count the first images that are a share of all, of whole subjects."""
+    """Count the first images that make up a share of all, in whole subjects."""
     n, count = len(subjects), 0
     for _, images in groupby(subjects):
         if count >= share * n:
@@ -91,15 +89,15 @@ def _count_held_out(subjects, share, batch_size, kind):
         count += len(list(images))
     if n - count < batch_size:
         raise InputError(
-            f"of {n} {kind}, {n - count} are left to learn from ({count} held out to "
-            f"validate), fewer than a batch of {batch_size}; add {kind}, or lower "
+            f"of {n} {kind}, {n - count} remain for training ({count} held out for "
+            f"validation), fewer than a batch of {batch_size}; add {kind}, or lower "
             "`batch_size` or `validation`."
         )
     return count
 
 
 def _part(cohort, images, order, part):
-    """Take a part of images, in their order, with what belongs to them."""
+    """Return part of a cohort, whose images were reordered."""
     arrays = {"masks": cohort.masks, "sources": cohort.sources}
     arrays = {name: x if x is None else x[part] for name, x in arrays.items()}
     return cohort.take_metadata(order[part])._replace(images=images[part], **arrays)

@@ -1,4 +1,4 @@
-"""Scans with masks and sources, and diffusion series, brought to the grid."""
+"""Conform scans with masks and sources, and diffusion series, to the grid."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import numpy as np
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._bvals_bvecs import Gradients
 from dipy_ldm.data._grid import Grid, conform
-from dipy_ldm.data._nifti import VolumeInfo, check_whole, read_each, read_mask
+from dipy_ldm.data._nifti import VolumeInfo, check_integrity, read_each, read_mask
 from dipy_ldm.data._pairing import Task
 from dipy_ldm.data._preprocessing import (
     Origin,
@@ -45,19 +45,19 @@ def conform_task(
 def conform_channels(
     parts: Iterable[tuple[Channel, Path]], grid: Grid
 ) -> tuple[np.ndarray, list[Origin]]:
-    """Read all channels of a scan as ``(*grid.shape, columns)``, and the ways back."""
+    """Return all channels of a scan, ``(*grid.shape, columns)``, and their origins."""
     images, origins = zip(*(channel.read(file, grid) for channel, file in parts))
     return np.concatenate(images, -1), list(origins)
 
 
 def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
-    """Yield for each volume of one diffusion series what conforms it.
+    """Yield, for each volume of a diffusion series, a function that conforms it.
 
-    All have the scale of the mean of b = 0, which is the source of each: what is left
-    of it is kept. Volumes are read one by one.
+    All are scaled by the mean b = 0, their source, which keeps the attenuation. Volumes
+    are read one by one.
     """
     info, mask = tasks[0].info, tasks[0].mask
-    check_whole(info.file)
+    check_integrity(info.file)
     b0 = _mean_b0(info, tasks[0].gradients)
     source, origin = conform_voxels(info.file, b0, info.affine, grid, from_zero=True)
     masks = [] if mask is None else [_conform_mask(mask, info.affine, grid)]
@@ -75,7 +75,7 @@ def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
 
 
 def _mean_b0(info, gradients):
-    """Return the mean of the volumes of b = 0 of a series, ``(x, y, z, 1)``."""
+    """Return the mean b = 0 of a series, ``(x, y, z, 1)``."""
     total = sum(read_each(info, gradients.b0s.tolist()))
     return np.asarray(total / len(gradients.b0s), "float32")
 
@@ -91,19 +91,19 @@ def _conform_mask(file, affine, grid):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MeasuredSeries(Unnamed):
-    """A series as columns: mean b = 0 and weighted volumes, in the scale of that."""
+    """A series as columns: mean b = 0, and weighted volumes scaled by it."""
 
     info: VolumeInfo
     gradients: Gradients
 
     @classmethod
     def of(cls, task: Task) -> Self:
-        """Return a series of which headers and tables were read."""
+        """Return the series of a task."""
         return cls(info=task.info, gradients=cast(Gradients, task.gradients))
 
     @property
     def width(self) -> int:
-        """How many columns there are."""
+        """Number of columns."""
         return 1 + len(self.gradients.weighted)
 
     @property
@@ -118,23 +118,23 @@ class MeasuredSeries(Unnamed):
 
     @property
     def shown(self) -> int:  # type: ignore[override]
-        """Number of the first weighted volume."""
+        """Index of the first weighted volume."""
         return int(self.gradients.weighted[0])
 
     def texts(self) -> dict[str, str]:
-        """Return b-values and directions."""
+        """Return the contents of the files of b-values and directions."""
         return self.gradients.texts()
 
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read all volumes, ``(x, y, z, volumes)``, and their affine."""
-        check_whole(file)
+        check_integrity(file)
         volumes = list(read_each(self.info, range(len(self.gradients.bvals))))
         return np.concatenate(volumes, -1), self.info.affine
 
     def conform(
         self, file: Path, data: np.ndarray, affine: np.ndarray, grid: Grid
     ) -> tuple[np.ndarray, Origin]:
-        """Bring b = 0 and weighted volumes to a grid; return the way back, too."""
+        """Conform b = 0 and weighted volumes to a grid; return their origin, too."""
         b0 = data[..., self.gradients.b0s].mean(-1, keepdims=True)
         source, origin = conform_voxels(file, b0, affine, grid, from_zero=True)
         weighted = data[..., self.gradients.weighted]
@@ -142,14 +142,14 @@ class MeasuredSeries(Unnamed):
         return np.concatenate([source, images], -1), origin._replace(data=data)
 
     def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
-        """Return the series with other weighted volumes."""
+        """Return the file's series with its weighted volumes replaced."""
         weighted, series = self.gradients.weighted, origin.data.copy()
         own = origin._replace(data=series[..., weighted])
         series[..., weighted] = super().bring_back(images[..., 1:], own)
         return series
 
     def spread(self, repeated: np.ndarray, origin: Origin) -> np.ndarray:
-        """Return how much weighted volumes differ; those of b = 0 do not."""
+        """Return standard deviations of weighted volumes, and 0 for those of b = 0."""
         deviations = np.zeros_like(origin.data)
         own = super().spread(repeated, origin)[..., 1:]
         deviations[..., self.gradients.weighted] = own

@@ -1,4 +1,4 @@
-"""Covariates: what tables say of scans, as numbers and classes, and a summary of it."""
+"""Read covariates of scans from tables, and summarise them."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,15 +15,15 @@ from dipy_ldm.data._tables import (
     SEX_COLUMNS,
     Description,
     Row,
+    as_level,
     as_number,
     as_text,
     is_missing,
     read_descriptions,
     refuse_rows,
-    spelled,
 )
 
-# Units that BIDS and people write in several ways.
+# Spellings of units.
 _UNITS = dict.fromkeys(("year", "years", "y", "yr", "yrs"), "years")
 _UNITS |= dict.fromkeys(("month", "months"), "months")
 
@@ -51,7 +51,7 @@ def read_covariates(
     Parameters
     ----------
     names : sequence of str
-        Columns, of the ``scans.tsv``, ``sessions.tsv`` and ``participants.tsv`` around
+        Columns of the ``scans.tsv``, ``sessions.tsv`` and ``participants.tsv`` around
         the files, or of lists.
     files : sequence of Path
         Files of the scans.
@@ -59,7 +59,7 @@ def read_covariates(
         Rows of the lists that named the files, by absolute paths, as a
         :class:`dipy_ldm.data.Volumes` has them (``listed``).
     steps : dict of str to float, optional
-        Steps to multiples of which numbers are rounded, in their unit.
+        Steps that numbers are rounded to, in their unit.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def read_covariates(
     Raises
     ------
     InputError
-        If no table has a column, or cells are bad; all of these are in one report.
+        If no table has a column, or cells are bad; these are reported together.
     """
     matched = find_rows(files, list_rows)
     _refuse_unknown(names, matched)
@@ -79,16 +79,16 @@ def read_covariates(
     values, units, levels = {}, {}, {}
     complaints: list[str] = []
     for name in names:
-        # The nearest row decides, also that a value is missing.
+        # The nearest row decides, even if its value is missing.
         rows = [next((r for r in own if name in r.cells), None) for own in matched.rows]
-        meant = _merged(name, rows, described)
-        values[name] = _typed(name, rows, meant, complaints)
-        if meant.unit is not None:
-            units[name] = meant.unit
-        if meant.levels:
-            levels[name] = {spelled(name, k): v for k, v in meant.levels.items()}
+        entry = _merge_descriptions(name, rows, described)
+        values[name] = _convert(name, rows, entry, complaints)
+        if entry.unit is not None:
+            units[name] = entry.unit
+        if entry.levels:
+            levels[name] = {as_level(name, k): v for k, v in entry.levels.items()}
     refuse_rows(complaints, _CURE)
-    # Lists have a row for each file, and need not have these columns.
+    # A list has a row for each file, but not necessarily these columns.
     without_row = [
         file
         for file, rows in zip(files, matched.rows)
@@ -102,24 +102,24 @@ def read_covariates(
 
 
 _CURE = (
-    "write numbers (89 for 89+, 1.5 for 1,5) or n/a there, or, where the column has "
-    "classes, name them under Levels in the JSON beside the table"
+    "write numbers (89 for 89+, 1.5 for 1,5) or n/a or, if the column has classes, "
+    "list them under Levels in the JSON beside the table"
 )
 
 
 def _refuse_unknown(names, matched: MatchedRows):
     if not matched.tables and matched.unused:
         raise InputError(
-            f"participants.tsv has {counted(matched.unused, 'row')}, and none for the "
-            "files; write participant_id and session_id as their names (sub-01, not 1)."
+            f"participants.tsv has {counted(matched.unused, 'row')}, but none for the "
+            "files; write participant_id and session_id as in their names (sub-01)."
         )
     if not matched.tables:
         raise InputError(
-            "no table knows the files: neither a participants.tsv beside or above them "
-            f"nor a .csv of their paths lists them; add one with {listed(names)}."
+            "neither a participants.tsv beside or above the files nor a .csv of their "
+            f"paths lists them; add one with {listed(names)}."
         )
     if unknown := [name for name in names if name not in matched.columns]:
-        available = ", ".join(matched.columns) or "no column of a name"
+        available = ", ".join(matched.columns) or "no named column"
         where = ", ".join(map(str, matched.tables[:3]))
         raise InputError(
             f"there is no column {', '.join(unknown)} in the tables of the files "
@@ -127,44 +127,44 @@ def _refuse_unknown(names, matched: MatchedRows):
         )
 
 
-def _merged(name, rows, described):
+def _merge_descriptions(name, rows, described):
     """Merge the JSON descriptions of a column from all tables."""
     tables = dict.fromkeys(row.table for row in rows if row is not None)
     units: dict[str, Path] = {}
     levels: dict[str, str] = {}
     for table in tables:
-        meant = described[table].get(name, Description())
-        unit = meant.unit
-        # BIDS says so of its own tables.
+        entry = described[table].get(name, Description())
+        unit = entry.unit
+        # The default of BIDS.
         if name == "age" and table.name.endswith(("participants.tsv", "sessions.tsv")):
             unit = unit or "years"
         if unit is not None:
             units.setdefault(_UNITS.get(unit.strip().lower(), unit.strip()), table)
-        levels = meant.levels | levels
+        levels = entry.levels | levels
     if len(units) > 1:
         each = " and ".join(f"{unit} in {table}" for unit, table in units.items())
-        raise InputError(f"{name} is in {each}; bring it to one unit first.")
+        raise InputError(f"{name} is in {each}; convert it to one unit.")
     return Description(next(iter(units), None), levels)
 
 
-def _typed(name, rows, meant, complaints):
+def _convert(name, rows, entry, complaints):
     """Convert texts to numbers or classes, and collect complaints."""
     texts = [None if row is None else row.cells[name] for row in rows]
     texts = [None if is_missing(text) else text for text in texts]
     n_present = len(check_values(name, texts))
     numbers = [None if text is None else as_number(text) for text in texts]
-    no_numbers = [t for t, n in zip(texts, numbers) if t is not None and n is None]
-    # One text beside numbers is a sign of what is missing, however often it stands.
-    one_sign = len(set(no_numbers)) == 1 and len(no_numbers) < n_present
-    mostly_text = 2 * len(no_numbers) > n_present and not one_sign
-    classes = name.lower() in SEX_COLUMNS or (meant.levels and meant.unit is None)
-    if not classes and mostly_text and all(map(DECIMAL_COMMA.match, no_numbers)):
-        complaints.append(f"{name} has decimal commas, as in {no_numbers[0]}")
+    not_numbers = [t for t, n in zip(texts, numbers) if t is not None and n is None]
+    # A single text among numbers marks missing values, however frequent it is.
+    marks_missing = len(set(not_numbers)) == 1 and len(not_numbers) < n_present
+    mostly_text = 2 * len(not_numbers) > n_present and not marks_missing
+    classes = name.lower() in SEX_COLUMNS or (entry.levels and entry.unit is None)
+    if not classes and mostly_text and all(map(DECIMAL_COMMA.match, not_numbers)):
+        complaints.append(f"{name} has decimal commas, as in {not_numbers[0]}")
         return numbers
-    if classes or (meant.unit is None and mostly_text):
-        return [text and spelled(name, text, meant.levels) for text in texts]
+    if classes or (entry.unit is None and mostly_text):
+        return [text and as_level(name, text, entry.levels) for text in texts]
     complaints += [
-        f"{row}: {name} is {text!r}, no number"
+        f"{row}: {name} is {text!r}, not a number"
         for row, text, number in zip(rows, texts, numbers)
         if text is not None and number is None
     ]
@@ -188,7 +188,7 @@ def round_to_steps(values: dict[str, list], steps: Mapping[str, float]) -> None:
         ]
 
 
-# Whole numbers, so few of them: they may be codes of classes.
+# Up to so many different whole numbers may be codes of classes.
 _MAX_CODES = 10
 
 
@@ -203,14 +203,14 @@ def as_covariates(
 
 def summarise(covariates: Covariates) -> str:
     """Summarise covariates as lines of text."""
-    covariates = covariates._replace(values=_shown(covariates.values))
+    covariates = covariates._replace(values=_columns_to_summarise(covariates.values))
     subjects = covariates.subjects
     images = counted(len(subjects), "image")
     people = counted(len(set(subjects)), "subject")
     tables = covariates.tables
     source = f", from {_name_or_count(tables, 'table')}" if tables else ""
     lines = [f"conditions of {images} of {people}{source}:"]
-    lines += [f"  {_line(name, covariates)}" for name in covariates.values]
+    lines += [f"  {_summarise_column(name, covariates)}" for name in covariates.values]
     if covariates.without_row:
         missing = _name_or_count(covariates.without_row, "image")
         lines.append(f"no table has a row for {missing}")
@@ -220,8 +220,8 @@ def summarise(covariates: Covariates) -> str:
     return "\n".join(lines + _hints(covariates) + _warnings(covariates))
 
 
-def _shown(values):
-    """Return columns with classes as text, and without directions: not of people."""
+def _columns_to_summarise(values):
+    """Return the columns to summarise, with classes as text: not directions."""
     columns = {}
     for name, column in values.items():
         present = [value for value in column if value is not None]
@@ -232,13 +232,13 @@ def _shown(values):
     return columns
 
 
-def _line(name, covariates):
+def _summarise_column(name, covariates):
     values = covariates.values[name]
     present = [value for value in values if value is not None]
     unit = covariates.units.get(name)
     missing = len(values) - len(present)
     content = (
-        _classes(present, covariates.levels.get(name, {}))
+        _summarise_classes(present, covariates.levels.get(name, {}))
         if isinstance(present[0], str)
         else f"{as_text(min(present))} to {as_text(max(present))}, mean "
         f"{sum(present) / len(present):.4g}"
@@ -247,8 +247,8 @@ def _line(name, covariates):
     return f"{title}: {content}" + (f"; {missing} missing" if missing else "")
 
 
-def _classes(values, meanings):
-    """List classes, the commonest first, with their counts and meanings."""
+def _summarise_classes(values, meanings):
+    """List classes with counts and meanings, the most frequent first."""
     return listed(
         f"{level} {count}" + (f" ({meanings[level]})" if meanings.get(level) else "")
         for level, count in Counter(values).most_common()
@@ -256,7 +256,7 @@ def _classes(values, meanings):
 
 
 def _hints(covariates):
-    """Return hints at likely mistakes."""
+    """Return hints about likely mistakes."""
     lines = []
     for name, values in covariates.values.items():
         kinds = set(values) - {None}
@@ -270,8 +270,8 @@ def _hints(covariates):
             and all(value % 1 == 0 for value in kinds)
         ):
             lines.append(
-                f"{name} is taken for a number; if its {len(kinds)} values are codes "
-                "of classes, name these under Levels in the JSON beside the table, or "
+                f"{name} is treated as a number; if its {len(kinds)} values are codes "
+                "of classes, list them under Levels in the JSON beside the table, or "
                 "write them with a letter, such as site1"
             )
     return lines
@@ -285,10 +285,10 @@ def _warnings(covariates):
         few = [value for value, own in owners.items() if len(set(own)) < FEW]
         if rare := sorted(value for value in few if isinstance(value, str)):
             lines.append(
-                f"{name} has classes of fewer than {FEW} subjects, which can point to "
-                f"persons: {listed(rare)}"
+                f"{name} has classes of fewer than {FEW} subjects, who could be "
+                f"re-identified: {listed(rare)}"
             )
-    if alone := count_alone(covariates):
+    if alone := count_identifiable(covariates):
         lines.append(
             f"{alone} of {counted(len(set(covariates.subjects)), 'subject')} have a "
             "unique combination of these conditions and could be re-identified; use "
@@ -297,7 +297,7 @@ def _warnings(covariates):
     return lines
 
 
-def count_alone(covariates: Covariates) -> int:
+def count_identifiable(covariates: Covariates) -> int:
     """Count the subjects whose combination of values is unique."""
     combinations = zip(*covariates.values.values())
     owners = map(set, grouped(zip(combinations, covariates.subjects)).values())
@@ -305,7 +305,7 @@ def count_alone(covariates: Covariates) -> int:
 
 
 def _name_or_count(items: Sequence, noun: str) -> str:
-    """Count items, and name the first."""
+    """Return a single item, or the count and the first."""
     if len(items) == 1:
         return str(items[0])
     return f"{counted(len(items), noun)} ({items[0]} first)"

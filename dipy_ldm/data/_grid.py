@@ -1,8 +1,7 @@
-"""The one grid that volumes are brought to, and the way back to a file's own.
+"""Resample volumes to one grid, and back to a file's own.
 
-A grid has its axes along right, front and top (RAS). Between grids, values are
-interpolated linearly, which never overshoots, after a low-pass filter where the new
-grid is the coarser one.
+A grid has its axes along right, anterior and superior (RAS). Values are interpolated
+linearly, which never overshoots, after a low-pass filter if the new grid is coarser.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,9 +12,9 @@ import numpy as np
 
 from dipy_ldm._utils.checks import InputError
 
-# In voxels: what is nearer than this to a voxel lies on it.
+# In voxels: smaller displacements count as rounding.
 _TOLERANCE = 1e-3
-# Full width at half maximum of a Gaussian, squared, by its variance.
+# Squared full width at half maximum of a Gaussian, over its variance.
 _WIDTH_TO_VARIANCE = 8 * np.log(2)
 
 
@@ -33,7 +32,7 @@ def choose_grid(
 ) -> Grid:
     """Choose the grid for a set of volumes."""
     if voxel_size is None:
-        sizes = np.median([_sizes(info.affine) for info in infos], axis=0)
+        sizes = np.median([_voxel_sizes(info.affine) for info in infos], axis=0)
     else:
         sizes = _as_triple("voxel_size", voxel_size, float)
     boxes = np.array([bounding_box(info.shape, info.affine) for info in infos])
@@ -43,14 +42,14 @@ def choose_grid(
     if (sizes > high - low).all():
         extent = " x ".join(f"{mm:.3g}" for mm in high - low)
         raise InputError(
-            f"voxel_size {voxel_size} is larger than the volumes ({extent} mm)."
+            f"the voxel size {voxel_size} exceeds the volumes ({extent} mm); lower it."
         )
-    # An excess of rounding errors is no reason for one more voxel.
+    # Rounding errors must not add a voxel.
     full = np.maximum(np.ceil((high - low) / sizes - 10 * _TOLERANCE), 1).astype(int)
     first = (low + high) / 2 - (full - 1) / 2 * sizes
     if shape is not None:
         requested = np.array(_as_triple("shape", shape, int))
-        # By whole voxels, so that those of the data stay in their places.
+        # By whole voxels, so that those of the data are not moved.
         first -= (requested - full) // 2 * sizes
         full = requested
     affine = np.diag([*sizes, 1.0])
@@ -59,9 +58,9 @@ def choose_grid(
 
 
 def _as_triple(name, value, kind):
-    """Make three positive numbers of one or three."""
+    """Return one or three positive numbers as three."""
     values = list(value) if isinstance(value, Iterable) else [value]
-    # Written so that NaN is refused too; 64.0 is a number of voxels, 64.5 is none.
+    # Written so that NaN is refused too; for voxels, 64.0 is valid and 64.5 is not.
     if len(values) not in (1, 3) or not all(
         0 < v < np.inf and kind(v) == v for v in values
     ):
@@ -69,8 +68,8 @@ def _as_triple(name, value, kind):
     return [kind(v) for v in values] * (3 // len(values))
 
 
-def _sizes(affine):
-    """Return the voxel sizes of a volume, in the order right, front, top."""
+def _voxel_sizes(affine):
+    """Return the voxel sizes of a volume along the axes of RAS."""
     order = io_orientation(affine)[:, 0]
     return np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(order)]
 
@@ -85,7 +84,7 @@ def bounding_box(
 
 
 def _refuse_scattered(infos, boxes):
-    """Refuse volumes whose common box is twice as long as the largest of theirs."""
+    """Refuse volumes whose common box is over twice as long as the largest box."""
     extent = boxes[:, 1].max(axis=0) - boxes[:, 0].min(axis=0)
     if (extent <= 2 * (boxes[:, 1] - boxes[:, 0]).max(axis=0)).all():
         return
@@ -99,11 +98,11 @@ def _refuse_scattered(infos, boxes):
 
 
 def same_grid(one: Any, other: Any) -> bool:
-    """Return whether grids, or headers, have their voxels in the same places."""
+    """Return whether the voxels of two grids or headers coincide."""
     if tuple(one.shape) != tuple(other.shape):
         return False
     difference = np.linalg.solve(one.affine, other.affine) - np.eye(4)
-    return _farthest(difference, other.shape) < 0.1
+    return _max_displacement(difference, other.shape) < 0.1
 
 
 def is_within_a_voxel(shape: tuple[int, ...], affine: np.ndarray, grid: Grid) -> bool:
@@ -117,19 +116,19 @@ def conform(
 ) -> np.ndarray:
     """Resample a volume ``(x, y, z, channels)`` to ``(*grid.shape, channels)``.
 
-    It is interpolated linearly, or has the values of the nearest voxels.
+    Interpolation is linear, or by nearest neighbour.
     """
-    step = _index_map(affine, grid)
-    if data.shape[:3] == tuple(grid.shape) and (step == np.eye(4)).all():
+    index_map = _index_map(affine, grid)
+    if data.shape[:3] == tuple(grid.shape) and (index_map == np.eye(4)).all():
         return data.astype("float32")
     result = np.empty((*grid.shape, data.shape[-1]), "float32")
     for i in range(data.shape[-1]):
-        result[..., i] = _interpolate(data[..., i], step, grid.shape, nearest)
+        result[..., i] = _interpolate(data[..., i], index_map, grid.shape, nearest)
     return result
 
 
 def coverage(covering: Grid, grid: Grid) -> np.ndarray:
-    """Return how much of each voxel another grid covers, ``(*grid.shape, 1)``."""
+    """Return the share of each voxel that ``covering`` covers, ``(*grid.shape, 1)``."""
     return conform(np.ones((*covering.shape, 1), "float32"), covering.affine, grid)
 
 
@@ -147,32 +146,32 @@ def restore(
 
 def _index_map(affine, grid):
     """Return the affine from the grid's indices to those of the data."""
-    step = np.linalg.solve(affine, grid.affine)
-    # Voxels that only rounding moves are copied, not interpolated.
-    if _farthest(step - np.round(step), grid.shape) < _TOLERANCE:
-        step = np.round(step)
-    # Exactly what it is by its meaning, which DIPY checks.
-    step[3] = 0, 0, 0, 1
-    return step
+    index_map = np.linalg.solve(affine, grid.affine)
+    # Without displacements by rounding, so that voxels can be copied.
+    if _max_displacement(index_map - np.round(index_map), grid.shape) < _TOLERANCE:
+        index_map = np.round(index_map)
+    # Exact, as DIPY requires.
+    index_map[3] = 0, 0, 0, 1
+    return index_map
 
 
-def _farthest(difference, shape):
-    """Return an upper bound of how far indices are moved, in voxels."""
+def _max_displacement(difference, shape):
+    """Return an upper bound of the displacement of indices, in voxels."""
     reach = np.array([*shape, 1.0])
     return (np.abs(difference) @ reach).max()
 
 
-def _interpolate(channel, step, shape, nearest):
-    # They take most of a second to import.
+def _interpolate(channel, affine, shape, nearest):
+    # Slow to import.
     from dipy.align.imaffine import AffineMap
     from scipy.ndimage import gaussian_filter
 
-    places = AffineMap(step, domain_grid_shape=shape, codomain_grid_shape=channel.shape)
+    warp = AffineMap(affine, domain_grid_shape=shape, codomain_grid_shape=channel.shape)
     if nearest:
-        return places.transform(channel, interpolation="nearest")
-    # How many voxels of the data one of the new voxels takes, along each axis.
-    width = np.linalg.norm(step[:3, :3], axis=1)
+        return warp.transform(channel, interpolation="nearest")
+    # Width of a new voxel along each axis, in voxels of the data.
+    width = np.linalg.norm(affine[:3, :3], axis=1)
     sigma = np.sqrt(np.maximum(width**2 - 1, 0) / _WIDTH_TO_VARIANCE)
     smooth = gaussian_filter(channel.astype("float32"), sigma, mode="nearest")
-    # The weights add up to 1 but for rounding.
-    return places.transform(smooth).clip(min(channel.min(), 0), max(channel.max(), 0))
+    # Weights that do not quite add up to 1 may overshoot.
+    return warp.transform(smooth).clip(min(channel.min(), 0), max(channel.max(), 0))

@@ -1,4 +1,4 @@
-"""Arrays of images: what they must be, and what is to be known of them."""
+"""Validate and summarise image arrays."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,22 +17,21 @@ from dipy_ldm.data import _cache as cache
 
 logger = logging.getLogger(__name__)
 
-# Of two-dimensional images: three of colours, and transparency.
+# Of two-dimensional images: RGB and transparency.
 _MAX_USUAL_CHANNELS = 4
-# Values that are looked at together.
 _CHUNK_VALUES = 2**17
-# Share of an image that may lie outside of a model's range, and how far beyond it, in
-# widths of the range, values may lie without being counted: noise and interpolation do.
+# Share of an image that may lie outside a model's range by more than the margin, in
+# widths of the range, which allows for noise and interpolation.
 _MAX_SHARE_OUTSIDE, _MARGIN = 0.01, 0.25
 
 
 def as_array(images: npt.ArrayLike, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """Return images ``(n, *space, channels)``, or raise why they are invalid.
+    """Return images as an array ``(n, *space, channels)``, or refuse them.
 
-    Where the shape of each, ``(*space, channels)``, is known, they have as many axes.
+    If the shape of each, ``(*space, channels)``, is known, they have as many axes.
     """
     images = np.asarray(images)
-    # One dimension is refused: two-dimensional images without channels look like it.
+    # Never one-dimensional: two-dimensional images without channels look like it.
     ranks = (2, 3) if shape is None else (len(shape) - 1,)
     if images.ndim - 2 not in ranks or 0 in images.shape:
         space = " or ".join({2: "h, w", 3: "x, y, z"}[r] for r in ranks)
@@ -46,19 +45,19 @@ def as_array(images: npt.ArrayLike, shape: tuple[int, ...] | None = None) -> np.
 
 
 def _cure(got, shape):
-    """Say how missing axes are added: those of channels, or of one image alone."""
+    """Return how to add a missing axis of channels or images."""
     if shape is None or len(got) == len(shape) and got[-1] != shape[-1]:
         return "; add the channels with images[..., None]"
-    alone = {len(shape): "images[None]", len(shape) - 1: "images[None, ..., None]"}
-    return f"; give one image as {alone[len(got)]}" if len(got) in alone else ""
+    hints = {len(shape): "images[None]", len(shape) - 1: "images[None, ..., None]"}
+    return f"; give one image as {hints[len(got)]}" if len(got) in hints else ""
 
 
 def warn_of_channels(shape: tuple[int, ...]) -> None:
-    """Warn of images with so many channels that they may be volumes without any."""
+    """Warn of images with so many channels that they may be volumes without them."""
     n, *space, channels = shape
     if len(space) == 2 and channels > _MAX_USUAL_CHANNELS:
         text = (
-            "images of shape %s are taken for %d two-dimensional images of %d x %d "
+            "images of shape %s are treated as %d two-dimensional images of %d x %d "
             "pixels with %d channels; if they are volumes, give images[..., None]."
         )
         logger.warning(text, shape, n, *space, channels)
@@ -80,18 +79,18 @@ class Survey(NamedTuple):
 
 
 def survey(images: np.ndarray, name: str = "image", verbose: bool = False) -> Survey:
-    """Compute statistics of images ``(n, *space, channels)``, one image at a time.
+    """Return statistics of images ``(n, *space, channels)``, read in chunks.
 
-    What is found of volumes that are kept in the cache is kept beside them: they may
-    be thousands, and training, resuming and every worker ask for it.
+    Those of cached volumes are saved beside them: training, resuming and every worker
+    need them.
     """
-    file = cache.name_beside(images, "survey")
+    file = cache.path_beside(images, "survey")
     if file is not None:
         with suppress(OSError, ValueError, TypeError):
             return Survey(**json.loads(file.read_text("utf-8")))
-    result = _look(images, name, verbose)
+    result = _compute_survey(images, name, verbose)
     if file is not None:
-        # What belongs to others may be used, and not changed.
+        # A cache of another user may be read-only.
         with suppress(OSError), replacing(file) as partial:
             partial.write_text(json.dumps(result._asdict()), "utf-8")
     return result
@@ -104,15 +103,15 @@ def identify(images: np.ndarray | None) -> str | None:
     return f"{images.shape} ({survey(images).fingerprint[:16]})"
 
 
-def _look(images, name, verbose):
+def _compute_survey(images, name, verbose):
     digest = hashlib.sha256(str(images.shape).encode())
     total, square = np.zeros(images.shape[1:]), 0.0
     low, high, bad = np.inf, -np.inf, []
-    # Small ones together: each call of numpy has a price of its own.
-    together = max(1, _CHUNK_VALUES // total.size)
+    # Several small images at once, as each call of NumPy has an overhead.
+    chunk_size = max(1, _CHUNK_VALUES // total.size)
     with tqdm(total=len(images), desc="survey", disable=not verbose) as progress:
-        for first in range(0, len(images), together):
-            chunk = np.ascontiguousarray(images[first : first + together], "float32")
+        for first in range(0, len(images), chunk_size):
+            chunk = np.ascontiguousarray(images[first : first + chunk_size], "float32")
             progress.update(len(chunk))
             digest.update(chunk.data)
             lowest, highest = chunk.min(), chunk.max()
@@ -126,30 +125,29 @@ def _look(images, name, verbose):
     if bad:
         raise InputError(
             f"{name} {bad[0]} has NaN or infinite values ({len(bad)} of {len(images)} "
-            f"{name}s have); remove or replace them."
+            f"{name}s do); remove or replace them."
         )
     n = len(images)
     mean = total / n
     square /= images.size
-    # By the images themselves the mean is found too near to them: (n - 1) / n of the
-    # variance away instead of (n + 1) / n.
+    # As of new images: around their own mean, the squared deviation of images is
+    # (n - 1) / n of the variance; that of new images is (n + 1) / n.
     spread = (square - np.square(mean).mean()) * (n + 1) / max(n - 1, 1)
     variance = square - mean.mean() ** 2
     return Survey(digest.hexdigest(), *map(float, (low, high, variance, spread)))
 
 
 def check_trainable(images: np.ndarray, name: str = "image") -> Survey:
-    """Survey images, and refuse those of which nothing can be learnt."""
+    """Return statistics of images, or refuse those that can't be learnt."""
     summary = survey(images, name)
     if summary.low == summary.high:
         raise InputError(
-            f"all values of all {name}s are {summary.low:g}, and there is nothing to "
-            "learn; look at how they were read."
+            f"all {name}s are constant ({summary.low:g}); check how they were read."
         )
     if max(-summary.low, summary.high) > LARGEST:
         raise InputError(
             f"{name}s have intensities from {summary.low:g} to {summary.high:g}, "
-            f"beyond {LARGEST:g}; divide them by a number."
+            f"beyond {LARGEST:g}; scale them down."
         )
     return summary
 
@@ -157,7 +155,7 @@ def check_trainable(images: np.ndarray, name: str = "image") -> Survey:
 def check_finite(
     images: np.ndarray, numbers: Sequence[int] | range, name: str = "image"
 ) -> np.ndarray:
-    """Refuse images ``(n, *space, channels)`` that are not finite."""
+    """Return images ``(n, *space, channels)``, or refuse NaN and infinite values."""
     good = np.isfinite(images).all(tuple(range(1, images.ndim)))
     if not good.all():
         raise InputError(
@@ -173,7 +171,7 @@ def check_range(
     numbers: Sequence[int] | range,
     name: str = "image",
 ) -> np.ndarray:
-    """Refuse ``(n, *space, channels)`` on another scale than the training images."""
+    """Return ``(n, *space, channels)``, or refuse another scale than in training."""
     check_finite(images, numbers, name)
     low, high = bounds
     margin = _MARGIN * (high - low or 1)
@@ -183,26 +181,26 @@ def check_range(
         i = int(shares.argmax())
         raise InputError(
             f"{name} {numbers[i]} has values from {images[i].min():g} to "
-            f"{images[i].max():g}, {shares[i]:.0%} of them outside of the {low:g} to "
-            f"{high:g} that the model was fitted to; scale {name}s as those of the "
-            f"training were, or clip them with np.clip(images, {low:g}, {high:g})."
+            f"{images[i].max():g}, {shares[i]:.0%} of them outside the {low:g} to "
+            f"{high:g} that the model was fitted to; scale {name}s like those of the "
+            f"training, or clip them with np.clip(images, {low:g}, {high:g})."
         )
     return images
 
 
 def check_ranges(images: np.ndarray, bounds: Sequence[float], name: str) -> None:
-    """Refuse images on another scale, one by one: a file may exceed the memory."""
+    """Refuse images on another scale; they are read one by one, to save memory."""
     for number, image in enumerate(images):
         check_range(image[None], bounds, [number], name)
 
 
-def as_fitted(
+def require_shape(
     images: npt.ArrayLike,
     shape: Sequence[int],
     whose: str = "that the autoencoder was fitted to",
     name: str = "images",
 ) -> np.ndarray:
-    """Return images as an array, if each has a known shape, ``(*space, channels)``."""
+    """Return images as an array, or refuse another shape ``(*space, channels)``."""
     images = as_array(images, tuple(shape))
     if images.shape[1:] != tuple(shape):
         raise InputError(
@@ -212,10 +210,10 @@ def as_fitted(
 
 
 def check_channels(name: str, array: npt.ArrayLike, channels: int) -> None:
-    """Refuse ``(n, *space, channels)`` of other channels than an autoencoder knows."""
+    """Refuse ``(n, *space, channels)`` with another number of channels."""
     if np.shape(array)[-1:] != (channels,):
         raise InputError(
-            f"{name} must have {channels} channels, along the last axis, not the shape "
+            f"{name} must have {channels} channels along the last axis, not the shape "
             f"{np.shape(array)}."
         )
 
@@ -223,7 +221,7 @@ def check_channels(name: str, array: npt.ArrayLike, channels: int) -> None:
 def check_latents(
     latents: npt.ArrayLike, shape: tuple[int, ...], space: tuple[int, ...]
 ) -> np.ndarray:
-    """Return latents ``(n, *shape)``, or raise why they can't be decoded."""
+    """Return latents ``(n, *shape)``, or refuse those that can't be decoded."""
     latents = np.asarray(latents)
     if len(latents) == 0 or latents.shape[1:] != shape:
         raise InputError(
@@ -237,8 +235,8 @@ def check_latents(
 
 
 def check_validation(images: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-    """Return held-out ``(n, *space, channels)``, or raise why they are invalid."""
-    images = as_fitted(images, shape[1:], "of the images", "validation_data")
+    """Return held-out images ``(n, *space, channels)``, or refuse them."""
+    images = require_shape(images, shape[1:], "of the images", "validation_data")
     survey(images, "validation image")
     return images
 
@@ -246,7 +244,7 @@ def check_validation(images: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarra
 def check_masks(
     masks: npt.ArrayLike | None, background: float, shape: tuple[int, ...]
 ) -> np.ndarray | None:
-    """Return masks ``(n, *space, 1)``, or raise why ``(n, *space)`` are invalid."""
+    """Return masks ``(n, *space)`` as ``(n, *space, 1)``, or refuse them."""
     check_shares(background=background)
     if masks is None:
         return None
@@ -256,6 +254,6 @@ def check_masks(
         )
     if background == 1:
         raise InputError(
-            "masks make no difference with a background of 1; lower it, to 0.1 say."
+            "masks have no effect with a background of 1; lower it, to 0.1 say."
         )
     return np.asarray(masks)[..., None]

@@ -1,7 +1,7 @@
-"""NIfTI files: headers checked, volumes read and written.
+"""Check the headers of NIfTI files, and read and write volumes.
 
-Voxels are given as ``(x, y, z, channels)`` in the order of the file; its affine takes
-their indices to millimetres, x to the right, y to the front, z to the top.
+Voxels are ``(x, y, z, channels)`` in the order of the file; its affine maps their
+indices to millimetres along right, anterior and superior (RAS).
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ from dipy_ldm.data._bvals_bvecs import find_tables
 
 logger = logging.getLogger("dipy_ldm")
 
-# What nibabel raises at files that are cut, foreign or nonsense.
+# Errors of nibabel for files that are truncated, corrupt or of another format.
 UNREADABLE = (
     OSError,
     EOFError,
@@ -39,20 +39,20 @@ UNREADABLE = (
     HeaderDataError,
     HeaderTypeError,
 )
-# By their codes; the others are mm or unknown.
+# By NIfTI code; all others are mm or unknown.
 _UNITS = {1: "metres", 3: "micrometres"}
-# DEFLATE makes nothing smaller than this (RFC 1951: 258 bytes from two bits).
-_STRONGEST_COMPRESSION = 1032
-# "aligned": in the space of the volumes that the model has learnt from. It is no
-# scanner's own (1), and nobody knows whether it is that of a template (3, 4).
+# The limit of DEFLATE (RFC 1951: 258 bytes from two bits).
+_MAX_COMPRESSION = 1032
+# "aligned": in the space of the training volumes, which is not a scanner's (1), and may
+# or may not be that of a template (3, 4).
 ALIGNED = 2
-# In voxels, what a qform may differ from its affine by rounding.
+# Rounding of a qform, in voxels.
 _QFORM_ROUNDING = 1e-3
-# The field has 80 bytes, and some readers look for a zero at the end.
+# One less than the fields have: some readers need a zero at the end.
 _DESCRIPTION_BYTES, _INTENT_BYTES = 79, 15
-# Nothing that is measured is so large, and twice as much fits into float32.
+# Beyond any measurement, and twice as much still fits into float32.
 _MAX_VALUE = 1e37
-# How far splines take a mask of 0 and 1 beyond these where it is resampled.
+# Overshoot of a mask of 0 and 1 that was resampled by splines.
 _RINGING = 0.2
 DTYPES = {
     name: np.dtype(name)
@@ -61,7 +61,7 @@ DTYPES = {
 
 
 class VolumeInfo(NamedTuple):
-    """Shape, affine and type of a volume, from its header."""
+    """Shape, affine and units of a volume, from its header."""
 
     file: Path
     shape: tuple
@@ -74,7 +74,7 @@ class VolumeInfo(NamedTuple):
 def check_headers(
     files: Sequence[Path], channels: bool = False, skip_bad: bool | None = False
 ) -> tuple[list[VolumeInfo], dict[Path, str]]:
-    """Read the headers of all files, and report on all the bad ones at once."""
+    """Read the headers of all files, and report all bad ones at once."""
     infos, complaints = read_headers(files, channels)
     refuse_files(complaints, len(infos), skip_bad)
     warn_of_space(infos)
@@ -82,23 +82,23 @@ def check_headers(
 
 
 def warn_of_space(infos: Sequence[VolumeInfo]) -> None:
-    """Log how many volumes don't tell left from right, or have another unit than mm."""
-    lacking = "neither sform nor qform, so that left and right are assumed"
-    _warn_of_headers(lacking, [info.file for info in infos if not info.oriented])
+    """Warn of volumes without orientation, or in another unit than mm."""
+    fault = "neither sform nor qform, so that left and right are assumed"
+    _warn_of_headers(fault, [info.file for info in infos if not info.oriented])
     for unit in _UNITS.values():
-        scaled = f"headers in {unit}, which is taken for mm; write their affines in mm"
-        _warn_of_headers(scaled, [info.file for info in infos if info.unit == unit])
+        fault = f"headers in {unit}, which are read as mm; write their affines in mm"
+        _warn_of_headers(fault, [info.file for info in infos if info.unit == unit])
 
 
-def _warn_of_headers(what, files):
+def _warn_of_headers(fault, files):
     if files:
-        logger.warning("%d volumes have %s (%s first)", len(files), what, files[0])
+        logger.warning("%d volumes have %s (%s first)", len(files), fault, files[0])
 
 
 def read_headers(
     files: Sequence[Path], channels: bool | None = False
 ) -> tuple[list[VolumeInfo], dict[Path, str]]:
-    """Read the headers of all files; a sentence on each bad one."""
+    """Return the headers of all good files, and a complaint about each bad one."""
     infos, complaints = [], {}
     for file in files:
         try:
@@ -119,7 +119,7 @@ def read_headers(
 def refuse_files(
     complaints: Mapping[Any, str], n_good: int, skip_bad: bool | None
 ) -> None:
-    """Report on bad files, as an error or, if they are to be skipped, as a warning.
+    """Raise an error about bad files, or log a warning if they are skipped.
 
     ``skip_bad`` is None where there is no such option.
     """
@@ -136,12 +136,12 @@ def refuse_files(
 
 
 def space_of(file: Path) -> int:
-    """Return the code of NIfTI for the space of a volume."""
+    """Return the NIfTI code of the space of a volume."""
     return space_code(nib.load(file).header)
 
 
 def space_code(header: nib.Nifti1Header) -> int:
-    """Return the code of NIfTI for the space that a header says."""
+    """Return the NIfTI code of the space of a header."""
     code = int(header["sform_code"] or header["qform_code"])
     return code if code in range(6) else ALIGNED
 
@@ -158,15 +158,15 @@ def is_whole(file: Path) -> bool:
 def read_header(
     file: str | Path, channels: bool | None, dwi: bool = False
 ) -> VolumeInfo:
-    """Read and check a header, of a diffusion series if the file is to be one.
+    """Read and check a header; ``dwi`` requires that of a diffusion series.
 
     ``channels`` is None where no option lets a fourth axis hold them.
     """
     image = _load(file)
-    shape, n_channels = _axes(file, image.shape)
+    shape, n_channels = _split_axes(file, image.shape)
     if dwi and (n_channels == 1 or len(image.shape) != 4):
         raise InputError(
-            f"{file} has shape {image.shape}, and is no diffusion series; give 4-D "
+            f"{file} has shape {image.shape}, and is not a diffusion series; give 4-D "
             "files (x, y, z, volumes)."
         )
     if n_channels > 1 and not dwi and (tables := [*find_tables(file).values()]):
@@ -176,12 +176,12 @@ def read_header(
             "or FA."
         )
     if n_channels > 1 and not channels:
-        option = "add `channels` to take them for channels, or "
+        option = "add `channels` to use them as channels, or "
         cure = f"{'' if channels is None else option}give one of them"
         raise InputError(
             f"{file} has {n_channels} volumes, shape {image.shape}; {cure}."
         )
-    refuse_kind(file, image)
+    refuse_non_real(file, image)
     _check_affine(file, image.affine)
     _check_size(file, image)
     oriented = image.header["sform_code"] > 0 or image.header["qform_code"] > 0
@@ -189,51 +189,51 @@ def read_header(
     return VolumeInfo(Path(file), shape, n_channels, image.affine, bool(oriented), unit)
 
 
-def refuse_kind(name: str | Path, image: SpatialImage) -> None:
-    """Refuse an image whose voxels are no real numbers."""
+def refuse_non_real(name: str | Path, image: SpatialImage) -> None:
+    """Refuse an image whose voxels are not real numbers."""
     if (kind := image.get_data_dtype().kind) not in "iuf":
         kind = "complex" if kind == "c" else "coloured"
         raise InputError(f"{name} has {kind} voxels; convert them to real numbers.")
 
 
 def _load(file):
-    """Open a file; nothing but its header is read."""
+    """Open a file, and read only its header."""
     try:
         image = nib.load(file)
     except UNREADABLE as error:
-        raise InputError(_why_not_loaded(file, error)) from error
+        raise InputError(_explain_load_error(file, error)) from error
     if not isinstance(image, nib.Nifti1Pair):
-        raise InputError(f"{file} is of another kind than NIfTI; convert it first.")
+        raise InputError(f"{file} is not NIfTI; convert it.")
     return image
 
 
-def _why_not_loaded(file, error):
-    """Say what nibabel does not say of a file that it can't open."""
+def _explain_load_error(file, error):
+    """Return why nibabel can't open a file."""
     if not os.path.lexists(file):
         return f"there is no file {file}; check the path."
     if not os.path.exists(file):
-        return f"{file} is a link to a file that is not there; fetch it (datalad get)."
-    if isinstance(error, FileNotFoundError):  # nibabel looks for it in small letters
-        return f"{file} must end in .nii or .nii.gz, in small letters; rename it."
+        return f"{file} is a link to a missing file; fetch it (datalad get)."
+    if isinstance(error, FileNotFoundError):  # nibabel requires lower case
+        return f"{file} must end in .nii or .nii.gz, in lower case; rename it."
     if not os.access(file, os.R_OK):
         return f"no permission to read {file}; ask its owner."
     if not os.path.getsize(file):
         return f"{file} is empty; copy or convert it again."
     return (
-        f"{file} can't be read as NIfTI: it is incomplete, or something else. Copy or "
-        "convert it again."
+        f"{file} can't be read as NIfTI: it is incomplete or in another format. Copy "
+        "or convert it again."
     )
 
 
 @contextmanager
-def _naming_the_file(file):
-    """Raise what is wrong with a file that is read or mapped in this context."""
+def _naming_file_in_errors(file):
+    """Raise errors in reading a file as InputErrors that name it."""
     try:
-        # What float32 can't hold becomes infinite, and is refused as such.
+        # Too large values become infinite, which is refused later.
         with np.errstate(over="ignore"):
             yield
     except UNREADABLE as error:
-        if isinstance(error, OSError) and error.errno:  # not the file is at fault
+        if isinstance(error, OSError) and error.errno:  # not an error in the file
             raise InputError(
                 f"{file} can't be read ({error.strerror}); try again, or copy it again."
             ) from error
@@ -257,8 +257,8 @@ def _is_compressed(file):
     return str(file).lower().endswith(".gz")
 
 
-def _axes(file, shape):
-    """Split the axes into three of space and one of channels."""
+def _split_axes(file, shape):
+    """Return the shape of space and the number of channels."""
     further = [n for n in shape[3:] if n != 1]
     if len(shape) < 3 or min(shape[:3]) == 1 or 0 in shape or len(further) > 1:
         raise InputError(
@@ -272,7 +272,7 @@ def _check_affine(file, affine):
     """Refuse an invalid affine."""
     linear = affine[:3, :3]
     sizes = np.linalg.norm(linear, axis=0)
-    # Relative to the size of voxels: those of 1 µm have a small determinant too.
+    # Relative to voxel size: that of 1 µm has a small determinant, too.
     if (
         not np.isfinite(affine).all()
         or not sizes.all()
@@ -291,7 +291,7 @@ def _check_size(file, image):
         raise InputError(_too_large(file))
     needed = image.dataobj.offset + n_voxels * image.get_data_dtype().itemsize
     if _is_compressed(file):
-        needed /= _STRONGEST_COMPRESSION
+        needed /= _MAX_COMPRESSION
     if os.path.getsize(file) < needed:
         raise InputError(_cut_off(file))
 
@@ -321,12 +321,12 @@ def read_volume(
     data : ndarray
         Voxels in the order of the file, float32 ``(x, y, z, channels)``.
     affine : ndarray
-        From their indices to millimetres, ``(4, 4)``.
+        Maps voxel indices to millimetres, ``(4, 4)``.
 
     Raises
     ------
     InputError
-        If the file can't be read, or its voxels are all alike or not finite.
+        If the file can't be read, or its voxels are constant or not finite.
     """
     data, affine = read_voxels(file, channels)
     if data.min() == data.max():
@@ -335,14 +335,14 @@ def read_volume(
 
 
 def read_mask(file: str | Path, warn: bool = True) -> np.ndarray:
-    """Read a mask ``(x, y, z, 1)`` of shares from 0 to 1; all labels but 0 are 1."""
+    """Read a mask ``(x, y, z, 1)`` from 0 to 1; labels other than 0 become 1."""
     data, _ = read_voxels(file, channels=None)
     low, high = data.min(), data.max()
     if low < -_RINGING or high > 1 + _RINGING:
         if warn and (data != np.rint(data)).any():
             logger.warning(
-                "the mask %s has values from %g to %g, of which all but 0 are taken; "
-                "if these are probabilities, bring them to 0 to 1.",
+                "the mask %s has values from %g to %g, of which all but 0 are inside; "
+                "if they are probabilities, scale them to 0 to 1.",
                 file,
                 low,
                 high,
@@ -350,47 +350,47 @@ def read_mask(file: str | Path, warn: bool = True) -> np.ndarray:
         data = (data != 0).astype("float32")
     data = data.clip(0, 1)
     if not data.any():
-        raise InputError(f"the mask {file} is empty; give one that holds something.")
+        raise InputError(f"the mask {file} is empty; give one with voxels above 0.")
     return data
 
 
 def read_voxels(
     file: str | Path, channels: bool | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read voxels ``(x, y, z, channels)``, also of one value, and their affine."""
+    """Read voxels ``(x, y, z, channels)``, constant ones too, and their affine."""
     file = Path(os.path.expanduser(file))
     info = read_header(file, channels)
-    data = _voxels(file).reshape(*info.shape, info.channels)
-    _refuse_values(file, data)
+    data = _read_data(file).reshape(*info.shape, info.channels)
+    _refuse_invalid_values(file, data)
     return data, info.affine
 
 
-def check_whole(file: Path) -> None:
+def check_integrity(file: Path) -> None:
     """Refuse a compressed file that is cut off or has a wrong checksum."""
     if _is_compressed(file):
-        with _naming_the_file(file), gzip.open(file) as stream:
-            _read_on(stream)
+        with _naming_file_in_errors(file), gzip.open(file) as stream:
+            _read_to_end(stream)
 
 
-def _read_on(stream):
-    """Read to the end, where the checksum stands."""
+def _read_to_end(stream):
+    """Read to the end, which verifies the checksum."""
     while stream.read(2**20):
         pass
 
 
 def read_each(info: VolumeInfo, volumes: Iterable[int]) -> Iterator[np.ndarray]:
-    """Read volumes ``(x, y, z, 1)`` of a series one by one: fastest in their order."""
-    # A compressed file is read on from the volume before.
+    """Yield volumes ``(x, y, z, 1)`` of a series; fastest in the order of the file."""
+    # Kept open, a compressed file is not read from its start each time.
     proxy = nib.load(info.file, mmap=False, keep_file_open=True).dataobj
     for number in volumes:
-        with _naming_the_file(info.file):
+        with _naming_file_in_errors(info.file):
             data = np.asarray(proxy[..., number], "float32")[..., None]
-        _refuse_values(info.file, data)
+        _refuse_invalid_values(info.file, data)
         yield data
 
 
-def _refuse_values(file, data):
-    """Refuse values that nothing can be made of."""
+def _refuse_invalid_values(file, data):
+    """Refuse NaN, infinite and far too large values."""
     # Written so that NaN is counted too.
     if bad := np.count_nonzero(~(np.abs(data) <= _MAX_VALUE)):
         raise InputError(
@@ -399,14 +399,14 @@ def _refuse_values(file, data):
         )
 
 
-def _voxels(file):
+def _read_data(file):
     """Read all voxels, scaled."""
-    with _naming_the_file(file):
+    with _naming_file_in_errors(file):
         if not _is_compressed(file):
             return _float32(nib.load(file, mmap=False))
         with gzip.open(file) as stream:
             data = _float32(type(nib.load(file)).from_stream(stream))
-            _read_on(stream)  # nibabel does not
+            _read_to_end(stream)  # nibabel does not
         return data
 
 
@@ -425,36 +425,36 @@ def write_volume(
     intent: tuple[str, str] = ("none", ""),
     space: int = ALIGNED,
 ) -> None:
-    """Write a volume to a NIfTI-1 file, whole or not at all.
+    """Write a volume to a NIfTI-1 file, atomically.
 
-    Whole numbers that fit into the type are written as they are, without scaling.
+    Integers that fit into the type are stored without scaling.
 
     Parameters
     ----------
     path : str or Path
-        File, which ends in ``.nii`` or ``.nii.gz``.
+        File name that ends in ``.nii`` or ``.nii.gz``.
     data : array_like
         Voxels, ``(x, y, z)`` or ``(x, y, z, channels)``.
     affine : array_like
-        From their indices to millimetres, ``(4, 4)``.
+        Maps voxel indices to millimetres, ``(4, 4)``.
     dtype : {"float32", "float64", "uint8", "int8", "uint16", "int16", "int32"}
         Type of the voxels in the file.
     description : str
-        The header's, of which 79 bytes are kept.
+        Description in the header, of which 79 bytes are kept.
     comment : str
-        Longer text, as an extension of the header.
+        Longer text, stored as a header extension.
     ready : callable, optional
-        Called when all is on the disk, before the file gets its name.
+        Called when all is on disk, before the file gets its final name.
     intent : tuple of str
-        NIfTI's code, and a name.
+        NIfTI intent code, and a name.
     space : int
-        NIfTI's code (``sform_code``). Default: aligned to another image.
+        NIfTI code of the space (``sform_code``). Default: aligned to another image.
 
     Raises
     ------
     InputError
-        If the name or the type is another, or integers would have to hold NaN or
-        infinite values.
+        If the file name or type is not supported, or an integer type would have to
+        hold NaN or infinite values.
     """
     path = Path(os.path.expanduser(path))
     kind = choose("type of voxels", dtype, DTYPES)
@@ -472,11 +472,11 @@ def write_volume(
     if comment:
         extension = nib.nifti1.Nifti1Extension("comment", comment.encode())
         image.header.extensions.append(extension)
-    with _writing(path, ready) as stream:
+    with _atomic_stream(path, ready) as stream:
         image.to_stream(stream)
 
 
-def write_changed(
+def write_edited(
     path: str | Path,
     file: str | Path,
     inside: np.ndarray,
@@ -484,33 +484,33 @@ def write_changed(
     description: str,
     ready: Callable | None = None,
 ) -> None:
-    """Write a volume with other values ``(voxels, channels)`` in a part of it.
+    """Write a copy of a volume with other values ``(voxels, channels)`` inside a mask.
 
-    All that is outside, and all of the header but its description, is equal to the
-    bit: type, scaling, affine, extensions.
+    Voxels outside and the header (type, scaling, affine, extensions), except its
+    description, stay identical to the bit.
     """
     image = nib.load(file)
-    proxy, place = image.dataobj, image.header.structarr.dtype.fields["descrip"]
+    proxy, field = image.dataobj, image.header.structarr.dtype.fields["descrip"]
     shape = *inside.shape, values.shape[-1]
     opener = gzip.open if _is_compressed(file) else open
-    with _naming_the_file(file), opener(file, "rb") as stream:
+    with _naming_file_in_errors(file), opener(file, "rb") as stream:
         content = bytearray(stream.read())
         stored = np.frombuffer(content, proxy.dtype, math.prod(shape), proxy.offset)
     voxels = stored.reshape(shape, order="F")
-    voxels[inside] = _unscaled(values, proxy.slope, proxy.inter, voxels.dtype)
+    voxels[inside] = _to_stored(values, proxy.slope, proxy.inter, voxels.dtype)
     text = description.encode()[:_DESCRIPTION_BYTES]
-    content[place[1] : place[1] + place[0].itemsize] = text.ljust(80, b"\0")
-    with _writing(path, ready) as stream:
+    content[field[1] : field[1] + field[0].itemsize] = text.ljust(80, b"\0")
+    with _atomic_stream(path, ready) as stream:
         stream.write(content)
 
 
 @contextmanager
-def _writing(path, ready):
+def _atomic_stream(path, ready):
     """Open a stream for a file that is written atomically."""
     with replacing(path) as partial:
         with open(partial, "wb") as file:
             if _is_compressed(path):
-                # No name and no time: the same volume makes the same bytes.
+                # Without name and time, so that equal volumes give equal bytes.
                 with gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
                     yield packed
             else:
@@ -530,8 +530,8 @@ def make_image(
     """Return a volume ``(x, y, z[, channels])`` as an image, scaled to its type."""
     if data.ndim == 4 and data.shape[3] == 1:
         data = data[..., 0]
-    slope, intercept = _scaling(data, dtype)
-    image = nib.Nifti1Image(_unscaled(data, slope, intercept, dtype), affine)
+    slope, intercept = _choose_scaling(data, dtype)
+    image = nib.Nifti1Image(_to_stored(data, slope, intercept, dtype), affine)
     image.header.set_slope_inter(slope, intercept)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, space)
@@ -540,13 +540,13 @@ def make_image(
         image.set_sform(affine, ALIGNED)
     rounding = _QFORM_ROUNDING * np.linalg.norm(affine[:3, :3], axis=0).max()
     if not np.allclose(image.get_qform(), affine, atol=rounding):
-        image.header["qform_code"] = 0  # it has no shears
+        image.header["qform_code"] = 0  # it can't hold shears
     image.header["descrip"] = description.encode()[:_DESCRIPTION_BYTES]
     return image
 
 
-def _unscaled(data, slope, intercept, dtype):
-    """Return stored values of intensities, rounded and clipped for integers."""
+def _to_stored(data, slope, intercept, dtype):
+    """Return the stored values of intensities; integers are rounded and clipped."""
     if (slope, intercept) != (1, 0):
         data = (data.astype(float) - intercept) / slope
     if dtype.kind in "iu" and data.dtype.kind == "f":
@@ -555,7 +555,7 @@ def _unscaled(data, slope, intercept, dtype):
     return data.astype(dtype)
 
 
-def _scaling(data, dtype):
+def _choose_scaling(data, dtype):
     """Choose slope and intercept so that the values fill the type's range."""
     if dtype.kind == "f" or data.dtype == bool:
         return 1.0, 0.0
@@ -565,10 +565,10 @@ def _scaling(data, dtype):
         return 1.0, 0.0
     slope, intercept = max(low / (limits.min or -1), high / limits.max), 0.0
     if low < 0 and limits.min == 0:
-        # Of so few bits that all multiples are exact in float32: one is stored for 0.
+        # With few enough bits that 0, a multiple of the slope, is exact in float32.
         bits = 24 - 8 * dtype.itemsize
         mantissa, exponent = math.frexp((high - low) / (limits.max - 1))
         slope = math.ldexp(math.ceil(mantissa * 2**bits), exponent - bits)
         intercept = -math.ceil(-low / slope) * slope
-    # As the header has them.
+    # With the precision of the header.
     return float(np.float32(slope)) or 1.0, float(np.float32(intercept))

@@ -1,4 +1,4 @@
-"""Volumes of which only the headers were read, with their masks and sources."""
+"""Pair volumes with masks and sources, by names and headers alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, combinations_with_replacement
@@ -21,11 +21,11 @@ from dipy_ldm.data._nifti import (
     warn_of_space,
 )
 from dipy_ldm.data._paths import (
-    FOLDERS,
+    DATA_TYPES,
     choose_named,
     entity,
     expand,
-    facts_beside,
+    generated_sidecar,
     refuse_twins,
     stem,
     suffix,
@@ -38,26 +38,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dipy_ldm")
 
-# Pairs that are shown.
 _MAX_PAIRS_SHOWN = 3
 # Entities of BIDS by which scans of one subject and session differ.
 _SCANS = "task", "acq", "ce", "trc", "rec", "dir", "run", "mod", "echo", "inv", "part"
 
-# What helps where partners cannot be found.
+# Where partners can't be found.
 _CURE = (
-    "give one for each, in the same order, or names that all have a sub- or those of "
-    "their volumes (scan1, scan1_mask)"
+    "give one for each, in the same order, or with names that all contain a sub- or "
+    "the name of the volume (scan1, scan1_mask)"
 )
 
 
 class Task(NamedTuple):
-    """A volume to be brought to a grid, with what belongs to it.
+    """A volume to conform, with its mask and source.
 
-    ``info`` and ``source`` are what headers say (:class:`VolumeInfo`), ``mask`` is a
-    file on the volume's own grid; each but the first may be None. ``parts`` are the
-    named channels, if there are any, each with its file, and ``source_parts`` those of
-    the source. ``gradients`` are those of a diffusion series, and ``volume`` the number
-    of a volume of it.
+    ``info`` and ``source`` are headers, and ``mask`` is a file on the volume's own
+    grid. ``parts`` are the named channels, if there are any, each with its file, and
+    ``source_parts`` those of the source. ``gradients`` are those of a diffusion series,
+    of which ``volume`` is an index.
     """
 
     info: VolumeInfo
@@ -78,7 +76,7 @@ class Task(NamedTuple):
 def with_masks(
     tasks: list[Task], mask_of: Mapping[Path, Path], skip_bad: bool | None
 ) -> list[Task]:
-    """Pair volumes with masks; those without a good mask are bad."""
+    """Pair volumes with masks; those without a good mask count as bad."""
     pairs, complaints = match_masks(tasks, mask_of)
     refuse_files(complaints, len(pairs), skip_bad)
     return pairs
@@ -87,7 +85,7 @@ def with_masks(
 def match_masks(
     tasks: list[Task], mask_of: Mapping[Path, Path]
 ) -> tuple[list[Task], dict[Path, str]]:
-    """Pair volumes with good masks; a sentence on each bad mask."""
+    """Return volumes with good masks, and a complaint about each bad mask."""
     infos, complaints = read_headers(list(dict.fromkeys(mask_of.values())), None)
     info_of = {info.file: info for info in infos}
     pairs = []
@@ -103,12 +101,12 @@ def match_masks(
 
 
 def mask_complaint(info: VolumeInfo, mask: VolumeInfo) -> str:
-    """Describe a mask of another grid than its volume; empty if it has the same."""
+    """Return a complaint about a mask on another grid than its volume; else empty."""
     if same_grid(info, mask):
         return ""
     return (
         f"the mask {mask.file} has another grid (shape or affine) than {info.file}; "
-        "bring it to that of its volume."
+        "resample it to that of its volume."
     )
 
 
@@ -118,12 +116,12 @@ def with_sources(
     channels: bool,
     skip_bad: bool | None,
 ) -> list[Task]:
-    """Pair volumes with source images; those without a good one are bad."""
+    """Pair volumes with source images; those without a good one count as bad."""
     sources = list(dict.fromkeys(source_of.values()))
     good = {info.file: info for info in check_headers(sources, channels, skip_bad)[0]}
     infos = [(task, good.get(source_of[task.info.file])) for task in tasks]
     pairs = [task._replace(source=info) for task, info in infos if info is not None]
-    return _refuse_none(pairs)
+    return _require_pairs(pairs)
 
 
 def with_source_channels(
@@ -133,8 +131,8 @@ def with_source_channels(
     skip_bad: bool | None,
     cure: str = "",
 ) -> list[Task]:
-    """Pair volumes with the named channels of their sources; others are left out."""
-    # What is wrong with sources of no volume does not matter.
+    """Pair volumes with the named channels of their sources; drop those without."""
+    # Sources that belong to no volume are not checked.
     subjects = {None, *(entity(task.info.file, "sub") for task in tasks)}
     files = [f for f in files if entity(f, "sub") in subjects] or files
     planned = {t.info.file: t for t in plan_channels(files, channels, skip_bad, cure)}
@@ -145,9 +143,9 @@ def with_source_channels(
         names = listed(channel.name for channel in channels)
         text = "%d of %d volumes have no source (%s), and are left out: %s."
         logger.warning(text, len(lacking), len(tasks), names, listed(lacking))
-    own_tasks = _refuse_none([t for t in tasks if matches[t.info.file]])
+    own_tasks = _require_pairs([t for t in tasks if matches[t.info.file]])
     matches = {file: own for file, own in matches.items() if own}
-    source_of = _only_candidates(matches, planned, "source")
+    source_of = _require_one_each(matches, planned, "source")
     sources = [planned[source_of[task.info.file]] for task in own_tasks]
     return [
         task._replace(source=source.info, source_parts=source.parts)
@@ -155,14 +153,14 @@ def with_source_channels(
     ]
 
 
-def _refuse_none(pairs):
+def _require_pairs(pairs):
     if not pairs:
         raise InputError("no good volume has a good source; fix those named above.")
     return pairs
 
 
 def read_series(files: Sequence[Path]) -> tuple[list[Task], dict[Path, str]]:
-    """Read headers and tables of diffusion series; a sentence on each bad one."""
+    """Return tasks of good diffusion series, and a complaint about each bad one."""
     tasks, complaints = [], {}
     for file in files:
         try:
@@ -177,7 +175,7 @@ def read_series(files: Sequence[Path]) -> tuple[list[Task], dict[Path, str]]:
 
 
 def plan_series(files: Sequence[Path], skip_bad: bool | None) -> list[Task]:
-    """Check the headers of diffusion series, and read the tables beside them."""
+    """Check the headers of diffusion series, and read their b-values and directions."""
     tasks, complaints = read_series(files)
     refuse_files(complaints, len(tasks), skip_bad)
     warn_of_space([task.info for task in tasks])
@@ -192,29 +190,29 @@ def plan_channels(
     cure: str = "",
     generated: bool = False,
 ) -> list[Task]:
-    """Put named channels of one subject and session together, and check the headers."""
+    """Group named channels by subject and session, and check their headers."""
     names = [channel.name for channel in channels]
-    sets, complaints = read_sets(put_together(files, names, cure, generated))
+    sets, complaints = read_channel_sets(group_channels(files, names, cure, generated))
     refuse_files(complaints, len(sets), skip_bad)
     warn_of_space([*chain(*sets)])
-    return learn_channels(sets, channels)
+    return fit_channels(sets, channels)
 
 
-def read_sets(
+def read_channel_sets(
     sets: Sequence[Sequence[Path]],
 ) -> tuple[list[list[VolumeInfo]], dict[Path, str]]:
-    """Read the headers of sets of channels; a sentence on each bad file."""
-    # No option lets a file of one channel have several.
+    """Return the headers of good sets of channels, and complaints about bad files."""
+    # A file of a named channel can't hold several: there is no option to suggest.
     infos, complaints = read_headers([*chain(*sets)], channels=None)
     good = {info.file: info for info in infos}
     whole = [one for one in sets if all(file in good for file in one)]
     return [[good[file] for file in one] for one in whole], complaints
 
 
-def learn_channels(
+def fit_channels(
     sets: Sequence[Sequence[VolumeInfo]], channels: "Sequence[Channel]"
 ) -> list[Task]:
-    """Learn of all files what channels must know, and plan a volume of each set."""
+    """Fit channels to all of their files, and return a task for each set."""
     files = [[info.file for info in one] for one in sets]
     learnt = [c.learn(files_of) for c, files_of in zip(channels, zip(*files))]
     return [
@@ -222,7 +220,7 @@ def learn_channels(
     ]
 
 
-def put_together(
+def group_channels(
     files: Sequence[Path],
     names: Sequence[str],
     cure: str = "",
@@ -230,11 +228,11 @@ def put_together(
 ) -> list[list[Path]]:
     """Return the files of each subject and session that has all named channels.
 
-    Where there is no `filter`, there is another cure. Of generated files, those beside
-    them say of what channel and which sample each is.
+    ``cure`` replaces the hint at `filter`. Generated files are grouped by their
+    sidecars.
     """
     file_of: dict[tuple, dict[str, Path]] = {}
-    facts = {file: facts_beside(file) for file in files} if generated else {}
+    facts = {file: generated_sidecar(file) for file in files} if generated else {}
     chosen = {
         name: [file for file, own in facts.items() if own.get("Channel") == name]
         or choose_named(files, name)
@@ -246,7 +244,7 @@ def put_together(
     keys = find_keys(chain.from_iterable(chosen.values()), several)
     for name, own_files in chosen.items():
         for file in own_files:
-            key = _sample(facts.get(file, {})) or _common_name(file, name, keys[file])
+            key = _sample_key(facts.get(file, {})) or _scan_key(file, name, keys[file])
             if facts.get(file):  # samples of several runs may have the same names
                 key = (_folder_of_channels(file), *key)
             own = file_of.setdefault(key, {})
@@ -254,7 +252,7 @@ def put_together(
                 raise InputError(
                     f"{own[name]} and {file} are both the {name} of one subject and "
                     f"session; {cure or 'choose with `filter`'}, or rename those of "
-                    "other people."
+                    "other subjects."
                 )
             own[name] = file
     lacking = [
@@ -274,26 +272,26 @@ def put_together(
     return sets
 
 
-def _sample(facts):
-    """Return what the files of all channels of a sample of source images share."""
+def _sample_key(facts):
+    """Return the key of all channels of a sample; None if it has no source images."""
     sources = facts.get("Sources")
     return sources and (*sources, f"sample {facts.get('Sample', 0)}")
 
 
 def _folder_of_channels(file):
-    """Return the folder of a sample; datasets have folders for kinds of channels."""
+    """Return the folder of a sample, above BIDS folders such as anat."""
     folder = file.parent
-    return str(folder.parent if folder.name in FOLDERS else folder)
+    return str(folder.parent if folder.name in DATA_TYPES else folder)
 
 
-def _common_name(file, name, key):
-    """Return what files of all channels share: subject and session, or a beginning."""
+def _scan_key(file, name, key):
+    """Return the key of all channels of a scan: subject and session, or a prefix."""
     if key[0]:
         return key
     start = stem(file).rpartition(f"_{name}")[0]
     if not start:
         raise InputError(
-            f"{file} has no sub- in its name, by which channels are put together; "
+            f"{file} has no sub- in its name, by which channels are grouped; "
             f"rename it, to sub-01_{name}.nii.gz, say."
         )
     return str(file.with_name(start)), None
@@ -305,13 +303,13 @@ def pair_sources(
     """Pair each file with its source, by subject and session, else by name or order."""
     if not _have_subjects(files, sources):
         return _by_name_or_order(files, sources, kind)
-    return _only_candidates(_candidates(files, sources), sources, kind)
+    return _require_one_each(_candidates(files, sources), sources, kind)
 
 
 def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
     """Pair each file with its mask, by subject and session, else by name or order.
 
-    Scans of a subject and session, too, are paired by order if names do not say more.
+    Several scans of one session, too, are paired by order if names do not decide.
     """
     if not _have_subjects(files, masks):
         return _by_name_or_order(files, masks, "mask")
@@ -319,7 +317,7 @@ def pair_masks(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]
     fits = len(files) == len(masks) and not any(map(contradict, files, masks))
     if fits and sorted(chain(*matches.values())) != sorted(masks):
         return _by_name_or_order(files, masks, "mask")
-    return _only_candidates(matches, masks, "mask")
+    return _require_one_each(matches, masks, "mask")
 
 
 def _have_subjects(files, partners):
@@ -330,13 +328,13 @@ def _have_subjects(files, partners):
 def find_masks(
     files: Sequence[Path], mask_files: Sequence[str | Path]
 ) -> dict[Path, Path]:
-    """Find the mask of each file; one mask is that of all."""
+    """Return the mask of each file; a single mask is shared by all."""
     masks = expand(mask_files, masks=True)
     return pair_masks(files, masks * len(files) if len(masks) == 1 else masks)
 
 
 def contradict(file: Path, other: Path) -> bool:
-    """Return whether two names contradict in subject or session."""
+    """Return whether two names have different subjects or sessions."""
     keys = [(entity(file, key), entity(other, key)) for key in ("sub", "ses")]
     return any(a and b and a != b for a, b in keys)
 
@@ -350,7 +348,7 @@ def _log_pairs(pairs, partners, kind, how):
 
 
 def _by_name_or_order(files, partners, kind):
-    named = _of_same_name(files, partners)
+    named = _partners_by_name(files, partners)
     if all(len(own) == 1 for own in named.values()):
         pairs = {file: own[0] for file, own in named.items()}
         return _log_pairs(pairs, partners, kind, "name")
@@ -364,10 +362,10 @@ def _by_name_or_order(files, partners, kind):
     return _log_pairs(pairs, partners, kind, "order")
 
 
-def _of_same_name(files, partners):
-    """Return the partners of each file that have its name as words (scan1_mask).
+def _partners_by_name(files, partners):
+    """Return partners whose names contain that of each file as words (scan1_mask).
 
-    A name that has those of several volumes is that of the longest.
+    A partner that contains several names belongs to the longest.
     """
     file_of = {stem(file): file for file in files}
     partners_of: dict[Path, list[Path]] = {file: [] for file in files}
@@ -384,8 +382,8 @@ def _of_same_name(files, partners):
 
 
 def _check_order(pairs, named, kind):
-    """Refuse pairs by order that their names contradict."""
-    # One mask may be of all volumes, whatever its name.
+    """Refuse pairs by order that contradict their names."""
+    # A single mask may be shared by all volumes, whatever its name.
     by_names = len(set(pairs.values())) > 1 and any(named.values())
     for file, other in pairs.items():
         if contradict(file, other) or by_names and other not in named[file]:
@@ -393,28 +391,28 @@ def _check_order(pairs, named, kind):
                 f"{file} would have the {kind} {other} by their order, but not by "
                 f"their names; {_CURE}."
             )
-    own, others = _columns(pairs), _columns(pairs.values())
-    # Of names that agree in what tells all apart, other numbers are no order.
-    if any(len(set(column)) == len(column) for column in own & others):
+    own, theirs = _name_columns(pairs), _name_columns(pairs.values())
+    # If names agree in a column that identifies each file, the others do not matter.
+    if any(len(set(column)) == len(column) for column in own & theirs):
         return
-    if any(sorted(a) == sorted(b) for a in own - others for b in others - own):
+    if any(sorted(a) == sorted(b) for a in own - theirs for b in theirs - own):
         raise InputError(
             f"the {kind}s are not in the order of their volumes, by the numbers or "
             f"BIDS entities in their names; {_CURE}."
         )
 
 
-def _columns(files):
-    """Return the first numbers of all paths, the second ones, ...; their entities."""
-    # The folders of images in memory only count them.
+def _name_columns(files):
+    """Return columns of numbers (the first of each path, ...) and of BIDS entities."""
+    # Folders of images in memory (image-0, ...) are no part of their names.
     paths = [re.sub(r"\bimage-\d+[\\/]", "", str(file)) for file in files]
     numbers = zip(*(map(int, re.findall(r"\d+", path)) for path in paths))
     entities = zip(*([entity(file, key) or "" for key in _SCANS] for file in files))
     return {*numbers, *entities}
 
 
-def _only_candidates(matches, partners, kind):
-    """Return the one candidate of each file, or refuse several and none."""
+def _require_one_each(matches, partners, kind):
+    """Return the only candidate of each file, or refuse none and several."""
     if missing := [file for file, matched in matches.items() if not matched]:
         raise InputError(
             f"{len(missing)} of {len(matches)} volumes have no {kind} of their subject "
@@ -424,7 +422,7 @@ def _only_candidates(matches, partners, kind):
         if len(matched) > 1:
             raise InputError(
                 f"{file} has {len(matched)} {kind}s of its subject and session: "
-                f"{listed(matched)}; name one for each."
+                f"{listed(matched)}; give one for each."
             )
     pairs = {file: matched[0] for file, matched in matches.items()}
     return _log_pairs(pairs, partners, kind, "subject and session")
@@ -432,10 +430,10 @@ def _only_candidates(matches, partners, kind):
 
 def _candidates(files, partners):
     """Return the partners of each file's session, or else those of its subject."""
-    by_key = grouped((_key(other), other) for other in partners)
+    by_key = grouped((_subject_and_session(other), other) for other in partners)
     matches = {}
     for file in files:
-        subject, session = _key(file)
+        subject, session = _subject_and_session(file)
         matched = by_key.get((subject, session)) or by_key.get((subject, None), [])
         if len(matched) > 1:
             ranks = [_rank(file, other) for other in matched]
@@ -453,34 +451,33 @@ def _rank(file, other):
 def find_keys(
     files: Iterable[Path], several: bool
 ) -> dict[Path, tuple[str | None, str | None]]:
-    """Find subject and session of files, but not those of the folder of a study."""
-    keys = {file: _key(file) for file in files}
+    """Return subject and session of files, but not from a folder of the whole study."""
+    keys = {file: _subject_and_session(file) for file in files}
     # As in find_subjects; several of a kind can't be of one subject and session.
     if several and len(set(keys.values())) == 1:
-        keys = {file: _key(file.name) for file in keys}
+        keys = {file: _subject_and_session(file.name) for file in keys}
     return keys
 
 
 def require_subjects(keys: Mapping[Path, tuple[str | None, str | None]]) -> None:
-    """Refuse a file of no subject among those that :func:`find_keys` found."""
+    """Refuse a file without a subject among the keys of :func:`find_keys`."""
     for file, (subject, _) in keys.items():
         if not subject:
             raise InputError(
-                f"{file} has no sub- in its name, by which subjects are told apart; "
+                f"{file} has no sub- in its name, which identifies its subject; "
                 f"rename it, to sub-01_{suffix(file) or 'T1w'}.nii.gz, say."
             )
 
 
-def _key(file):
+def _subject_and_session(file):
     return entity(file, "sub"), entity(file, "ses")
 
 
 class Plan(NamedTuple):
-    """Volumes of which only the headers were read.
+    """Volumes to conform to a grid, of which only the headers were read.
 
-    ``tasks`` tell of each volume and what belongs to it, ``subjects`` whose it is;
-    ``grid`` is where they are to be brought, and ``labels`` says whether sources are
-    segmentations. ``listed`` are the rows of lists that named the volumes.
+    ``tasks`` and ``subjects`` are in the order of the volumes; ``labels`` is whether
+    sources are segmentations. ``listed`` are the rows of lists that named the volumes.
     """
 
     tasks: list[Task]
@@ -504,12 +501,12 @@ class Plan(NamedTuple):
         parts = [file for _, file in further]
         tables = [file for t in self.tasks if t.gradients for file in t.gradients.files]
         files = [info.file for info in self.infos] + masks + sources + parts + tables
-        # Volumes of a series are of one file.
+        # Volumes of a series share a file.
         return list(dict.fromkeys(files)) if tables else files
 
-    def gradients(self, numbers: Iterable[int]) -> Table | None:
+    def gradients(self, indices: Iterable[int]) -> Table | None:
         """Return b-values and directions of volumes of diffusion series, if any."""
-        tasks = [self.tasks[i] for i in numbers]
+        tasks = [self.tasks[i] for i in indices]
         columns = [
             task.gradients.conditions(task.info.affine, [task.volume])
             for task in tasks
@@ -522,29 +519,29 @@ class Plan(NamedTuple):
 
     @property
     def channels(self):
-        """Records of the channels; none where they have no names."""
+        """Records of the channels; none if they have no names."""
         return tuple(channel for channel, _ in self.tasks[0].parts)
 
     @property
     def columns(self):
-        """Channels of images, as networks see them."""
+        """Number of columns of the images."""
         return sum(c.width for c in self.channels) or self.infos[0].channels
 
     @property
     def source_channels(self):
-        """Records of the channels of sources; none where they have no names."""
+        """Records of the channels of sources; none if they have no names."""
         return tuple(channel for channel, _ in self.tasks[0].source_parts)
 
     @property
     def source_columns(self):
-        """Channels of sources, as networks see them; 0 where there are none."""
+        """Number of columns of the sources; 0 without any."""
         source = self.tasks[0].source
         widths = sum(channel.width for channel in self.source_channels)
         return widths or (source.channels if source else 0)
 
     @property
     def shape(self):
-        """Shape of all images, ``(n, x, y, z, channels)``, if none turns out bad."""
+        """Shape of all images, ``(n, x, y, z, channels)``, unless some prove bad."""
         return (len(self.infos), *self.grid.shape, self.columns)
 
     @property

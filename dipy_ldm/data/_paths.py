@@ -1,7 +1,6 @@
-"""Finding volumes: files, wildcards, folders, lists, and what names say (BIDS).
+"""Find volumes in files, wildcards, folders and lists, and parse their BIDS names.
 
-Names of files in the way of BIDS have entities and a suffix:
-``sub-01_ses-02_T1w.nii.gz``.
+BIDS names have entities and a suffix: ``sub-01_ses-02_T1w.nii.gz``.
 """
 
 from collections import Counter
@@ -21,19 +20,19 @@ from dipy_ldm.data._tables import Row, name_cells, read_cells
 
 logger = logging.getLogger("dipy_ldm")
 
-# Values of entities by their keys, and one suffix or several; None for all.
+# Allowed values by entity, and allowed suffixes; None for all.
 Filter: TypeAlias = Mapping[str, str | Sequence[str]] | None
 Suffixes: TypeAlias = str | Sequence[str] | None
 
 _NIFTI = (".nii", ".nii.gz")
 _LISTS = (".txt", ".csv", ".tsv")
-# Folders of BIDS datasets with other files than scans as they were converted.
-_ASIDE = ("derivatives", "sourcedata")
-# Of BIDS, for scans of one kind; those in any other folder are taken for anatomy.
-FOLDERS = "anat", "dwi", "perf", "pet", "func", "fmap"
+# Folders of BIDS datasets with other files than raw scans.
+_SKIPPED = ("derivatives", "sourcedata")
+# Data types of BIDS; scans in any other folder count as anatomical.
+DATA_TYPES = "anat", "dwi", "perf", "pet", "func", "fmap"
 # Entities by which files of one scan differ.
 _VARIANTS = ("space", "res", "desc", "part", "echo", "inv")
-# Which outputs are left out, by what their sidecars have.
+# Outputs that are left out: their description, and a test of their sidecars.
 _NO_MASKS = {"that are no masks": lambda facts: facts.get("Role") != "mask"}
 _BY_PRODUCTS = {
     "that are masks, maps, differences or deviations": lambda facts: (
@@ -44,32 +43,32 @@ _OUTPUTS = _BY_PRODUCTS | {"made by dipy_ldm": bool}
 
 
 def find_volumes(paths: Sequence[str | Path], generated: bool = False) -> list[Path]:
-    """Find NIfTI files."""
+    """Return the NIfTI files behind paths, each once."""
     # Not resolved: two links to the same content are two volumes.
     files = {os.path.abspath(file): file for file in expand(paths, generated)}
     return list(files.values())
 
 
 def refuse_twins(files: Iterable[Path]) -> None:
-    """Refuse two files of a folder that differ in .nii and .nii.gz alone."""
+    """Refuse two files of a folder that differ only in .nii and .nii.gz."""
     first: dict[str, Path] = {}
     for file in files:
         uncompressed = os.path.abspath(file.with_name(f"{stem(file)}.nii"))
         twin = first.setdefault(uncompressed, file)
         if twin is not file:
             raise InputError(
-                f"{twin} and {file} are two files of one name; remove one, or name the "
-                "other alone."
+                f"{twin} and {file} differ only in their extensions; remove one, or "
+                "give only the other."
             )
 
 
 def expand(
     paths: Sequence[str | Path], generated: bool = False, masks: bool = False
 ) -> list[Path]:
-    """Find NIfTI files; repeated names are kept."""
+    """Return the NIfTI files behind paths, repeated ones too."""
     files, excluded = [], Counter[str]()
-    for path in _sequence(paths):
-        reasons = _reasons(path, generated, masks)
+    for path in _as_paths(paths):
+        reasons = _exclusion_reasons(path, generated, masks)
         excluded.update(filter(None, reasons.values()))
         files += [file for file, reason in reasons.items() if not reason]
     counts = listed(f"{reason} ({n})" for reason, n in excluded.items())
@@ -78,38 +77,38 @@ def expand(
     if not files:
         raise InputError("there are no volumes; give NIfTI files or folders of them.")
     if excluded:
-        logger.info("left out: files %s; name a file or folder to take it", counts)
+        logger.info("left out: files %s; name a file or folder to include it", counts)
     return files
 
 
-def _reasons(path, generated, masks):
+def _exclusion_reasons(path, generated, masks):
     """Return why each file behind a path is left out, or None."""
     reasons: dict[Path, str | None] = {}
-    for match in _match(path):
+    for match in _match_path(path):
         if match.is_file() and match.name.lower().endswith(_LISTS):
             files, lines, _ = _read_list(match)
             _warn_of_columns(match, [cells for _, cells in lines])
             reasons |= dict.fromkeys(files)
         else:
-            reasons |= {file: _aside(file, path.parts) for file in _files(match)}
+            reasons |= {file: _reason(file, path.parts) for file in _nifti_files(match)}
     if path.is_file():
         return reasons
-    facts_of = {file: facts_beside(file) for file in reasons if not reasons[file]}
+    facts_of = {file: generated_sidecar(file) for file in reasons if not reasons[file]}
     excluded = _NO_MASKS if masks else _BY_PRODUCTS if generated else _OUTPUTS
     for about, is_of in excluded.items():
         files = [file for file, facts in facts_of.items() if facts and is_of(facts)]
-        if len(files) < len(facts_of):  # else they are what is wanted
+        if len(files) < len(facts_of):  # else the path has nothing else
             reasons |= dict.fromkeys(files, about)
     return reasons
 
 
-def _aside(file, named):
-    aside = [name for name in file.parts if name in _ASIDE and name not in named]
-    return f"in {aside[0]}" if aside else None
+def _reason(file, named):
+    skipped = [name for name in file.parts if name in _SKIPPED and name not in named]
+    return f"in {skipped[0]}" if skipped else None
 
 
-def facts_beside(file: Path) -> dict:
-    """Return the sidecar of a volume that is generated; empty of another one."""
+def generated_sidecar(file: Path) -> dict:
+    """Return the sidecar of a generated volume; empty for any other."""
     try:
         sidecar = json.loads(file.with_name(f"{stem(file)}.json").read_text("utf-8"))
         return sidecar if sidecar["GeneratedBy"]["Name"] == "dipy_ldm" else {}
@@ -118,17 +117,17 @@ def facts_beside(file: Path) -> dict:
 
 
 def holds_volumes(paths: Sequence[str | Path]) -> bool:
-    """Return whether inputs are, by their names, volumes rather than images."""
-    candidates = (Path(name) for path in _sequence(paths) for name in _names(path))
+    """Return whether paths are, by their names, of volumes rather than images."""
+    candidates = (Path(name) for path in _as_paths(paths) for name in _glob(path))
     return any(
         path.name.lower().endswith(_NIFTI + _LISTS)
-        or next(_search(path), None) is not None
+        or next(_walk_nifti(path), None) is not None
         for path in candidates
     )
 
 
-def _sequence(paths):
-    """Return paths as a list, also if there is one."""
+def _as_paths(paths):
+    """Return one path or several as a list."""
     alone = isinstance(paths, str | Path) or not isinstance(paths, Iterable)
     paths = [paths] if alone else list(paths)
     for path in paths:
@@ -138,32 +137,32 @@ def _sequence(paths):
                 "files or folders of them."
             )
     if not all(str(path).strip() for path in paths):
-        # It would be the folder that one is in.
+        # It would be the current folder.
         raise InputError("a path is empty; give files or folders of them.")
-    # Not of pathlib, which fails at a name such as ~1.npy.
+    # Not Path.expanduser, which fails for names such as ~1.npy.
     return [Path(os.path.expanduser(path)) for path in paths]
 
 
-def _names(path):
+def _glob(path):
     """Return a path, or the matches of a wildcard."""
     return [path] if path.exists() else iglob(str(path), recursive=True)
 
 
 def match_paths(paths: Sequence[str | Path]) -> list[Path]:
     """List the files and folders behind paths."""
-    return [match for path in _sequence(paths) for match in _match(path)]
+    return [match for path in _as_paths(paths) for match in _match_path(path)]
 
 
-def _match(path):
-    matches = sorted(map(Path, _names(path)))
+def _match_path(path):
+    matches = sorted(map(Path, _glob(path)))
     if not matches:
         raise InputError(f"there is no file {path}; check the path.")
     return matches
 
 
-def _files(path):
+def _nifti_files(path):
     if path.is_dir():
-        files = sorted(_search(path))
+        files = sorted(_walk_nifti(path))
         if not files:
             raise InputError(f"the folder {path} has no NIfTI files (.nii or .nii.gz).")
         return files
@@ -175,8 +174,8 @@ def _files(path):
     return [path]
 
 
-def _search(folder):
-    """Find the NIfTI files in a folder, at any depth, through links, each once."""
+def _walk_nifti(folder):
+    """Yield the NIfTI files in a folder, at any depth, through links, each once."""
     visited = set()
     for place, folders, names in os.walk(
         folder, onerror=_refuse_folder, followlinks=True
@@ -186,8 +185,8 @@ def _search(folder):
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
-        # Hidden are copies by git-annex, and what macOS puts beside each file. What is
-        # there and in a link, too, has the name without it.
+        # Hidden are copies by git-annex, and files that macOS adds. Links come last, so
+        # that a file is reported by its own path.
         folders[:] = sorted(
             (name for name in folders if not name.startswith(".")),
             key=lambda name: (os.path.islink(os.path.join(place, name)), name),
@@ -202,7 +201,7 @@ def _refuse_folder(error):
     if Path(error.filename).is_dir():
         raise InputError(
             f"the folder {error.filename} can't be read ({error.strerror}); ask for "
-            "the permission, or name the files one by one."
+            "permission, or name the files one by one."
         )
 
 
@@ -211,10 +210,10 @@ def rows_of_lists(paths: Sequence[str | Path]) -> dict[str, list[Row]]:
     rows_of: dict[str, list[Row]] = {}
     for path in match_paths(paths):
         if path.is_file() and path.name.lower().endswith(_LISTS):
-            files, lines, named = _read_list(path)
+            files, lines, has_header = _read_list(path)
             rows = (
                 name_cells(path, lines)
-                if named
+                if has_header
                 else [Row(path, number, {}) for number, _ in lines]
             )
             for file, row in zip(files, rows, strict=True):
@@ -223,32 +222,32 @@ def rows_of_lists(paths: Sequence[str | Path]) -> dict[str, list[Row]]:
 
 
 def _read_list(path):
-    """Read a list: its files, all lines, and whether the first one has names."""
+    """Return the files of a list, its lines, and whether the first is a header."""
     lines = read_cells(path)
-    column = _column(path, [cells for _, cells in lines])
-    named = not _looks_like_nifti(lines[0][1], column)
+    column = _find_file_column(path, [cells for _, cells in lines])
+    has_header = not _looks_like_nifti(lines[0][1], column)
     files = []
-    for _, cells in lines[named:]:
+    for _, cells in lines[has_header:]:
         if not _looks_like_nifti(cells, column):
             line = ", ".join(cells)
             raise InputError(f"{path} has a line without NIfTI file ({line}); drop it.")
         files.append(path.parent / Path(cells[column].strip()).expanduser())
-    return files, lines, named
+    return files, lines, has_header
 
 
-def _column(path, rows):
+def _find_file_column(path, rows):
     """Find the column that holds NIfTI files."""
     hits = [i for row in rows for i in range(len(row)) if _looks_like_nifti(row, i)]
     if hits:
         return min(hits)
-    raise InputError(f"{path} names no NIfTI files; give it a column of their paths.")
+    raise InputError(f"{path} names no NIfTI files; add a column of their paths.")
 
 
 def _warn_of_columns(path, rows):
     """Warn of further columns of files, such as masks or other contrasts."""
     every = [{c for c in row if _looks_like_nifti([c], 0) and stem(c)} for row in rows]
     if max(map(len, every)) > 1:
-        text = "%s has several columns of NIfTI files; those of the first are taken."
+        text = "%s has several columns of NIfTI files; the first one is used."
         logger.warning(text, path)
 
 
@@ -258,7 +257,7 @@ def _looks_like_nifti(row, column):
 
 def entity(file: str | Path, key: str) -> str | None:
     """Return the value of a BIDS entity in the name of a file or its folders."""
-    # A dot before a digit is in a number, any other before the end of a name.
+    # A dot before a digit is part of a number, any other begins the extension.
     pattern = re.compile(rf"(?:^|_)({key}-[^_.]+(?:\.\d[^_.]*)*)")
     for name in reversed(Path(file).parts):
         if match := pattern.search(name):
@@ -267,7 +266,7 @@ def entity(file: str | Path, key: str) -> str | None:
 
 
 def stem(file: str | Path) -> str:
-    """Return the name of a NIfTI file without its end."""
+    """Return the name of a NIfTI file without its extension."""
     return re.sub(r"\.nii(\.gz)?$", "", Path(file).name, flags=re.IGNORECASE)
 
 
@@ -275,7 +274,7 @@ def suffix(file: str | Path) -> str | None:
     """Return the BIDS suffix of a file."""
     entities, _, last = stem(file).rpartition("_")
     last = last.partition(".")[0]
-    # Dates and numbers at the end of a name are no kind of scan.
+    # Dates and numbers at the end of a name are no suffix.
     kind = last.isalnum() and last[0].isalpha()
     return last if re.search("(?:^|_)sub-", entities) and kind else None
 
@@ -292,26 +291,26 @@ def choose_files(
     values: Filter = None,
     cure: str = "",
 ) -> list[Path]:
-    """Filter scans by suffix and entities, and log what is taken.
+    """Filter scans by suffix and entities, and log the choice.
 
-    Where there is no `suffix` and no `filter`, there is another cure.
+    ``cure`` replaces the hints at `suffix` and `filter`.
     """
     chosen = choose_entities(files, values)
     if suffixes:
-        chosen = _choose(chosen, "suffix", suffixes, suffix)
+        chosen = _choose_values(chosen, "suffix", suffixes, suffix)
     refuse_twins(chosen)
     kinds = Counter(filter(None, map(suffix, chosen)))
     if len(kinds) > 1 and not suffixes:
         raise InputError(
-            f"the files are of several kinds, {_counts(kinds)}; "
+            f"the files are of several kinds, {_list_counts(kinds)}; "
             f"{cure or 'choose with `suffix`'}, such as {kinds.most_common(1)[0][0]}."
         )
     if len(files) > 1:
-        of = f" ({_counts(kinds)})" if kinds else ""
+        of = f" ({_list_counts(kinds)})" if kinds else ""
         logger.info("taken: %d files%s", len(chosen), of)
     _warn_of_variants(chosen, values or {}, cure)
     if excluded := Counter(map(suffix, files)) - Counter(map(suffix, chosen)):
-        logger.info("left out by their names: %s", _counts(excluded))
+        logger.info("left out by their names: %s", _list_counts(excluded))
     return chosen
 
 
@@ -320,23 +319,23 @@ def _warn_of_variants(files, values, cure):
     for key in _VARIANTS:
         variants = Counter(_entity_value(file, key) for file in files)
         if len(variants) > 1 and key not in values:
-            text = "the files differ in %s (%s); to take one kind alone, %s"
+            text = "the files differ in %s (%s); to use one kind only, %s"
             own_cure = cure or f"use filter ({key}= for those without it)"
-            logger.warning(text, key, _counts(variants), own_cure)
+            logger.warning(text, key, _list_counts(variants), own_cure)
 
 
 def choose_entities(files: Sequence[Path], values: Filter) -> list[Path]:
     """Choose files by the entities of their names."""
     chosen = list(files)
     for key, allowed in (values or {}).items():
-        chosen = _choose(chosen, key, allowed, partial(_entity_value, key=key))
+        chosen = _choose_values(chosen, key, allowed, partial(_entity_value, key=key))
     return chosen
 
 
 def choose_for_channels(
     files: Sequence[Path], suffixes: Suffixes, values: Filter
 ) -> list[Path]:
-    """Choose the files of named channels, by entities alone."""
+    """Choose the files of named channels, by entities only."""
     if suffixes:
         raise InputError("channels have suffixes of their own; leave out `suffix`.")
     return choose_entities(files, values)
@@ -348,20 +347,20 @@ def choose_named(files: Sequence[Path], name: str) -> list[Path]:
     if dash:
         return choose_entities(files, {key: value})
     own = [file for file in files if suffix(file) == name]
-    # Names need not be of BIDS: fa.nii.gz of DIPY, samples-0000_T1w.nii.gz of models.
+    # Names may not be BIDS names: fa.nii.gz of DIPY, samples-0000_T1w.nii.gz of models.
     own = own or [file for file in files if stem(file).rpartition("_")[2] == name]
-    return own or _choose(files, "suffix", name, suffix)
+    return own or _choose_values(files, "suffix", name, suffix)
 
 
-def _choose(files, key, allowed, value_of):
-    """Choose files by a part of their names, and refuse one that none of them has."""
+def _choose_values(files, key, allowed, value_of):
+    """Choose files by the allowed values of a key, and refuse values that none has."""
     allowed = [allowed] if isinstance(allowed, str | int) else allowed
     allowed = list(map(str, allowed))
     counts = Counter(value_of(file) or "" for file in files)
     if missing := [value for value in allowed if value not in counts]:
         raise InputError(
-            f"no file has the {key} {missing[0] or 'of no name'}; there are "
-            f"{_counts(counts)}."
+            f"no file has the {key} {missing[0] or 'none'}; there are "
+            f"{_list_counts(counts)}."
         )
     return [file for file in files if (value_of(file) or "") in allowed]
 
@@ -370,5 +369,5 @@ def _entity_value(file, key):
     return (entity(file, key) or "").partition("-")[2]
 
 
-def _counts(kinds):
+def _list_counts(kinds):
     return listed(f"{kind or 'none'} ({n})" for kind, n in kinds.most_common())

@@ -1,4 +1,4 @@
-"""One volume: from its file to a grid and to intensities from 0 to 1, and back."""
+"""Conform one volume to a grid and to intensities from 0 to 1, and back."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,44 +10,43 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._grid import Grid, conform, coverage, is_within_a_voxel, restore
 
-# How far labels that were scaled or computed may be from whole numbers.
+# Rounding of labels that were scaled or computed.
 _ROUNDING = 1e-3
-# The usual share in neuroimaging; brighter are vessels, fat and artefacts.
+# Usual in neuroimaging: vessels, fat and artefacts are brighter.
 _PERCENTILES = 0.5, 99.5
-# A volume shows something if more of its voxels than this share, of those that are not
-# 0, are farther from both ends of [0, 1] than that.
-_SHARE, _END = 0.001, 0.02
+# A volume has contrast if more than this share of its voxels other than 0 are farther
+# than this distance from both ends of [0, 1].
+_MIN_SHARE, _MARGIN = 0.001, 0.02
 
 
-class Intensities(NamedTuple):
-    """What becomes 0 and what becomes 1, each of shape ``(channels,)``."""
+class IntensityRange(NamedTuple):
+    """The intensities that become 0 and 1, each of shape ``(channels,)``."""
 
     low: np.ndarray
     high: np.ndarray
 
 
-def measure_range(data: np.ndarray) -> Intensities:
-    """Find the robust range of each channel of a volume ``(x, y, z, channels)``.
+def measure_range(data: np.ndarray) -> IntensityRange:
+    """Return the robust range of each channel of a volume ``(x, y, z, channels)``.
 
-    The highest value is the 99.5th percentile of all voxels that are not 0. The lowest
-    is 0 unless more than a few of them are negative, as those of computed tomography
-    are: then the 0.5th percentile.
+    The highest value is the 99.5th percentile of all voxels other than 0; the lowest is
+    0, or their 0.5th percentile if that is negative, as in computed tomography.
     """
     ranges = [_percentile_range(data[..., i]) for i in range(data.shape[-1])]
-    return Intensities(*np.array(ranges, "float32").T)
+    return IntensityRange(*np.array(ranges, "float32").T)
 
 
 def _percentile_range(channel):
     inside = channel[channel != 0]
     low, high = np.percentile(inside, _PERCENTILES) if inside.size else (0, 0)
     low = min(low, 0)
-    # Few values, such as those of a label: percentiles may meet.
+    # Of few values, such as those of a label, percentiles may coincide.
     if high <= low:
         low, high = min(channel.min(), 0), max(channel.max(), 0)
     return low, high if high > low else low + 1
 
 
-def scale_intensities(data: np.ndarray, intensities: Intensities) -> np.ndarray:
+def scale_intensities(data: np.ndarray, intensities: IntensityRange) -> np.ndarray:
     """Scale intensities ``(x, y, z, channels)`` to [0, 1], and clip them."""
     low, high = intensities
     return np.clip((data - low) / (high - low), 0, 1).astype("float32", copy=False)
@@ -56,9 +55,8 @@ def scale_intensities(data: np.ndarray, intensities: Intensities) -> np.ndarray:
 def is_flattened(data: np.ndarray, scaled: np.ndarray) -> bool:
     """Return whether a volume loses its contrast by scaling to [0, 1].
 
-    All its values are at the ends then, although they differ: they have a large offset,
-    or a number far from all others marks missing voxels. A label, whose values do not
-    differ, is not meant.
+    Its values then differ, but all end up at 0 or 1, because of a large offset or of
+    sentinel values for missing voxels. A label, whose values do not differ, is no case.
     """
     channels = range(data.shape[-1])
     return any(_is_flattened(data[..., i], scaled[..., i]) for i in channels)
@@ -66,28 +64,28 @@ def is_flattened(data: np.ndarray, scaled: np.ndarray) -> bool:
 
 def _is_flattened(channel, scaled):
     inside = channel != 0
-    low, high = inside & (scaled <= _END), inside & (scaled >= 1 - _END)
+    low, high = inside & (scaled <= _MARGIN), inside & (scaled >= 1 - _MARGIN)
     total, ends = np.count_nonzero(inside), np.count_nonzero(low | high)
-    if total - ends > _SHARE * total:
+    if total - ends > _MIN_SHARE * total:
         return False
     groups = (channel[end] for end in (low, high) if end.any())
     return any(group.min() != group.max() for group in groups)
 
 
-def unscale_intensities(data: np.ndarray, intensities: Intensities) -> np.ndarray:
+def unscale_intensities(data: np.ndarray, intensities: IntensityRange) -> np.ndarray:
     """Scale values ``(x, y, z, channels)`` in [0, 1] back to a volume's own range."""
     low, high = intensities
     return (low + data * (high - low)).astype("float32", copy=False)
 
 
 class Origin(NamedTuple):
-    """Where a conformed volume is from: its file's voxels, affine, scaling, space."""
+    """The file of a conformed volume, with its voxels, affine, scaling and space."""
 
     file: Path
     data: np.ndarray
     affine: np.ndarray
     grid: Grid
-    intensities: Intensities
+    intensities: IntensityRange
     space: int = nifti.ALIGNED
 
     def restore(self, image: np.ndarray, outside: np.ndarray | float) -> np.ndarray:
@@ -111,9 +109,9 @@ def conform_voxels(
     *,
     from_zero: bool = False,
 ) -> tuple[np.ndarray, Origin]:
-    """Resample and scale voxels that are read already, as :func:`conform_file`.
+    """Resample and scale voxels, as :func:`conform_file`.
 
-    If it is to go from zero, 0 becomes 0, whatever is negative.
+    ``from_zero`` keeps 0 at 0, even if values are negative.
     """
     intensities = measure_range(data)
     if from_zero:
@@ -137,7 +135,7 @@ def conform_voxels(
 
 
 def refuse_empty(file: str | Path, image: np.ndarray, grid: Grid) -> None:
-    """Refuse a volume of which nothing is on the grid."""
+    """Refuse a volume that is constant on the grid."""
     if image.min() == image.max():
         raise InputError(
             f"{file} has nothing on the grid (shape {grid.shape} from "
@@ -146,14 +144,14 @@ def refuse_empty(file: str | Path, image: np.ndarray, grid: Grid) -> None:
         )
 
 
-def refuse_elsewhere(
+def refuse_off_grid(
     file: str | Path,
     image: np.ndarray,
     data: np.ndarray,
     affine: np.ndarray,
     grid: Grid,
 ) -> None:
-    """Refuse a segmentation or map, which may be empty, that is not on the grid."""
+    """Refuse a segmentation or map, which may be empty, outside the grid."""
     if image.min() == image.max():
         overlap = coverage(Grid(data.shape[:3], affine), grid)
         if not overlap.any():
@@ -168,7 +166,7 @@ def conform_source(
         return conform_file(file, grid, channels)[0]
     data, affine = read_labels(file, "leave `source_labels` out", channels)
     image = conform(data, affine, grid, nearest=True)
-    refuse_elsewhere(file, image, data, affine, grid)
+    refuse_off_grid(file, image, data, affine, grid)
     return image.astype("int32")
 
 
@@ -176,12 +174,12 @@ def read_labels(
     file: str | Path, cure: str, channels: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read a segmentation ``(x, y, z, channels)``, rounded, and its affine."""
-    # Not every brain has a lesion.
+    # It may be empty: not every brain has a lesion.
     data, affine = nifti.read_voxels(file, channels)
     labels = np.rint(data)
     if (np.abs(data - labels) > _ROUNDING).any():
         raise InputError(
-            f"{file} has numbers that are not whole: it is no segmentation; give one, "
-            f"or {cure}."
+            f"{file} has fractional values and is not a segmentation; give one, or "
+            f"{cure}."
         )
     return labels, affine

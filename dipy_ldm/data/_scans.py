@@ -1,7 +1,6 @@
-"""Images as users have them: arrays, files, images of nibabel, and loaded volumes.
+"""Accept images as arrays, files, nibabel images or loaded volumes.
 
-All that is in files or has an affine goes the way of :func:`load_volumes`, or that of
-one volume.
+Files, and images with an affine, are conformed as by :func:`load_volumes` or singly.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._conforming import conform_channels
 from dipy_ldm.data._grid import Grid, same_grid
-from dipy_ldm.data._pairing import contradict, pair_sources, put_together
+from dipy_ldm.data._pairing import contradict, group_channels, pair_sources
 from dipy_ldm.data._paths import (
     choose_files,
     choose_for_channels,
@@ -50,7 +49,7 @@ logger = logging.getLogger("dipy_ldm")
 # How far interpolation takes intensities beyond 0 to 1.
 _OVERSHOOT = 0.1
 
-# What has a file or an affine.
+# Scans with a file or an affine.
 File: TypeAlias = str | Path | ImageOfNibabel
 Scan: TypeAlias = File | Mapping[str, File]
 Scans: TypeAlias = Scan | Sequence[Scan]
@@ -58,22 +57,22 @@ ImagesLike: TypeAlias = npt.ArrayLike | Scans | Volumes
 
 
 def are_scans(images) -> bool:
-    """Return whether images are paths or images of nibabel rather than arrays.
+    """Return whether images are paths or nibabel images rather than arrays.
 
-    Those of a model of named channels may be in dictionaries, by the names.
+    Scans of named channels may be dictionaries by channel.
     """
     scans = str | Path | FileBasedImage | Mapping
-    kinds = {isinstance(item, scans) for item in _items(images)}
+    kinds = {isinstance(item, scans) for item in _as_list(images)}
     if len(kinds) > 1:
         raise InputError(
-            "arrays and files are mixed; give one array, or paths and images of "
-            "nibabel alone."
+            "arrays and files are mixed; give one array, or only paths and nibabel "
+            "images."
         )
     return kinds == {True}
 
 
-def _items(images):
-    """List the items of a list, also of a column of a table."""
+def _as_list(images):
+    """Return one item, or those of a list or a column of a table, as a list."""
     if isinstance(images, Iterator):
         raise InputError(
             "images are an iterator, which can be read only once; give list(...) of it."
@@ -86,13 +85,13 @@ def _items(images):
 
 @contextmanager
 def files_of(scans) -> Iterator[tuple[list, Path | None]]:
-    """Yield the files of scans; those in memory are written to a folder for a while."""
+    """Yield the files of scans; those in memory are written to a temporary folder."""
     with TemporaryDirectory() as folder:
 
         def shorten(message):
             return message.replace(f"{folder}{os.sep}", "")
 
-        items = _items(scans)
+        items = _as_list(scans)
         folders = (Path(folder, f"image-{i}") for i in range(len(items)))
         files = [_file_of(item, place) for item, place in zip(items, folders)]
         try:
@@ -109,10 +108,10 @@ def _file_of(scan, folder):
         return {name: _file_of(file, folder / name) for name, file in scan.items()}
     if not isinstance(scan, SpatialImage):
         raise InputError(
-            f"{folder.name} is no volume but of the kind {type(scan).__name__}; give "
+            f"{folder.name} is not a volume but a {type(scan).__name__}; give "
             "images with voxels and an affine, such as Nifti1Image."
         )
-    nifti.refuse_kind(folder.name, scan)
+    nifti.refuse_non_real(folder.name, scan)
     name = Path(splitext_addext(scan.get_filename() or "scan")[0]).name
     folder.mkdir(parents=True)
     data = scan.get_fdata(dtype=np.float32, caching="unchanged")
@@ -122,25 +121,25 @@ def _file_of(scan, folder):
 
 
 def grid_of(shape: tuple[int, ...], affine: np.ndarray | None) -> Grid | None:
-    """Return the grid of images ``(*space, channels)`` whose affine is known."""
+    """Return the grid of images ``(*space, channels)``; None without an affine."""
     return None if affine is None else Grid(tuple(shape[:3]), affine)
 
 
 def grid_for_files(
     shape: Sequence[int], affine: npt.ArrayLike | None, intensity: Sequence[float]
 ) -> Grid:
-    """Return the grid that files are brought to for a model, or refuse them for it."""
+    """Return the grid that files are conformed to for a model, or refuse them."""
     grid = Grid(tuple(shape[:3]), require_affine(affine))
     refuse_other_range(intensity)
     return grid
 
 
 def refuse_other_range(intensity: Sequence[float]) -> None:
-    """Refuse files, whose intensities become 0 to 1, for what learnt from others."""
+    """Refuse files, which are scaled to 0 to 1, for a model of another range."""
     low, high = intensity
     if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
         raise InputError(
-            "intensities of files are brought to 0 to 1, and this model was fitted to "
+            "intensities of files are scaled to 0 to 1, but this model was fitted to "
             f"arrays from {low:g} to {high:g}; give such arrays, or a model that was "
             "fitted to files or to what load_volumes returns."
         )
@@ -153,7 +152,7 @@ def read_cohort(
     *,
     verbose: bool = False,
 ) -> Cohort:
-    """Load what a training learns from; arrays stay as they are."""
+    """Load training images with their metadata; arrays stay as they are."""
     if isinstance(images, Volumes):
         own = Grid(images.images.shape[1:4], images.affine)
         if grid is not None and not same_grid(own, grid):
@@ -167,11 +166,11 @@ def read_cohort(
         return Cohort(suffix=common_suffix(images.files), **shared)
     if not are_scans(images):
         return Cohort(_as_array(images))
-    with files_of(images) as (files, folder), _naming_the_loader():
+    with files_of(images) as (files, folder), _explaining_load_options():
         if any(isinstance(one, Mapping) for one in files):
             raise InputError(
-                "dictionaries are for scans that a model is used on; give files with "
-                "names of BIDS, and `channels`."
+                "dictionaries of channels are not for training; give files with BIDS "
+                "names, and `channels`."
             )
         if not holds_volumes(files):
             arrays, file_of = read_images(files)
@@ -184,8 +183,8 @@ def read_cohort(
 
 
 @contextmanager
-def _naming_the_loader():
-    """Say whose the options are that a complaint names."""
+def _explaining_load_options():
+    """Explain the options of load_volumes that an error names."""
     try:
         yield
     except InputError as error:
@@ -193,20 +192,20 @@ def _naming_the_loader():
         if not any(f"`{name}`" in str(error) for name in names):
             raise
         raise InputError(
-            f"{error} (These are options of dipy_ldm.data.load_volumes: give what it "
+            f"{error} (These are options of dipy_ldm.data.load_volumes: pass what it "
             "returns.)"
         ) from error
 
 
 def _as_array(images):
-    if any(map(np.ma.is_masked, _items(images))):
+    if any(map(np.ma.is_masked, _as_list(images))):
         raise InputError(
-            "images have masked values, which would be taken for others; replace them, "
+            "images have masked values, whose masks would be lost; replace them, "
             "with .filled(0) say."
         )
     try:
         return np.asarray(images)
-    except ValueError as error:  # of NumPy, which speaks of inhomogeneous parts
+    except ValueError as error:
         raise InputError(
             "images differ in shape; give one array (n, *space, channels), or volumes "
             "in files."
@@ -216,12 +215,12 @@ def _as_array(images):
 def read_scans(
     scans, grid: Grid | None, channels: Sequence[Channel]
 ) -> tuple[np.ndarray, list[list[Origin]]]:
-    """Read scans as ``(n, *space, columns)``, and of volumes the ways back."""
+    """Read scans as ``(n, *space, columns)``; return the origins of volumes, too."""
     with files_of(scans) as (files, folder):
         if grid is None:
             if holds_volumes(files):
                 raise InputError(
-                    "this model is of two-dimensional images, and these are volumes; "
+                    "this model is of two-dimensional images, but these are volumes; "
                     "give images, or a model of volumes."
                 )
             return load_images(files), []
@@ -234,7 +233,7 @@ def read_scans(
 
 
 def shown(scan: Any, folder: Path | None) -> Any:
-    """Return a scan with the space of its file, called without a temporary folder."""
+    """Return a scan with the space of its file, and without its temporary folder."""
     space = nifti.space_of(scan.file)
     return scan._replace(file=displayed_path(scan.file, folder), space=space)
 
@@ -246,19 +245,19 @@ def find_channel_files(
     values: Mapping[str, str | Sequence[str]] | None = None,
     cure: str = "",
 ) -> list[list[Path]]:
-    """Find the files of all channels of each scan."""
+    """Return the files of all channels of each scan."""
     files, names = find_volumes(paths), [channel.name for channel in channels]
     alone = len(files) == len(names) == 1 and not (suffixes or values)
     if alone and suffix(files[0]) is None:
         name = stem(files[0]).lower()
         if "_" in name and names[0].rpartition("-")[2].lower() not in name:
-            text = "%s is taken for %s, which its name does not say."
+            text = "%s is used as %s, although its name does not contain it."
             logger.warning(text, files[0].name, names[0])
         return [files]
     if names == [""]:
         return [[file] for file in choose_files(files, suffixes, values, cure)]
     files = choose_for_channels(files, suffixes, values)
-    return put_together(files, names, cure and "name one of them")
+    return group_channels(files, names, cure and "name one of them")
 
 
 def check_channel_files(
@@ -268,7 +267,7 @@ def check_channel_files(
     skip_bad: bool = False,
     start: str = "the model is of",
 ) -> tuple[list[nifti.VolumeInfo], dict[Path, str]]:
-    """Check the headers of all channels; return the first of good sets, and bad."""
+    """Return the first header of each good set of channels, and all complaints."""
     infos, bad = nifti.read_headers([f for own in sets for f in own], along_axis)
     good = {info.file: info for info in infos}
     firsts = [good[own[0]] for own in sets if all(file in good for file in own)]
@@ -289,7 +288,7 @@ def resolve_channel_files(
     """Return the files of each scan, in the order of its channels."""
     if any(isinstance(one, Mapping) for one in files):
         names = [channel.name for channel in channels]
-        sets = [[_of_channel(one, name) for name in names] for one in files]
+        sets = [[_file_of_channel(one, name) for name in names] for one in files]
         for file, other in chain(*(combinations(own, 2) for own in sets)):
             if contradict(file, other):
                 raise InputError(
@@ -306,7 +305,7 @@ def resolve_channel_files(
     return sets
 
 
-def _of_channel(files, name):
+def _file_of_channel(files, name):
     if not name:
         raise InputError(
             "the channels of this model have no names; give files, not dictionaries."
@@ -327,9 +326,9 @@ def read_sources(
     channels: Sequence[Channel] = (),
     scans: Sequence[Path] = (),
 ) -> tuple[np.ndarray, list[list[Path]]]:
-    """Read source images ``(n, *space, channels)``, and of volumes name their files.
+    """Read source images ``(n, *space, channels)``; return the files of volumes, too.
 
-    If there are scans, they are in the order of these, or one is that of all.
+    They are paired with ``scans``, if there are any; a single source is shared by all.
     """
     if grid is None:
         return read_scans(source, None, channels)[0], []
@@ -347,7 +346,7 @@ def read_sources(
 def conform_source_files(
     files: Sequence[Path], info: Source, grid: Grid, channels: Sequence[Channel]
 ) -> np.ndarray:
-    """Read all channels of a source, if they have names, on a grid."""
+    """Conform a source, with all of its named channels, to a grid."""
     if channels:
         return conform_channels(zip(channels, files), grid)[0]
     image = conform_source(files[0], grid, info.channels > 1, bool(info.labels))
@@ -357,12 +356,12 @@ def conform_source_files(
 
 
 def displayed_path(file: Path, folder: Path | None) -> Path:
-    """Return how a file is called, without the folder of those in memory."""
+    """Return a path without the temporary folder of scans in memory."""
     return file.relative_to(folder) if folder and folder in file.parents else file
 
 
 def is_single_scan(scans) -> bool:
-    """Return whether something is one scan, and not a list or a folder of them."""
+    """Return whether something is one scan rather than a list or folder of them."""
     if isinstance(scans, Mapping):
         return True
     if isinstance(scans, str | Path):
@@ -372,7 +371,7 @@ def is_single_scan(scans) -> bool:
 
 
 def require_affine(affine: npt.ArrayLike | None) -> np.ndarray:
-    """Return the affine of a model, or raise that it has none."""
+    """Return the affine of a model, or refuse a model without one."""
     if affine is None:
         raise InputError(
             "this model has no affine; fit the VQVAE with "

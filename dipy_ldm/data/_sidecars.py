@@ -1,4 +1,4 @@
-"""How outputs were made: the JSON file beside each volume, and a volume's header."""
+"""Provenance of outputs: the sidecar of each volume, and entries of its header."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,18 +20,18 @@ from dipy_ldm.data._paths import stem
 
 
 def fingerprint(path: str | Path) -> str:
-    """Hash a file."""
+    """Return the SHA-256 hash of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def provenance(model_path: str | Path, **options) -> dict:
-    """Describe by which model and with which options an image was made."""
+    """Describe the model and the options that generated an image."""
     return model_facts(Path(model_path).name, fingerprint(model_path)) | options
 
 
 def model_facts(model: str, fingerprint: str) -> dict:
-    """Describe by which model an image was made."""
+    """Describe the model that generated an image."""
     return {
         "Synthetic": True,
         "GeneratedBy": {"Name": "dipy_ldm", "Version": __version__},
@@ -62,7 +62,7 @@ def write_with_sidecar(
 
 
 def describe(facts: dict) -> str:
-    """Describe in short how an image was made, for its header."""
+    """Summarise the provenance of an image, for its header."""
     model = facts["ModelFingerprint"][:8]
     parts = [f"synthetic: dipy_ldm {__version__}", f"model {model}"]
     parts += [f"{n.lower()} {facts[n]}" for n in ("Seed", "Sample") if n in facts]
@@ -71,10 +71,10 @@ def describe(facts: dict) -> str:
 
 @contextmanager
 def sidecar_first(path: Path, facts: dict) -> Iterator[Callable]:
-    """Write a sidecar before its volume, within this context.
+    """Yield a function that writes the sidecar before its volume gets its name.
 
-    A volume that is there has its own sidecar, then, even where the disk is full or
-    the process is killed: what it replaces is removed first.
+    It removes the volume that is replaced, so that a volume never has another's
+    sidecar, even if the disk is full or the process is killed.
     """
 
     def put():
@@ -84,7 +84,7 @@ def sidecar_first(path: Path, facts: dict) -> Iterator[Callable]:
                 fsync(partial)
                 Path(os.path.realpath(path)).unlink(missing_ok=True)
         except OSError as error:
-            # Whoever writes the volume says it in a sentence.
+            # The original error, which the writer of the volume describes.
             raise error.__cause__ or error from None
 
     try:
@@ -96,15 +96,15 @@ def sidecar_first(path: Path, facts: dict) -> Iterator[Callable]:
 
 
 class SyntheticImage(nib.Nifti1Image):
-    """A NIfTI image whose file gets a JSON file beside it, of how it was made."""
+    """A NIfTI image that is saved with a sidecar of its provenance."""
 
     facts: dict = {}
 
     def to_filename(
         self, filename: str | Path, dtype: npt.DTypeLike | None = None, **kwargs
     ) -> None:
-        """Write it, of a type of voxels, and beside it how it was made."""
-        if not self.facts:  # made of another one, by a slicer or by nilearn
+        """Write the image in a type of voxels, and its sidecar."""
+        if not self.facts:  # derived from another one, by its slicer or nilearn
             super().to_filename(filename, dtype=dtype, **kwargs)
             return
         if kwargs:
@@ -127,7 +127,7 @@ def synthetic_image(
     dtype: str = "float32",
     space: int = ALIGNED,
 ) -> SyntheticImage:
-    """Return ``(x, y, z, channels)`` as an image that knows how it was made."""
+    """Return ``(x, y, z, channels)`` as an image with its provenance."""
     image = make_image(volume, affine, np.dtype(dtype), describe(facts), space)
     synthetic = SyntheticImage(image.dataobj, image.affine, image.header)
     synthetic.facts = facts

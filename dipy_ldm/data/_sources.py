@@ -1,9 +1,8 @@
-"""Source images, and what networks are conditioned on: conditions and sources.
+"""Source images, and the network inputs of conditions and sources.
 
-A source has the grid of the images that are made of it. Networks are given its
-intensities from 0 to 1, or the numbers of its labels, and ``UNSPECIFIED`` where nothing
-is told. Never more than a batch of the sources is read at once: a mapped file may be
-far larger than the memory.
+A source is on the grid of its image. Networks get intensities from 0 to 1 or indices of
+labels, and ``UNSPECIFIED`` without a source. Sources are read batch by batch: a memory
+map may be far larger than memory.
 """
 
 from collections.abc import Callable, Collection
@@ -16,17 +15,16 @@ import numpy.typing as npt
 from dipy_ldm._conditions import UNSPECIFIED
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
-from dipy_ldm.data._batches import read_windows, window_size
+from dipy_ldm.data._batches import patch_size, read_patches
 from dipy_ldm.data._image_checks import check_ranges, check_trainable, survey
 
 logger = logging.getLogger("dipy_ldm")
 
-# What their gain is called, beside those of conditions.
+# Name of sources in condition ablation.
 SOURCE = "source"
-# More different whole numbers than these are no labels. Those of a byte are never more
-# than 256, and most likely intensities.
+# Of bytes, which have at most 256 values, more are most likely intensities.
 _MAX_LABELS, _MAX_LABELS_OF_BYTES = 256, 64
-# Up to this one, there is a count of each number.
+# Up to this label, each one is counted.
 _MAX_COUNTED_LABEL = 2**20
 
 
@@ -40,7 +38,7 @@ class Source(NamedTuple):
 
     @property
     def intensity(self):
-        """The range of its intensities; labels have none, and are not scaled."""
+        """Range of intensities; [0, 1] for labels, which are not scaled."""
         return [0.0, 1.0] if self.labels else self.bounds
 
     def scaled(self, images: np.ndarray) -> np.ndarray:
@@ -60,26 +58,25 @@ def learn(
     named: bool = False,
     conditions: Collection[str] = (),
 ) -> Source | None:
-    """Learn channels, bounds or labels of sources ``(n, *space, channels)``.
+    """Return channels, and bounds or labels, of sources ``(n, *space, channels)``.
 
-    Columns of named channels are from 0 to 1, whatever these images have.
+    The bounds of named channels are always 0 and 1.
     """
     if source is None:
         return None
     if SOURCE in conditions:
         raise InputError(
-            f"a condition must not be called {SOURCE} where there are sources; give it "
-            "another name."
+            f"a condition can't be called {SOURCE} beside source images; rename it."
         )
     images = as_source(source, shape[1:-1])
     if len(images) != shape[0]:
         raise InputError(
             f"source must have {shape[0]} images, one for each, not {len(images)}."
         )
-    labels = [] if images.dtype.kind == "f" else _labels(images)
+    labels = [] if images.dtype.kind == "f" else _find_labels(images)
     kind = f"{len(labels)} labels" if labels else "intensities"
     if not named:
-        logger.info("the source images are taken for %s.", kind)
+        logger.info("the source images are treated as %s.", kind)
     summary = check_trainable(images, "source image")
     bounds = [0.0, 1.0] if named else [summary.low, summary.high]
     return Source(images.shape[-1], bounds, labels, summary.fingerprint)
@@ -88,14 +85,14 @@ def learn(
 def as_source(
     source: npt.ArrayLike, space: tuple[int, ...], name: str = "source"
 ) -> np.ndarray:
-    """Return sources ``(n, *space, channels)``, or raise why they are invalid."""
+    """Return sources as an array ``(n, *space, channels)``, or refuse them."""
     source = getattr(source, "images", source)  # of Volumes
     images = np.asarray(source)
     images = images[..., None] if images.ndim == len(space) + 1 else images
     if images.shape[1:-1] != tuple(space) or 0 in images.shape:
         raise InputError(
             f"{name} must have the size {tuple(space)} of the images, (n, *space, "
-            f"channels), not the shape {np.shape(source)}; bring it to their grid."
+            f"channels), not the shape {np.shape(source)}; resample it."
         )
     if images.dtype.kind not in "biuf":
         raise InputError(f"{name} must be real numbers, not {images.dtype}.")
@@ -111,7 +108,7 @@ def check(
     name: str = "source",
     lenient: bool = False,
 ) -> np.ndarray | None:
-    """Return sources ``(n, *space, channels)``, or refuse those unlike trained ones."""
+    """Return sources ``(n, *space, channels)``, or refuse those unlike in training."""
     refuse_mismatch(info, source, name)
     if info is None:
         return None
@@ -132,7 +129,7 @@ def check(
 
 
 def refuse_mismatch(info: object, source: object, name: str) -> None:
-    """Refuse source images for a model of none, and a lack of them for others."""
+    """Refuse sources for a model without them, and their lack for a model with them."""
     if info is None and source is not None:
         raise InputError(
             f"this model was trained without source images; leave out `{name}`, or "
@@ -144,17 +141,17 @@ def refuse_mismatch(info: object, source: object, name: str) -> None:
         )
 
 
-def _labels(images):
-    """Find the labels of segmentations."""
+def _find_labels(images):
+    """Return the sorted labels of segmentations."""
     if images.shape[-1] != 1:
         raise InputError(
-            "a source of whole numbers is a segmentation of one channel, not "
+            "a source of integers must be a segmentation with one channel, not "
             f"{images.shape[-1]}; give intensities as float32."
         )
     labels: set[int] = set()
     limit = _MAX_LABELS_OF_BYTES if images.dtype.itemsize == 1 else _MAX_LABELS
     for image in images:
-        labels |= _distinct(image)
+        labels |= _distinct_labels(image)
         if len(labels) > limit:
             cure = "merge some" if limit == _MAX_LABELS else "give labels as int32"
             raise InputError(
@@ -164,36 +161,36 @@ def _labels(images):
     return sorted(labels)
 
 
-def _distinct(image):
-    """Find the numbers of a segmentation; to count is far faster than to sort."""
+def _distinct_labels(image):
+    """Return the labels of an image; counting is far faster than sorting."""
     if image.dtype.kind in "ub" or image.min() >= 0:
-        whole = image.astype("int64", casting="unsafe").ravel()
-        if (whole == image.ravel()).all() and whole.max() < _MAX_COUNTED_LABEL:
-            return set(np.flatnonzero(np.bincount(whole)).tolist())
+        integers = image.astype("int64", casting="unsafe").ravel()
+        if (integers == image.ravel()).all() and integers.max() < _MAX_COUNTED_LABEL:
+            return set(np.flatnonzero(np.bincount(integers)).tolist())
     return set(np.unique(image).tolist())
 
 
 def refuse_unknown_labels(name: object, image: np.ndarray, labels: list[int]) -> None:
     """Refuse a segmentation with other labels."""
-    if unknown := sorted(_distinct(image) - set(labels)):
+    if unknown := sorted(_distinct_labels(image) - set(labels)):
         raise InputError(
-            f"{name} has the unknown label {unknown[0]:g}; set it to one that is "
-            f"known: {listed(labels)}."
+            f"{name} has the unknown label {unknown[0]:g}; replace it by one of "
+            f"{listed(labels)}."
         )
 
 
 class Sources(NamedTuple):
-    """Sources ``(n, *space, channels)``, as networks are given them."""
+    """Sources ``(n, *space, channels)``, read as network input."""
 
     images: np.ndarray
     info: Source
     size: tuple[int, ...]
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Read those of some numbers ``(n,)``, ``(n, *size, channels)``."""
+        """Read sources ``(n, *size, channels)`` by index; negative is unspecified."""
         places = [max(0, int(number)) for number in rows]
         corners = np.zeros((len(places), len(self.size)), int)
-        scaled = self.info.scaled(read_windows(self.images, places, corners, self.size))
+        scaled = self.info.scaled(read_patches(self.images, places, corners, self.size))
         scaled[np.asarray(rows) < 0] = UNSPECIFIED
         return scaled
 
@@ -215,23 +212,23 @@ class ConditioningInputs(NamedTuple):
         """Join conditions ``(n, conditions)`` and source images, if there are any."""
         if info is None or images is None:
             return cls(numbers)
-        n, size = len(numbers), window_size(images.shape[1:-1], factor)
-        which = np.arange(n) if len(images) == n else np.zeros(n)
-        table = np.column_stack([numbers, which]).astype("float32")
+        n, size = len(numbers), patch_size(images.shape[1:-1], factor)
+        rows = np.arange(n) if len(images) == n else np.zeros(n)
+        table = np.column_stack([numbers, rows]).astype("float32")
         return cls(table, Sources(images, info, size))
 
-    def take(self, numbers: np.ndarray) -> Self:
-        """Choose some of the examples."""
-        return self._replace(table=self.table[numbers])
+    def take(self, indices: np.ndarray) -> Self:
+        """Return a subset of the examples."""
+        return self._replace(table=self.table[indices])
 
     def arrays(self) -> tuple:
-        """Return what networks are given beside latents and times."""
+        """Return the network inputs beside latents and times."""
         read = None if self.sources is None else self.sources.read
         return network_inputs(self.table, read)
 
 
 def network_inputs(table: Any, read: Callable | None) -> tuple:
-    """Split a table of :class:`ConditioningInputs` into what networks are given."""
+    """Split a table of :class:`ConditioningInputs` into network inputs."""
     conditions = table if read is None else table[:, :-1]
     parts = (conditions,) if conditions.shape[1] else ()
     return parts if read is None else (*parts, read(table[:, -1]))

@@ -1,6 +1,6 @@
-"""Rows about each image: of BIDS tables around its file, and of Python's tables.
+"""Match rows of tables to images: of BIDS tables around files, and of Python's.
 
-As BIDS has them: ``scans.tsv``, then ``sessions.tsv``, then ``participants.tsv``.
+In the order of BIDS: ``scans.tsv``, then ``sessions.tsv``, then ``participants.tsv``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ ListedRows: TypeAlias = Mapping[str, list[Row]] | None
 
 
 class MatchedRows(NamedTuple):
-    """Rows about each of some files, the nearest table first; how many have no file."""
+    """Rows about each file, the nearest table first, and how many rows are unused."""
 
     rows: list[list[Row]]
     unused: int
@@ -48,34 +48,34 @@ class MatchedRows(NamedTuple):
 
     @property
     def columns(self):
-        """Names of the columns that these tables have, but for those of names."""
+        """Columns of these tables, except keys such as participant_id."""
         names = (name for matches in self.rows for row in matches for name in row.cells)
         return [name for name in dict.fromkeys(names) if name and name not in KEYS]
 
 
 def find_rows(files: Sequence[Path], listed: ListedRows = None) -> MatchedRows:
-    """Find the rows about files.
+    """Return the rows about files.
 
-    In the folder of a file and in each above it, up to the first with a
-    ``participants.tsv``, there may be tables of its scans, sessions and participants.
+    Tables of scans, sessions and participants may be in the folder of a file and in
+    those above it, up to the first with a ``participants.tsv``.
     """
     own, complaints, rows = listed or {}, [], []
     participants: list[Row] = []
 
     @cache
     def rows_of(table, column):
-        """Return the rows of a table by what they are about; none without the table."""
-        # Links to files that are not fetched are refused: other tables may differ.
+        """Return the rows of a table by key; none if it does not exist."""
+        # A link to a file that was not fetched is refused, not skipped.
         rows = read_table(table) if os.path.lexists(table) else []
         if column == "participant_id":
             participants.extend(rows)
-        return grouped((_key(row, column), row) for row in rows)
+        return grouped((_row_key(row, column), row) for row in rows)
 
     for file in files:
         candidates = [own.get(os.path.abspath(file), []), *_rows_about(file, rows_of)]
         rows.append([matches[0] for matches in candidates if matches])
-        complaints += [_twice(file, x) for x in candidates if len(x) > 1]
-    cure = "leave one row for each or, of sessions, name them in a column session_id"
+        complaints += [_describe_duplicates(file, x) for x in candidates if len(x) > 1]
+    cure = "keep one row for each or, of sessions, name them in a column session_id"
     refuse_rows(complaints, cure)
     used = {(row.table, row.line) for matches in rows for row in matches}
     unused = sum((row.table, row.line) not in used for row in participants)
@@ -94,11 +94,11 @@ def _rows_about(file, rows_of):
             sessions = rows_of(place / f"{subject}_sessions.tsv", "session_id")
             yield sessions.get(session, [])
         if participants := rows_of(folder / "participants.tsv", "participant_id"):
-            yield _of_session(participants.get(subject, []), session)
+            yield _choose_session(participants.get(subject, []), session)
             return
 
 
-def _twice(file, rows):
+def _describe_duplicates(file, rows):
     about = entity(file, "sub") or file
     return f"there are {len(rows)} rows for {about} ({'; '.join(map(str, rows))})"
 
@@ -106,8 +106,8 @@ def _twice(file, rows):
 def find_subjects(files: Sequence[Path], listed: ListedRows = None) -> list[str]:
     """Return the subject of each file."""
     by_name = [entity(file, "sub") for file in files]
-    # All of one, that no name of a file has, is no subject but the study in a folder
-    # such as sub-cortical.
+    # A single subject that no file name has is a folder of the whole study, such as
+    # sub-cortical.
     if len(set(files)) > 1 and len({*by_name}) == 1:
         by_name = [entity(Path(file).name, "sub") for file in files]
     rows = [(listed or {}).get(os.path.abspath(file), ()) for file in files]
@@ -118,32 +118,32 @@ def find_subjects(files: Sequence[Path], listed: ListedRows = None) -> list[str]
 
 
 def _listed_subject(rows):
-    """Return the subject that the rows of lists have for a file; None without one."""
+    """Return the subject in the rows of lists about a file; None without one."""
     for name, cell in (pair for row in rows for pair in row.cells.items()):
         if name.lower() in SUBJECT_COLUMNS and not is_missing(cell):
-            return _prefixed("sub", cell)
+            return _with_prefix("sub", cell)
     return None
 
 
-def _prefixed(key, name):
-    """Write a name as those of files have it: many tables leave the prefix out."""
+def _with_prefix(key, name):
+    """Return a name with the prefix of BIDS, which many tables leave out."""
     name = level_of(name).strip()
     return name if name.startswith(f"{key}-") else f"{key}-{name}"
 
 
-def _of_session(rows, session):
-    """Choose among rows for the sessions of one participant."""
+def _choose_session(rows, session):
+    """Choose the rows of a session among those of a participant."""
     if not rows or "session_id" not in rows[0].cells:
         return rows
-    own = [row for row in rows if _key(row, "session_id") == session]
+    own = [row for row in rows if _row_key(row, "session_id") == session]
     if own or len(rows) > 1:
         return own
-    # One row is of all sessions, unless it names another.
+    # A single row is about all sessions, unless it names another.
     of_all = session is None or is_missing(rows[0].cells["session_id"])
     return rows if of_all else []
 
 
-def _key(row, column):
+def _row_key(row, column):
     """Return the subject, session or file that a row is about."""
     if column not in row.cells:
         raise InputError(
@@ -152,12 +152,12 @@ def _key(row, column):
     cell = row.cells[column]
     if column == "filename":
         return os.path.abspath(row.table.parent / cell)
-    return _prefixed({"participant_id": "sub", "session_id": "ses"}[column], cell)
+    return _with_prefix({"participant_id": "sub", "session_id": "ses"}[column], cell)
 
 
 def find_image_subjects(files: Sequence[Path]) -> list[str]:
-    """Return the subject of each image of files, which may have several."""
-    # Without a name, each image of an array is of a subject of its own.
+    """Return the subject of each image; a file may occur several times."""
+    # Without a subject in the file name, each image counts as one.
     return [
         f"{file}, image {i}" if name == str(file) else name
         for i, (file, name) in enumerate(zip(files, find_subjects(files)))
@@ -165,13 +165,13 @@ def find_image_subjects(files: Sequence[Path]) -> list[str]:
 
 
 def align_tables(*tables: tuple[Any, Any]) -> list:
-    """Join each table with names of rows to the subjects beside it; others stay."""
+    """Join each table with row names to its subjects; others stay."""
     joined = [join_rows(table, subjects) for table, subjects in tables]
     return [table if rows is None else rows for rows, (table, _) in zip(joined, tables)]
 
 
 def join_to_files(table: Any, files: Sequence[Path]) -> Any:
-    """Join the rows of a table with names to files; others, or to none, stay."""
+    """Join a table with row names to files; without either, it stays."""
     sessions = [entity(file, "ses") for file in files]
     rows = join_rows(table, find_subjects(files), sessions) if files else None
     return table if rows is None else rows
@@ -184,7 +184,7 @@ def join_rows(
     files: Sequence | None = None,
     names: Sequence[str] = (),
 ) -> Any:
-    """Join rows of a table, or some columns, to images: by subject, session or path."""
+    """Join rows of a table to images, by subject, session or path, or return None."""
     named = columns_of(table)
     columns = dict(named or {})
     keys = _keys_of_paths(columns, files)
@@ -194,9 +194,9 @@ def join_rows(
     _refuse_uneven(named or {}, len(keys[0]))
     by_session = sessions is None and "session_id" in columns
     columns = {n: own for n, own in columns.items() if n.lower() not in KEYS}
-    columns = {ALONE: table} if named is None else _choose(columns, names)
+    columns = {ALONE: table} if named is None else _choose_columns(columns, names)
     cure = _BY_SESSION if by_session else "leave one for each image"
-    numbers = _rows_of(keys[0], keys[1], cure)
+    numbers = _match_rows(keys[0], keys[1], cure)
     lists = {name: _as_list(name, values) for name, values in columns.items()}
     rows = take_rows(lists, numbers) or {}
     if isinstance(table, Table):
@@ -204,8 +204,8 @@ def join_rows(
     return rows[ALONE] if named is None else rows
 
 
-def _choose(columns, names):
-    """Choose columns, all without names: others may hold anything."""
+def _choose_columns(columns, names):
+    """Choose columns by name; without names, all."""
     if unknown := [name for name in names if name not in columns]:
         raise InputError(
             f"the table has no column {unknown[0]}; it has {listed(columns)}."
@@ -214,17 +214,17 @@ def _choose(columns, names):
 
 
 def _refuse_uneven(columns, n):
-    """Refuse a column that has not one value for each row."""
+    """Refuse a column without one value for each row."""
     for name, values in columns.items():
         if not is_many(values) or len(values) != n:
             raise InputError(
-                f"{name} must have a value for each of {n} rows with names; give a "
-                "list of as many."
+                f"{name} must have one value for each of the {n} row names; give a "
+                "list of that length."
             )
 
 
 def _as_list(name, values):
-    """Return a column as a list, which has no type to tell codes by any more."""
+    """Return a column as a list, in which codes of classes stay whole numbers."""
     kind = str(getattr(values, "dtype", "")).lower()
     has_codes = kind == "category" or kind.startswith("float")
     return with_codes(name, values) if has_codes else list(values)
@@ -237,7 +237,7 @@ def _keys_of_paths(columns, files):
         if all(text.lower().endswith((".nii", ".nii.gz")) for text in texts):
             del columns[name]
             parts = [Path(os.path.abspath(file)).parts for file in files]
-            # From the whole path to the name of the file.
+            # From the whole path to the file name.
             ends = [[own[i:] for i in range(len(own))] for own in parts]
             return [Path(text).parts for text in texts], ends
     return None
@@ -246,39 +246,39 @@ def _keys_of_paths(columns, files):
 def _keys_of_subjects(table, columns, subjects, sessions):
     """Return the keys of rows and of images by subject and session, as for paths."""
     name = next((name for name in columns if name.lower() in SUBJECT_COLUMNS), None)
-    names = _index_of(table, columns) if name is None else list(columns[name])
+    names = _index_names(table, columns) if name is None else list(columns[name])
     if names is None or not names:
         return None
     if subjects is None:
         raise InputError(
-            f"rows of the conditions have names ({name or 'the index'}: {names[0]}); "
-            "give the subjects of the images, too, or put the rows in their order and "
-            "drop the names."
+            f"the conditions have row names ({name or 'the index'}: {names[0]}); give "
+            "the subjects of the images, too, or put the rows in their order and drop "
+            "the names."
         )
     parts: list[tuple] = [(names, subjects)]
     if any(sessions or ()) and "session_id" in columns:
         parts.append((values_of("session_id", columns["session_id"]), sessions))
     rows, images = (
-        [tuple(map(_prefixed, ("sub", "ses"), key)) for key in zip(*own)]
+        [tuple(map(_with_prefix, ("sub", "ses"), key)) for key in zip(*own)]
         for own in zip(*parts)
     )
     return rows, [[key] for key in images]
 
 
-def _index_of(table, columns):
-    """Return names of rows of a table, or of all columns, that are an index."""
+def _index_names(table, columns):
+    """Return the row names in the index of a table, or of all of its columns."""
     parts = [table] if hasattr(table, "iloc") else columns.values()
-    indexes = [_names_of_rows(part) for part in parts]
+    indexes = [_pandas_row_names(part) for part in parts]
     if any(names != indexes[0] for names in indexes):
         raise InputError(
-            "the conditions have different names of rows, or some have none; give a "
-            "DataFrame, whose columns have the same."
+            "the conditions differ in their row names, or some have none; give a "
+            "DataFrame, whose columns share them."
         )
     return indexes[0] if indexes else None
 
 
-def _names_of_rows(table):
-    """Return names of rows that are an index of pandas; None if it only counts them."""
+def _pandas_row_names(table):
+    """Return the row names in a pandas index; None if it only counts rows."""
     if not hasattr(table, "iloc"):
         return None
     names = list(table.index)
@@ -291,15 +291,15 @@ def _names_of_rows(table):
 _BY_SESSION = "join them by session with load_volumes(...).conditions(table=...)"
 
 
-def _rows_of(rows, images, cure):
-    """Return the number of each image's row."""
+def _match_rows(rows, images, cure):
+    """Return the row number of each image."""
     places = grouped((key, number) for number, key in enumerate(rows))
     matches = [next((places[k] for k in keys if k in places), []) for keys in images]
     if missing := ["/".join(keys[0]) for keys, own in zip(images, matches) if not own]:
         examples = listed("/".join(map(str, key)) for key in [*places][:3])
         raise InputError(
             f"{len(missing)} of {len(images)} images have no row in the conditions "
-            f"({missing[0]} first; rows are of {examples} ...); add rows, or leave "
+            f"({missing[0]} first; rows are about {examples} ...); add rows, or leave "
             "these images out."
         )
     for own in matches:

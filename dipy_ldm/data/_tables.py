@@ -1,4 +1,4 @@
-"""Tables of text: rows under the names of columns, cells, and what a JSON adds."""
+"""Read text tables, and descriptions of their columns in JSON files."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 import csv
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import MISSING, NONE, as_report
 
-# In lower case: of BIDS, R and numpy.
+# In lower case, as of BIDS, R and NumPy.
 _MISSING_CELLS = (*MISSING, "na")
 _NO_UNITS = (*_MISSING_CELLS, NONE, "-")
 SEX_COLUMNS = ("sex", "gender")
@@ -19,12 +19,12 @@ _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"
 
 
 def is_missing(text: str | None) -> bool:
-    """Return whether a cell is missing."""
+    """Return whether a cell marks a missing value."""
     return text is None or text.strip().lower() in _MISSING_CELLS
 
 
 def as_number(text: str) -> float | None:
-    """Read a number."""
+    """Return a text as a finite number; None if it is not one."""
     try:
         # Python takes 1_000 for a number.
         number = math.nan if "_" in text else float(text)
@@ -33,8 +33,8 @@ def as_number(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def spelled(name: str, level: str, levels: Mapping[str, str] | None = None) -> str:
-    """Spell a class in one way."""
+def as_level(name: str, level: str, levels: Mapping[str, str] | None = None) -> str:
+    """Return the canonical spelling of a class."""
     levels = levels or {}
     level = as_code(level, levels)
     if name.lower() not in SEX_COLUMNS:
@@ -45,13 +45,13 @@ def spelled(name: str, level: str, levels: Mapping[str, str] | None = None) -> s
 
 
 def as_code(text: str, levels: Container[str]) -> str:
-    """Spell a code as levels do where pandas wrote it as a float, such as 1.0."""
+    """Return a code as levels spell it, also if pandas wrote it as a float (1.0)."""
     code = text.removesuffix(".0")
     return code if text not in levels and code in levels else text
 
 
 def as_text(value: Any) -> str:
-    """Write a value as BIDS has it in tables."""
+    """Return a value as the text of a BIDS table."""
     if value is None:
         return "n/a"
     return f"{value:.10g}" if isinstance(value, float) else str(value)
@@ -59,26 +59,25 @@ def as_text(value: Any) -> str:
 
 # Tables of these kinds may have their JSON in a folder above (BIDS: inheritance).
 _INHERITING = ("scans", "sessions")
-# A comma for a point, as spreadsheets write it in the languages whose columns stand
-# between semicolons.
+# As spreadsheets write it in languages where they separate columns by semicolons.
 DECIMAL_COMMA = re.compile(r"\A([+-]?\d+),(\d+)\Z")
-# A first line of names that begins with the column of the rows' numbers.
-_NUMBERS = re.compile(r"#[,;\t]")
-# A row, and no comment; and one below a first column of colours.
-_ROW, _ROW_OF_COLOUR = re.compile("[^#]"), re.compile(r"[^#]|#[0-9A-Fa-f]{6}\t")
-# How spreadsheets declare what stands between columns, in the first line.
-_DECLARED = re.compile(r'"?sep=([;,\t])"?')
+# A header whose first column, of row numbers, is called "#".
+_NUMBERED_HEADER = re.compile(r"#[,;\t]")
+# A row, not a comment; and one whose first column is a colour.
+_ROW, _COLOUR_ROW = re.compile("[^#]"), re.compile(r"[^#]|#[0-9A-Fa-f]{6}\t")
+# First line in which spreadsheets declare the separator.
+_SEPARATOR_LINE = re.compile(r'"?sep=([;,\t])"?')
 
 
 class Row(NamedTuple):
-    """A row of a table: its file, the number of its line, and cells by columns."""
+    """A row of a table: file, line number, and cells by column."""
 
     table: Path
     line: int
     cells: dict
 
     def __str__(self) -> str:
-        """Name the cell by file and line."""
+        """Return file and line."""
         return f"{self.table}, line {self.line}"
 
 
@@ -90,11 +89,11 @@ class Description(NamedTuple):
 
 
 def read_table(path: str | Path) -> list[Row]:
-    """Read a table whose first line has the names of the columns."""
+    """Read a table whose first line is a header."""
     path = Path(path)
     lines = read_cells(path)
     if len(lines) < 2:
-        raise InputError(f"{path} has no rows; give a line of names and rows below it.")
+        raise InputError(f"{path} has no rows; give a header line and rows below it.")
     if path.suffix.lower() == ".tsv" and len(lines[0][1]) == 1:
         (name,) = lines[0][1]
         if re.search("[,;]", name):
@@ -105,11 +104,11 @@ def read_table(path: str | Path) -> list[Row]:
 
 
 def name_cells(path: Path, lines: Sequence[tuple[int, list[str]]]) -> list[Row]:
-    """Return rows as dicts by the names of the first line."""
+    """Return rows with cells by the column names in the first line."""
     names = [name.strip() for name in lines[0][1]]
     if twice := sorted({name for name in names if name and names.count(name) > 1}):
         raise InputError(
-            f"{path} has two columns of the name {', '.join(twice)}; rename one."
+            f"{path} has two columns called {', '.join(twice)}; rename one."
         )
     complaints = [
         f"{path}, line {line}: {len(cells)} cells for {len(names)} columns"
@@ -124,7 +123,7 @@ def name_cells(path: Path, lines: Sequence[tuple[int, list[str]]]) -> list[Row]:
 
 
 def read_cells(path: Path) -> list[tuple[int, list[str]]]:
-    """Read the cells of a text."""
+    """Return the line numbers and cells of a text file."""
     try:
         # Spreadsheets put a byte-order mark at the beginning.
         text = path.read_text("utf-8-sig")
@@ -134,33 +133,33 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} can't be read as text; save it as UTF-8.") from error
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    declared = _DECLARED.fullmatch(lines[0][1]) if lines else None
+    declared = _SEPARATOR_LINE.fullmatch(lines[0][1]) if lines else None
     lines = lines[1:] if declared else lines
-    is_row = _ROW_OF_COLOUR.match if text.startswith("color\t") else _ROW.match
+    is_row = _COLOUR_ROW.match if text.startswith("color\t") else _ROW.match
     numbered = [
         (number, line)
         for place, (number, line) in enumerate(lines)
-        if is_row(line) or (place == 0 and _NUMBERS.match(line))
+        if is_row(line) or (place == 0 and _NUMBERED_HEADER.match(line))
     ]
     separator = _separator(path, [line for _, line in numbered], declared)
     if separator is None:
         return [(number, [line]) for number, line in numbered]
-    cells = _split(path, numbered, separator)
+    cells = _split_cells(path, numbered, separator)
     if separator == ";":
         cells = [(n, [DECIMAL_COMMA.sub(r"\1.\2", c) for c in row]) for n, row in cells]
     return cells
 
 
-def _split(path, numbered, separator):
-    """Split numbered lines into cells, and refuse quotes that swallow others."""
+def _split_cells(path, numbered, separator):
+    """Split numbered lines into cells, and refuse unbalanced quotes."""
     lines = (line for _, line in numbered)
     reader = csv.reader(lines, delimiter=separator, strict=True)
     cells = []
     while (first := reader.line_num) < len(numbered):
         try:
             row = next(reader)
-            # In .csv a quoted text may hold the end of a line; in .tsv it never does,
-            # and a lone quote would take the lines up to the next one for a text.
+            # A quoted text may span lines in .csv, but never in .tsv, where a lone
+            # quote would span the lines up to the next one.
             if separator == "\t" and reader.line_num > first + 1:
                 raise csv.Error
         except csv.Error as error:
@@ -169,7 +168,7 @@ def _split(path, numbered, separator):
                 "that does not end it; remove the quote, or write the cell in quotes "
                 "and each quote within it twice."
             ) from error
-        # Spreadsheets end tables with rows of nothing.
+        # Spreadsheets end tables with empty rows.
         if any(map(str.strip, row)):
             cells.append((numbered[reader.line_num - 1][0], row))
     return cells
@@ -181,14 +180,14 @@ def _separator(path, lines, declared):
     if kind == ".csv" and declared:
         return declared[1]
     if kind == ".csv":
-        # Names of columns seldom have the sign that is not between them.
+        # Column names seldom contain the other separator.
         first = "".join(lines[:1])
         return max(",;", key=lambda s: (sum(s in x for x in lines), first.count(s)))
     return "\t" if kind == ".tsv" or any("\t" in x for x in lines) else None
 
 
 def refuse_rows(complaints: Iterable[str], cure: str) -> None:
-    """Refuse all bad rows in one report."""
+    """Raise one error about all bad rows."""
     if report := as_report(complaints):
         raise InputError(f"{report}\n{cure[0].upper()}{cure[1:]}.")
 
@@ -196,15 +195,15 @@ def refuse_rows(complaints: Iterable[str], cure: str) -> None:
 def read_descriptions(path: Path) -> dict[str, Description]:
     """Read the descriptions of columns from the JSON beside a table."""
     descriptions: dict[str, Description] = {}
-    for file in filter(Path.is_file, _beside(path)):
+    for file in filter(Path.is_file, _json_paths(path)):
         for name, entry in _read_json(file).items():
             if isinstance(entry, dict):
-                descriptions.setdefault(name, _describe(entry))
+                descriptions.setdefault(name, _parse_description(entry))
     return descriptions
 
 
-def _beside(path):
-    """Name the JSON files that may describe a table, the nearest first."""
+def _json_paths(path):
+    """List the JSON files that may describe a table, the nearest first."""
     kind = path.stem.rpartition("_")[-1]
     above = list(path.absolute().parents)[:3] if kind in _INHERITING else []
     return [path.with_suffix(".json"), *(folder / f"{kind}.json" for folder in above)]
@@ -220,17 +219,17 @@ def _read_json(file):
     return document if isinstance(document, dict) else {}
 
 
-def _describe(entry):
+def _parse_description(entry):
     unit, levels = entry.get("Units"), entry.get("Levels")
     levels = levels if isinstance(levels, dict) else {}
-    # Forms to be filled in have empty units.
-    named = isinstance(unit, str) and unit.strip().lower() not in _NO_UNITS
-    # Codes of missing values don't make classes of numbers.
-    texts = {x: _text_of(own) for x, own in levels.items() if not is_missing(x)}
-    return Description(unit if named else None, texts)
+    # Templates have empty units.
+    has_unit = isinstance(unit, str) and unit.strip().lower() not in _NO_UNITS
+    # Codes for missing values do not turn numbers into classes.
+    texts = {x: _meaning_text(own) for x, own in levels.items() if not is_missing(x)}
+    return Description(unit if has_unit else None, texts)
 
 
-def _text_of(meaning):
-    """Return the text of a level, which later versions of BIDS have in a dictionary."""
+def _meaning_text(meaning):
+    """Return the meaning of a level as text; newer versions of BIDS nest it."""
     text = meaning.get("Description") if isinstance(meaning, dict) else meaning
     return str(text or "")

@@ -1,9 +1,9 @@
-"""Channels that know what they are: scans, maps in units of their own, segmentations.
+"""Kinds of channels: scans, quantitative maps and segmentations.
 
-Networks see float32 from 0 to 1, one column or several for each channel. All else is
-the channel's: which files have it, how voxels become columns and columns voxels again,
-what a reconstruction loses, what headers and sidecars say. A stack of volumes that
-nobody named has no records, and is scaled by itself.
+Networks get float32 from 0 to 1, one column or several for each channel. The record of
+a channel defines the rest: its files, the conversion of voxels to columns and back, how
+reconstructions are measured, and entries of headers and sidecars. Channels without
+names have no records, and each is scaled by itself.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,11 +25,11 @@ from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.data._nifti import read_volume, read_voxels, refuse_files
 from dipy_ldm.data._paths import choose_named, stem, suffix
 from dipy_ldm.data._preprocessing import (
-    Intensities,
+    IntensityRange,
     Origin,
     conform_voxels,
     read_labels,
-    refuse_elsewhere,
+    refuse_off_grid,
     unscale_intensities,
 )
 from dipy_ldm.data._sources import refuse_unknown_labels
@@ -37,19 +37,18 @@ from dipy_ldm.data._tables import read_table
 
 __all__ = ["Channel", "Labels", "Map", "as_channels", "split_channels"]
 
-# Each takes a column of the networks, and of the cache.
+# Each takes a column in networks and in the cache.
 MAX_LABELS = 64
-# How many times larger or smaller the values of another scale are, and the share of
-# volumes up to which a label is rare.
-_OTHER_SCALE, _FEW = 4.0, 0.05
-# Of a range, what rounding may add to it, and how far from the background decoded
-# voxels are where there is nothing.
-_ROUNDING, _NOTHING = 1e-3, 0.01
+# Factor from which the mean of a map is odd, and the share of volumes up to which a
+# label is.
+_SCALE_FACTOR, _RARE_SHARE = 4.0, 0.05
+# Shares of the range of a map: excess by rounding, and noise of decoded background.
+_ROUNDING, _BACKGROUND_NOISE = 1e-3, 0.01
 
 
 @dataclass(frozen=True)
 class Channel:
-    """A scan: in each volume 0 is 0, and the brightest but a few voxels are 1.
+    """A scan, scaled in each volume: 0 becomes 0, and the 99.5th percentile 1.
 
     Parameters
     ----------
@@ -63,39 +62,39 @@ class Channel:
     suffix: str | None = None
 
     kind: ClassVar[str] = "intensity"
-    # The code of NIfTI, and which of the losses of channels there is for it.
+    # NIfTI intent code, and the name of a loss in ``CHANNEL_LOSSES``.
     intent: ClassVar[str] = "none"
     loss: ClassVar[str | None] = None
-    # Whether brightness and contrast say nothing, and may be changed for a training.
+    # Whether brightness and contrast are arbitrary, and may be augmented.
     brightens: ClassVar[bool] = True
-    # Whether there is something between two values.
+    # Whether values can be interpolated.
     continuous: ClassVar[bool] = True
-    # What spread and summarise return, and what difference returns.
+    # Captions of the results of spread and summarise, and of difference.
     deviation: ClassVar[str] = "standard deviation"
     compared: ClassVar[str] = "{} minus {}"
-    # What files beside one say of its columns, these files, and the volume to look at.
+    # Conditions of its columns, the files that hold them, and the volume to display.
     conditions: ClassVar[Mapping[str, Sequence]] = MappingProxyType({})
     tables: ClassVar[Sequence[Path]] = ()
     shown: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
-        """Refuse what is no channel, such as that of a damaged file."""
+        """Refuse an invalid name or suffix, such as that of a damaged file."""
         named = isinstance(self.name, str) and self.name
         if not named or not isinstance(self.suffix, str | None):
             raise InputError(f"a channel needs a name, such as T1w, not {self.name!r}.")
 
     @property
     def width(self) -> int:
-        """How many columns networks have for it."""
+        """Number of its columns."""
         return 1
 
     @property
     def dtype(self) -> str | None:
-        """Type of the voxels of its files; None for what the user chooses."""
+        """Type of the voxels of its files; None if the user chooses it."""
         return None
 
     def learn(self, files: Sequence[Path]) -> Self:
-        """Learn what must be known of all files before one is read."""
+        """Return the channel fitted to all of its files."""
         return replace(self, suffix=suffix(files[0]))
 
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -105,25 +104,25 @@ class Channel:
     def conform(
         self, file: Path, data: np.ndarray, affine: np.ndarray, grid: Grid
     ) -> tuple[np.ndarray, Origin]:
-        """Bring voxels to columns of 0 to 1 on a grid; return the way back, too."""
+        """Conform voxels to columns from 0 to 1 on a grid; return their origin, too."""
         return conform_voxels(file, data, affine, grid)
 
     def read(self, file: Path, grid: Grid) -> tuple[np.ndarray, Origin]:
-        """Read a file as columns ``(*grid.shape, width)``; return the way back, too."""
+        """Read a file as columns ``(*grid.shape, width)``; return their origin, too."""
         return self.conform(file, *self.load(file), grid)
 
     def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
-        """Return columns on a grid as values of their file, ``(x, y, z, 1)``."""
+        """Return columns as values in the space of their file, ``(x, y, z, 1)``."""
         values = unscale_intensities(images, origin.intensities)
         return origin.restore(values, origin.data)
 
     def spread(self, repeated: np.ndarray, origin: Origin) -> np.ndarray:
-        """Return how much repeated columns differ, in the space of their file."""
+        """Return the standard deviation of repetitions, in the space of their file."""
         low, high = origin.intensities
         return origin.restore(np.std(repeated, 0, ddof=1) * (high - low), 0.0)
 
     def difference(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        """Return what was taken away from values."""
+        """Return values before minus those after."""
         return before - after
 
     def summarise(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -143,37 +142,37 @@ class Channel:
         return np.repeat(images, 3, -1)
 
     def measure(self, image: np.ndarray, millilitres: float) -> dict[str, float]:
-        """Measure columns ``(*grid.shape, width)`` whose voxels have a size."""
+        """Measure columns ``(*grid.shape, width)`` with the given voxel volume."""
         return {}
 
     def measure_overlap(
         self, image: np.ndarray, reconstruction: np.ndarray
     ) -> dict[str, float]:
-        """Measure how much of an image its reconstruction overlaps; NaN of nothing."""
+        """Measure the overlap of an image and its reconstruction; NaN of nothing."""
         return {}
 
     def find_odd(
         self, measured: Mapping[str, np.ndarray], names: Sequence[str]
     ) -> list[str]:
-        """Describe what is odd in measurements ``(n,)`` of several volumes."""
+        """Describe outliers among the measurements ``(n,)`` of volumes."""
         return []
 
     @property
     def ending(self) -> str:
-        """How names of its files end: suffix, or entity and suffix."""
+        """End of the names of its files: suffix, or entity and suffix."""
         is_suffix = self.suffix in (None, self.name)
         return self.name if is_suffix else f"{self.name}_{self.suffix}"
 
     def sidecar_entries(self) -> dict:
-        """Describe it for the sidecar of a file."""
+        """Return its entries for the sidecar of a file."""
         return {"Channel": self.name, "ChannelKind": self.kind} if self.name else {}
 
     def name_entry(self) -> dict:
-        """Describe it for the sidecar of a file that does not hold its values."""
+        """Return its entry for the sidecar of a file that does not hold its values."""
         return {"Channel": self.name} if self.name else {}
 
     def texts(self) -> dict[str, str]:
-        """Return what is written beside each file, by the ends of the names."""
+        """Return the text files to write beside each file, by extension."""
         return {}
 
     def to_saved(self) -> dict:
@@ -190,7 +189,7 @@ class Map(Channel):
     name, suffix
         As of :class:`Channel`.
     low, high : float
-        What becomes 0 and 1; no value lies outside of them.
+        Values that become 0 and 1; none may lie outside.
     unit : str
         Unit of the values.
     background : float
@@ -207,7 +206,7 @@ class Map(Channel):
     brightens: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse a range that is none."""
+        """Refuse an invalid range or background."""
         super().__post_init__()
         for name in ("low", "high", "background"):
             object.__setattr__(self, name, plain(getattr(self, name)))
@@ -224,7 +223,7 @@ class Map(Channel):
             )
 
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Read a map, and refuse one that leaves its range."""
+        """Read a map, and refuse one that exceeds its range."""
         data, affine = read_voxels(file, channels=False)
         low, high = float(data.min()), float(data.max())
         margin = _ROUNDING * (self.high - self.low)
@@ -244,13 +243,13 @@ class Map(Channel):
         """Scale a map by its range."""
         width = self.high - self.low
         image = conform((data - self.background) / width, affine, grid)
-        limits = Intensities(*np.array([[self.low], [self.high]], "float32"))
+        limits = IntensityRange(*np.array([[self.low], [self.high]], "float32"))
         image = np.clip(image + (self.background - self.low) / width, 0, 1)
-        refuse_elsewhere(file, image, data, affine, grid)
+        refuse_off_grid(file, image, data, affine, grid)
         return image, Origin(Path(file), data, affine, grid, limits)
 
     def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
-        """Return columns on a grid as values of their file, within the range."""
+        """Return columns as values in the space of their file, within the range."""
         return super().bring_back(images, origin).clip(self.low, self.high)
 
     def restore(self, images: np.ndarray) -> np.ndarray:
@@ -259,9 +258,9 @@ class Map(Channel):
         return values.clip(self.low, self.high).astype("float32")
 
     def measure(self, image: np.ndarray, millilitres: float) -> dict[str, float]:
-        """Measure the mean where there is something."""
+        """Measure the mean outside the background."""
         values = self.restore(image)
-        margin = _NOTHING * (self.high - self.low)
+        margin = _BACKGROUND_NOISE * (self.high - self.low)
         inside = values[np.abs(values - self.background) > margin]
         mean = float(inside.mean(dtype=float)) if inside.size else self.background
         return {f"mean, {self.unit}" if self.unit else "mean": mean}
@@ -269,38 +268,38 @@ class Map(Channel):
     def find_odd(
         self, measured: Mapping[str, np.ndarray], names: Sequence[str]
     ) -> list[str]:
-        """Name volumes of another scale than most."""
+        """Describe volumes of another scale than most."""
         if self.low < self.background < self.high:
-            return []  # means of both signs tell no scale
+            return []  # means of both signs have no scale
         means = next(iter(measured.values()))
         sizes = np.abs(means - self.background)
         most = max(float(np.median(sizes)), 1e-12)
         return [
-            f"{name} has a mean of {mean:.4g}, and most of {np.median(means):.4g}"
+            f"{name} has a mean of {mean:.4g}, the median is {np.median(means):.4g}"
             for name, mean, size in zip(names, means, sizes)
-            if size > _OTHER_SCALE * most or size * _OTHER_SCALE < most
+            if size > _SCALE_FACTOR * most or size * _SCALE_FACTOR < most
         ]
 
     def sidecar_entries(self) -> dict:
-        """Describe the range and the unit, too."""
+        """Return the range and the unit, too."""
         unit = {"Units": self.unit} if self.unit else {}
         return super().sidecar_entries() | {"Range": [self.low, self.high]} | unit
 
 
 @dataclass(frozen=True)
 class Labels(Channel):
-    """A segmentation: one column for each label but 0, which is what is left.
+    """A segmentation: one column for each label except 0, which is the rest.
 
-    On another grid, each voxel has the label that takes the largest part of it.
+    On another grid, each voxel gets the label that covers the largest part of it.
 
     Parameters
     ----------
     name, suffix
         As of :class:`Channel`.
     labels : sequence of int
-        Its labels, without 0.
+        The labels, without 0.
     table : dict of str to dict
-        Names, colours and so on of labels, as a BIDS ``dseg.tsv`` has them.
+        Names, colours and so on of labels, as in a BIDS ``dseg.tsv``.
     """
 
     labels: Sequence[int] = ()
@@ -315,13 +314,13 @@ class Labels(Channel):
     compared: ClassVar[str] = "1 where the labels of {} and {} differ"
 
     def __post_init__(self) -> None:
-        """Refuse labels that are no whole numbers."""
+        """Refuse labels that are not whole numbers, and an invalid table."""
         super().__post_init__()
         labels = tuple(plain(list(self.labels)))
         # Voxels are read as float32.
         if not all(type(x) is int and 0 < abs(x) < 2**24 for x in labels):
             raise InputError(
-                f"the labels of {self.name} must be whole numbers but 0, not {labels}."
+                f"the labels of {self.name} must be integers except 0, not {labels}."
             )
         rows = self.table.values() if isinstance(self.table, dict) else [None]
         if not all(isinstance(row, dict) for row in rows):
@@ -330,7 +329,7 @@ class Labels(Channel):
 
     @property
     def width(self) -> int:
-        """How many labels there are beside 0."""
+        """Number of labels except 0."""
         return len(self.labels)
 
     @property
@@ -348,11 +347,11 @@ class Labels(Channel):
                 complaints[file] = str(error)
         if not labels:
             refuse_files(complaints, 0, skip_bad=False)
-        # Where some are good, bad ones are refused when all channels are read.
+        # If some are good, bad ones are refused later, with those of other channels.
         labels -= {0}
         if not 0 < len(labels) <= MAX_LABELS:
             raise InputError(
-                f"{self.name} has {len(labels)} labels beside 0, and may have 1 to "
+                f"{self.name} has {len(labels)} labels beside 0, and must have 1 to "
                 f"{MAX_LABELS}; merge some, or give other files."
             )
         table = self.table or _read_label_tables(files, labels)
@@ -370,27 +369,27 @@ class Labels(Channel):
     def conform(
         self, file: Path, data: np.ndarray, affine: np.ndarray, grid: Grid
     ) -> tuple[np.ndarray, Origin]:
-        """Give each voxel of the grid the label that takes the largest part of it."""
+        """Give each voxel of the grid the label that covers the largest part of it."""
         present = set(np.unique(data).tolist())
         shares = (
             (i, conform((data == label).astype("float32"), affine, grid)[..., 0])
             for i, label in enumerate(self.labels, 1)
             if label in present
         )
-        numbers = _largest(shares, grid.shape)
-        refuse_elsewhere(file, numbers, data, affine, grid)
-        none = Intensities(np.zeros(1, "float32"), np.ones(1, "float32"))
-        return self._columns(numbers), Origin(Path(file), data, affine, grid, none)
+        numbers = _largest_share(shares, grid.shape)
+        refuse_off_grid(file, numbers, data, affine, grid)
+        none = IntensityRange(np.zeros(1, "float32"), np.ones(1, "float32"))
+        return self._one_hot(numbers), Origin(Path(file), data, affine, grid, none)
 
     def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
-        """Give each voxel of a file the label that takes the largest part of it."""
-        # Where the grid ends, labels stay as they were.
+        """Give each voxel of a file the label that covers the largest part of it."""
+        # Outside the grid, labels stay as they were.
         outside = ((origin.data == label).astype("float32") for label in self.labels)
         shares = (
             (i + 1, origin.restore(images[..., [i]], own)[..., 0])
             for i, own in enumerate(outside)
         )
-        return self._values(_largest(shares, origin.data.shape[:3]))[..., None]
+        return self._labels_of(_largest_share(shares, origin.data.shape[:3]))[..., None]
 
     def spread(self, repeated: np.ndarray, origin: Origin) -> np.ndarray:
         """Return the share of repetitions with another label than most."""
@@ -403,53 +402,53 @@ class Labels(Channel):
         return before != after
 
     def summarise(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the commonest label, and the share of samples with another."""
-        values = self._values(np.arange(self.width + 1))
+        """Return the most frequent label, and the share of samples with another."""
+        values = self._labels_of(np.arange(self.width + 1))
         shares = np.stack([(samples == value).mean(0) for value in values])
         return values[shares.argmax(0)], 1 - shares.max(0)
 
     def harden(self, images: np.ndarray) -> np.ndarray:
         """Give each voxel one label, or none."""
-        return self._columns(self._numbers(images))
+        return self._one_hot(self._indices(images))
 
-    def _columns(self, numbers):
+    def _one_hot(self, numbers):
         columns = np.arange(1, self.width + 1)
         return (numbers[..., None] == columns).astype("float32")
 
     def restore(self, images: np.ndarray) -> np.ndarray:
         """Return the label of each voxel."""
-        return self._values(self._numbers(images))
+        return self._labels_of(self._indices(images))
 
-    def _values(self, numbers):
+    def _labels_of(self, numbers):
         return np.array([0, *self.labels], "int32")[numbers]
 
-    def _numbers(self, images):
+    def _indices(self, images):
         """Return the column with the largest share, from 1 on; 0 for none."""
         rest = 1 - images.sum(-1, keepdims=True)
         return np.concatenate([rest, images], -1).argmax(-1)
 
     def picture(self, images: np.ndarray) -> np.ndarray:
-        """Paint labels in the colours of their table, or in others."""
+        """Return labels in the colours of their table, or in default ones."""
         colours = [(0.0, 0.0, 0.0), *map(self._colour, range(self.width))]
-        return np.array(colours, "float32")[self._numbers(images)]
+        return np.array(colours, "float32")[self._indices(images)]
 
     def _colour(self, number):
         text = self.table.get(str(self.labels[number]), {}).get("color", "")
         with suppress(ValueError):
             return tuple(int(text[i : i + 2], 16) / 255 for i in (1, 3, 5))
-        # As far from those before as can be.
+        # The golden ratio spreads the hues of any number of labels.
         return colorsys.hsv_to_rgb(0.618 * number % 1, 0.7, 0.95)
 
     def measure(self, image: np.ndarray, millilitres: float) -> dict[str, float]:
         """Measure the volume of each label."""
-        counts = self._count(self._numbers(image)) * millilitres
+        counts = self._count(self._indices(image)) * millilitres
         return {f"{name}, ml": n for name, n in zip(self._titles(), counts.tolist())}
 
     def measure_overlap(
         self, image: np.ndarray, reconstruction: np.ndarray
     ) -> dict[str, float]:
         """Measure the Dice coefficient of each label."""
-        one, other = self._numbers(image), self._numbers(reconstruction)
+        one, other = self._indices(image), self._indices(reconstruction)
         both = self._count(one[one == other])
         total = self._count(one) + self._count(other)
         dice = np.where(total, 2 * both / np.maximum(total, 1), np.nan)
@@ -458,9 +457,9 @@ class Labels(Channel):
     def find_odd(
         self, measured: Mapping[str, np.ndarray], names: Sequence[str]
     ) -> list[str]:
-        """Name labels that few volumes have."""
+        """Describe labels that few volumes have."""
         counts = {title: int(np.sum(sizes > 0)) for title, sizes in measured.items()}
-        few = max(1, _FEW * len(names))
+        few = max(1, _RARE_SHARE * len(names))
         return [
             f"{title.removesuffix(', ml')} is in {n} of {len(names)} volumes"
             for title, n in counts.items()
@@ -477,11 +476,11 @@ class Labels(Channel):
         return [f"{x} ({n})" if n else str(x) for x, n in zip(self.labels, names)]
 
     def sidecar_entries(self) -> dict:
-        """Describe the labels, too."""
+        """Return the labels, too."""
         return super().sidecar_entries() | {"Labels": list(self.labels)}
 
     def texts(self) -> dict[str, str]:
-        """Return names and colours of the labels, as BIDS has them."""
+        """Return the table of the labels, as BIDS has it."""
         columns = list(dict.fromkeys(chain(*self.table.values())))
         rows = [{"index": str(x)} | self.table.get(str(x), {}) for x in self.labels]
         names = ["index", *columns]
@@ -492,17 +491,17 @@ class Labels(Channel):
 
 @dataclass(frozen=True)
 class Unnamed(Channel):
-    """Channels without names, along the fourth axis of one file; no kind to choose."""
+    """Channels without names, along the fourth axis of one file; not in ``KINDS``."""
 
     name: str = ""
     n: int = 1
 
     def __post_init__(self) -> None:
-        """Ask for no name."""
+        """Accept the empty name."""
 
     @property
     def width(self) -> int:
-        """How many there are."""
+        """Number of channels."""
         return self.n
 
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -518,8 +517,8 @@ def _is_finite(number):
     return isinstance(number, int | float) and math.isfinite(number)
 
 
-def _largest(shares, shape):
-    """Return for each voxel the number with the largest share; 0 is what is left."""
+def _largest_share(shares, shape):
+    """Return for each voxel the number with the largest share; 0 is the rest."""
     numbers = np.zeros(shape, "uint8")
     largest, total = np.zeros((2, *shape), "float32")
     # One by one: together they take gigabytes.
@@ -552,7 +551,7 @@ def _read_label_tables(files, labels):
 
 
 def _find_label_table(file, in_folder):
-    """Find the table of labels of a file; None without one."""
+    """Return the path of the table of labels of a file; None without one."""
     end = f"{suffix(file) or 'dseg'}.tsv"
     own = file.with_name(f"{stem(file)}.tsv")
     entities = set(stem(file).split("_"))
@@ -566,9 +565,9 @@ def _find_label_table(file, in_folder):
 
 
 KINDS: dict[str, type[Channel]] = {kind.kind: kind for kind in (Channel, Map, Labels)}
-# What usual names are, in lower case: diffusivities up to a little above free water's.
+# Kinds of common names, in lower case; diffusivities to a little above free water's.
 _DIFFUSIVITY: dict[str, Any] = {"high": 0.004, "unit": "mm^2/s"}
-_USUAL: dict[str, tuple[type[Channel], dict[str, Any]]] = {
+_KINDS_BY_NAME: dict[str, tuple[type[Channel], dict[str, Any]]] = {
     "dseg": (Labels, {}),
     "mask": (Labels, {}),
     "probseg": (Map, {}),
@@ -580,16 +579,17 @@ _USUAL: dict[str, tuple[type[Channel], dict[str, Any]]] = {
 def as_channels(
     names: Iterable[str | Channel], files: Sequence[Path] = ()
 ) -> tuple[Channel, ...]:
-    """Make records of names.
+    """Return the records of channels that are given by name.
 
     Parameters
     ----------
     names : str, or sequence of str or Channel
-        BIDS suffixes, such as T1w and dseg, or entities, such as desc-FA. What they are
-        not known for follows them: ``aparc=labels``, ``CBF=0:200`` for the range of a
-        map, ``CBF=0:200:mL/100g/min`` for its unit, too, ``mask=intensity``.
+        BIDS suffixes, such as T1w and dseg, or entities, such as desc-FA. A kind that
+        the name does not imply follows it: ``aparc=labels``, ``mask=intensity``,
+        ``CBF=0:200`` for the range of a map, ``CBF=0:200:mL/100g/min`` for its unit,
+        too.
     files : sequence of Path
-        Files, by whose suffix an entity has its kind: desc-aseg of
+        Files whose suffix gives an entity its kind: desc-aseg of
         ``sub-01_desc-aseg_dseg.nii.gz`` is of labels.
 
     Returns
@@ -600,23 +600,23 @@ def as_channels(
     Raises
     ------
     InputError
-        If a name is there twice, or what follows it makes no sense.
+        If a name is repeated, or its kind or range is invalid.
     """
     names = [names] if isinstance(names, str) else names
     channels = [n if isinstance(n, Channel) else _parse(n, files) for n in names]
     every = [channel.name for channel in channels]
     if twice := sorted({name for name in every if every.count(name) > 1}):
-        raise InputError(f"the channel {twice[0]} is there twice; name it once.")
+        raise InputError(f"the channel {twice[0]} is repeated; name it once.")
     return tuple(channels)
 
 
 def _parse(text, files):
     name, _, choice = text.partition("=")
-    kind, options = _USUAL.get(name.rpartition("-")[2].lower(), (Channel, {}))
+    kind, options = _KINDS_BY_NAME.get(name.rpartition("-")[2].lower(), (Channel, {}))
     if not choice:
         if files and "-" in name:
             end = suffix(choose_named(files, name)[0]) or ""
-            kind, options = _USUAL.get(end.lower(), (kind, options))
+            kind, options = _KINDS_BY_NAME.get(end.lower(), (kind, options))
         return kind(name, **options)
     low, colon, rest = choice.partition(":")
     if not colon:
@@ -627,9 +627,9 @@ def _parse(text, files):
         low, high = float(low), float(high)
     except ValueError as error:
         raise InputError(
-            f"the range of a map is two numbers, as in {name}=0:1, not {choice!r}."
+            f"the range of a map must be two numbers, as in {name}=0:1, not {choice!r}."
         ) from error
-    # Values of another scale are in another unit.
+    # A range of another scale is in another unit.
     usual = options.get("high", high)
     if not unit and usual / 10 <= high <= 10 * usual:
         unit = options.get("unit", "")
@@ -640,7 +640,7 @@ def _parse(text, files):
 def choose_channels(
     names: Sequence[str] | bool | None, channels: Sequence[Channel]
 ) -> tuple[Channel, ...]:
-    """Choose some of a model's channels by their names; all without names."""
+    """Choose channels of a model by name; without names, all."""
     if names is None or isinstance(names, bool):
         return tuple(channels)
     every = {channel.name: channel for channel in channels}
@@ -653,19 +653,19 @@ def choose_channels(
 def chosen_columns(
     names: Sequence[str] | None, channels: Sequence[Channel]
 ) -> np.ndarray:
-    """Return which columns are of chosen channels, ``(columns,)``."""
+    """Return a mask of the columns of chosen channels, ``(columns,)``."""
     chosen = choose_channels(names, channels)
     return np.concatenate([np.full(c.width, c in chosen) for c in channels])
 
 
 def continuous_columns(channels: Sequence[Channel], n_columns: int) -> np.ndarray:
-    """Return which columns are not of labels, ``(columns,)``."""
+    """Return a mask of the columns that are not of labels, ``(columns,)``."""
     channels = channels or (Unnamed(n=n_columns),)
     return np.concatenate([np.full(c.width, c.continuous) for c in channels])
 
 
 def channel_slices(channels: Sequence[Channel]) -> Iterator[tuple[Channel, slice]]:
-    """Yield channels with the columns that networks have for them."""
+    """Yield each channel with the slice of its columns."""
     start = 0
     for channel in channels:
         yield channel, slice(start, start + channel.width)
@@ -673,7 +673,7 @@ def channel_slices(channels: Sequence[Channel]) -> Iterator[tuple[Channel, slice
 
 
 def scan_column(channels: Sequence[Channel]) -> int | None:
-    """Return the column of the first scan, or else map; None of labels alone."""
+    """Return the column of the first scan, or else map; None if all are labels."""
     columns = [
         (not channel.brightens, own.start)
         for channel, own in channel_slices(channels)
@@ -683,28 +683,24 @@ def scan_column(channels: Sequence[Channel]) -> int | None:
 
 
 def check_columns(channels: Sequence[Channel], n_columns: int) -> None:
-    """Refuse records of other images."""
+    """Refuse channels that have another number of columns."""
     n = sum(channel.width for channel in channels)
     if channels and n != n_columns:
         raise InputError(
-            f"the channels {listed(c.name for c in channels)} take {n} columns, and "
+            f"the channels {listed(c.name for c in channels)} take {n} columns, but "
             f"the images have {n_columns}; give what load_volumes returned."
         )
 
 
 def check_same(channels: Sequence[Channel], expected: Sequence[Channel]) -> None:
-    """Refuse images of other channels than those of an autoencoder.
-
-    Without names, they are of intensities.
-    """
+    """Refuse images of other channels than an autoencoder's; unnamed ones are scans."""
     own, other = _describe(channels), _describe(expected)
     both_named = channels and expected
     scans = not both_named and all(c.brightens for c in (*channels, *expected))
     if own != other and not scans:
         raise InputError(
-            f"the images are of other channels, labels or ranges ({own}) than the "
-            f"autoencoder ({other}); give the channels that it has, fine-tune it, or "
-            "name another."
+            f"the images have other channels, labels or ranges ({own}) than the "
+            f"autoencoder ({other}); give its channels, fine-tune it, or use another."
         )
 
 
@@ -715,28 +711,28 @@ def check_same_sources(
     own, other = _describe(channels), _describe(expected)
     if channels and expected and own != other:
         raise InputError(
-            f"the sources are of other channels, labels or ranges ({own}) than those "
+            f"the sources have other channels, labels or ranges ({own}) than those "
             f"of {whose} ({other}); give the same, in the same order."
         )
 
 
 def _describe(channels):
-    """Describe all by which channels differ: names, kinds, labels, ranges and units."""
+    """Describe channels by names, kinds, labels, ranges and units."""
     entries = (channel.sidecar_entries().values() for channel in channels)
     return "; ".join(", ".join(map(str, own)) for own in entries) or "without names"
 
 
 def require_intensity_channels(channels: Sequence[Channel]) -> None:
-    """Refuse to look for lesions in labels and maps."""
+    """Refuse labels and maps, in which lesions can't be detected."""
     if refused := [f"{c.name} ({c.kind})" for c in channels if not c.brightens]:
         raise InputError(
-            f"an anomaly detector is for scans, and there is the channel {refused[0]}; "
-            "leave it out, or train a model of the scans alone."
+            f"an anomaly detector is for scans, not for the channel {refused[0]}; "
+            "leave it out, or train a model of scans only."
         )
 
 
 def harden(images: np.ndarray, channels: Sequence[Channel]) -> np.ndarray:
-    """Bring ``(..., columns)`` to what files of their channels can hold."""
+    """Return the nearest ``(..., columns)`` that files of their channels can hold."""
     if not channels:
         return images
     parts = [c.harden(images[..., columns]) for c, columns in channel_slices(channels)]
@@ -746,25 +742,25 @@ def harden(images: np.ndarray, channels: Sequence[Channel]) -> np.ndarray:
 def split_channels(
     images: np.ndarray, channels: Sequence[Channel]
 ) -> dict[str, np.ndarray]:
-    """Part images into their channels, with the values that files have.
+    """Split images into their channels, with values as in files.
 
     Parameters
     ----------
     images : ndarray
-        Images as networks see them, ``(..., columns)``.
+        Images as network input, ``(..., columns)``.
     channels : sequence of Channel
-        What they are of, such as ``model.channels_``.
+        Their channels, such as ``model.channels_``.
 
     Returns
     -------
     dict of str to ndarray
-        By the names of the channels, ``(...)``: intensities from 0 to 1, maps in their
-        units, labels as whole numbers.
+        Values ``(...)`` by channel: intensities from 0 to 1, maps in their units,
+        labels as whole numbers.
 
     Raises
     ------
     InputError
-        If the images have other columns.
+        If the images have another number of columns.
     """
     check_columns(channels, np.shape(images)[-1])
     return {
@@ -785,4 +781,4 @@ def from_saved(saved: list[dict] | None) -> tuple[Channel, ...]:
         kinds = [choose("kind of channel", own.pop("kind"), KINDS) for own in records]
         return tuple(kind(**own) for kind, own in zip(kinds, records))
     except (TypeError, KeyError, AttributeError) as error:
-        raise InputError("its channels are none that this version knows") from error
+        raise InputError("its channels are unknown to this version") from error

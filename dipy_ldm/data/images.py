@@ -35,49 +35,49 @@ def load_images(paths: Sequence[str | Path]) -> np.ndarray:
     Raises
     ------
     InputError
-        If a path is not there, a folder has no images, a file can't be read, or
-        the images differ in shape, or PNG files in their bits, or some are transparent.
+        If a path does not exist, a folder has no images, a file can't be read or is
+        transparent, images differ in shape, or PNG files in bit depth.
     """
     return read_images(paths)[0]
 
 
 def read_images(paths: Sequence[str | Path]) -> tuple[np.ndarray, list[Path]]:
     """Load images as :func:`load_images`, and return the file of each."""
-    pieces = {file: _read(file) for file in find_images(paths)}
-    if not pieces:
+    arrays = {file: _read(file) for file in find_images(paths)}
+    if not arrays:
         raise InputError("there are no images; give files or folders of them.")
-    _refuse_mixed(pieces)
-    (first, one), *others = pieces.items()
-    for file, images in others:
+    _refuse_mixed(arrays)
+    (first, one), *rest = arrays.items()
+    for file, images in rest:
         if images.shape[1:] != one.shape[1:]:
             raise InputError(
                 f"{file} has images of shape {images.shape[1:]}, but {first} of "
                 f"{one.shape[1:]}; give images of one shape."
             )
-    files = [file for file, images in pieces.items() for _ in images]
-    # What float32 can't hold becomes infinite, and is refused as such.
+    files = [file for file, images in arrays.items() for _ in images]
+    # Too large values become infinite, which is refused below.
     with np.errstate(over="ignore"):
-        images = np.concatenate([*pieces.values()], dtype="float32", casting="unsafe")
+        images = np.concatenate([*arrays.values()], dtype="float32", casting="unsafe")
     _refuse_infinite(images, files)
     return images, files
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """List the image files behind paths, or say what is none."""
+    """List the image files behind paths, or refuse other files."""
     return [file for path in match_paths(paths) for file in _files(path)]
 
 
-def _refuse_mixed(pieces):
-    """Refuse PNG files of which one is white where another is dark grey."""
+def _refuse_mixed(arrays):
+    """Refuse PNG files of different bit depths, whose intensities differ in scale."""
     first: dict[np.dtype, Path] = {}
-    for file, images in pieces.items():
+    for file, images in arrays.items():
         if file.suffix.lower() == ".png":
             first.setdefault(images.dtype, file)
     if len(first) > 1:
         (kind, file), (other, another) = [*first.items()][:2]
         raise InputError(
-            f"{file} has {_BITS[kind]} bits a pixel and {another} has {_BITS[other]}: "
-            "save all PNG files with as many bits."
+            f"{file} has {_BITS[kind]} bits a pixel and {another} has {_BITS[other]}; "
+            "save all PNG files with the same bit depth."
         )
 
 
@@ -113,7 +113,7 @@ def _files(path):
 
 
 def _is_picture(file):
-    """Return whether a PNG file is what a command draws of a training or samples."""
+    """Return whether a PNG file is a command's picture of a training or samples."""
     is_curves = file.name == "training.png" and file.with_name("history.csv").exists()
     return is_curves or file.suffix == ".png" and file.with_suffix(".npz").exists()
 
@@ -124,11 +124,11 @@ def _read(file):
         images = _READERS[file.suffix.lower()](file)
     except InputError:
         raise
-    # Readers of damaged files raise what they please.
+    # Readers raise errors of any kind for damaged files.
     except Exception as error:
         why = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(
-            f"{file} can't be read ({why}); is it whole, and of that kind?"
+            f"{file} can't be read ({why}); is it complete, and of that kind?"
         ) from error
     if images.dtype.kind not in "biuf":
         raise InputError(
@@ -143,7 +143,7 @@ def _read(file):
 
 
 def _read_npz(file):
-    # Of a damaged file, NumPy would leave open what it opened.
+    # Opened here, as NumPy would leave a damaged file open.
     with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         names = [name for name in arrays.files if name == "images"] or arrays.files
         if len(names) != 1:
@@ -166,9 +166,9 @@ def _read_png(file):
         return np.asarray(image if mode == image.mode else image.convert(mode))[None]
 
 
-# Those of the same colours; the numbers of a palette are no intensities.
+# Modes of the same colours; indices of a palette are not intensities.
 _WITHOUT_ALPHA = {"P": "RGB", "PA": "RGB", "RGBA": "RGB", "LA": "L"}
-# Of which type arrays of PNG files are.
+# Bits a pixel, by the type of arrays of PNG files.
 _BITS = {np.dtype(kind): n for kind, n in zip(("?", "u1", "u2", "i4"), (1, 8, 16, 16))}
 _READERS: dict[str, Callable] = {
     ".npy": partial(np.load, allow_pickle=False),
@@ -182,7 +182,7 @@ _SPLITS = {s: (f"{s}_images", f"{s}_labels") for s in ("train", "test")}
 
 
 def load_mnist(split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-    """Load one part of MNIST, handwritten digits, which the package brings.
+    """Load one part of MNIST, handwritten digits, which the package includes.
 
     By Yann LeCun, Corinna Cortes and Christopher J.C. Burges, "Gradient-based learning
     applied to document recognition", Proceedings of the IEEE 86(11), 2278-2324, 1998,
@@ -192,7 +192,7 @@ def load_mnist(split: str = "train") -> tuple[np.ndarray, np.ndarray]:
     Parameters
     ----------
     split : {"train", "test"}
-        Which part: 60000 images to train on, or 10000 others.
+        Which part: 60000 training images, or 10000 test images.
 
     Returns
     -------
@@ -204,10 +204,10 @@ def load_mnist(split: str = "train") -> tuple[np.ndarray, np.ndarray]:
     Raises
     ------
     InputError
-        If there is no such part.
+        If there is no such split.
     """
     images_name, labels_name = choose("split", split, _SPLITS)
     with np.load(_PATH) as arrays:
         images, labels = arrays[images_name], arrays[labels_name]
-    # Divided as they are converted: 190 MB less to be written.
+    # Divided and converted at once, which saves 190 MB.
     return np.divide(images[..., None], 255, dtype=np.float32), labels.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Volumes: from NIfTI files to one memory-mapped array on one grid, and back."""
+"""Load NIfTI volumes as one memory-mapped array on one grid."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,13 +49,13 @@ __all__ = ["Volumes", "load_volumes"]
 
 logger = logging.getLogger("dipy_ldm")
 
-# To be raised when the same files and settings give other numbers than before.
+# Of the cache: raise it when the same files and settings give other values.
 _FORMAT = 3
-# Other errors of the system may pass, and are no reason to fill a folder again.
+# Other system errors may be temporary, and no reason to fill a folder again.
 _MISSING_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-# Times to fill a folder that can't be read.
+# Attempts to fill a folder that can't be read.
 _MAX_ATTEMPTS = 2
-# Each works on a volume of its own, which takes memory: 0.4 GB for 256 x 256 x 256.
+# Each conforms one volume, which takes 0.4 GB of memory for 256 x 256 x 256.
 _MAX_THREADS = 4
 
 
@@ -71,20 +71,20 @@ class Volumes(_Fields):
     """Volumes on one grid.
 
     ``images`` are float32 ``(n, x, y, z, channels)`` in [0, 1], ``masks`` uint8
-    ``(n, x, y, z)`` of 0 and 1, or None; both are memory maps. ``affine`` takes voxel
+    ``(n, x, y, z)`` of 0 and 1, or None; both are memory maps. ``affine`` maps voxel
     indices to millimetres, ``(4, 4)``; ``files`` has the file of each volume.
     ``sources`` are as the images, or int32 if they are labels, or None.
     """
 
     # Rows of lists that named the volumes, by absolute paths.
     listed: Mapping[str, list[Row]] = MappingProxyType({})
-    # Which of all planned volumes these are: those that were not bad.
+    # Indices of these volumes among all that were planned: the others were bad.
     kept: Sequence[int] = ()
-    # A sentence on each of the others.
+    # A complaint about each of the others.
     complaints: Sequence[str] = ()
     #: Records of named channels, in the order of the last axis.
     channels: tuple[Channel, ...] = ()
-    #: The same of named channels of sources.
+    #: Records of named channels of sources.
     source_channels: tuple[Channel, ...] = ()
     #: Of volumes of diffusion series, ``bval`` in s/mm^2 and ``direction`` in the axes
     #: of the grid, for the ``conditions`` of :meth:`dipy_ldm.LatentDiffusion.fit`.
@@ -92,7 +92,7 @@ class Volumes(_Fields):
 
     @property
     def subjects(self):
-        """Whose each volume is, such as ``"sub-01"``, in the order of the images."""
+        """Subject of each volume, such as ``"sub-01"``, in the order of the images."""
         return find_subjects(self.files, self.listed)
 
     def conditions(
@@ -103,33 +103,33 @@ class Volumes(_Fields):
         ::
 
             volumes = load_volumes("bids", suffix="T1w", shuffle=True)
-            known = volumes.conditions("age", "sex")
-            model.fit(volumes.images, known, subjects=volumes.subjects)
+            conditions = volumes.conditions("age", "sex")
+            model.fit(volumes.images, conditions, subjects=volumes.subjects)
 
         Parameters
         ----------
         *names : str
-            Columns, of the list that named the volumes or of the ``scans.tsv``,
-            ``sessions.tsv`` and ``participants.tsv`` around them. Of a `table`, none is
-            for all but those of names.
+            Columns of the list that named the volumes, or of the ``scans.tsv``,
+            ``sessions.tsv`` and ``participants.tsv`` around them. Default for a
+            `table`: all columns except row names.
         table : dict or DataFrame, optional
-            Rows to look them up in instead. A column of paths, or else of
-            ``participant_id`` (and ``session_id``, if there is one), or an index of
-            these, tells which volume each is of.
+            Table to use instead. Its rows are matched to volumes by a column of paths,
+            or else by one of ``participant_id`` (and ``session_id``, if there is one)
+            or an index of these.
         coarsen : dict of str to float, optional
-            Steps to multiples of which numbers are rounded, in their unit.
+            Steps that numbers are rounded to, in their unit.
 
         Returns
         -------
         Table
-            Values by the names, None where they are missing, for the ``conditions`` of
+            Values by name, None where they are missing, for the ``conditions`` of
             :meth:`dipy_ldm.LatentDiffusion.fit`, with ``units`` and ``meanings`` of
             levels. A summary is logged.
 
         Raises
         ------
         InputError
-            If a column is not there or bad, or rows can't be told to volumes.
+            If a column is missing or bad, or rows can't be matched to volumes.
         """
         if table is None and not names:
             raise InputError('name the columns to look up, such as "age", "sex".')
@@ -150,8 +150,8 @@ class Volumes(_Fields):
         rows = join_rows(table, self.subjects, sessions, self.files, names)
         if not isinstance(rows, dict):
             raise InputError(
-                "nothing tells which volume a row of the table is of; add a column or "
-                "an index of participant_id or of paths."
+                "rows of the table can't be matched to volumes; add a column or an "
+                "index of participant_id or of paths."
             )
         return as_table(rows)
 
@@ -176,67 +176,61 @@ def load_volumes(
     cache_limit: float | None = None,
     verbose: bool = False,
 ) -> Volumes:
-    """Load volumes, brought to one grid and to intensities from 0 to 1.
+    """Load volumes, resampled to one grid and scaled to intensities from 0 to 1.
 
-    The result is kept on disk. The same files and options find it there, and a set
-    far larger than memory can be used.
+    The result is cached on disk for the same files and options, and may be far larger
+    than memory.
 
     Parameters
     ----------
     paths : sequence of str or Path
         NIfTI files, folders of them, wildcards, or lists in ``.txt``, ``.csv`` or
-        ``.tsv`` files, of any orientation, voxel size and type. Of folders, what is in
-        ``derivatives`` or ``sourcedata`` is left out unless a path names that folder.
+        ``.tsv`` files, of any orientation, voxel size and type. Files in
+        ``derivatives`` or ``sourcedata`` are left out unless a path names that folder.
     suffix : str or sequence of str, optional
-        Kinds of scans to take, as BIDS names them, such as ``"T1w"``; needed where the
-        names of files have several.
+        BIDS suffixes to select, such as ``"T1w"``; required if the files have several.
     filter : dict of str to str or sequence of str, optional
-        Values that names of files must have, such as ``{"task": "rest", "ses": "01"}``;
-        an empty text is for files without that entity.
+        BIDS entities to select, such as ``{"task": "rest", "ses": "01"}``; an empty
+        text selects files without that entity.
     voxel_size : float or sequence of float, optional
-        Of the grid, one number or three, in mm. None is for the median of the
+        Voxel size of the grid in mm, one number or three. Default: the median of the
         volumes.
     shape : int or sequence of int, optional
-        Of the grid, one number or three. None is for what holds all volumes.
+        Shape of the grid, one number or three. Default: large enough for all volumes.
     grid : Grid, optional
         The grid itself, such as that of a model, instead of its voxel size and shape.
     channels : bool or sequence of str
-        Whether a fourth axis of the files is one of channels. Or names of channels that
-        have files of their own, such as ``["T1w", "T2w", "dseg"]``, as of
-        :func:`dipy_ldm.data.channels.as_channels`: those of one subject and session are
-        put together, on the grid of the first; subjects without all of them are left
-        out.
+        Whether a fourth axis of the files is one of channels; or names of channels with
+        files of their own, such as ``["T1w", "T2w", "dseg"]``, as for
+        :func:`dipy_ldm.data.channels.as_channels`. Those of one subject and session are
+        grouped, on the grid of the first; subjects without all of them are left out.
     mask_files : sequence of str or Path, optional
-        Masks, as `paths`: one for each volume, on its grid. They are paired by the
-        ``sub-`` and ``ses-`` of their names, by names that have those of the volumes
+        Masks, as `paths`: one for each volume, on its grid. They are paired by ``sub-``
+        and ``ses-`` in their names, by names that contain those of the volumes
         (``scan1``, ``scan1_mask``), or by order.
     source_files : sequence of str or Path, optional
-        What each volume shall be made of, as `paths`, of any grid: paired as masks.
+        Source image of each volume, as `paths`, on any grid; paired as masks.
     source_labels : bool
-        Whether sources are segmentations, of which the nearest label is taken.
+        Whether sources are segmentations, interpolated by nearest neighbour.
     source_channels : sequence of str, optional
-        Names of the channels of sources, as of `channels`. They are found among
-        `source_files` or, without, beside the volumes, by subject and session; volumes
+        Names of the channels of sources, as for `channels`. They are matched by subject
+        and session among `source_files` or, by default, beside the volumes; volumes
         without all of them are left out.
     dwi : bool
         Whether the files are diffusion series, with a ``.bval`` and a ``.bvec`` beside
-        each. Each diffusion-weighted volume is an image then, with ``gradients``, and
-        the mean of b = 0, by whose intensities all of the series are scaled, is its
-        source.
+        each. Each diffusion-weighted volume becomes an image, with ``gradients``, and
+        the mean b = 0, which scales the whole series, becomes its source.
     skip_bad : bool
-        Whether to go on without bad files, with a warning.
+        Whether to skip bad files, with a warning.
     shuffle : bool
-        Whether to draw an order at random, always the same for the same files, so
-        that any part of the volumes is a fair sample of all. The volumes of a subject
-        stay side by side; the ``sub-`` of their names, or a column ``participant_id``
-        of a list, tells whose they are.
+        Whether to draw a random order, always the same for the same files, so that any
+        part of the volumes is a fair sample of all. Volumes of a subject, by ``sub-``
+        in their names or a column ``participant_id`` of a list, stay together.
     cache_dir : str or Path, optional
-        Where to keep the result; None is for ``dipy_ldm/volumes`` in the user's
-        cache.
+        Folder of the cache. Default: ``dipy_ldm/volumes`` in the user's cache.
     cache_limit : float, optional
-        Gigabytes (10^9 bytes) that all results there may take together. Beyond, those
-        that were used least recently are removed, but none that is in use. None is for
-        no limit.
+        Size limit of the whole cache in gigabytes (10^9 bytes). Beyond it, the least
+        recently used results are removed, except those in use. Default: no limit.
     verbose : bool
         Show a progress bar.
 
@@ -248,10 +242,9 @@ def load_volumes(
     Raises
     ------
     InputError
-        If files are bad or an option makes no sense. All bad files are in one
-        report.
+        If files are bad or an option makes no sense. Bad files are reported together.
     OSError
-        If the cache can't be written, as one sentence.
+        If the cache can't be written.
     """
     options = dict(locals())
     how = {name: options.pop(name) for name in ("cache_dir", "cache_limit", "verbose")}
@@ -277,7 +270,7 @@ def plan_volumes(
     shuffle=False,
 ) -> plans.Plan:
     """Read the headers of volumes, and choose their grid, as :func:`load_volumes`."""
-    # They are looked at twice, which an iterator can't be.
+    # Paths are read twice, which an iterator can't be.
     paths = list(paths) if isinstance(paths, Iterator) else paths
     every = find_volumes(paths, generated)
     if dwi:
@@ -327,7 +320,7 @@ def refuse_beside_series(
 
 
 def _plan_tasks(files, suffix, filter, channels, dwi, skip_bad, generated):
-    """Choose files; return them, and what is to be made of those with good headers."""
+    """Return the chosen files, and tasks for those with good headers."""
     if isinstance(channels, bool) or not channels:
         files = choose_files(files, suffix, filter)
         if dwi:
@@ -348,14 +341,14 @@ def conform_volumes(
     verbose: bool = False,
     temporary: bool = False,
 ) -> Volumes:
-    """Resample volumes to their grid, or find them in the cache."""
+    """Conform volumes to their grid, or load them from the cache."""
     limit = np.inf if cache_limit is None else at_least("cache_limit", cache_limit, 0)
     root = cache.cache_root(cache_dir)
-    folder = root / _key(plan)
+    folder = root / _cache_key(plan)
     volumes = _open(folder, plan)
-    new = 0 if volumes else _bytes(plan)
+    new = 0 if volumes else _n_bytes(plan)
     removed = cache.make_room(root, limit * 1e9 - new)
-    # Another process may find damaged what was only just filled, too.
+    # Another process that also found damage may discard what was just filled.
     for _ in range(_MAX_ATTEMPTS):
         if volumes is None:
             cache.discard(folder)
@@ -366,25 +359,25 @@ def conform_volumes(
             f"can't read the cache of volumes in {folder}; remove it, or name another "
             "place with `cache_dir`."
         )
-    if temporary:  # there is nothing to be told of it
+    if temporary:  # nothing to log: it will be removed
         return volumes
     if removed:
         logger.info("removed %d folders of the cache of volumes.", len(removed))
     sizes = cache.list_folders(root)
     own, total = sizes.get(folder, 0) / 1e9, sum(sizes.values()) / 1e9
-    text = "the volumes are kept in %s (%.2f GB); the whole cache takes %.2f GB in %d "
+    text = "the volumes are cached in %s (%.2f GB); the whole cache has %.2f GB in %d "
     logger.info(text + "folders (see cache_limit).", folder, own, total, len(sizes))
     return volumes
 
 
-def _bytes(plan):
+def _n_bytes(plan):
     """Return the bytes of the result."""
-    arrays = _arrays(plan).values()
+    arrays = _array_specs(plan).values()
     sizes = (math.prod(shape) * np.dtype(kind).itemsize for shape, kind in arrays)
     return len(plan.tasks) * sum(sizes)
 
 
-def _key(plan):
+def _cache_key(plan):
     """Return the cache key of the result."""
     settings = {
         "format": _FORMAT,
@@ -413,8 +406,8 @@ def _open(folder, plan):
         complaints = _complaints(notes, plan)
         files = [plan.tasks[i].info.file for i in kept]
         arrays = {
-            name: _map(folder / f"{name}.npy", (len(kept), *shape), dtype)
-            for name, (shape, dtype) in _arrays(plan).items()
+            name: _open_array(folder / f"{name}.npy", (len(kept), *shape), dtype)
+            for name, (shape, dtype) in _array_specs(plan).items()
         }
         if any(_is_good(plan.tasks[i], plan) for i in notes.get("unreadable", ())):
             return None
@@ -431,7 +424,7 @@ def _open(folder, plan):
 
 
 def _complaints(notes, plan):
-    """Return the complaints of notes with the names that files have now."""
+    """Return the complaints in notes, with the current names of the files."""
     path_of = dict(zip(notes.get("bad_files", ()), _bad_files(plan, notes["kept"])))
     paths = re.compile("|".join(map(re.escape, path_of)))
     return {
@@ -441,12 +434,12 @@ def _complaints(notes, plan):
 
 
 def _bad_files(plan, kept):
-    """Name all files of volumes that are not kept."""
+    """List all files of volumes that are not kept."""
     bad = [plan.tasks[i] for i in sorted({*range(len(plan.tasks))} - {*kept})]
     return list(map(str, plan._replace(tasks=bad).files))
 
 
-def _map(path, shape, dtype):
+def _open_array(path, shape, dtype):
     """Map an array, if its shape and type are right."""
     array = np.lib.format.open_memmap(path, "r")
     if (array.shape, array.dtype) != (shape, dtype):
@@ -455,7 +448,7 @@ def _map(path, shape, dtype):
 
 
 def _is_good(task, plan):
-    """Return whether a volume that could not be read can be now."""
+    """Return whether a volume that could not be read can be read now."""
     try:
         next(_jobs(plan._replace(tasks=[task])))()
     except InputError:
@@ -466,8 +459,8 @@ def _is_good(task, plan):
 def _fill(folder, plan, verbose):
     """Conform all volumes into a folder of the cache.
 
-    Bad ones are noted there and left out, even if they are not to be skipped: a
-    second run, which may skip them, then finds the work done.
+    Bad ones are noted and left out, even without ``skip_bad``: a second run with it
+    then finds the work done.
     """
     kept, complaints, unreadable = [], {}, []
     with cache.filling(folder) as partial:
@@ -476,9 +469,9 @@ def _fill(folder, plan, verbose):
                 stack.enter_context(
                     cache.writing_rows(partial / f"{name}.npy", len(plan.tasks), *kind)
                 )
-                for name, kind in _arrays(plan).items()
+                for name, kind in _array_specs(plan).items()
             ]
-            conformed = stack.enter_context(closing(_conformed(plan)))
+            conformed = stack.enter_context(closing(_conform_all(plan)))
             bar = tqdm(conformed, "conform", len(plan.tasks), disable=not verbose)
             for i, future in enumerate(bar):
                 try:
@@ -486,7 +479,7 @@ def _fill(folder, plan, verbose):
                 except InputError as error:
                     complaints[str(plan.tasks[i].info.file)] = str(error)
                     if getattr(error.__cause__, "errno", None):
-                        # The system's trouble may pass, and then the file is good.
+                        # A system error may be temporary, and the file good.
                         unreadable.append(i)
                     continue
                 kept.append(i)
@@ -499,8 +492,8 @@ def _fill(folder, plan, verbose):
         (partial / cache.NOTES).write_text(json.dumps(notes), "utf-8")
 
 
-def _arrays(plan):
-    """List the arrays: of which shape and type each volume is in them."""
+def _array_specs(plan):
+    """Return the shape of a volume, and the type, in each array."""
     task, space = plan.tasks[0], plan.grid.shape
     arrays: dict[str, tuple] = {"images": ((*space, plan.columns), "float32")}
     if task.mask is not None:
@@ -512,7 +505,7 @@ def _arrays(plan):
 
 
 def _jobs(plan):
-    """Yield what conforms each volume; those of a series are read here, in order."""
+    """Yield functions that conform each volume; series are read here, in order."""
     for _, group in groupby(plan.tasks, lambda t: t.gradients and t.info.file):
         tasks = list(group)
         if tasks[0].gradients is None:
@@ -524,14 +517,14 @@ def _jobs(plan):
                 yield job
                 done += 1
         except InputError as error:
-            # All that would have been read after it.
+            # The rest of the series, which can't be read either.
             failed = Future[None]()
             failed.set_exception(error)
             yield from [failed.result] * (len(tasks) - done)
 
 
-def _conformed(plan):
-    """Conform several volumes at once, but not far ahead: results take memory."""
+def _conform_all(plan):
+    """Yield conformed volumes as futures, a few ahead, since results take memory."""
     threads = min(os.cpu_count() or 1, _MAX_THREADS)
     pool, waiting = ThreadPoolExecutor(threads), deque[Future]()
     try:
@@ -541,5 +534,5 @@ def _conformed(plan):
                 yield waiting.popleft()
         yield from waiting
     finally:
-        # Interrupted, nobody waits for those that have not begun.
+        # After an interrupt, volumes that have not begun are dropped.
         pool.shutdown(cancel_futures=True)

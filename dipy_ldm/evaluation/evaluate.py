@@ -14,7 +14,7 @@ from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import listed, take_rows, with_codes
 from dipy_ldm.data import _sources as sources
-from dipy_ldm.data._batches import scaled_to
+from dipy_ldm.data._batches import rescale
 from dipy_ldm.data._image_checks import check_finite, check_range
 from dipy_ldm.data._scans import ImagesLike
 from dipy_ldm.data._table_rows import join_rows
@@ -385,7 +385,7 @@ def scaled(images: np.ndarray, vqvae: VQVAE, first: int = 0) -> np.ndarray:
     """
     numbers = range(first, first + len(images))
     check_range(images, vqvae.intensity_, numbers)
-    return np.clip(scaled_to(np.asarray(images, "float32"), vqvae.intensity_), 0, 1)
+    return np.clip(rescale(np.asarray(images, "float32"), vqvae.intensity_), 0, 1)
 
 
 def run_tasks(

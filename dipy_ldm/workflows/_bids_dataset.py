@@ -7,7 +7,7 @@ from pathlib import Path
 from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import make_folder
-from dipy_ldm.data._paths import FOLDERS, entity, suffix
+from dipy_ldm.data._paths import DATA_TYPES, entity, suffix
 from dipy_ldm.data.channels import Channel
 from dipy_ldm.workflows._outputs import write_text
 
@@ -111,7 +111,7 @@ def place_in_dataset(root: Path, file: Path, name: str) -> Path:
             f"not for {file}; leave it out."
         )
     kind = file.absolute().parent.name
-    folder = kind if kind in FOLDERS else folder_of(end)
+    folder = kind if kind in DATA_TYPES else folder_of(end)
     return root / subject / (session or "") / folder / name
 
 

@@ -21,7 +21,7 @@ from dipy_ldm.checking._outliers import check_channels, check_images
 from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.data._covariates import (
     as_covariates,
-    count_alone,
+    count_identifiable,
     read_covariates,
     summarise,
 )
@@ -118,7 +118,7 @@ def _of_tables(names, files, paths, steps):
 
 def _of_covariates(covariates):
     """Summarise conditions, and count the subjects who could be re-identified."""
-    n, alone = len(set(covariates.subjects)), count_alone(covariates)
+    n, alone = len(set(covariates.subjects)), count_identifiable(covariates)
     title, cure = "unique combinations", "Use fewer or coarser ones (--coarsen)."
     message = f"{alone} of {n} subjects have a unique combination of conditions"
     unique = amber(title, f"{message}, and could be re-identified.", cure)

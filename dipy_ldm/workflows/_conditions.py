@@ -244,8 +244,8 @@ def _as_level(name, value, condition):
         return [_as_level(name, one, condition) for one in value]
     if not isinstance(value, str) or value in condition.levels:
         return value
-    levels = {tables.spelled(name, level): level for level in condition.levels}
-    level = tables.spelled(name, tables.as_code(value, condition.levels))
+    levels = {tables.as_level(name, level): level for level in condition.levels}
+    level = tables.as_level(name, tables.as_code(value, condition.levels))
     return levels.get(level, level)
 
 

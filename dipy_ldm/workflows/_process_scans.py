@@ -30,10 +30,10 @@ from dipy_ldm.data._nifti import (
     refuse_files,
     space_of,
     warn_of_space,
-    write_changed,
+    write_edited,
 )
 from dipy_ldm.data._pairing import pair_sources, read_series
-from dipy_ldm.data._paths import facts_beside
+from dipy_ldm.data._paths import generated_sidecar
 from dipy_ldm.data._scans import (
     check_channel_files,
     find_channel_files,
@@ -404,7 +404,7 @@ def _is_written(flow, task, resume):
 
 def _is_done(task, force):
     """Return whether all outputs exist and are whole; refuse those of another run."""
-    sidecars = {o: facts for o in task.outputs if (facts := facts_beside(o))}
+    sidecars = {o: facts for o in task.outputs if (facts := generated_sidecar(o))}
     # A sidecar is written before its volume.
     files = [(o, sidecar(o)) for o in task.outputs if o not in sidecars]
     strangers = [file for file in chain(*files) if file.exists()]
@@ -517,4 +517,4 @@ def write_inpainted(
         return
     facts = facts | channel.sidecar_entries()
     with sidecar_first(path, facts) as ready:
-        write_changed(path, scan.file, scan.hole, values, describe(facts), ready)
+        write_edited(path, scan.file, scan.hole, values, describe(facts), ready)

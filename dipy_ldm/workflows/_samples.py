@@ -12,7 +12,7 @@ from dipy_ldm._conditions import Condition, from_saved
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.files import claimed, make_folder
-from dipy_ldm.data._bvals_bvecs import ENDS
+from dipy_ldm.data._bvals_bvecs import EXTENSIONS
 from dipy_ldm.data._paths import stem as stem_of, suffix as suffix_of
 from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data._tables import as_text
@@ -104,7 +104,7 @@ class Samples(NamedTuple):
         files = list_files(volumes, self.picture)
         if is_of_series(self.document):
             places = [sidecar(file) for file, _ in volumes]
-            files += [path.with_suffix(end) for path in places for end in ENDS]
+            files += [path.with_suffix(end) for path in places for end in EXTENSIONS]
         return files
 
     @property

@@ -144,7 +144,7 @@ class Series(NamedTuple):
         data, affine = read_volume(file)
         source, origin = conform_voxels(file, data, affine, grid, from_zero=True)
         scale = float(origin.intensities.high[0])
-        on_grid = gradients.on(affine, grid.affine)
+        on_grid = gradients.rotated(affine, grid.affine)
         return cls(on_grid, conform(data, affine, grid), source, scale, grid.affine)
 
     def conditions(

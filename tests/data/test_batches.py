@@ -6,7 +6,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._batches import Augmentation, batches, read_whole, read_windows
+from dipy_ldm.data._batches import Augmentation, batches, read_padded, read_patches
 
 IMAGES = np.arange(10, dtype="float32").reshape(10, 1, 1)
 
@@ -144,7 +144,7 @@ def test_background_patches_weigh_as_background(masked, size, shift):
 
 
 def test_nothing_but_background_without_weight_is_refused():
-    with pytest.raises(InputError, match="nothing of the images lies inside"):
+    with pytest.raises(InputError, match="no voxel lies inside the masks"):
         pieces(np.zeros((8, 6, 5, 1), "float32"), background=0.0)
 
 
@@ -154,7 +154,7 @@ def test_windows_anywhere_hold_the_nearest_voxels(space, rng):
     for _ in range(100):
         size = tuple(rng.integers(1, 9, len(space)))
         corner = rng.integers(-12, 13, len(space))
-        (window,) = read_windows(images, [1], corner[None], size)
+        (window,) = read_patches(images, [1], corner[None], size)
         assert window.dtype == np.float32
         nearest = [
             np.clip(np.arange(first, first + length), 0, end - 1)
@@ -165,6 +165,6 @@ def test_windows_anywhere_hold_the_nearest_voxels(space, rng):
 
 def test_the_whole_is_filled_up_at_its_end():
     images = np.random.default_rng(0).random((2, 5, 7, 1))
-    whole = read_whole(images, (8, 8))
+    whole = read_padded(images, (8, 8))
     npt.assert_allclose(whole[:, :5, :7], images, rtol=1e-6)
     npt.assert_array_equal(whole[:, 5:, :7], whole[:, 4:5, :7].repeat(3, 1))

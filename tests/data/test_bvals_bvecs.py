@@ -61,7 +61,7 @@ def test_directions_are_those_of_the_world(tmp_path, axes):
     npt.assert_allclose(directions, DIRECTIONS[[1, 3, 4]], atol=1e-6)
     assert volumes.gradients["bval"] == [1000, 1000, 2000]
     assert volumes.gradients.units == {"bval": "s/mm^2"}
-    back = Gradients.beside(file, 5).on(turned(axes), turned("LAS"))
+    back = Gradients.beside(file, 5).rotated(turned(axes), turned("LAS"))
     npt.assert_allclose(back.bvecs, fsl_vectors(turned("LAS")), atol=1e-6)
 
 
@@ -146,7 +146,7 @@ def test_all_bad_series_are_in_one_report(tmp_path):
         assert re.search(sentence, line)
     assert "can't be read as b-values and directions" in refusal.value.args[0]
     assert "(a b-value is negative or NaN)" in refusal.value.args[0]
-    assert "is no diffusion series; give 4-D files" in refusal.value.args[0]
+    assert "is not a diffusion series; give 4-D files" in refusal.value.args[0]
     assert len(load_volumes([tmp_path], skip_bad=True, **how).images) == 3
 
 

@@ -127,7 +127,7 @@ def test_missing_home_is_an_error_with_a_cure(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     error = RuntimeError("Could not determine home directory.")
     monkeypatch.setattr(Path, "home", mock.Mock(side_effect=error))
-    with pytest.raises(OSError, match="name a place .* with `cache_dir`"):
+    with pytest.raises(OSError, match="name a folder .* with `cache_dir`"):
         cache.cache_root()
     with cache.filling(cache.cache_root(tmp_path) / "key"):
         pass

@@ -225,7 +225,7 @@ def test_labels_are_measured_by_their_names():
     table = {"3": {"name": "cortex"}}
     labels = Labels("dseg", labels=(3, 41, 50), table=table)
     numbers = np.array([[0, 1, 1, 2], [1, 1, 0, 0]])
-    one, other = (labels._columns(row[:, None, None]) for row in numbers)
+    one, other = (labels._one_hot(row[:, None, None]) for row in numbers)
     measured = labels.measure(one, 0.5)
     assert measured == {"3 (cortex), ml": 1.0, "41, ml": 0.5, "50, ml": 0.0}
     overlap = labels.measure_overlap(one, other)
@@ -245,10 +245,10 @@ def test_maps_are_measured_where_there_is_something():
     image = np.array([0, 1e-4, 0.25, 0.75], "float32")[:, None, None, None]
     assert md.measure(image, 1.0) == {"mean, mm^2/s": pytest.approx(0.002)}
     (odd,) = md.find_odd({"mean": np.array([2, 2.2, 1.9, 0.002])}, ["a", "b", "c", "d"])
-    assert odd == "d has a mean of 0.002, and most of 1.95"
+    assert odd == "d has a mean of 0.002, the median is 1.95"
     time = Map("T1map", low=100.0, high=5000.0, background=100.0)
     (odd,) = time.find_odd({"mean": np.array([1200.0, 1250, 1230, 130])}, "abcd")
-    assert odd == "d has a mean of 130, and most of 1215"
+    assert odd == "d has a mean of 130, the median is 1215"
     # Of both signs, means are near to 0 or not, whatever the scale.
     signed = Map("logJ", low=-1.0)
     assert signed.find_odd({"mean": np.array([0.002, -0.003, 0.15])}, "abc") == []
@@ -267,13 +267,13 @@ def test_channels_are_chosen_by_their_names():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["T1w", "T1w"], "T1w is there twice; name it once"),
+        (["T1w", "T1w"], "T1w is repeated; name it once"),
         (["T1w", "T9w"], r"no file has the suffix T9w; there are .*T1w \(3\)"),
         (["T1w", "desc-MD"], "no file has the desc MD; there are .*FA"),
         (["T1w=thing"], "unknown kind of channel 'thing'; choose one of intensity"),
-        (["T1w=0:x"], "the range of a map is two numbers, as in T1w=0:1"),
+        (["T1w=0:x"], "the range of a map must be two numbers, as in T1w=0:1"),
         (["T1w=1:0"], "the range of T1w must be two numbers, the lower first"),
-        (["T1w=labels"], "numbers that are not whole.*or train with T1w=intensity"),
+        (["T1w=labels"], "fractional values.*or train with T1w=intensity"),
         (["T2w=0:1"], r"as T2w=0:2000\."),
         (["desc-FA=0:0.1:u"], r"as desc-FA=0:0\.9\d*:UNIT\."),
         (["desc-FA=0:0.1", "T2w=0:3"], "(?s)outside of the range of desc-FA, 0 to 0.1"),
@@ -290,7 +290,7 @@ def test_all_bad_files_are_reported_at_once(bids, load, anatomy):
     with pytest.raises(InputError) as error:
         load(bids, channels=["T1w", "dseg", "desc-FA"])
     first, second, cure = str(error.value).splitlines()
-    assert "sub-01_dseg.nii.gz has numbers that are not whole" in first
+    assert "sub-01_dseg.nii.gz has fractional values" in first
     assert "sub-03_desc-FA_dwimap.nii.gz has values from 0 to 2.5, outside" in second
     assert "or train with another range, as desc-FA=0:2.5." in second
     assert "Add `skip_bad`" in cure
@@ -313,7 +313,7 @@ def test_subjects_without_all_channels_are_named(bids, load):
 
 def test_unknown_labels_are_refused(bids):
     file = bids / "sub-01" / "anat" / "sub-01_dseg.nii.gz"
-    with pytest.raises(InputError, match="label 1000; set it to one .*: 0, 3, 41"):
+    with pytest.raises(InputError, match="label 1000; replace it by one of 0, 3, 41"):
         Labels("x", labels=(3, 41)).load(file)
 
 
@@ -387,7 +387,7 @@ def test_channels_of_an_autoencoder_are_compared():
     for pair in ((labels, labels), (t1, ()), ((), (*t1, *t2)), ((), ())):
         check_same(*pair)
     for pair in ((labels, ()), ((), fa), (t1, t2), (t1, labels)):
-        with pytest.raises(InputError, match="of other channels, labels or ranges"):
+        with pytest.raises(InputError, match="have other channels, labels or ranges"):
             check_same(*pair)
     wide = as_channels(["FA=0:2"])
     with pytest.raises(InputError, match=r"FA, map, .0.0, 2.0.\) .*p, .0.0, 1.0.\)"):

@@ -78,5 +78,5 @@ def test_nothing_is_held_out_of_a_share_of_nothing():
 
 
 def test_split_with_too_few_training_images_is_refused():
-    with pytest.raises(InputError, match=r"of 6 images, 0 are left .*\(6 held out"):
+    with pytest.raises(InputError, match=r"of 6 images, 0 remain .*\(6 held out"):
         split(cohort(["sub-1"] * 6), 0.1, 0, 1)

@@ -153,7 +153,7 @@ def test_all_bad_rows_are_in_one_report(bids):
     with pytest.raises(InputError) as refusal:
         look_up(["age", "group"], bids)
     report = str(refusal.value)
-    assert "line 2: age is '89+', no number\n" in report
+    assert "line 2: age is '89+', not a number\n" in report
     assert report.count("line 3: age is 'old'") == 1  # of two scans
     assert "89 for 89+" in report
 
@@ -177,7 +177,7 @@ def test_texts_among_numbers_are_refused(bids):
     with pytest.raises(InputError, match="line 2: age is 'inf'"):
         look_up(["age"], bids)
     write(bids / "participants.tsv", "participant_id\tiq\n01\t99\n02\t.\n03\t.\n")
-    with pytest.raises(InputError, match="line 4: iq is '.', no number"):
+    with pytest.raises(InputError, match="line 4: iq is '.', not a number"):
         look_up(["iq"], bids)
 
 
@@ -188,7 +188,7 @@ def test_texts_among_numbers_are_refused(bids):
         (PEOPLE.replace("02\t", "01\t"), ["age"], r"2 rows for sub-01 \(.*2; .*3\)"),
         (PEOPLE.replace("participant_id", "id"), ["age"], "no column participant_id"),
         ("participant_id\tage\n01\t\n02\tn/a\n", ["age"], "missing for all"),
-        ("participant_id\tage\n77\t5\n", ["age"], "has 1 row, and none for the files"),
+        ("participant_id\tage\n77\t5\n", ["age"], "has 1 row, but none for the files"),
     ],
 )
 def test_bad_tables_are_answered(bids, text, names, sentence):
@@ -208,7 +208,7 @@ def test_two_units_are_refused(bids):
 
 def test_a_list_without_names_has_no_columns(tmp_path):
     write(tmp_path / "list.csv", "a.nii,5\nb.nii,6\n")
-    with pytest.raises(InputError, match="they have no column of a name"):
+    with pytest.raises(InputError, match="they have no named column"):
         look_up(["age"], tmp_path / "list.csv")
     write(tmp_path / "list.csv", "file,age\na.nii,5\na.nii,6\n")
     with pytest.raises(InputError, match=r"2 rows for .*a.nii \(.*line 2; .*line 3\)"):
@@ -230,7 +230,7 @@ def test_summary_describes_each_covariate(bids):
         "  group: control 2, patient 2 (ill); 1 missing",
         f"no table has a row for {bids / 'sub-04_T1w.nii.gz'}",
         "1 row of participants have no image",
-        "group has classes of fewer than 5 subjects, which can point to persons: cont",
+        "group has classes of fewer than 5 subjects, who could be re-identified: cont",
         "4 of 4 subjects have a unique combination",
     ):
         assert line in text
@@ -240,7 +240,7 @@ def test_the_summary_hints_at_mistakes(tmp_path):
     rows = [f"s{i}.nii,{i % 2},{'aA'[i % 2]}" for i in range(12)]
     write(tmp_path / "list.csv", "\n".join(["file,code,case", *rows]))
     text = summarise(look_up(["code", "case"], tmp_path / "list.csv"))
-    assert "code is taken for a number; if its 2 values are codes" in text
+    assert "code is treated as a number; if its 2 values are codes" in text
     assert "write them with a letter, such as site1" in text
     assert "case has classes that differ in case: A, a" in text
 
@@ -257,5 +257,5 @@ def test_the_summary_takes_codes_and_truth_values_for_classes():
     assert "lesion: True 1, False 1; 1 missing" in text
     assert "score: 0 to 2, mean 1" in text
     assert "group has classes of fewer than 5 subjects" in text
-    assert "group is taken for a number" not in text
+    assert "group is treated as a number" not in text
     assert "direction" not in text

@@ -41,7 +41,7 @@ def test_volumes_of_the_cache_are_looked_at_once(kept, monkeypatch):
     def fail(*args):
         raise AssertionError("looked at again")
 
-    monkeypatch.setattr(arrays, "_look", fail)
+    monkeypatch.setattr(arrays, "_compute_survey", fail)
     assert [arrays.survey(part) for part in parts] == found
     # Others are not known, whatever their memory is part of.
     for part in (kept[::2], kept[..., :3, :], kept[1:3], np.array(kept)):
@@ -51,7 +51,7 @@ def test_volumes_of_the_cache_are_looked_at_once(kept, monkeypatch):
 
 def test_half_kept_survey_is_computed_again(kept):
     found = arrays.survey(kept)
-    cache.name_beside(kept, "survey").write_text('{"low": 0')
+    cache.path_beside(kept, "survey").write_text('{"low": 0')
     assert arrays.survey(kept) == found
 
 
@@ -61,7 +61,7 @@ def test_a_cache_that_may_only_be_read_is_used_all_the_same(kept, monkeypatch):
 
     monkeypatch.setattr(arrays, "replacing", refuse)
     assert arrays.survey(kept) == arrays.survey(np.array(kept))
-    assert cache.name_beside(np.zeros((2, 3)), "survey") is None
+    assert cache.path_beside(np.zeros((2, 3)), "survey") is None
 
 
 def test_a_survey_shows_how_far_it_is(capsys):
@@ -92,7 +92,7 @@ def test_noise_and_a_few_bright_voxels_are_within_a_range():
 def test_another_intensity_range_is_refused_with_both_ranges(change, values):
     images = change(np.repeat([0.0, 1.0], 50).reshape(1, 10, 10, 1))
     inside = np.full((1, 10, 10, 1), 0.5)
-    sentence = f"scan 6 .*{values} .* outside of the 0 to 1 .*scale scans .*clip"
+    sentence = f"scan 6 .*{values} .* outside the 0 to 1 .*scale scans .*clip"
     with pytest.raises(InputError, match=sentence):
         arrays.check_range(np.concatenate([inside, images]), (0, 1), [5, 6], "scan")
 

@@ -163,7 +163,7 @@ BAD_FILES = {
     "RGBA": (write_transparent, "transparent in parts; save it"),
     "transparent grey": (write_transparent_grey, "transparent in parts; save it"),
     "transparent palette": (write_transparent_palette, "transparent in parts; save it"),
-    "1 bit": (lambda path: write_depths(path, ["1", "L"]), "1 bits .* 8: .* as many"),
+    "1 bit": (lambda path: write_depths(path, ["1", "L"]), "1 bits .* has 8; .* same"),
     "16 bits": (lambda path: write_depths(path, ["I;16", "L"]), "16 bits .* has 8"),
     "strings": (saved(np.full((2, 2, 2), "x")), "give real numbers"),
     "NaN": (saved(np.where(IMAGES == IMAGES[1, 0, 0], np.nan, 1.0)), "NaN or infinite"),

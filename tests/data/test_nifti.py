@@ -101,7 +101,7 @@ BAD_HEADERS = {
 
 def test_ends_of_mixed_letters_are_refused(tmp_path):
     file = save(tmp_path / "a.nii.gz").rename(tmp_path / "a.Nii.gz")
-    with pytest.raises(InputError, match="a.Nii.gz must end in .nii.* small letters"):
+    with pytest.raises(InputError, match="a.Nii.gz must end in .nii.* lower case"):
         read_volume(file)
 
 
@@ -124,7 +124,7 @@ def test_surface_data_are_refused(tmp_path):
     data = np.ones((1, len(voxels)), "float32")
     file = tmp_path / "a.dscalar.nii"
     nib.Cifti2Image(data, (scalars, voxels)).to_filename(file)
-    with pytest.raises(InputError, match="a.dscalar.nii is of another kind than NIfTI"):
+    with pytest.raises(InputError, match="a.dscalar.nii is not NIfTI; convert it"):
         check_headers([file])
 
 
@@ -157,7 +157,7 @@ def test_damaged_and_mistaken_compression_is_refused(tmp_path):
     with pytest.raises(InputError, match="a.nii.gz is cut off or damaged"):
         read_volume(tmp_path / "a.nii.gz")
     save(tmp_path / "b.nii").rename(tmp_path / "b.nii.gz")
-    with pytest.raises(InputError, match="incomplete, or something else"):
+    with pytest.raises(InputError, match="incomplete or in another format"):
         read_volume(tmp_path / "b.nii.gz")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._pairing import pair_masks, pair_sources, put_together
+from dipy_ldm.data._pairing import group_channels, pair_masks, pair_sources
 from dipy_ldm.data._paths import stem
 
 NAMES_OF_SAMPLES = {
@@ -42,12 +42,12 @@ def test_the_folder_of_a_study_is_no_subject():
     study = Path("/data/sub-cortical")
     pairs = [[study / f"IXI{i}_{kind}.nii.gz" for kind in ("T1", "T2")] for i in (1, 2)]
     t1, t2 = map(list, zip(*pairs, strict=True))
-    assert put_together([*t1, *t2], ["T1", "T2"]) == pairs
+    assert group_channels([*t1, *t2], ["T1", "T2"]) == pairs
     assert list(pair_sources(t2, t1).values()) == t1
     with pytest.raises(InputError, match="there are 3 masks for 2 volumes"):
         pair_masks(t2, [*t1, t2[0]])
     one = [Path(f"/data/sub-1/{kind}.nii.gz") for kind in ("T1", "T2")]
-    assert put_together(one, ["T1", "T2"]) == [one]
+    assert group_channels(one, ["T1", "T2"]) == [one]
 
 
 def test_samples_are_grouped_by_sidecars(tmp_path):
@@ -66,13 +66,13 @@ def test_samples_are_grouped_by_sidecars(tmp_path):
             sets[-1].append(file)
     files = sorted(chain(*sets))
     names = [*NAMES_OF_SAMPLES]
-    assert put_together(files, names, generated=True) == sets
+    assert group_channels(files, names, generated=True) == sets
 
 
 def test_files_of_one_name_are_refused():
     twins = [Path(f"sub-1_T1w{end}") for end in (".nii", ".nii.gz")]
-    with pytest.raises(InputError, match="two files of one name; remove one"):
-        put_together(twins, ["T1w"])
+    with pytest.raises(InputError, match="differ only in their extensions; remove one"):
+        group_channels(twins, ["T1w"])
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_masks_are_paired_by_order_unless_names_tell_otherwise(caplog):
         (["sub-2_mask", "sub-3_mask"], "1 of 2 volumes have no mask of their subject"),
         (["sub-2_a", "sub-2_b", "sub-1_a"], "has 2 masks of its subject and session"),
         (["sub-1_mask"] * 2, "1 of 2 volumes have no mask of their subject"),
-        (["a", "b", "c"], "3 masks for 2 volumes, .* their volumes .scan1, scan1_mask"),
+        (["a", "b", "c"], "3 masks for 2 volumes, .* the volume .scan1, scan1_mask"),
         (["run-2_mask", "run-1_mask"], "not in the order of their volumes, by the"),
         (["mask", "ce-gad_mask"], "not in the order of their volumes, by the"),
     ],

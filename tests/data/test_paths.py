@@ -145,7 +145,7 @@ def test_outputs_that_are_no_scans_are_left_out_of_folders(folder, caplog):
 def test_a_volume_that_is_there_twice_is_refused(folder):
     (folder / "b" / "5.nii.gz").touch()
     for paths in ([folder / "b"], [folder / "b" / "5.nii", folder / "b" / "5.nii.gz"]):
-        with pytest.raises(InputError, match=r"5.nii and .*5.nii.gz are two files of"):
+        with pytest.raises(InputError, match=r"5.nii and .*5.nii.gz differ only in"):
             choose_files(find_volumes(paths))
 
 
@@ -182,7 +182,7 @@ def test_lists_of_every_kind(folder, name, text):
 def test_several_columns_of_files_are_warned_of(folder, caplog):
     (folder / "list.csv").write_text("T1w,end,mask\na/1.nii,.nii,a/2.nii\n")
     find_volumes([folder / "list.csv"])
-    assert "list.csv has several columns of NIfTI files; those of the f" in caplog.text
+    assert "list.csv has several columns of NIfTI files; the first one" in caplog.text
     caplog.clear()
     (folder / "list.csv").write_text("T1w,end\na/1.nii,.nii\n")
     find_volumes([folder / "list.csv"])
@@ -314,10 +314,10 @@ def test_variants_of_a_scan_are_warned_of(caplog):
     template = [Path(f"sub-{i}_space-MNI_T1w.nii.gz") for i in range(2)]
     assert len(choose_files([*native, *template])) == 4
     assert "the files differ in space (none (2), MNI (2))" in caplog.text
-    assert "to take one kind alone, use filter (space= for those" in caplog.text
+    assert "to use one kind only, use filter (space= for those" in caplog.text
     caplog.clear()
     choose_files([*native, *template], cure="name those of one kind")
-    assert "to take one kind alone, name those of one kind" in caplog.text
+    assert "to use one kind only, name those of one kind" in caplog.text
     assert "use filter" not in caplog.text
     caplog.clear()
     choose_files(native)

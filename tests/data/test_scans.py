@@ -52,7 +52,7 @@ def test_a_lone_file_of_another_kind_is_warned_of(tmp_path, caplog):
         file = tmp_path / f"{stem}.nii"
         file.touch()
         assert find_channel_files([file], as_channels(["T1w"])) == [[file]]
-    sentence = "p7_FLAIR.nii is taken for T1w, which its name does not say."
+    sentence = "p7_FLAIR.nii is used as T1w, although its name does not contain it."
     assert caplog.messages == [sentence]
 
 
@@ -75,7 +75,7 @@ def test_sources_are_those_of_the_scans_by_name(tmp_path, rng):
 def test_sources_with_unknown_labels_are_named(tmp_path):
     info, grid = Source(1, [0.0, 9.0], [0, 9], ""), Grid((5, 5, 5), np.eye(4))
     save(tmp_path / "sub-1_dseg.nii", np.arange(125).reshape(5, 5, 5))
-    sentence = "sub-1_dseg.nii has the unknown label 1; set it to one .*: 0, 9"
+    sentence = "sub-1_dseg.nii has the unknown label 1; replace it by one of 0, 9"
     with pytest.raises(InputError, match=sentence):
         read_sources([tmp_path / "sub-1_dseg.nii"], info, grid)
 

@@ -40,8 +40,8 @@ def test_bytes_of_many_levels_are_no_labels(caplog):
     with caplog.at_level("INFO", "dipy_ldm"):
         assert len(sources.learn(levels, levels.shape).labels) == 100
         assert sources.learn(levels.astype("float32"), levels.shape).labels == []
-    assert "source images are taken for 100 labels" in caplog.text
-    assert "source images are taken for intensities" in caplog.text
+    assert "source images are treated as 100 labels" in caplog.text
+    assert "source images are treated as intensities" in caplog.text
     with pytest.raises(InputError, match="more than 64 labels as uint8; give labels"):
         sources.learn(levels.astype("uint8"), levels.shape)
 

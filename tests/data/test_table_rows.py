@@ -98,13 +98,17 @@ def test_rows_without_names_stay_in_their_order(table):
             r"01 has 2 rows .*by session with load_volumes\(",
         ),
         (FRAME.set_index(["participant_id", "age"]), SUBJECTS, "reset_index"),
-        (TABLE | {"sex": "F"}, SUBJECTS, "sex must have a value for each of 3 rows"),
-        (TABLE | {"sex": ["F"]}, SUBJECTS, "sex must .*; give a list of as many"),
+        (
+            TABLE | {"sex": "F"},
+            SUBJECTS,
+            "sex must have one value for each of the 3",
+        ),
+        (TABLE | {"sex": ["F"]}, SUBJECTS, "sex must .*; give a list of that length"),
         (FRAME.to_dict(), SUBJECTS, "participant_id must have a list of values"),
         (
             {"age": INDEXED["age"], "sex": ["F", "M", "F"]},
             SUBJECTS,
-            "different names of rows, or some have none; give a DataFrame",
+            "differ in their row names, or some have none; give a DataFrame",
         ),
     ],
 )

@@ -89,7 +89,7 @@ def test_a_column_may_be_called_by_a_number_sign(tmp_path):
         ("t.tsv", "id\tage\n", "has no rows"),
         ("t.tsv", "", "has no rows"),
         ("t.tsv", "id,age\na,6\n", "has no tabs .* name it .csv"),
-        ("t.tsv", "age\tid\tage\n6\ta\t7\n", "two columns of the name age"),
+        ("t.tsv", "age\tid\tage\n6\ta\t7\n", "two columns called age"),
         ("t.tsv", b"\xff\xfe", "can't be read as text"),
         ("none.tsv", None, "there is no file"),
         (

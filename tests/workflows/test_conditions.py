@@ -188,7 +188,9 @@ def test_digits_are_trained_by_label(command, tmp_path, monkeypatch, unguided):
 
 def test_conditions_that_images_have_not(tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((9, 8, 8)))
-    with pytest.raises(InputError, match="no table knows the files"):
+    with pytest.raises(
+        InputError, match="neither a participants.tsv .* lists them; add"
+    ):
         _inputs.plan([str(tmp_path / "images.npy")], ["age"])
     labels = _inputs.plan(["mnist"], ["label"]).load().conditions["label"]
     assert labels[:3] == [5, 0, 4]

@@ -447,7 +447,7 @@ def test_images_of_another_scale_are_refused(command, name, tmp_path):
     output = command(name, "mnist", option, "bytes.npy", *further, status=2)
     sentence = answer(output)
     assert f"{option}_files image" in sentence
-    assert "from 0 to 255" in sentence and "outside of the 0 to 1" in sentence
+    assert "from 0 to 255" in sentence and "outside the 0 to 1" in sentence
 
 
 def test_the_packaged_model_beside_the_test_digits(command, tmp_path):

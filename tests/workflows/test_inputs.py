@@ -127,7 +127,7 @@ def test_slices_have_conditions_too(tmp_path):
         (["age", "sexx"], {}, "no column sexx .* they have age, same"),
         (["same"], {}, "same is 'x' for all images"),
         (["same"], {"sex": 5}, "`coarsen` names sex, which is no condition"),
-        (["age"], {}, "age is '89[+]', no number"),
+        (["age"], {}, "age is '89[+]', not a number"),
     ],
 )
 def test_invalid_options_are_refused_before_reading(scans, names, steps, sentence):
@@ -140,7 +140,7 @@ def test_invalid_options_are_refused_before_reading(scans, names, steps, sentenc
     ("n_labels", "name", "sentence"),
     [
         (400, "age", "source has more than 256 labels as int32; merge some"),
-        (40, "source", "a condition must not be called source"),
+        (40, "source", "a condition can't be called source"),
     ],
 )
 def test_sources_that_cannot_be_learnt_are_refused(n_labels, name, sentence):

@@ -301,7 +301,7 @@ def test_unpaired_sources_are_refused(folder, monkeypatch, options, sentence):
 
 def test_labels_are_whole(folder, tmp_path):
     options = {"source_files": [str(folder / "T1")], "source_labels": True}
-    with pytest.raises(InputError, match="numbers that are not whole"):
+    with pytest.raises(InputError, match="fractional values"):
         plan(folder, **options).load(cache_dir=tmp_path)
 
 

@@ -221,7 +221,7 @@ def test_repeated_series_have_deviations_and_differences(trained):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["b0-0.nii"], "no diffusion series; give 4-D files (x, y, z, volumes)."),
+        (["b0-0.nii"], "not a diffusion series; give 4-D files (x, y, z, volumes)."),
         (["sub-1_dwi.nii.gz", "--source_files", "b0-1.nii"], "out --source_files"),
         (["sub-1_dwi.nii.gz", "--conditions", "bval=9"], "bval is in the tables besid"),
         (["sub-1_dwi.nii.gz", "--lesions"], "makes diffusion series"),

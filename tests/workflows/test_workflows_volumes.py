@@ -441,7 +441,7 @@ BAD_DENOISING = {
     "an empty folder": ("MODEL empty", "the folder empty has no NIfTI files (.nii"),
     "two of a name": (
         "MODEL volumes/0.nii.gz volumes/0.nii",
-        "are two files of one name",
+        "differ only in their extensions",
     ),
     "two of a name in a dataset": (
         "MODEL a b --bids",
