@@ -11,14 +11,19 @@ import numpy as np
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._bvals_bvecs import Gradients
 from dipy_ldm.data._grid import Grid, conform
-from dipy_ldm.data._nifti import VolumeInfo, check_whole, read_each, read_mask
+from dipy_ldm.data._nifti import (
+    VolumeInfo,
+    check_whole,
+    read_each,
+    read_mask,
+    refuse_values,
+)
 from dipy_ldm.data._pairing import Task
 from dipy_ldm.data._preprocessing import (
     Origin,
     conform_file,
     conform_source,
     conform_voxels,
-    refuse_empty,
     scale_intensities,
 )
 from dipy_ldm.data.channels import Channel, Unnamed
@@ -64,20 +69,26 @@ def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
     intensities = origin.intensities
     del b0, origin
 
-    def conform_one(data):
-        image = scale_intensities(data, intensities)
+    def conform_one(number, data):
+        name = f"volume {number} of {info.file}"
+        image = scale_intensities(refuse_values(name, data), intensities)
         image = conform(image, info.affine, grid)
-        refuse_empty(info.file, image, grid)
+        if image.min() == image.max():
+            raise InputError(
+                f"{name} is empty; leave it out of the series and of its tables."
+            )
         return image, *masks, source
 
-    for data in read_each(info, [task.volume for task in tasks]):
-        yield partial(conform_one, data)
+    numbers = [task.volume for task in tasks]
+    for number, data in zip(numbers, read_each(info, numbers)):
+        yield partial(conform_one, number, data)
 
 
 def _mean_b0(info, gradients):
     """Return the mean of the volumes of b = 0 of a series, ``(x, y, z, 1)``."""
     total = sum(read_each(info, gradients.b0s.tolist()))
-    return np.asarray(total / len(gradients.b0s), "float32")
+    b0 = np.asarray(total / len(gradients.b0s), "float32")
+    return refuse_values(f"b = 0 of {info.file}", b0)
 
 
 def _conform_mask(file, affine, grid):
@@ -128,8 +139,9 @@ class MeasuredSeries(Unnamed):
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read all volumes, ``(x, y, z, volumes)``, and their affine."""
         check_whole(file)
-        volumes = list(read_each(self.info, range(len(self.gradients.bvals))))
-        return np.concatenate(volumes, -1), self.info.affine
+        volumes = read_each(self.info, range(len(self.gradients.bvals)))
+        checked = [refuse_values(file, data) for data in volumes]
+        return np.concatenate(checked, -1), self.info.affine
 
     def conform(
         self, file: Path, data: np.ndarray, affine: np.ndarray, grid: Grid

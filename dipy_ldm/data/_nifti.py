@@ -361,8 +361,7 @@ def read_voxels(
     file = Path(os.path.expanduser(file))
     info = read_header(file, channels)
     data = _voxels(file).reshape(*info.shape, info.channels)
-    _refuse_values(file, data)
-    return data, info.affine
+    return refuse_values(file, data), info.affine
 
 
 def check_whole(file: Path) -> None:
@@ -379,24 +378,27 @@ def _read_on(stream):
 
 
 def read_each(info: VolumeInfo, volumes: Iterable[int]) -> Iterator[np.ndarray]:
-    """Read volumes ``(x, y, z, 1)`` of a series one by one: fastest in their order."""
+    """Read volumes ``(x, y, z, 1)`` of a series one by one: fastest in their order.
+
+    Values that nothing can be made of are not refused yet.
+    """
     # A compressed file is read on from the volume before.
     proxy = nib.load(info.file, mmap=False, keep_file_open=True).dataobj
     for number in volumes:
         with _naming_the_file(info.file):
             data = np.asarray(proxy[..., number], "float32")[..., None]
-        _refuse_values(info.file, data)
         yield data
 
 
-def _refuse_values(file, data):
-    """Refuse values that nothing can be made of."""
+def refuse_values(name: str | Path, data: np.ndarray) -> np.ndarray:
+    """Refuse voxels that nothing can be made of."""
     # Written so that NaN is counted too.
     if bad := np.count_nonzero(~(np.abs(data) <= _MAX_VALUE)):
         raise InputError(
-            f"{file} has NaN or infinite values, or some beyond {_MAX_VALUE:g}, in "
+            f"{name} has NaN or infinite values, or some beyond {_MAX_VALUE:g}, in "
             f"{bad} voxels; replace them, by 0 say."
         )
+    return data
 
 
 def _voxels(file):

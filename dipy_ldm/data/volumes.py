@@ -20,7 +20,7 @@ import numpy as np
 from dipy_ldm._conditions import check_values
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.progress import tqdm, warning_once
-from dipy_ldm._utils.values import Table, as_table
+from dipy_ldm._utils.values import Table, as_report, as_table
 from dipy_ldm.data import _pairing as plans
 import dipy_ldm.data._cache as cache
 from dipy_ldm.data._conforming import conform_series, conform_task
@@ -86,8 +86,8 @@ class Volumes(_Fields):
     channels: tuple[Channel, ...] = ()
     #: The same of named channels of sources.
     source_channels: tuple[Channel, ...] = ()
-    #: Of volumes of diffusion series, ``bval`` in s/mm^2 and ``direction`` in the axes
-    #: of the grid, for the ``conditions`` of :meth:`dipy_ldm.LatentDiffusion.fit`.
+    #: Of volumes of diffusion series, ``bval`` in s/mm^2 and ``direction`` along the
+    #: axes of the world, for ``conditions`` of :meth:`dipy_ldm.LatentDiffusion.fit`.
     gradients: Table | None = None
 
     @property
@@ -484,7 +484,10 @@ def _fill(folder, plan, verbose):
                 try:
                     arrays = future.result()
                 except InputError as error:
-                    complaints[str(plan.tasks[i].info.file)] = str(error)
+                    file = str(plan.tasks[i].info.file)
+                    # Several volumes of a series may be bad.
+                    sentences = [*complaints.get(file, "").splitlines(), str(error)]
+                    complaints[file] = as_report(sentences)
                     if getattr(error.__cause__, "errno", None):
                         # The system's trouble may pass, and then the file is good.
                         unreadable.append(i)

@@ -184,3 +184,15 @@ def test_a_series_with_a_wrong_checksum_is_named(tmp_path):
     file.write_bytes(content[:-8] + bytes(4) + content[-4:])
     with pytest.raises(InputError, match="is cut off or damaged"):
         load_volumes([file], dwi=True, cache_dir=tmp_path / "cache")
+
+
+def test_bad_volumes_of_a_series_are_named_and_the_rest_is_kept(tmp_path):
+    file = save_series(tmp_path)
+    data = nib.load(file).get_fdata(dtype="float32")
+    data[..., 3], data[0, 0, 0, 1] = 0, np.nan
+    nib.save(nib.Nifti1Image(data, AFFINE), file)
+    how = {"dwi": True, "cache_dir": tmp_path / "cache"}
+    with pytest.raises(InputError, match=r"volume 1 of .*sub-1_dwi.* NaN") as refusal:
+        load_volumes([file], **how)
+    assert f"volume 3 of {file} is empty; leave it out" in str(refusal.value)
+    assert load_volumes([file], skip_bad=True, **how).gradients["bval"] == [2000]

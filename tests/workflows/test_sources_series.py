@@ -301,6 +301,13 @@ def test_series_to_compare_have_the_conditions_of_measured_ones(tmp_path, caplog
     assert figures["FA, mean error"]["real"] == 0
     assert 0 < figures["FA, mean"]["generated"] < 1
     assert "1 series of 1 subject; intervals need two." in pieces["tensors"]
+    save_series(tmp_path, 2, 4)
+    files.append(tmp_path / "sub-2_dwi.nii.gz")
+    few = load_volumes(files, dwi=True, cache_dir=tmp_path / "cache")
+    requested.clear()
+    with pytest.raises(InputError, match=r"sub-2.* has 4 .*, and a tensor needs 6"):
+        compare_series(model, few)
+    assert not requested  # before the first is made
 
 
 def test_generated_series_are_no_measured_ones(tmp_path):
@@ -369,6 +376,7 @@ def test_series_are_audited_by_subject(trained, tmp_path):
         "audit", trained / "ldm.safetensors", *named, cwd=tmp_path, status=2
     )
     assert "has no sub- in its name" in answer(output)
+    named = ("--train_files", "sub-11_dwi.nii.gz", "--held_out", "sub-10_dwi.nii.gz")
     named += ("--source_files", trained / "b0-0.nii")
     output = execute(
         "audit", trained / "ldm.safetensors", *named, cwd=tmp_path, status=2
