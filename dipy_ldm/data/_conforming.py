@@ -74,9 +74,7 @@ def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
         image = scale_intensities(refuse_values(name, data), intensities)
         image = conform(image, info.affine, grid)
         if image.min() == image.max():
-            raise InputError(
-                f"{name} is empty; leave it out of the series and of its tables."
-            )
+            raise InputError(f"{name} is empty; leave it out, also of the tables.")
         return image, *masks, source
 
     numbers = [task.volume for task in tasks]
@@ -86,9 +84,8 @@ def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
 
 def _mean_b0(info, gradients):
     """Return the mean of the volumes of b = 0 of a series, ``(x, y, z, 1)``."""
-    total = sum(read_each(info, gradients.b0s.tolist()))
-    b0 = np.asarray(total / len(gradients.b0s), "float32")
-    return refuse_values(f"b = 0 of {info.file}", b0)
+    b0 = sum(read_each(info, gradients.b0s.tolist())) / len(gradients.b0s)
+    return refuse_values(f"b = 0 of {info.file}", np.asarray(b0, "float32"))
 
 
 def _conform_mask(file, affine, grid):

@@ -378,10 +378,7 @@ def _read_on(stream):
 
 
 def read_each(info: VolumeInfo, volumes: Iterable[int]) -> Iterator[np.ndarray]:
-    """Read volumes ``(x, y, z, 1)`` of a series one by one: fastest in their order.
-
-    Values that nothing can be made of are not refused yet.
-    """
+    """Read volumes ``(x, y, z, 1)`` of a series, unchecked: fastest in their order."""
     # A compressed file is read on from the volume before.
     proxy = nib.load(info.file, mmap=False, keep_file_open=True).dataobj
     for number in volumes:

@@ -20,7 +20,7 @@ import numpy as np
 from dipy_ldm._conditions import check_values
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.progress import tqdm, warning_once
-from dipy_ldm._utils.values import Table, as_report, as_table
+from dipy_ldm._utils.values import Table, as_report, as_table, grouped
 from dipy_ldm.data import _pairing as plans
 import dipy_ldm.data._cache as cache
 from dipy_ldm.data._conforming import conform_series, conform_task
@@ -469,7 +469,7 @@ def _fill(folder, plan, verbose):
     Bad ones are noted there and left out, even if they are not to be skipped: a
     second run, which may skip them, then finds the work done.
     """
-    kept, complaints, unreadable = [], {}, []
+    kept, bad, unreadable = [], [], []
     with cache.filling(folder) as partial:
         with warning_once("dipy_ldm"), ExitStack() as stack:
             appends = [
@@ -484,10 +484,7 @@ def _fill(folder, plan, verbose):
                 try:
                     arrays = future.result()
                 except InputError as error:
-                    file = str(plan.tasks[i].info.file)
-                    # Several volumes of a series may be bad.
-                    sentences = [*complaints.get(file, "").splitlines(), str(error)]
-                    complaints[file] = as_report(sentences)
+                    bad.append((str(plan.tasks[i].info.file), str(error)))
                     if getattr(error.__cause__, "errno", None):
                         # The system's trouble may pass, and then the file is good.
                         unreadable.append(i)
@@ -495,6 +492,8 @@ def _fill(folder, plan, verbose):
                 kept.append(i)
                 for append, array in zip(appends, arrays, strict=True):
                     append(array)
+        # Several volumes of a series may be bad.
+        complaints = {file: as_report(own) for file, own in grouped(bad).items()}
         if not kept:
             refuse_files(complaints, 0, skip_bad=False)
         notes = {"kept": kept, "complaints": complaints, "unreadable": unreadable}

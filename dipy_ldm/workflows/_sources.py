@@ -21,7 +21,6 @@ from dipy_ldm.data._scans import (
 )
 from dipy_ldm.data._sources import Source, refuse_mismatch
 from dipy_ldm.data.channels import Channel, Unnamed, from_saved as channels_from
-from dipy_ldm.workflows._outputs import write_tables
 
 
 class SourceInputs(NamedTuple):
@@ -162,7 +161,3 @@ class Series(NamedTuple):
             images[..., 0], 0, -1
         )
         return series
-
-    def write_tables(self, path: Path) -> None:
-        """Write the tables of the series beside its file."""
-        write_tables(path, self.gradients.texts())

@@ -301,13 +301,16 @@ def test_series_to_compare_have_the_conditions_of_measured_ones(tmp_path, caplog
     assert figures["FA, mean error"]["real"] == 0
     assert 0 < figures["FA, mean"]["generated"] < 1
     assert "1 series of 1 subject; intervals need two." in pieces["tensors"]
-    save_series(tmp_path, 2, 4)
-    files.append(tmp_path / "sub-2_dwi.nii.gz")
-    few = load_volumes(files, dwi=True, cache_dir=tmp_path / "cache")
-    requested.clear()
-    with pytest.raises(InputError, match=r"sub-2.* has 4 .*, and a tensor needs 6"):
-        compare_series(model, few)
-    assert not requested  # before the first is made
+
+
+def test_series_without_a_tensor_are_refused_before_any_is_made(tmp_path):
+    for number, n in enumerate((6, 4)):
+        save_series(tmp_path, number, n)
+    files = sorted(tmp_path.glob("*_dwi.nii.gz"))
+    volumes = load_volumes(files, dwi=True, cache_dir=tmp_path / "cache")
+    model = SimpleNamespace(conditions_={"bval": None, "direction": None})
+    with pytest.raises(InputError, match=r"sub-1.* has 4 .*, and a tensor needs 6"):
+        compare_series(model, volumes)
 
 
 def test_generated_series_are_no_measured_ones(tmp_path):
