@@ -60,7 +60,7 @@ class Gradients(NamedTuple):
         except ValueError as error:
             raise InputError(
                 f"{bvec} has directions that are not of length 1 where b is above "
-                f"{B0_LIMIT}; give unit vectors."
+                f"{B0_LIMIT}; give unit vectors, or leave out volumes of none (traces)."
             ) from error
         return cls(bvals, np.nan_to_num(bvecs), (Path(bval), Path(bvec)))
 

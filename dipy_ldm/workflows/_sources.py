@@ -108,7 +108,8 @@ def read_table(
 
 def refuse_others_of_directions(document: dict) -> None:
     """Refuse a model of directions that has not learnt series with their b = 0."""
-    if document["source"] is None or document.get("channels"):
+    is_whole = document["source"] is not None and BVAL in document["conditions"]
+    if not is_whole or document.get("channels"):
         raise InputError(
             "this model has directions, but is none of series and their b = 0; use it "
             "from Python, or train one with `dwi`."
@@ -157,7 +158,6 @@ class Series(NamedTuple):
     def fill(self, images: np.ndarray) -> np.ndarray:
         """Put ``(weighted, *space, 1)`` between the b = 0, in the unit of these."""
         series = np.repeat(self.volume, len(self.gradients.bvals), -1)
-        series[..., self.gradients.weighted] = self.scale * np.moveaxis(
-            images[..., 0], 0, -1
-        )
+        weighted = self.scale * np.moveaxis(images[..., 0], 0, -1)
+        series[..., self.gradients.weighted] = weighted
         return series

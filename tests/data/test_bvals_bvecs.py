@@ -122,7 +122,7 @@ BAD = {
     "no-bvec": ({"bvec": None}, "has no .bvec beside it"),
     "short": ({"bval": BVALS[:4], "bvec": DIRECTIONS[:4].T}, "5 volumes, and .* 4 dir"),
     "unequal": ({"bvec": DIRECTIONS[:4].T}, "has 5 b-values and .* 4 directions"),
-    "unit": ({"bvec": 2 * DIRECTIONS.T}, "not of length 1 where b is above 50"),
+    "unit": ({"bvec": 2 * DIRECTIONS.T}, "not of length 1 .* leave out .*traces"),
     "no-b0": ({"bval": BVALS + 700, "bvec": ALONG_X.T}, "no volume with b up to 50"),
     "all-b0": ({"bval": 0 * BVALS}, "no volume with b above 50"),
 }

@@ -160,9 +160,10 @@ def test_tables_are_for_models_of_series(model_path, tmp_path):
     assert "trained without dwi; leave out --bvals and --bvecs" in answer(output)
 
 
-def test_series_are_for_models_of_sources():
+@pytest.mark.parametrize("source", [None, {"channels": 1}])
+def test_series_are_for_models_of_sources_and_b_values(source):
     conditions = to_saved({"direction": Condition("direction", {}, [])})
-    document = {"conditions": conditions, "source": None}
+    document = {"conditions": conditions, "source": source}
     with pytest.raises(InputError, match="none of series .* train one with `dwi`"):
         read_table(document, "a.bval", "a.bvec", {})
 
