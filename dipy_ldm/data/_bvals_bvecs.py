@@ -150,9 +150,8 @@ def refuse_series(conditions: Mapping[str, Condition], cure: str = _CURE) -> Non
 def find_tables(file: str | Path) -> dict[str, Path]:
     """Find the tables of b-values and directions beside a file, by their ends."""
     start = Path(file).with_name(stem(file))
-    places = {end: [Path(f"{start}{end}"), Path(f"{start}{end}s")] for end in ENDS}
-    paired = {end: next(filter(Path.is_file, own), None) for end, own in places.items()}
-    return {end: path for end, path in paired.items() if path}
+    pairs = ((end, Path(f"{start}{end}{s}")) for end in ENDS for s in ("s", ""))
+    return {end: path for end, path in pairs if path.is_file()}  # .bval, then .bvals
 
 
 def _to_world(affine):

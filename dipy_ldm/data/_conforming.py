@@ -9,15 +9,9 @@ from typing import Self, cast
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._bvals_bvecs import Gradients
 from dipy_ldm.data._grid import Grid, conform
-from dipy_ldm.data._nifti import (
-    VolumeInfo,
-    check_whole,
-    read_each,
-    read_mask,
-    refuse_values,
-)
 from dipy_ldm.data._pairing import Task
 from dipy_ldm.data._preprocessing import (
     Origin,
@@ -62,7 +56,7 @@ def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
     of it is kept. Volumes are read one by one.
     """
     info, mask = tasks[0].info, tasks[0].mask
-    check_whole(info.file)
+    nifti.check_whole(info.file)
     b0 = _mean_b0(info, tasks[0].gradients)
     source, origin = conform_voxels(info.file, b0, info.affine, grid, from_zero=True)
     masks = [] if mask is None else [_conform_mask(mask, info.affine, grid)]
@@ -71,25 +65,25 @@ def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
 
     def conform_one(number, data):
         name = f"volume {number} of {info.file}"
-        image = scale_intensities(refuse_values(name, data), intensities)
+        image = scale_intensities(nifti.refuse_values(name, data), intensities)
         image = conform(image, info.affine, grid)
         if image.min() == image.max():
             raise InputError(f"{name} is empty; leave it out, also of the tables.")
         return image, *masks, source
 
     numbers = [task.volume for task in tasks]
-    for number, data in zip(numbers, read_each(info, numbers)):
+    for number, data in zip(numbers, nifti.read_each(info, numbers)):
         yield partial(conform_one, number, data)
 
 
 def _mean_b0(info, gradients):
     """Return the mean of the volumes of b = 0 of a series, ``(x, y, z, 1)``."""
-    b0 = sum(read_each(info, gradients.b0s.tolist())) / len(gradients.b0s)
-    return refuse_values(f"b = 0 of {info.file}", np.asarray(b0, "float32"))
+    b0 = sum(nifti.read_each(info, gradients.b0s.tolist())) / len(gradients.b0s)
+    return nifti.refuse_values(f"b = 0 of {info.file}", np.asarray(b0, "float32"))
 
 
 def _conform_mask(file, affine, grid):
-    mask = conform(read_mask(file), affine, grid)[..., 0] >= 0.5
+    mask = conform(nifti.read_mask(file), affine, grid)[..., 0] >= 0.5
     if not mask.any():
         raise InputError(
             f"the mask {file} has nothing on the grid; give a larger `shape`."
@@ -101,7 +95,7 @@ def _conform_mask(file, affine, grid):
 class MeasuredSeries(Unnamed):
     """A series as columns: mean b = 0 and weighted volumes, in the scale of that."""
 
-    info: VolumeInfo
+    info: nifti.VolumeInfo
     gradients: Gradients
 
     @classmethod
@@ -135,9 +129,9 @@ class MeasuredSeries(Unnamed):
 
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read all volumes, ``(x, y, z, volumes)``, and their affine."""
-        check_whole(file)
-        volumes = read_each(self.info, range(len(self.gradients.bvals)))
-        checked = [refuse_values(file, data) for data in volumes]
+        nifti.check_whole(file)
+        volumes = nifti.read_each(self.info, range(len(self.gradients.bvals)))
+        checked = [nifti.refuse_values(file, data) for data in volumes]
         return np.concatenate(checked, -1), self.info.affine
 
     def conform(

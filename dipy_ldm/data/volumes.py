@@ -400,7 +400,7 @@ def _key(plan):
     if plan.source_channels:
         settings["named sources"] = to_saved(plan.source_channels)
     if plan.tasks[0].gradients:
-        settings["dwi"] = True
+        settings["dwi"] = 2  # once, a bad volume took those after it along
     return cache.make_key(plan.files, settings)
 
 

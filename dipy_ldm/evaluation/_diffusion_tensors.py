@@ -75,8 +75,8 @@ def compare_series(
     rows_of, columns = _rows_of_series(real), dict(real.gradients or {})
     files = list(rows_of)
     if generated:
-        rows_generated = _rows_of_series(generated)
-        partner_of = pair_sources(files, list(rows_generated), "generated file")
+        others = _rows_of_series(generated)
+        partner_of = pair_sources(files, list(others), "generated file")
     else:
         columns |= _conditions_of(model, real)
     compared: list[dict[str, dict]] = []
@@ -85,8 +85,7 @@ def compare_series(
         b0, images, gradients = _take(real, rows_of[file], columns)
         mask = foreground(b0)
         if generated:
-            rows = rows_generated[partner_of[file]]
-            own = _take(generated, rows, generated.gradients)
+            own = _take(generated, others[partner_of[file]], generated.gradients)
         else:
             options = {"conditions": gradients, "source": b0[None], "seed": seed}
             options |= {"first": number, "same_noise": True} | dict(sampling)

@@ -158,6 +158,5 @@ class Series(NamedTuple):
     def fill(self, images: np.ndarray) -> np.ndarray:
         """Put ``(weighted, *space, 1)`` between the b = 0, in the unit of these."""
         series = np.repeat(self.volume, len(self.gradients.bvals), -1)
-        weighted = self.scale * np.moveaxis(images[..., 0], 0, -1)
-        series[..., self.gradients.weighted] = weighted
+        series[..., self.gradients.weighted] = self.scale * np.stack(images[..., 0], -1)
         return series
