@@ -111,8 +111,7 @@ def compare_series(
 def _mean(values, whose, seed):
     """Return the mean of what is finite, of one subject without an interval."""
     finite = [value for value in values if np.isfinite(value)]
-    plain = float(np.mean(finite)) if finite else None
-    return mean_of(values, whose, seed) or plain
+    return mean_of(values, whose, seed) or (float(np.mean(finite)) if finite else None)
 
 
 def _fit(mask, b0, images, gradients):

@@ -158,5 +158,5 @@ class Series(NamedTuple):
     def fill(self, images: np.ndarray) -> np.ndarray:
         """Put ``(weighted, *space, 1)`` between the b = 0, in the unit of these."""
         series = np.repeat(self.volume, len(self.gradients.bvals), -1)
-        series[..., self.gradients.weighted] = self.scale * np.stack(images[..., 0], -1)
+        series[..., self.gradients.weighted] = np.concatenate(self.scale * images, -1)
         return series
