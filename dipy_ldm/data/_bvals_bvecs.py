@@ -60,7 +60,7 @@ class Gradients(NamedTuple):
         except ValueError as error:
             raise InputError(
                 f"{bvec} has directions that are not of length 1 where b is above "
-                f"{B0_LIMIT}; give unit vectors."
+                f"{B0_LIMIT}; give unit vectors, or leave out volumes of none (traces)."
             ) from error
         return cls(bvals, np.nan_to_num(bvecs), (Path(bval), Path(bvec)))
 
@@ -150,9 +150,8 @@ def refuse_series(conditions: Mapping[str, Condition], cure: str = _CURE) -> Non
 def find_tables(file: str | Path) -> dict[str, Path]:
     """Return the files of b-values and directions beside a file, by extension."""
     start = Path(file).with_name(stem(file))
-    paths = {end: [Path(f"{start}{end}"), Path(f"{start}{end}s")] for end in EXTENSIONS}
-    paired = {end: next(filter(Path.is_file, own), None) for end, own in paths.items()}
-    return {end: path for end, path in paired.items() if path}
+    pairs = ((end, Path(f"{start}{end}{s}")) for end in EXTENSIONS for s in ("s", ""))
+    return {end: path for end, path in pairs if path.is_file()}  # .bval, then .bvals
 
 
 def _to_world(affine):

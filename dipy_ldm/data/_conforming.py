@@ -9,16 +9,15 @@ from typing import Self, cast
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._bvals_bvecs import Gradients
 from dipy_ldm.data._grid import Grid, conform
-from dipy_ldm.data._nifti import VolumeInfo, check_integrity, read_each, read_mask
 from dipy_ldm.data._pairing import Task
 from dipy_ldm.data._preprocessing import (
     Origin,
     conform_file,
     conform_source,
     conform_voxels,
-    refuse_empty,
     scale_intensities,
 )
 from dipy_ldm.data.channels import Channel, Unnamed
@@ -57,31 +56,34 @@ def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
     are read one by one.
     """
     info, mask = tasks[0].info, tasks[0].mask
-    check_integrity(info.file)
+    nifti.check_integrity(info.file)
     b0 = _mean_b0(info, tasks[0].gradients)
     source, origin = conform_voxels(info.file, b0, info.affine, grid, from_zero=True)
     masks = [] if mask is None else [_conform_mask(mask, info.affine, grid)]
     intensities = origin.intensities
     del b0, origin
 
-    def conform_one(data):
-        image = scale_intensities(data, intensities)
+    def conform_one(number, data):
+        name = f"volume {number} of {info.file}"
+        image = scale_intensities(nifti.refuse_values(name, data), intensities)
         image = conform(image, info.affine, grid)
-        refuse_empty(info.file, image, grid)
+        if image.min() == image.max():
+            raise InputError(f"{name} is empty; leave it out, also of the tables.")
         return image, *masks, source
 
-    for data in read_each(info, [task.volume for task in tasks]):
-        yield partial(conform_one, data)
+    numbers = [task.volume for task in tasks]
+    for number, data in zip(numbers, nifti.read_each(info, numbers)):
+        yield partial(conform_one, number, data)
 
 
 def _mean_b0(info, gradients):
     """Return the mean b = 0 of a series, ``(x, y, z, 1)``."""
-    total = sum(read_each(info, gradients.b0s.tolist()))
-    return np.asarray(total / len(gradients.b0s), "float32")
+    b0 = sum(nifti.read_each(info, gradients.b0s.tolist())) / len(gradients.b0s)
+    return nifti.refuse_values(f"b = 0 of {info.file}", np.asarray(b0, "float32"))
 
 
 def _conform_mask(file, affine, grid):
-    mask = conform(read_mask(file), affine, grid)[..., 0] >= 0.5
+    mask = conform(nifti.read_mask(file), affine, grid)[..., 0] >= 0.5
     if not mask.any():
         raise InputError(
             f"the mask {file} has nothing on the grid; give a larger `shape`."
@@ -93,7 +95,7 @@ def _conform_mask(file, affine, grid):
 class MeasuredSeries(Unnamed):
     """A series as columns: mean b = 0, and weighted volumes scaled by it."""
 
-    info: VolumeInfo
+    info: nifti.VolumeInfo
     gradients: Gradients
 
     @classmethod
@@ -127,9 +129,10 @@ class MeasuredSeries(Unnamed):
 
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read all volumes, ``(x, y, z, volumes)``, and their affine."""
-        check_integrity(file)
-        volumes = list(read_each(self.info, range(len(self.gradients.bvals))))
-        return np.concatenate(volumes, -1), self.info.affine
+        nifti.check_integrity(file)
+        volumes = nifti.read_each(self.info, range(len(self.gradients.bvals)))
+        checked = [nifti.refuse_values(file, data) for data in volumes]
+        return np.concatenate(checked, -1), self.info.affine
 
     def conform(
         self, file: Path, data: np.ndarray, affine: np.ndarray, grid: Grid

@@ -20,7 +20,7 @@ import numpy as np
 from dipy_ldm._conditions import check_values
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.progress import tqdm, warning_once
-from dipy_ldm._utils.values import Table, as_table
+from dipy_ldm._utils.values import Table, as_report, as_table, grouped
 from dipy_ldm.data import _pairing as plans
 import dipy_ldm.data._cache as cache
 from dipy_ldm.data._conforming import conform_series, conform_task
@@ -86,8 +86,8 @@ class Volumes(_Fields):
     channels: tuple[Channel, ...] = ()
     #: Records of named channels of sources.
     source_channels: tuple[Channel, ...] = ()
-    #: Of volumes of diffusion series, ``bval`` in s/mm^2 and ``direction`` in the axes
-    #: of the grid, for the ``conditions`` of :meth:`dipy_ldm.LatentDiffusion.fit`.
+    #: Of volumes of diffusion series, ``bval`` in s/mm^2 and ``direction`` along the
+    #: axes of the world, for ``conditions`` of :meth:`dipy_ldm.LatentDiffusion.fit`.
     gradients: Table | None = None
 
     @property
@@ -393,7 +393,7 @@ def _cache_key(plan):
     if plan.source_channels:
         settings["named sources"] = to_saved(plan.source_channels)
     if plan.tasks[0].gradients:
-        settings["dwi"] = True
+        settings["dwi"] = 2  # once, a bad volume took those after it along
     return cache.make_key(plan.files, settings)
 
 
@@ -462,7 +462,7 @@ def _fill(folder, plan, verbose):
     Bad ones are noted and left out, even without ``skip_bad``: a second run with it
     then finds the work done.
     """
-    kept, complaints, unreadable = [], {}, []
+    kept, bad, unreadable = [], [], []
     with cache.filling(folder) as partial:
         with warning_once("dipy_ldm"), ExitStack() as stack:
             appends = [
@@ -477,7 +477,7 @@ def _fill(folder, plan, verbose):
                 try:
                     arrays = future.result()
                 except InputError as error:
-                    complaints[str(plan.tasks[i].info.file)] = str(error)
+                    bad.append((str(plan.tasks[i].info.file), str(error)))
                     if getattr(error.__cause__, "errno", None):
                         # A system error may be temporary, and the file good.
                         unreadable.append(i)
@@ -485,6 +485,8 @@ def _fill(folder, plan, verbose):
                 kept.append(i)
                 for append, array in zip(appends, arrays, strict=True):
                     append(array)
+        # Several volumes of a series may be bad.
+        complaints = {file: as_report(own) for file, own in grouped(bad).items()}
         if not kept:
             refuse_files(complaints, 0, skip_bad=False)
         notes = {"kept": kept, "complaints": complaints, "unreadable": unreadable}

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dipy_ldm._conditions import BVAL, without_unknown
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import counted, take_rows
+from dipy_ldm._utils.values import counted, grouped, take_rows
 from dipy_ldm.data._bvals_bvecs import B0_LIMIT, DIRECTION
 from dipy_ldm.data._pairing import pair_sources
 from dipy_ldm.data._table_rows import find_subjects
@@ -72,19 +72,20 @@ def compare_series(
     None is for generating them now, along the measured directions, with the further
     conditions that tables list for the real files.
     """
-    files, columns = list(dict.fromkeys(real.files)), dict(real.gradients or {})
+    rows_of, columns = _rows_of_series(real), dict(real.gradients or {})
+    files = list(rows_of)
     if generated:
-        generated_files = list(dict.fromkeys(generated.files))
-        partner_of = pair_sources(files, generated_files, "generated file")
+        others = _rows_of_series(generated)
+        partner_of = pair_sources(files, list(others), "generated file")
     else:
         columns |= _conditions_of(model, real)
     compared: list[dict[str, dict]] = []
     shown: list[np.ndarray] = []
     for number, file in enumerate(files):
-        b0, images, gradients = _series_of(real, file, columns)
+        b0, images, gradients = _take(real, rows_of[file], columns)
         mask = foreground(b0)
         if generated:
-            own = _series_of(generated, partner_of[file], generated.gradients)
+            own = _take(generated, others[partner_of[file]], generated.gradients)
         else:
             options = {"conditions": gradients, "source": b0[None], "seed": seed}
             options |= {"first": number, "same_noise": True} | dict(sampling)
@@ -110,8 +111,7 @@ def compare_series(
 def _mean(values, whose, seed):
     """Return the mean of what is finite, of one subject without an interval."""
     finite = [value for value in values if np.isfinite(value)]
-    plain = float(np.mean(finite)) if finite else None
-    return mean_of(values, whose, seed) or plain
+    return mean_of(values, whose, seed) or (float(np.mean(finite)) if finite else None)
 
 
 def _fit(mask, b0, images, gradients):
@@ -132,16 +132,21 @@ def _conditions_of(model, real):
     return without_unknown(model.conditions_, values)
 
 
-def _series_of(volumes, file, columns):
+def _rows_of_series(volumes):
+    """Return the rows of each series, by its file; refuse too few for a tensor."""
+    rows_of = grouped((file, row) for row, file in enumerate(volumes.files))
+    for file, rows in rows_of.items():
+        if len(rows) < _MIN_DIRECTIONS:
+            raise InputError(
+                f"{file} has {len(rows)} diffusion-weighted volumes, and a tensor "
+                f"needs {_MIN_DIRECTIONS}; leave the file out."
+            )
+    return rows_of
+
+
+def _take(volumes, rows, columns):
     """Return b = 0, images and rows of columns, such as gradients, of a series."""
-    places = [i for i, other in enumerate(volumes.files) if other == file]
-    if len(places) < _MIN_DIRECTIONS:
-        raise InputError(
-            f"{file} has {len(places)} diffusion-weighted volumes, and a tensor needs "
-            f"{_MIN_DIRECTIONS}; leave the file out."
-        )
-    rows = take_rows(columns, places)
-    return volumes.sources[places[0]], volumes.images[places], rows
+    return volumes.sources[rows[0]], volumes.images[rows], take_rows(columns, rows)
 
 
 def _pieces(figures, counts, shown, affine):

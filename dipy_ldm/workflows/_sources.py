@@ -21,7 +21,6 @@ from dipy_ldm.data._scans import (
 )
 from dipy_ldm.data._sources import Source, refuse_mismatch
 from dipy_ldm.data.channels import Channel, Unnamed, from_saved as channels_from
-from dipy_ldm.workflows._outputs import write_tables
 
 
 class SourceInputs(NamedTuple):
@@ -109,7 +108,8 @@ def read_table(
 
 def refuse_others_of_directions(document: dict) -> None:
     """Refuse a model of directions that has not learnt series with their b = 0."""
-    if document["source"] is None or document.get("channels"):
+    is_whole = document["source"] is not None and BVAL in document["conditions"]
+    if not is_whole or document.get("channels"):
         raise InputError(
             "this model has directions, but is none of series and their b = 0; use it "
             "from Python, or train one with `dwi`."
@@ -158,11 +158,5 @@ class Series(NamedTuple):
     def fill(self, images: np.ndarray) -> np.ndarray:
         """Put ``(weighted, *space, 1)`` between the b = 0, in the unit of these."""
         series = np.repeat(self.volume, len(self.gradients.bvals), -1)
-        series[..., self.gradients.weighted] = self.scale * np.moveaxis(
-            images[..., 0], 0, -1
-        )
+        series[..., self.gradients.weighted] = np.concatenate(self.scale * images, -1)
         return series
-
-    def write_tables(self, path: Path) -> None:
-        """Write the tables of the series beside its file."""
-        write_tables(path, self.gradients.texts())

@@ -4,7 +4,6 @@ import time
 
 from dipy_ldm import _serialization
 from dipy_ldm._utils.subjects import refuse_same_subjects
-from dipy_ldm.data.volumes import refuse_beside_series
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._evaluation_images import (
@@ -133,9 +132,7 @@ class AuditLDMFlow(LDMFlow):
 def _read(document, options, generated_files=None, source_files=None):
     """Read training and held-out images, and generated ones if there are any."""
     of_series = is_of_series(document)
-    if of_series:
-        refuse_beside_series(options.channels, source_files)
-    else:
+    if not of_series:
         SourceInputs.of(document, source_files)  # refuses what the model does not need
     named = [] if of_series else source_files
     refuse_unnamed(named, options.train_files, options.held_out)

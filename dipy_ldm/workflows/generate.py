@@ -34,6 +34,7 @@ from dipy_ldm.workflows._outputs import (
     output_paths,
     refuse_overwriting,
     write_channel,
+    write_tables,
 )
 from dipy_ldm.workflows._samples import Samples
 from dipy_ldm.workflows._sources import Series, SourceInputs, read_table
@@ -343,7 +344,7 @@ def _generate_series(job, read):
         own = {"Sample": number, "Noise": noise[file]}
         own["Sources"] = job.sources.paths(file)
         facts = job.facts | requested.facts(rows) | own
-        series.write_tables(files[0])
+        write_tables(files[0], series.gradients.texts())
         shown = np.array([series.source, *images[:3]])
         yield files, series.fill(images), series.affine, facts, shown
 

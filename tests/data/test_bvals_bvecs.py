@@ -122,7 +122,7 @@ BAD = {
     "no-bvec": ({"bvec": None}, "has no .bvec beside it"),
     "short": ({"bval": BVALS[:4], "bvec": DIRECTIONS[:4].T}, "5 volumes, and .* 4 dir"),
     "unequal": ({"bvec": DIRECTIONS[:4].T}, "has 5 b-values and .* 4 directions"),
-    "unit": ({"bvec": 2 * DIRECTIONS.T}, "not of length 1 where b is above 50"),
+    "unit": ({"bvec": 2 * DIRECTIONS.T}, "not of length 1 .* leave out .*traces"),
     "no-b0": ({"bval": BVALS + 700, "bvec": ALONG_X.T}, "no volume with b up to 50"),
     "all-b0": ({"bval": 0 * BVALS}, "no volume with b above 50"),
 }
@@ -184,3 +184,15 @@ def test_a_series_with_a_wrong_checksum_is_named(tmp_path):
     file.write_bytes(content[:-8] + bytes(4) + content[-4:])
     with pytest.raises(InputError, match="is cut off or damaged"):
         load_volumes([file], dwi=True, cache_dir=tmp_path / "cache")
+
+
+def test_bad_volumes_of_a_series_are_named_and_the_rest_is_kept(tmp_path):
+    file = save_series(tmp_path)
+    data = nib.load(file).get_fdata(dtype="float32")
+    data[..., 3], data[0, 0, 0, 1] = 0, np.nan
+    nib.save(nib.Nifti1Image(data, AFFINE), file)
+    how = {"dwi": True, "cache_dir": tmp_path / "cache"}
+    with pytest.raises(InputError, match=r"volume 1 of .*sub-1_dwi.* NaN") as refusal:
+        load_volumes([file], **how)
+    assert f"volume 3 of {file} is empty; leave it out" in str(refusal.value)
+    assert load_volumes([file], skip_bad=True, **how).gradients["bval"] == [2000]

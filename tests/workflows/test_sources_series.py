@@ -160,9 +160,10 @@ def test_tables_are_for_models_of_series(model_path, tmp_path):
     assert "trained without dwi; leave out --bvals and --bvecs" in answer(output)
 
 
-def test_series_are_for_models_of_sources():
+@pytest.mark.parametrize("source", [None, {"channels": 1}])
+def test_series_are_for_models_of_sources_and_b_values(source):
     conditions = to_saved({"direction": Condition("direction", {}, [])})
-    document = {"conditions": conditions, "source": None}
+    document = {"conditions": conditions, "source": source}
     with pytest.raises(InputError, match="none of series .* train one with `dwi`"):
         read_table(document, "a.bval", "a.bvec", {})
 
@@ -303,6 +304,16 @@ def test_series_to_compare_have_the_conditions_of_measured_ones(tmp_path, caplog
     assert "1 series of 1 subject; intervals need two." in pieces["tensors"]
 
 
+def test_series_without_a_tensor_are_refused_before_any_is_made(tmp_path):
+    for number, n in enumerate((6, 4)):
+        save_series(tmp_path, number, n)
+    files = sorted(tmp_path.glob("*_dwi.nii.gz"))
+    volumes = load_volumes(files, dwi=True, cache_dir=tmp_path / "cache")
+    model = SimpleNamespace(conditions_={"bval": None, "direction": None})
+    with pytest.raises(InputError, match=r"sub-1.* has 4 .*, and a tensor needs 6"):
+        compare_series(model, volumes)
+
+
 def test_generated_series_are_no_measured_ones(tmp_path):
     save_series(tmp_path, 0, 6)
     facts = {"Synthetic": True, "Sample": 0, "Sources": ["b0-0.nii"]}
@@ -369,6 +380,7 @@ def test_series_are_audited_by_subject(trained, tmp_path):
         "audit", trained / "ldm.safetensors", *named, cwd=tmp_path, status=2
     )
     assert "has no sub- in its name" in answer(output)
+    named = ("--train_files", "sub-11_dwi.nii.gz", "--held_out", "sub-10_dwi.nii.gz")
     named += ("--source_files", trained / "b0-0.nii")
     output = execute(
         "audit", trained / "ldm.safetensors", *named, cwd=tmp_path, status=2
