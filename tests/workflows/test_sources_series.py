@@ -287,7 +287,7 @@ def test_series_to_compare_have_the_conditions_of_measured_ones(tmp_path, caplog
     conditions = dict.fromkeys(("age", "bval", "direction"), number)
     model = SimpleNamespace(conditions_=conditions, vqvae_=vqvae, predict=predict)
     compare_series(model, volumes)
-    assert "age of the real series is drawn: no table" in caplog.text
+    assert "age of the real series is drawn: neither a participants.tsv" in caplog.text
     ages = "participant_id\tage\nsub-0\t30\nsub-1\t40\n"
     (tmp_path / "participants.tsv").write_text(ages)
     compare_series(model, volumes)
