@@ -1,4 +1,4 @@
-"""What ``dipy_train_ldm --check`` checks, in which order, and how it reports it."""
+"""Check a training before it starts (``dipy_train_ldm --check``), and report."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -> str:
     """Check a training, write the findings, and return what must be fixed."""
-    if options.init:  # is looked at before the volumes, which take longer
+    if options.init:  # before the volumes, which take longer
         _serialization.read_document(_serialization.find(options.init))
     if options.input_files == ["mnist"] or not holds_volumes(options.input_files):
         sections, cohort = _look_at_images(options)
@@ -53,10 +53,10 @@ def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -
 
 
 def _not_checked(options):
-    """List the options of a training that the check leaves out."""
+    """Report the options of a training that the check does not cover."""
     names = "source_files", "source_channels", "steps_detector"
-    why = dict.fromkeys(names, "The check leaves it out.")
-    why["dwi"] = "Directions and b = 0 are left out of the time and the memory."
+    why = dict.fromkeys(names, "The check does not cover it.")
+    why["dwi"] = "The estimates of time and memory ignore directions and b = 0."
     return [grey(f"--{n}", text) for n, text in why.items() if getattr(options, n)]
 
 
@@ -78,7 +78,7 @@ def _look_at_volumes(options):
     cohort = Cohort(volumes.images, affine=volumes.affine, subjects=subjects)
     cohort = shown = cohort._replace(channels=volumes.channels)
     if volumes.sources is not None:
-        # The b = 0 of each series, in place of its volumes.
+        # One image of each series: its b = 0.
         rows = [files.index(file) for file in dict.fromkeys(files)]
         shown = cohort.take_metadata(rows)._replace(images=volumes.sources[rows])
     names = _short(list(dict.fromkeys(files)))
@@ -89,7 +89,7 @@ def _look_at_volumes(options):
 
 
 def _short(files):
-    """Name files by their last names, or by their paths where these are equal."""
+    """Return the names of files, or their paths if names are equal."""
     names = [file.name for file in files]
     return names if len(set(names)) == len(names) else list(map(str, files))
 
@@ -107,7 +107,7 @@ def _look_at_images(options):
 
 
 def _of_tables(names, files, paths, steps):
-    """Check the conditions that tables list for volumes, as a training does."""
+    """Check the conditions that tables list for volumes."""
     try:
         covariates = read_covariates(names, files, rows_of_lists(paths), steps)
         learn(covariates.values, len(files), subjects=covariates.subjects)
@@ -127,7 +127,7 @@ def _of_covariates(covariates):
 
 
 def _try_out(cohort, options, strategy):
-    """Check what the training would be, and try it."""
+    """Check the options and the memory of a training, and run its trials."""
     settings = _presets.resolve(cohort, **sizes_of(options))
     share = options.validation, options.seed, settings.batch_size
     findings = [
@@ -141,7 +141,7 @@ def _try_out(cohort, options, strategy):
     try:
         recipe = training.make(settings, strategy, options)
         if options.source_files or options.source_channels or options.dwi:
-            # Of which trials have none.
+            # Trials have no source images, as that model does.
             recipe.of_model.pop("init", None)
         chosen = recipe.resolved(len(shape) - 2)
         check_patch(settings.patch, len(shape) - 2)
@@ -152,9 +152,9 @@ def _try_out(cohort, options, strategy):
             return _untried(findings, "the memory would not suffice")
         recipe.check(train, shape)
     except InputError as error:
-        return _untried([*findings, refused("options", error)], "it can't begin so")
+        return _untried([*findings, refused("options", error)], "invalid options")
     if not options.seconds:
-        return _untried(findings, "no time was given for it")
+        return _untried(findings, "--seconds is 0")
     trials = _try_training(recipe, chosen, train, len(cohort.images), options.seconds)
     return {"Training": findings, "Trials": trials}
 
@@ -165,7 +165,7 @@ def _untried(findings, why):
 
 
 def _try_training(recipe, chosen, train, n_all, seconds):
-    """Take some steps of a training, and overfit few of its images."""
+    """Time some training steps, and overfit a few images."""
     batch = train._replace(images=train.images[: chosen["diffusion"].batch_size])
     few = train._replace(images=train.images[: dry_run.N_OVERFIT_IMAGES])
     paces = dry_run.time_training_steps(recipe, batch, seconds / 2)
@@ -177,7 +177,7 @@ def _try_training(recipe, chosen, train, n_all, seconds):
 
 
 def _write(outputs, options, sections):
-    """Write both files, and return in a sentence what must be fixed."""
+    """Write both files, and return a sentence on what must be fixed, if anything."""
     every = [finding for findings in sections.values() for finding in findings]
     document = {
         "GeneratedBy": {"Name": "dipy_ldm", "Version": __version__},

@@ -1,4 +1,4 @@
-"""What the commands write that judge a model: figures and pages."""
+"""Write metrics and pages of evaluations and audits."""
 
 from collections.abc import Sequence
 import logging
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def about(facts: dict) -> dict[str, Any]:
-    """Describe on a page what was evaluated, and how, with facts' names as words."""
+    """Return the facts that a page shows, with their names split into words."""
     return {
         re.sub("(?<!^)(?=[A-Z])", " ", name).capitalize(): _short(value)
         for name, value in facts.items()
@@ -115,7 +115,7 @@ def audit_on(
     options: SimpleNamespace,
     sampling: dict,
 ) -> Audit:
-    """Audit a model on a device, beside a reference if there is one."""
+    """Audit a model on a device, with a reference model if there is one."""
     train, held_out, generated = images
     reference = None
     if reference_images:
@@ -145,7 +145,7 @@ def audit_on(
                 **sampling,
             )
         except InputError:
-            refuse_training_images(model.vqvae_, *sets, names)  # by their names
+            refuse_training_images(model.vqvae_, *sets, names)  # and name them
             raise
     notes = [note for group in images if group for note in group.notes]
     result.notes = [*dict.fromkeys(notes), *result.notes]
@@ -165,7 +165,7 @@ def write_audit(outputs: Sequence[Path], result: Audit, facts: dict) -> None:
         "copies": result.findings,
         "membership": members,
         "classes": result.classes,
-        # Where in its set a training image is would tell it to who has them.
+        # Its index would identify a training image to anyone who has the set.
         "pairs": [
             {name: value for name, value in pair._asdict().items() if name != "train"}
             for pair in result.pairs
@@ -181,7 +181,7 @@ def pairs_page(
     images: tuple[EvaluationImages, EvaluationImages, EvaluationImages | None],
     facts: dict,
 ) -> str:
-    """Write the page of the most suspicious pairs, which shows training images."""
+    """Return the page of the most suspicious pairs, which shows training images."""
     train, _, generated = images
     names = {pair.train: train.names[pair.train] for pair in result.pairs}
     vqvae = model.vqvae_
@@ -196,7 +196,7 @@ def pairs_page(
 
 
 def make_copy_filter(result: Audit, model_fingerprint: str) -> CopyFilter:
-    """Keep what knows training images again."""
+    """Return the filter that recognises copies of the audited training images."""
     invariant = ReferenceSet.of(*result.searches["invariant"].rows)
     voxels = ReferenceSet.of(*map(project_randomly, result.searches["voxels"].rows))
     return CopyFilter(result.projection, invariant, voxels, model_fingerprint)
@@ -205,7 +205,7 @@ def make_copy_filter(result: Audit, model_fingerprint: str) -> CopyFilter:
 def read_measurements(
     document: dict, table: str | Path | None, seed: int = 0
 ) -> dict[str, tuple]:
-    """Read requested and measured values of generated volumes, and how they agree."""
+    """Read requested and measured values of generated volumes, and compare them."""
     if table is None:
         return {}
     numeric = [n for n, c in document["conditions"].items() if c["kind"] != "class"]
@@ -216,7 +216,7 @@ def read_measurements(
         raise InputError(
             f"{table} has no column of a numeric condition of the model "
             f"({listed(numeric) or 'it has none'}); give a list of generated volumes "
-            "with one column for each that was measured."
+            "with a column for each measured condition."
         )
     if classes := [n for n in document["conditions"] if n in columns - set(numeric)]:
         logger.warning("measurements of classes are not compared: %s.", listed(classes))
@@ -226,8 +226,8 @@ def read_measurements(
         requested = [_number(own.get(name)) for own in facts]
         if not any(map(math.isfinite, requested)):
             raise InputError(
-                f"the files beside the volumes of {table} do not have the requested "
-                f"{name}; generate them with `conditions` or a `table`."
+                f"the JSON files beside the volumes of {table} have no requested "
+                f"{name}; generate the volumes with `conditions` or a `table`."
             )
         measured = [_number(cells.get(name)) for cells in rows.values()]
         agreement = measure_agreement(requested, measured, seed)

@@ -22,11 +22,11 @@ from dipy_ldm.workflows._config import ConfigParser
 from dipy_ldm.workflows._options import as_command_line
 from dipy_ldm.workflows._outputs import name_written
 
-# 1 is the answer of a check that found something red, and of an audit, copies.
+# Exit status 1: a check found something red, or an audit found copies.
 _BAD_NEWS, _ERROR = 1, 2
 _REQUIRED = inspect.Parameter.empty
 _RESUME = "Add --resume to go on."
-# How oneDNN, JAX and PyTorch say that memory is used up.
+# Messages of oneDNN, JAX and PyTorch when memory is exhausted.
 _NO_MEMORY = (
     "could not create a primitive",
     "RESOURCE_EXHAUSTED",
@@ -77,8 +77,8 @@ def _run(flow):
     """Run a workflow; explain errors that users can fix."""
     for talkative in ("matplotlib", "PIL", "h5py", "absl", "tensorflow", "jax"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
-    # DIPY's own answers every name with INFO; when this may go, tests/test_upstream.py
-    # tells.
+    # DIPY's own returns INFO for every name; tests/test_upstream.py fails once it is
+    # mended.
     flow_runner.get_level = _level
     base.add_default_args_to_docstring = _add_defaults
     flow_runner.IntrospectiveArgumentParser = ConfigParser
@@ -111,7 +111,7 @@ def _level(name):
 
 
 def _add_defaults(description, run):
-    """Add defaults to the help as DIPY does, but for those that say nothing."""
+    """Add defaults to the help as DIPY does, except None, False and empty ones."""
     parameters = inspect.signature(run).parameters
     for name, _, text in description["Parameters"]:
         default = parameters[name].default
@@ -122,7 +122,7 @@ def _add_defaults(description, run):
 
 
 class _Stopped(KeyboardInterrupt):
-    """The end that a signal asks for where there is no better moment to wait for."""
+    """Raised on a signal that nothing else handles, such as a training's checkpoint."""
 
 
 def _stop(number):
@@ -139,7 +139,7 @@ def _leave_interrupted(sentence, error):
 
 
 def _lacks_memory(error):
-    """Return whether an error is that memory is used up, whoever needed it."""
+    """Return whether an error means that memory is exhausted, on any back-end."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError")
@@ -154,16 +154,15 @@ def _give_less(options):
 
 
 def _leave(sentence, status, at_once=False):
-    # Of several workers, each keeps the whole story in a file of its own.
+    # The log file of each worker has the traceback.
     logging.getLogger("dipy_ldm").debug(sentence, exc_info=True)
     if error := sys.exception():
-        # A bar that its frames hold would be drawn once more, below the last word.
+        # A progress bar that its frames hold would be redrawn below the message.
         traceback.clear_frames(error.__traceback__)
-    with suppress(OSError):  # where the terminal is gone
+    with suppress(OSError):  # the terminal may be closed
         sys.stderr.write(f"\n{os.path.basename(sys.argv[0])}: {sentence}\n")
     if at_once:
-        # What TensorFlow still has open to a machine that is gone would have the last
-        # word, or none.
+        # TensorFlow's connections to a lost machine could crash or hang a normal exit.
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -137,7 +137,9 @@ def test_words_of_a_command():
         with pytest.raises(InputError, match="must be name=value, each name once"):
             parse_conditions(words, document)
     for words in (["age=70,", "sex=F"], ["age=70,site=Leeds"]):
-        with pytest.raises(InputError, match=f"'{words[0]}' has no value at a comma"):
+        with pytest.raises(
+            InputError, match=f"'{words[0]}' has no value after a comma"
+        ):
             parse_conditions(words, document)
 
 
