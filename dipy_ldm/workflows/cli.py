@@ -99,7 +99,7 @@ def _run(flow):
             # As Python would, but for the status.
             sys.excepthook(type(error), error, error.__traceback__)
             sys.exit(_ERROR)
-        _leave(_give_less(options), _ERROR)
+        _leave(_out_of_memory(options), _ERROR)
     except KeyboardInterrupt as error:
         say = getattr(flow, "when_interrupted", lambda: "interrupted.")
         _leave_interrupted(say(), error)
@@ -147,10 +147,11 @@ def _lacks_memory(error):
     )
 
 
-def _give_less(options):
-    """Name the options of a command that reduce its memory."""
+def _out_of_memory(options):
+    """Return the message, with the options of a command that reduce its memory."""
     names = [f"--{name}" for name in ("batch_size", "patch", "tile") if name in options]
-    return f"the memory is used up; free some, or give a smaller {' or '.join(names)}."
+    cure = f", or give a smaller {' or '.join(names)}" if names else ""
+    return f"out of memory; free some{cure}."
 
 
 def _leave(sentence, status, at_once=False):
