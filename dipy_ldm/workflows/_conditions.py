@@ -103,7 +103,7 @@ class RequestedConditions(NamedTuple):
         return slice(numbers.start - first, numbers.stop - first)
 
     def _take(self, columns, numbers):
-        return {name: own[self._places(numbers)] for name, own in columns.items()}
+        return {name: values[self._places(numbers)] for name, values in columns.items()}
 
     def facts(self, numbers: range) -> dict[str, Any]:
         """Return the conditions of some samples as entries of their sidecar."""
@@ -235,8 +235,8 @@ def as_levels(conditions: Mapping[str, Condition], table: Any) -> Any:
     """Spell the classes of a table as the model does; return other values unchanged."""
     if not isinstance(table, dict):
         return table
-    own = {n: c for n, c in conditions.items() if n in table and c.kind == "class"}
-    return table | {name: _as_level(name, table[name], own[name]) for name in own}
+    classes = {n: c for n, c in conditions.items() if n in table and c.kind == "class"}
+    return table | {n: _as_level(n, table[n], classes[n]) for n in classes}
 
 
 def _as_level(name, value, condition):
@@ -258,7 +258,7 @@ def requested_conditions_of(
     columns = {}
     for name in names:
         pairs = [(by_file[file].get(name), number) for file, number in places]
-        values = [own[i] if isinstance(own, list) else own for own, i in pairs]
+        values = [v[i] if isinstance(v, list) else v for v, i in pairs]
         columns[name] = values_of(name, values)
     has_values = any(v is not None for values in columns.values() for v in values)
     return columns if has_values else None

@@ -168,7 +168,7 @@ def reading_options(options: SimpleNamespace) -> tuple[dict, dict]:
 
 def describe_evaluated(path: Path, seed: int, sampling: dict, **images: Any) -> dict:
     """Describe what was evaluated, without file names, which may identify people."""
-    facts = {name: len(own.images) for name, own in images.items() if own}
+    facts = {name: len(group.images) for name, group in images.items() if group}
     facts |= {name.capitalize(): value for name, value in sampling.items()}
     return provenance(path, Seed=seed, **facts)
 
@@ -195,7 +195,7 @@ def _images(document, paths, option, generated):
     _check_shape(document, images, f"`{option}`")
     check_range(images, document["intensity"], range(len(images)), f"`{option}` image")
     order = np.random.default_rng(0).permutation(len(images))
-    places = [(file, i) for file, own in groupby(files) for i, _ in enumerate(own)]
+    places = [(file, i) for file, group in groupby(files) for i, _ in enumerate(group)]
     places = [places[i] for i in order]
     names = [f"{file.name}, image {number}" for file, number in places]
     conditions, notes = _conditions(document, places, {}, generated)
@@ -292,8 +292,8 @@ def one_of_each_subject(images: EvaluationImages) -> EvaluationImages:
     The significance of copies is that of subjects: their other scans add nothing.
     """
     named = images.named or []
-    by_subject = _spread([own or i for i, own in enumerate(named)])
-    rows = sorted(own[0] for own in by_subject)
+    by_subject = _spread([subject or i for i, subject in enumerate(named)])
+    rows = sorted(group[0] for group in by_subject)
     if len(rows) == len(named):
         return images
     people = f"{len(rows)} subjects"
@@ -313,8 +313,8 @@ def _spread(keys):
     """Group rows by key, each group rotated by a different offset."""
     groups = grouped((key, row) for row, key in enumerate(keys)).values()
     # Files may list one shell after the other: equal offsets would select one shell.
-    starts = (i * len(own) // len(groups) for i, own in enumerate(groups))
-    return [own[start:] + own[:start] for start, own in zip(starts, groups)]
+    starts = (i * len(group) // len(groups) for i, group in enumerate(groups))
+    return [group[start:] + group[:start] for start, group in zip(starts, groups)]
 
 
 def _take(images, rows):

@@ -122,6 +122,6 @@ def choose_sampling(
     if guidance is None:
         guidance = model.default_guidance
     sampler = getattr(options, "sampler", SAMPLER)
-    own = {"sampler": sampler, "steps": options.steps, "seed": options.seed}
-    chosen = model.check_sampling(n, guidance=guidance, **own, **sizes)
+    sampling = {"sampler": sampler, "steps": options.steps, "seed": options.seed}
+    chosen = model.check_sampling(n, guidance=guidance, **sampling, **sizes)
     return {"sampler": sampler, "steps": chosen.steps, "guidance": guidance}

@@ -97,8 +97,8 @@ def share_descriptions(run: Callable) -> Callable:
 
     DIPY builds the command line from this docstring, in the order of the signature.
     """
-    summary, _, own = inspect.cleandoc(run.__doc__ or "").partition(_TITLE)
-    entries = _entries(_SHARED) | _entries(own)
+    summary, _, parameters = inspect.cleandoc(run.__doc__ or "").partition(_TITLE)
+    entries = _entries(_SHARED) | _entries(parameters)
     names = [name for name in inspect.signature(run).parameters if name != "self"]
     run.__doc__ = summary + _TITLE + "\n".join(entries[name] for name in names)
     return run

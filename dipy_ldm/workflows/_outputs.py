@@ -246,7 +246,7 @@ def name_outputs(
 ) -> dict[Path, Path]:
     """Name an output after each volume, and its folder if names are equal."""
     stems = _stems(files)
-    names = [own.with_name(named(own.name, end.name)) for own in stems]
+    names = [stem.with_name(named(stem.name, end.name)) for stem in stems]
     outputs = {file: end.parent / name for file, name in zip(files, names)}
     refuse_equal(outputs.values(), verb)
     return outputs
@@ -270,8 +270,8 @@ def number_noise(files: list[Path]) -> dict[Path, int]:
     """
     return {
         # File names need not be valid UTF-8.
-        file: int.from_bytes(hashlib.sha256(os.fsencode(own.as_posix())).digest()[:6])
-        for file, own in zip(files, _stems(files), strict=True)
+        file: int.from_bytes(hashlib.sha256(os.fsencode(stem.as_posix())).digest()[:6])
+        for file, stem in zip(files, _stems(files), strict=True)
     }
 
 

@@ -151,15 +151,15 @@ class Job(NamedTuple):
             inputs = [*chain(*([p.file, *p.channel.tables] for p in parts))]
             inputs += [] if masks is None else [masks[file]]
             inputs += self.sources.parts[self.source_of[file]] if self.sources else []
-            own = {"Noise": self.noise[file], "Sources": list(map(str, inputs))}
+            entries = {"Noise": self.noise[file], "Sources": list(map(str, inputs))}
             if tables := parts[0].channel.conditions:
-                own["Conditions"] = facts["Conditions"] | tables
+                entries["Conditions"] = facts["Conditions"] | tables
             if self.options.bids:  # which requires it
                 stripped = read_facts(file).get("SkullStripped")
                 stripped = self.options.skull_stripped or stripped
-                own["SkullStripped"] = bool(stripped)
+                entries["SkullStripped"] = bool(stripped)
                 unsure += stripped is None
-            tasks.append(Task(parts, facts | own))
+            tasks.append(Task(parts, facts | entries))
         if unsure:
             text = "%d volumes are assumed to have a skull, as no JSON file states it; "
             text += "if they have none, add --skull_stripped."
@@ -206,23 +206,23 @@ def prepare(
     written = _name_all(options, sets, end, verb, outputs_of)
     # Results of an earlier run may lie among the volumes.
     results = {os.path.abspath(path) for path in chain(*written.values())}
-    sets = [own for own in sets if os.path.abspath(own[0]) not in results]
-    files = [own[0] for own in sets]
+    sets = [group for group in sets if os.path.abspath(group[0]) not in results]
+    files = [group[0] for group in sets]
     sources = None if of_series else SourceInputs.of(document, options.source_files)
     source_of = pair_sources(files, sources.files) if sources else {}
     end = end.parent / "code" / end.name if options.bids else end
     parts = {
-        own[0]: [
+        group[0]: [
             Part(channel, file, written[file] if channel in chosen else [])
-            for channel, file in zip(channels, own, strict=True)
+            for channel, file in zip(channels, group, strict=True)
         ]
-        for own in sets
+        for group in sets
     }
     cluster = launch.find_workers(options.strategy)
-    own = launch.part_of(cluster, sets)
-    if not own:
+    share = launch.part_of(cluster, sets)
+    if not share:
         return None
-    infos, bad, parts = _check_files(parts, own, channels, names is True, of_series)
+    infos, bad, parts = _check_files(parts, share, channels, names is True, of_series)
     if not options.resume:
         outputs.refuse_overwriting(flow, _all_files(parts, end), _CURE)
     requested = RequestedConditions.of(document, conditions, range(1))
@@ -273,8 +273,8 @@ def _check_files(parts, sets, channels, along_axis, of_series):
     warn_of_space(infos)
     parts_of = {}
     for info, series in zip(infos, map(MeasuredSeries.of, tasks)):
-        own = parts[info.file]
-        parts_of[info.file] = [part._replace(channel=series) for part in own]
+        of_file = parts[info.file]
+        parts_of[info.file] = [part._replace(channel=series) for part in of_file]
     return infos, bad, parts_of
 
 
@@ -287,8 +287,8 @@ def _grid_and_channels(document, model_file, verb):
             f"LatentDiffusion.{verb}, or give a model of volumes."
         )
     channels = channels_from(document.get("channels")) or (Unnamed(n=shape[-1]),)
-    own = shape, document["affine"], document["intensity"]
-    return grid_for_files(*own), channels
+    of_grid = shape, document["affine"], document["intensity"]
+    return grid_for_files(*of_grid), channels
 
 
 def work(

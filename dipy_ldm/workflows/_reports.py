@@ -209,7 +209,7 @@ def read_measurements(
     if table is None:
         return {}
     numeric = [n for n, c in document["conditions"].items() if c["kind"] != "class"]
-    rows = {Path(file): own[0].cells for file, own in rows_of_lists([table]).items()}
+    rows = {Path(f): lines[0].cells for f, lines in rows_of_lists([table]).items()}
     columns: set[str] = set().union(*rows.values())
     names = [name for name in numeric if name in columns]
     if not names:
@@ -223,7 +223,7 @@ def read_measurements(
     facts = [read_facts(file).get("Conditions", {}) for file in rows]
     measurements = {}
     for name in names:
-        requested = [_number(own.get(name)) for own in facts]
+        requested = [_number(conditions.get(name)) for conditions in facts]
         if not any(map(math.isfinite, requested)):
             raise InputError(
                 f"the JSON files beside the volumes of {table} have no requested "

@@ -49,10 +49,10 @@ class Samples(NamedTuple):
         sources: SourceInputs | None = None,
     ) -> Self:
         """Name files after a stem or, for samples of source images, after these."""
-        own = _with_end(stem, f"-{numbers.start:04d}") if cluster else stem
-        picture = _with_end(own, ".png")
+        part = _with_end(stem, f"-{numbers.start:04d}") if cluster else stem
+        picture = _with_end(part, ".png")
         if len(document["shape"]) != 4:
-            return cls([[_with_end(own, ".npz")]], stem, document, picture)
+            return cls([[_with_end(part, ".npz")]], stem, document, picture)
         if sources is None:
             stems = [_with_end(stem, f"-{i:04d}") for i in numbers]
             return cls(_of_channels(stems, document), stem, document, picture)
@@ -92,7 +92,7 @@ class Samples(NamedTuple):
             for file in sources.own
             for end in ends
         ]
-        refuse_equal([own[0] for own in names], "generate from", "source images")
+        refuse_equal([files[0] for files in names], "generate from", "source images")
         return cls(names, log, document, dataset=root, of_sources=True)
 
     @property
@@ -100,7 +100,7 @@ class Samples(NamedTuple):
         """All files that will be written, except logs."""
         if len(self.document["shape"]) != 4:
             return [*self.names[0], self.picture]
-        volumes = [pair for own in self.names for pair in zip(own, self._channels)]
+        volumes = [pair for files in self.names for pair in zip(files, self._channels)]
         files = list_files(volumes, self.picture)
         if is_of_series(self.document):
             places = [sidecar(file) for file, _ in volumes]
@@ -124,7 +124,7 @@ class Samples(NamedTuple):
         if self.dataset is not None:
             ignored = bids.ignored_names(self._channels, self.names[0][0])
             bids.begin_dataset(self.dataset, ignored, of_scans=self.of_sources)
-        for folder in {file.parent for own in self.names for file in own}:
+        for folder in {file.parent for files in self.names for file in files}:
             make_folder(folder)
         try:
             yield

@@ -56,8 +56,8 @@ class SourceInputs(NamedTuple):
         start = "the model was trained with source images of"
         along_axis = (source.channels > 1 and not named) or None
         check_channel_files(sets, channels, along_axis, start=start)
-        own = document["shape"], document["affine"], source.intensity
-        grid = grid_for_files(*own)
+        of_grid = document["shape"], document["affine"], source.intensity
+        grid = grid_for_files(*of_grid)
         parts = {files[0]: files for files in sets}
         return cls(source, named, grid, parts, list(parts))
 
@@ -119,8 +119,8 @@ def refuse_others_of_directions(document: dict) -> None:
 
 def refuse_gradients(request: dict | str, where: str) -> None:
     """Refuse b-values and directions as conditions: tables list them."""
-    if isinstance(request, dict) and (own := {BVAL, DIRECTION} & set(request)):
-        raise InputError(f"{min(own)} is in {where}; leave it out of the conditions.")
+    if isinstance(request, dict) and (names := {BVAL, DIRECTION} & set(request)):
+        raise InputError(f"{min(names)} is in {where}; leave it out of the conditions.")
 
 
 class Series(NamedTuple):
@@ -152,9 +152,9 @@ class Series(NamedTuple):
         self, request: dict | str, names: Iterable[str], place: int
     ) -> dict[str, Any]:
         """Return the conditions of a sample, with those of all weighted volumes."""
-        own = dict.fromkeys(names, NONE) if isinstance(request, str) else request or {}
-        own = {n: v[place] if isinstance(v, list) else v for n, v in own.items()}
-        return own | self.gradients.conditions(self.affine, self.gradients.weighted)
+        row = dict.fromkeys(names, NONE) if isinstance(request, str) else request or {}
+        row = {n: v[place] if isinstance(v, list) else v for n, v in row.items()}
+        return row | self.gradients.conditions(self.affine, self.gradients.weighted)
 
     def fill(self, images: np.ndarray) -> np.ndarray:
         """Insert ``(weighted, *space, 1)`` among the b = 0, in their intensities."""

@@ -57,8 +57,8 @@ class Recipe(NamedTuple):
         if self.of_vqvae:
             self.vqvae.check(shape, patch=self.of_patches["patch"], **self.of_vqvae)
         self.check_images(shape, cohort.channels)
-        own = {"source_channels": cohort.source_channels, **self.of_model}
-        self.model.check(shape, source, **own)
+        options = {"source_channels": cohort.source_channels, **self.of_model}
+        self.model.check(shape, source, **options)
         if self.of_detector is not None:
             from dipy_ldm.anomaly_detector import AnomalyDetector
 
@@ -80,8 +80,8 @@ class Recipe(NamedTuple):
         stages = {"autoencoder": ("vqvae", self.of_vqvae)} if self.of_vqvae else {}
         stages |= {"diffusion": ("ldm", self.of_model)}
         return {
-            title: resolve(stage, rank, {n: v for n, v in own.items() if n != "init"})
-            for title, (stage, own) in stages.items()
+            title: resolve(stage, rank, {n: v for n, v in args.items() if n != "init"})
+            for title, (stage, args) in stages.items()
         }
 
     def fit(
@@ -177,8 +177,8 @@ def _begin_from(recipe, options):
                 init,
             )
     if options.epochs_vqvae or options.steps_vqvae:
-        own = "blocks", "bottleneck", "commitment"
-        recipe.vqvae.set_params(**{name: vqvae._fitted_with[name] for name in own})
+        kept = "blocks", "bottleneck", "commitment"
+        recipe.vqvae.set_params(**{name: vqvae._fitted_with[name] for name in kept})
         return recipe._replace(of_vqvae=recipe.of_vqvae | {"init": vqvae})
     model = recipe.model.set_params(vqvae=vqvae)
     return recipe._replace(vqvae=vqvae, model=model, of_vqvae={})

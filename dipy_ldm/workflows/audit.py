@@ -113,7 +113,7 @@ class AuditLDMFlow(LDMFlow):
 
         model, device = launch.load(path, devices, None)
         sampling = launch.choose_sampling(model, options)
-        sets = {f"{kind}Images": own for kind, own in zip(_KINDS, images)}
+        sets = {f"{kind}Images": group for kind, group in zip(_KINDS, images)}
         facts = describe_evaluated(path, seed, sampling, **sets) | facts_of_other
         result = reports.audit_on(device, model, *pair, options, sampling)
         facts["Seconds"] = round(time.monotonic() - start, 1)

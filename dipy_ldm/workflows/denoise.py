@@ -212,8 +212,8 @@ def _denoise_columns(model, channel, image, conditions, **options):
     options["source"] = image[None, ..., :1]
     # From the same noise, so that volumes differ only by their directions.
     for i in range(image.shape[-1] - 1):
-        own = {name: values[i] for name, values in gradients.items()}
-        options["conditions"] = (conditions or {}) | own
+        of_volume = {name: values[i] for name, values in gradients.items()}
+        options["conditions"] = (conditions or {}) | of_volume
         columns.append(model.denoise(image[None, ..., [i + 1]], **options)[0])
     return np.concatenate(columns, -1)
 
@@ -228,8 +228,8 @@ def _inpaint_lesions(model, job, sampling, task):
     arguments = sampling | job.arguments(task)
     samples = process_scans.fill_in(model, scans, job.grid, options.repeats, arguments)
     return [
-        _write_healed(part, scan, lesions.hole, own, task, options)
-        for part, scan, lesions, own in zip(task.parts, scans, detected, samples)
+        _write_healed(part, scan, lesions.hole, values, task, options)
+        for part, scan, lesions, values in zip(task.parts, scans, detected, samples)
         if part.outputs
     ]
 

@@ -232,8 +232,8 @@ class GenerateLDMFlow(LDMFlow):
         pictures: list[np.ndarray] = []
         channels = job.model.channels_
         for files, volume, affine, facts, shown in volumes:
-            own = channels or [Unnamed(n=volume.shape[-1])]  # series have several
-            for file, (channel, columns) in zip(files, channel_slices(own)):
+            named = channels or [Unnamed(n=volume.shape[-1])]  # series have several
+            for file, (channel, columns) in zip(files, channel_slices(named)):
                 values = channel.restore(volume[..., columns])
                 write_channel(file, channel, values, affine, dtype, facts)
             self.written += 1
@@ -313,8 +313,8 @@ def _generate_volumes(job, read):
         # The count of a batch goes into the sidecar of its first volume.
         refused = {"Refused": job.n_refused - before} if job.replacer else {}
         for number, sample, files, volume in zip(batch, used, names, volumes):
-            own = {"Sample": sample} | job.requested.facts(range(number, number + 1))
-            yield files, volume, affine, facts | own | refused, volume[None]
+            entry = {"Sample": sample} | job.requested.facts(range(number, number + 1))
+            yield files, volume, affine, facts | entry | refused, volume[None]
             refused = {}
 
 
@@ -340,9 +340,9 @@ def _generate_series(job, read):
             first=first + noise[file],
             **sampling,
         )
-        own = {"Sample": number, "Noise": noise[file]}
-        own["Sources"] = job.sources.paths(file)
-        facts = job.facts | requested.facts(rows) | own
+        entry = {"Sample": number, "Noise": noise[file]}
+        entry["Sources"] = job.sources.paths(file)
+        facts = job.facts | requested.facts(rows) | entry
         series.write_tables(files[0])
         shown = np.array([series.source, *images[:3]])
         yield files, series.fill(images), series.affine, facts, shown

@@ -119,8 +119,8 @@ class InpaintLDMFlow(LDMFlow):
                 model, scans, job.grid, n_samples, arguments
             )
             return [
-                _write(part, scan, own, task.facts)
-                for part, scan, own in zip(task.parts, scans, samples, strict=True)
+                _write(part, scan, values, task.facts)
+                for part, scan, values in zip(task.parts, scans, samples, strict=True)
                 if part.outputs
             ]
 
@@ -177,13 +177,13 @@ def _write(part, scan, samples, facts):
     *volumes, mask = part.outputs
     for number, (path, values) in enumerate(zip(volumes, samples)):
         process_scans.write_inpainted(path, scan, values, facts | {"Sample": number})
-    own = facts | part.channel.name_entry()
+    entries = facts | part.channel.name_entry()
     write = partial(write_with_sidecar, space=space_of(scan.file))
     if len(samples) > 1:
         *_, mean, std = volumes
         middle, deviation = part.channel.summarise(samples)
         process_scans.write_inpainted(mean, scan, middle, facts)
-        about = own | {"Deviation": part.channel.deviation}
+        about = entries | {"Deviation": part.channel.deviation}
         write(std, scan.only(deviation), scan.affine, "float32", about)
-    write(mask, scan.hole, scan.affine, "uint8", own | {"Role": "mask"})
+    write(mask, scan.hole, scan.affine, "uint8", entries | {"Role": "mask"})
     return scan.data, scan.filled(samples[0]), scan.affine
