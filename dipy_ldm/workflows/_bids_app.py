@@ -27,9 +27,8 @@ def main() -> None:
 def _parser():
     parser = argparse.ArgumentParser(
         "dipy_ldm_bids",
-        description="Denoise, inpaint or check the scans of a BIDS dataset. All "
-        "other options are passed to dipy_denoise_ldm, dipy_inpaint_ldm or "
-        "dipy_check_ldm.",
+        description="Denoise, inpaint or check the scans of a BIDS dataset. Other "
+        "options are those of dipy_denoise_ldm, dipy_inpaint_ldm or dipy_check_ldm.",
         allow_abbrev=False,
     )
     parser.add_argument("bids_dir", help="BIDS dataset")
@@ -40,13 +39,9 @@ def _parser():
     parser.add_argument("--participant_label", help=subjects, **multiple)
     task = "what to do (default: denoise)"
     parser.add_argument("--task", choices=_TASKS, default="denoise", help=task)
-    model = "model file of dipy_train_ldm, or the packaged brains"
-    parser.add_argument("--model_file", help=model)
-    entities = "entities that file names must have, such as ses=01"
-    parser.add_argument("--filter", help=entities, **multiple)
-    suffix = (
-        "suffix of the scans (default: the model's or T1w; none for named channels)"
-    )
+    parser.add_argument("--model_file", help="model file or the packaged brains")
+    parser.add_argument("--filter", help="entities of names: ses=01", **multiple)
+    suffix = "suffix of scans (default: the model's or T1w; none for named channels)"
     parser.add_argument("--suffix", help=suffix)
     version = f"dipy_ldm {__version__}"
     parser.add_argument("--version", action="version", version=version)

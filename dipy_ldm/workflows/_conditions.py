@@ -75,7 +75,7 @@ class RequestedConditions(NamedTuple):
                 for name in values
             }
         table = {
-            name: [_plain(name, condition, v) for v in values.get(name, [None] * n)]
+            name: [_as_plain(name, condition, v) for v in values.get(name, [None] * n)]
             for name, condition in conditions.items()
         }
         return cls(table, range_warnings, numbers, drawn)
@@ -98,12 +98,12 @@ class RequestedConditions(NamedTuple):
             for name, values in columns.items()
         }
 
-    def _places(self, numbers):
+    def _rows(self, numbers):
         first = self.numbers.start
         return slice(numbers.start - first, numbers.stop - first)
 
     def _take(self, columns, numbers):
-        return {name: values[self._places(numbers)] for name, values in columns.items()}
+        return {name: values[self._rows(numbers)] for name, values in columns.items()}
 
     def facts(self, numbers: range) -> dict[str, Any]:
         """Return the conditions of some samples as entries of their sidecar."""
@@ -112,7 +112,7 @@ class RequestedConditions(NamedTuple):
             shown = ["n/a" if value is None else value for value in values]
             conditions[name] = shown[0] if len(shown) == 1 else shown
         drawn = self._take(self.drawn or {}, numbers)
-        range_warnings = chain(*self.range_warnings[self._places(numbers)])
+        range_warnings = chain(*self.range_warnings[self._rows(numbers)])
         entries = {
             "Conditions": conditions,
             "DrawnConditions": [name for name, cells in drawn.items() if any(cells)],
@@ -173,14 +173,14 @@ def parse_conditions(
     return table
 
 
-def count_of(request: dict | str) -> int | None:
+def count_requested(request: dict | str) -> int | None:
     """Return how many values conditions list, one for each sample; None without."""
     if isinstance(request, str):
         return None
     return max((len(v) for v in request.values() if isinstance(v, list)), default=None)
 
 
-def _plain(name, condition, value):
+def _as_plain(name, condition, value):
     if condition.leaves_out(value):
         return None
     if condition.kind == "class":
@@ -250,7 +250,7 @@ def _as_level(name, value, condition):
     return levels.get(level, level)
 
 
-def requested_conditions_of(
+def read_requested_conditions(
     names: Sequence[str], places: Sequence[tuple[Path, int]]
 ) -> dict[str, list] | None:
     """Return the conditions with which images were generated, if their files do."""

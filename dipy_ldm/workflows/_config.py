@@ -21,11 +21,11 @@ from dipy.workflows.workflow import Workflow
 from dipy_ldm import __version__, _serialization
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.files import claimed, make_folder
-from dipy_ldm.workflows._options import OF_AUTOENCODER, SIZES_VQVAE
+from dipy_ldm.workflows._options import SIZES_VQVAE, VQVAE_DEFAULTS
 from dipy_ldm.workflows._outputs import write_text
 
 # Options that are not written, since a repeated run need not have them.
-_NOT_KEPT = ("check", "resume")
+_NOT_WRITTEN = ("check", "resume")
 # Groups of options in the help; all others are "options".
 _GROUPS = {
     "input": "suffix filter channels conditions coarsen source_files source_labels "
@@ -37,9 +37,9 @@ _GROUPS = {
     "seconds tensorboard",
     "machine": "strategy devices precision remat batch_size tile cache_dir cache_limit",
 }
-_OUTPUT = "dtype bids difference skull_stripped pictures fingerprints"
+_OUTPUT_OPTIONS = "dtype bids difference skull_stripped pictures fingerprints"
 # Options of a file that are ignored if the command line has one of these.
-_REPLACED_BY = {
+_OVERRIDDEN_BY = {
     "epochs_vqvae": ["steps_vqvae", "init"],
     "epochs_ldm": ["steps_ldm"],
     "steps_vqvae": ["epochs_vqvae", "init"],
@@ -60,14 +60,14 @@ def write_config(
     ``used`` has the defaults that the run chose. The file of another run is replaced
     only with ``--force``.
     """
-    kept = {name: v for name, v in vars(options).items() if name not in _NOT_KEPT}
-    kept |= {name: v for name, v in used.items() if name in kept}
-    kept |= {"out_strat": flow._output_strategy, "mix_names": flow._mix_names}
+    written = {name: v for name, v in vars(options).items() if name not in _NOT_WRITTEN}
+    written |= {name: v for name, v in used.items() if name in written}
+    written |= {"out_strat": flow._output_strategy, "mix_names": flow._mix_names}
     command = f"dipy_{flow.get_short_name()}"
     stem = re.sub(r"\.(safetensors|json)$", "", output.name)
     path = output.with_name(f"{stem}.toml")
     again = "dipy_check_ldm" if getattr(options, "check", False) else command
-    lines = [*_table(command, kept), "", *_table("versions", _versions()), ""]
+    lines = [*_table(command, written), "", *_table("versions", _versions()), ""]
 
     def text_of(file):
         # Relative to the working directory, as paths among the options are.
@@ -76,18 +76,18 @@ def write_config(
 
     make_folder(path.parent)
     with claimed(path, wait=True):  # other jobs of an array choose names, too
-        chosen = path if flow._force_overwrite else _unused(path, text_of)
+        chosen = path if flow._force_overwrite else _unused_path(path, text_of)
         write_text(chosen, text_of(chosen))
     return chosen
 
 
 def _table(title, values):
     """Return a TOML table of values as lines, without None, which TOML lacks."""
-    lines = (f"{n} = {_as_toml(v)}" for n, v in values.items() if v is not None)
+    lines = (f"{n} = {_toml_value(v)}" for n, v in values.items() if v is not None)
     return [f"[{title}]", *lines]
 
 
-def _as_toml(value):
+def _toml_value(value):
     """Return a value as TOML, which JSON is, too, except inf and nan."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
@@ -105,7 +105,7 @@ def _versions():
     return {"dipy_ldm": __version__, **versions, "python": python}
 
 
-def _unused(path, text_of):
+def _unused_path(path, text_of):
     """Return the path, or the first numbered one that has no options of another run."""
     numbered = (path.with_name(f"{path.stem}-{i}.toml") for i in count(2))
     return next(
@@ -128,7 +128,7 @@ def read_runs(flow: Workflow, output: Path) -> dict[Path, dict]:
     return runs
 
 
-def forget_runs(flow: Workflow, output: Path, out_model: str) -> None:
+def remove_runs(flow: Workflow, output: Path, out_model: str) -> None:
     """Remove the TOML files of earlier trainings of a model."""
     tables = {f"dipy_{flow.get_short_name()}", "versions"}
     for file, run in read_runs(flow, output).items():
@@ -198,7 +198,7 @@ class ConfigParser(IntrospectiveArgumentParser):
         for title, names in _GROUPS.items():
             group = self.add_argument_group(title)
             _move(self._optionals, group, names.split())
-        _move(self._optionals, output, _OUTPUT.split())
+        _move(self._optionals, output, _OUTPUT_OPTIONS.split())
         self._action_groups.append(output)
 
     def parse_args(self, args=None, namespace=None):
@@ -232,21 +232,21 @@ class ConfigParser(IntrospectiveArgumentParser):
                 )
             if name == "seconds" and not _is_typed(typed, ["check"]):
                 continue  # a training has no use for that of a check
-            if not _is_typed(typed, _rivals(name, actions, typed, init)):
+            if not _is_typed(typed, _overriding_options(name, actions, typed, init)):
                 _take_default(actions[name], value, file)
 
 
-def _rivals(name, actions, typed, init):
+def _overriding_options(name, actions, typed, init):
     """Return the options of the command line that override one of a file."""
     if name == "n_samples" and "table" not in actions:
         return []  # it counts samples per volume, independent of conditions
     is_trained = _is_typed(typed, ["steps_vqvae", "epochs_vqvae"])
-    if name in OF_AUTOENCODER and not is_trained:
+    if name in VQVAE_DEFAULTS and not is_trained:
         return ["init"]
     if name == "widths_ldm" and init is not None:
         document = _serialization.read_document(_serialization.find(init))
         return ["init"] if "latent_diffusion" in document else []
-    return _REPLACED_BY.get(name, [])
+    return _OVERRIDDEN_BY.get(name, [])
 
 
 def _is_typed(words, names):
@@ -265,7 +265,7 @@ def _move(options, group, names):
 def _take_default(action, value, file):
     """Set the default of an option or a positional argument."""
     try:
-        action.default = _converted(action, value)
+        action.default = _convert(action, value)
     except ValueError as error:
         raise InputError(
             f"{action.dest} can't be {value!r} as in {file}; correct it there."
@@ -274,7 +274,7 @@ def _take_default(action, value, file):
         action.nargs = "*" if action.nargs else "?"
 
 
-def _converted(action, value):
+def _convert(action, value):
     """Convert a value as the command line would, or raise a ValueError."""
     is_list, is_flag = action.nargs in ("*", "+"), isinstance(action.const, bool)
     values = value if isinstance(value, list) and is_list else [value]

@@ -29,7 +29,7 @@ from dipy_ldm.data.volumes import Volumes, conform_volumes, plan_volumes
 from dipy_ldm.workflows._conditions import (
     as_levels,
     read_facts,
-    requested_conditions_of,
+    read_requested_conditions,
 )
 from dipy_ldm.workflows._options import parse_filter
 from dipy_ldm.workflows._sources import is_of_series
@@ -82,7 +82,7 @@ def read_for(
     if not of_volumes and any(choice.values()):
         raise InputError(f"`{next(filter(choice.get, choice))}` is for volumes.")
     if paths == ["mnist"] and not of_volumes:
-        return _digits(document, split)
+        return _read_digits(document, split)
     rows_of_lists(paths)  # refuses missing files
     _refuse_other_kind(paths, option, of_volumes)
     if of_volumes:
@@ -93,10 +93,10 @@ def read_for(
             labels = bool(document["source"]["labels"])
             choice |= {"source_files": source_files, "source_labels": labels}
             choice["source_channels"] = from_saved(document.get("source_channels"))
-        images = _volumes(document, paths, option, choice, cache_dir)
+        images = _read_volumes(document, paths, option, choice, cache_dir)
     else:
-        images = _images(document, paths, option, generated)
-    return _with_refused(images) if generated else images
+        images = _read_images(document, paths, option, generated)
+    return _note_refused(images) if generated else images
 
 
 def _refuse_other_kind(paths, option, of_volumes):
@@ -173,14 +173,14 @@ def describe_evaluated(path: Path, seed: int, sampling: dict, **images: Any) -> 
     return provenance(path, Seed=seed, **facts)
 
 
-def _with_refused(images):
+def _note_refused(images):
     """Note how many samples were replaced as copies when these were generated."""
     count = sum(read_facts(file).get("Refused", 0) for file in set(images.files))
     note = f"{count} samples were replaced as copies by --no_copies."
     return images._replace(notes=[*images.notes, note] if count else images.notes)
 
 
-def _digits(document, split):
+def _read_digits(document, split):
     images, labels = load_mnist(split)
     _check_shape(document, images, "mnist")
     order = np.random.default_rng(0).permutation(len(images))
@@ -190,7 +190,7 @@ def _digits(document, split):
     return EvaluationImages(images[order], names, None, conditions, [])
 
 
-def _images(document, paths, option, generated):
+def _read_images(document, paths, option, generated):
     images, files = read_images(paths)
     _check_shape(document, images, f"`{option}`")
     check_range(images, document["intensity"], range(len(images)), f"`{option}` image")
@@ -198,7 +198,7 @@ def _images(document, paths, option, generated):
     places = [(file, i) for file, group in groupby(files) for i, _ in enumerate(group)]
     places = [places[i] for i in order]
     names = [f"{file.name}, image {number}" for file, number in places]
-    conditions, notes = _conditions(document, places, {}, generated)
+    conditions, notes = _read_conditions(document, places, {}, generated)
     files = [file for file, _ in places]
     details = files, conditions, notes, find_subjects(files)
     return EvaluationImages(images[order], names, *details)
@@ -218,7 +218,7 @@ def _check_shape(document, images, option):
         )
 
 
-def _volumes(document, paths, option, choice, cache_dir):
+def _read_volumes(document, paths, option, choice, cache_dir):
     shape, grid = document["shape"], _grid(document)
     plan = plan_volumes(paths, grid=grid, shuffle=True, skip_bad=None, **choice)
     if plan.columns != shape[3]:
@@ -243,7 +243,7 @@ def _volumes(document, paths, option, choice, cache_dir):
     files = [Path(file) for file in volumes.files]
     rows = plan.listed, choice["generated"]
     places = [(file, 0) for file in files]
-    conditions, further = _conditions(document, places, *rows, volumes.gradients)
+    conditions, further = _read_conditions(document, places, *rows, volumes.gradients)
     names = [file.name for file in files]
     if volumes.gradients:
         pairs = zip(names, plan.tasks)
@@ -252,13 +252,13 @@ def _volumes(document, paths, option, choice, cache_dir):
     return EvaluationImages(volumes.images, names, files, *details)
 
 
-def _conditions(document, places, rows, generated, gradients=None):
+def _read_conditions(document, places, rows, generated, gradients=None):
     """Read the model's conditions from the images' files or from tables."""
     columns = dict(gradients or {})
     names = [name for name in document["conditions"] if name not in columns]
     if not names:
         return columns or None, []
-    if generated and (requested := requested_conditions_of(names, places)):
+    if generated and (requested := read_requested_conditions(names, places)):
         return columns | requested, []
     files = [file for file, _ in places]
     try:
@@ -274,13 +274,13 @@ def _conditions(document, places, rows, generated, gradients=None):
         return columns or None, [f"The {'other ' if columns else ''}{note}"]
 
 
-def refuse_samples_of(train: EvaluationImages, generated: EvaluationImages) -> None:
+def refuse_train_subjects(train: EvaluationImages, generated: EvaluationImages) -> None:
     """Refuse samples generated from training subjects' source images in an audit."""
-    both = set(train.named or ()) & set(generated.named or ()) - {None}
-    if both:
+    shared = set(train.named or ()) & set(generated.named or ()) - {None}
+    if shared:
         raise InputError(
             f"generated images are named after training subjects "
-            f"({listed(sorted(both))}): samples from a training source image resemble "
+            f"({listed(sorted(shared))}): samples of a training source image resemble "
             "its training image by design, and would count as copies; leave them out "
             "of `generated_files`."
         )
@@ -292,24 +292,24 @@ def one_of_each_subject(images: EvaluationImages) -> EvaluationImages:
     The significance of copies is that of subjects: their other scans add nothing.
     """
     named = images.named or []
-    by_subject = _spread([subject or i for i, subject in enumerate(named)])
+    by_subject = _rotated_groups([subject or i for i, subject in enumerate(named)])
     rows = sorted(group[0] for group in by_subject)
     if len(rows) == len(named):
         return images
     people = f"{len(rows)} subjects"
     note = f"Of {len(named)} held-out images, one per subject is compared ({people})."
     logger.info("%s", note)
-    return _take(images._replace(notes=[*images.notes, note]), rows)
+    return _take_rows(images._replace(notes=[*images.notes, note]), rows)
 
 
-def by_turns(images: EvaluationImages, n: int | None) -> EvaluationImages:
+def take_in_turn(images: EvaluationImages, n: int | None) -> EvaluationImages:
     """Take at most ``n`` volumes, in turn from each series."""
-    turns = zip_longest(*_spread(images.files))
+    turns = zip_longest(*_rotated_groups(images.files))
     rows = [row for row in chain(*turns) if row is not None]
-    return _take(images, rows[:n])
+    return _take_rows(images, rows[:n])
 
 
-def _spread(keys):
+def _rotated_groups(keys):
     """Group rows by key, each group rotated by a different offset."""
     groups = grouped((key, row) for row, key in enumerate(keys)).values()
     # Files may list one shell after the other: equal offsets would select one shell.
@@ -317,7 +317,7 @@ def _spread(keys):
     return [group[start:] + group[:start] for start, group in zip(starts, groups)]
 
 
-def _take(images, rows):
+def _take_rows(images, rows):
     names = "names", "files", "subjects"
     lists = {name: [getattr(images, name)[i] for i in rows] for name in names}
     return images._replace(
@@ -343,8 +343,8 @@ def read_reference(
         return None, {}
     file = _serialization.find(reference)
     other = _serialization.read_document(file, "latent_diffusion")
-    mark = fingerprint(file)
-    if mark == fingerprint(path):
+    digest = fingerprint(file)
+    if digest == fingerprint(path):
         raise InputError(
             "`reference` is the audited model itself; give one that was trained on "
             "other images."
@@ -354,16 +354,16 @@ def read_reference(
             "a model conditioned on source images can't be compared with a reference; "
             "leave `reference` out."
         )
-    kinds = _kind(document), _kind(other)
+    kinds = _describe_kind(document), _describe_kind(other)
     if kinds[0] != kinds[1]:
         raise InputError(
             f"the model is of {kinds[0]}, and the reference of {kinds[1]}; give a "
             "`reference` that was trained on images like those of the model."
         )
-    return other, {"Reference": file.name, "ReferenceFingerprint": mark}
+    return other, {"Reference": file.name, "ReferenceFingerprint": digest}
 
 
-def _kind(document):
+def _describe_kind(document):
     """Describe the properties of a model's images that a reference must share."""
     *space, channels = document["shape"]
     if len(space) == 2:

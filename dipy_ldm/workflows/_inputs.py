@@ -79,12 +79,12 @@ def plan(
         load = partial(_load, planned, cohort)
         return InputPlan(planned.shape, cohort, load, source)
     data = _read_images(input_files, conditions, steps)
-    _refuse_for_images(options)  # missing files are reported first
+    _refuse_volume_options(options)  # missing files are reported first
     cohort = data._replace(images=np.arange(len(data.images)))
     return InputPlan(data.shape, cohort, lambda **how: data)
 
 
-def _refuse_for_images(options):
+def _refuse_volume_options(options):
     for name, value in options.items():
         if value:
             raise InputError(f"`{name}` is for volumes; leave it out for images.")
@@ -95,14 +95,14 @@ def plan_training(options: SimpleNamespace) -> InputPlan:
     further = ("mask_files", "source_files", "source_labels", "dwi", "skip_bad")
     how = grid_options(options) | source_channels_of(options)
     how |= {name: getattr(options, name) for name in further}
-    planned = plan(*named_inputs(options), **how)
+    planned = plan(*files_and_conditions(options), **how)
     if planned.cohort.affine is None:
         names = "no_augment", "cache_dir", "cache_limit"
-        _refuse_for_images({name: getattr(options, name) for name in names})
+        _refuse_volume_options({name: getattr(options, name) for name in names})
     return planned
 
 
-def named_inputs(
+def files_and_conditions(
     options: SimpleNamespace,
 ) -> tuple[list[str], list[str], dict[str, float]]:
     """Return input files, names of conditions, and the steps these are rounded to."""
@@ -183,9 +183,9 @@ def check_split(
         covariates = as_covariates(train.conditions, conditions, train.images)
         logger.info("%s", summarise(covariates))
     if held_out is not None and held_out.subjects:
-        apart, training_subjects = set(held_out.subjects), set(train.subjects or ())
+        held_out_ids, training_ids = set(held_out.subjects), set(train.subjects or ())
         text = "%d of %d subjects are held out for validation."
-        logger.info(text, len(apart), len(apart | training_subjects))
+        logger.info(text, len(held_out_ids), len(held_out_ids | training_ids))
 
 
 def check_conditions(train: Cohort) -> dict[str, Condition]:

@@ -31,12 +31,12 @@ _MIN_ADDRESS_SPACE = 2.5 * 2**30
 @contextmanager
 def quiet_start() -> Iterator[None]:
     """Silence TensorFlow while it starts and first uses a device."""
-    _refuse_too_tight()
+    _refuse_low_limit()
     with gc_disabled(freeze=True), quiet():
         yield
 
 
-def _refuse_too_tight():
+def _refuse_low_limit():
     """Refuse a limit of the address space that is too low for TensorFlow."""
     if resource is None:
         return
@@ -58,7 +58,7 @@ def find_workers(strategy: str) -> Cluster | None:
         return find_cluster()
 
 
-def part_of(cluster: Cluster | None, items: Items) -> Items:
+def share_of_worker(cluster: Cluster | None, items: Items) -> Items:
     """Return the items that this worker processes."""
     if cluster is None:
         return items
@@ -67,12 +67,12 @@ def part_of(cluster: Cluster | None, items: Items) -> Items:
     return items[-(-n * i // workers) : -(-n * (i + 1) // workers)]
 
 
-def is_first(cluster: Cluster | None) -> bool:
+def is_chief(cluster: Cluster | None) -> bool:
     """Return whether this process is the chief, which writes common outputs."""
     return cluster is None or cluster.index == 0
 
 
-def keep_log(cluster: Cluster | None, path: Path) -> None:
+def log_to_file(cluster: Cluster | None, path: Path) -> None:
     """Log to a file for each worker, beside the output."""
     if cluster is None:
         return
@@ -84,7 +84,7 @@ def keep_log(cluster: Cluster | None, path: Path) -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     # Other workers log to their files only; the console has its own level.
-    logger.propagate = is_first(cluster)
+    logger.propagate = is_chief(cluster)
     n, addresses = len(cluster.addresses), ", ".join(cluster.addresses)
     worker = f"worker {cluster.index} of {n} ({addresses})"
     place = f"dipy_ldm {__version__} on {socket.gethostname()}"

@@ -25,10 +25,10 @@ PRECISIONS = "auto", "float32", "bfloat16", "float16"
 SAMPLERS = "ddpm", "ddim", "dpm++"
 # Options only for the training of an autoencoder, and their defaults.
 SIZES_VQVAE = ("widths_vqvae", "n_codes", "n_codebooks", "code_dim")
-OF_AUTOENCODER: dict[str, object] = dict.fromkeys((*SIZES_VQVAE, "patch", "mask_files"))
-OF_AUTOENCODER |= {"no_augment": False, "background": 1}
+VQVAE_DEFAULTS: dict[str, object] = dict.fromkeys((*SIZES_VQVAE, "patch", "mask_files"))
+VQVAE_DEFAULTS |= {"no_augment": False, "background": 1}
 # Options with other names in Python.
-_NAMES = {"n": "n_samples", "first": "first_sample"}
+_OPTION_NAMES = {"n": "n_samples", "first": "first_sample"}
 # Descriptions of options in all commands whose `run` has none of its own.
 _SHARED = """\
 model_file : string or Path
@@ -114,8 +114,8 @@ def as_command_line(sentence: str, options: Container[str]) -> str:
 
     def written(match):
         name = match[1] or match[2]
-        if _NAMES.get(name) in options:
-            name = _NAMES[name]
+        if _OPTION_NAMES.get(name) in options:
+            name = _OPTION_NAMES[name]
         return f"--{name}" if name in options else name
 
     return re.sub(r"`(\w+)`|^(\w+)(?= must )", written, sentence)
@@ -188,21 +188,21 @@ def sizes_used(settings: Settings, options: SimpleNamespace) -> dict[str, Any]:
     for stage in ("vqvae", "ldm"):
         if used[f"steps_{stage}"] is not None:
             used[f"epochs_{stage}"] = None
-    if _takes_autoencoder(options):
-        names = "epochs_vqvae", "steps_vqvae", *OF_AUTOENCODER
+    if _keeps_autoencoder(options):
+        names = "epochs_vqvae", "steps_vqvae", *VQVAE_DEFAULTS
         used |= dict.fromkeys(set(names) & used.keys())
     return used
 
 
-def _takes_autoencoder(options):
+def _keeps_autoencoder(options):
     """Return whether the autoencoder of ``init`` is used without training."""
     return bool(options.init and not (options.epochs_vqvae or options.steps_vqvae))
 
 
 def check_training(options: SimpleNamespace) -> None:
     """Refuse options of a training that are invalid for any input."""
-    useless = [n for n, usual in OF_AUTOENCODER.items() if getattr(options, n) != usual]
-    if useless and _takes_autoencoder(options):
+    useless = [n for n, usual in VQVAE_DEFAULTS.items() if getattr(options, n) != usual]
+    if useless and _keeps_autoencoder(options):
         raise InputError(
             f"`{useless[0]}` has no effect without training the autoencoder; leave it "
             "out, or fine-tune the autoencoder with `steps_vqvae`."

@@ -222,7 +222,7 @@ def write_channel(
     write_with_sidecar(file, values, affine, dtype, facts, kind, space)
 
 
-def _appended(name, end):
+def _append(name, end):
     return f"{name}_{end}.nii.gz"
 
 
@@ -233,7 +233,7 @@ def bids_name(name: str, end: str) -> str:
     """
     kind = suffix_of(name)
     if kind is None or not end.isalnum():
-        return _appended(name, end)
+        return _append(name, end)
     entities = name.removesuffix(f"_{kind}")
     before, is_described, label = entities.partition("_desc-")
     # A name has at most one desc-, as its last entity.
@@ -242,7 +242,7 @@ def bids_name(name: str, end: str) -> str:
 
 
 def name_outputs(
-    files: list[Path], end: Path, verb: str, named: Callable = _appended
+    files: list[Path], end: Path, verb: str, named: Callable = _append
 ) -> dict[Path, Path]:
     """Name an output after each volume, and its folder if names are equal."""
     stems = _stems(files)

@@ -62,7 +62,7 @@ from dipy_ldm.workflows._options import parse_channels, parse_filter
 from dipy_ldm.workflows._sources import (
     SourceInputs,
     refuse_gradients,
-    refuse_others_of_directions,
+    require_series_model,
 )
 
 if TYPE_CHECKING:  # they take seconds to import
@@ -146,7 +146,7 @@ class Job(NamedTuple):
         facts = provenance(self.model_path, **details)
         facts |= self.requested.facts(self.requested.numbers)
         facts |= {name.capitalize(): value for name, value in sampling.items()}
-        tasks, unsure = [], 0
+        tasks, n_assumed = [], 0
         for file, parts in self.parts.items():
             inputs = [*chain(*([p.file, *p.channel.tables] for p in parts))]
             inputs += [] if masks is None else [masks[file]]
@@ -158,12 +158,12 @@ class Job(NamedTuple):
                 stripped = read_facts(file).get("SkullStripped")
                 stripped = self.options.skull_stripped or stripped
                 entries["SkullStripped"] = bool(stripped)
-                unsure += stripped is None
+                n_assumed += stripped is None
             tasks.append(Task(parts, facts | entries))
-        if unsure:
+        if n_assumed:
             text = "%d volumes are assumed to have a skull, as no JSON file states it; "
             text += "if they have none, add --skull_stripped."
-            logger.info(text, unsure)
+            logger.info(text, n_assumed)
         return tasks
 
     def arguments(self, task: Task) -> dict[str, Any]:
@@ -203,9 +203,9 @@ def prepare(
     # Each output is named after its own volume, not after the first.
     how = {"mix_names": False, name: getattr(options, name)}
     (end,) = outputs.output_paths(flow, sets[0][0], options.out_dir, **how)
-    written = _name_all(options, sets, end, verb, outputs_of)
+    output_files = _name_outputs(options, sets, end, verb, outputs_of)
     # Results of an earlier run may lie among the volumes.
-    results = {os.path.abspath(path) for path in chain(*written.values())}
+    results = {os.path.abspath(path) for path in chain(*output_files.values())}
     sets = [group for group in sets if os.path.abspath(group[0]) not in results]
     files = [group[0] for group in sets]
     sources = None if of_series else SourceInputs.of(document, options.source_files)
@@ -213,13 +213,13 @@ def prepare(
     end = end.parent / "code" / end.name if options.bids else end
     parts = {
         group[0]: [
-            Part(channel, file, written[file] if channel in chosen else [])
+            Part(channel, file, output_files[file] if channel in chosen else [])
             for channel, file in zip(channels, group, strict=True)
         ]
         for group in sets
     }
     cluster = launch.find_workers(options.strategy)
-    share = launch.part_of(cluster, sets)
+    share = launch.share_of_worker(cluster, sets)
     if not share:
         return None
     infos, bad, parts = _check_files(parts, share, channels, names is True, of_series)
@@ -230,7 +230,7 @@ def prepare(
     return Job(verb, options, path, grid, requested, *inputs, end, cluster)
 
 
-def _name_all(options, sets, end, verb, outputs_of):
+def _name_outputs(options, sets, end, verb, outputs_of):
     """Return the outputs for each file, in a dataset with ``bids``."""
     files = [*chain(*sets)]
     names = outputs.name_outputs(files, end, verb, outputs.bids_name)
@@ -256,7 +256,7 @@ def _check_series(document, options, conditions):
         refuse_series(learnt, _NO_INPAINTING)
     if not makes_series(learnt):
         return False
-    refuse_others_of_directions(document)
+    require_series_model(document)
     refuse_gradients(conditions, "the tables beside each series")
     refuse_beside_series(options.channels, options.source_files)
     return True
@@ -291,7 +291,7 @@ def _grid_and_channels(document, model_file, verb):
     return grid_for_files(*of_grid), channels
 
 
-def work(
+def process_all(
     flow: Workflow,
     job: Job,
     tasks: list[Task],
@@ -306,13 +306,13 @@ def work(
     from dipy_ldm import plots
     from dipy_ldm._backend import distributed
 
-    launch.keep_log(job.cluster, job.end)
+    launch.log_to_file(job.cluster, job.end)
     resume = job.options.resume
     if job.options.bids:
         ignored = bids.ignored_names(tasks[0].channels, tasks[0].file)
         bids.begin_dataset(job.end.parents[1], ignored, of_scans=True)
     remaining = _remaining(flow, tasks, job.verb) if resume else tasks
-    quiet = not launch.is_first(job.cluster)
+    quiet = not launch.is_chief(job.cluster)
     rows: list[plots.Comparison] = []
     with distributed(device), ExitStack() as stack:
         stack.callback(_summarise, flow, job, rows)  # even if interrupted
@@ -354,7 +354,7 @@ def _summarise(flow, job, rows):
     """Write the options and a picture of the results, if there are any."""
     from dipy_ldm.plots import save_comparison
 
-    if not (rows and launch.is_first(job.cluster)):
+    if not (rows and launch.is_chief(job.cluster)):
         return
     path = write_config(flow, job.end, job.options).with_suffix(".png")
     # The picture of a resumed run already shows its first volumes.
@@ -364,13 +364,13 @@ def _summarise(flow, job, rows):
         flow.outputs = [*flow.outputs, path]
 
 
-_SHOWN = "conditions", "strength", "lesions", "dilate", "steps", "resamplings", "seed"
+_CAPTION = "conditions", "strength", "lesions", "dilate", "steps", "resamplings", "seed"
 
 
 def _caption(job):
     """Describe the run by its options."""
     without_effect = "strength" if getattr(job.options, "lesions", True) else "dilate"
-    values = {name: getattr(job.options, name, None) for name in _SHOWN}
+    values = {name: getattr(job.options, name, None) for name in _CAPTION}
     texts = (
         f"{name} {' '.join(value) if isinstance(value, list) else value}"
         for name, value in values.items()
@@ -403,10 +403,10 @@ def _is_done(task, force):
     """Return whether all outputs are complete; refuse those of another run."""
     sidecars = {o: facts for o in task.outputs if (facts := facts_beside(o))}
     # A sidecar is written before its volume.
-    strangers = [o for o in task.outputs if o.exists() and o not in sidecars]
-    if strangers and not force:
+    foreign = [o for o in task.outputs if o.exists() and o not in sidecars]
+    if foreign and not force:
         raise InputError(
-            f"{strangers[0]} exists, and has no JSON file of dipy_ldm; name another "
+            f"{foreign[0]} exists, and has no JSON file of dipy_ldm; name another "
             "--out_dir, or add --force to overwrite."
         )
     output, other = _find_difference(sidecars, task)
@@ -424,12 +424,12 @@ def _find_difference(sidecars, task):
     if not sidecars:
         return None, ""
     facts = json.loads(json.dumps(_with_fingerprints(task).facts))  # as files have them
-    marks = facts.pop(_FINGERPRINTS)
+    hashes = facts.pop(_FINGERPRINTS)
     # Inputs may have moved: they are compared by their content.
     names = sorted(facts.keys() - {"GeneratedBy", "Model", "Sources"})
     for output, earlier in sidecars.items():
-        before = earlier.get(_FINGERPRINTS) or [None] * len(marks)
-        for file, old, new in zip(facts["Sources"], before, marks):
+        before = earlier.get(_FINGERPRINTS) or [None] * len(hashes)
+        for file, old, new in zip(facts["Sources"], before, hashes):
             if old != new:
                 return output, f"{file} has changed"
         # After files: the conditions of series are long tables, and not readable.
@@ -442,12 +442,12 @@ def _find_difference(sidecars, task):
 def _with_fingerprints(task):
     """Add the hashes of a task's inputs to its facts."""
     try:
-        marks = [fingerprint(file) for file in task.facts["Sources"]]
+        hashes = [fingerprint(file) for file in task.facts["Sources"]]
     except OSError as error:
         raise InputError(
             f"{error.filename} can't be read ({error.strerror}); copy it again."
         ) from error
-    return task._replace(facts=task.facts | {_FINGERPRINTS: marks})
+    return task._replace(facts=task.facts | {_FINGERPRINTS: hashes})
 
 
 # Maximum share of the foreground: beyond it, too little context remains to inpaint.

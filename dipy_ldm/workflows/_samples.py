@@ -55,13 +55,13 @@ class Samples(NamedTuple):
             return cls([[_with_end(part, ".npz")]], stem, document, picture)
         if sources is None:
             stems = [_with_end(stem, f"-{i:04d}") for i in numbers]
-            return cls(_of_channels(stems, document), stem, document, picture)
+            return cls(_name_channels(stems, document), stem, document, picture)
         outputs = name_outputs(sources.files, stem, "generate")
-        stems = [outputs[file] for file in sources.own]
+        stems = [outputs[file] for file in sources.assigned]
         if len(numbers) > 1:
             stems = [further_output(n, f"-{i:04d}") for n in stems for i in numbers]
         stems = [path.with_name(path.name.removesuffix(".nii.gz")) for path in stems]
-        names = _of_channels(stems, document)
+        names = _name_channels(stems, document)
         return cls(names, stem, document, None if cluster else picture)
 
     @classmethod
@@ -89,7 +89,7 @@ class Samples(NamedTuple):
         ends = [f"{i:04d}" for i in numbers] if len(numbers) > 1 else [""]
         names = [
             [source_path(root, file, end, *kind) for kind in kinds]
-            for file in sources.own
+            for file in sources.assigned
             for end in ends
         ]
         refuse_equal([files[0] for files in names], "generate from", "source images")
@@ -163,7 +163,7 @@ def _with_end(stem, suffix):
     return stem.with_name(stem.name + suffix)
 
 
-def _of_channels(stems, document):
+def _name_channels(stems, document):
     """Name the files of each sample, one for each channel that has a name."""
     channels = channels_from(document.get("channels"))
     ends = [f"_{channel.ending}" for channel in channels] or [""]

@@ -28,14 +28,14 @@ class SourceInputs(NamedTuple):
     """Files of source images, and the grid to which they are resampled.
 
     ``parts`` maps the first file of each source image to the files of all its channels;
-    ``own`` are the first files of those that this worker uses.
+    ``assigned`` are the first files of those that this worker uses.
     """
 
     source: Source
     channels: Sequence[Channel]
     grid: Grid
     parts: dict[Path, list[Path]]
-    own: list[Path]
+    assigned: list[Path]
 
     @classmethod
     def of(cls, document: dict, source_files: list[str] | None) -> Self | None:
@@ -81,7 +81,7 @@ def is_of_series(document: dict) -> bool:
     return makes_series(from_saved(document["conditions"]))
 
 
-def read_table(
+def read_gradients(
     document: dict, bvals: str | None, bvecs: str | None, request: dict | str
 ) -> Gradients | None:
     """Read b-values and directions of a series to generate; None for other models."""
@@ -92,7 +92,7 @@ def read_table(
                 "or train a model with `dwi`."
             )
         return None
-    refuse_others_of_directions(document)
+    require_series_model(document)
     if not (bvals and bvecs):
         raise InputError(
             "this model makes diffusion series; give their b-values as `bvals` and "
@@ -108,7 +108,7 @@ def read_table(
     return gradients
 
 
-def refuse_others_of_directions(document: dict) -> None:
+def require_series_model(document: dict) -> None:
     """Refuse a model of directions that was not trained on series with their b = 0."""
     if document["source"] is None or document.get("channels"):
         raise InputError(

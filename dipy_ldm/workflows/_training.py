@@ -96,11 +96,11 @@ class Recipe(NamedTuple):
         validation = {} if held_out is None else held_out._asdict()
         names = "affine", "suffix", "channels"
         kinds: dict[str, Any] = {name: getattr(cohort, name) for name in names}
-        unseen = validation.get("images")
+        held_out_images = validation.get("images")
         if self.of_vqvae:
             self.vqvae.fit(
                 cohort.images,
-                validation_data=unseen,
+                validation_data=held_out_images,
                 masks=cohort.masks,
                 checkpoint=checkpoints[0],
                 callbacks=[report.autoencoder, *loggers[0]],
@@ -116,7 +116,7 @@ class Recipe(NamedTuple):
             source=cohort.sources,
             source_channels=cohort.source_channels,
             subjects=cohort.subjects,
-            validation_data=unseen,
+            validation_data=held_out_images,
             validation_conditions=validation.get("conditions"),
             validation_source=validation.get("sources"),
             validation_subjects=validation.get("subjects"),
@@ -130,14 +130,14 @@ class Recipe(NamedTuple):
             return model
         return model.fit_detector(
             cohort.images,
-            validation_data=unseen,
+            validation_data=held_out_images,
             checkpoint=checkpoints[2],
             callbacks=[partial(report.detector, model), *loggers[2]],
             **self.of_detector,
         )
 
 
-def make(settings: Settings, strategy: object, options: SimpleNamespace) -> Recipe:
+def prepare(settings: Settings, strategy: object, options: SimpleNamespace) -> Recipe:
     """Return the estimators, perhaps from ``init``, and their training options."""
     from dipy_ldm import VQVAE, LatentDiffusion
 
@@ -156,10 +156,10 @@ def make(settings: Settings, strategy: object, options: SimpleNamespace) -> Reci
     steps = options.steps_detector
     of_detector = training | {"steps": steps} if steps else None
     recipe = Recipe(vqvae, model, of_vqvae, of_model, of_patches, of_detector)
-    return recipe if options.init is None else _begin_from(recipe, options)
+    return recipe if options.init is None else _start_from_init(recipe, options)
 
 
-def _begin_from(recipe, options):
+def _start_from_init(recipe, options):
     """Start the training of a recipe from the model file of ``init``."""
     from dipy_ldm import VQVAE, LatentDiffusion
 
@@ -184,7 +184,7 @@ def _begin_from(recipe, options):
     return recipe._replace(vqvae=vqvae, model=model, of_vqvae={})
 
 
-def tensorboards(folder: str | None) -> list[list]:
+def tensorboard_callbacks(folder: str | None) -> list[list]:
     """Return the TensorBoard callbacks of each stage; none without a folder."""
     stages = "autoencoder", "diffusion", "detector"
     if folder is None:
@@ -214,7 +214,7 @@ class Report:
     not_before: float = 0.0
 
     # Maximum share of the time to draw pictures.
-    SHARE: ClassVar[float] = 0.05
+    MAX_DRAWING_SHARE: ClassVar[float] = 0.05
 
     def __post_init__(self) -> None:
         """Select the images in the picture, and their source images."""
@@ -240,7 +240,7 @@ class Report:
     ) -> None:
         """Report on the detector, if there is one."""
         self._collect(model, detector)
-        write_table(self.history_path, self.histories)
+        write_history(self.history_path, self.histories)
 
     def finish(self, model: "LatentDiffusion") -> None:
         """Write the final report, including stages that an earlier process trained."""
@@ -260,27 +260,27 @@ class Report:
 
     def _reconstruct(self, vqvae):
         pair = self.shown.images, vqvae.predict(self.shown.images)
-        self.pairs = tuple(map(self._flat, pair))
+        self.pairs = tuple(map(self._pictures, pair))
 
     def _sample(self, model):
         sources = self.shown.sources
         n = 36 if self.shown.affine is None else 4
         n = n if sources is None else len(sources)
-        self.samples = self._flat(model.predict(n, source=sources, steps=10))
+        self.samples = self._pictures(model.predict(n, source=sources, steps=10))
 
-    def _flat(self, images):
+    def _pictures(self, images):
         from dipy_ldm import plots
 
         return plots.pictures(images, self.shown.affine, self.shown.channels)
 
     def _report(self, update):
-        write_table(self.history_path, self.histories)
+        write_history(self.history_path, self.histories)
         start = time.monotonic()
         if start >= self.not_before:
             update()
             self._draw()
             end = time.monotonic()
-            self.not_before = end + (end - start) / self.SHARE
+            self.not_before = end + (end - start) / self.MAX_DRAWING_SHARE
 
     def _draw(self):
         from dipy_ldm import plots
@@ -290,7 +290,7 @@ class Report:
         )
 
 
-def write_table(path: Path, histories: dict[str, dict]) -> None:
+def write_history(path: Path, histories: dict[str, dict]) -> None:
     """Write a table of the histories, with a row for each round of each stage."""
     names = dict.fromkeys(name for history in histories.values() for name in history)
     table = io.StringIO()

@@ -8,15 +8,15 @@ from dipy_ldm.data.volumes import refuse_beside_series
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._evaluation_images import (
-    by_turns,
     describe_evaluated,
     one_of_each_subject,
     read_for,
     read_reference,
     reading_options,
     refuse_samples_beside_real,
-    refuse_samples_of,
+    refuse_train_subjects,
     refuse_unnamed,
+    take_in_turn,
 )
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, json_and_page, write_text
@@ -115,7 +115,7 @@ class AuditLDMFlow(LDMFlow):
         sampling = launch.choose_sampling(model, options)
         sets = {f"{kind}Images": group for kind, group in zip(_KINDS, images)}
         facts = describe_evaluated(path, seed, sampling, **sets) | facts_of_other
-        result = reports.audit_on(device, model, *pair, options, sampling)
+        result = reports.audit_on_device(device, model, *pair, options, sampling)
         facts["Seconds"] = round(time.monotonic() - start, 1)
         reports.write_audit(outputs[:2], result, facts)
         if fingerprints:
@@ -152,9 +152,9 @@ def _read(document, options, generated_files=None, source_files=None):
         document, generated_files, "generated_files", generated=True, **how
     )
     if generated and of_series:
-        generated = by_turns(generated, options.n_samples)
+        generated = take_in_turn(generated, options.n_samples)
     if generated and document["source"]:
-        refuse_samples_of(train, generated)
+        refuse_train_subjects(train, generated)
     return train, held_out, generated
 
 

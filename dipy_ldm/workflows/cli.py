@@ -23,7 +23,7 @@ from dipy_ldm.workflows._options import as_command_line
 from dipy_ldm.workflows._outputs import name_written
 
 # Exit status 1: a check found something red, or an audit found copies.
-_BAD_NEWS, _ERROR = 1, 2
+_FAILED, _ERROR = 1, 2
 _REQUIRED = inspect.Parameter.empty
 _RESUME = "Add --resume to go on."
 # Messages of oneDNN, JAX and PyTorch when memory is exhausted.
@@ -70,42 +70,42 @@ def run(flow: Workflow) -> None:
     if outputs := getattr(flow, "outputs", ()):
         logging.getLogger(__name__).info("%s", name_written(outputs))
     if verdict := getattr(flow, "verdict", ""):
-        _leave(verdict, _BAD_NEWS)
+        _exit_with(verdict, _FAILED)
 
 
 def _run(flow):
     """Run a workflow; explain errors that users can fix."""
-    for talkative in ("matplotlib", "PIL", "h5py", "absl", "tensorflow", "jax"):
-        logging.getLogger(talkative).setLevel(logging.WARNING)
+    for library in ("matplotlib", "PIL", "h5py", "absl", "tensorflow", "jax"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     # DIPY's own returns INFO for every name; tests/test_upstream.py fails once it is
     # mended.
-    flow_runner.get_level = _level
+    flow_runner.get_level = _log_level
     base.add_default_args_to_docstring = _add_defaults
     flow_runner.IntrospectiveArgumentParser = ConfigParser
     options = inspect.signature(flow.run).parameters
-    said = reworded("dipy_ldm", partial(as_command_line, options=options))
+    reword_logs = reworded("dipy_ldm", partial(as_command_line, options=options))
     version = {"action": "version", "version": f"dipy_ldm {__version__}"}
     try:
-        with deferred(_stop), said:
+        with deferred(_stop), reword_logs:
             flow_runner.run_flow(flow, extra_args={"version": version})
     except ConnectionError as error:
-        _leave(f"{error} {_RESUME}", _ERROR, at_once=True)
+        _exit_with(f"{error} {_RESUME}", _ERROR, at_once=True)
     except (InputError, OSError) as error:
-        _leave(as_command_line(str(error), options), _ERROR)
+        _exit_with(as_command_line(str(error), options), _ERROR)
     except Terminated as end:
-        _leave(f"{end} {_RESUME}", end.code)
+        _exit_with(f"{end} {_RESUME}", end.code)
     except Exception as error:
         if not _lacks_memory(error):
             # As Python would, but for the status.
             sys.excepthook(type(error), error, error.__traceback__)
             sys.exit(_ERROR)
-        _leave(_out_of_memory(options), _ERROR)
+        _exit_with(_out_of_memory(options), _ERROR)
     except KeyboardInterrupt as error:
-        say = getattr(flow, "when_interrupted", lambda: "interrupted.")
-        _leave_interrupted(say(), error)
+        describe = getattr(flow, "when_interrupted", lambda: "interrupted.")
+        _leave_interrupted(describe(), error)
 
 
-def _level(name):
+def _log_level(name):
     """Return a log level by its name."""
     return choose("log_level", name.upper(), logging.getLevelNamesMapping())
 
@@ -117,7 +117,7 @@ def _add_defaults(description, run):
         default = parameters[name].default
         if name == "out_dir":
             text.append("(default: current directory)")
-        elif not any(default is nothing for nothing in (None, False, "", _REQUIRED)):
+        elif not any(default is empty for empty in (None, False, "", _REQUIRED)):
             text.append(f"(default: {default})")
 
 
@@ -134,8 +134,8 @@ def _leave_interrupted(sentence, error):
     if isinstance(error, _Stopped):
         (number,) = error.args
         stopped = f"stopped by {signal.Signals(number).name}"
-        _leave(sentence.replace("interrupted", stopped, 1), 128 + number)
-    _leave(sentence, 130)
+        _exit_with(sentence.replace("interrupted", stopped, 1), 128 + number)
+    _exit_with(sentence, 130)
 
 
 def _lacks_memory(error):
@@ -154,7 +154,7 @@ def _out_of_memory(options):
     return f"out of memory; free some{cure}."
 
 
-def _leave(sentence, status, at_once=False):
+def _exit_with(sentence, status, at_once=False):
     # The log file of each worker has the traceback.
     logging.getLogger("dipy_ldm").debug(sentence, exc_info=True)
     if error := sys.exception():

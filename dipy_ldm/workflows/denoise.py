@@ -127,8 +127,8 @@ class DenoiseLDMFlow(LDMFlow):
         sampling = {"sampler": launch.SAMPLER, "steps": options.steps, "seed": seed}
         tasks = job.tasks(sampling, **how, Repeats=repeats)
         process = _inpaint_lesions if lesions else _denoise
-        act = partial(process, model, job, sampling | {"tile": tile})
-        process_scans.work(self, job, tasks, act, device)
+        process_task = partial(process, model, job, sampling | {"tile": tile})
+        process_scans.process_all(self, job, tasks, process_task, device)
 
 
 def _check_options(options):
@@ -143,8 +143,8 @@ def _check_options(options):
             "--strength has no effect with --lesions, which are inpainted entirely; "
             "leave one of them out."
         )
-    alone = options.repeats == 1 and not options.difference
-    if options.lesions and alone and options.dtype != "float32":
+    no_maps = options.repeats == 1 and not options.difference
+    if options.lesions and no_maps and options.dtype != "float32":
         raise InputError(
             "--dtype has no effect with --lesions, which keeps the type of a volume; "
             "leave it out."
@@ -228,7 +228,7 @@ def _inpaint_lesions(model, job, sampling, task):
     arguments = sampling | job.arguments(task)
     samples = process_scans.fill_in(model, scans, job.grid, options.repeats, arguments)
     return [
-        _write_healed(part, scan, lesions.hole, values, task, options)
+        _write_inpainted(part, scan, lesions.hole, values, task, options)
         for part, scan, lesions, values in zip(task.parts, scans, detected, samples)
         if part.outputs
     ]
@@ -241,7 +241,7 @@ def _dilated(scan, dilate):
     return scan._replace(hole=hole)
 
 
-def _write_healed(part, scan, lesions, samples, task, options):
+def _write_inpainted(part, scan, lesions, samples, task, options):
     """Write a volume without lesions, and its maps; return before, after and affine."""
     path, *further, mask = part.outputs
     millilitres = np.count_nonzero(lesions) * abs(np.linalg.det(scan.affine)) / 1000

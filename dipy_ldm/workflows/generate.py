@@ -21,7 +21,7 @@ from dipy_ldm.data.channels import Unnamed, channel_slices
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._conditions import (
     RequestedConditions,
-    count_of,
+    count_requested,
     parse_conditions,
     read_requested_table,
 )
@@ -36,7 +36,7 @@ from dipy_ldm.workflows._outputs import (
     write_channel,
 )
 from dipy_ldm.workflows._samples import Samples
-from dipy_ldm.workflows._sources import Series, SourceInputs, read_table
+from dipy_ldm.workflows._sources import Series, SourceInputs, read_gradients
 
 if TYPE_CHECKING:  # they take seconds to import
     from dipy_ldm.evaluation._copy_filter import CopyReplacer
@@ -181,12 +181,12 @@ class GenerateLDMFlow(LDMFlow):
         _check_options(options, is_volume)
         request = _read_request(conditions, table, document)
         sources = SourceInputs.of(document, source_files)
-        gradients = read_table(document, bvals, bvecs, request)
-        options.n_samples = _count(n_samples, request, is_volume, sources)
+        gradients = read_gradients(document, bvals, bvecs, request)
+        options.n_samples = _count_samples(n_samples, request, is_volume, sources)
         numbers = range(first_sample, first_sample + options.n_samples)
         requested = RequestedConditions.of(document, request, numbers, seed, same_noise)
         cluster = launch.find_workers(strategy)
-        numbers, sources = _part_of(cluster, numbers, sources)
+        numbers, sources = _share_of_worker(cluster, numbers, sources)
         if not numbers:
             return  # there are more workers than samples
         samples = (
@@ -196,13 +196,13 @@ class GenerateLDMFlow(LDMFlow):
         )
         refuse_overwriting(self, samples.paths, samples.cure)
         model, sampling = _load(path, options, cluster, is_volume)
-        launch.keep_log(cluster, samples.log)
-        facts = _facts(path, options, sampling)
+        launch.log_to_file(cluster, samples.log)
+        facts = _common_facts(path, options, sampling)
         replacer = _load_replacer(options, model, facts, numbers, cluster)
         inputs = request, gradients, sources, numbers, requested, samples
         pictures = self._write(_Job(*inputs, model, sampling, facts, replacer), dtype)
         config = None
-        if launch.is_first(cluster):
+        if launch.is_chief(cluster):
             used = {name: sampling[name] for name in ("steps", "guidance")}
             config = write_config(self, samples.log, options, **used)
         drawn = samples.draw(config, *pictures)
@@ -243,7 +243,7 @@ class GenerateLDMFlow(LDMFlow):
         if job.gradients:
             bvals = job.gradients.bvals[job.gradients.weighted[:3]]
             captions = [f"b = {b:g}" for b in (0, *bvals)] * len(job.numbers)
-        captions *= len(job.sources.own) if job.sources else 1
+        captions *= len(job.sources.assigned) if job.sources else 1
         return np.stack(pictures), captions, 2
 
     def _write_images(self, job):
@@ -288,7 +288,7 @@ def _read_sources(job):
         read = partial(Series.of, gradients=job.gradients, grid=job.sources.grid)
     read = lru_cache(_N_KEPT)(read)
     quiet = not job.sampling["verbose"]
-    check_each(read, tqdm(job.sources.own, "read", disable=quiet))
+    check_each(read, tqdm(job.sources.assigned, "read", disable=quiet))
     return read
 
 
@@ -348,13 +348,13 @@ def _generate_series(job, read):
         yield files, series.fill(images), series.affine, facts, shown
 
 
-def _batches(job, at_once):
+def _batches(job, batch_size):
     """Yield the source, names and numbers of each batch of samples, in order."""
     n = len(job.numbers)
-    for i, file in enumerate(job.sources.own if job.sources else [None]):
+    for i, file in enumerate(job.sources.assigned if job.sources else [None]):
         names = job.samples.names[i * n :]
-        for start in range(0, n, at_once):
-            batch = job.numbers[start : start + at_once]
+        for start in range(0, n, batch_size):
+            batch = job.numbers[start : start + batch_size]
             yield file, names[start : start + len(batch)], batch
 
 
@@ -407,11 +407,11 @@ def _load(path, options, cluster, is_volume):
         "seed": options.seed,
         "same_noise": options.same_noise,
         "strategy": devices,
-        "verbose": launch.is_first(cluster),
+        "verbose": launch.is_chief(cluster),
     }
 
 
-def _facts(path, options, sampling):
+def _common_facts(path, options, sampling):
     """Return the entries that all sidecars share."""
     # All that a sample depends on besides the model and its number.
     names = "sampler", "steps", "guidance", "seed", "same_noise"
@@ -429,24 +429,24 @@ def _read_request(words, table, document):
             "`conditions` none leaves all unspecified; remove it, or the `table`."
         )
     rows = read_requested_table(table, from_saved(document["conditions"]))
-    if twice := [name for name in rows if name in request]:
+    if both := [name for name in rows if name in request]:
         raise InputError(
-            f"{twice[0]} is in `conditions` and in the `table`; leave one of them out."
+            f"{both[0]} is in `conditions` and in the `table`; leave one of them out."
         )
     return request | rows
 
 
-def _count(n_samples, request, is_volume, sources):
+def _count_samples(n_samples, request, is_volume, sources):
     """Return the number of samples, per source image if there are any."""
     if n_samples is None:
         usual = 4 if is_volume else 64
-        return count_of(request) or (1 if sources else usual)
+        return count_requested(request) or (1 if sources else usual)
     return at_least("n_samples", n_samples, 1)
 
 
-def _part_of(cluster, numbers, sources):
+def _share_of_worker(cluster, numbers, sources):
     """Return the samples, or the source images, that this worker generates."""
     if sources is None:
-        return launch.part_of(cluster, numbers), None
-    sources = sources._replace(own=launch.part_of(cluster, sources.files))
-    return (numbers if sources.own else range(0)), sources
+        return launch.share_of_worker(cluster, numbers), None
+    sources = sources._replace(assigned=launch.share_of_worker(cluster, sources.files))
+    return (numbers if sources.assigned else range(0)), sources

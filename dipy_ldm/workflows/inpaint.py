@@ -124,7 +124,7 @@ class InpaintLDMFlow(LDMFlow):
                 if part.outputs
             ]
 
-        process_scans.work(self, job, tasks, inpaint, device)
+        process_scans.process_all(self, job, tasks, inpaint, device)
 
 
 def _check_grids(infos, masks):

@@ -305,23 +305,23 @@ class TrainLDMFlow(LDMFlow):
         # The fastest checks come first; volumes are read last.
         check_training(options)
         cluster = launch.find_workers(options.strategy)
-        strategy = _join(cluster, options, paths[0])
-        loggers = training.tensorboards(options.tensorboard)
+        strategy = _wait_for_workers(cluster, options, paths[0])
+        loggers = training.tensorboard_callbacks(options.tensorboard)
         planned = inputs.plan_training(options)
         if options.steps_detector:
             require_intensity_channels(planned.cohort.channels)
         settings = _presets.resolve(planned.cohort, **sizes_of(options))
-        share = options.validation, options.seed, settings.batch_size
-        inputs.check_split(planned, *share)
+        split_options = options.validation, options.seed, settings.batch_size
+        inputs.check_split(planned, *split_options)
         strategy = _make_strategy(strategy, options.devices)
-        recipe = training.make(settings, strategy, options)
+        recipe = training.prepare(settings, strategy, options)
         recipe.check(planned.cohort, planned.shape, planned.source)
-        chief = launch.is_first(cluster)
+        chief = launch.is_chief(cluster)
         with self._claim_outputs(paths, options.resume, chief):
             data = _load(planned, strategy, chief, options)
-            train, held_out = split(data, *share)
+            train, held_out = split(data, *split_options)
             inputs.check_conditions(train)
-            self._clear_earlier(paths[0], options, chief)
+            self._remove_earlier(paths[0], options, chief)
             report = training.Report(paths[1], paths[2], train, bool(recipe.of_vqvae))
             if chief:
                 config.write_config(
@@ -385,7 +385,7 @@ class TrainLDMFlow(LDMFlow):
                 self._check_outputs(paths, resume)
             yield
 
-    def _clear_earlier(self, path, options, chief):
+    def _remove_earlier(self, path, options, chief):
         """Remove files of earlier trainings, unless this training resumes one."""
         if options.resume:
             if self._is_resumable():
@@ -393,7 +393,7 @@ class TrainLDMFlow(LDMFlow):
             logger.info("there is no checkpoint to resume from; training starts anew.")
         if chief:
             self._remove_checkpoints()
-            config.forget_runs(self, path, options.out_model)
+            config.remove_runs(self, path, options.out_model)
 
     def _remove_checkpoints(self):
         for checkpoint in self.checkpoints:
@@ -429,12 +429,12 @@ def _has_ended(flow, path, options):
     }
     for key in ("channels", "source_channels"):
         was[key] = sorted(channel["name"] for channel in document.get(key) or [])
-        now[key] = sorted(channel.name for channel in _named(getattr(options, key)))
-    changed = _changed(was, now)
+        now[key] = sorted(c.name for c in _channels_of(getattr(options, key)))
+    changed = _describe_change(was, now)
     # Of several runs, any may have written the model.
-    chosen = _comparable(config.plain_options(options))
+    chosen = _comparable_options(config.plain_options(options))
     runs = config.read_runs(flow, path).values()
-    changes = [_changed(_comparable(run), chosen) for run in runs]
+    changes = [_describe_change(_comparable_options(run), chosen) for run in runs]
     if changed or changes and all(changes):
         raise InputError(
             f"{path} is of another training ({changed or changes[-1]}); name another "
@@ -444,13 +444,13 @@ def _has_ended(flow, path, options):
     return True
 
 
-def _named(words):
+def _channels_of(words):
     """Return the channels that an option names."""
     names = parse_channels(words)
     return [] if isinstance(names, bool) else as_channels(names)
 
 
-def _changed(was, now):
+def _describe_change(was, now):
     """Describe which option has changed; empty if none has."""
     for name, value in now.items():
         if was.get(name) != value:
@@ -458,37 +458,37 @@ def _changed(was, now):
     return ""
 
 
-def _comparable(options):
+def _comparable_options(options):
     """Return the options that change what is trained, except sizes left to defaults.
 
     Files are compared by name, since a folder can be written in many ways.
     """
     return {
-        name: _meaning(name, value)
+        name: _comparable_value(name, value)
         for name, value in options.items()
         if name not in _WITHOUT_EFFECT
         and not (value is None and name in Settings._fields)
     }
 
 
-def _meaning(name, value):
+def _comparable_value(name, value):
     if name.endswith("_files"):
-        return _name_of(value)
-    named = _named(value) if name in ("channels", "source_channels") else ()
+        return _base_names(value)
+    named = _channels_of(value) if name in ("channels", "source_channels") else ()
     return sorted(map(repr, named)) or value
 
 
-def _name_of(paths):
+def _base_names(paths):
     if isinstance(paths, list):
-        return [_name_of(path) for path in paths]
+        return [_base_names(path) for path in paths]
     return paths and os.path.basename(os.path.normpath(paths))
 
 
-def _join(cluster, options, path):
+def _wait_for_workers(cluster, options, path):
     """Wait for the other workers, if there are any, before volumes are read."""
     if cluster is None:
         return options.strategy
-    launch.keep_log(cluster, path)
+    launch.log_to_file(cluster, path)
     logger.info("waiting for %d workers: %s", len(cluster.addresses), cluster.addresses)
     return _make_strategy(options.strategy, options.devices)
 

@@ -22,12 +22,12 @@ from dipy_ldm.evaluation._copy_filter import CopyFilter
 from dipy_ldm.workflows import _reports as judgement
 from dipy_ldm.workflows._evaluation_images import (
     EvaluationImages,
-    by_turns,
     one_of_each_subject,
     read_for,
     refuse_samples,
     refuse_samples_beside_real,
-    refuse_samples_of,
+    refuse_train_subjects,
+    take_in_turn,
 )
 
 pytestmark = pytest.mark.usefixtures("no_real_cache")
@@ -306,9 +306,9 @@ def test_shared_subjects_are_refused(tmp_path):
     refuse_same_subjects(train.subjects, None)
     # As samples of source images they would be near to training images by design.
     with pytest.raises(InputError, match=r"training subjects \(sub-c, sub-d\): sa"):
-        refuse_samples_of(train, held_out)
-    refuse_samples_of(train, held_out._replace(subjects=["sub-e", "a.nii.gz"] * 2))
-    refuse_samples_of(train._replace(subjects=None), held_out)
+        refuse_train_subjects(train, held_out)
+    refuse_train_subjects(train, held_out._replace(subjects=["sub-e", "a.nii.gz"] * 2))
+    refuse_train_subjects(train._replace(subjects=None), held_out)
 
 
 def test_held_out_images_are_counted_by_subject():
@@ -335,10 +335,10 @@ def test_volumes_of_few_series_are_spread_over_them():
     images = np.arange(18.0).reshape(18, 1, 1, 1)
     series = EvaluationImages(images, names, names, None, [], names)
     assert one_of_each_subject(series).images.ravel().tolist() == [0, 8, 16]
-    of_all = by_turns(series, None).images.ravel().tolist()
+    of_all = take_in_turn(series, None).images.ravel().tolist()
     assert of_all[:6] == [0, 8, 16, 1, 9, 17]
     assert sorted(of_all) == list(range(18))
-    assert by_turns(series, 4).names == ["sub-0", "sub-1", "sub-2", "sub-0"]
+    assert take_in_turn(series, 4).names == ["sub-0", "sub-1", "sub-2", "sub-0"]
 
 
 def test_samples_are_no_real_images(tmp_path, caplog):

@@ -24,7 +24,7 @@ from dipy_ldm._conditions import Condition, to_saved
 from dipy_ldm.data import load_volumes
 from dipy_ldm.evaluation._diffusion_tensors import compare_series
 from dipy_ldm.workflows._evaluation_images import read_series
-from dipy_ldm.workflows._sources import read_table
+from dipy_ldm.workflows._sources import read_gradients
 
 SHORT = (
     "--dwi --batch_size 4 --steps_vqvae 4 --steps_ldm 10 --n_codes 64 "
@@ -164,7 +164,7 @@ def test_series_are_for_models_of_sources():
     conditions = to_saved({"direction": Condition("direction", {}, [])})
     document = {"conditions": conditions, "source": None}
     with pytest.raises(InputError, match="not one of series .* train one with `dwi`"):
-        read_table(document, "a.bval", "a.bvec", {})
+        read_gradients(document, "a.bval", "a.bvec", {})
 
 
 def denoise(folder, *arguments, status=0):
