@@ -40,7 +40,7 @@ def _parser():
     task = "what to do (default: denoise)"
     parser.add_argument("--task", choices=_TASKS, default="denoise", help=task)
     parser.add_argument("--model_file", help="model file or the packaged brains")
-    parser.add_argument("--filter", help="entities of names: ses=01", **multiple)
+    parser.add_argument("--filter", help="BIDS entities, such as ses=01", **multiple)
     suffix = "suffix of scans (default: the model's or T1w; none for named channels)"
     parser.add_argument("--suffix", help=suffix)
     version = f"dipy_ldm {__version__}"

@@ -141,7 +141,7 @@ def _check_training(cohort, options, strategy):
     try:
         recipe = training.prepare(settings, strategy, options)
         if options.source_files or options.source_channels or options.dwi:
-            # Trials have no source images, as that model does.
+            # Trials have neither sources nor directions, which that model has.
             recipe.of_model.pop("init", None)
         chosen = recipe.resolved(len(shape) - 2)
         check_patch(settings.patch, len(shape) - 2)

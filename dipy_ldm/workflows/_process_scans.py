@@ -244,8 +244,8 @@ def _name_outputs(options, sets, end, verb, outputs_of):
 
 def _all_files(parts, end):
     """List all files that will be written."""
-    every = chain(*parts.values())
-    volumes = [(path, part.channel) for part in every for path in part.outputs]
+    all_parts = chain(*parts.values())
+    volumes = [(path, part.channel) for part in all_parts for path in part.outputs]
     return outputs.list_files(volumes, end.with_name(f"{end.name}.png"))
 
 

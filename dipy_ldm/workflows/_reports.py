@@ -32,7 +32,7 @@ from dipy_ldm.workflows._outputs import write_page
 logger = logging.getLogger(__name__)
 
 
-def words_of_facts(facts: dict) -> dict[str, Any]:
+def label_facts(facts: dict) -> dict[str, Any]:
     """Return the facts that a page shows, with their names split into words."""
     return {
         re.sub("(?<!^)(?=[A-Z])", " ", name).capitalize(): _shorten(value)
@@ -85,7 +85,7 @@ def write_evaluation(
     parts = [summary.agreement_part(name, *one) for name, one in followed.items()]
     agreements = {name: agreement for name, (*_, agreement) in followed.items()}
     figures = evaluation.figures | ({"followed": agreements} if agreements else {})
-    page = summary.write_page(evaluation, words_of_facts(facts), parts)
+    page = summary.write_page(evaluation, label_facts(facts), parts)
     _write(outputs, evaluation, facts, figures, page)
 
 
@@ -103,7 +103,7 @@ def write_series(
 ) -> None:
     """Write the metrics and the page of an evaluation of diffusion series."""
     title = "Evaluation of diffusion series"
-    page = report(title, (), words_of_facts(facts), (), "series.html", **pieces)
+    page = report(title, (), label_facts(facts), (), "series.html", **pieces)
     write_page(outputs, facts | {"Figures": as_json(figures)}, page)
 
 
@@ -171,7 +171,7 @@ def write_audit(outputs: Sequence[Path], result: Audit, facts: dict) -> None:
             for pair in result.pairs
         ],
     }
-    page = audit_page.write_page(result, words_of_facts(facts))
+    page = audit_page.write_page(result, label_facts(facts))
     _write(outputs, result, facts, figures, page)
 
 
@@ -191,7 +191,7 @@ def pairs_page(
 
     affine = vqvae.affine_ if result.generated.ndim == 5 else None
     samples = generated.names if generated else ()
-    named = words_of_facts(facts), samples, model.channels_
+    named = label_facts(facts), samples, model.channels_
     return audit_page.write_pairs(result, image, names, affine, *named)
 
 

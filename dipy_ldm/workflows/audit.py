@@ -80,11 +80,11 @@ class AuditLDMFlow(LDMFlow):
             held-out ones, if the model has any.
         source_files : variable string or Path, optional
             Source images of the training and the held-out volumes, for models
-            conditioned on source images, paired by the sub- and ses- of their names.
+            conditioned on source images, paired by sub- and ses-.
         reference : string or Path, optional
-            Another model of the same kind and size of images, trained on none of these.
-            How well it separates training from held-out images is reported for
-            comparison: that much is no memorisation.
+            Another model, of images of the same kind and size, trained on none of
+            these. How well it separates training from held-out images is reported for
+            comparison: that much is not memorisation.
         n_samples : int, optional
             Maximum number of images of each kind. Default: all, up to 2,000.
         seed : int, optional

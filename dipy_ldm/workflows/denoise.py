@@ -66,18 +66,18 @@ class DenoiseLDMFlow(LDMFlow):
         Each volume is resampled to the grid of the model and encoded, noise is added to
         its latents and removed again, and the decoded result is resampled to the grid
         and intensities of the volume. Writes a NIfTI file for each, named after the
-        volume, and a JSON file of how it was made. Volumes of equal names keep their
-        folders. Models trained with --dwi take diffusion series, with .bval and .bvec
-        beside each.
+        volume, and a JSON file of how it was made. If volumes have equal names, their
+        folders are kept. Models trained with --dwi take diffusion series, with .bval
+        and .bvec beside each.
 
         Parameters
         ----------
         model_file : string or Path
-            Model file that dipy_train_ldm wrote from volumes, or the packaged brains
-            (T1-like, without skull, at the place of the MNI template).
+            Model of volumes, written by dipy_train_ldm, or the packaged brains
+            (T1-like, without skull, in the position of the MNI template).
         strength : float, optional
-            Noise level, from 0 to 1. At 0 the result is the reconstruction by the
-            autoencoder; the higher, the more is generated.
+            Noise level, from 0 to 1. At 0, the result is the reconstruction by the
+            autoencoder; the higher the level, the more is generated.
         steps : int, optional
             Network evaluations. Default: 1 at the default strength, up to 20 at
             strength 1; 10 with --lesions.
@@ -97,7 +97,7 @@ class DenoiseLDMFlow(LDMFlow):
             margin around them; all other voxels stay identical, to the bit. Also writes
             the mask of lesions. The model must have been trained with --steps_detector.
         threshold : float, optional
-            With --lesions: minimum lesion probability of the voxels of a lesion.
+            With --lesions: voxels of at least this probability are lesions.
         dilate : float, optional
             With --lesions: margin around lesions that is also inpainted, in mm. Edges
             of lesions are soft, and the model would continue what remains of one.
@@ -106,7 +106,7 @@ class DenoiseLDMFlow(LDMFlow):
             channels to write. Default: all. Without names: the fourth axis of the files
             holds channels.
         out_denoised : string, optional
-            Text to append to the names of volumes; of BIDS names, the desc-.
+            Text appended to the names of volumes or, for BIDS names, used as desc-.
         """
         options = gather(locals())
         _check_options(options)
@@ -193,9 +193,9 @@ def _denoise(model, job, sampling, task):
     repeated = denoise_repeatedly()
     # From the same noise, so that only the conditions differ.
     compare = options.difference and job.requested.specified
-    before = denoise_repeatedly(conditions=None) if compare else None
+    unconditional = denoise_repeatedly(conditions=None) if compare else None
     return [
-        _write(part, origin, columns, task, repeated, before, options)
+        _write(part, origin, columns, task, repeated, unconditional, options)
         for part, origin, (_, columns) in zip(
             task.parts, origins, channel_slices(task.channels)
         )
@@ -264,11 +264,11 @@ def _write_inpainted(part, scan, lesions, samples, task, options):
     return scan.data, scan.filled(mean), scan.affine
 
 
-def _write(part, origin, columns, task, repeated, before, options):
+def _write(part, origin, columns, task, repeated, unconditional, options):
     """Write the mean of repeated results, their spread, and the difference.
 
-    ``before`` are the results without conditions, or None. Returns the volume before
-    and after, and its affine.
+    ``unconditional`` are the results without conditions, or None. Returns the volume
+    before and after, and its affine.
     """
     channel, _, (path, *further) = part
     repeated = [image[..., columns] for image in repeated]
@@ -282,10 +282,10 @@ def _write(part, origin, columns, task, repeated, before, options):
         maps.append((channel.spread(repeated, origin), extra))
     if options.difference:
         name, minuend = "scan", origin.data
-        if before is not None:
+        if unconditional is not None:
             name = "result without conditions"
-            unconditional = np.mean(before, 0)[..., columns]
-            minuend = channel.bring_back(unconditional, origin)
+            minuend = np.mean(unconditional, 0)[..., columns]
+            minuend = channel.bring_back(minuend, origin)
         extra = {"Difference": channel.compared.format(name, "result")}
         maps.append((channel.difference(minuend, mean), extra))
     for other, (volume, extra) in zip(further, maps, strict=True):

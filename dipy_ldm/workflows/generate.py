@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # they take seconds to import
 logger = logging.getLogger(__name__)
 
 # Source images that are cached in memory; each may take 100 MB.
-_N_KEPT = 16
+_N_CACHED = 16
 
 
 class _Job(NamedTuple):
@@ -107,8 +107,8 @@ class GenerateLDMFlow(LDMFlow):
         Images are written as one array (.npz) with a description of how it was made,
         and a picture (.png). Volumes are written as a NIfTI file each, on the grid of
         the training volumes, with a JSON file of how it was made, and one picture with
-        three planes of each. A sample depends only on the seed and its number and, if
-        it has a source image, on the name of that.
+        three planes of each. A sample depends only on the seed, its number and, if any,
+        the name of its source image.
 
         Parameters
         ----------
@@ -119,8 +119,8 @@ class GenerateLDMFlow(LDMFlow):
         conditions : variable string, optional
             Conditions of the samples, as name=value: age=70 sex=F. A list has a value
             for each sample: age=50,60,70. Omitted conditions are drawn from the
-            distribution of the training images, and recorded; age=none leaves one
-            unspecified, and none alone leaves all unspecified.
+            distribution of the training images, and recorded; age=none leaves age
+            unspecified, and --conditions none leaves all unspecified.
         sampler : string, optional
             Sampling algorithm.
         steps : int, optional
@@ -210,7 +210,7 @@ class GenerateLDMFlow(LDMFlow):
 
     def _write(self, job, dtype):
         """Generate and write all samples; return pictures, captions and columns."""
-        read = _read_sources(job)
+        read = _source_reader(job)
         paths = job.samples.paths
         with job.samples.being_written(), claimed_output(paths[0]):
             # Again: another run may have just ended.
@@ -269,7 +269,7 @@ def _check_options(options, is_volume):
         raise InputError("`dtype` is for volumes; leave it out for images.")
     if not options.bids and (options.suffix or options.skull_stripped):
         raise InputError(
-            "`suffix` and `skull_stripped` are for `bids`; add it, or leave them out."
+            "`suffix` and `skull_stripped` are for `bids`; add `bids`, or remove them."
         )
     if options.bids and options.out_samples != "samples":
         raise InputError(
@@ -279,14 +279,14 @@ def _check_options(options, is_volume):
         logger.info("samples are recorded with a skull; if not, add --skull_stripped.")
 
 
-def _read_sources(job):
+def _source_reader(job):
     """Refuse all invalid source images at once; return a cached reader of each."""
     if not job.sources:
         return None
     read = job.sources.read
     if job.gradients:
         read = partial(Series.of, gradients=job.gradients, grid=job.sources.grid)
-    read = lru_cache(_N_KEPT)(read)
+    read = lru_cache(_N_CACHED)(read)
     quiet = not job.sampling["verbose"]
     check_each(read, tqdm(job.sources.assigned, "read", disable=quiet))
     return read

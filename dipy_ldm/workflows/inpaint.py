@@ -57,14 +57,14 @@ class InpaintLDMFlow(LDMFlow):
         predicts from its surroundings. All other voxels stay identical, to the bit, in
         the volume's own space and data type. Writes a NIfTI file for each, named after
         the volume, a JSON file of how it was made, and the mask that was used. Several
-        samples are written one by one, with their mean and standard deviation. Volumes
-        of equal names keep their folders.
+        samples are all written, with their mean and standard deviation. If volumes have
+        equal names, their folders are kept.
 
         Parameters
         ----------
         model_file : string or Path
-            Model file that dipy_train_ldm wrote from volumes, or the packaged brains
-            (T1-like, without skull, at the place of the MNI template).
+            Model of volumes, written by dipy_train_ldm, or the packaged brains
+            (T1-like, without skull, in the position of the MNI template).
         mask_files : variable string or Path, optional
             Masks, given as the volumes are: one for all of them, or one for each,
             paired by sub- and ses-, by names that contain those of the volumes (scan1,
@@ -85,7 +85,7 @@ class InpaintLDMFlow(LDMFlow):
             channels to fill and write. Default: all. Without names: the fourth axis of
             the files holds channels.
         out_inpainted : string, optional
-            Text to append to the names of volumes; of BIDS names, the desc-.
+            Text appended to the names of volumes or, for BIDS names, used as desc-.
         """
         options = gather(locals())
         at_least("dilate", dilate, 0)

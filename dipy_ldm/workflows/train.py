@@ -116,13 +116,12 @@ class TrainLDMFlow(LDMFlow):
         history.csv, the losses and metrics of each validation round, and training.png,
         with curves, reconstructions and samples, which is updated during the training.
 
-        With --check, or as dipy_check_ldm, nothing is trained. Everything that could
-        stop a long training is checked: all files and headers, volumes that are
-        duplicates or of another orientation, memory, time, precision, and, in a few
-        training steps, whether the model learns. Writes a page that explains the
-        results (check.html), and the results for programs (check.json). The exit status
-        is 1 if something must be fixed. Preprocessed volumes are cached for the
-        training.
+        With --check, or as dipy_check_ldm, nothing is trained. Instead, all files and
+        headers, duplicates and orientations of volumes, memory, time and precision are
+        checked and, in a few training steps, whether the model learns. Writes a page
+        that explains the results (check.html), and the results for programs
+        (check.json). The exit status is 1 if something must be fixed. Preprocessed
+        volumes are cached for the training.
 
         Parameters
         ----------
