@@ -213,7 +213,7 @@ def test_the_file_of_a_check_says_how_to_check_again(tmp_path):
 
 
 def test_a_limit_may_be_infinite(tmp_path):
-    limit = config._as_toml(float("inf"))
+    limit = config._toml_value(float("inf"))
     text = f'[dipy_train_ldm]\ninput_files = ["mnist"]\ncache_limit = {limit}\n'
     file = write(tmp_path / "ldm.toml", text)
     assert parse(TrainLDMFlow, "--config", file)["cache_limit"] == float("inf")
