@@ -431,9 +431,9 @@ def _has_ended(flow, path, options):
         now[key] = sorted(c.name for c in _channels_of(getattr(options, key)))
     changed = _describe_change(was, now)
     # Of several runs, any may have written the model.
-    chosen = _comparable_options(config.plain_options(options))
+    chosen = _comparable(config.plain_options(options))
     runs = config.read_runs(flow, path).values()
-    changes = [_describe_change(_comparable_options(run), chosen) for run in runs]
+    changes = [_describe_change(_comparable(run), chosen) for run in runs]
     if changed or changes and all(changes):
         raise InputError(
             f"{path} is of another training ({changed or changes[-1]}); name another "
@@ -457,7 +457,7 @@ def _describe_change(was, now):
     return ""
 
 
-def _comparable_options(options):
+def _comparable(options):
     """Return the options that change what is trained, except sizes left to defaults.
 
     Files are compared by name, since a folder can be written in many ways.

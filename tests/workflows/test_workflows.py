@@ -36,7 +36,7 @@ from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._sidecars import fingerprint
 from dipy_ldm.workflows import _training
 from dipy_ldm.workflows._config import write_config
-from dipy_ldm.workflows.train import TrainLDMFlow, _comparable_options, _has_ended
+from dipy_ldm.workflows.train import TrainLDMFlow, _comparable, _has_ended
 
 
 @pytest.fixture(scope="module")
@@ -253,15 +253,11 @@ def test_resuming_a_finished_training_is_no_error(command, tmp_path):
 
 @pytest.mark.parametrize("name", ["channels", "source_channels"])
 def test_channel_options_are_compared_by_meaning(name):
-    spelled = (
-        _comparable_options({name: words}) for words in (["T1w,T2w"], ["T2w", "T1w"])
-    )
+    spelled = (_comparable({name: words}) for words in (["T1w,T2w"], ["T2w", "T1w"]))
     assert next(spelled) == next(spelled)
-    ranges = (
-        _comparable_options({name: words}) for words in (["CBF=0:200"], ["CBF=0:100"])
-    )
+    ranges = (_comparable({name: words}) for words in (["CBF=0:200"], ["CBF=0:100"]))
     assert next(ranges) != next(ranges)
-    assert _comparable_options({name: None}) == {name: None}
+    assert _comparable({name: None}) == {name: None}
 
 
 def test_a_finished_training_of_other_options_is_refused(tmp_path):
