@@ -298,6 +298,8 @@ def _read(file, command):
         raise InputError(f"{file} is not valid TOML ({error}); {cure}") from error
     if not isinstance(document.get(command), dict):
         commands = [name for name in document if name.startswith("dipy_")]
-        content = f"options of {', '.join(commands)}, but none" if commands else "none"
+        content = (
+            f"options of {', '.join(commands)}, but none" if commands else "no options"
+        )
         raise InputError(f"{file} has {content} of {command}; {cure}")
     return document[command]

@@ -144,9 +144,9 @@ def test_conditions_replace_the_number_of_generated_samples_alone(tmp_path):
         ),
         (
             '[dipy_train_ldm]\ninput_files = "mnist"',
-            "has options of dipy_train_ldm, and none of dipy_denoise_ldm; give a file",
+            "has options of dipy_train_ldm, but none of dipy_denoise_ldm; give a file",
         ),
-        ("strength = 3", "has none of dipy_denoise_ldm; give a file"),
+        ("strength = 3", "has no options of dipy_denoise_ldm; give a file"),
         (
             "[dipy_denoise_ldm]\nstronger = 3",
             "has the option stronger, which dipy_denoise_ldm does not have; correct",
