@@ -405,7 +405,7 @@ class TrainLDMFlow(LDMFlow):
 _WITHOUT_EFFECT = {
     *("strategy", "devices", "remat", "cache_dir", "cache_limit", "tensorboard"),
     *("checkpoint_steps", "resume", "check", "seconds"),
-    "conditions",  # compared as what they mean
+    "conditions",  # compared by their names
     *("out_dir", "out_model"),
 }
 
