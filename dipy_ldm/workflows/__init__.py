@@ -1,1 +1,1 @@
-"""Workflows: the command line, in DIPY's manner."""
+"""Command-line workflows, built on DIPY's."""

@@ -1,4 +1,4 @@
-"""Folders as BIDS has derivatives."""
+"""BIDS derivatives datasets: their descriptions, folders and file names."""
 
 from collections.abc import Sequence
 import json
@@ -14,18 +14,18 @@ from dipy_ldm.workflows._outputs import write_text
 _VERSION = "1.10.0"
 _README = """\
 Synthetic volumes: none of them is a scan, and no row of participants.tsv is a person.
-Its columns are the conditions that were requested or, as DrawnConditions of the JSON
-file beside a volume says, drawn; they need not be what the volume shows, and n/a is
-unspecified. That file also has the model and the options it was generated with.
+Its columns are conditions: requested or, if listed under DrawnConditions in the JSON
+file beside a volume, drawn at random; n/a is unspecified. A volume need not match its
+conditions. The JSON file also lists the model and the options that generated it.
 """
 _README_OF_SCANS = """\
-Results of scans of the dataset that the JSON files beside them name, as a model expects
-them: they are synthetic in part or as a whole. The folder code has the options.
+Scans processed by a generative model: they are synthetic in part or as a whole. The
+JSON file beside each lists its inputs; the folder code has the options.
 """
 _DATASET_FILES = ("dataset_description.json", "participants.tsv", "sub-*")
-# Suffixes, in lower case, of what is computed of diffusion, which BIDS has not yet.
+# Lower-case suffixes of diffusion maps, which BIDS does not define yet.
 _OF_DIFFUSION = frozenset(("dwimap", "fa", "md", "ad", "rd", "b0"))
-# Folders of what is no image of anatomy.
+# Folders by suffix; files with other suffixes belong in anat.
 _FOLDERS = {
     **dict.fromkeys(("dwi", *_OF_DIFFUSION), "dwi"),
     **dict.fromkeys(("bold", "sbref", "boldref"), "func"),
@@ -35,7 +35,7 @@ _FOLDERS = {
 
 
 def refuse_other_dataset(root: Path) -> None:
-    """Refuse a folder with a dataset of others, whose tables would be lost."""
+    """Refuse a folder with a dataset of other software, to protect its tables."""
     if _is_from_dipy_ldm(root):
         return
     marks = [name for name in _DATASET_FILES if any(root.glob(name))]
@@ -57,7 +57,7 @@ def _is_from_dipy_ldm(root):
 def begin_dataset(
     root: Path, ignored: Sequence[str] = (), of_scans: bool = False
 ) -> None:
-    """Make the folder of a dataset and write its description, unless it exists."""
+    """Create the folder of a dataset, and its description unless it has one."""
     make_folder(root)
     _ignore(root / ".bidsignore", ignored)
     if _is_from_dipy_ldm(root):
@@ -74,16 +74,16 @@ def begin_dataset(
 
 
 def _ignore(path, names):
-    """Add names to those that validators ignore."""
+    """Add patterns to ``.bidsignore``, which validators skip."""
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     if new := [name for name in names if name not in lines]:
         write_text(path, "\n".join([*lines, *new, ""]))
 
 
 def ignored_names(channels: Sequence[Channel], file: Path) -> tuple[str, ...]:
-    """Return the names of files that are not those of BIDS: maps of diffusion yet.
+    """Return patterns of file names that BIDS does not define: those of diffusion maps.
 
-    Channels without a name have the suffix of a file.
+    Channels without a name have the suffix of ``file``.
     """
     ends = [
         (c.name, c.suffix or c.name.rpartition("-")[2] or suffix(file) or "")
@@ -97,18 +97,18 @@ def ignored_names(channels: Sequence[Channel], file: Path) -> tuple[str, ...]:
 
 
 def folder_of(suffix: str) -> str:
-    """Return the folder of BIDS for files with a suffix."""
+    """Return the BIDS folder, such as anat, of files with a suffix."""
     return _FOLDERS.get(suffix.lower(), "anat")
 
 
 def place_in_dataset(root: Path, file: Path, name: str) -> Path:
-    """Return where a dataset has what was made of a scan."""
+    """Return the path within a dataset of the result for a scan."""
     subject, session = (entity(file.name, key) for key in ("sub", "ses"))
     end = suffix(file)
     if not (subject and end):
         raise InputError(
-            f"`bids` is for scans with names of BIDS, such as sub-01_T1w.nii.gz, and "
-            f"not for {file}; leave it out."
+            f"`bids` needs BIDS names, such as sub-01_T1w.nii.gz, which {file} is not; "
+            "rename the file, or leave `bids` out."
         )
     kind = file.absolute().parent.name
     folder = kind if kind in DATA_TYPES else folder_of(end)

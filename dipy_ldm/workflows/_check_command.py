@@ -1,4 +1,4 @@
-"""What ``dipy_train_ldm --check`` checks, in which order, and how it reports it."""
+"""Check a training before it starts (``dipy_train_ldm --check``), and report."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -36,32 +36,32 @@ logger = logging.getLogger(__name__)
 
 def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -> str:
     """Check a training, write the findings, and return what must be fixed."""
-    if options.init:  # is looked at before the volumes, which take longer
+    if options.init:  # before the volumes, which take longer
         _serialization.read_document(_serialization.find(options.init))
     if options.input_files == ["mnist"] or not holds_volumes(options.input_files):
-        sections, cohort = _look_at_images(options)
+        sections, cohort = _check_image_inputs(options)
     else:
-        sections, cohort = _look_at_volumes(options)
+        sections, cohort = _check_volume_inputs(options)
     if cohort is None:
         why = "Not checked: there is no file to train on."
         sections["Training"] = [grey("training", why)]
     else:
-        sections |= _try_out(cohort, options, strategy)
-    if unchecked := _not_checked(options):
+        sections |= _check_training(cohort, options, strategy)
+    if unchecked := _uncovered_options(options):
         sections["Not checked"] = unchecked
     return _write(outputs, options, sections)
 
 
-def _not_checked(options):
-    """List the options of a training that the check leaves out."""
+def _uncovered_options(options):
+    """Report the options of a training that the check does not cover."""
     names = "source_files", "source_channels", "steps_detector"
-    why = dict.fromkeys(names, "The check leaves it out.")
-    why["dwi"] = "Directions and b = 0 are left out of the time and the memory."
+    why = dict.fromkeys(names, "The check does not cover it.")
+    why["dwi"] = "The estimates of time and memory ignore directions and b = 0."
     return [grey(f"--{n}", text) for n, text in why.items() if getattr(options, n)]
 
 
-def _look_at_volumes(options):
-    paths, conditions, steps = inputs.named_inputs(options)
+def _check_volume_inputs(options):
+    paths, conditions, steps = inputs.files_and_conditions(options)
     how = inputs.grid_options(options)
     sources = inputs.source_channels_of(options)
     if options.dwi:
@@ -74,27 +74,27 @@ def _look_at_volumes(options):
         return sections, None
     files, subjects = volumes.files, volumes.subjects
     if conditions:
-        sections["Conditions"] = _of_tables(conditions, files, paths, steps)
+        sections["Conditions"] = _check_tables(conditions, files, paths, steps)
     cohort = Cohort(volumes.images, affine=volumes.affine, subjects=subjects)
     cohort = shown = cohort._replace(channels=volumes.channels)
     if volumes.sources is not None:
-        # The b = 0 of each series, in place of its volumes.
+        # One image of each series: its b = 0.
         rows = [files.index(file) for file in dict.fromkeys(files)]
         shown = cohort.take_metadata(rows)._replace(images=volumes.sources[rows])
-    names = _short(list(dict.fromkeys(files)))
+    names = _short_names(list(dict.fromkeys(files)))
     sections["Images"] = check_images(shown, names)
     if channels := check_channels(shown, names):
         sections["Channels"] = channels
     return sections, cohort
 
 
-def _short(files):
-    """Name files by their last names, or by their paths where these are equal."""
+def _short_names(files):
+    """Return the names of files, or their paths if names are equal."""
     names = [file.name for file in files]
     return names if len(set(names)) == len(names) else list(map(str, files))
 
 
-def _look_at_images(options):
+def _check_image_inputs(options):
     data = inputs.plan_training(options).load()
     names = [f"image {i}" for i in range(len(data.images))]
     cohort = data._replace(subjects=data.subjects or names)
@@ -102,21 +102,21 @@ def _look_at_images(options):
     if data.conditions:
         learnt = learn(data.conditions, len(names), subjects=cohort.subjects)
         covariates = as_covariates(data.conditions, learnt, cohort.subjects)
-        sections["Conditions"] = _of_covariates(covariates)
+        sections["Conditions"] = _check_conditions(covariates)
     return sections, cohort
 
 
-def _of_tables(names, files, paths, steps):
-    """Check the conditions that tables list for volumes, as a training does."""
+def _check_tables(names, files, paths, steps):
+    """Check the conditions that tables list for volumes."""
     try:
         covariates = read_covariates(names, files, rows_of_lists(paths), steps)
         learn(covariates.values, len(files), subjects=covariates.subjects)
     except InputError as error:
         return [refused("conditions", error)]
-    return _of_covariates(covariates)
+    return _check_conditions(covariates)
 
 
-def _of_covariates(covariates):
+def _check_conditions(covariates):
     """Summarise conditions, and count the subjects who could be re-identified."""
     n, alone = len(set(covariates.subjects)), count_identifiable(covariates)
     title, cure = "unique combinations", "Use fewer or coarser ones (--coarsen)."
@@ -126,22 +126,22 @@ def _of_covariates(covariates):
     return [green("conditions", summarise(covariates)), unique]
 
 
-def _try_out(cohort, options, strategy):
-    """Check what the training would be, and try it."""
+def _check_training(cohort, options, strategy):
+    """Check the options and the memory of a training, and run its trials."""
     settings = _presets.resolve(cohort, **sizes_of(options))
-    share = options.validation, options.seed, settings.batch_size
+    split_options = options.validation, options.seed, settings.batch_size
     findings = [
         dry_run.check_subjects(cohort, options.init, options.dwi),
-        dry_run.check_split(cohort, *share),
+        dry_run.check_split(cohort, *split_options),
     ]
     if findings[-1].state == "red":
         return _untried(findings, "there are too few images")
-    train, _ = split(cohort, *share)
+    train, _ = split(cohort, *split_options)
     shape = train.images.shape
     try:
-        recipe = training.make(settings, strategy, options)
+        recipe = training.prepare(settings, strategy, options)
         if options.source_files or options.source_channels or options.dwi:
-            # Of which trials have none.
+            # Trials have neither sources nor directions, which that model has.
             recipe.of_model.pop("init", None)
         chosen = recipe.resolved(len(shape) - 2)
         check_patch(settings.patch, len(shape) - 2)
@@ -152,9 +152,9 @@ def _try_out(cohort, options, strategy):
             return _untried(findings, "the memory would not suffice")
         recipe.check(train, shape)
     except InputError as error:
-        return _untried([*findings, refused("options", error)], "it can't begin so")
+        return _untried([*findings, refused("options", error)], "invalid options")
     if not options.seconds:
-        return _untried(findings, "no time was given for it")
+        return _untried(findings, "--seconds is 0")
     trials = _try_training(recipe, chosen, train, len(cohort.images), options.seconds)
     return {"Training": findings, "Trials": trials}
 
@@ -165,7 +165,7 @@ def _untried(findings, why):
 
 
 def _try_training(recipe, chosen, train, n_all, seconds):
-    """Take some steps of a training, and overfit few of its images."""
+    """Time some training steps, and overfit a few images."""
     batch = train._replace(images=train.images[: chosen["diffusion"].batch_size])
     few = train._replace(images=train.images[: dry_run.N_OVERFIT_IMAGES])
     paces = dry_run.time_training_steps(recipe, batch, seconds / 2)
@@ -177,13 +177,13 @@ def _try_training(recipe, chosen, train, n_all, seconds):
 
 
 def _write(outputs, options, sections):
-    """Write both files, and return in a sentence what must be fixed."""
-    every = [finding for findings in sections.values() for finding in findings]
+    """Write both files, and return a sentence on what must be fixed, if anything."""
+    all_findings = [finding for findings in sections.values() for finding in findings]
     document = {
         "GeneratedBy": {"Name": "dipy_ldm", "Version": __version__},
         "Time": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "Inputs": list(map(str, options.input_files)),
-        "State": worst(every),
+        "State": worst(all_findings),
         "Findings": {
             title: [finding.to_saved() for finding in findings]
             for title, findings in sections.items()
@@ -194,5 +194,5 @@ def _write(outputs, options, sections):
         logger.info("%s", worded(line))
     page = worded(report.write_page(options.input_files, sections))
     write_page(outputs, json.loads(worded(json.dumps(document))), page)
-    bad = ", ".join(finding.title for finding in every if finding.state == "red")
+    bad = ", ".join(finding.title for finding in all_findings if finding.state == "red")
     return bad and f"fix what is red before you train: {bad}; see {outputs[1]}."

@@ -1,4 +1,4 @@
-"""Conditions that samples are generated for: from options, tables, and outputs."""
+"""Requested conditions: from options, from tables, and from files of outputs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -28,9 +28,10 @@ logger = logging.getLogger(__name__)
 
 
 class RequestedConditions(NamedTuple):
-    """Conditions of the samples, in their own units: as requested, others drawn.
+    """Conditions of the samples in their own units: requested, or drawn at random.
 
-    Each sample has sentences on surprising values; ``drawn`` says which were drawn.
+    ``range_warnings`` are sentences on unusual values of each sample; ``drawn`` says
+    which values were drawn.
     """
 
     table: dict[str, list]
@@ -47,7 +48,7 @@ class RequestedConditions(NamedTuple):
         seed: int | None = None,
         same_noise: bool = False,
     ) -> Self:
-        """Read what is requested, and draw the rest, without a network."""
+        """Check the requested conditions and, with a seed, draw the others."""
         conditions = from_saved(document["conditions"])
         n = len(numbers)
         request = as_levels(conditions, request) or None
@@ -74,22 +75,22 @@ class RequestedConditions(NamedTuple):
                 for name in values
             }
         table = {
-            name: [_plain(name, condition, v) for v in values.get(name, [None] * n)]
+            name: [_as_plain(name, condition, v) for v in values.get(name, [None] * n)]
             for name, condition in conditions.items()
         }
         return cls(table, range_warnings, numbers, drawn)
 
     @property
     def specified(self) -> bool:
-        """Whether any condition of any image is specified."""
+        """Whether any condition of any sample is specified."""
         return any(v is not None for values in self.table.values() for v in values)
 
     def subset(self, numbers: range) -> dict[str, list] | str | None:
-        """Return the conditions of some of the images."""
+        """Return the conditions of some samples, as models take them."""
         columns = self._take(self.table, numbers)
         if self.drawn is None or not columns:
             return columns or None
-        # Left out, it would be drawn.
+        # Omitted conditions would be drawn.
         if not self.specified:
             return NONE
         return {
@@ -97,21 +98,21 @@ class RequestedConditions(NamedTuple):
             for name, values in columns.items()
         }
 
-    def _places(self, numbers):
+    def _rows(self, numbers):
         first = self.numbers.start
         return slice(numbers.start - first, numbers.stop - first)
 
     def _take(self, columns, numbers):
-        return {name: own[self._places(numbers)] for name, own in columns.items()}
+        return {name: values[self._rows(numbers)] for name, values in columns.items()}
 
     def facts(self, numbers: range) -> dict[str, Any]:
-        """Describe the conditions of images, for the file beside them."""
+        """Return the conditions of some samples as entries of their sidecar."""
         conditions: dict[str, Any] = {}
         for name, values in self._take(self.table, numbers).items():
             shown = ["n/a" if value is None else value for value in values]
             conditions[name] = shown[0] if len(shown) == 1 else shown
         drawn = self._take(self.drawn or {}, numbers)
-        range_warnings = chain(*self.range_warnings[self._places(numbers)])
+        range_warnings = chain(*self.range_warnings[self._rows(numbers)])
         entries = {
             "Conditions": conditions,
             "DrawnConditions": [name for name, cells in drawn.items() if any(cells)],
@@ -120,7 +121,7 @@ class RequestedConditions(NamedTuple):
         return {name: entry for name, entry in entries.items() if entry}
 
     def captions(self, numbers: range) -> list[str]:
-        """Return what was requested of each image; nothing where all is drawn."""
+        """Return the requested conditions of each sample; nothing if all are drawn."""
         drawn, columns = self._take(self.drawn or {}, numbers), []
         for name, values in self._take(self.table, numbers).items():
             cells = [*zip(values, drawn.get(name, [False] * len(values)))]
@@ -134,7 +135,7 @@ class RequestedConditions(NamedTuple):
         return [", ".join(filter(None, row)) for row in zip(*columns)]
 
     def arrays(self, numbers: range) -> dict[str, np.ndarray]:
-        """Return the conditions of images as arrays."""
+        """Return the conditions of some samples as arrays."""
         columns = {}
         for name, values in self._take(self.table, numbers).items():
             missing = "n/a" if any(isinstance(v, str) for v in values) else math.nan
@@ -165,21 +166,21 @@ def parse_conditions(
         starts = [value.partition("=")[0].strip() for value in values[1:]]
         if any(start in ("", *conditions) for start in starts):
             raise InputError(
-                f"{word!r} has no value at a comma, which is between values of one "
-                "condition; put spaces between conditions, as in age=70 sex=F."
+                f"{word!r} has no value after a comma; commas separate values of one "
+                "condition, and spaces separate conditions: age=70 sex=F."
             )
         table[name] = values if len(values) > 1 else value
     return table
 
 
-def count_of(request: dict | str) -> int | None:
-    """Count the images that conditions are for."""
+def count_requested(request: dict | str) -> int | None:
+    """Return how many values conditions list, one for each sample; None without."""
     if isinstance(request, str):
         return None
     return max((len(v) for v in request.values() if isinstance(v, list)), default=None)
 
 
-def _plain(name, condition, value):
+def _as_plain(name, condition, value):
     if condition.leaves_out(value):
         return None
     if condition.kind == "class":
@@ -190,12 +191,12 @@ def _plain(name, condition, value):
 def read_requested_table(
     path: str | Path, conditions: Mapping[str, Condition]
 ) -> dict[str, list[str | float | None]]:
-    """Read a table of conditions, one sample a row."""
+    """Read a table of conditions, with a row for each sample."""
     rows = tables.read_table(path)
     columns = [name for name in rows[0].cells if name]
     names = [name for name in columns if name in conditions]
     if not names:
-        cure = f"it has {listed(conditions)}" if conditions else "train one that has"
+        cure = f"it has {listed(conditions)}" if conditions else "train one with some"
         raise InputError(
             f"{path} has no column that is a condition of the model ({cure}); its "
             f"columns are {listed(columns)}."
@@ -214,7 +215,7 @@ def read_requested_table(
 
 
 def _read_cell(name, row, condition, complaints):
-    """Read a cell, and complain of a bad one."""
+    """Read a cell, and add a complaint if it is invalid."""
     text = row.cells[name]
     if tables.is_missing(text):
         return None
@@ -231,15 +232,15 @@ def _read_cell(name, row, condition, complaints):
 
 
 def as_levels(conditions: Mapping[str, Condition], table: Any) -> Any:
-    """Spell the classes of a table as the model does; none of the word none."""
+    """Spell the classes of a table as the model does; return other values unchanged."""
     if not isinstance(table, dict):
         return table
-    own = {n: c for n, c in conditions.items() if n in table and c.kind == "class"}
-    return table | {name: _as_level(name, table[name], own[name]) for name in own}
+    classes = {n: c for n, c in conditions.items() if n in table and c.kind == "class"}
+    return table | {n: _as_level(n, table[n], classes[n]) for n in classes}
 
 
 def _as_level(name, value, condition):
-    """Spell a class, or each of a list, as the model does, which may know no table."""
+    """Spell a class, or each of a list, as the model does."""
     if isinstance(value, list):
         return [_as_level(name, one, condition) for one in value]
     if not isinstance(value, str) or value in condition.levels:
@@ -249,22 +250,22 @@ def _as_level(name, value, condition):
     return levels.get(level, level)
 
 
-def requested_conditions_of(
+def read_requested_conditions(
     names: Sequence[str], places: Sequence[tuple[Path, int]]
 ) -> dict[str, list] | None:
-    """Look up which conditions generated images were requested with."""
+    """Return the conditions with which images were generated, if their files do."""
     by_file = {file: read_facts(file).get("Conditions", {}) for file, _ in places}
     columns = {}
     for name in names:
         pairs = [(by_file[file].get(name), number) for file, number in places]
-        values = [own[i] if isinstance(own, list) else own for own, i in pairs]
+        values = [v[i] if isinstance(v, list) else v for v, i in pairs]
         columns[name] = values_of(name, values)
     has_values = any(v is not None for values in columns.values() for v in values)
     return columns if has_values else None
 
 
 def read_facts(file: Path) -> dict[str, Any]:
-    """Read what a file, or the JSON beside it, says of its images, if anything."""
+    """Return the description in a file, or in its sidecar; empty if there is none."""
     try:
         if file.suffix == ".npz":
             with np.load(file) as arrays:

@@ -1,4 +1,4 @@
-"""Runs that can be repeated: the options of a command in a TOML file, and back."""
+"""Repeat runs: write the options of a command to a TOML file, and read them."""
 
 import argparse
 from contextlib import suppress
@@ -21,12 +21,12 @@ from dipy.workflows.workflow import Workflow
 from dipy_ldm import __version__, _serialization
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.files import claimed, make_folder
-from dipy_ldm.workflows._options import OF_AUTOENCODER, SIZES_VQVAE
+from dipy_ldm.workflows._options import SIZES_VQVAE, VQVAE_DEFAULTS
 from dipy_ldm.workflows._outputs import write_text
 
-# What differs between a run and its repetition.
-_NOT_KEPT = ("check", "resume")
-# Options by what they are about, for the help; all others are "options".
+# Options that are not written, since a repeated run need not have them.
+_NOT_WRITTEN = ("check", "resume")
+# Groups of options in the help; all others are "options".
 _GROUPS = {
     "input": "suffix filter channels conditions coarsen source_files source_labels "
     "source_channels mask_files table dwi bvals bvecs real_files generated_files "
@@ -37,9 +37,9 @@ _GROUPS = {
     "seconds tensorboard",
     "machine": "strategy devices precision remat batch_size tile cache_dir cache_limit",
 }
-_OUTPUT = "dtype bids difference skull_stripped pictures fingerprints"
-# What in a file has no effect where the command line has one of these options.
-_REPLACED_BY = {
+_OUTPUT_OPTIONS = "dtype bids difference skull_stripped pictures fingerprints"
+# Options of a file that are ignored if the command line has one of these.
+_OVERRIDDEN_BY = {
     "epochs_vqvae": ["steps_vqvae", "init"],
     "epochs_ldm": ["steps_ldm"],
     "steps_vqvae": ["epochs_vqvae", "init"],
@@ -47,7 +47,7 @@ _REPLACED_BY = {
     "steps": ["sampler", "strength", "lesions", "generated_files"],
     "guidance": ["generated_files"],
     "n_samples": ["conditions", "table", "source_files"],
-    # An autoencoder to begin from has them.
+    # The autoencoder of --init has its own.
     **dict.fromkeys(SIZES_VQVAE, ["init"]),
 }
 
@@ -55,40 +55,40 @@ _REPLACED_BY = {
 def write_config(
     flow: Workflow, output: Path, options: SimpleNamespace, **used
 ) -> Path:
-    """Write the options of a run to a TOML file, by which ``--config`` repeats it.
+    """Write the options of a run to a TOML file for ``--config``, and return the file.
 
-    ``used`` has what was chosen where an option was not given. The file of another run
-    is only replaced under ``--force``. Returns the file.
+    ``used`` has the defaults that the run chose. The file of another run is replaced
+    only with ``--force``.
     """
-    kept = {name: v for name, v in vars(options).items() if name not in _NOT_KEPT}
-    kept |= {name: v for name, v in used.items() if name in kept}
-    kept |= {"out_strat": flow._output_strategy, "mix_names": flow._mix_names}
+    written = {name: v for name, v in vars(options).items() if name not in _NOT_WRITTEN}
+    written |= {name: v for name, v in used.items() if name in written}
+    written |= {"out_strat": flow._output_strategy, "mix_names": flow._mix_names}
     command = f"dipy_{flow.get_short_name()}"
     stem = re.sub(r"\.(safetensors|json)$", "", output.name)
     path = output.with_name(f"{stem}.toml")
     again = "dipy_check_ldm" if getattr(options, "check", False) else command
-    lines = [*_table(command, kept), "", *_table("versions", _versions()), ""]
+    lines = [*_table(command, written), "", *_table("versions", _versions()), ""]
 
     def text_of(file):
-        # In the folder that relative paths among the options begin from.
-        head = f"# To do the same again: {again} --config {shlex.quote(str(file))}"
+        # Relative to the working directory, as paths among the options are.
+        head = f"# To repeat this run: {again} --config {shlex.quote(str(file))}"
         return "\n".join([head, *lines])
 
     make_folder(path.parent)
-    with claimed(path, wait=True):  # others of a job array choose names, too
-        chosen = path if flow._force_overwrite else _unused(path, text_of)
+    with claimed(path, wait=True):  # other jobs of an array choose names, too
+        chosen = path if flow._force_overwrite else _unused_path(path, text_of)
         write_text(chosen, text_of(chosen))
     return chosen
 
 
 def _table(title, values):
-    """Write values as lines of TOML; None is left out, which TOML does not have."""
-    lines = (f"{n} = {_as_toml(v)}" for n, v in values.items() if v is not None)
+    """Return a TOML table of values as lines, without None, which TOML lacks."""
+    lines = (f"{n} = {_toml_value(v)}" for n, v in values.items() if v is not None)
     return [f"[{title}]", *lines]
 
 
-def _as_toml(value):
-    """Write texts, numbers and lists, which JSON writes as TOML does, but for inf."""
+def _toml_value(value):
+    """Return a value as TOML, which JSON is, too, except inf and nan."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     indent = 4 if isinstance(value, list | tuple) and len(value) > 8 else None
@@ -105,8 +105,8 @@ def _versions():
     return {"dipy_ldm": __version__, **versions, "python": python}
 
 
-def _unused(path, text_of):
-    """Name a file, or the next that is not of another run."""
+def _unused_path(path, text_of):
+    """Return the path, or the first numbered one that has no options of another run."""
     numbered = (path.with_name(f"{path.stem}-{i}.toml") for i in count(2))
     return next(
         file
@@ -116,7 +116,7 @@ def _unused(path, text_of):
 
 
 def read_runs(flow: Workflow, output: Path) -> dict[Path, dict]:
-    """Read the options of all runs whose files are beside an output."""
+    """Return the options of all runs whose TOML files are beside an output."""
     command = f"dipy_{flow.get_short_name()}"
     stem = re.sub(r"\.(safetensors|json)$", "", output.name)
     names = re.compile(rf"{re.escape(stem)}(-\d+)?\.toml")
@@ -128,28 +128,28 @@ def read_runs(flow: Workflow, output: Path) -> dict[Path, dict]:
     return runs
 
 
-def forget_runs(flow: Workflow, output: Path, out_model: str) -> None:
-    """Remove what :func:`write_config` wrote of trainings that left no such model."""
+def remove_runs(flow: Workflow, output: Path, out_model: str) -> None:
+    """Remove the TOML files of earlier trainings of a model."""
     tables = {f"dipy_{flow.get_short_name()}", "versions"}
     for file, run in read_runs(flow, output).items():
-        # Others keep more in a file, or less, and ldm-2.toml may be of another model.
+        # Users may have written files of their own; ldm-2 may be another model.
         is_ours = tomllib.loads(file.read_text("utf-8")).keys() == tables
         if is_ours and run.get("out_model") == out_model:
             file.unlink()
 
 
 def plain_options(options: SimpleNamespace) -> dict:
-    """Return options as files have them, and lists of one as what is in them."""
+    """Return options as files have them, with lists of one replaced by their item."""
     plain = json.loads(json.dumps(vars(options), default=str))
     lists = {n: v for n, v in plain.items() if isinstance(v, list) and len(v) == 1}
     return plain | {name: value[0] for name, value in lists.items()}
 
 
 class _StoreOnce(argparse.Action):
-    """Store values; refuse a list of texts that is given twice, whose last counts."""
+    """Store values; refuse a list of texts given twice, of which the last would win."""
 
     def __call__(self, parser, namespace, values, option_string=None):
-        """Store the values of an option or an input."""
+        """Store the values of an option or a positional argument."""
         earlier = getattr(namespace, self.dest, self.default)
         is_texts = option_string and self.type is str and isinstance(earlier, list)
         if is_texts and earlier is not self.default:
@@ -159,14 +159,14 @@ class _StoreOnce(argparse.Action):
 
 
 class ConfigParser(IntrospectiveArgumentParser):
-    """DIPY's parser of a workflow's options, which may come from a file, too."""
+    """DIPY's parser of a workflow's options, which can also read them from a file."""
 
     description: str | None
 
     def add_workflow(self, workflow: Workflow) -> dict:
-        """Add the options of a workflow, and that for a file of them."""
+        """Add the options of a workflow, and ``--config``."""
         self.command = f"dipy_{workflow.get_short_name()}"
-        # DIPY makes None of the word none, which is a strategy, and no number.
+        # DIPY reads the word none as None, but here it is a strategy.
         base.none_or_dtype = lambda kind: kind
         self.register("action", "store", _StoreOnce)
         subflows = super().add_workflow(workflow)
@@ -181,8 +181,8 @@ class ConfigParser(IntrospectiveArgumentParser):
         self.add_argument(
             "--config",
             metavar="string",
-            help="TOML file of an earlier run, whose options this run takes. Those of "
-            "the command line come first.",
+            help="TOML file of an earlier run, from which to read options. Options on "
+            "the command line take precedence.",
         )
         self._group_options()
         self._choices = getattr(workflow, "choices", {})
@@ -192,17 +192,17 @@ class ConfigParser(IntrospectiveArgumentParser):
         return subflows
 
     def _group_options(self):
-        """Let the help show the options of most commands by what they are about."""
+        """Group the options in the help by subject."""
         *_, output = (g for g in self._action_groups if g.title.startswith("output"))
         self._action_groups.remove(output)
         for title, names in _GROUPS.items():
             group = self.add_argument_group(title)
             _move(self._optionals, group, names.split())
-        _move(self._optionals, output, _OUTPUT.split())
+        _move(self._optionals, output, _OUTPUT_OPTIONS.split())
         self._action_groups.append(output)
 
     def parse_args(self, args=None, namespace=None):
-        """Parse the command line; what it does not have is taken from the file."""
+        """Parse the command line, with defaults from the file of ``--config``."""
         words = sys.argv[1:] if args is None else args
         finder = argparse.ArgumentParser(add_help=False)
         finder.add_argument("--config")
@@ -220,7 +220,7 @@ class ConfigParser(IntrospectiveArgumentParser):
         return parsed
 
     def _take_defaults(self, file, words, init):
-        """Let the options of a file be the defaults."""
+        """Use the options of a file as defaults."""
         typed = [word.partition("=")[0] for word in words if word.startswith("--")]
         others = "help", "version", "config"
         actions = {a.dest: a for a in self._actions if a.dest not in others}
@@ -231,26 +231,26 @@ class ConfigParser(IntrospectiveArgumentParser):
                     "have; correct or remove it."
                 )
             if name == "seconds" and not _is_typed(typed, ["check"]):
-                continue  # of the file of a check
-            if not _is_typed(typed, _rivals(name, actions, typed, init)):
+                continue  # a training has no use for that of a check
+            if not _is_typed(typed, _overriding_options(name, actions, typed, init)):
                 _take_default(actions[name], value, file)
 
 
-def _rivals(name, actions, typed, init):
-    """Return the options that replace one of a file."""
+def _overriding_options(name, actions, typed, init):
+    """Return the options of the command line that override one of a file."""
     if name == "n_samples" and "table" not in actions:
-        return []  # of each volume, whatever its conditions
+        return []  # it counts samples per volume, independent of conditions
     is_trained = _is_typed(typed, ["steps_vqvae", "epochs_vqvae"])
-    if name in OF_AUTOENCODER and not is_trained:
+    if name in VQVAE_DEFAULTS and not is_trained:
         return ["init"]
     if name == "widths_ldm" and init is not None:
         document = _serialization.read_document(_serialization.find(init))
         return ["init"] if "latent_diffusion" in document else []
-    return _REPLACED_BY.get(name, [])
+    return _OVERRIDDEN_BY.get(name, [])
 
 
 def _is_typed(words, names):
-    """Return whether one of some options is typed, maybe shortened."""
+    """Return whether one of these options is typed, perhaps abbreviated."""
     return any(f"--{name}".startswith(word) for name in names for word in words)
 
 
@@ -263,9 +263,9 @@ def _move(options, group, names):
 
 
 def _take_default(action, value, file):
-    """Let a value be the default of an option or an input."""
+    """Set the default of an option or a positional argument."""
     try:
-        action.default = _converted(action, value)
+        action.default = _convert(action, value)
     except ValueError as error:
         raise InputError(
             f"{action.dest} can't be {value!r} as in {file}; correct it there."
@@ -274,8 +274,8 @@ def _take_default(action, value, file):
         action.nargs = "*" if action.nargs else "?"
 
 
-def _converted(action, value):
-    """Return a value as the command line would, or raise a ValueError."""
+def _convert(action, value):
+    """Convert a value as the command line would, or raise a ValueError."""
     is_list, is_flag = action.nargs in ("*", "+"), isinstance(action.const, bool)
     values = value if isinstance(value, list) and is_list else [value]
     kinds = bool if is_flag else (str, int, float)
@@ -295,9 +295,11 @@ def _read(file, command):
     except OSError as error:
         raise InputError(f"{file} can't be read ({error.strerror}); {cure}") from error
     except ValueError as error:
-        raise InputError(f"{file} is no TOML ({error}); {cure}") from error
+        raise InputError(f"{file} is not valid TOML ({error}); {cure}") from error
     if not isinstance(document.get(command), dict):
         commands = [name for name in document if name.startswith("dipy_")]
-        content = f"options of {', '.join(commands)}, and none" if commands else "none"
+        content = (
+            f"options of {', '.join(commands)}, but none" if commands else "no options"
+        )
         raise InputError(f"{file} has {content} of {command}; {cure}")
     return document[command]

@@ -1,4 +1,4 @@
-"""What a training gets: images or volumes."""
+"""Inputs of a training: images or volumes, and their conditions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -32,11 +32,11 @@ logger = logging.getLogger("dipy_ldm")
 
 
 class InputPlan(NamedTuple):
-    """What the inputs are, before volumes are read.
+    """Inputs of a training, before volumes are read.
 
-    ``shape`` is that of all images, ``cohort`` has numbers in place of its images,
-    ``load`` takes the further arguments of ``conform_volumes`` and returns the whole
-    cohort; ``source`` is what headers say of sources.
+    ``shape`` is that of all images, ``cohort`` has indices in place of its images,
+    ``load`` takes the other arguments of ``conform_volumes`` and returns the complete
+    cohort; ``source`` describes source images, from their headers.
     """
 
     shape: tuple
@@ -53,10 +53,10 @@ def plan(
 ) -> InputPlan:
     """Plan the inputs: packaged digits, the user's images, or volumes.
 
-    Of volumes only the headers and tables are read, images are read at once.
+    Of volumes, only headers and tables are read; images are read completely.
     """
     if input_files != ["mnist"] and holds_volumes(input_files):
-        # In the order of the files, those held out could be all of one site.
+        # In the order of the files, all held-out volumes could be from one site.
         planned = plan_volumes(input_files, shuffle=True, **options)
         files = [info.file for info in planned.infos]
         cohort = Cohort(
@@ -73,39 +73,39 @@ def plan(
             units = (cohort.units or {}) | (gradients.units or {})
             cohort = cohort._replace(conditions=values, units=units)
         columns = planned.source_columns
-        # How many labels there are is not known before the files are read.
+        # The number of labels is unknown before the files are read.
         labels = [0] * bool(options.get("source_labels"))
         source = Source(columns, [0.0, 1.0], labels, "") if columns else None
         load = partial(_load, planned, cohort)
         return InputPlan(planned.shape, cohort, load, source)
     data = _read_images(input_files, conditions, steps)
-    _refuse_for_images(options)  # not of what is not there
+    _refuse_volume_options(options)  # missing files are reported first
     cohort = data._replace(images=np.arange(len(data.images)))
     return InputPlan(data.shape, cohort, lambda **how: data)
 
 
-def _refuse_for_images(options):
+def _refuse_volume_options(options):
     for name, value in options.items():
         if value:
             raise InputError(f"`{name}` is for volumes; leave it out for images.")
 
 
 def plan_training(options: SimpleNamespace) -> InputPlan:
-    """Find out what the inputs of a training are."""
+    """Plan the inputs of a training from its options."""
     further = ("mask_files", "source_files", "source_labels", "dwi", "skip_bad")
     how = grid_options(options) | source_channels_of(options)
     how |= {name: getattr(options, name) for name in further}
-    planned = plan(*named_inputs(options), **how)
+    planned = plan(*files_and_conditions(options), **how)
     if planned.cohort.affine is None:
         names = "no_augment", "cache_dir", "cache_limit"
-        _refuse_for_images({name: getattr(options, name) for name in names})
+        _refuse_volume_options({name: getattr(options, name) for name in names})
     return planned
 
 
-def named_inputs(
+def files_and_conditions(
     options: SimpleNamespace,
 ) -> tuple[list[str], list[str], dict[str, float]]:
-    """Return the inputs of a command, the names of conditions, and their steps."""
+    """Return input files, names of conditions, and the steps these are rounded to."""
     steps, names = parse_steps(options.coarsen), parse_names(options.conditions)
     if steps and not names:
         raise InputError("`coarsen` is for `conditions`; give these, too.")
@@ -113,7 +113,7 @@ def named_inputs(
 
 
 def source_channels_of(options: SimpleNamespace) -> dict[str, Any]:
-    """Return the channels of sources."""
+    """Return the channels of source images, as an argument of :func:`plan`."""
     names = parse_channels(options.source_channels)
     if names is True:
         raise InputError("name the channels of `source_channels`, such as T1w FLAIR.")
@@ -121,7 +121,7 @@ def source_channels_of(options: SimpleNamespace) -> dict[str, Any]:
 
 
 def grid_options(options: SimpleNamespace) -> dict[str, Any]:
-    """Return which volumes are read, and on which grid."""
+    """Return the arguments of :func:`plan` that select volumes and their grid."""
     return {
         "suffix": options.suffix,
         "filter": parse_filter(options.filter),
@@ -166,7 +166,7 @@ def _add_conditions(data, names, files, listed, steps):
 
 def _load(planned, cohort, **options):
     volumes = conform_volumes(planned, **options)
-    # Some may have turned out to be bad.
+    # Without volumes that could not be read.
     cohort = cohort.take_metadata(volumes.kept)
     arrays = {name: getattr(volumes, name) for name in ("images", "masks", "sources")}
     return cohort._replace(**arrays)
@@ -179,18 +179,18 @@ def check_split(
     train, held_out = split(planned.cohort, validation, seed, batch_size)
     conditions = check_conditions(train)
     if conditions and planned.cohort.units is None:
-        # Nothing was said of them yet.
+        # Only conditions of tables have been logged.
         covariates = as_covariates(train.conditions, conditions, train.images)
         logger.info("%s", summarise(covariates))
     if held_out is not None and held_out.subjects:
-        apart, training_subjects = set(held_out.subjects), set(train.subjects or ())
-        text = "%d of %d subjects are held out to validate."
-        logger.info(text, len(apart), len(apart | training_subjects))
+        held_out_ids, training_ids = set(held_out.subjects), set(train.subjects or ())
+        text = "%d of %d subjects are held out for validation."
+        logger.info(text, len(held_out_ids), len(held_out_ids | training_ids))
 
 
 def check_conditions(train: Cohort) -> dict[str, Condition]:
-    """Refuse conditions and sources of which nothing can be learnt."""
+    """Refuse conditions and source images from which nothing can be learnt."""
     conditions = learn(train.conditions, len(train.images), subjects=train.subjects)
-    # As if named: what they are taken for is logged when they are learnt from.
+    # As if named: the fit logs how unnamed channels are interpreted.
     learn_source(train.sources, train.images.shape, True, conditions)
     return conditions

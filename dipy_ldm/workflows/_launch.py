@@ -1,4 +1,4 @@
-"""How commands start: TensorFlow without its greetings, workers, models."""
+"""Start commands: silence TensorFlow, find workers, load models."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,24 +20,24 @@ if TYPE_CHECKING:  # they take seconds to import
 
 try:
     import resource
-except ImportError:  # not on this system: nothing is limited
+except ImportError:  # systems without limits
     resource = None  # type: ignore[assignment]
 
 Items = TypeVar("Items", range, list)
-# Address space without which TensorFlow crashes, or never ends: 2.2 GiB on two cores.
+# With less, TensorFlow crashes or hangs (2.2 GiB on two cores).
 _MIN_ADDRESS_SPACE = 2.5 * 2**30
 
 
 @contextmanager
 def quiet_start() -> Iterator[None]:
-    """Silence TensorFlow while it starts and first uses a device, in this context."""
-    _refuse_too_tight()
+    """Silence TensorFlow while it starts and first uses a device."""
+    _refuse_low_limit()
     with gc_disabled(freeze=True), quiet():
         yield
 
 
-def _refuse_too_tight():
-    """Refuse a limit that would end in the middle of TensorFlow's own code."""
+def _refuse_low_limit():
+    """Refuse a limit of the address space that is too low for TensorFlow."""
     if resource is None:
         return
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -46,34 +46,34 @@ def _refuse_too_tight():
             f"the address space of a process is limited to {limit / 2**30:.1f} GiB, "
             f"and TensorFlow needs {_MIN_ADDRESS_SPACE / 2**30:.1f} GiB to start; "
             f"raise the limit (ulimit -v {_MIN_ADDRESS_SPACE / 2**10:.0f}, or the "
-            "memory that the job asks for)."
+            "memory that the job requests)."
         )
 
 
 def find_workers(strategy: str) -> Cluster | None:
-    """Find the workers that run this command together; None if it runs alone."""
+    """Return the workers that share this command; None if it runs alone."""
     if strategy not in ("auto", "multi_worker"):
         return None
     with quiet_start():
         return find_cluster()
 
 
-def part_of(cluster: Cluster | None, items: Items) -> Items:
+def share_of_worker(cluster: Cluster | None, items: Items) -> Items:
     """Return the items that this worker processes."""
     if cluster is None:
         return items
     n, workers, i = len(items), len(cluster.addresses), cluster.index
-    # Rounded up: the first, which writes what is common, always has one.
+    # Rounded up: the chief, which writes common outputs, always has one.
     return items[-(-n * i // workers) : -(-n * (i + 1) // workers)]
 
 
-def is_first(cluster: Cluster | None) -> bool:
-    """Return whether this process shows progress and writes common outputs."""
+def is_chief(cluster: Cluster | None) -> bool:
+    """Return whether this process is the chief, which writes common outputs."""
     return cluster is None or cluster.index == 0
 
 
-def keep_log(cluster: Cluster | None, path: Path) -> None:
-    """Log what a worker does to a file of its own, beside the output."""
+def log_to_file(cluster: Cluster | None, path: Path) -> None:
+    """Log to a file for each worker, beside the output."""
     if cluster is None:
         return
     make_folder(path.parent)
@@ -83,31 +83,31 @@ def keep_log(cluster: Cluster | None, path: Path) -> None:
     logger = logging.getLogger("dipy_ldm")
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
-    # The others' is for the file alone; the console has a level of its own.
-    logger.propagate = is_first(cluster)
+    # Other workers log to their files only; the console has its own level.
+    logger.propagate = is_chief(cluster)
     n, addresses = len(cluster.addresses), ", ".join(cluster.addresses)
     worker = f"worker {cluster.index} of {n} ({addresses})"
     place = f"dipy_ldm {__version__} on {socket.gethostname()}"
     logger.debug("%s, %s: %s", place, worker, " ".join(sys.argv))
 
 
-# Others are for experts, in Python or by dipy_generate_ldm.
+# The only one, except in Python and for dipy_generate_ldm.
 SAMPLER = "dpm++"
 
 
 def load(path: Path, devices: list[str] | None, tile: int | None) -> tuple[Any, Any]:
-    """Load a model, if the memory suffices; return the device as well."""
+    """Load a model if memory suffices; return it with its device."""
     model, device = load_on(path, "none", devices)
     model.check_memory(1, tile, device)
     return model, device
 
 
 def load_on(path: Path, strategy: str, devices: list[str] | None) -> tuple[Any, Any]:
-    """Load a model; return the devices as well, as a strategy or None."""
+    """Load a model; return it with its devices, as a strategy or None."""
     with quiet_start():
         from dipy_ldm import LatentDiffusion, _backend
 
-        # Each worker uses its own: they don't meet.
+        # Workers do not communicate: each uses its own devices.
         devices = _backend.make_strategy(strategy, devices, alone=True)
         return LatentDiffusion.load(path), devices
 
@@ -115,13 +115,13 @@ def load_on(path: Path, strategy: str, devices: list[str] | None) -> tuple[Any, 
 def choose_sampling(
     model: "LatentDiffusion", options: SimpleNamespace, n: int = 1, **sizes
 ) -> dict[str, Any]:
-    """Choose how a model samples; nothing where there are samples already."""
+    """Return a model's sampling options; none if there are samples already."""
     if getattr(options, "generated_files", None):
         return {}
     guidance = options.guidance
     if guidance is None:
         guidance = model.default_guidance
     sampler = getattr(options, "sampler", SAMPLER)
-    own = {"sampler": sampler, "steps": options.steps, "seed": options.seed}
-    chosen = model.check_sampling(n, guidance=guidance, **own, **sizes)
+    sampling = {"sampler": sampler, "steps": options.steps, "seed": options.seed}
+    chosen = model.check_sampling(n, guidance=guidance, **sampling, **sizes)
     return {"sampler": sampler, "steps": chosen.steps, "guidance": guidance}

@@ -1,4 +1,4 @@
-"""Options of the commands: what several share, how they are written and checked."""
+"""Options of the commands: shared descriptions, parsing and checks."""
 
 from collections.abc import Callable, Container, Iterable
 import inspect
@@ -19,17 +19,17 @@ from dipy_ldm._utils.checks import (
 from dipy_ldm.data._tables import as_number
 
 _TITLE = "Parameters\n----------\n"
-# Names of tables that take seconds to import.
+# Names from tables that take seconds to import.
 STRATEGIES = "auto", "none", "mirrored", "multi_worker"
 PRECISIONS = "auto", "float32", "bfloat16", "float16"
 SAMPLERS = "ddpm", "ddim", "dpm++"
-# Options that are for the training of an autoencoder alone, and what they are unasked.
+# Options only for the training of an autoencoder, and their defaults.
 SIZES_VQVAE = ("widths_vqvae", "n_codes", "n_codebooks", "code_dim")
-OF_AUTOENCODER: dict[str, object] = dict.fromkeys((*SIZES_VQVAE, "patch", "mask_files"))
-OF_AUTOENCODER |= {"no_augment": False, "background": 1}
-# What is called otherwise in Python.
-_NAMES = {"n": "n_samples", "first": "first_sample"}
-# What an option means in all commands whose `run` does not say otherwise.
+VQVAE_DEFAULTS: dict[str, object] = dict.fromkeys((*SIZES_VQVAE, "patch", "mask_files"))
+VQVAE_DEFAULTS |= {"no_augment": False, "background": 1}
+# Options with other names in Python.
+_OPTION_NAMES = {"n": "n_samples", "first": "first_sample"}
+# Descriptions of options in all commands whose `run` has none of its own.
 _SHARED = """\
 model_file : string or Path
     Model file written by dipy_train_ldm, or a packaged model: brains (synthetic,
@@ -39,18 +39,18 @@ input_files : variable string or Path
     NIfTI volumes, folders of them, wildcards, or lists of them in text, CSV or TSV
     files.
 suffix : variable string, optional
-    Volumes: kinds of scans to use, by the ends of their names, such as T1w. Required
-    where the inputs hold several kinds. Scans in folders named derivatives or
-    sourcedata are used only if these folders are given.
+    Volumes: suffixes (ends of names) of the scans to use, such as T1w. Required if the
+    inputs have several. Scans in folders named derivatives or sourcedata are used only
+    if these folders are given.
 filter : variable string, optional
-    Volumes: entities that the BIDS names must have, such as task=rest ses=01,02; run=
-    is for names without it, and run=1, (with a comma at the end) for both.
+    Volumes: entities that BIDS names must have, such as task=rest ses=01,02. run=
+    selects names without run, and run=1, (with a comma at the end) selects both.
 conditions : variable string, optional
     Conditions of the volumes, as name=value: group=control. Others stay unspecified.
 source_files : variable string or Path, optional
     Source images of the volumes, for models conditioned on source images. They are
-    paired with the volumes by the sub- and ses- of their names, by names that have
-    those of the volumes (scan1, scan1_T2), or by their order.
+    paired with the volumes by sub- and ses-, by names that contain those of the volumes
+    (scan1, scan1_T2), or by order.
 channels : bool, optional
     Volumes: the fourth axis of the files holds channels.
 cache_dir : string or Path, optional
@@ -78,27 +78,27 @@ dtype : string, optional
     Data type of written volumes: float32, float64, or an integer type such as int16 or
     uint8.
 bids : bool, optional
-    Write into a BIDS derivatives dataset, a folder for each subject.
+    Write a BIDS derivatives dataset, with a folder for each subject.
 skull_stripped : bool, optional
-    Set SkullStripped in the dataset, as BIDS requires for images without skull.
+    With --bids: record that images have no skull (SkullStripped), as BIDS requires.
 out_dir : string or Path, optional
     Output directory.
 """
 
 
 def _entries(text):
-    """Split the parameters of a docstring; their texts by their names."""
+    """Return the parameter entries of a docstring by name."""
     entries = re.split(r"^(?=\w+ : )", text, flags=re.MULTILINE)
     return {entry.split(" ", 1)[0]: entry.rstrip() for entry in entries if entry}
 
 
 def share_descriptions(run: Callable) -> Callable:
-    """Describe in the docstring of a workflow's ``run`` also the shared parameters.
+    """Add the shared parameters to the docstring of a workflow's ``run``.
 
-    DIPY makes the command line of this docstring, in the order of the signature.
+    DIPY builds the command line from this docstring, in the order of the signature.
     """
-    summary, _, own = inspect.cleandoc(run.__doc__ or "").partition(_TITLE)
-    entries = _entries(_SHARED) | _entries(own)
+    summary, _, parameters = inspect.cleandoc(run.__doc__ or "").partition(_TITLE)
+    entries = _entries(_SHARED) | _entries(parameters)
     names = [name for name in inspect.signature(run).parameters if name != "self"]
     run.__doc__ = summary + _TITLE + "\n".join(entries[name] for name in names)
     return run
@@ -110,31 +110,31 @@ def gather(arguments: dict[str, Any]) -> SimpleNamespace:
 
 
 def as_command_line(sentence: str, options: Container[str]) -> str:
-    """Write names of options as such: in backticks, or where a sentence begins."""
+    """Write names of options, in backticks or before a first "must", with dashes."""
 
     def written(match):
         name = match[1] or match[2]
-        if _NAMES.get(name) in options:
-            name = _NAMES[name]
+        if _OPTION_NAMES.get(name) in options:
+            name = _OPTION_NAMES[name]
         return f"--{name}" if name in options else name
 
     return re.sub(r"`(\w+)`|^(\w+)(?= must )", written, sentence)
 
 
 def parse_names(words: str | Iterable[str] | None) -> list[str]:
-    """Read names, with spaces or commas between them."""
+    """Parse names separated by spaces or commas."""
     return list(dict.fromkeys(_parts(words)))
 
 
 def parse_channels(words: bool | list[str] | None) -> bool | list[str]:
-    """Read names of channels; without one, they are along a fourth axis."""
+    """Parse names of channels; True if these are along a fourth axis instead."""
     if words is None or isinstance(words, bool):
         return bool(words)
     return _parts(words) or True
 
 
 def parse_steps(words: str | Iterable[str] | None) -> dict[str, float]:
-    """Read to which steps numbers are rounded."""
+    """Parse the steps that conditions are rounded to."""
     steps = {}
     for part in _parts(words):
         name, _, number = part.partition("=")
@@ -149,13 +149,13 @@ def parse_steps(words: str | Iterable[str] | None) -> dict[str, float]:
 
 
 def _parts(words):
-    """Split words at commas; one text is one word."""
+    """Split words at commas; a text is one word."""
     words = [words] if isinstance(words, str) else words or ()
     return list(filter(None, map(str.strip, ",".join(words).split(","))))
 
 
 def parse_filter(words: Iterable[str] | None) -> dict[str, list[str]]:
-    """Read which values the entities of file names must have."""
+    """Parse the values that entities of file names must have."""
     values: dict[str, list[str]] = {}
     for word in words or ():
         key, equals, texts = word.partition("=")
@@ -168,7 +168,7 @@ def parse_filter(words: Iterable[str] | None) -> dict[str, list[str]]:
 
 
 def sizes_of(options: SimpleNamespace) -> dict[str, Any]:
-    """Return what :func:`dipy_ldm._presets.resolve` completes."""
+    """Return sizes, also those of ``init``, for :func:`dipy_ldm._presets.resolve`."""
     sizes = {n: v for n, v in vars(options).items() if n in Settings._fields}
     sizes["patch"] = one_or_more(options.patch)
     if options.init is None:
@@ -183,37 +183,37 @@ def sizes_of(options: SimpleNamespace) -> dict[str, Any]:
 
 
 def sizes_used(settings: Settings, options: SimpleNamespace) -> dict[str, Any]:
-    """Return the options by which a training has the same sizes again."""
+    """Return the options with which a training has the same sizes again."""
     used = {n: v for n, v in settings._asdict().items() if hasattr(options, n)}
     for stage in ("vqvae", "ldm"):
         if used[f"steps_{stage}"] is not None:
             used[f"epochs_{stage}"] = None
-    if _takes_autoencoder(options):
-        names = "epochs_vqvae", "steps_vqvae", *OF_AUTOENCODER
+    if _keeps_autoencoder(options):
+        names = "epochs_vqvae", "steps_vqvae", *VQVAE_DEFAULTS
         used |= dict.fromkeys(set(names) & used.keys())
     return used
 
 
-def _takes_autoencoder(options):
-    """Return whether an autoencoder is taken from a file as it is."""
+def _keeps_autoencoder(options):
+    """Return whether the autoencoder of ``init`` is used without training."""
     return bool(options.init and not (options.epochs_vqvae or options.steps_vqvae))
 
 
 def check_training(options: SimpleNamespace) -> None:
-    """Refuse numbers that make no sense, whatever the inputs of a training are."""
-    useless = [n for n, usual in OF_AUTOENCODER.items() if getattr(options, n) != usual]
-    if useless and _takes_autoencoder(options):
+    """Refuse options of a training that are invalid for any input."""
+    useless = [n for n, usual in VQVAE_DEFAULTS.items() if getattr(options, n) != usual]
+    if useless and _keeps_autoencoder(options):
         raise InputError(
-            f"`{useless[0]}` has no effect on an autoencoder that is taken as it is; "
-            "leave it out, or fine-tune it with `steps_vqvae`."
+            f"`{useless[0]}` has no effect without training the autoencoder; leave it "
+            "out, or fine-tune the autoencoder with `steps_vqvae`."
         )
     if options.dwi and options.steps_detector:
         raise InputError(
-            "lesions are not looked for in diffusion series; leave out "
-            "`steps_detector`, or train it with a model of scans or maps."
+            "diffusion series have no anomaly detector; leave out `steps_detector`, or "
+            "train a model of scans or maps."
         )
     if options.seconds != 60 and not options.check:
-        raise InputError("`seconds` is for `check`; add it, or leave it out.")
+        raise InputError("`seconds` is for `check`; add `check`, or remove `seconds`.")
     choose("precision", options.precision, dict.fromkeys(PRECISIONS))
     names = "accumulate", "checkpoint_steps"
     check_sizes(**sizes_of(options), **{n: getattr(options, n) for n in names})
@@ -225,7 +225,7 @@ def check_training(options: SimpleNamespace) -> None:
     check_shares(background=options.background)
     if not 0 <= options.validation < 1:
         raise InputError(
-            f"validation must lie from 0 to below 1, not {options.validation}."
+            f"validation must be at least 0 and below 1, not {options.validation}."
         )
     if options.learning_rate is not None:
         check_rate(options.learning_rate)
@@ -233,5 +233,5 @@ def check_training(options: SimpleNamespace) -> None:
 
 
 def one_or_more(numbers: list | None) -> Any:
-    """Return the number of a list of one, other lists as they are."""
+    """Return the number in a list of one, and other lists unchanged."""
     return numbers[0] if numbers and len(numbers) == 1 else numbers

@@ -1,4 +1,4 @@
-"""Outputs: where they go, that none is overwritten, and what is said of them."""
+"""Outputs of commands: names, protection from overwriting, and writing."""
 
 from collections import Counter
 from collections.abc import (
@@ -30,18 +30,18 @@ from dipy_ldm.data.channels import Channel
 
 logger = logging.getLogger(__name__)
 
-# Bytes of a name; 255 less what is added while it is written, or beside it.
+# File systems allow 255 bytes; temporary files and sidecars have longer names.
 _MAX_NAME_BYTES = 240
 
 
 class LDMFlow(Workflow):
-    """What all commands of dipy_ldm are."""
+    """Base class of all workflows of dipy_ldm."""
 
-    written = 0  # images
-    outputs: Sequence[Path] = ()  # all files, in the end
-    cure = ""  # what to do if it was interrupted
-    choices: Mapping[str, Collection[str]] = {}  # words that an option may be
-    example = ""  # what follows the command's name, for its help
+    written = 0  # number of images so far
+    outputs: Sequence[Path] = ()  # all files, once written
+    cure = ""  # what to do after an interruption
+    choices: Mapping[str, Collection[str]] = {}  # allowed values of options
+    example = ""  # arguments of an example, for the help
 
     @classmethod
     def get_short_name(cls):
@@ -49,19 +49,19 @@ class LDMFlow(Workflow):
         return f"{cls.__name__.removesuffix('LDMFlow').lower()}_ldm"
 
     def when_interrupted(self) -> str:
-        """Describe in one sentence what Ctrl-C left behind."""
+        """Return a sentence on what is left after Ctrl-C."""
         if self.written == 0:
             return "interrupted; nothing was written."
         return (
-            f"interrupted; the images that are written ({self.written}) are whole"
+            f"interrupted; the images written so far ({self.written}) are complete"
             f"{self.cure}."
         )
 
 
 def name_written(paths: Sequence[Path]) -> str:
-    """Name what a command wrote, the first files of many, and their folder."""
+    """Return a sentence with the first files that a command wrote, and their folder."""
     names = [path.name for path in paths[:3]]
-    more = f" and {len(paths) - 3} further files" if len(paths) > 3 else ""
+    more = f" and {len(paths) - 3} more files" if len(paths) > 3 else ""
     folders = [path.parent for path in paths]
     if any(folder.is_absolute() for folder in folders):
         folders = [folder.absolute() for folder in folders]
@@ -77,11 +77,10 @@ def output_paths(
     mix_names: bool = True,
     **names: str,
 ) -> list[Path]:
-    """Resolve the outputs of a workflow as DIPY does, without making anything.
+    """Return the output paths of a workflow, as DIPY does, without creating folders.
 
-    DIPY's own iterator takes every positional word for an existing file, makes
-    folders before the inputs are known to be good, and goes on with status 0 where
-    outputs exist.
+    DIPY's own iterator takes every positional argument for an existing file, creates
+    folders before inputs are checked, and exits with status 0 if outputs exist.
     """
     for name, text in names.items():
         if not Path(text).name:
@@ -101,7 +100,7 @@ def output_paths(
 
 
 def _refuse_unwritable(path):
-    """Refuse a path that can't be written, before hours of work."""
+    """Refuse a path that cannot be written, before hours of work."""
     _refuse_long(path)
     place = next(folder for folder in path.absolute().parents if folder.exists())
     if not place.is_dir():
@@ -110,8 +109,8 @@ def _refuse_unwritable(path):
         )
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(
-            f"{path} can't be written, since {place} may not be changed; ask for the "
-            "permission or name another place."
+            f"{path} can't be written, since you have no write permission for {place}; "
+            "ask for it, or name another place."
         )
 
 
@@ -120,15 +119,15 @@ def _refuse_long(path):
     size = len(os.fsencode(path.name))
     if size > _MAX_NAME_BYTES:
         raise InputError(
-            f"the name {path.name[:40]}... has {size} bytes, and may have "
-            f"{_MAX_NAME_BYTES}; give a shorter one."
+            f"the name {path.name[:40]}... has {size} bytes, and at most "
+            f"{_MAX_NAME_BYTES} are allowed; give a shorter one."
         )
 
 
 def refuse_overwriting(
     flow: Workflow, paths: Iterable[Path], cure: str = "add --force to overwrite"
 ) -> None:
-    """Raise an error if one of the paths exists, unless forced."""
+    """Refuse paths that exist, unless overwriting is forced."""
     paths = list(paths)
     for path in paths:
         _refuse_long(path)
@@ -142,7 +141,7 @@ def refuse_overwriting(
 
 @contextmanager
 def claimed_output(path: Path) -> Iterator[None]:
-    """Claim an output, in a folder that is made, and removed if it stays empty."""
+    """Claim an output, and create its folder, which is removed if it stays empty."""
     new = not path.parent.exists()
     make_folder(path.parent)
     try:
@@ -161,7 +160,7 @@ def json_and_page(
     further: Iterable[str] = (),
     **name: str,
 ) -> list[Path]:
-    """Name the outputs, and refuse to overwrite them unasked."""
+    """Name the JSON file, the page and further outputs; refuse existing ones."""
     (stem,) = output_paths(flow, first, out_dir, mix_names=True, **name)
     ends = [".json", ".html", *further]
     paths = [stem.with_name(f"{stem.name}{end}") for end in ends]
@@ -170,7 +169,7 @@ def json_and_page(
 
 
 def write_text(path: Path, text: str, mode: int | None = None) -> None:
-    """Write a text, which may name files whose names are no text."""
+    """Write a text, with escapes for file names that are not valid UTF-8."""
     with replacing(path) as partial:
         if mode is not None:
             partial.chmod(mode)
@@ -188,9 +187,9 @@ def write_page(paths: Sequence[Path], facts: dict, html: str) -> None:
 def list_files(
     volumes: Sequence[tuple[Path, Channel]], picture: Path | None = None
 ) -> list[Path]:
-    """List volumes of channels, what is written beside each, and their picture.
+    """List the volumes of channels, the files beside each, and their picture.
 
-    Beside the options of an earlier run that gets another name.
+    If options of an earlier run exist, the picture gets another name and is not listed.
     """
     files = [file for file, _ in volumes]
     for file, channel in volumes:
@@ -201,7 +200,7 @@ def list_files(
 
 
 def write_tables(file: Path, texts: dict[str, str]) -> None:
-    """Write tables beside a volume, by the ends of their names."""
+    """Write tables, by the ends of their names, beside a volume."""
     for end, text in texts.items():
         write_text(sidecar(file).with_suffix(end), text)
 
@@ -215,7 +214,7 @@ def write_channel(
     facts: dict,
     space: int = ALIGNED,
 ) -> None:
-    """Write the values of a channel, what they are, and its tables."""
+    """Write the values of a channel, their sidecar, and its tables."""
     kind = channel.intent, channel.name
     write_tables(file, channel.texts())
     facts = facts | channel.sidecar_entries()
@@ -223,31 +222,31 @@ def write_channel(
     write_with_sidecar(file, values, affine, dtype, facts, kind, space)
 
 
-def _appended(name, end):
+def _append(name, end):
     return f"{name}_{end}.nii.gz"
 
 
 def bids_name(name: str, end: str) -> str:
-    """Name an output by the ``desc-`` of BIDS, if its volume has a name of BIDS.
+    """Name an output by the BIDS entity ``desc-``, if its volume has a BIDS name.
 
     ``sub-01_T1w`` becomes ``sub-01_desc-denoised_T1w.nii.gz``.
     """
     kind = suffix_of(name)
     if kind is None or not end.isalnum():
-        return _appended(name, end)
+        return _append(name, end)
     entities = name.removesuffix(f"_{kind}")
     before, is_described, label = entities.partition("_desc-")
-    # There is one such entity in a name, and it is the last.
+    # A name has at most one desc-, as its last entity.
     label = label + end[:1].upper() + end[1:] if is_described else end
     return f"{before}_desc-{label}_{kind}.nii.gz"
 
 
 def name_outputs(
-    files: list[Path], end: Path, verb: str, named: Callable = _appended
+    files: list[Path], end: Path, verb: str, named: Callable = _append
 ) -> dict[Path, Path]:
-    """Name an output after each volume; where names are equal, folders are kept."""
+    """Name an output after each volume, and its folder if names are equal."""
     stems = _stems(files)
-    names = [own.with_name(named(own.name, end.name)) for own in stems]
+    names = [stem.with_name(named(stem.name, end.name)) for stem in stems]
     outputs = {file: end.parent / name for file, name in zip(files, names)}
     refuse_equal(outputs.values(), verb)
     return outputs
@@ -258,26 +257,26 @@ def refuse_equal(outputs: Iterable[Path], verb: str, noun: str = "volumes") -> N
     output, count = Counter(outputs).most_common(1)[0]
     if count > 1:
         raise InputError(
-            f"{count} of the {noun} would be written to {output}; {verb} them one "
-            "after the other, with another --out_dir each."
+            f"{count} of the {noun} would be written to {output}; {verb} them in "
+            "separate runs, with another --out_dir each."
         )
 
 
 def number_noise(files: list[Path]) -> dict[Path, int]:
-    """Return the number of each volume's first noise, by its name within the inputs.
+    """Return the number of each volume's first noise, from its name within the inputs.
 
-    So that no two volumes have the same noise, and each keeps its own in another order,
-    under ``resume``, and on several workers.
+    No two volumes have the same noise, and each keeps its noise if their order changes,
+    with ``resume``, and on several workers.
     """
     return {
-        # Names of files need not be text.
-        file: int.from_bytes(hashlib.sha256(os.fsencode(own.as_posix())).digest()[:6])
-        for file, own in zip(files, _stems(files), strict=True)
+        # File names need not be valid UTF-8.
+        file: int.from_bytes(hashlib.sha256(os.fsencode(stem.as_posix())).digest()[:6])
+        for file, stem in zip(files, _stems(files), strict=True)
     }
 
 
 def _stems(files):
-    """Return the volumes' names without their ends; with folders if any are equal."""
+    """Return the stems of the volumes' names, with folders if any are equal."""
     stems = [Path(stem_of(file)) for file in files]
     if len(set(stems)) == len(stems):
         return stems
@@ -287,7 +286,7 @@ def _stems(files):
 
 
 def further_output(name: Path, end: str) -> Path:
-    """Name a further output of a volume."""
+    """Name a further output of a volume, such as its mask."""
     match = re.fullmatch(r"(.*_desc-[A-Za-z0-9]+)(_[A-Za-z0-9]+\.nii\.gz)", name.name)
     if match:
         return name.with_name(match[1] + end.strip("_-").capitalize() + match[2])

@@ -1,4 +1,4 @@
-"""What the commands share that process volumes in their own space."""
+"""Denoise or inpaint volumes in their own space: what both commands share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -68,7 +68,7 @@ from dipy_ldm.workflows._options import parse_channels, parse_filter
 from dipy_ldm.workflows._sources import (
     SourceInputs,
     refuse_gradients,
-    refuse_others_of_directions,
+    require_series_model,
 )
 
 if TYPE_CHECKING:  # they take seconds to import
@@ -76,19 +76,19 @@ if TYPE_CHECKING:  # they take seconds to import
 
 logger = logging.getLogger(__name__)
 
-# Volumes in the picture.
+# Maximum number of volumes in the picture.
 _N_SHOWN = 8
 _CURE = "add --resume to go on, or --force to overwrite"
 _NO_INPAINTING = (
-    "and makes them of b = 0, which it can't inpaint itself; inpaint b = 0, or maps "
-    "such as FA, with a model of these"
+    "from a b = 0 that it can't inpaint; inpaint b = 0, or maps such as FA, with a "
+    "model of these"
 )
-# What sidecars have of the inputs.
+# Entry of sidecars with the hashes of inputs.
 _FINGERPRINTS = "SourceFingerprints"
 
 
 class Part(NamedTuple):
-    """A channel of a volume, its file, and what is written of it, in order."""
+    """A channel of a volume, its file, and its outputs in order."""
 
     channel: Channel
     file: Path
@@ -96,7 +96,7 @@ class Part(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A volume, what is written of it, and the facts about that."""
+    """A volume, its outputs, and the entries of their sidecars."""
 
     parts: Sequence[Part]
     facts: dict
@@ -108,7 +108,7 @@ class Task(NamedTuple):
 
     @property
     def outputs(self):
-        """All that is written: ``.nii.gz`` files, each with a JSON file beside it."""
+        """All outputs: ``.nii.gz`` files, each with a JSON file beside it."""
         return [path for part in self.parts for path in part.outputs]
 
     @property
@@ -123,12 +123,12 @@ class Task(NamedTuple):
 
 
 class Job(NamedTuple):
-    """Volumes that a command processes with a model, as far as headers tell.
+    """Volumes that a command processes with a model, from their headers.
 
-    ``source_of`` has the file of the source of each volume, ``noise`` numbers its first
-    noise, ``infos`` are the headers of good ones, ``parts`` the channels of each, by
-    the file of the first, ``bad`` a sentence on each bad one; ``end`` is what all names
-    of outputs end in, and ``cluster`` shares the work.
+    ``source_of`` maps each volume to its source image, ``noise`` to the number of its
+    first noise; ``infos`` are the headers of valid volumes, ``parts`` the channels of
+    each by the file of the first, ``bad`` a sentence on each invalid one; ``end`` is
+    the ending of all output names; the workers of ``cluster`` share the volumes.
     """
 
     verb: str
@@ -148,32 +148,32 @@ class Job(NamedTuple):
     def tasks(
         self, sampling: dict, masks: Mapping[Path, Path] | None = None, **details
     ) -> list[Task]:
-        """Return what is to be done with each volume, and the facts about it."""
+        """Return a task for each volume, with the entries of its sidecars."""
         facts = provenance(self.model_path, **details)
         facts |= self.requested.facts(self.requested.numbers)
         facts |= {name.capitalize(): value for name, value in sampling.items()}
-        tasks, unsure = [], 0
+        tasks, n_assumed = [], 0
         for file, parts in self.parts.items():
             inputs = [*chain(*([p.file, *p.channel.tables] for p in parts))]
             inputs += [] if masks is None else [masks[file]]
             inputs += self.sources.parts[self.source_of[file]] if self.sources else []
-            own = {"Noise": self.noise[file], "Sources": list(map(str, inputs))}
+            entries = {"Noise": self.noise[file], "Sources": list(map(str, inputs))}
             if tables := parts[0].channel.conditions:
-                own["Conditions"] = facts["Conditions"] | tables
-            if self.options.bids:  # which asks for it
+                entries["Conditions"] = facts["Conditions"] | tables
+            if self.options.bids:  # which requires it
                 stripped = read_facts(file).get("SkullStripped")
                 stripped = self.options.skull_stripped or stripped
-                own["SkullStripped"] = bool(stripped)
-                unsure += stripped is None
-            tasks.append(Task(parts, facts | own))
-        if unsure:
-            text = "%d volumes are taken to have a skull, since no JSON file says so; "
+                entries["SkullStripped"] = bool(stripped)
+                n_assumed += stripped is None
+            tasks.append(Task(parts, facts | entries))
+        if n_assumed:
+            text = "%d volumes are assumed to have a skull, as no JSON file states it; "
             text += "if they have none, add --skull_stripped."
-            logger.info(text, unsure)
+            logger.info(text, n_assumed)
         return tasks
 
     def arguments(self, task: Task) -> dict[str, Any]:
-        """Return the conditions, the source and the number of the noise of a volume."""
+        """Return conditions, source image and number of the noise of a volume."""
         conditions = self.requested.subset(self.requested.numbers)
         arguments = {"conditions": conditions, "first": task.facts["Noise"]}
         if self.sources:
@@ -187,12 +187,14 @@ def prepare(
     verb: str,
     outputs_of: Callable[[Path], list[Path]],
 ) -> Job | None:
-    """Find what this worker processes; refuse what is wrong or in the way.
+    """Return what this worker processes; refuse bad inputs and existing outputs.
 
     None if there are more workers than volumes.
     """
     if options.skull_stripped and not options.bids:
-        raise InputError("`skull_stripped` is for `bids`; add it, or leave it out.")
+        raise InputError(
+            "`skull_stripped` is for `bids`; add `bids`, or remove `skull_stripped`."
+        )
     path = _serialization.find(options.model_file)
     document = _serialization.read_document(path, "latent_diffusion")
     conditions = parse_conditions(options.conditions, document)
@@ -204,29 +206,29 @@ def prepare(
         options.input_files, channels, options.suffix, parse_filter(options.filter)
     )
     name = f"out_{_past(verb)}"
-    # Names of outputs have that of their volume, and not that of the first.
+    # Each output is named after its own volume, not after the first.
     how = {"mix_names": False, name: getattr(options, name)}
     (end,) = outputs.output_paths(flow, sets[0][0], options.out_dir, **how)
-    written = _name_all(options, sets, end, verb, outputs_of)
-    # Results may lie among the volumes since an earlier run.
-    results = {os.path.abspath(path) for path in chain(*written.values())}
-    sets = [own for own in sets if os.path.abspath(own[0]) not in results]
-    files = [own[0] for own in sets]
+    output_files = _name_outputs(options, sets, end, verb, outputs_of)
+    # Results of an earlier run may lie among the volumes.
+    results = {os.path.abspath(path) for path in chain(*output_files.values())}
+    sets = [group for group in sets if os.path.abspath(group[0]) not in results]
+    files = [group[0] for group in sets]
     sources = None if of_series else SourceInputs.of(document, options.source_files)
     source_of = pair_sources(files, sources.files) if sources else {}
     end = end.parent / "code" / end.name if options.bids else end
     parts = {
-        own[0]: [
-            Part(channel, file, written[file] if channel in chosen else [])
-            for channel, file in zip(channels, own, strict=True)
+        group[0]: [
+            Part(channel, file, output_files[file] if channel in chosen else [])
+            for channel, file in zip(channels, group, strict=True)
         ]
-        for own in sets
+        for group in sets
     }
     cluster = launch.find_workers(options.strategy)
-    own = launch.part_of(cluster, sets)
-    if not own:
+    share = launch.share_of_worker(cluster, sets)
+    if not share:
         return None
-    infos, bad, parts = _check_files(parts, own, channels, names is True, of_series)
+    infos, bad, parts = _check_files(parts, share, channels, names is True, of_series)
     if not options.resume:
         outputs.refuse_overwriting(flow, _all_files(parts, end), _CURE)
     requested = RequestedConditions.of(document, conditions, range(1))
@@ -234,8 +236,8 @@ def prepare(
     return Job(verb, options, path, grid, requested, *inputs, end, cluster)
 
 
-def _name_all(options, sets, end, verb, outputs_of):
-    """Name what is written of each file, perhaps in a dataset."""
+def _name_outputs(options, sets, end, verb, outputs_of):
+    """Return the outputs for each file, in a dataset with ``bids``."""
     files = [*chain(*sets)]
     names = outputs.name_outputs(files, end, verb, outputs.bids_name)
     if options.bids:
@@ -247,27 +249,27 @@ def _name_all(options, sets, end, verb, outputs_of):
 
 
 def _all_files(parts, end):
-    """List what will be written and must not be there."""
-    every = chain(*parts.values())
-    volumes = [(path, part.channel) for part in every for path in part.outputs]
+    """List all files that will be written."""
+    all_parts = chain(*parts.values())
+    volumes = [(path, part.channel) for part in all_parts for path in part.outputs]
     return outputs.list_files(volumes, end.with_name(f"{end.name}.png"))
 
 
 def _check_series(document, options, conditions):
-    """Return whether a model is of series; refuse what such a one has no use for."""
+    """Return whether a model is of series; refuse options that are not for these."""
     learnt = from_saved(document["conditions"])
     if getattr(options, "lesions", True):
         refuse_series(learnt, _NO_INPAINTING)
     if not makes_series(learnt):
         return False
-    refuse_others_of_directions(document)
+    require_series_model(document)
     refuse_gradients(conditions, "the tables beside each series")
     refuse_beside_series(options.channels, options.source_files)
     return True
 
 
 def _check_files(parts, sets, channels, along_axis, of_series):
-    """Read headers, and tables of series; return good ones, bad ones, and parts."""
+    """Read headers, and tables of series; return valid headers, errors, and parts."""
     if not of_series:
         infos, bad = check_channel_files(sets, channels, along_axis, skip_bad=True)
         return infos, bad, {info.file: parts[info.file] for info in infos}
@@ -277,8 +279,8 @@ def _check_files(parts, sets, channels, along_axis, of_series):
     warn_of_space(infos)
     parts_of = {}
     for info, series in zip(infos, map(MeasuredSeries.of, tasks)):
-        own = parts[info.file]
-        parts_of[info.file] = [part._replace(channel=series) for part in own]
+        of_file = parts[info.file]
+        parts_of[info.file] = [part._replace(channel=series) for part in of_file]
     return infos, bad, parts_of
 
 
@@ -294,31 +296,31 @@ def _grid_and_channels(document, model_file, verb):
     return grid_for_files(shape, document["affine"], document["intensity"]), channels
 
 
-def work(
+def process_all(
     flow: Workflow,
     job: Job,
     tasks: list[Task],
     process: Callable[[Task], list[tuple[np.ndarray, ...]]],
     device: object,
 ) -> None:
-    """Process one volume after the other, also if some fail.
+    """Process one volume after the other, even if some fail.
 
-    ``process`` returns for each channel that is written the values before and after,
-    and their affine.
+    ``process`` returns the values before and after, and their affine, for each written
+    channel.
     """
     from dipy_ldm import plots
     from dipy_ldm._backend import distributed
 
-    launch.keep_log(job.cluster, job.end)
+    launch.log_to_file(job.cluster, job.end)
     resume = job.options.resume
     if job.options.bids:
         ignored = bids.ignored_names(tasks[0].channels, tasks[0].file)
         bids.begin_dataset(job.end.parents[1], ignored, of_scans=True)
     remaining = _remaining(flow, tasks, job.verb) if resume else tasks
-    quiet = not launch.is_first(job.cluster)
+    quiet = not launch.is_chief(job.cluster)
     rows: list[plots.Comparison] = []
     with distributed(device), ExitStack() as stack:
-        stack.callback(_summarise, flow, job, rows)  # also if it is stopped
+        stack.callback(_summarise, flow, job, rows)  # even if interrupted
         for task in tqdm(remaining, job.verb, disable=quiet):
             try:
                 with outputs.claimed_output(task.outputs[0]), _warnings_of(task.file):
@@ -326,8 +328,8 @@ def work(
                         continue
                     pictures = process(_with_fingerprints(task))
             except (InputError, BlockingIOError) as error:
-                # What only reading finds must not stop the hours that others take, nor
-                # what another run is writing.
+                # A volume that is damaged, or that another run is writing, must not
+                # stop hours of work on others.
                 job.bad[task.file] = str(error)
                 continue
             flow.written += 1
@@ -337,12 +339,12 @@ def work(
             rows += [plots.Comparison.of(name, *images) for name, images in pairs]
     if job.bad:
         good = flow.written + len(tasks) - len(remaining)
-        end = [f"The {good} other volumes are {_past(job.verb)}."] if good else []
+        end = [f"The {good} other volumes were {_past(job.verb)}."] if good else []
         raise InputError("\n".join([as_report(job.bad.values()), *end]))
 
 
 def _warnings_of(file):
-    """Name a volume in the model's warnings of it, each of which is shown once."""
+    """Put the file's name before the model's warnings, and show each warning once."""
     shown = set()
 
     def name(message):
@@ -354,26 +356,26 @@ def _warnings_of(file):
 
 
 def _summarise(flow, job, rows):
-    """Write the options and a picture of what was written, if there is something."""
+    """Write the options and a picture of the results, if there are any."""
     from dipy_ldm.plots import save_comparison
 
-    if not (rows and launch.is_first(job.cluster)):
+    if not (rows and launch.is_chief(job.cluster)):
         return
     path = write_config(flow, job.end, job.options).with_suffix(".png")
-    # That of the run that is resumed shows its first volumes.
+    # The picture of a resumed run already shows its first volumes.
     resumed = job.options.resume and not flow._force_overwrite
     if not (resumed and path.exists()):
         save_comparison(path, rows, _caption(job))
         flow.outputs = [*flow.outputs, path]
 
 
-_SHOWN = "conditions", "strength", "lesions", "dilate", "steps", "resamplings", "seed"
+_CAPTION = "conditions", "strength", "lesions", "dilate", "steps", "resamplings", "seed"
 
 
 def _caption(job):
-    """Describe what was asked for."""
+    """Describe the run by its options."""
     without_effect = "strength" if getattr(job.options, "lesions", True) else "dilate"
-    values = {name: getattr(job.options, name, None) for name in _SHOWN}
+    values = {name: getattr(job.options, name, None) for name in _CAPTION}
     texts = (
         f"{name} {' '.join(value) if isinstance(value, list) else value}"
         for name, value in values.items()
@@ -387,15 +389,15 @@ def _past(verb):
 
 
 def _remaining(flow, tasks, verb):
-    """Return what an interrupted run has not done."""
+    """Return the tasks that an interrupted run did not complete."""
     remaining = [task for task in tasks if not _is_done(task, flow._force_overwrite)]
     done = len(tasks) - len(remaining)
-    logger.info("%d of %d volumes were %s before.", done, len(tasks), _past(verb))
+    logger.info("%d of %d volumes were already %s.", done, len(tasks), _past(verb))
     return remaining
 
 
 def _is_written(flow, task, resume):
-    """Return whether another run has just written a volume, or refuse to overwrite."""
+    """Return whether another run has just written a volume; refuse to overwrite it."""
     if resume:
         return _is_done(task, flow._force_overwrite)
     outputs.refuse_overwriting(flow, task.outputs, _CURE)
@@ -403,15 +405,15 @@ def _is_written(flow, task, resume):
 
 
 def _is_done(task, force):
-    """Return whether all outputs exist and are whole; refuse those of another run."""
+    """Return whether all outputs are complete; refuse those of another run."""
     sidecars = {o: facts for o in task.outputs if (facts := generated_sidecar(o))}
     # A sidecar is written before its volume.
     files = [(o, sidecar(o)) for o in task.outputs if o not in sidecars]
-    strangers = [file for file in chain(*files) if file.exists()]
-    if strangers and not force:
+    foreign = [file for file in chain(*files) if file.exists()]
+    if foreign and not force:
         raise InputError(
-            f"{strangers[0]} exists, and no JSON file says that dipy_ldm made it; name "
-            "another --out_dir, or add --force to overwrite."
+            f"{foreign[0]} exists, and has no JSON file of dipy_ldm; name another "
+            "--out_dir, or add --force to overwrite."
         )
     output, other = _find_difference(sidecars, task)
     if other and not force:
@@ -424,19 +426,19 @@ def _is_done(task, force):
 
 
 def _find_difference(sidecars, task):
-    """Return an output of another run, and how that differs; empty if none does."""
+    """Return an output of another run and how that differed; empty if there is none."""
     if not sidecars:
         return None, ""
-    facts = json.loads(json.dumps(_with_fingerprints(task).facts))  # lists, as in files
-    marks = facts.pop(_FINGERPRINTS)
+    facts = json.loads(json.dumps(_with_fingerprints(task).facts))  # as files have them
+    hashes = facts.pop(_FINGERPRINTS)
     # Inputs may have moved: they are compared by their content.
     names = sorted(facts.keys() - {"GeneratedBy", "Model", "Sources"})
     for output, earlier in sidecars.items():
-        before = earlier.get(_FINGERPRINTS) or [None] * len(marks)
-        for file, old, new in zip(facts["Sources"], before, marks):
+        before = earlier.get(_FINGERPRINTS) or [None] * len(hashes)
+        for file, old, new in zip(facts["Sources"], before, hashes):
             if old != new:
                 return output, f"{file} has changed"
-        # After files: of series, the conditions are all numbers of their tables.
+        # After files: the conditions of series are long tables, and not readable.
         for name in names:
             if earlier.get(name) != facts[name]:
                 return output, f"{name} was {earlier.get(name)} and is {facts[name]}"
@@ -446,15 +448,15 @@ def _find_difference(sidecars, task):
 def _with_fingerprints(task):
     """Add the hashes of a task's inputs to its facts."""
     try:
-        marks = [fingerprint(file) for file in task.facts["Sources"]]
+        hashes = [fingerprint(file) for file in task.facts["Sources"]]
     except OSError as error:
         raise InputError(
             f"{error.filename} can't be read ({error.strerror}); copy it again."
         ) from error
-    return task._replace(facts=task.facts | {_FINGERPRINTS: marks})
+    return task._replace(facts=task.facts | {_FINGERPRINTS: hashes})
 
 
-# Of what is no background: where more is to be inpainted, there is little to go by.
+# Maximum share of the foreground: beyond it, too little context remains to inpaint.
 _MAX_LESION_SHARE = 0.5
 
 
@@ -466,7 +468,7 @@ def find_lesions(
     threshold: float,
     tile: int | None,
 ) -> list[MaskedScan]:
-    """Read a volume, and find where the detector of a model takes it for a lesion."""
+    """Read a volume, and return its channels with the detected lesions as holes."""
     image, origins = conform_channels(zip(channels, files), grid)
     likely = model.detect(image[None], tile=tile)[0, ..., None]
     lesions = [o.restore(likely, 0.0)[..., 0] >= threshold for o in origins]
@@ -488,7 +490,7 @@ def fill_in(
     n_samples: int,
     options: dict,
 ) -> list[np.ndarray]:
-    """Inpaint the hole of each channel, ``(n_samples, voxels, channels)``."""
+    """Return inpainted values of each channel, ``(n_samples, voxels, channels)``."""
     image, unknown, origins = conformed(scans, grid)
     channels = [scan.channel for scan in scans]
     samples = []
@@ -506,11 +508,11 @@ def fill_in(
 def write_inpainted(
     path: Path, scan: MaskedScan, values: np.ndarray, facts: dict
 ) -> None:
-    """Write a volume with other values in its hole, and how it was made."""
+    """Write a volume with inpainted values in its hole, and its sidecar."""
     channel = scan.channel
     make_folder(path.parent)
     if channel.dtype:
-        # Its file may be of a type that has not all of its values.
+        # The data type of its file may not represent all labels.
         volume = scan.filled(values).astype(channel.dtype)
         where = scan.affine, channel.dtype, facts, space_of(scan.file)
         outputs.write_channel(path, channel, volume, *where)

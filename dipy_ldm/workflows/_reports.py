@@ -1,4 +1,4 @@
-"""What the commands write that judge a model: figures and pages."""
+"""Write metrics and pages of evaluations and audits."""
 
 from collections.abc import Sequence
 import logging
@@ -32,16 +32,16 @@ from dipy_ldm.workflows._outputs import write_page
 logger = logging.getLogger(__name__)
 
 
-def about(facts: dict) -> dict[str, Any]:
-    """Describe on a page what was evaluated, and how, with facts' names as words."""
+def label_facts(facts: dict) -> dict[str, Any]:
+    """Return the facts that a page shows, with their names split into words."""
     return {
-        re.sub("(?<!^)(?=[A-Z])", " ", name).capitalize(): _short(value)
+        re.sub("(?<!^)(?=[A-Z])", " ", name).capitalize(): _shorten(value)
         for name, value in facts.items()
         if name not in ("Synthetic", "GeneratedBy")
     }
 
 
-def _short(value):
+def _shorten(value):
     if isinstance(value, list):
         return " ".join(value[:3]) + (" …" if len(value) > 3 else "")
     return value
@@ -85,7 +85,7 @@ def write_evaluation(
     parts = [summary.agreement_part(name, *one) for name, one in followed.items()]
     agreements = {name: agreement for name, (*_, agreement) in followed.items()}
     figures = evaluation.figures | ({"followed": agreements} if agreements else {})
-    page = summary.write_page(evaluation, about(facts), parts)
+    page = summary.write_page(evaluation, label_facts(facts), parts)
     _write(outputs, evaluation, facts, figures, page)
 
 
@@ -103,11 +103,11 @@ def write_series(
 ) -> None:
     """Write the metrics and the page of an evaluation of diffusion series."""
     title = "Evaluation of diffusion series"
-    page = report(title, (), about(facts), (), "series.html", **pieces)
+    page = report(title, (), label_facts(facts), (), "series.html", **pieces)
     write_page(outputs, facts | {"Figures": as_json(figures)}, page)
 
 
-def audit_on(
+def audit_on_device(
     device: object,
     model: LatentDiffusion,
     images: tuple[EvaluationImages, EvaluationImages, EvaluationImages | None],
@@ -115,7 +115,7 @@ def audit_on(
     options: SimpleNamespace,
     sampling: dict,
 ) -> Audit:
-    """Audit a model on a device, beside a reference if there is one."""
+    """Audit a model on a device, with a reference model if there is one."""
     train, held_out, generated = images
     reference = None
     if reference_images:
@@ -145,7 +145,7 @@ def audit_on(
                 **sampling,
             )
         except InputError:
-            refuse_training_images(model.vqvae_, *sets, names)  # by their names
+            refuse_training_images(model.vqvae_, *sets, names)  # and name them
             raise
     notes = [note for group in images if group for note in group.notes]
     result.notes = [*dict.fromkeys(notes), *result.notes]
@@ -165,13 +165,13 @@ def write_audit(outputs: Sequence[Path], result: Audit, facts: dict) -> None:
         "copies": result.findings,
         "membership": members,
         "classes": result.classes,
-        # Where in its set a training image is would tell it to who has them.
+        # Its index would identify a training image to anyone who has the set.
         "pairs": [
             {name: value for name, value in pair._asdict().items() if name != "train"}
             for pair in result.pairs
         ],
     }
-    page = audit_page.write_page(result, about(facts))
+    page = audit_page.write_page(result, label_facts(facts))
     _write(outputs, result, facts, figures, page)
 
 
@@ -181,7 +181,7 @@ def pairs_page(
     images: tuple[EvaluationImages, EvaluationImages, EvaluationImages | None],
     facts: dict,
 ) -> str:
-    """Write the page of the most suspicious pairs, which shows training images."""
+    """Return the page of the most suspicious pairs, which shows training images."""
     train, _, generated = images
     names = {pair.train: train.names[pair.train] for pair in result.pairs}
     vqvae = model.vqvae_
@@ -191,12 +191,12 @@ def pairs_page(
 
     affine = vqvae.affine_ if result.generated.ndim == 5 else None
     samples = generated.names if generated else ()
-    named = about(facts), samples, model.channels_
+    named = label_facts(facts), samples, model.channels_
     return audit_page.write_pairs(result, image, names, affine, *named)
 
 
 def make_copy_filter(result: Audit, model_fingerprint: str) -> CopyFilter:
-    """Keep what knows training images again."""
+    """Return the filter that recognises copies of the audited training images."""
     invariant = ReferenceSet.of(*result.searches["invariant"].rows)
     voxels = ReferenceSet.of(*map(project_randomly, result.searches["voxels"].rows))
     return CopyFilter(result.projection, invariant, voxels, model_fingerprint)
@@ -205,29 +205,29 @@ def make_copy_filter(result: Audit, model_fingerprint: str) -> CopyFilter:
 def read_measurements(
     document: dict, table: str | Path | None, seed: int = 0
 ) -> dict[str, tuple]:
-    """Read requested and measured values of generated volumes, and how they agree."""
+    """Read requested and measured values of generated volumes, and compare them."""
     if table is None:
         return {}
     numeric = [n for n, c in document["conditions"].items() if c["kind"] != "class"]
-    rows = {Path(file): own[0].cells for file, own in rows_of_lists([table]).items()}
+    rows = {Path(f): lines[0].cells for f, lines in rows_of_lists([table]).items()}
     columns: set[str] = set().union(*rows.values())
     names = [name for name in numeric if name in columns]
     if not names:
         raise InputError(
             f"{table} has no column of a numeric condition of the model "
             f"({listed(numeric) or 'it has none'}); give a list of generated volumes "
-            "with one column for each that was measured."
+            "with a column for each measured condition."
         )
     if classes := [n for n in document["conditions"] if n in columns - set(numeric)]:
         logger.warning("measurements of classes are not compared: %s.", listed(classes))
     facts = [read_facts(file).get("Conditions", {}) for file in rows]
     measurements = {}
     for name in names:
-        requested = [_number(own.get(name)) for own in facts]
+        requested = [_number(conditions.get(name)) for conditions in facts]
         if not any(map(math.isfinite, requested)):
             raise InputError(
-                f"the files beside the volumes of {table} do not have the requested "
-                f"{name}; generate them with `conditions` or a `table`."
+                f"the JSON files beside the volumes of {table} have no requested "
+                f"{name}; generate the volumes with `conditions` or a `table`."
             )
         measured = [_number(cells.get(name)) for cells in rows.values()]
         agreement = measure_agreement(requested, measured, seed)

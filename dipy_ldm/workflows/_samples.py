@@ -1,4 +1,4 @@
-"""Where samples go: beside one another, or into a BIDS derivatives dataset."""
+"""Files of samples: in one folder, or in a BIDS derivatives dataset."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,20 +48,20 @@ class Samples(NamedTuple):
         cluster: Cluster | None,
         sources: SourceInputs | None = None,
     ) -> Self:
-        """Name files that begin with a stem or, of source images, with their names."""
-        own = _with_end(stem, f"-{numbers.start:04d}") if cluster else stem
-        picture = _with_end(own, ".png")
+        """Name files after a stem or, for samples of source images, after these."""
+        part = _with_end(stem, f"-{numbers.start:04d}") if cluster else stem
+        picture = _with_end(part, ".png")
         if len(document["shape"]) != 4:
-            return cls([[_with_end(own, ".npz")]], stem, document, picture)
+            return cls([[_with_end(part, ".npz")]], stem, document, picture)
         if sources is None:
             stems = [_with_end(stem, f"-{i:04d}") for i in numbers]
-            return cls(_of_channels(stems, document), stem, document, picture)
+            return cls(_name_channels(stems, document), stem, document, picture)
         outputs = name_outputs(sources.files, stem, "generate")
-        stems = [outputs[file] for file in sources.own]
+        stems = [outputs[file] for file in sources.assigned]
         if len(numbers) > 1:
             stems = [further_output(n, f"-{i:04d}") for n in stems for i in numbers]
         stems = [path.with_name(path.name.removesuffix(".nii.gz")) for path in stems]
-        names = _of_channels(stems, document)
+        names = _name_channels(stems, document)
         return cls(names, stem, document, None if cluster else picture)
 
     @classmethod
@@ -73,7 +73,7 @@ class Samples(NamedTuple):
         document: dict,
         sources: SourceInputs | None = None,
     ) -> Self:
-        """Name files of a dataset, as BIDS has derivatives, after their sources."""
+        """Name files of a BIDS derivatives dataset, after source images if any."""
         if len(document["shape"]) != 4:
             raise InputError("`bids` is for volumes; leave it out for images.")
         channels = channels_from(document.get("channels"))
@@ -89,18 +89,18 @@ class Samples(NamedTuple):
         ends = [f"{i:04d}" for i in numbers] if len(numbers) > 1 else [""]
         names = [
             [source_path(root, file, end, *kind) for kind in kinds]
-            for file in sources.own
+            for file in sources.assigned
             for end in ends
         ]
-        refuse_equal([own[0] for own in names], "generate from", "source images")
+        refuse_equal([files[0] for files in names], "generate from", "source images")
         return cls(names, log, document, dataset=root, of_sources=True)
 
     @property
     def paths(self):
-        """All files that will be written and must not be there, but for logs."""
+        """All files that will be written, except logs."""
         if len(self.document["shape"]) != 4:
             return [*self.names[0], self.picture]
-        volumes = [pair for own in self.names for pair in zip(own, self._channels)]
+        volumes = [pair for files in self.names for pair in zip(files, self._channels)]
         files = list_files(volumes, self.picture)
         if is_of_series(self.document):
             places = [sidecar(file) for file, _ in volumes]
@@ -113,23 +113,23 @@ class Samples(NamedTuple):
 
     @property
     def cure(self):
-        """What to do if one of them is there."""
+        """What to do if one of the files exists."""
         numbered = self.dataset and not self.of_sources
-        further = " or give another number to --first_sample" if numbered else ""
+        further = ", or give another --first_sample" if numbered else ""
         return f"add --force to overwrite{further}"
 
     @contextmanager
     def being_written(self) -> Iterator[None]:
-        """Make the folders of the files and, in the end, write a dataset's table."""
+        """Create the folders of the files and, in the end, write a dataset's table."""
         if self.dataset is not None:
             ignored = bids.ignored_names(self._channels, self.names[0][0])
             bids.begin_dataset(self.dataset, ignored, of_scans=self.of_sources)
-        for folder in {file.parent for own in self.names for file in own}:
+        for folder in {file.parent for files in self.names for file in files}:
             make_folder(folder)
         try:
             yield
         finally:
-            # Also of what there is when it is interrupted.
+            # If interrupted, of the samples written so far.
             if self.dataset is not None and not self.of_sources:
                 conditions = from_saved(self.document["conditions"])
                 list_participants(self.dataset, describe_columns(conditions))
@@ -141,9 +141,9 @@ class Samples(NamedTuple):
         captions: Sequence[str],
         columns: int | None = None,
     ) -> list[Path]:
-        """Draw the first of the pictures ``(n, h, w, channels)``; return the file.
+        """Draw the first images ``(n, h, w, channels)`` as a picture; return its file.
 
-        That of volumes has the name of the options of the run, if there is one.
+        For volumes, the picture is named after the TOML file of the run, if any.
         """
         picture = self.picture
         if picture is None:
@@ -159,11 +159,11 @@ class Samples(NamedTuple):
 
 
 def _with_end(stem, suffix):
-    """Add a suffix to a stem, which may have dots of its own."""
+    """Append a suffix to a path, whose name may have dots."""
     return stem.with_name(stem.name + suffix)
 
 
-def _of_channels(stems, document):
+def _name_channels(stems, document):
     """Name the files of each sample, one for each channel that has a name."""
     channels = channels_from(document.get("channels"))
     ends = [f"_{channel.ending}" for channel in channels] or [""]
@@ -183,7 +183,7 @@ def scan_path(root: Path, number: int, suffix: str, channel: str = "") -> Path:
 def source_path(
     root: Path, source: Path, end: str, suffix: str, channel: str = ""
 ) -> Path:
-    """Name the file of a sample of a source, or of a channel of it, after this."""
+    """Name the file of a sample, or of a channel of it, after its source image."""
     entities = stem_of(source).removesuffix(f"_{suffix_of(source)}")
     entities = entities.partition("_desc-")[0]
     folder = bids.place_in_dataset(root, source, source.name).parents[1]
@@ -191,7 +191,7 @@ def source_path(
 
 
 def _sample_path(folder, entities, end, suffix, channel):
-    """Name a file in the folder of its subject; some channels have a desc-."""
+    """Name a file in the folder of a subject; channels may have their own desc-."""
     parts = [entities, channel] if "-" in channel else [entities]
     if channel.startswith("desc-"):
         parts[-1] += end
@@ -202,7 +202,7 @@ def _sample_path(folder, entities, end, suffix, channel):
 
 
 def check_suffix(suffix: str | None, model_suffix: str | None) -> str:
-    """Choose the suffix of the files."""
+    """Return the suffix of the files, by default that of the model."""
     chosen = suffix or model_suffix
     if chosen is None:
         raise InputError(
@@ -230,8 +230,8 @@ def describe_columns(conditions: Mapping[str, Condition]) -> dict[str, dict]:
 def list_participants(root: Path, described: Mapping[str, dict]) -> None:
     """Write the table of all samples of a dataset, from their sidecars.
 
-    Whoever adds samples writes it again, so that it is right once the last has, also
-    where several add at once or one was killed.
+    Each run that adds samples rewrites it, so that it is complete after the last, even
+    if several ran at once or one was killed.
     """
     with claimed(root / "participants.tsv", wait=True):
         rows = dict(_samples(root))
@@ -254,5 +254,5 @@ def _samples(root):
     folders = (path for path in root.glob(f"{_LABEL}*") if path.is_dir())
     for folder in sorted(folders, key=lambda path: (len(path.name), path.name)):
         for scan in sorted(folder.glob("*/*_desc-*.nii.gz"))[:1]:
-            # One without its JSON is just being written.
+            # A scan without sidecar is just being written.
             yield folder.name, read_facts(scan).get("Conditions", {})

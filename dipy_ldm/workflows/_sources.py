@@ -1,4 +1,4 @@
-"""Source images of a command, and diffusion series made of them."""
+"""Source images of a command, and diffusion series generated from their b = 0."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,17 +24,17 @@ from dipy_ldm.data.channels import Channel, Unnamed, from_saved as channels_from
 
 
 class SourceInputs(NamedTuple):
-    """Files of sources, and the grid that they are brought to.
+    """Files of source images, and the grid to which they are resampled.
 
-    ``parts`` are the files of all channels of each source, by the first of them, and
-    ``own`` the first ones of this worker.
+    ``parts`` maps the first file of each source image to the files of all its channels;
+    ``assigned`` are the first files of those that this worker uses.
     """
 
     source: Source
     channels: Sequence[Channel]
     grid: Grid
     parts: dict[Path, list[Path]]
-    own: list[Path]
+    assigned: list[Path]
 
     @classmethod
     def of(cls, document: dict, source_files: list[str] | None) -> Self | None:
@@ -61,15 +61,15 @@ class SourceInputs(NamedTuple):
 
     @property
     def files(self):
-        """The first file of each source."""
+        """The first file of each source image."""
         return list(self.parts)
 
     def paths(self, file: Path) -> list[str]:
-        """Return the files of all channels of a source, as text."""
+        """Return the files of all channels of a source image, as text."""
         return list(map(str, self.parts[file]))
 
     def read(self, file: Path) -> np.ndarray:
-        """Read a source on the grid of the model, ``(1, *space, channels)``."""
+        """Read a source image on the grid of the model, ``(1, *space, channels)``."""
         how = self.source, self.grid, self.channels
         return conform_source_files(self.parts[file], *how)[None]
 
@@ -79,18 +79,18 @@ def is_of_series(document: dict) -> bool:
     return makes_series(from_saved(document["conditions"]))
 
 
-def read_table(
+def read_gradients(
     document: dict, bvals: str | None, bvecs: str | None, request: dict | str
 ) -> Gradients | None:
-    """Read the table of the series that a model shall make, if it makes series."""
+    """Read b-values and directions of a series to generate; None for other models."""
     if not is_of_series(document):
         if bvals or bvecs:
             raise InputError(
                 "this model was trained without `dwi`; leave out `bvals` and `bvecs`, "
-                "or train one with it."
+                "or train a model with `dwi`."
             )
         return None
-    refuse_others_of_directions(document)
+    require_series_model(document)
     if not (bvals and bvecs):
         raise InputError(
             "this model makes diffusion series; give their b-values as `bvals` and "
@@ -100,34 +100,34 @@ def read_table(
     gradients = Gradients.read(bvals, bvecs)
     if not gradients.weighted.size:
         raise InputError(
-            f"{bvals} has no b above {B0_LIMIT}, and there is nothing to make; give "
-            "others."
+            f"{bvals} has no b-value above {B0_LIMIT}, so there is nothing to "
+            "generate; give other b-values."
         )
     return gradients
 
 
-def refuse_others_of_directions(document: dict) -> None:
-    """Refuse a model of directions that has not learnt series with their b = 0."""
+def require_series_model(document: dict) -> None:
+    """Refuse a model of directions that was not trained on series with their b = 0."""
     is_whole = document["source"] is not None and BVAL in document["conditions"]
     if not is_whole or document.get("channels"):
         raise InputError(
-            "this model has directions, but is none of series and their b = 0; use it "
-            "from Python, or train one with `dwi`."
+            "this model has directions, but is not one of series and their b = 0; use "
+            "it from Python, or train one with `dwi`."
         )
 
 
 def refuse_gradients(request: dict | str, where: str) -> None:
-    """Refuse b-values and directions as conditions, which tables have."""
-    if isinstance(request, dict) and (own := {BVAL, DIRECTION} & set(request)):
-        raise InputError(f"{min(own)} is in {where}; leave it out of the conditions.")
+    """Refuse b-values and directions as conditions: tables list them."""
+    if isinstance(request, dict) and (names := {BVAL, DIRECTION} & set(request)):
+        raise InputError(f"{min(names)} is in {where}; leave it out of the conditions.")
 
 
 class Series(NamedTuple):
-    """A series to be made of the b = 0 of a file.
+    """A series to be generated from the b = 0 in a file.
 
-    ``volume`` is that, on the grid of the model and in its own unit, ``source`` what
-    networks get of it, and ``scale`` the unit of their images. The vectors are along
-    the axes of the grid.
+    ``volume`` is the b = 0 on the grid of the model, in its own intensities; ``source``
+    is scaled for networks; ``scale`` converts their images to these intensities. The
+    vectors are along the axes of the grid.
 
     Shapes: volume, source ``(*space, 1)``.
     """
@@ -140,7 +140,7 @@ class Series(NamedTuple):
 
     @classmethod
     def of(cls, file: Path, gradients: Gradients, grid: Grid) -> Self:
-        """Read the b = 0, along whose voxels the vectors are given."""
+        """Read the b = 0, whose voxel axes the vectors refer to."""
         data, affine = read_volume(file)
         source, origin = conform_voxels(file, data, affine, grid, from_zero=True)
         scale = float(origin.intensities.high[0])
@@ -150,13 +150,13 @@ class Series(NamedTuple):
     def conditions(
         self, request: dict | str, names: Iterable[str], place: int
     ) -> dict[str, Any]:
-        """Return the conditions of all weighted volumes, and what one sample has."""
-        own = dict.fromkeys(names, NONE) if isinstance(request, str) else request or {}
-        own = {n: v[place] if isinstance(v, list) else v for n, v in own.items()}
-        return own | self.gradients.conditions(self.affine, self.gradients.weighted)
+        """Return the conditions of a sample, with those of all weighted volumes."""
+        row = dict.fromkeys(names, NONE) if isinstance(request, str) else request or {}
+        row = {n: v[place] if isinstance(v, list) else v for n, v in row.items()}
+        return row | self.gradients.conditions(self.affine, self.gradients.weighted)
 
     def fill(self, images: np.ndarray) -> np.ndarray:
-        """Put ``(weighted, *space, 1)`` between the b = 0, in the unit of these."""
+        """Insert ``(weighted, *space, 1)`` among the b = 0, in their intensities."""
         series = np.repeat(self.volume, len(self.gradients.bvals), -1)
         series[..., self.gradients.weighted] = np.concatenate(self.scale * images, -1)
         return series

@@ -1,4 +1,4 @@
-"""How commands train: the estimators, and figures and a picture of the course."""
+"""Train from the command line: estimators, their options, history and picture."""
 
 from collections.abc import Sequence
 import csv
@@ -34,10 +34,10 @@ if TYPE_CHECKING:  # they take seconds to import
 
 
 class Recipe(NamedTuple):
-    """Both estimators, and the options of all trainings.
+    """Autoencoder and diffusion model, and the options of all trainings.
 
-    Without options of its own the autoencoder is taken as it is; ``of_patches`` says
-    what it learns from: patches of which size, how they are changed and weighted.
+    With an empty ``of_vqvae`` the autoencoder is used without training; ``of_patches``
+    has the size, the augmentation and the background weight of its training patches.
     """
 
     vqvae: "VQVAE"
@@ -50,15 +50,15 @@ class Recipe(NamedTuple):
     def check(
         self, cohort: Cohort, shape: tuple[int, ...], source: Source | None = None
     ) -> None:
-        """Refuse what can't be done in any stage, before the first takes hours.
+        """Refuse what any stage would refuse, before the first takes hours.
 
         Shapes: shape ``(n, *space, channels)``, of all images, which need not be read.
         """
         if self.of_vqvae:
             self.vqvae.check(shape, patch=self.of_patches["patch"], **self.of_vqvae)
         self.check_images(shape, cohort.channels)
-        own = {"source_channels": cohort.source_channels, **self.of_model}
-        self.model.check(shape, source, **own)
+        options = {"source_channels": cohort.source_channels, **self.of_model}
+        self.model.check(shape, source, **options)
         if self.of_detector is not None:
             from dipy_ldm.anomaly_detector import AnomalyDetector
 
@@ -67,21 +67,21 @@ class Recipe(NamedTuple):
     def check_images(
         self, shape: tuple[int, ...], channels: Sequence[Channel] = ()
     ) -> None:
-        """Refuse ``(n, *space, channels)`` that a trained autoencoder is not for."""
+        """Refuse ``(n, *space, channels)`` that do not fit a trained autoencoder."""
         from dipy_ldm.vqvae import refuse_other_images
 
         if not self.of_vqvae:
             refuse_other_images(self.vqvae, shape[1:], channels)
 
     def resolved(self, rank: int) -> "dict[str, ResolvedOptions]":
-        """Resolve the options of the stages before the detector that are trained."""
+        """Resolve the options of autoencoder and diffusion model, if trained."""
         from dipy_ldm.training import resolve
 
         stages = {"autoencoder": ("vqvae", self.of_vqvae)} if self.of_vqvae else {}
         stages |= {"diffusion": ("ldm", self.of_model)}
         return {
-            title: resolve(stage, rank, {n: v for n, v in own.items() if n != "init"})
-            for title, (stage, own) in stages.items()
+            title: resolve(stage, rank, {n: v for n, v in args.items() if n != "init"})
+            for title, (stage, args) in stages.items()
         }
 
     def fit(
@@ -92,15 +92,15 @@ class Recipe(NamedTuple):
         report: "Report",
         loggers: Sequence[Sequence],
     ) -> "LatentDiffusion":
-        """Train both, one after the other, and the detector, if there shall be one."""
+        """Train autoencoder, diffusion model and, if requested, the detector."""
         validation = {} if held_out is None else held_out._asdict()
         names = "affine", "suffix", "channels"
         kinds: dict[str, Any] = {name: getattr(cohort, name) for name in names}
-        unseen = validation.get("images")
+        held_out_images = validation.get("images")
         if self.of_vqvae:
             self.vqvae.fit(
                 cohort.images,
-                validation_data=unseen,
+                validation_data=held_out_images,
                 masks=cohort.masks,
                 checkpoint=checkpoints[0],
                 callbacks=[report.autoencoder, *loggers[0]],
@@ -116,11 +116,11 @@ class Recipe(NamedTuple):
             source=cohort.sources,
             source_channels=cohort.source_channels,
             subjects=cohort.subjects,
-            validation_data=unseen,
+            validation_data=held_out_images,
             validation_conditions=validation.get("conditions"),
             validation_source=validation.get("sources"),
             validation_subjects=validation.get("subjects"),
-            units=cohort.units or {},  # what is known has been logged
+            units=cohort.units or {},  # not None: they have been logged
             meanings=cohort.meanings,
             checkpoint=checkpoints[1],
             callbacks=[report.diffusion, *loggers[1]],
@@ -130,15 +130,15 @@ class Recipe(NamedTuple):
             return model
         return model.fit_detector(
             cohort.images,
-            validation_data=unseen,
+            validation_data=held_out_images,
             checkpoint=checkpoints[2],
             callbacks=[partial(report.detector, model), *loggers[2]],
             **self.of_detector,
         )
 
 
-def make(settings: Settings, strategy: object, options: SimpleNamespace) -> Recipe:
-    """Make both estimators, maybe as in a file, and choose how they are trained."""
+def prepare(settings: Settings, strategy: object, options: SimpleNamespace) -> Recipe:
+    """Return the estimators, perhaps from ``init``, and their training options."""
     from dipy_ldm import VQVAE, LatentDiffusion
 
     sizes = ("n_codes", "n_codebooks", "code_dim", "loss")
@@ -149,18 +149,18 @@ def make(settings: Settings, strategy: object, options: SimpleNamespace) -> Reci
     training = {name: getattr(options, name) for name in names}
     training |= {"batch_size": settings.batch_size, "strategy": strategy}
     of_vqvae, of_model = (training | settings.length(s) for s in ("vqvae", "ldm"))
-    # As usual, or not at all.
+    # None is the default augmentation, Augmentation() is none.
     augment = Augmentation() if options.no_augment else None
     of_patches = {"patch": settings.patch, "augment": augment}
     of_patches["background"] = options.background
     steps = options.steps_detector
     of_detector = training | {"steps": steps} if steps else None
     recipe = Recipe(vqvae, model, of_vqvae, of_model, of_patches, of_detector)
-    return recipe if options.init is None else _begin_from(recipe, options)
+    return recipe if options.init is None else _start_from_init(recipe, options)
 
 
-def _begin_from(recipe, options):
-    """Let both estimators begin from a model file."""
+def _start_from_init(recipe, options):
+    """Start the training of a recipe from the model file of ``init``."""
     from dipy_ldm import VQVAE, LatentDiffusion
 
     init = options.init
@@ -173,26 +173,26 @@ def _begin_from(recipe, options):
         recipe.model.set_params(**{name: whole._fitted_with[name] for name in names})
         if whole.detector_ and not options.steps_detector:
             logger.warning(
-                "the detector of %s is not taken over; train one with steps_detector.",
+                "the detector of %s is not used; train one with `steps_detector`.",
                 init,
             )
     if options.epochs_vqvae or options.steps_vqvae:
-        own = "blocks", "bottleneck", "commitment"
-        recipe.vqvae.set_params(**{name: vqvae._fitted_with[name] for name in own})
+        kept = "blocks", "bottleneck", "commitment"
+        recipe.vqvae.set_params(**{name: vqvae._fitted_with[name] for name in kept})
         return recipe._replace(of_vqvae=recipe.of_vqvae | {"init": vqvae})
     model = recipe.model.set_params(vqvae=vqvae)
     return recipe._replace(vqvae=vqvae, model=model, of_vqvae={})
 
 
-def tensorboards(folder: str | None) -> list[list]:
-    """Return callbacks that log each stage for TensorBoard, if there is a folder."""
+def tensorboard_callbacks(folder: str | None) -> list[list]:
+    """Return the TensorBoard callbacks of each stage; none without a folder."""
     stages = "autoencoder", "diffusion", "detector"
     if folder is None:
         return [[] for _ in stages]
     if not (find_spec("tensorflow") and find_spec("tensorboard")):
         raise InputError(
             "`tensorboard` needs the packages tensorflow and tensorboard; install them "
-            "(pip install tensorboard), or leave it out: history.csv has the figures."
+            "(pip install tensorboard), or leave it out: history.csv has the metrics."
         )
     with quiet_start():  # it imports TensorFlow
         from keras.callbacks import TensorBoard
@@ -202,7 +202,7 @@ def tensorboards(folder: str | None) -> list[list]:
 
 @dataclass
 class Report:
-    """Write the figures after every round, and the picture as often as is cheap."""
+    """Write the history after every round, and the picture as often as is cheap."""
 
     history_path: Path
     picture_path: Path
@@ -213,23 +213,23 @@ class Report:
     samples: np.ndarray | None = None
     not_before: float = 0.0
 
-    # Drawing the picture shall take no more than this share of the time.
-    SHARE: ClassVar[float] = 0.05
+    # Maximum share of the time to draw pictures.
+    MAX_DRAWING_SHARE: ClassVar[float] = 0.05
 
     def __post_init__(self) -> None:
-        """Choose what is shown: few volumes, and their sources."""
+        """Select the images in the picture, and their source images."""
         n = 16 if self.shown.affine is None else 4
         images, sources = self.shown.images[:n], self.shown.sources
         sources = None if sources is None else sources[:n]
         self.shown = self.shown._replace(images=images, sources=sources)
 
     def autoencoder(self, vqvae: "VQVAE") -> None:
-        """Report on the first stage."""
+        """Report on the autoencoder."""
         self.histories["autoencoder"] = vqvae.history_
         self._report(lambda: self._reconstruct(vqvae))
 
     def diffusion(self, model: "LatentDiffusion") -> None:
-        """Report on the second stage."""
+        """Report on the diffusion model."""
         self._collect(model)
         if self.pairs is None:
             self._reconstruct(model.vqvae)
@@ -238,12 +238,12 @@ class Report:
     def detector(
         self, model: "LatentDiffusion", detector: "AnomalyDetector | None"
     ) -> None:
-        """Report on the last stage, if there is one."""
+        """Report on the detector, if there is one."""
         self._collect(model, detector)
-        write_table(self.history_path, self.histories)
+        write_history(self.history_path, self.histories)
 
     def finish(self, model: "LatentDiffusion") -> None:
-        """Report how it ended, also on what an earlier process did."""
+        """Write the final report, including stages that an earlier process trained."""
         self.detector(model, model.detector_)
         self._reconstruct(model.vqvae)
         self._sample(model)
@@ -251,7 +251,7 @@ class Report:
 
     def _collect(self, model, detector=None):
         """Collect the histories; an earlier process may have trained earlier stages."""
-        # One that is taken as it is has the history of another training.
+        # An autoencoder of init has the history of another training.
         vqvae = model.vqvae if self.trains_autoencoder else None
         stages = {"autoencoder": vqvae, "diffusion": model, "detector": detector}
         self.histories = {
@@ -260,27 +260,27 @@ class Report:
 
     def _reconstruct(self, vqvae):
         pair = self.shown.images, vqvae.predict(self.shown.images)
-        self.pairs = tuple(map(self._flat, pair))
+        self.pairs = tuple(map(self._pictures, pair))
 
     def _sample(self, model):
         sources = self.shown.sources
         n = 36 if self.shown.affine is None else 4
         n = n if sources is None else len(sources)
-        self.samples = self._flat(model.predict(n, source=sources, steps=10))
+        self.samples = self._pictures(model.predict(n, source=sources, steps=10))
 
-    def _flat(self, images):
+    def _pictures(self, images):
         from dipy_ldm import plots
 
         return plots.pictures(images, self.shown.affine, self.shown.channels)
 
     def _report(self, update):
-        write_table(self.history_path, self.histories)
+        write_history(self.history_path, self.histories)
         start = time.monotonic()
         if start >= self.not_before:
             update()
             self._draw()
             end = time.monotonic()
-            self.not_before = end + (end - start) / self.SHARE
+            self.not_before = end + (end - start) / self.MAX_DRAWING_SHARE
 
     def _draw(self):
         from dipy_ldm import plots
@@ -290,8 +290,8 @@ class Report:
         )
 
 
-def write_table(path: Path, histories: dict[str, dict]) -> None:
-    """Write one line for each round of each stage."""
+def write_history(path: Path, histories: dict[str, dict]) -> None:
+    """Write a table of the histories, with a row for each round of each stage."""
     names = dict.fromkeys(name for history in histories.values() for name in history)
     table = io.StringIO()
     writer = csv.DictWriter(table, ["stage", *names], lineterminator="\n")

@@ -7,15 +7,15 @@ from dipy_ldm._utils.subjects import refuse_same_subjects
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._evaluation_images import (
-    by_turns,
     describe_evaluated,
     one_of_each_subject,
     read_for,
     read_reference,
     reading_options,
     refuse_samples_beside_real,
-    refuse_samples_of,
+    refuse_train_subjects,
     refuse_unnamed,
+    take_in_turn,
 )
 from dipy_ldm.workflows._options import gather, share_descriptions
 from dipy_ldm.workflows._outputs import LDMFlow, json_and_page, write_text
@@ -25,10 +25,10 @@ _KINDS = "Train", "HeldOut", "Generated"
 
 
 class AuditLDMFlow(LDMFlow):
-    """Search for training images among what a latent diffusion model generates."""
+    """Search the samples of a latent diffusion model for copies of training images."""
 
     example = "ldm.safetensors --train_files scans/ --held_out others/"
-    verdict = ""  # what was found, if there are copies
+    verdict = ""  # a sentence on copies, if there are any
 
     @share_descriptions
     def run(
@@ -53,13 +53,13 @@ class AuditLDMFlow(LDMFlow):
         out_dir="",
         out_audit="audit",
     ):
-        """Search for training images among what a latent diffusion model generates.
+        """Search the samples of a latent diffusion model for copies of training images.
 
-        Each generated image is compared with all training images, and so are held-out
-        images: in voxels, in latents, and in learnt features that are invariant to
-        flips and small motions. Writes all metrics (.json) and a page (.html), which
-        neither show nor name a training image. The exit status is 1 if there are more
-        copies than expected by chance. A pass proves nothing.
+        Generated and held-out images are compared with all training images: in voxels,
+        in latents, and in learnt features that are invariant to flips and small
+        motions. Writes all metrics (.json) and a page (.html), which neither show nor
+        name a training image. The exit status is 1 if there are more copies than
+        expected by chance. Finding none does not prove that there are none.
 
         Parameters
         ----------
@@ -69,34 +69,34 @@ class AuditLDMFlow(LDMFlow):
             or the word mnist for the training digits. Of diffusion series, all volumes
             are compared.
         held_out : variable string or Path, optional
-            Images of other subjects, at least 20 and better hundreds, or the word mnist
-            for the test digits. Of several images of a subject, one is compared.
+            Images of other subjects, at least 20 and preferably hundreds, or the word
+            mnist for the test digits. One image per subject is compared.
         generated_files : variable string or Path, optional
-            Generated images, such as those to be published; of source images, of other
-            subjects than the training's. Of series, volumes are taken by turns.
-            Default: generate as many as there are held-out images; a conditional model
-            with the conditions of the training images, one with source images with
-            those of the held-out ones.
+            Generated images, such as those to be published. They must not be generated
+            from source images of training subjects. Volumes are taken in turn from each
+            diffusion series. Default: generate as many as there are held-out images,
+            with the conditions of the training images and the source images of the
+            held-out ones, if the model has any.
         source_files : variable string or Path, optional
             Source images of the training and the held-out volumes, for models
-            conditioned on source images, paired by the sub- and ses- of their names.
+            conditioned on source images, paired by sub- and ses-.
         reference : string or Path, optional
-            Another model, of images of the same kind and size, that was trained on none
-            of these. How well it separates training from held-out images is reported
-            beside the same of the model, and is no leak.
+            Another model, of images of the same kind and size, trained on none of
+            these. How well it separates training from held-out images is reported for
+            comparison: that much is not memorisation.
         n_samples : int, optional
-            Images of each kind that are compared, at most. Default: all, up to 2,000.
+            Maximum number of images of each kind. Default: all, up to 2,000.
         seed : int, optional
-            Seed of the noise and of all random choices.
+            Random seed of the noise and of all choices.
         fingerprints : bool, optional
-            Also write a file (.safetensors) by which dipy_generate_ldm --no_copies
-            recognises training images: 96 numbers of each. It reveals whether an image
+            Also write a file (.safetensors) of 96 numbers per training image, by which
+            dipy_generate_ldm --no_copies recognises copies. It reveals whether an image
             was in the training set; protect it like the data.
         pictures : bool, optional
             Also write a private page of the most suspicious pairs (-private.html),
             which shows and names training images; protect it like the data.
         out_audit : string, optional
-            Stem of the names of the files.
+            Name of the output files, without extension.
         """
         options = gather(locals())
         start = time.monotonic()
@@ -112,9 +112,9 @@ class AuditLDMFlow(LDMFlow):
 
         model, device = launch.load(path, devices, None)
         sampling = launch.choose_sampling(model, options)
-        sets = {f"{kind}Images": own for kind, own in zip(_KINDS, images)}
+        sets = {f"{kind}Images": group for kind, group in zip(_KINDS, images)}
         facts = describe_evaluated(path, seed, sampling, **sets) | facts_of_other
-        result = reports.audit_on(device, model, *pair, options, sampling)
+        result = reports.audit_on_device(device, model, *pair, options, sampling)
         facts["Seconds"] = round(time.monotonic() - start, 1)
         reports.write_audit(outputs[:2], result, facts)
         if fingerprints:
@@ -133,7 +133,7 @@ def _read(document, options, generated_files=None, source_files=None):
     """Read training and held-out images, and generated ones if there are any."""
     of_series = is_of_series(document)
     if not of_series:
-        SourceInputs.of(document, source_files)  # refuses what the model does not need
+        SourceInputs.of(document, source_files)  # refuses unneeded ones
     named = [] if of_series else source_files
     refuse_unnamed(named, options.train_files, options.held_out)
     how, choice = reading_options(options)
@@ -149,9 +149,9 @@ def _read(document, options, generated_files=None, source_files=None):
         document, generated_files, "generated_files", generated=True, **how
     )
     if generated and of_series:
-        generated = by_turns(generated, options.n_samples)
+        generated = take_in_turn(generated, options.n_samples)
     if generated and document["source"]:
-        refuse_samples_of(train, generated)
+        refuse_train_subjects(train, generated)
     return train, held_out, generated
 
 
@@ -161,7 +161,7 @@ def _verdict(result, pairs):
         return ""
     where = ", ".join(result.spaces_with_copies)
     return (
-        f"there are copies of training images beyond chance (in {where}); look at "
-        f"{pairs or 'the pairs (--pictures)'}, and publish neither these samples nor "
-        "the model."
+        f"there are more copies of training images than expected by chance (in "
+        f"{where}); inspect {pairs or 'the pairs (--pictures)'}, and publish neither "
+        "these samples nor the model."
     )

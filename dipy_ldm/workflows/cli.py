@@ -22,11 +22,11 @@ from dipy_ldm.workflows._config import ConfigParser
 from dipy_ldm.workflows._options import as_command_line
 from dipy_ldm.workflows._outputs import name_written
 
-# 1 is the answer of a check that found something red, and of an audit, copies.
-_BAD_NEWS, _ERROR = 1, 2
+# Exit status 1: a check found something red, or an audit found copies.
+_FAILED, _ERROR = 1, 2
 _REQUIRED = inspect.Parameter.empty
 _RESUME = "Add --resume to go on."
-# How oneDNN, JAX and PyTorch say that memory is used up.
+# Messages of oneDNN, JAX and PyTorch when memory is exhausted.
 _NO_MEMORY = (
     "could not create a primitive",
     "RESOURCE_EXHAUSTED",
@@ -70,59 +70,59 @@ def run(flow: Workflow) -> None:
     if outputs := getattr(flow, "outputs", ()):
         logging.getLogger(__name__).info("%s", name_written(outputs))
     if verdict := getattr(flow, "verdict", ""):
-        _leave(verdict, _BAD_NEWS)
+        _exit_with(verdict, _FAILED)
 
 
 def _run(flow):
     """Run a workflow; explain errors that users can fix."""
-    for talkative in ("matplotlib", "PIL", "h5py", "absl", "tensorflow", "jax"):
-        logging.getLogger(talkative).setLevel(logging.WARNING)
-    # DIPY's own answers every name with INFO; when this may go, tests/test_upstream.py
-    # tells.
-    flow_runner.get_level = _level
+    for library in ("matplotlib", "PIL", "h5py", "absl", "tensorflow", "jax"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    # DIPY's own returns INFO for every name; tests/test_upstream.py fails once it is
+    # mended.
+    flow_runner.get_level = _log_level
     base.add_default_args_to_docstring = _add_defaults
     flow_runner.IntrospectiveArgumentParser = ConfigParser
     options = inspect.signature(flow.run).parameters
-    said = reworded("dipy_ldm", partial(as_command_line, options=options))
+    reword_logs = reworded("dipy_ldm", partial(as_command_line, options=options))
     version = {"action": "version", "version": f"dipy_ldm {__version__}"}
     try:
-        with deferred(_stop), said:
+        with deferred(_stop), reword_logs:
             flow_runner.run_flow(flow, extra_args={"version": version})
     except ConnectionError as error:
-        _leave(f"{error} {_RESUME}", _ERROR, at_once=True)
+        _exit_with(f"{error} {_RESUME}", _ERROR, at_once=True)
     except (InputError, OSError) as error:
-        _leave(as_command_line(str(error), options), _ERROR)
+        _exit_with(as_command_line(str(error), options), _ERROR)
     except Terminated as end:
-        _leave(f"{end} {_RESUME}", end.code)
+        _exit_with(f"{end} {_RESUME}", end.code)
     except Exception as error:
         if not _lacks_memory(error):
             # As Python would, but for the status.
             sys.excepthook(type(error), error, error.__traceback__)
             sys.exit(_ERROR)
-        _leave(_give_less(options), _ERROR)
+        _exit_with(_out_of_memory(options), _ERROR)
     except KeyboardInterrupt as error:
-        say = getattr(flow, "when_interrupted", lambda: "interrupted.")
-        _leave_interrupted(say(), error)
+        describe = getattr(flow, "when_interrupted", lambda: "interrupted.")
+        _leave_interrupted(describe(), error)
 
 
-def _level(name):
+def _log_level(name):
     """Return a log level by its name."""
     return choose("log_level", name.upper(), logging.getLevelNamesMapping())
 
 
 def _add_defaults(description, run):
-    """Add defaults to the help as DIPY does, but for those that say nothing."""
+    """Add defaults to the help as DIPY does, except None, False and empty ones."""
     parameters = inspect.signature(run).parameters
     for name, _, text in description["Parameters"]:
         default = parameters[name].default
         if name == "out_dir":
             text.append("(default: current directory)")
-        elif not any(default is nothing for nothing in (None, False, "", _REQUIRED)):
+        elif not any(default is empty for empty in (None, False, "", _REQUIRED)):
             text.append(f"(default: {default})")
 
 
 class _Stopped(KeyboardInterrupt):
-    """The end that a signal asks for where there is no better moment to wait for."""
+    """Raised on a signal that nothing else handles, such as a training's checkpoint."""
 
 
 def _stop(number):
@@ -134,12 +134,12 @@ def _leave_interrupted(sentence, error):
     if isinstance(error, _Stopped):
         (number,) = error.args
         stopped = f"stopped by {signal.Signals(number).name}"
-        _leave(sentence.replace("interrupted", stopped, 1), 128 + number)
-    _leave(sentence, 130)
+        _exit_with(sentence.replace("interrupted", stopped, 1), 128 + number)
+    _exit_with(sentence, 130)
 
 
 def _lacks_memory(error):
-    """Return whether an error is that memory is used up, whoever needed it."""
+    """Return whether an error means that memory is exhausted, on any back-end."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError")
@@ -147,23 +147,23 @@ def _lacks_memory(error):
     )
 
 
-def _give_less(options):
-    """Name the options of a command that reduce its memory."""
+def _out_of_memory(options):
+    """Return the message, with the options of a command that reduce its memory."""
     names = [f"--{name}" for name in ("batch_size", "patch", "tile") if name in options]
-    return f"the memory is used up; free some, or give a smaller {' or '.join(names)}."
+    cure = f", or give a smaller {' or '.join(names)}" if names else ""
+    return f"out of memory; free some{cure}."
 
 
-def _leave(sentence, status, at_once=False):
-    # Of several workers, each keeps the whole story in a file of its own.
+def _exit_with(sentence, status, at_once=False):
+    # The log file of each worker has the traceback.
     logging.getLogger("dipy_ldm").debug(sentence, exc_info=True)
     if error := sys.exception():
-        # A bar that its frames hold would be drawn once more, below the last word.
+        # A progress bar that its frames hold would be redrawn below the message.
         traceback.clear_frames(error.__traceback__)
-    with suppress(OSError):  # where the terminal is gone
+    with suppress(OSError):  # the terminal may be closed
         sys.stderr.write(f"\n{os.path.basename(sys.argv[0])}: {sentence}\n")
     if at_once:
-        # What TensorFlow still has open to a machine that is gone would have the last
-        # word, or none.
+        # TensorFlow's connections to a lost machine could crash or hang a normal exit.
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -63,52 +63,50 @@ class DenoiseLDMFlow(LDMFlow):
     ):
         """Reconstruct or denoise volumes with a latent diffusion model.
 
-        Each volume is resampled to the grid of the model and encoded, its latents are
-        noised to a level and denoised again, and the decoded result is brought back to
-        the grid and intensities of the volume. Writes a NIfTI file each, named after
-        the volume, with a JSON file of how it was made. Where volumes of several
-        folders have the same name, their folders are kept. Models of --dwi take
-        diffusion series, with .bval and .bvec beside each.
+        Each volume is resampled to the grid of the model and encoded, noise is added to
+        its latents and removed again, and the decoded result is resampled to the grid
+        and intensities of the volume. Writes a NIfTI file for each, named after the
+        volume, and a JSON file of how it was made. If volumes have equal names, their
+        folders are kept. Models trained with --dwi take diffusion series, with .bval
+        and .bvec beside each.
 
         Parameters
         ----------
         model_file : string or Path
-            Model file that dipy_train_ldm wrote from volumes, or the packaged brains
-            (T1-like, without skull, at the place of the MNI template).
+            Model of volumes, written by dipy_train_ldm, or the packaged brains
+            (T1-like, without skull, in the position of the MNI template).
         strength : float, optional
-            Noise level, from 0 to 1. At 0 the result is the reconstruction by the
-            autoencoder; the higher, the more is generated.
+            Noise level, from 0 to 1. At 0, the result is the reconstruction by the
+            autoencoder; the higher the level, the more is generated.
         steps : int, optional
             Network evaluations. Default: 1 at the default strength, up to 20 at
             strength 1; 10 with --lesions.
         seed : int, optional
-            Seed of the noise, which depends on the name of each volume, too.
+            Random seed. The noise also depends on the name of each volume.
         repeats : int, optional
-            Times that each volume is denoised, from different noise. The result is the
-            mean; with two and more, the standard deviation is written, too.
+            Number of times that each volume is denoised, from different noise. The
+            result is the mean; the standard deviation of two or more is also written.
         difference : bool, optional
-            Write the difference, too. Without conditions it is the scan minus the
-            result: noise and fine detail as well as what the model did not expect;
-            small lesions do not stand out in it. With conditions it is the result
-            without them, from the same noise, minus the result: their effect. With
-            --lesions it is the scan minus the result: 0 outside lesions.
+            Also write a difference. Without conditions, it is the scan minus the
+            result: noise and fine detail as well as anomalies; small lesions do not
+            stand out in it. With conditions, it is their effect: the result without
+            them, from the same noise, minus the result. With --lesions, it is the scan
+            minus the result: 0 outside lesions.
         lesions : bool, optional
-            Inpaint only what the model's anomaly detector takes for lesions, and what
-            is near them; all other voxels stay as they are, to the bit. The mask of
-            lesions is written, too. The model must have been trained with
-            --steps_detector.
+            Inpaint only the lesions that the model's anomaly detector finds, and a
+            margin around them; all other voxels stay identical, to the bit. Also writes
+            the mask of lesions. The model must have been trained with --steps_detector.
         threshold : float, optional
-            Probability from which on a voxel belongs to a lesion.
+            With --lesions: voxels of at least this probability are lesions.
         dilate : float, optional
-            Margin around lesions, in mm, that is inpainted, too: edges of lesions are
-            soft, and what is left of one would be continued.
+            With --lesions: margin around lesions that is also inpainted, in mm. Edges
+            of lesions are soft, and the model would continue what remains of one.
         channels : variable string, optional
-            Models of named channels, whose files are put together by the sub- and ses-
-            of their names: the channels that are written. Default: all. Without
-            names: the fourth axis of the files holds channels.
+            For models of named channels, whose files are combined by sub- and ses-: the
+            channels to write. Default: all. Without names: the fourth axis of the files
+            holds channels.
         out_denoised : string, optional
-            What is appended to the name of a volume or, where that is a name of BIDS,
-            its desc-.
+            Text appended to the names of volumes or, for BIDS names, used as desc-.
         """
         options = gather(locals())
         _check_options(options)
@@ -129,12 +127,12 @@ class DenoiseLDMFlow(LDMFlow):
         sampling = {"sampler": launch.SAMPLER, "steps": options.steps, "seed": seed}
         tasks = job.tasks(sampling, **how, Repeats=repeats)
         process = _inpaint_lesions if lesions else _denoise
-        act = partial(process, model, job, sampling | {"tile": tile})
-        process_scans.work(self, job, tasks, act, device)
+        process_task = partial(process, model, job, sampling | {"tile": tile})
+        process_scans.process_all(self, job, tasks, process_task, device)
 
 
 def _check_options(options):
-    """Refuse numbers that make no sense, and options that have no effect."""
+    """Refuse invalid numbers, and options without effect."""
     check_seed(options.seed)
     check_counts(steps=options.steps)
     at_least("repeats", options.repeats, 1)
@@ -145,8 +143,8 @@ def _check_options(options):
             "--strength has no effect with --lesions, which are inpainted entirely; "
             "leave one of them out."
         )
-    alone = options.repeats == 1 and not options.difference
-    if options.lesions and alone and options.dtype != "float32":
+    no_maps = options.repeats == 1 and not options.difference
+    if options.lesions and no_maps and options.dtype != "float32":
         raise InputError(
             "--dtype has no effect with --lesions, which keeps the type of a volume; "
             "leave it out."
@@ -163,7 +161,7 @@ def _check_options(options):
 
 
 def _require_detector(path):
-    """Refuse to look for lesions with a model that has not learnt what they are."""
+    """Refuse a model without an anomaly detector."""
     if not _serialization.read_document(path).get("lesion_detector"):
         raise InputError(
             f"the model {path} has no anomaly detector; train one with "
@@ -172,14 +170,14 @@ def _require_detector(path):
 
 
 def _outputs(options, name):
-    """List all volumes that are written of one, in order."""
+    """List all outputs for a volume, in order."""
     ends = ["_std"] * (options.repeats > 1) + ["_difference"] * options.difference
     ends += ["_mask"] * options.lesions
     return [name, *(further_output(name, end) for end in ends)]
 
 
 def _denoise(model, job, sampling, task):
-    """Denoise a volume and, to compare, do so without conditions."""
+    """Denoise a volume and, to compare, denoise it without conditions."""
     options, parts = job.options, zip(task.channels, task.files)
     image, origins = conform_channels(parts, job.grid)
     arguments = sampling | job.arguments(task) | {"strength": options.strength}
@@ -193,11 +191,11 @@ def _denoise(model, job, sampling, task):
         ]
 
     repeated = denoise_repeatedly()
-    # Of the same noise, so that all else is alike.
+    # From the same noise, so that only the conditions differ.
     compare = options.difference and job.requested.specified
-    before = denoise_repeatedly(conditions=None) if compare else None
+    unconditional = denoise_repeatedly(conditions=None) if compare else None
     return [
-        _write(part, origin, columns, task, repeated, before, options)
+        _write(part, origin, columns, task, repeated, unconditional, options)
         for part, origin, (_, columns) in zip(
             task.parts, origins, channel_slices(task.channels)
         )
@@ -212,16 +210,16 @@ def _denoise_columns(model, channel, image, conditions, **options):
         return model.denoise(image[None], conditions=conditions, **options)[0]
     columns = [image[..., :1]]
     options["source"] = image[None, ..., :1]
-    # Of the same noise: with others, volumes would differ by more than directions.
+    # From the same noise, so that volumes differ only by their directions.
     for i in range(image.shape[-1] - 1):
-        own = {name: values[i] for name, values in gradients.items()}
-        options["conditions"] = (conditions or {}) | own
+        of_volume = {name: values[i] for name, values in gradients.items()}
+        options["conditions"] = (conditions or {}) | of_volume
         columns.append(model.denoise(image[None, ..., [i + 1]], **options)[0])
     return np.concatenate(columns, -1)
 
 
 def _inpaint_lesions(model, job, sampling, task):
-    """Inpaint the lesions of a volume, and what is near them."""
+    """Inpaint the lesions of a volume, and a margin around them."""
     options = job.options
     detected = process_scans.find_lesions(
         model, task.channels, task.files, job.grid, options.threshold, options.tile
@@ -230,8 +228,8 @@ def _inpaint_lesions(model, job, sampling, task):
     arguments = sampling | job.arguments(task)
     samples = process_scans.fill_in(model, scans, job.grid, options.repeats, arguments)
     return [
-        _write_healed(part, scan, lesions.hole, own, task, options)
-        for part, scan, lesions, own in zip(task.parts, scans, detected, samples)
+        _write_inpainted(part, scan, lesions.hole, values, task, options)
+        for part, scan, lesions, values in zip(task.parts, scans, detected, samples)
         if part.outputs
     ]
 
@@ -243,8 +241,8 @@ def _dilated(scan, dilate):
     return scan._replace(hole=hole)
 
 
-def _write_healed(part, scan, lesions, samples, task, options):
-    """Write a healed volume and its lesions; return before, after and affine."""
+def _write_inpainted(part, scan, lesions, samples, task, options):
+    """Write a volume without lesions, and its maps; return before, after and affine."""
     path, *further, mask = part.outputs
     millilitres = np.count_nonzero(lesions) * abs(np.linalg.det(scan.affine)) / 1000
     facts = task.facts | {"LesionMillilitres": round(float(millilitres), 6)}
@@ -266,11 +264,11 @@ def _write_healed(part, scan, lesions, samples, task, options):
     return scan.data, scan.filled(mean), scan.affine
 
 
-def _write(part, origin, columns, task, repeated, before, options):
+def _write(part, origin, columns, task, repeated, unconditional, options):
     """Write the mean of repeated results, their spread, and the difference.
 
-    ``before`` are the results without conditions, or None. Returns the volume before
-    and after, and its affine.
+    ``unconditional`` are the results without conditions, or None. Returns the volume
+    before and after, and its affine.
     """
     channel, _, (path, *further) = part
     repeated = [image[..., columns] for image in repeated]
@@ -284,10 +282,10 @@ def _write(part, origin, columns, task, repeated, before, options):
         maps.append((channel.spread(repeated, origin), extra))
     if options.difference:
         name, minuend = "scan", origin.data
-        if before is not None:
+        if unconditional is not None:
             name = "result without conditions"
-            unconditional = np.mean(before, 0)[..., columns]
-            minuend = channel.bring_back(unconditional, origin)
+            minuend = np.mean(unconditional, 0)[..., columns]
+            minuend = channel.bring_back(minuend, origin)
         extra = {"Difference": channel.compared.format(name, "result")}
         maps.append((channel.difference(minuend, mean), extra))
     for other, (volume, extra) in zip(further, maps, strict=True):

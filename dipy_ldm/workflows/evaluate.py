@@ -46,10 +46,10 @@ class EvaluateLDMFlow(LDMFlow):
     ):
         """Compare the samples of a latent diffusion model with real images.
 
-        Writes all metrics (.json) and a page with pictures that explains them (.html),
-        one file that needs no network. Each metric stands beside that of real images
-        and that of reconstructions. Of models of diffusion series, FA and principal
-        directions of tensors are compared with those of measured series.
+        Writes all metrics (.json) and a self-contained page (.html) that explains them
+        with pictures. Each metric is also computed for real images and for
+        reconstructions. For models of diffusion series, FA and principal directions of
+        tensors are compared with those of measured series.
 
         Parameters
         ----------
@@ -57,30 +57,29 @@ class EvaluateLDMFlow(LDMFlow):
             Images that the model was not trained on, at least 40: NIfTI volumes,
             folders, wildcards or lists of them; arrays (.npy, .npz) and PNG files for a
             model of images; or the word mnist for the test digits. They are resampled
-            to the grid of the model. Half of them is the reference.
+            to the grid of the model. Half of them are the reference.
         generated_files : variable string or Path, optional
-            Generated images. Of those that are named after a source image (sub-), none
-            is compared with its own subject. Default: generate half as many as there
-            are real images; a conditional model with the conditions that tables list
-            for the real files.
+            Generated images. Those that are named after a source image (sub-) are not
+            compared with their own subject. Default: generate half as many as there are
+            real images, and with their conditions, if tables list them.
         source_files : variable string or Path, optional
             Source images of the real volumes, paired with them as in the training, for
-            models conditioned on source images: samples are generated from the same.
-            Not needed with generated files.
+            models conditioned on source images. Samples are generated from them. Not
+            needed with --generated_files.
         measurements : string or Path, optional
             A list (.tsv or .csv) of generated volumes with a column for each numeric
-            condition that was measured on them, by tools of yours. The requested
-            conditions are in the JSON files beside the volumes.
+            condition that you measured on them, to compare with the requested values in
+            the JSON files beside the volumes.
         n_samples : int, optional
-            Images of each kind that are compared. Default: all, up to 5,000.
+            Number of images of each kind. Default: all, up to 5,000.
         classifier : bool, optional
-            Also let a network, and logistic regressions on the features, learn to tell
-            images of each kind from real ones, and look where it looks: minutes, of at
-            least 40 generated and 80 real images.
+            Also train a network, and logistic regressions on the features, to
+            distinguish each kind of images from real ones, and show which regions the
+            network uses. Takes minutes, and needs 40 generated and 80 real images.
         seed : int, optional
-            Seed of the noise and of all random choices.
+            Random seed of the noise and of all choices.
         out_evaluation : string, optional
-            Stem of the names of the files.
+            Name of the output files, without extension.
         """
         options = gather(locals())
         start = time.monotonic()
@@ -130,7 +129,7 @@ def _read_images(document, options):
     how, choice = reading_options(options)
     if not options.generated_files:
         choice["source_files"] = options.source_files
-        SourceInputs.of(document, options.source_files)  # refuses those of no use
+        SourceInputs.of(document, options.source_files)  # refuses unneeded ones
     real = read_for(document, options.real_files, "real_files", **choice, **how)
     refuse_samples(real.files, "real_files")
     generated = options.generated_files and read_for(

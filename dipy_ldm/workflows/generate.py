@@ -21,7 +21,7 @@ from dipy_ldm.data.channels import Unnamed, channel_slices
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._conditions import (
     RequestedConditions,
-    count_of,
+    count_requested,
     parse_conditions,
     read_requested_table,
 )
@@ -37,7 +37,7 @@ from dipy_ldm.workflows._outputs import (
     write_tables,
 )
 from dipy_ldm.workflows._samples import Samples
-from dipy_ldm.workflows._sources import Series, SourceInputs, read_table
+from dipy_ldm.workflows._sources import Series, SourceInputs, read_gradients
 
 if TYPE_CHECKING:  # they take seconds to import
     from dipy_ldm.evaluation._copy_filter import CopyReplacer
@@ -45,12 +45,12 @@ if TYPE_CHECKING:  # they take seconds to import
 
 logger = logging.getLogger(__name__)
 
-# Sources that are kept in memory, each of which may be of 100 MB, and are read once.
-_N_KEPT = 16
+# Source images that are cached in memory; each may take 100 MB.
+_N_CACHED = 16
 
 
 class _Job(NamedTuple):
-    """What is generated and written."""
+    """Samples to generate and write: inputs, options and model."""
 
     request: dict | str
     gradients: Gradients | None
@@ -65,7 +65,7 @@ class _Job(NamedTuple):
 
     @property
     def n_refused(self):
-        """Number of copies so far."""
+        """Number of copies replaced so far."""
         return self.replacer.refused if self.replacer else 0
 
 
@@ -105,88 +105,89 @@ class GenerateLDMFlow(LDMFlow):
     ):
         """Generate images or volumes with a latent diffusion model.
 
-        Images become an array (.npz) with a description of how it was made, and a
-        picture (.png). Volumes become a NIfTI file each, with the position and voxel
-        size of the training volumes, a JSON file of how it was made, and a picture of
-        three planes of each. A sample depends on the seed and its number only; one of a
-        source image also on the name of its source.
+        Images are written as one array (.npz) with a description of how it was made,
+        and a picture (.png). Volumes are written as a NIfTI file each, on the grid of
+        the training volumes, with a JSON file of how it was made, and one picture with
+        three planes of each. A sample depends only on the seed, its number and, if any,
+        the name of its source image.
 
         Parameters
         ----------
         n_samples : int, optional
-            Number of samples, of each source image if there are any. Default: the
-            number of values of the conditions or, where each has one, 64 images, 4
-            volumes, or 1 of each source image.
+            Number of samples, per source image if there are any. Default: the number of
+            values of the conditions or, if each has one value, 64 images, 4 volumes, or
+            1 per source image.
         conditions : variable string, optional
-            Conditions of the samples, as name=value: age=70 sex=F. Several values with
-            commas are one for each sample: age=50,60,70. Conditions that are left out
-            are drawn from the distribution of the training images, and recorded;
-            age=none, or none for all, leaves them unspecified.
+            Conditions of the samples, as name=value: age=70 sex=F. A list has a value
+            for each sample: age=50,60,70. Omitted conditions are drawn from the
+            distribution of the training images, and recorded; age=none leaves age
+            unspecified, and --conditions none leaves all unspecified.
         sampler : string, optional
-            Sampler.
+            Sampling algorithm.
         steps : int, optional
             Network evaluations per sample. Default: 10 for dpm++, 50 for the others.
         source_files : variable string or Path, optional
             Source images of the samples, on any grid, for models conditioned on source
             images: NIfTI files, folders of them, wildcards, or lists. Samples have the
-            grid of the model and are named after them.
+            grid of the model and are named after their source images.
         bvals : string or Path, optional
-            b-values of a diffusion series, for models trained with --dwi, as FSL and
-            DIPY have them. Its volumes are made of the b = 0 that --source_files names,
-            in its intensities, and those of b up to 50 are this b = 0 itself.
+            File of the b-values of a diffusion series, as FSL and DIPY write them, for
+            models trained with --dwi. The series is generated from the b = 0 in
+            --source_files, in its intensities; volumes with b up to 50 are copies of
+            the b = 0.
         bvecs : string or Path, optional
-            Directions of the series, along the voxels of the b = 0 as FSL has them.
+            File of the directions of the series, along the voxel axes of the b = 0 as
+            in FSL.
         table : string or Path, optional
-            Conditions as a table (.tsv or .csv) with a column for each and a row for
-            each sample. Missing values are drawn; other columns are ignored.
+            Conditions as a table (.tsv or .csv), with a column for each condition and a
+            row for each sample. Missing values are drawn; other columns are ignored.
         same_noise : bool, optional
-            Generate all samples, those of each source, from the noise of the first:
+            Generate all samples (of each source image) from the same noise, so that
             they differ only by their conditions.
         no_copies : string or Path, optional
             Fingerprints of the training images, written by dipy_audit_ldm
             --fingerprints. Samples that are closer to a training image than nearly all
-            held-out images are replaced by others, with numbers of their own, and
-            counted.
+            held-out images are replaced by samples with other numbers, and counted.
         first_sample : int, optional
-            Number of the first sample; with n_samples 1, that sample alone.
+            Number of the first sample. With --n_samples 1, only this one is generated.
         batch_size : int, optional
-            Images that are generated at once. Default: as many as memory safely allows.
-            Volumes are generated one by one.
+            Number of images generated at once. Default: as many as memory safely
+            allows. Volumes are generated one by one.
         strategy : string, optional
             How the samples are distributed: auto (over all machines that Slurm or
             TF_CONFIG names, and all their GPUs), multi_worker (several machines),
             mirrored (all devices of this machine that are named) or none. The samples
-            are the same. Each of several machines generates its part, and the names of
-            its array and picture end in the number of the first.
+            are the same. Each of several machines generates a part of the samples; the
+            names of its array and picture end in the number of its first sample.
         devices : variable string, optional
             Devices of this machine to use, such as GPU:0 or 0. Default: all GPUs or,
             without GPUs, the processor.
         bids : bool, optional
-            Write volumes into a BIDS derivatives dataset, with a participants.tsv of
-            the conditions of each and without a picture. Samples are added to a
-            dataset that exists. Those of source images have the sub-, the ses- and the
-            other entities of their source, and no participants.tsv.
+            Write volumes into a BIDS derivatives dataset, with their conditions in
+            participants.tsv and without a picture. Samples are added to an existing
+            dataset. Samples of source images have the entities (sub-, ses- and others)
+            of these, and no participants.tsv.
         suffix : string, optional
             BIDS suffix. Default: that of the training volumes, such as T1w, if they had
             one.
         out_samples : string, optional
-            Stem of the names of the files.
+            Beginning of the names of the output files.
         """
         options = gather(locals())
         (stem,) = output_paths(self, model_file, out_dir, out_samples=out_samples)
-        # Wrong paths are answered before the seconds that Keras takes.
+        # Wrong paths are reported before Keras, which takes seconds to import.
         path = _serialization.find(model_file)
         document = _serialization.read_document(path, "latent_diffusion")
         is_volume = len(document["shape"]) == 4
         _check_options(options, is_volume)
         request = _read_request(conditions, table, document)
         sources = SourceInputs.of(document, source_files)
-        gradients = read_table(document, bvals, bvecs, request)
-        options.n_samples = _count(n_samples, request, is_volume, sources)
+        gradients = read_gradients(document, bvals, bvecs, request)
+        options.n_samples = _count_samples(n_samples, request, is_volume, sources)
         numbers = range(first_sample, first_sample + options.n_samples)
         requested = RequestedConditions.of(document, request, numbers, seed, same_noise)
         cluster = launch.find_workers(strategy)
-        numbers, sources = _part_of(cluster, numbers, sources)
+        numbers, sources = _share_of_worker(cluster, numbers, sources)
         if not numbers:
             return  # there are more workers than samples
         samples = (
@@ -196,13 +197,13 @@ class GenerateLDMFlow(LDMFlow):
         )
         refuse_overwriting(self, samples.paths, samples.cure)
         model, sampling = _load(path, options, cluster, is_volume)
-        launch.keep_log(cluster, samples.log)
-        facts = _facts(path, options, sampling)
+        launch.log_to_file(cluster, samples.log)
+        facts = _common_facts(path, options, sampling)
         replacer = _load_replacer(options, model, facts, numbers, cluster)
         inputs = request, gradients, sources, numbers, requested, samples
         pictures = self._write(_Job(*inputs, model, sampling, facts, replacer), dtype)
         config = None
-        if launch.is_first(cluster):
+        if launch.is_chief(cluster):
             used = {name: sampling[name] for name in ("steps", "guidance")}
             config = write_config(self, samples.log, options, **used)
         drawn = samples.draw(config, *pictures)
@@ -210,10 +211,10 @@ class GenerateLDMFlow(LDMFlow):
 
     def _write(self, job, dtype):
         """Generate and write all samples; return pictures, captions and columns."""
-        read = _read_sources(job)
+        read = _source_reader(job)
         paths = job.samples.paths
         with job.samples.being_written(), claimed_output(paths[0]):
-            # Again: another run may just have ended.
+            # Again: another run may have just ended.
             refuse_overwriting(self, paths, job.samples.cure)
             if len(job.samples.document["shape"]) == 4:
                 generate = _generate_series if job.gradients else _generate_volumes
@@ -232,8 +233,8 @@ class GenerateLDMFlow(LDMFlow):
         pictures: list[np.ndarray] = []
         channels = job.model.channels_
         for files, volume, affine, facts, shown in volumes:
-            own = channels or [Unnamed(n=volume.shape[-1])]  # series have several
-            for file, (channel, columns) in zip(files, channel_slices(own)):
+            named = channels or [Unnamed(n=volume.shape[-1])]  # series have several
+            for file, (channel, columns) in zip(files, channel_slices(named)):
                 values = channel.restore(volume[..., columns])
                 write_channel(file, channel, values, affine, dtype, facts)
             self.written += 1
@@ -243,7 +244,7 @@ class GenerateLDMFlow(LDMFlow):
         if job.gradients:
             bvals = job.gradients.bvals[job.gradients.weighted[:3]]
             captions = [f"b = {b:g}" for b in (0, *bvals)] * len(job.numbers)
-        captions *= len(job.sources.own) if job.sources else 1
+        captions *= len(job.sources.assigned) if job.sources else 1
         return np.stack(pictures), captions, 2
 
     def _write_images(self, job):
@@ -263,37 +264,37 @@ class GenerateLDMFlow(LDMFlow):
 
 
 def _check_options(options, is_volume):
-    """Refuse what makes no sense, or has no effect; log what is assumed."""
+    """Refuse invalid options, and options without effect; log what is assumed."""
     check_seed(options.seed)
     if options.dtype != "float32" and not is_volume:
         raise InputError("`dtype` is for volumes; leave it out for images.")
     if not options.bids and (options.suffix or options.skull_stripped):
         raise InputError(
-            "`suffix` and `skull_stripped` are for `bids`; add it, or leave them out."
+            "`suffix` and `skull_stripped` are for `bids`; add `bids`, or remove them."
         )
     if options.bids and options.out_samples != "samples":
         raise InputError(
             "`out_samples` has no effect with `bids`; leave one of them out."
         )
     if options.bids and not options.skull_stripped:
-        logger.info("samples are taken to have a skull; if not, add --skull_stripped.")
+        logger.info("samples are recorded with a skull; if not, add --skull_stripped.")
 
 
-def _read_sources(job):
-    """Read all sources, to refuse all bad ones at once; return what reads one again."""
+def _source_reader(job):
+    """Refuse all invalid source images at once; return a cached reader of each."""
     if not job.sources:
         return None
     read = job.sources.read
     if job.gradients:
         read = partial(Series.of, gradients=job.gradients, grid=job.sources.grid)
-    read = lru_cache(_N_KEPT)(read)
+    read = lru_cache(_N_CACHED)(read)
     quiet = not job.sampling["verbose"]
-    check_each(read, tqdm(job.sources.own, "read", disable=quiet))
+    check_each(read, tqdm(job.sources.assigned, "read", disable=quiet))
     return read
 
 
 def _generate_volumes(job, read):
-    """Yield the files of each volume, what is written to them, and what is shown."""
+    """Yield files, values, affine, facts and picture of each volume."""
     from dipy_ldm import _backend
 
     affine = require_affine(job.model.vqvae.affine_)
@@ -310,19 +311,18 @@ def _generate_volumes(job, read):
             facts |= {"Noise": noise[file], "Sources": job.sources.paths(file)}
         before = job.n_refused
         volumes, used = _generate(job._replace(sampling=sampling), batch, noise[file])
-        # Of all that are made together, beside the first.
+        # The count of a batch goes into the sidecar of its first volume.
         refused = {"Refused": job.n_refused - before} if job.replacer else {}
         for number, sample, files, volume in zip(batch, used, names, volumes):
-            own = {"Sample": sample} | job.requested.facts(range(number, number + 1))
-            yield files, volume, affine, facts | own | refused, volume[None]
+            entry = {"Sample": sample} | job.requested.facts(range(number, number + 1))
+            yield files, volume, affine, facts | entry | refused, volume[None]
             refused = {}
 
 
 def _generate_series(job, read):
-    """Yield the file of each diffusion series, and so on, as of volumes.
+    """Yield files, values, affine, facts and picture of each diffusion series.
 
-    All volumes of a series have the same noise: what differs between them is due to
-    their directions.
+    All volumes of a series have the same noise: they differ only by their directions.
     """
     document, seed = job.samples.document, job.sampling["seed"]
     sampling = job.sampling | {"batch_size": 1, "same_noise": True}
@@ -341,21 +341,21 @@ def _generate_series(job, read):
             first=first + noise[file],
             **sampling,
         )
-        own = {"Sample": number, "Noise": noise[file]}
-        own["Sources"] = job.sources.paths(file)
-        facts = job.facts | requested.facts(rows) | own
+        entry = {"Sample": number, "Noise": noise[file]}
+        entry["Sources"] = job.sources.paths(file)
+        facts = job.facts | requested.facts(rows) | entry
         write_tables(files[0], series.gradients.texts())
         shown = np.array([series.source, *images[:3]])
         yield files, series.fill(images), series.affine, facts, shown
 
 
-def _batches(job, at_once):
+def _batches(job, batch_size):
     """Yield the source, names and numbers of each batch of samples, in order."""
     n = len(job.numbers)
-    for i, file in enumerate(job.sources.own if job.sources else [None]):
+    for i, file in enumerate(job.sources.assigned if job.sources else [None]):
         names = job.samples.names[i * n :]
-        for start in range(0, n, at_once):
-            batch = job.numbers[start : start + at_once]
+        for start in range(0, n, batch_size):
+            batch = job.numbers[start : start + batch_size]
             yield file, names[start : start + len(batch)], batch
 
 
@@ -380,7 +380,7 @@ def _generate(job, numbers, noise=0):
 
 
 def _load_replacer(options, model, facts, numbers, cluster):
-    """Load the fingerprints of the training images, if copies are not allowed."""
+    """Return the replacer of copies of training images; None if copies are allowed."""
     if options.no_copies is None:
         return None
     if options.same_noise or options.source_files or cluster:
@@ -396,7 +396,7 @@ def _load_replacer(options, model, facts, numbers, cluster):
 
 
 def _load(path, options, cluster, is_volume):
-    """Load the model; return how it samples, as well."""
+    """Load the model; return it with its sampling options."""
     strategy = "auto" if cluster else options.strategy
     model, devices = launch.load_on(path, strategy, options.devices)
     sizes = {"batch_size": options.batch_size, "tile": options.tile}
@@ -408,46 +408,46 @@ def _load(path, options, cluster, is_volume):
         "seed": options.seed,
         "same_noise": options.same_noise,
         "strategy": devices,
-        "verbose": launch.is_first(cluster),
+        "verbose": launch.is_chief(cluster),
     }
 
 
-def _facts(path, options, sampling):
-    """Describe how all samples are made."""
-    # What a sample depends on, beside the model and its number.
+def _common_facts(path, options, sampling):
+    """Return the entries that all sidecars share."""
+    # All that a sample depends on besides the model and its number.
     names = "sampler", "steps", "guidance", "seed", "same_noise"
     facts = provenance(path, **{n.title().replace("_", ""): sampling[n] for n in names})
     return facts | ({"SkullStripped": options.skull_stripped} if options.bids else {})
 
 
 def _read_request(words, table, document):
-    """Read the requested conditions, in words and in a table."""
+    """Read the requested conditions from options and a table."""
     request = parse_conditions(words, document)
     if table is None:
         return request
     if isinstance(request, str):
         raise InputError(
-            "`conditions` none is for all of them; leave it or the `table` out."
+            "`conditions` none leaves all unspecified; remove it, or the `table`."
         )
     rows = read_requested_table(table, from_saved(document["conditions"]))
-    if twice := [name for name in rows if name in request]:
+    if both := [name for name in rows if name in request]:
         raise InputError(
-            f"{twice[0]} is in `conditions` and in the `table`; leave one of them out."
+            f"{both[0]} is in `conditions` and in the `table`; leave one of them out."
         )
     return request | rows
 
 
-def _count(n_samples, request, is_volume, sources):
-    """Count the samples, of each source if there are any."""
+def _count_samples(n_samples, request, is_volume, sources):
+    """Return the number of samples, per source image if there are any."""
     if n_samples is None:
         usual = 4 if is_volume else 64
-        return count_of(request) or (1 if sources else usual)
+        return count_requested(request) or (1 if sources else usual)
     return at_least("n_samples", n_samples, 1)
 
 
-def _part_of(cluster, numbers, sources):
-    """Choose what this of several workers generates: some samples, or sources."""
+def _share_of_worker(cluster, numbers, sources):
+    """Return the samples, or the source images, that this worker generates."""
     if sources is None:
-        return launch.part_of(cluster, numbers), None
-    sources = sources._replace(own=launch.part_of(cluster, sources.files))
-    return (numbers if sources.own else range(0)), sources
+        return launch.share_of_worker(cluster, numbers), None
+    sources = sources._replace(assigned=launch.share_of_worker(cluster, sources.files))
+    return (numbers if sources.assigned else range(0)), sources

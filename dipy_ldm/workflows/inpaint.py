@@ -53,41 +53,39 @@ class InpaintLDMFlow(LDMFlow):
     ):
         """Inpaint parts of volumes with a latent diffusion model.
 
-        What lies in the mask of a volume, such as a lesion, is filled with what the
-        model expects there from its surroundings. All other voxels stay as they are,
-        to the bit, in the volume's own space and type. Writes a NIfTI file each, named
-        after the volume, with a JSON file of how it was made, and the mask that was
-        used. Of several samples each is written, and their mean and standard
-        deviation. Where volumes of several folders have the same name, their folders
-        are kept.
+        The masked part of each volume, such as a lesion, is filled with what the model
+        predicts from its surroundings. All other voxels stay identical, to the bit, in
+        the volume's own space and data type. Writes a NIfTI file for each, named after
+        the volume, a JSON file of how it was made, and the mask that was used. Several
+        samples are all written, with their mean and standard deviation. If volumes have
+        equal names, their folders are kept.
 
         Parameters
         ----------
         model_file : string or Path
-            Model file that dipy_train_ldm wrote from volumes, or the packaged brains
-            (T1-like, without skull, at the place of the MNI template).
+            Model of volumes, written by dipy_train_ldm, or the packaged brains
+            (T1-like, without skull, in the position of the MNI template).
         mask_files : variable string or Path, optional
-            Masks, given as the volumes are: one for all of them, or one for each, by
-            the sub- and ses- of their names, by names that have those of the volumes
-            (scan1, scan1_mask), or in their order. What is not 0 is inpainted. A mask
-            has the grid of its volume.
+            Masks, given as the volumes are: one for all of them, or one for each,
+            paired by sub- and ses-, by names that contain those of the volumes (scan1,
+            scan1_mask), or by order. Voxels that are not 0 are inpainted. A mask must
+            have the grid of its volume.
         dilate : float, optional
-            Margin around the mask, in mm, that is inpainted, too.
+            Margin around the mask that is also inpainted, in mm.
         n_samples : int, optional
-            Samples of each volume.
+            Number of samples per volume.
         steps : int, optional
-            Noise levels.
+            Number of noise levels.
         resamplings : int, optional
-            Times that each step is taken, with the noise added again in between.
+            Number of times that each step is taken, with noise added again in between.
         seed : int, optional
-            Seed of the noise, which depends on the name of each volume, too.
+            Random seed. The noise also depends on the name of each volume.
         channels : variable string, optional
-            Models of named channels, whose files are put together by the sub- and ses-
-            of their names: the channels that are filled, and written. Default: all.
-            Without names: the fourth axis of the files holds channels.
+            For models of named channels, whose files are combined by sub- and ses-: the
+            channels to fill and write. Default: all. Without names: the fourth axis of
+            the files holds channels.
         out_inpainted : string, optional
-            What is appended to the name of a volume or, where that is a name of BIDS,
-            its desc-.
+            Text appended to the names of volumes or, for BIDS names, used as desc-.
         """
         options = gather(locals())
         at_least("dilate", dilate, 0)
@@ -95,7 +93,7 @@ class InpaintLDMFlow(LDMFlow):
         check_counts(n_samples=n_samples, steps=steps, resamplings=resamplings)
         if not mask_files:
             raise InputError(
-                "there is no mask of what to inpaint; name one with `mask_files`."
+                "there is no mask of the voxels to inpaint; name one with `mask_files`."
             )
         outputs_of = partial(_outputs, n_samples)
         job = process_scans.prepare(self, options, "inpaint", outputs_of)
@@ -112,7 +110,7 @@ class InpaintLDMFlow(LDMFlow):
 
         def inpaint(task):
             affine = affine_of[task.file]
-            # The check has warned of it.
+            # _check_masks has already warned.
             mask = read_mask(masks[task.file], warn=False)
             hole = _hole(mask, affine, dilate)
             scans = read_masked(task.channels, task.files, hole, affine)
@@ -121,24 +119,24 @@ class InpaintLDMFlow(LDMFlow):
                 model, scans, job.grid, n_samples, arguments
             )
             return [
-                _write(part, scan, own, task.facts)
-                for part, scan, own in zip(task.parts, scans, samples, strict=True)
+                _write(part, scan, values, task.facts)
+                for part, scan, values in zip(task.parts, scans, samples, strict=True)
                 if part.outputs
             ]
 
-        process_scans.work(self, job, tasks, inpaint, device)
+        process_scans.process_all(self, job, tasks, inpaint, device)
 
 
 def _check_grids(infos, masks):
-    """Refuse masks of another grid than their volumes'; only headers are read."""
+    """Refuse masks on other grids than their volumes; only headers are read."""
     mask_of = {info.file: masks[info.file] for info in infos}
     _, complaints = match_masks([Task(info) for info in infos], mask_of)
     refuse_files(complaints, 0, skip_bad=None)
 
 
 def _check_masks(infos, masks, dilate, grid, factor):
-    """Refuse masks that leave nothing to inpaint or to go by, before hours of work."""
-    # Those of one mask have one grid.
+    """Refuse masks that are empty or leave no context, before hours of work."""
+    # All volumes of a mask have its grid.
     affine_of = {masks[info.file]: info.affine for info in infos}
 
     def check(file):
@@ -149,7 +147,7 @@ def _check_masks(infos, masks, dilate, grid, factor):
         inside = coverage(Grid(hole.shape, affine), grid) > 0.5
         masks_on_grid = np.stack([unknown, inside[..., 0]])
         touched, visible = inpainting.hole_shares(masks_on_grid, factor)
-        # A latent that is known is inside the volume, and outside the hole.
+        # A known latent lies inside the volume, and outside the hole.
         if not ((touched == 0) & (visible > 0)).any():
             raise InputError(
                 f"the mask {file} covers the whole image at the resolution of the "
@@ -161,12 +159,12 @@ def _check_masks(infos, masks, dilate, grid, factor):
 
 
 def _hole(mask, affine, dilate):
-    """Return what is inside of a mask ``(x, y, z, 1)``, dilated."""
+    """Return the inside of a mask ``(x, y, z, 1)``, dilated."""
     return inpainting.dilated(mask[..., 0] > 0, dilate, voxel_sizes(affine))
 
 
 def _outputs(n_samples, name):
-    """List all volumes that are written of one, in order."""
+    """List all outputs for a volume, in order."""
     mask = further_output(name, "_mask")
     if n_samples == 1:
         return [name, mask]
@@ -179,13 +177,13 @@ def _write(part, scan, samples, facts):
     *volumes, mask = part.outputs
     for number, (path, values) in enumerate(zip(volumes, samples)):
         process_scans.write_inpainted(path, scan, values, facts | {"Sample": number})
-    own = facts | part.channel.name_entry()
+    entries = facts | part.channel.name_entry()
     write = partial(write_with_sidecar, space=space_of(scan.file))
     if len(samples) > 1:
         *_, mean, std = volumes
         middle, deviation = part.channel.summarise(samples)
         process_scans.write_inpainted(mean, scan, middle, facts)
-        about = own | {"Deviation": part.channel.deviation}
+        about = entries | {"Deviation": part.channel.deviation}
         write(std, scan.only(deviation), scan.affine, "float32", about)
-    write(mask, scan.hole, scan.affine, "uint8", own | {"Role": "mask"})
+    write(mask, scan.hole, scan.affine, "uint8", entries | {"Role": "mask"})
     return scan.data, scan.filled(samples[0]), scan.affine

@@ -42,16 +42,16 @@ logger = logging.getLogger(__name__)
 
 
 class TrainLDMFlow(LDMFlow):
-    """Train a latent diffusion model from images."""
+    """Train a latent diffusion model on images."""
 
     example = "bids/ --suffix T1w --voxel_size 2 --init volumes --out_dir ldm"
     choices = {"strategy": STRATEGIES, "precision": PRECISIONS}
-    verdict = ""  # what a check says in the end, if something must be fixed
+    verdict = ""  # a sentence of a check on what must be fixed, if anything
     checkpoints: tuple = ()
     is_check = False
 
     def when_interrupted(self) -> str:
-        """Describe in one sentence what Ctrl-C left behind."""
+        """Return a sentence on what is left after Ctrl-C."""
         if self.is_check:
             return "interrupted; no page was written."
         if self._is_resumable():
@@ -108,22 +108,20 @@ class TrainLDMFlow(LDMFlow):
         out_dir="",
         out_model="ldm.safetensors",
     ):
-        """Train a latent diffusion model from images or volumes.
+        """Train a latent diffusion model on images or volumes.
 
         First an autoencoder learns to encode the images as small latents and to decode
         them, then a diffusion model learns to generate latents. Both are written to
-        one model file, from which dipy_generate_ldm generates images. In --out_dir are
-        history.csv, too, the losses and metrics of each validation round, and
-        training.png, curves, reconstructions and samples, which is renewed during the
-        training.
+        one model file, from which dipy_generate_ldm generates images. Also writes
+        history.csv, the losses and metrics of each validation round, and training.png,
+        with curves, reconstructions and samples, which is updated during the training.
 
-        With --check, or as dipy_check_ldm, nothing is trained. All that can be known
-        before a long training is checked: every file and header, volumes that are
-        oriented differently or there twice, memory, time, precision, and, in a few
-        training steps, whether the model learns. A page that explains the results
-        (check.html) and the same for programs (check.json) are written. The exit status
-        is 1 if something must be fixed. Preprocessed volumes are cached for the
-        training.
+        With --check, or as dipy_check_ldm, nothing is trained. Instead, all files and
+        headers, duplicates and orientations of volumes, memory, time and precision are
+        checked and, in a few training steps, whether the model learns. Writes a page
+        that explains the results (check.html), and the results for programs
+        (check.json). The exit status is 1 if something must be fixed. Preprocessed
+        volumes are cached for the training.
 
         Parameters
         ----------
@@ -133,11 +131,11 @@ class TrainLDMFlow(LDMFlow):
             files, PNG files, or folders of these; or the word mnist for the packaged
             digits.
         init : string or Path, optional
-            Model file to begin from, or a packaged one: volumes, an autoencoder of
-            volumes of one channel, or brains, a whole model of T1-like brains. The
+            Model file to start from, or a packaged one: volumes (an autoencoder for
+            volumes of one channel) or brains (a complete model of T1-like brains). The
             autoencoder is used as it is or, with --steps_vqvae, fine-tuned; the
-            diffusion model, if there is one, is the first of the training. Grid, voxel
-            size and conditions may be others.
+            training of the diffusion model starts from that of the file, if it has one.
+            Grid, voxel size and conditions may differ.
         epochs_vqvae : int, optional
             Epochs of the autoencoder. Default: 5 epochs (images) or 4,000 steps
             (volumes).
@@ -145,18 +143,18 @@ class TrainLDMFlow(LDMFlow):
             Epochs of the diffusion model. Default: 10 epochs (images) or 6,000 steps
             (volumes).
         steps_vqvae : int, optional
-            Steps of the autoencoder, instead of epochs.
+            Training steps of the autoencoder, instead of epochs.
         steps_ldm : int, optional
-            Steps of the diffusion model, instead of epochs.
+            Training steps of the diffusion model, instead of epochs.
         steps_detector : int, optional
-            Train an anomaly detector, too, for so many steps: it learns from synthetic
-            lesions where an image deviates from the others, for --lesions of
-            dipy_denoise_ldm. 10,000 suit volumes. Default: no detector.
+            Training steps of an anomaly detector, which learns from synthetic lesions
+            where an image deviates from the others, for --lesions of dipy_denoise_ldm.
+            10,000 suit volumes. Default: no detector.
         batch_size : int, optional
             Batch size. Default: 64 images or 4 volumes.
         accumulate : int, optional
-            Batches whose gradients are averaged for one weight update: the effect of a
-            larger batch in the memory of one.
+            Number of batches whose gradients are averaged for one weight update: the
+            effect of a larger batch in the memory of one.
         learning_rate : float, optional
             Peak learning rate, with warm-up and decay to zero. Default: 0.002, and
             0.004 for the autoencoder of images.
@@ -175,13 +173,13 @@ class TrainLDMFlow(LDMFlow):
         conditions : variable string, optional
             Names of the conditions of the diffusion model, such as age,sex. They are
             columns beside the paths in a list, or of scans.tsv, sessions.tsv and
-            participants.tsv in the folders of the files, found by the sub- and ses- of
-            the names. The packaged digits have label.
+            participants.tsv in the folders of the files, matched by sub- and ses-. The
+            packaged digits have the condition label.
         coarsen : variable string, optional
             Steps to which conditions are rounded, so that subjects are harder to
-            re-identify: age=5 for steps of five years, or of whatever the unit is.
+            re-identify: age=5 for steps of five years, if that is the unit.
         precision : string, optional
-            Precision of the computations: auto (the fastest that this machine computes
+            Precision of the computations: auto (the fastest that this machine supports
             well, or that of the checkpoint), float32, bfloat16 or, on GPUs only,
             float16.
         remat : bool, optional
@@ -196,13 +194,12 @@ class TrainLDMFlow(LDMFlow):
             all.
         validation : float, optional
             Share of the images held out for validation, from 0 to below 1. All images
-            of a subject, as told by the sub- of the names or a column participant_id of
-            a list, are on one side.
+            of a subject, by sub- in the names or the column participant_id of a list,
+            are on one side.
         checkpoint_steps : int, optional
-            Batches after which a checkpoint is written within a validation round. There
-            are others after rounds, as long as they take no more than a twentieth of
-            the time, one at the end, and one on SIGTERM or SIGHUP, after which the exit
-            status is 143 or 129.
+            Number of batches between checkpoints within a validation round. Others are
+            written after rounds, if they take at most a twentieth of the time, at the
+            end, and on SIGTERM or SIGHUP, after which the exit status is 143 or 129.
         resume : bool, optional
             Continue an interrupted training with the same inputs and options, or start
             it if there is no checkpoint.
@@ -213,54 +210,55 @@ class TrainLDMFlow(LDMFlow):
             Volumes: voxels along each axis, one number or three. Default: large enough
             for all volumes.
         channels : variable string, optional
-            Volumes: channels of each image, which have files of their own, by their
-            BIDS suffixes (T1w T2w dseg) or entities (desc-FA). Those of one subject and
-            session are put together on the grid of the first. dseg and mask are labels,
-            FA, MD, AD and RD maps; NAME=labels, NAME=intensity and NAME=LOW:HIGH:UNIT
-            are for others. Without names: the fourth axis of the files holds channels.
+            Volumes: channels of each image, in files of their own, by BIDS suffixes
+            (T1w T2w dseg) or entities (desc-FA). Files of one subject and session are
+            combined on the grid of the first. dseg and mask are labels; FA, MD, AD and
+            RD are maps; for others, give NAME=labels, NAME=intensity or
+            NAME=LOW:HIGH:UNIT. Without names: the fourth axis of the files holds
+            channels.
         mask_files : variable string or Path, optional
-            Volumes: masks of what matters, paired with the inputs by the sub- and ses-
-            of their names, by names that have those of the inputs (scan1, scan1_mask),
-            or by their order.
+            Volumes: masks of the region of interest, paired with the inputs by sub- and
+            ses-, by names that contain those of the inputs (scan1, scan1_mask), or by
+            order.
         source_files : variable string or Path, optional
             Volumes: source images that the diffusion model learns to translate, such as
             another contrast of the same head, given as the inputs are, on any grid.
-            They are paired with the inputs as masks are. With --channels a fourth axis
-            of theirs holds channels, too, such as T1 and b = 0.
+            They are paired with the inputs as masks are. With --channels, the fourth
+            axis of source images also holds channels, such as T1 and b = 0.
         source_labels : bool, optional
-            Source images are segmentations.
+            The source images are segmentations.
         source_channels : variable string, optional
-            Volumes: channels of the source images, which have files of their own, named
-            as those of --channels are. They are found by subject and session, among
+            Volumes: channels of the source images, in files of their own, named like
+            those of --channels. They are matched by subject and session, among
             --source_files or, without these, the inputs.
         dwi : bool, optional
-            Volumes: the inputs are diffusion series, with a .bval and a .bvec beside
-            each. The model learns to make diffusion-weighted volumes, for any b-value
-            and direction, of the b = 0 of a subject.
+            Volumes: the inputs are diffusion series, with .bval and .bvec beside each.
+            The model learns to generate diffusion-weighted volumes, for any b-value and
+            direction, from the b = 0 of a subject.
         background : float, optional
-            Weight in the autoencoder's loss of what lies outside the masks or, without
-            masks, of the darkest voxels; 1 for no difference.
+            Weight in the autoencoder's loss of voxels outside the masks or, without
+            masks, of the darkest voxels; 1 weights all voxels equally.
         skip_bad : bool, optional
             Volumes: skip files that can't be read.
         patch : variable int, optional
-            Side of the patches that the autoencoder learns from, in voxels, one number
-            or one for each axis; at most the whole axis. Default: whole images, or 48
-            voxels of volumes.
+            Side of the patches that the autoencoder is trained on, in voxels, one
+            number or one for each axis; at most the whole axis. Default: whole images,
+            or 48 voxels of volumes.
         no_augment : bool, optional
             Volumes: no augmentation by motion, intensity and noise for the autoencoder.
         cache_limit : float, optional
-            Volumes: gigabytes that the cached volumes of all trainings may take.
-            The least recently used are removed beyond it, but none in use. Default: no
-            limit.
+            Volumes: maximum size of the cache of all trainings, in gigabytes. Beyond
+            it, the least recently used volumes are removed, but none in use. Default:
+            no limit.
         tensorboard : string or Path, optional
-            Folder for TensorBoard, too: the figures of history.csv after each round, in
+            Folder for TensorBoard logs: the metrics of history.csv after each round, in
             a folder for each network. Needs the package tensorboard.
         check : bool, optional
             Check inputs, options and machine instead of training.
         seconds : float, optional
-            With --check: time for each of two trials, about: some steps of both stages,
-            and overfitting eight images. Compiling the networks comes on top. 0
-            skips them.
+            With --check: approximate time for each of two trials: some steps of both
+            stages, and overfitting eight images. Compiling the networks takes extra
+            time. 0 skips the trials.
         out_model : string, optional
             Name of the model file.
         """
@@ -291,7 +289,7 @@ class TrainLDMFlow(LDMFlow):
         config.write_config(self, outputs[0], options)
 
     def _train(self, options):
-        """Train what is missing."""
+        """Train all stages that have not ended."""
         paths = output_paths(
             self,
             options.input_files[0],
@@ -303,26 +301,26 @@ class TrainLDMFlow(LDMFlow):
         self.checkpoints = _checkpoints(paths[0])
         if not self._is_needed(paths, options):
             return
-        # What takes least is checked first; volumes are read when all else is right.
+        # The fastest checks come first; volumes are read last.
         check_training(options)
         cluster = launch.find_workers(options.strategy)
-        strategy = _join(cluster, options, paths[0])
-        loggers = training.tensorboards(options.tensorboard)
+        strategy = _wait_for_workers(cluster, options, paths[0])
+        loggers = training.tensorboard_callbacks(options.tensorboard)
         planned = inputs.plan_training(options)
         if options.steps_detector:
             require_intensity_channels(planned.cohort.channels)
         settings = _presets.resolve(planned.cohort, **sizes_of(options))
-        share = options.validation, options.seed, settings.batch_size
-        inputs.check_split(planned, *share)
+        split_options = options.validation, options.seed, settings.batch_size
+        inputs.check_split(planned, *split_options)
         strategy = _make_strategy(strategy, options.devices)
-        recipe = training.make(settings, strategy, options)
+        recipe = training.prepare(settings, strategy, options)
         recipe.check(planned.cohort, planned.shape, planned.source)
-        chief = launch.is_first(cluster)
+        chief = launch.is_chief(cluster)
         with self._claim_outputs(paths, options.resume, chief):
             data = _load(planned, strategy, chief, options)
-            train, held_out = split(data, *share)
+            train, held_out = split(data, *split_options)
             inputs.check_conditions(train)
-            self._clear_earlier(paths[0], options, chief)
+            self._remove_earlier(paths[0], options, chief)
             report = training.Report(paths[1], paths[2], train, bool(recipe.of_vqvae))
             if chief:
                 config.write_config(
@@ -340,7 +338,7 @@ class TrainLDMFlow(LDMFlow):
         self.outputs = paths
 
     def _is_needed(self, paths, options):
-        """Return whether there is something to train; refuse what is in the way."""
+        """Return whether to train; refuse files that would be overwritten."""
         for path in paths:
             refuse_claimed(path)
         if options.resume and self._is_replacing(paths[0]):
@@ -350,18 +348,18 @@ class TrainLDMFlow(LDMFlow):
                 "--resume to start afresh."
             )
         if options.resume and _has_ended(self, paths[0], options):
-            self._remove_checkpoints()  # which it had no time to, if it was stopped
+            self._remove_checkpoints()  # if it was stopped before it could
             return False
         self._check_outputs(paths, options.resume)
         return True
 
     def _is_replacing(self, model):
-        """Return whether a training was interrupted that began beside a model."""
+        """Return whether a training that would replace a model was interrupted."""
         written = [c.stat().st_mtime for c in self.checkpoints if c.exists()]
         return model.exists() and max(written, default=0) > model.stat().st_mtime
 
     def _check_outputs(self, paths, resume):
-        """Refuse to overwrite outputs, but for those that are resumed."""
+        """Refuse to overwrite outputs, except those of a training that is resumed."""
         if resume and paths[0].exists():
             raise InputError(
                 f"{paths[0]} exists: that training has ended, and there is nothing to "
@@ -378,7 +376,7 @@ class TrainLDMFlow(LDMFlow):
 
     @contextmanager
     def _claim_outputs(self, paths, resume, chief):
-        """Claim the outputs, and check them again: another may just have ended."""
+        """Claim the outputs, and check them again: another run may have just ended."""
         with ExitStack() as stack:
             if chief:
                 for path in paths:
@@ -386,34 +384,34 @@ class TrainLDMFlow(LDMFlow):
                 self._check_outputs(paths, resume)
             yield
 
-    def _clear_earlier(self, path, options, chief):
-        """Log where the training begins, and remove what it does not resume from."""
+    def _remove_earlier(self, path, options, chief):
+        """Remove files of earlier trainings, unless this training resumes one."""
         if options.resume:
             if self._is_resumable():
                 return
-            logger.info("there is no checkpoint to resume from; training begins.")
+            logger.info("there is no checkpoint to resume from; training starts anew.")
         if chief:
             self._remove_checkpoints()
-            config.forget_runs(self, path, options.out_model)
+            config.remove_runs(self, path, options.out_model)
 
     def _remove_checkpoints(self):
         for checkpoint in self.checkpoints:
-            # In this order: without the last one, the one before is not asked for.
+            # In this order: without the last checkpoint, the previous one is not read.
             _serialization.before(checkpoint).unlink(missing_ok=True)
             checkpoint.unlink(missing_ok=True)
 
 
-# Options with which the same is trained.
+# Options that do not change what is trained.
 _WITHOUT_EFFECT = {
     *("strategy", "devices", "remat", "cache_dir", "cache_limit", "tensorboard"),
     *("checkpoint_steps", "resume", "check", "seconds"),
-    "conditions",  # compared as what they mean
+    "conditions",  # compared by their names
     *("out_dir", "out_model"),
 }
 
 
 def _has_ended(flow, path, options):
-    """Return whether the model exists that would be trained; refuse another one."""
+    """Return whether the model exists already; refuse one of another training."""
     if not path.exists():
         return False
     document = _serialization.read_document(path, "latent_diffusion")
@@ -430,12 +428,12 @@ def _has_ended(flow, path, options):
     }
     for key in ("channels", "source_channels"):
         was[key] = sorted(channel["name"] for channel in document.get(key) or [])
-        now[key] = sorted(channel.name for channel in _named(getattr(options, key)))
-    changed = _changed(was, now)
+        now[key] = sorted(c.name for c in _channels_of(getattr(options, key)))
+    changed = _describe_change(was, now)
     # Of several runs, any may have written the model.
     chosen = _comparable(config.plain_options(options))
     runs = config.read_runs(flow, path).values()
-    changes = [_changed(_comparable(run), chosen) for run in runs]
+    changes = [_describe_change(_comparable(run), chosen) for run in runs]
     if changed or changes and all(changes):
         raise InputError(
             f"{path} is of another training ({changed or changes[-1]}); name another "
@@ -445,13 +443,13 @@ def _has_ended(flow, path, options):
     return True
 
 
-def _named(words):
+def _channels_of(words):
     """Return the channels that an option names."""
     names = parse_channels(words)
     return [] if isinstance(names, bool) else as_channels(names)
 
 
-def _changed(was, now):
+def _describe_change(was, now):
     """Describe which option has changed; empty if none has."""
     for name, value in now.items():
         if was.get(name) != value:
@@ -460,42 +458,42 @@ def _changed(was, now):
 
 
 def _comparable(options):
-    """Return options that have an effect; sizes that are left open may be any.
+    """Return the options that change what is trained, except sizes left to defaults.
 
-    A folder may be written in many ways, and its name is compared.
+    Files are compared by name, since a folder can be written in many ways.
     """
     return {
-        name: _meaning(name, value)
+        name: _comparable_value(name, value)
         for name, value in options.items()
         if name not in _WITHOUT_EFFECT
         and not (value is None and name in Settings._fields)
     }
 
 
-def _meaning(name, value):
+def _comparable_value(name, value):
     if name.endswith("_files"):
-        return _name_of(value)
-    named = _named(value) if name in ("channels", "source_channels") else ()
+        return _base_names(value)
+    named = _channels_of(value) if name in ("channels", "source_channels") else ()
     return sorted(map(repr, named)) or value
 
 
-def _name_of(paths):
+def _base_names(paths):
     if isinstance(paths, list):
-        return [_name_of(path) for path in paths]
+        return [_base_names(path) for path in paths]
     return paths and os.path.basename(os.path.normpath(paths))
 
 
-def _join(cluster, options, path):
-    """Meet the other workers, if there are any, before the volumes are read."""
+def _wait_for_workers(cluster, options, path):
+    """Wait for the other workers, if there are any, before volumes are read."""
     if cluster is None:
         return options.strategy
-    launch.keep_log(cluster, path)
+    launch.log_to_file(cluster, path)
     logger.info("waiting for %d workers: %s", len(cluster.addresses), cluster.addresses)
     return _make_strategy(options.strategy, options.devices)
 
 
 def _make_strategy(name, devices, alone=False):
-    """Choose the devices, which starts TensorFlow."""
+    """Return the strategy for the devices; this starts TensorFlow."""
     with launch.quiet_start():
         from dipy_ldm import _backend
 
@@ -503,7 +501,7 @@ def _make_strategy(name, devices, alone=False):
 
 
 def _load(planned, strategy, chief, options):
-    """Read the volumes: the chief first, and the others find what it has kept."""
+    """Read the volumes: the chief first, and other workers from its cache."""
     from dipy_ldm import _backend
 
     with _backend.chief_first(strategy):
@@ -511,7 +509,7 @@ def _load(planned, strategy, chief, options):
             cache_dir=options.cache_dir, cache_limit=options.cache_limit, verbose=chief
         )
         if data.affine is not None:
-            # The result is kept in the cache, too.
+            # The result is cached, too.
             survey(data.images, verbose=chief)
             if data.sources is not None:
                 survey(data.sources, "source image", chief)

@@ -24,7 +24,9 @@ TINY = {"widths_vqvae": (8, 8), "widths_ldm": (8,), "n_codes": 16, "code_dim": 2
 @pytest.fixture(scope="module")
 def recipe(blobs):
     settings = _presets.resolve(Cohort(blobs), **TINY, batch_size=4)
-    return training.make(settings, None, SimpleNamespace(**CHOSEN, learning_rate=0.01))
+    return training.prepare(
+        settings, None, SimpleNamespace(**CHOSEN, learning_rate=0.01)
+    )
 
 
 def test_steps_of_all_networks_are_timed(recipe, blobs, caplog):

@@ -19,7 +19,9 @@ IMAGES = np.zeros((20, 16, 16, 1), "float32")
 @pytest.fixture(scope="module")
 def recipe():
     settings = _presets.resolve(Cohort(IMAGES), batch_size=4, widths_ldm=(8, 8))
-    return training.make(settings, None, SimpleNamespace(**CHOSEN, learning_rate=None))
+    return training.prepare(
+        settings, None, SimpleNamespace(**CHOSEN, learning_rate=None)
+    )
 
 
 def test_held_out_subjects_are_reported():

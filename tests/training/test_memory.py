@@ -110,8 +110,10 @@ def test_where_memory_is_used_up_a_sentence_says_so(monkeypatch, capsys, error):
         cli.run(Flow())
     assert end.value.code == 2
     said = capsys.readouterr().err.strip()
-    assert "the memory is used up; free some, or give a smaller --batch_size" in said
+    assert "out of memory; free some, or give a smaller --batch_size or --tile." in said
     assert "\n" not in said
+    # Evaluations have no such options.
+    assert cli._out_of_memory(["n_samples"]) == "out of memory; free some."
 
 
 @pytest.mark.parametrize("gibibytes", [1.5, 8])

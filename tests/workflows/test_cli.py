@@ -13,7 +13,7 @@ from dipy_ldm.workflows import cli
 from dipy_ldm.workflows._config import ConfigParser
 from dipy_ldm.workflows._options import as_command_line, share_descriptions
 from dipy_ldm.workflows.audit import AuditLDMFlow
-from dipy_ldm.workflows.cli import _level, run
+from dipy_ldm.workflows.cli import _log_level, run
 from dipy_ldm.workflows.denoise import DenoiseLDMFlow
 from dipy_ldm.workflows.evaluate import EvaluateLDMFlow
 from dipy_ldm.workflows.generate import GenerateLDMFlow
@@ -119,9 +119,9 @@ def test_an_option_that_nobody_describes_is_a_mistake():
 
 
 def test_log_levels_are_found_by_name():
-    assert _level("debug") == logging.DEBUG
+    assert _log_level("debug") == logging.DEBUG
     with pytest.raises(InputError, match="unknown log_level 'LOUD'; choose .* DEBUG"):
-        _level("loud")
+        _log_level("loud")
 
 
 class Failing(Workflow):

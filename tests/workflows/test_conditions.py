@@ -22,7 +22,7 @@ from dipy_ldm.data import load_mnist
 from dipy_ldm.workflows import _inputs
 from dipy_ldm.workflows._conditions import (
     RequestedConditions,
-    count_of,
+    count_requested,
     parse_conditions,
 )
 
@@ -137,7 +137,9 @@ def test_words_of_a_command():
         with pytest.raises(InputError, match="must be name=value, each name once"):
             parse_conditions(words, document)
     for words in (["age=70,", "sex=F"], ["age=70,site=Leeds"]):
-        with pytest.raises(InputError, match=f"'{words[0]}' has no value at a comma"):
+        with pytest.raises(
+            InputError, match=f"'{words[0]}' has no value after a comma"
+        ):
             parse_conditions(words, document)
 
 
@@ -208,9 +210,9 @@ def test_requested_conditions_subset_and_records(brains):
     }
     ages = requested.arrays(range(5, 7))["condition_age"]
     npt.assert_array_equal(ages, [60, float("nan")])
-    assert count_of({"age": ["60", "70"], "group": "x"}) == 2
-    assert count_of({"age": "60"}) is None
-    assert count_of("none") is None
+    assert count_requested({"age": ["60", "70"], "group": "x"}) == 2
+    assert count_requested({"age": "60"}) is None
+    assert count_requested("none") is None
     nothing = RequestedConditions.of(document, "none", range(2), seed=0)
     assert nothing.subset(range(1)) == "none"
     assert nothing.facts(range(1)) == {"Conditions": {"age": "n/a", "group": "n/a"}}
@@ -236,10 +238,10 @@ WRITE = """
 import locale
 from pathlib import Path
 from dipy_ldm.workflows._outputs import (write_page, write_text)
-from dipy_ldm.workflows._training import write_table
+from dipy_ldm.workflows._training import write_history
 assert locale.getpreferredencoding(False) != "utf-8"
 history = {"loss": [1], "val_gain_\\u5e74\\u9f62": [2]}
-write_table(Path("history.csv"), {"diffusion": history})
+write_history(Path("history.csv"), {"diffusion": history})
 file = b"scan\\xe9.nii.gz".decode("utf-8", "surrogateescape")
 write_page([Path("page.json"), Path("page.html")], {"file": file}, file)
 write_text(Path("participants.tsv"), file)

@@ -102,7 +102,7 @@ def test_samples_are_taken_to_have_a_skull(caplog):
     for stripped in (True, False):
         options |= {"dtype": "float32", "skull_stripped": stripped}
         generating._check_options(SimpleNamespace(**options), is_volume=True)
-    sentence = "samples are taken to have a skull; if not, add --skull_stripped."
+    sentence = "samples are recorded with a skull; if not, add --skull_stripped."
     assert caplog.messages == [sentence]
 
 
@@ -151,7 +151,7 @@ def test_invalid_datasets_are_refused(trained, tmp_path):
     table = tmp_path / "wanted.tsv"
     table.write_text("age\n70\n")
     for words, sentence in (
-        (["none"], "none is for all of them; leave it or the `table` out"),
+        (["none"], "none leaves all unspecified; remove it, or the `table`"),
         (["none", "age=70"], "must be name=value"),
         (["age=7"], "age is in `conditions` and in the `table`"),
     ):

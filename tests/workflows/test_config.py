@@ -138,12 +138,15 @@ def test_conditions_replace_the_number_of_generated_samples_alone(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("strength 3", r"is no TOML \(.*\); give a file that dipy_denoise_ldm wrote"),
+        (
+            "strength 3",
+            r"is not valid TOML \(.*\); give a file that dipy_denoise_ldm wrote",
+        ),
         (
             '[dipy_train_ldm]\ninput_files = "mnist"',
-            "has options of dipy_train_ldm, and none of dipy_denoise_ldm; give a file",
+            "has options of dipy_train_ldm, but none of dipy_denoise_ldm; give a file",
         ),
-        ("strength = 3", "has none of dipy_denoise_ldm; give a file"),
+        ("strength = 3", "has no options of dipy_denoise_ldm; give a file"),
         (
             "[dipy_denoise_ldm]\nstronger = 3",
             "has the option stronger, which dipy_denoise_ldm does not have; correct",
@@ -205,12 +208,12 @@ def test_the_file_of_a_check_says_how_to_check_again(tmp_path):
     options = config.SimpleNamespace(input_files=["a.npy"], check=True)
     flow = TrainLDMFlow(force=False)
     file = config.write_config(flow, tmp_path / "check.json", options)
-    again = "# To do the same again: dipy_check_ldm --config "
+    again = "# To repeat this run: dipy_check_ldm --config "
     assert file.read_text().startswith(again)
 
 
 def test_a_limit_may_be_infinite(tmp_path):
-    limit = config._as_toml(float("inf"))
+    limit = config._toml_value(float("inf"))
     text = f'[dipy_train_ldm]\ninput_files = ["mnist"]\ncache_limit = {limit}\n'
     file = write(tmp_path / "ldm.toml", text)
     assert parse(TrainLDMFlow, "--config", file)["cache_limit"] == float("inf")

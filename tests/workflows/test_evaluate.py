@@ -22,12 +22,12 @@ from dipy_ldm.evaluation._copy_filter import CopyFilter
 from dipy_ldm.workflows import _reports as judgement
 from dipy_ldm.workflows._evaluation_images import (
     EvaluationImages,
-    by_turns,
     one_of_each_subject,
     read_for,
     refuse_samples,
     refuse_samples_beside_real,
-    refuse_samples_of,
+    refuse_train_subjects,
+    take_in_turn,
 )
 
 pytestmark = pytest.mark.usefixtures("no_real_cache")
@@ -99,7 +99,7 @@ def test_an_evaluation_of_volumes(evaluate, volumes, tmp_path):
     assert set(figures["anatomy"]["generated"]) >= {"foreground", "symmetry"}
     assert figures["anatomy"]["unit"].startswith("standard deviations")
     assert (found["Steps"], found["Seed"], found["Synthetic"]) == (2, 0, True)
-    assert "1 of 45 volumes of --real_files were on other grids" in found["Notes"][0]
+    assert "1 of 45 volumes of --real_files were resampled to" in found["Notes"][0]
     assert "conditions of the real images are unknown" in found["Notes"][1]
     page = (tmp_path / "evaluation.html").read_text()
     assert found["Conclusions"][0] in page
@@ -173,7 +173,9 @@ def test_an_evaluation_of_images(command, image_model, folder, tmp_path):
 def test_an_audit_finds_copies_and_says_so_by_its_status(audit, volumes, tmp_path):
     options = ("--generated", volumes / "copies", "--pictures")
     output = audit(volumes / "real", *options, status=1)
-    assert "there are copies of training images beyond chance (in" in answer(output)
+    assert "more copies of training images than expected by chance (in" in answer(
+        output
+    )
     assert "audit-private.html, and publish neither" in answer(output)
     found = json.loads((tmp_path / "audit.json").read_text())
     figures = found["Figures"]
@@ -257,7 +259,7 @@ def test_a_model_that_memorised_images_generates_no_copies(
     assert found["sample"][:2].min() >= 30
     audit_images("--generated", "samples.npz", "--force")
     notes = json.loads((tmp_path / "audit.json").read_text())["Notes"]
-    assert f"{refused} samples were refused as copies when these were" in notes[0]
+    assert f"{refused} samples were replaced as copies by --no_copies" in notes[0]
     kept = found["sample"] == np.arange(30)
     npt.assert_allclose(found["images"][kept], made[kept], atol=1e-4)
     for words, sentence in (
@@ -303,10 +305,10 @@ def test_shared_subjects_are_refused(tmp_path):
     refuse_same_subjects(train.subjects, ["sub-e"])
     refuse_same_subjects(train.subjects, None)
     # As samples of source images they would be near to training images by design.
-    with pytest.raises(InputError, match=r"training subjects \(sub-c, sub-d\): of"):
-        refuse_samples_of(train, held_out)
-    refuse_samples_of(train, held_out._replace(subjects=["sub-e", "a.nii.gz"] * 2))
-    refuse_samples_of(train._replace(subjects=None), held_out)
+    with pytest.raises(InputError, match=r"training subjects \(sub-c, sub-d\): sa"):
+        refuse_train_subjects(train, held_out)
+    refuse_train_subjects(train, held_out._replace(subjects=["sub-e", "a.nii.gz"] * 2))
+    refuse_train_subjects(train._replace(subjects=None), held_out)
 
 
 def test_held_out_images_are_counted_by_subject():
@@ -320,7 +322,9 @@ def test_held_out_images_are_counted_by_subject():
     assert (of_each.names, of_each.files) == (list("abef"), list("ABEF"))
     assert of_each.conditions == {"age": rows}
     assert of_each.subjects == [subjects[i] for i in rows]
-    assert of_each.notes[1].startswith("Of 6 held-out images, one of each of 4 ")
+    assert of_each.notes[1].startswith(
+        "Of 6 held-out images, one per subject is compared (4 "
+    )
     assert one_of_each_subject(of_each) is of_each
     unknown = EvaluationImages(images, *details)
     assert one_of_each_subject(unknown) is unknown
@@ -331,10 +335,10 @@ def test_volumes_of_few_series_are_spread_over_them():
     images = np.arange(18.0).reshape(18, 1, 1, 1)
     series = EvaluationImages(images, names, names, None, [], names)
     assert one_of_each_subject(series).images.ravel().tolist() == [0, 8, 16]
-    of_all = by_turns(series, None).images.ravel().tolist()
+    of_all = take_in_turn(series, None).images.ravel().tolist()
     assert of_all[:6] == [0, 8, 16, 1, 9, 17]
     assert sorted(of_all) == list(range(18))
-    assert by_turns(series, 4).names == ["sub-0", "sub-1", "sub-2", "sub-0"]
+    assert take_in_turn(series, 4).names == ["sub-0", "sub-1", "sub-2", "sub-0"]
 
 
 def test_samples_are_no_real_images(tmp_path, caplog):

@@ -259,7 +259,7 @@ def test_outputs_of_two_runs_are_not_taken_for_one(written):
     task.outputs[0].touch()
     for text in ("", '{"GeneratedBy": [{"Name": "others"}]}'):
         facts.write_text(text)
-        with pytest.raises(InputError, match="out.nii.gz exists, and no JSON file sa"):
+        with pytest.raises(InputError, match="out.nii.gz exists, and has no JSON file"):
             process_scans._is_done(task, force=False)
     # A JSON file of others is theirs, too, where there is no volume.
     task.outputs[0].unlink()

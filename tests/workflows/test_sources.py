@@ -124,7 +124,7 @@ def test_samples_of_sources_in_a_dataset(trained, command, monkeypatch):
     assert sample == Path("ds/sub-1/anat/sub-1_desc-synthetic_T2w.nii.gz")
     assert json.loads(sidecar(sample).read_text())["Sources"][0].endswith("_T1w.nii.gz")
     assert not Path("ds/participants.tsv").exists()
-    assert "Results of scans" in Path("ds/README").read_text()
+    assert "Scans processed by" in Path("ds/README").read_text()
     refuse_faults_of_bids("ds")
 
 

@@ -24,7 +24,7 @@ from dipy_ldm._conditions import Condition, to_saved
 from dipy_ldm.data import load_volumes
 from dipy_ldm.evaluation._diffusion_tensors import compare_series
 from dipy_ldm.workflows._evaluation_images import read_series
-from dipy_ldm.workflows._sources import read_table
+from dipy_ldm.workflows._sources import read_gradients
 
 SHORT = (
     "--dwi --batch_size 4 --steps_vqvae 4 --steps_ldm 10 --n_codes 64 "
@@ -164,8 +164,8 @@ def test_tables_are_for_models_of_series(model_path, tmp_path):
 def test_series_are_for_models_of_sources_and_b_values(source):
     conditions = to_saved({"direction": Condition("direction", {}, [])})
     document = {"conditions": conditions, "source": source}
-    with pytest.raises(InputError, match="none of series .* train one with `dwi`"):
-        read_table(document, "a.bval", "a.bvec", {})
+    with pytest.raises(InputError, match="not one of series .* train one with `dwi`"):
+        read_gradients(document, "a.bval", "a.bvec", {})
 
 
 def denoise(folder, *arguments, status=0):
@@ -235,7 +235,9 @@ def test_unusable_options_of_denoising_series_are_refused(trained, arguments, se
 def test_series_are_not_inpainted(trained):
     words = ("sub-1_dwi.nii.gz", "--mask_files", "b0-1.nii")
     output = execute("inpaint", "ldm.safetensors", *words, cwd=trained, status=2)
-    assert "makes diffusion series, and makes them of b = 0" in answer(output)
+    assert "makes diffusion series, from a b = 0 that it can't inpaint" in answer(
+        output
+    )
 
 
 def test_scans_are_refused_by_a_model_of_series(trained):
@@ -366,7 +368,7 @@ def test_series_are_audited_by_subject(trained, tmp_path):
     counts = [facts[f"{name}Images"] for name in ("Train", "HeldOut")]
     assert counts == [30, 20]
     notes = " ".join(facts["Notes"])
-    assert "Of 80 held-out images, one of each of 20 subjects" in notes
+    assert "Of 80 held-out images, one per subject is compared (20 subjects)" in notes
     assert "with the conditions bval, direction" in notes
     assert "_dwi.nii.gz, volume " in (trained / "audit-private.html").read_text()
     # The training series themselves are copies.
@@ -374,7 +376,7 @@ def test_series_are_audited_by_subject(trained, tmp_path):
         shutil.copy(file, tmp_path / file.name.replace("sub-", "copy-"))
     copies = ("--generated_files", *tmp_path.glob("copy-*.nii.gz"), "--force")
     output = execute("audit", "ldm.safetensors", *how, *copies, cwd=trained, status=1)
-    assert "copies of training images beyond chance" in answer(output)
+    assert "more copies of training images than expected by chance" in answer(output)
     named = ("--train_files", "copy-0_dwi.nii.gz", "--held_out", "copy-1_dwi.nii.gz")
     output = execute(
         "audit", trained / "ldm.safetensors", *named, cwd=tmp_path, status=2

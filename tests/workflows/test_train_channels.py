@@ -110,7 +110,7 @@ def test_denoised_channels_are_files_of_their_own(folder, bids):
     options += ["--strength", 0.5, "--steps", 2, "--bids", "--out_dir", "clean"]
     output = execute("denoise", "ldm.safetensors", bids, *options, cwd=folder)
     assert "left out: sub-3 (no dseg)" in output
-    assert "volumes are taken to have a skull, since no JSON file says so" in output
+    assert "volumes are assumed to have a skull, as no JSON file states it" in output
     refuse_faults_of_bids(folder / "clean")
     anat = folder / "clean/sub-0/anat"
     ends = ["", "Difference", "Std"]

@@ -195,7 +195,7 @@ def test_no_good_file_is_reported_on_the_page(tmp_path, check):
         (("--seconds", -1), "seconds must be at least 0"),
         (("--strategy", "multi_worker"), "the check is for one machine"),
         (("--coarsen", "age=5"), "--coarsen is for --conditions"),
-        (("--validation", 1), "validation must lie"),
+        (("--validation", 1), "validation must be at least 0"),
         (("--dwi", "--channels", "T1w"), "leave out --channels"),
         (("--dwi", "--source_files", "b0"), "leave out --source_files"),
         (("--dwi", "--steps_detector", 9), "leave out --steps_detector"),

@@ -218,14 +218,14 @@ def test_images_are_there_if_their_picture_is_interrupted(command, monkeypatch):
     monkeypatch.setattr(plots, "save_montage", interrupt)
     options = ("--n_samples", 2, "--steps", 1)
     output = command("generate", "mnist", *options, status=130)
-    assert "the images that are written (2) are whole" in answer(output)
+    assert "the images written so far (2) are complete" in answer(output)
 
 
 @pytest.mark.parametrize("name", ["a" * 244, "é" * 130])
 def test_a_name_that_is_too_long_is_refused_at_once(command, folder, name):
     options = (folder / "blobs.npy", *TINY, "--out_model", name)
     output = command("train", *options, status=2)
-    assert "and may have 240; give a shorter one" in answer(output)
+    assert "and at most 240 are allowed; give a shorter one" in answer(output)
 
 
 def test_resuming_a_finished_training_is_no_error(command, tmp_path):
@@ -304,7 +304,7 @@ def test_a_training_that_begins_afresh_leaves_no_options_of_earlier_ones(tmp_pat
     for there in (True, False):
         if there:
             flow.checkpoints[0].touch()
-        flow._clear_earlier(path, options, chief=True)
+        flow._remove_earlier(path, options, chief=True)
         flow.checkpoints[0].unlink(missing_ok=True)
         assert all(file.exists() == there for file in files)
     names = sorted(file.name for file in tmp_path.iterdir())

@@ -232,7 +232,7 @@ def test_ctrl_c_leaves_whole_volumes(command, folder, path, tmp_path):
     # The last file of the second volume: the first is counted then.
     with interrupt_when(tmp_path / "sub-01_denoised_std.json"):
         output = command("denoise", *arguments, "--steps", 4, status=130)
-    assert "the images that are written" in answer(output)
+    assert "the images written so far" in answer(output)
     assert "add --resume to go on" in answer(output)
     assert read_volume(tmp_path / "sub-00_denoised.nii.gz")[0].shape[:3] == (33, 17, 21)
     assert not (tmp_path / "sub-07_denoised.nii.gz").exists()
@@ -318,7 +318,7 @@ BAD_TRAINING = {
     "no voxels": ("volumes --voxel_size 0", "voxel_size must be one positive"),
     "a patch of no use": (
         "volumes --init volumes --patch 8",
-        "--patch has no effect on an autoencoder that is taken as it is; leave",
+        "--patch has no effect without training the autoencoder; leave",
     ),
     "two sizes": ("volumes --shape 8 9", "shape must be one positive number"),
     "below a file": ("volumes --out_dir a.mgz/b", "a.mgz is a file; name anot"),
@@ -533,7 +533,7 @@ def test_an_interrupted_denoising_goes_on(denoise, volumes, tmp_path):
     assert "of another run (Dtype was float32 and is int16)" in answer(output)
     (tmp_path / "3_denoised.json").unlink()
     output = denoise(*arguments, status=2)
-    assert "3_denoised.nii.gz exists, and no JSON file says" in answer(output)
+    assert "3_denoised.nii.gz exists, and has no JSON file of" in answer(output)
     assert written(3) == before[3]
     denoise(*arguments, "--seed", 5, "--force")
     assert written(3) != before[3]
@@ -544,7 +544,7 @@ def test_two_runs_do_not_write_the_same_volumes(denoise, volumes, tmp_path):
     with claimed(tmp_path / "0_denoised.nii.gz"):
         output = denoise("volumes", status=2)
     assert "0_denoised.nii.gz is being written by process" in output
-    assert answer(output) == "The 3 other volumes are denoised."
+    assert answer(output) == "The 3 other volumes were denoised."
     assert len(list(tmp_path.glob("*_denoised.nii.gz"))) == 3
     # As if another run had ended since this began.
     part = process_scans.Part(Unnamed(), volumes / "0.nii.gz", [tmp_path / "0.nii.gz"])
@@ -588,7 +588,7 @@ def test_bad_volume_does_not_stop_the_rest(denoise, volumes, tmp_path):
     lines = denoise("volumes", status=2).strip().splitlines()[-3:]
     assert any("1.nii.gz has NaN" in line for line in lines)
     assert any("2.nii.gz has a zero, NaN" in line for line in lines)
-    assert lines[-1] == "The 2 other volumes are denoised."
+    assert lines[-1] == "The 2 other volumes were denoised."
     names = {path.name for path in tmp_path.glob("*.nii.gz")}
     assert names == {"0_denoised.nii.gz", "3_denoised.nii.gz"}
 
