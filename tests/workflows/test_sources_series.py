@@ -267,7 +267,7 @@ def test_series_are_evaluated_by_their_tensors(trained):
         output = execute("evaluate", *real, *how, *option, "--force", **again)
         assert f"{option[0]} is not for models of diffusion series" in answer(output)
     output = execute("evaluate", *few, *how, cwd=trained, status=2)
-    assert "4 diffusion-weighted volumes, and a tensor needs 6" in answer(output)
+    assert "4 diffusion-weighted volumes, but a tensor needs 6" in answer(output)
 
 
 def test_series_to_compare_have_the_conditions_of_measured_ones(tmp_path, caplog):
@@ -286,7 +286,7 @@ def test_series_to_compare_have_the_conditions_of_measured_ones(tmp_path, caplog
     conditions = dict.fromkeys(("age", "bval", "direction"), number)
     model = SimpleNamespace(conditions_=conditions, vqvae_=vqvae, predict=predict)
     compare_series(model, volumes)
-    assert "age of the real series is drawn: no table" in caplog.text
+    assert "age of the real series is drawn at random: no table" in caplog.text
     ages = "participant_id\tage\nsub-0\t30\nsub-1\t40\n"
     (tmp_path / "participants.tsv").write_text(ages)
     compare_series(model, volumes)
@@ -300,7 +300,7 @@ def test_series_to_compare_have_the_conditions_of_measured_ones(tmp_path, caplog
     figures, pieces = compare_series(model, alone)
     assert figures["FA, mean error"]["real"] == 0
     assert 0 < figures["FA, mean"]["generated"] < 1
-    assert "1 series of 1 subject; intervals need two." in pieces["tensors"]
+    assert "1 series of 1 subject; intervals need two subjects." in pieces["tensors"]
 
 
 def test_generated_series_are_no_measured_ones(tmp_path):
