@@ -181,7 +181,7 @@ def test_reconstructions_of_channels_are_as_bright_as_they_are(rng, monkeypatch)
 
 def test_reconstructions_stand_below_images_also_in_a_row_that_is_not_full():
     images = np.arange(1.0, 10)[:, None, None, None] * np.ones((1, 4, 4, 1))
-    picture = plots.beside(images, images + 10)
+    picture = plots.montage_pairs(images, images + 10)
     assert picture[-4, 4] > picture[-10, 4] > 0.4  # of the ninth, which is alone
     npt.assert_allclose(picture[-4, 10], 0)
 
@@ -198,11 +198,17 @@ def test_each_scan_has_its_own_brightness(rng, monkeypatch):
     plots.plot_reconstructions(named, named)
     before, _ = shown.call_args.args
     npt.assert_allclose(before[0], before[1], atol=1e-5)
-    with pytest.raises(InputError, match="2 images and 1 reconstructions; give one"):
+    with pytest.raises(
+        InputError, match="2 images and 1 reconstructions; give one for"
+    ):
         plots.plot_reconstructions(scans, scans[:1])
-    with pytest.raises(InputError, match="2 images and 1 reconstructions; give one"):
+    with pytest.raises(
+        InputError, match="2 images and 1 reconstructions; give one for"
+    ):
         plots.plot_reconstructions(tuple(scans), (scans[0],))
-    with pytest.raises(InputError, match="2 images and 3 reconstructions; give one"):
+    with pytest.raises(
+        InputError, match="2 images and 3 reconstructions; give one for"
+    ):
         plots.plot_reconstructions(np.ones((2, 4, 4, 1)), np.ones((3, 4, 4, 1)))
 
 

@@ -355,9 +355,9 @@ def describe(images: np.ndarray) -> np.ndarray:
     reduced = halve_symmetrically(images, _MAX_VALUES)
     axes = tuple(range(1, reduced.ndim))
     centred = reduced - reduced.mean(axes, keepdims=True)
-    normalized = centred / np.maximum(centred.std(axes, keepdims=True), 1e-6)
-    mirrored = np.flip(normalized, 2 if normalized.ndim == 4 else 1)
-    parts = (normalized + mirrored) / 2, np.abs(normalized - mirrored) / 2
+    normalised = centred / np.maximum(centred.std(axes, keepdims=True), 1e-6)
+    mirrored = np.flip(normalised, 2 if normalised.ndim == 4 else 1)
+    parts = (normalised + mirrored) / 2, np.abs(normalised - mirrored) / 2
     return np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
 
 

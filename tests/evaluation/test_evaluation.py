@@ -461,7 +461,7 @@ def test_samples_of_subjects_of_the_reference_are_left_out(diffusion, blobs):
     npt.assert_array_equal(of_samples, [*range(16), *range(34, 50)])
     assert not {*of_samples} & {*evaluation.sets.subjects["reference"]}
     assert evaluation.notes[0].startswith(
-        "32 of the 64 real images are what all others"
+        "Of 64 real images, 32 are the reference of all"
     )
     assert evaluation.notes[1] == "Of 64 generated images, 32 are compared."
     # Two of each source count as one.
