@@ -278,7 +278,7 @@ def save_training(
         _plot_curves(ax, stage, history)
     if pairs is not None:
         _draw_picture(
-            axes[1, 0], montage_pairs(*pairs), "images, with reconstructions below"
+            axes[1, 0], montage_pairs(*pairs), "images, reconstructions below"
         )
     if samples is not None:
         _draw_picture(axes[1, 1], montage(samples), "samples")

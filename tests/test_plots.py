@@ -172,8 +172,8 @@ def test_channels_stand_below_each_other_as_bright(rng):
 def test_reconstructions_of_channels_are_as_bright_as_they_are(rng, monkeypatch):
     scan = rng.uniform(50, 99, (4, 4, 4))
     pair = [{"T1w": nib.Nifti1Image(data, np.eye(4))} for data in (scan, scan / 2)]
-    shown = mock.Mock(side_effect=plots.beside)
-    monkeypatch.setattr(plots, "beside", shown)
+    shown = mock.Mock(side_effect=plots.montage_pairs)
+    monkeypatch.setattr(plots, "montage_pairs", shown)
     plots.plot_reconstructions(*pair)
     before, after = shown.call_args.args
     assert after.mean() < 0.5 * before.mean()
@@ -189,8 +189,8 @@ def test_reconstructions_stand_below_images_also_in_a_row_that_is_not_full():
 def test_each_scan_has_its_own_brightness(rng, monkeypatch):
     data = rng.random((4, 4, 4))
     scans = [nib.Nifti1Image(data * unit, np.eye(4)) for unit in (1, 1000)]
-    shown = mock.Mock(side_effect=plots.beside)
-    monkeypatch.setattr(plots, "beside", shown)
+    shown = mock.Mock(side_effect=plots.montage_pairs)
+    monkeypatch.setattr(plots, "montage_pairs", shown)
     plots.plot_reconstructions(scans, scans)
     before, _ = shown.call_args.args
     npt.assert_allclose(before[0], before[1], atol=1e-5)
@@ -198,17 +198,11 @@ def test_each_scan_has_its_own_brightness(rng, monkeypatch):
     plots.plot_reconstructions(named, named)
     before, _ = shown.call_args.args
     npt.assert_allclose(before[0], before[1], atol=1e-5)
-    with pytest.raises(
-        InputError, match="2 images and 1 reconstructions; give one for"
-    ):
+    with pytest.raises(InputError, match="2 images and 1 reconstructions; give one"):
         plots.plot_reconstructions(scans, scans[:1])
-    with pytest.raises(
-        InputError, match="2 images and 1 reconstructions; give one for"
-    ):
+    with pytest.raises(InputError, match="2 images and 1 reconstructions; give one"):
         plots.plot_reconstructions(tuple(scans), (scans[0],))
-    with pytest.raises(
-        InputError, match="2 images and 3 reconstructions; give one for"
-    ):
+    with pytest.raises(InputError, match="2 images and 3 reconstructions; give one"):
         plots.plot_reconstructions(np.ones((2, 4, 4, 1)), np.ones((3, 4, 4, 1)))
 
 
