@@ -352,13 +352,13 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
             "Use a lower --learning_rate, or --precision float32.",
         )
     pair = result.images, result.reconstructed
-    alike = float(np.corrcoef(pair[0].ravel(), pair[1].ravel())[0, 1])
+    similarity = float(np.corrcoef(pair[0].ravel(), pair[1].ravel())[0, 1])
     share = result.mse / result.baseline_mse if result.baseline_mse else math.inf
     when = f"After {result.steps} steps on them" if result.steps else "Without training"
     message = (
         f"{when}, reconstructions of {n} images have a mean squared error of "
         f"{result.mse:.2g} ({share:.1%} of that of the mean image, "
-        f"{result.baseline_mse:.2g}) and a correlation of {alike:.3f}, with "
+        f"{result.baseline_mse:.2g}) and a correlation of {similarity:.3f}, with "
         f"{result.codes_used:,} of {result.n_codes:,} codes used"
     )
     n_shown = n if affine is None else 3

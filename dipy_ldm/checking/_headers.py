@@ -184,8 +184,8 @@ def check_axes(infos: Sequence[VolumeInfo]) -> Finding:
         "whose qform is invalid or has other axes than the sform (used here)": double,
     }
     sentences += [
-        f"{counted(len(files), 'file')} {what}: {listed(files, 5)}."
-        for what, files in odd.items()
+        f"{counted(len(files), 'file')} {problem}: {listed(files, 5)}."
+        for problem, files in odd.items()
         if files
     ]
     if len(sentences) == 1:

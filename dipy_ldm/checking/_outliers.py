@@ -154,7 +154,7 @@ def check_duplicates(
     pairs = find_near_duplicates(small)
     if not pairs:
         return green(title, "No two volumes are equal or nearly equal.")
-    rows = [(f"{names[i]} and {names[j]}", alike) for i, j, alike in pairs]
+    rows = [(f"{names[i]} and {names[j]}", similarity) for i, j, similarity in pairs]
     across = [(i, j) for i, j, _ in pairs if subjects[i] != subjects[j]]
     listing = listed([files for files, _ in rows], 3)
     cure = "Remove repetitions, unless all subjects have equally many."
@@ -184,9 +184,9 @@ def find_near_duplicates(small: np.ndarray) -> list[tuple[int, int, float]]:
     for start in range(0, len(rows), _BLOCK_SIZE):
         block = slice(start, start + _BLOCK_SIZE)
         own = away[block] @ away.T
-        alike = (own > _MIN_RESIDUAL_CORRELATION) & familiar
-        alike &= rows[block] @ rows.T > _MIN_CORRELATION
-        for i, j in np.argwhere(alike):
+        similar = (own > _MIN_RESIDUAL_CORRELATION) & familiar
+        similar &= rows[block] @ rows.T > _MIN_CORRELATION
+        for i, j in np.argwhere(similar):
             if i + start < j:
                 pairs.append((int(i + start), int(j), float(own[i, j])))
     return sorted(pairs, key=lambda pair: -pair[2])
@@ -270,7 +270,7 @@ def measure_shape(small: np.ndarray) -> np.ndarray:
     # Otsu's threshold separates foreground and background.
     inside = small > (otsu(median) if np.ptp(median) > 0 else 0.5)
     pairs = zip(inside, correlate_with_median(small), strict=True)
-    return np.array([[*_extent(mask), alike] for mask, alike in pairs])
+    return np.array([[*_extent(mask), similarity] for mask, similarity in pairs])
 
 
 def _extent(mask):

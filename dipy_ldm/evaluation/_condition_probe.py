@@ -118,7 +118,7 @@ def probe_all(
     """Probe all conditions that have enough values."""
     probes, notes = {}, []
     for name, condition in conditions.items():
-        own = {of: list((v or {}).get(name, [])) for of, v in labels.items()}
+        own = {n: list((v or {}).get(name, [])) for n, v in labels.items()}
         if not all(own.values()):
             continue
         try:
@@ -145,12 +145,12 @@ def _probe(kind, rows, labels, seed=0, subjects=MappingProxyType({})):
     if kind == "class":
         requested = {n: list(map(level_of, column)) for n, column in requested.items()}
     subject_ids = {name: column[places[name]] for name, column in subjects.items()}
-    taught, at = requested.pop("reference"), places.pop("reference")
-    levels = in_order(set(taught)) if kind == "class" else []
-    targets = _targets(taught, levels)
+    fitted, at = requested.pop("reference"), places.pop("reference")
+    levels = in_order(set(fitted)) if kind == "class" else []
+    targets = _targets(fitted, levels)
     ridges = {
-        name: _fit_ridge(of["reference"][at], targets, subject_ids.get("reference"))
-        for name, of in rows.items()
+        name: _fit_ridge(by_set["reference"][at], targets, subject_ids.get("reference"))
+        for name, by_set in rows.items()
     }
     best = max(ridges, key=lambda name: ridges[name][0])
     predicted, figures, guessing = {}, {}, {}
@@ -165,7 +165,7 @@ def _probe(kind, rows, labels, seed=0, subjects=MappingProxyType({})):
             predicted[name] = outputs[:, 0].tolist()
             pair = column, predicted[name]
             figures[name] = measure_agreement(*pair, seed, subject_ids.get(name))
-    return ProbeResult(kind, best, len(taught), requested, predicted, figures, guessing)
+    return ProbeResult(kind, best, len(fitted), requested, predicted, figures, guessing)
 
 
 def _targets(values, levels):

@@ -170,7 +170,7 @@ def _conclude_probe(name, probe):
     else:
         key, chances = "r", {"real": 0.0, "generated": 0.0}
         claim = f"{name}: predictions from generated images correlate with the requests"
-    real, generated = (probe["figures"][of][key] for of in ("real", "generated"))
+    real, generated = (probe["figures"][n][key] for n in ("real", "generated"))
     if real.low <= chances["real"]:
         start = f"A linear probe cannot predict {name} of real images"
         return f"{start}, and is uninformative for generated ones.", "plain"
@@ -220,7 +220,7 @@ def _fidelity(features):
     written = ""
     for name, kind in features.items():
         rows = {
-            title: {of: figures[key] for of, figures in kind["figures"].items()}
+            title: {n: figures[key] for n, figures in kind["figures"].items()}
             for key, title in TITLES.items()
             if kind["figures"]["generated"][key] is not None
         }
@@ -236,10 +236,10 @@ def _classifier(evaluation):
     """Return the AUC of the classifiers, and the saliency maps of the network."""
     figures = evaluation.figures.get("classifier")
     if not figures:
-        return dict.fromkeys(("classifier", "learnt", "saliency"), "")
+        return dict.fromkeys(("classifier", "training_accuracy", "saliency"), "")
     rows = {"network": figures["network"]}
     rows |= {f"logistic regression on “{n}”": x for n, x in figures["features"].items()}
-    learnt = (
+    accuracies = (
         f"{title} {number(figures['learnt'][name])} ({figures['rounds'][name]} rounds)"
         for name, title in _SETS.items()
     )
@@ -249,7 +249,7 @@ def _classifier(evaluation):
     )
     return {
         "classifier": _table(rows, head="area under the curve"),
-        "learnt": ", ".join(learnt),
+        "training_accuracy": ", ".join(accuracies),
         "saliency": page.picture(_saliency(evaluation), caption, 2),
     }
 
@@ -334,7 +334,7 @@ def _probe_part(name, probed):
         f"regression fitted to {probed.n} real images of the reference."
     )
     if probed.guessing:
-        real, generated = (number(probed.guessing[of]) for of in ("real", "generated"))
+        real, generated = (number(probed.guessing[n]) for n in ("real", "generated"))
         caption += (
             " Accuracy is the share predicted as labelled (generated: as requested); "
             f"by guessing, it is {real} for real and {generated} for generated images."

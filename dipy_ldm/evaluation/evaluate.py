@@ -470,9 +470,9 @@ def _two_sample_tests(sets, rows, seed, verbose):
     images = sets.by_name
     greys = {name: two_sample.grey_levels(x) for name, x in images.items()}
 
-    def against_reference(test, of, name):
+    def against_reference(test, by_set, name):
         subjects = sets.subjects_of("reference", name)
-        return test(of["reference"], of[name], subjects=subjects, seed=seed)
+        return test(by_set["reference"], by_set[name], subjects=subjects, seed=seed)
 
     tasks = {
         name: partial(against_reference, two_sample.network_test, images, name)
@@ -485,8 +485,8 @@ def _two_sample_tests(sets, rows, seed, verbose):
         "rounds": {name: test.rounds for name, test in tests.items()},
     }
     figures["features"] = {
-        kind: {n: against_reference(two_sample.logistic_test, of, n) for n in tests}
-        for kind, of in (rows | {"grey levels": greys}).items()
+        kind: {n: against_reference(two_sample.logistic_test, x, n) for n in tests}
+        for kind, x in (rows | {"grey levels": greys}).items()
     }
     return tests["generated"], figures
 

@@ -134,13 +134,13 @@ def network_test(
     folds = _split(subjects, [len(side) for side in sides], 2, seed)
     cutter = _Cutter(sides[0].shape[1:])
     shares = np.linspace(0, 1, _TEST_PLANES if len(cutter.axes) > 1 else 1)
-    log_odds, learnt = [np.zeros(len(side)) for side in sides], []
+    log_odds, histories = [np.zeros(len(side)) for side in sides], []
     recognised, maps = [], []
     for fold in range(2):
-        network, *course = _train(
+        network, *history = _train(
             cutter, [x[f != fold] for x, f in zip(sides, folds)], [seed, fold]
         )
-        learnt.append(course)
+        histories.append(history)
         for images, own, odds in zip(sides, folds, log_odds):
             planes = (cutter.planes(image, shares) for image in images[own == fold])
             odds[own == fold] = [
@@ -154,8 +154,8 @@ def network_test(
     shape = (len(maps), *np.shape(real)[1:-1], 1)
     return NetworkTest(
         _auc(log_odds, folds, subjects, seed),
-        float(min(share for share, _ in learnt)),
-        max(rounds for _, rounds in learnt),
+        float(min(accuracy for accuracy, _ in histories)),
+        max(rounds for _, rounds in histories),
         (log_odds[0], log_odds[1]),
         np.array(recognised)[order],
         np.array(maps)[order].reshape(shape),

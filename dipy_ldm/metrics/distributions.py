@@ -371,7 +371,7 @@ def kernel_distance(
     rng = np.random.default_rng(seed)
     # The first draw is the sample itself.
     of_a, of_b = map(number_subjects, subjects, map(len, (a, b)))
-    drawn_a, drawn_b = (_draws(whose, resamples, rng) for whose in (of_a, of_b))
+    drawn_a, drawn_b = (_draws(ids, resamples, rng) for ids in (of_a, of_b))
     # Draws of a single subject have no pairs.
     with np.errstate(invalid="ignore"):
         distances = (

@@ -81,7 +81,7 @@ def psnr(
     a, b : array_like
         Images, ``(n, *space, channels)`` in [0, 1].
     masks : array_like, optional
-        Where to compare, ``(n, *space)``; everywhere if None.
+        Region to compare, ``(n, *space)``. Default: everywhere.
 
     Returns
     -------
@@ -135,9 +135,9 @@ def detail_energy(
     Parameters
     ----------
     images, truth : array_like
-        Images and what they should be, ``(n, *space, channels)``.
+        Images and their ground truth, ``(n, *space, channels)``.
     masks : array_like, optional
-        Where to compare, ``(n, *space)``; everywhere if None.
+        Region to compare, ``(n, *space)``. Default: everywhere.
 
     Returns
     -------
@@ -300,7 +300,7 @@ def octave_correlations(images: npt.ArrayLike, truth: npt.ArrayLike) -> np.ndarr
     Parameters
     ----------
     images, truth : array_like
-        Images and what they should be, ``(n, *space, channels)``.
+        Images and their ground truth, ``(n, *space, channels)``.
 
     Returns
     -------

@@ -118,18 +118,18 @@ def subsample(
 
 def subjects_of(subjects: npt.ArrayLike | None, n: int) -> np.ndarray:
     """Return the subject of each of n samples. Default: all differ."""
-    whose = np.arange(n) if subjects is None else np.asarray(subjects)
-    if len(whose) != n:
-        raise InputError(f"give the subject of each of {n} samples, not {len(whose)}.")
-    return whose
+    ids = np.arange(n) if subjects is None else np.asarray(subjects)
+    if len(ids) != n:
+        raise InputError(f"give the subject of each of {n} samples, not {len(ids)}.")
+    return ids
 
 
 def fewest_subjects(
     samples: Sequence[np.ndarray], subjects: Sequence[npt.ArrayLike | None]
 ) -> int:
     """Return the lowest number of subjects of a set."""
-    whose = map(subjects_of, subjects, map(len, samples))
-    return min(len(np.unique(own)) for own in whose)
+    ids = map(subjects_of, subjects, map(len, samples))
+    return min(len(np.unique(own)) for own in ids)
 
 
 def _by_subject(samples, subjects):
