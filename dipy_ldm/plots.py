@@ -277,9 +277,7 @@ def save_training(
     for ax, (stage, history) in zip(axes[0], histories.items()):
         _plot_curves(ax, stage, history)
     if pairs is not None:
-        _draw_picture(
-            axes[1, 0], montage_pairs(*pairs), "images, reconstructions below"
-        )
+        _draw_picture(axes[1, 0], montage_pairs(*pairs), "images above reconstructions")
     if samples is not None:
         _draw_picture(axes[1, 1], montage(samples), "samples")
     for ax in axes.flat:

@@ -22,7 +22,7 @@ _SMOOTHNESS, _STEPS = 0.1, 20
 
 
 def measure_anatomy(volumes: np.ndarray, affine: np.ndarray) -> dict[str, np.ndarray]:
-    """Measure volumes ``(n, x, y, z, channels)``, each ``(n,)``; tissues of 16."""
+    """Measure volumes ``(n, x, y, z, channels)``, ``(n,)``; tissues of up to 16."""
     inside = [foreground(volume) for volume in volumes]
     pairs = zip(volumes[..., 0], inside)
     return {
@@ -45,7 +45,7 @@ def foreground(volume: np.ndarray) -> np.ndarray:
 
 
 def symmetry(volume: np.ndarray) -> float:
-    """Correlate ``(x, y, z, channels)`` with its mirror image about its foreground."""
+    """Correlate a volume with its mirror image about the middle of its foreground."""
     inside = foreground(volume).any((1, 2))
     if not inside.any():
         return 0.0

@@ -128,9 +128,7 @@ def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         sentences.append(_conclude_classifier(**figures["classifier"]))
     for name, rows in figures.get("channels", {}).items():
         if differ := [title for title, row in rows.items() if _differs(row)]:
-            text = (
-                f"{name}: generated images differ from real ones in {listed(differ)}."
-            )
+            text = f"{name}: generated and real images differ in {listed(differ)}."
             sentences.append((text, "bad"))
     probes = figures.get("probes", {})
     return sentences + [_conclude_probe(name, probe) for name, probe in probes.items()]
@@ -172,7 +170,7 @@ def _conclude_probe(name, probe):
         claim = f"{name}: predictions from generated images correlate with the requests"
     real, generated = (probe["figures"][n][key] for n in ("real", "generated"))
     if real.low <= chances["real"]:
-        start = f"A linear probe cannot predict {name} of real images"
+        start = f"A linear probe cannot predict {name} from real images"
         return f"{start}, and is uninformative for generated ones.", "plain"
     if chances["generated"] == 1:
         start = f"All requests have the same {name}"

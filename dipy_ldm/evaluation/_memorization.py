@@ -29,9 +29,9 @@ N_NEIGHBOURS = 10
 MIN_IMAGES = 20
 # Quantile of held-out images below which a sample is suspicious.
 _QUANTILE = 0.01
-# A sample below this share of the minimum of held-out ones is a copy. This share of the
-# probability below the minimum bounds that of copies: in n dimensions it falls with the
-# power of n of the distance, and images have more than five.
+# A sample below half the held-out minimum is a copy. Of the samples below the minimum,
+# at most 0.5**5 are copies by chance: the share falls with the n-th power of distance
+# in n dimensions, and images have more than five.
 COPY_RATIO, _COPY_PROBABILITY = 0.5, 0.5**5
 # Of one audit, over all its tests.
 FALSE_ALARM_RATE = 0.01

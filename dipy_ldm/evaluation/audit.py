@@ -270,7 +270,7 @@ def _infer(losses, attacked, seed):
     for images, source, conditions, subject_ids in kinds:
         subject_ids = number_subjects(subject_ids, len(images))
         rows = _within_range(model, conditions, len(images))
-        if len(np.unique(subject_ids)) < len(subject_ids):  # else of few subjects
+        if len(np.unique(subject_ids)) < len(subject_ids):  # the first rows are of few
             rows = np.random.default_rng(seed).permutation(rows).tolist()
         rows = sorted(rows[:_MAX_MEMBERSHIP_IMAGES])
         inputs = None if source is None else source[rows], take_rows(conditions, rows)

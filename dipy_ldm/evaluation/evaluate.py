@@ -314,7 +314,7 @@ def refuse_unequal(real: int, generated: int, kind: str) -> None:
 def _choose_sets(subject_ids, count, of_samples=None):
     """Choose reference images, and real images and samples of other subjects.
 
-    Return rows ``(3, n)``; samples to be generated later are of the real images.
+    Return rows ``(3, n)``; samples that are not generated yet are of the real images.
     """
     n_subjects = len(np.unique(subject_ids))
     for draw in range(_N_SPLITS if n_subjects < len(subject_ids) else 1):
@@ -331,7 +331,7 @@ def _choose_sets(subject_ids, count, of_samples=None):
         rows, fewest = _halve(order, subject_ids, count, of_samples)
         if rows.shape[1] >= MIN_IMAGES and fewest >= _MIN_SUBJECTS:
             return rows
-    further = ", and as many generated images must be of none of the first half"
+    further = ", and as many samples must be of subjects outside the first half"
     raise InputError(
         f"the real images are of {n_subjects} subjects: each half needs {MIN_IMAGES} "
         f"images of {_MIN_SUBJECTS} subjects or more"
@@ -376,8 +376,7 @@ def refuse_real(real: Iterable[np.ndarray], generated: Iterable[np.ndarray]) -> 
     of_real = set(map(digest, real))
     if count := sum(digest(image) in of_real for image in generated):
         raise InputError(
-            f"{count} of the generated images are real ones; give generated images, "
-            "and other real ones."
+            f"{count} of the generated images are real ones; give two disjoint sets."
         )
 
 

@@ -468,9 +468,7 @@ def test_samples_of_subjects_of_the_reference_are_left_out(diffusion, blobs):
     for n in (20, 32):
         assert _choose_sets(np.arange(64), 32, np.arange(n).repeat(2)).shape == (3, 32)
     assert _choose_sets(np.arange(64), 32, np.arange(64)).shape == (3, 32)
-    with pytest.raises(
-        InputError, match="must be of none of the first half; give images"
-    ):
+    with pytest.raises(InputError, match="must be of subjects outside the first half"):
         _choose_sets(np.arange(40), 20, np.arange(40) // 20)
 
 
