@@ -276,7 +276,7 @@ def _infer(losses, attacked, seed):
         inputs = None if source is None else source[rows], take_rows(conditions, rows)
         set_losses.append(losses(model, np.asarray(images[rows]), seed, *inputs))
         owners.append(subject_ids[rows])
-    return memorization.infer_membership(*set_losses, seed, owners)
+    return memorization.infer_membership(set_losses[0], set_losses[1], seed, owners)
 
 
 def _within_range(model, conditions, n):
