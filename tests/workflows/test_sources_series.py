@@ -295,7 +295,7 @@ def test_series_to_compare_have_the_conditions_of_measured_ones(tmp_path, caplog
     assert [own["age"] for own in known] == [[30] * 6, [40] * 6]
     figures, pieces = compare_series(model, volumes)
     assert figures["series"] == figures["subjects"] == 2
-    assert "2 series of 2 subjects; below each mean" in pieces["tensors"]
+    assert "2 series of 2 subjects; 95 % intervals below" in pieces["tensors"]
     alone = load_volumes(files[:1], dwi=True, cache_dir=tmp_path / "cache")
     figures, pieces = compare_series(model, alone)
     assert figures["FA, mean error"]["real"] == 0
@@ -336,7 +336,7 @@ def test_a_folder_of_series_is_checked(trained, command, tmp_path):
     assert "sub-0_dwi.nii.gz has no .bvec beside it" in "".join(bad.values())
     series = findings["series"]
     assert series["state"] == "amber"
-    assert "Few series have b of about 3000" in series["what"]
+    assert "Few series have b-values of about 3000" in series["what"]
     assert [row["series"] for row in series["table"]] == [4, 1]
     assert series["table"][0]["most directions"] == 8
 
