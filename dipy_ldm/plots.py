@@ -1,4 +1,4 @@
-"""Pictures: montages of images, latents, and the course of a training."""
+"""Pictures: montages of images and latents, comparisons, and training curves."""
 
 from collections.abc import Mapping, Sequence
 import io
@@ -17,13 +17,13 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import replacing
 from dipy_ldm._utils.types import ShownLike
 
-# Pixels along a side, up to which pictures are enlarged, and compressed as well as can
-# be: 16 images of 1024 x 1024 took 42 s.
-_LARGE = 2000
+# Pixels along a side up to which pictures are enlarged and their compression optimised:
+# 16 images of 1024 x 1024 took 42 s.
+_MAX_OPTIMISED = 2000
 
 
 def _n_columns(images):
-    """Return how many columns a montage has by default."""
+    """Return the default number of columns of a montage."""
     return math.ceil(math.sqrt(len(images)))
 
 
@@ -39,14 +39,14 @@ def montage(
     Parameters
     ----------
     images : ndarray
-        Images, ``(n, h, w, channels)``; the first channel is shown, or three as
-        colours.
+        Images, ``(n, h, w, channels)``; three channels are shown as colours, otherwise
+        the first.
     columns : int, optional
-        Images in a row; about a square if None.
+        Images in a row. Default: for about a square.
     gap : int
         Pixels between images.
     limits : tuple of float, optional
-        Values that are black and white; the lowest and highest of all images if None.
+        Values of black and white. Default: the lowest and highest of all images.
 
     Returns
     -------
@@ -56,11 +56,11 @@ def montage(
     """
     images = np.asarray(images, "float32")
     images = images if images.shape[-1] == 3 else images[..., :1]
-    images = _normalized(images, limits)
+    images = _normalised(images, limits)
     columns = columns or _n_columns(images)
     rows = math.ceil(len(images) / columns)
     _, height, width, channels = images.shape
-    # Gaps are grey, so that the edges of black and of white images can be seen.
+    # Grey gaps show the edges of both black and white images.
     shape = rows * (height + gap) + gap, columns * (width + gap) + gap, channels
     picture = np.full(shape, 0.5, "float32")
     for i, image in enumerate(images):
@@ -70,14 +70,14 @@ def montage(
     return picture
 
 
-def _normalized(images, limits=None):
-    """Scale images so that the darkest value, or limit, is 0 and the brightest 1."""
+def _normalised(images, limits=None):
+    """Scale images from their limits, by default minimum and maximum, to [0, 1]."""
     low, high = limits or (np.nanmin(images), np.nanmax(images))
     return np.nan_to_num((images - low) / (high - low or 1)).clip(0, 1)
 
 
 def _repeats(affine):
-    """Return how often voxels are repeated along each axis, to show their shape."""
+    """Return repeats of voxels along each axis that make them about isotropic."""
     sizes = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
     return np.maximum(np.rint(sizes / sizes.min()), 1).astype(int)
 
@@ -89,23 +89,21 @@ def planes(
     *,
     through: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Cut volumes in three planes: axial, coronal and sagittal, side by side.
+    """Show axial, coronal and sagittal planes of volumes side by side.
 
-    The left of a picture is the left of the brain (the neurological convention). Up
-    is the front in the axial plane and the top in the others; in the sagittal one
-    the front is to the right.
+    Left in the picture is left in the brain (neurological convention). Anterior is up
+    in the axial plane and right in the sagittal one; superior is up in the others.
 
     Parameters
     ----------
     volumes : ndarray
-        Volumes, ``(n, x, y, z, channels)``, with axes to the right, the front and
-        the top.
+        Volumes, ``(n, x, y, z, channels)``, in RAS orientation.
     affine : ndarray
-        From voxels to millimetres, ``(4, 4)``; it tells the voxel size.
+        From voxels to millimetres, ``(4, 4)``; for the voxel size.
     channels : sequence of Channel, optional
-        What the channels are: each is shown, below the one before, labels in colours.
+        Named channels, which are shown below each other, labels in colours.
     through : sequence of int, optional
-        Voxel where the planes cross; the middle if None.
+        Voxel where the planes intersect. Default: the centre.
 
     Returns
     -------
@@ -124,7 +122,7 @@ def planes(
     slices = volumes[:, :, :, z], volumes[:, :, y], volumes[:, x]
     cuts = [cut.swapaxes(1, 2)[:, ::-1] for cut in slices]
     height = max(cut.shape[1] for cut in cuts)
-    # Not their lowest value: nothing is the middle of the range of some maps.
+    # Not the minimum: the background of some maps is in the middle of their range.
     corner = volumes[:, :1, :1, :1].min(initial=np.inf)
     return np.concatenate([_padded(cut, height, corner) for cut in cuts], 2)
 
@@ -132,13 +130,13 @@ def planes(
 def pictures(
     images: ShownLike, affine: np.ndarray | None = None, channels: Sequence = ()
 ) -> np.ndarray:
-    """Return images as pictures, and volumes as their three middle planes.
+    """Convert images to pictures, and volumes to their three middle planes.
 
     Parameters
     ----------
     images : ndarray, NIfTI image, dict or list of these, or Volumes
-        Images, ``(n, *space, channels)``, or NIfTI images; of channels with names a
-        dictionary of such images, which stand below each other.
+        Images, ``(n, *space, channels)``, or NIfTI images; for named channels a
+        dictionary of such images, which are shown below each other.
     affine : ndarray, optional
         From voxels of volumes to millimetres, ``(4, 4)``, as of :func:`planes`.
     channels : sequence of Channel
@@ -152,7 +150,7 @@ def pictures(
     Raises
     ------
     InputError
-        If they are neither images nor volumes.
+        If the array is neither of images nor of volumes.
     """
     volumes: Any = images
     if hasattr(volumes, "images"):
@@ -161,7 +159,7 @@ def pictures(
     if scans and isinstance(scans[0], Mapping):
         each = [pictures([scan[name] for scan in scans]) for name in scans[0]]
         width = max(row.shape[2] for row in each)
-        return np.concatenate([_padded(_normalized(x), width, 0, 2) for x in each], 1)
+        return np.concatenate([_padded(_normalised(x), width, 0, 2) for x in each], 1)
     if scans and hasattr(scans[0], "get_fdata"):
         from nibabel import as_closest_canonical
 
@@ -170,7 +168,7 @@ def pictures(
             data = scan.get_fdata()
             data = data[..., None] if data.ndim == 3 else data
             each.append(pictures(data[None], scan.affine, channels))
-        return np.concatenate(_as_large(each))
+        return np.concatenate(_pad_to_largest(each))
     array = np.asarray(images)
     if array.ndim not in (4, 5) or len(array) == 0:
         raise InputError(
@@ -182,8 +180,8 @@ def pictures(
     return planes(array, np.eye(4) if affine is None else affine, channels)
 
 
-def _as_large(each):
-    """Pad several pictures to the height and the width of the largest."""
+def _pad_to_largest(each):
+    """Pad several pictures to the maximum height and width."""
     for axis in (1, 2):
         size = max(picture.shape[axis] for picture in each)
         each = [_padded(p, size, p.min(), axis) for p in each]
@@ -191,7 +189,7 @@ def _as_large(each):
 
 
 def _padded(pictures, size, value, axis=1):
-    """Pad pictures on both sides to a height, or along another axis."""
+    """Pad pictures on both sides along an axis, by default to a height."""
     missing = size - pictures.shape[axis]
     sides = [(0, 0)] * 4
     sides[axis] = missing // 2, missing - missing // 2
@@ -215,27 +213,26 @@ def save_montage(
     images : ndarray
         Images, ``(n, h, w, channels)``.
     columns : int, optional
-        Images in a row; about a square if None.
+        Images in a row. Default: for about a square.
     scale : int
-        Enlargement of each pixel, less where the picture would be larger than 2000
-        pixels a side.
+        Magnification, reduced if a side would exceed 2000 pixels.
     captions : sequence of str, optional
-        What is written below each image.
+        Captions below each image.
     """
     columns = columns or _n_columns(images)
     picture = np.uint8(np.round(montage(images, columns=columns) * 255)).squeeze()
     size: int = max(picture.shape)
-    scale = max(1, min(scale, _LARGE // size))
+    scale = max(1, min(scale, _MAX_OPTIMISED // size))
     enlarged = np.kron(picture, np.ones((scale, scale, 1)[: picture.ndim], "uint8"))
     whole = Image.fromarray(enlarged)
     if captions:
         whole = _captioned(whole, captions, columns)
     with replacing(os.path.expanduser(path)) as file:
-        whole.save(file, "PNG", optimize=size <= _LARGE)
+        whole.save(file, "PNG", optimize=size <= _MAX_OPTIMISED)
 
 
 def _captioned(picture, captions, columns):
-    """Move the rows of a montage apart, with a line of text below each image."""
+    """Insert a line of text below each image of a montage."""
     line = 14  # pixels
     rows = math.ceil(len(captions) / columns)
     width, height = picture.width, picture.height // rows
@@ -247,7 +244,7 @@ def _captioned(picture, captions, columns):
         whole.paste(picture.crop(box), (0, top))
         for column, text in enumerate(captions[row * columns : (row + 1) * columns]):
             place = column * width // columns + 3, top + height
-            # The font has no other letters, each of which is 6 pixels wide.
+            # The font has latin-1 only, each letter 6 pixels wide.
             text = text.encode("latin-1", "backslashreplace").decode("latin-1")
             if fitting := text[: width // columns // 6]:
                 draw.text(place, fitting, "black", ImageFont.load_default_imagefont())
@@ -261,14 +258,14 @@ def save_training(
     pairs: tuple[np.ndarray, ...] | None = None,
     samples: np.ndarray | None = None,
 ) -> None:
-    """Write curves, reconstructions and samples as a PNG file.
+    """Write training curves, reconstructions and samples as a PNG file.
 
     Parameters
     ----------
     path : str or Path
         File to write.
     histories : dict of str to dict
-        History of each stage, ``{figure: [value of each round]}``.
+        History of each stage, ``{metric: [value per validation round]}``.
     pairs : tuple of ndarray, optional
         Images and their reconstructions, both ``(n, h, w, channels)``.
     samples : ndarray, optional
@@ -278,11 +275,11 @@ def save_training(
     figure = Figure(figsize=(6 * columns, 8), layout="constrained")
     axes = figure.subplots(2, columns)
     for ax, (stage, history) in zip(axes[0], histories.items()):
-        _curves(ax, stage, history)
+        _plot_curves(ax, stage, history)
     if pairs is not None:
-        _show(axes[1, 0], beside(*pairs), "images, and reconstructed below")
+        _draw_picture(axes[1, 0], montage_pairs(*pairs), "images above reconstructions")
     if samples is not None:
-        _show(axes[1, 1], montage(samples), "samples")
+        _draw_picture(axes[1, 1], montage(samples), "samples")
     for ax in axes.flat:
         if not (ax.has_data() or ax.texts):
             ax.set_axis_off()
@@ -295,7 +292,7 @@ def _save(figure, path):
 
 
 class Comparison(NamedTuple):
-    """Planes of a volume before and after, ``(h, w)``; the first is ``axial`` wide."""
+    """Planes of a volume before and after, ``(h, w)``, the first ``axial`` wide."""
 
     name: str
     before: np.ndarray
@@ -306,12 +303,12 @@ class Comparison(NamedTuple):
     def of(
         cls, name: str, before: np.ndarray, after: np.ndarray, affine: np.ndarray
     ) -> Self:
-        """Cut a volume where most of it changed.
+        """Create a comparison, with planes through the voxel with most changes.
 
         Parameters
         ----------
         name : str
-            What it is called.
+            Title of the volume.
         before, after : ndarray
             Volumes, ``(x, y, z, channels)``; the first channel is shown.
         affine : ndarray
@@ -320,7 +317,7 @@ class Comparison(NamedTuple):
         Returns
         -------
         Comparison
-            What :func:`save_comparison` shows in a row.
+            A row of :func:`save_comparison`.
         """
         from nibabel import Nifti1Image, as_closest_canonical
 
@@ -334,7 +331,7 @@ class Comparison(NamedTuple):
 
 
 def _where_changed(changed):
-    """Return the voxel whose planes show most of what changed, or the middle."""
+    """Return the voxel whose planes have most changes, or the centre."""
     if not 0 < changed.mean() < 0.1:
         return [size // 2 for size in changed.shape]
     return [int(changed.sum(axes).argmax()) for axes in ((1, 2), (0, 2), (0, 1))]
@@ -343,16 +340,16 @@ def _where_changed(changed):
 def save_comparison(
     path: str | Path, rows: Sequence[Comparison], caption: str = ""
 ) -> None:
-    """Write volumes before and after, and what was taken away, as a PNG file.
+    """Write volumes before, after, and their difference, as a PNG file.
 
     Parameters
     ----------
     path : str or Path
         File to write.
     rows : sequence of Comparison
-        Volumes, a row each.
+        Volumes, one per row.
     caption : str
-        What was asked for.
+        Title of the picture, such as the options.
     """
     height, width = rows[0].before.shape
     size = 15, 0.8 + len(rows) * (5 * height / width + 0.1)
@@ -370,7 +367,7 @@ def save_comparison(
             ax.set_title(_drawable(title), fontsize=8, parse_math=False)
             ax.set(xticks=[], yticks=[])
         share = row.axial / row.before.shape[1]
-        for start in (0, share):  # the coronal plane is as wide as the axial one
+        for start in (0, share):  # axial and coronal planes are equally wide
             for place, side in ((start + 0.02, "L"), (start + share - 0.03, "R")):
                 at = {"x": place, "y": 0.03, "transform": line[0].transAxes}
                 line[0].text(s=side, color="yellow", **at)
@@ -378,17 +375,17 @@ def save_comparison(
 
 
 def _drawable(text):
-    """Escape letters that the font of figures lacks, which would be empty boxes."""
+    """Escape characters that the font of figures lacks."""
     letters = get_font(findfont(FontProperties())).get_charmap()
     return "".join(x if ord(x) in letters else ascii(x).strip("'") for x in text)
 
 
-def beside(images, reconstructed):
-    """Arrange rows of images, and of their reconstructions below each."""
-    # Wide pictures, as planes of volumes are, go two to a row.
+def montage_pairs(images, reconstructed):
+    """Arrange images in rows, each with a row of reconstructions below."""
+    # Two wide pictures, such as planes of volumes, fit into a row.
     columns = 8 if images.shape[2] < 2 * images.shape[1] else 2
     columns = min(columns, len(images))
-    # The last row is filled up, so that its reconstructions stand below, too.
+    # Fills the last row, so that its reconstructions are in the next.
     missing = [(0, -len(images) % columns), (0, 0), (0, 0), (0, 0)]
     images, reconstructed = (
         np.pad(np.asarray(x, "float32"), missing, constant_values=np.nan)
@@ -406,8 +403,8 @@ _LOSSES = "loss", "val_loss", "mse", "val_mse"
 _SHARES = "val_detail", "val_dice"
 
 
-def _curves(ax, stage, history):
-    """Plot the losses, and below them what is a share of 1."""
+def _plot_curves(ax, stage, history):
+    """Plot the losses, and below them metrics between 0 and 1."""
     losses = [name for name in _LOSSES if name in history]
     shares = [name for name in _SHARES if name in history]
     if len(history["epoch"]) == 1:
@@ -429,7 +426,7 @@ def _curves(ax, stage, history):
         ax.plot(history["epoch"], history[name], marker=".", label=name)
     ax.set_title(stage, pad=24)
     ax.set_xlabel("" if shares else "epoch")
-    if "mse" in history:  # falls by orders of magnitude
+    if "mse" in history:  # which falls by orders of magnitude
         ax.set_yscale("log")
     ax.grid(alpha=0.3)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -437,17 +434,17 @@ def _curves(ax, stage, history):
         twin = ax.twinx()
         twin.plot(history["epoch"], history["perplexity"], "k.:", label="perplexity")
         twin.set_ylabel("perplexity of the codes (dotted)")
-    # Under the title: within the axes there may be no place without a curve.
+    # Below the title, since curves may fill the axes.
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=5, frameon=False)
 
 
-def _show(ax, picture, title):
+def _draw_picture(ax, picture, title):
     ax.imshow(picture, cmap="gray" if picture.shape[-1] == 1 else None, vmin=0, vmax=1)
     ax.set(title=title, xticks=[], yticks=[])
 
 
 class _Figure(Figure):
-    """A figure that notebooks show, also where nobody has imported pyplot."""
+    """A figure that notebooks show without pyplot."""
 
     def _repr_png_(self):
         return as_png(self)
@@ -459,12 +456,12 @@ def as_png(figure: Figure) -> bytes:
     Parameters
     ----------
     figure : matplotlib.figure.Figure
-        The figure.
+        Figure to convert.
 
     Returns
     -------
     bytes
-        The file.
+        Content of the PNG file.
     """
     file = io.BytesIO()
     figure.savefig(file, format="png")
@@ -472,24 +469,24 @@ def as_png(figure: Figure) -> bytes:
 
 
 def _history_of(fitted: Any) -> Any:
-    """Return the history of an estimator, or what is one already."""
+    """Return the history of a fitted estimator, or the history itself."""
     if hasattr(fitted, "_check_fitted"):
         fitted._check_fitted()
     return getattr(fitted, "history_", fitted)
 
 
 def plot_history(history: object) -> Figure:
-    """Plot the course of a training.
+    """Plot the history of a training.
 
     Parameters
     ----------
     history : estimator, dict or dict of dict
-        Fitted estimator, its ``history_``, or several of these by their names.
+        Fitted estimator, its ``history_``, or several of these by name.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Loss and further figures by epochs.
+        Losses and other metrics by epoch.
     """
     figures = _history_of(history)
     name = "training" if figures is history else type(history).__name__
@@ -498,7 +495,7 @@ def plot_history(history: object) -> Figure:
     figure = _Figure(figsize=(6 * len(histories), 4), layout="constrained")
     axes = figure.subplots(1, len(histories), squeeze=False)
     for ax, (stage, one) in zip(axes[0], histories.items()):
-        _curves(ax, stage, one)
+        _plot_curves(ax, stage, one)
     return figure
 
 
@@ -509,21 +506,21 @@ def plot_samples(
     channels: Sequence = (),
     columns: int | None = None,
 ) -> Figure:
-    """Plot images side by side, and volumes by three planes.
+    """Plot images, or three planes of volumes, side by side.
 
     Parameters
     ----------
     images, affine, channels
         As of :func:`pictures`.
     columns : int, optional
-        Images in a row; about a square if None.
+        Images in a row. Default: for about a square.
 
     Returns
     -------
     matplotlib.figure.Figure
         A montage.
     """
-    return _alone(montage(pictures(images, affine, channels), columns=columns))
+    return _montage_figure(montage(pictures(images, affine, channels), columns=columns))
 
 
 def plot_reconstructions(
@@ -533,7 +530,7 @@ def plot_reconstructions(
     affine: np.ndarray | None = None,
     channels: Sequence = (),
 ) -> Figure:
-    """Plot rows of images, with their reconstructions, or what was denoised, below.
+    """Plot rows of images, with rows of reconstructed or denoised ones below.
 
     Parameters
     ----------
@@ -550,24 +547,24 @@ def plot_reconstructions(
     before, after = (list(x) if type(x) in (list, tuple) else [x] for x in stacks)
     if all(isinstance(x, Mapping) or hasattr(x, "get_fdata") for x in before + after):
         _refuse_uneven(before, after)
-        # Scans differ in their units: each has its own scale, as both are shown.
+        # Scans differ in their units: each pair has its own scale.
         both = map(list, zip(before, after))
-        pairs = [_normalized(pictures(pair, affine, channels)) for pair in both]
-        return _alone(beside(*np.stack(_as_large(pairs), 1)))
+        pairs = [_normalised(pictures(pair, affine, channels)) for pair in both]
+        return _montage_figure(montage_pairs(*np.stack(_pad_to_largest(pairs), 1)))
     for stack in stacks:
-        if hasattr(stack, "images"):  # whose place and channels the others have, too
+        if hasattr(stack, "images"):  # the other stack has the same affine and channels
             affine, channels = stack.affine, stack.channels
     pair = [pictures(stack, affine, channels) for stack in stacks]
     _refuse_uneven(*pair)
-    return _alone(beside(*pair))
+    return _montage_figure(montage_pairs(*pair))
 
 
 def _refuse_uneven(before, after):
-    """Refuse images of which one has no reconstruction, or the reverse."""
+    """Refuse different numbers of images and reconstructions."""
     if len(before) != len(after):
         raise InputError(
             f"there are {len(before)} images and {len(after)} reconstructions; "
-            "give one of each image."
+            "give one for each image."
         )
 
 
@@ -579,7 +576,7 @@ def plot_latents(latents: np.ndarray, *, columns: int | None = None) -> Figure:
     latents : ndarray
         Latents, ``(n, *space, channels)``, as of :meth:`dipy_ldm.VQVAE.encode`.
     columns : int, optional
-        Latents in a row; about a square if None.
+        Latents in a row. Default: for about a square.
 
     Returns
     -------
@@ -590,18 +587,18 @@ def plot_latents(latents: np.ndarray, *, columns: int | None = None) -> Figure:
     if rows.shape[1] > 3:
         rows = rows - rows.mean(0)
         rows = rows @ np.linalg.eigh(rows.T @ rows)[1][:, :-4:-1]
-    if rows.shape[1] == 2:  # without blue
+    if rows.shape[1] == 2:  # blue is 0
         rows = np.pad(rows, [(0, 0), (0, 1)])
-    # A few far values would leave all others grey.
+    # Outliers would leave all others grey.
     low, high = np.percentile(rows, (1, 99), axis=0)
     rows = np.clip((rows - low) / np.maximum(high - low, 1e-12), 0, 1)
     colours = rows.reshape(*latents.shape[:-1], -1)
-    return _alone(montage(pictures(colours), columns=columns, gap=1))
+    return _montage_figure(montage(pictures(colours), columns=columns, gap=1))
 
 
-def _alone(picture):
-    """Show a picture alone, as large as its pixels allow."""
+def _montage_figure(picture):
+    """Return a figure with a single picture, in its aspect ratio."""
     height, width = picture.shape[:2]
     figure = _Figure(figsize=(8, max(1, 8 * height / width)), layout="constrained")
-    _show(figure.subplots(), picture, "")
+    _draw_picture(figure.subplots(), picture, "")
     return figure

@@ -172,8 +172,8 @@ def test_channels_stand_below_each_other_as_bright(rng):
 def test_reconstructions_of_channels_are_as_bright_as_they_are(rng, monkeypatch):
     scan = rng.uniform(50, 99, (4, 4, 4))
     pair = [{"T1w": nib.Nifti1Image(data, np.eye(4))} for data in (scan, scan / 2)]
-    shown = mock.Mock(side_effect=plots.beside)
-    monkeypatch.setattr(plots, "beside", shown)
+    shown = mock.Mock(side_effect=plots.montage_pairs)
+    monkeypatch.setattr(plots, "montage_pairs", shown)
     plots.plot_reconstructions(*pair)
     before, after = shown.call_args.args
     assert after.mean() < 0.5 * before.mean()
@@ -181,7 +181,7 @@ def test_reconstructions_of_channels_are_as_bright_as_they_are(rng, monkeypatch)
 
 def test_reconstructions_stand_below_images_also_in_a_row_that_is_not_full():
     images = np.arange(1.0, 10)[:, None, None, None] * np.ones((1, 4, 4, 1))
-    picture = plots.beside(images, images + 10)
+    picture = plots.montage_pairs(images, images + 10)
     assert picture[-4, 4] > picture[-10, 4] > 0.4  # of the ninth, which is alone
     npt.assert_allclose(picture[-4, 10], 0)
 
@@ -189,8 +189,8 @@ def test_reconstructions_stand_below_images_also_in_a_row_that_is_not_full():
 def test_each_scan_has_its_own_brightness(rng, monkeypatch):
     data = rng.random((4, 4, 4))
     scans = [nib.Nifti1Image(data * unit, np.eye(4)) for unit in (1, 1000)]
-    shown = mock.Mock(side_effect=plots.beside)
-    monkeypatch.setattr(plots, "beside", shown)
+    shown = mock.Mock(side_effect=plots.montage_pairs)
+    monkeypatch.setattr(plots, "montage_pairs", shown)
     plots.plot_reconstructions(scans, scans)
     before, _ = shown.call_args.args
     npt.assert_allclose(before[0], before[1], atol=1e-5)

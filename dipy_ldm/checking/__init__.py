@@ -1,1 +1,1 @@
-"""What is looked at before a long training: findings, green, amber, red or grey."""
+"""Checks of data and machine before a training, with findings by severity."""

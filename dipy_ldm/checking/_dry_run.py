@@ -1,4 +1,4 @@
-"""What a training needs: subjects, devices, memory, and time by some real steps."""
+"""Checks of subjects, devices and memory, and of time and overfitting by real steps."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,11 +18,11 @@ from dipy_ldm.checking._findings import (
     Finding,
     Picture,
     amber,
-    flat,
     green,
     grey,
     red,
     refused,
+    to_pictures,
 )
 from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.data._grid import Grid, conform
@@ -30,17 +30,17 @@ from dipy_ldm.denoiser import _training as diffusion
 from dipy_ldm.denoiser._training import FEWEST_SUBJECTS, guide_batches
 from dipy_ldm.training import ResolvedOptions
 
-# Share of the memory beyond which other programs are to be kept away.
-_TIGHT = 0.8
-# Of 20 volumes four fifths of the samples were copies, by a denoiser of 5,000 steps
-# (doc/decisions/evaluation.md); the guide's 200 are learnt without.
-_FEW_SUBJECTS, _ENOUGH_SUBJECTS = 20, 200
-# So many were measured to begin from packaged models (doc/guide/planning.rst).
-_FEW_TO_BEGIN = 25
-_BEGIN = (
-    "Begin from a packaged model: --init brains for T1 of brains without skull (of 25 "
-    "such, 50 steps were better than 500 without it), or --init volumes, an "
-    "autoencoder for any scan (of 25, 29.2 dB where one of their own has 26.9)."
+# Share of the memory above which no other program should run.
+_HIGH_MEMORY_SHARE = 0.8
+# Of 20 volumes four fifths of the samples were copies, after 5,000 steps of a denoiser
+# (doc/decisions/evaluation.md), and of the guide's 200 none.
+_MAX_RED_SUBJECTS, _MIN_GREEN_SUBJECTS = 20, 200
+# The benefit of packaged models was measured with 25 (doc/guide/planning.rst).
+_MAX_INIT_SUBJECTS = 25
+_INIT_CURE = (
+    "Start from a packaged model: --init brains for skull-stripped T1-weighted brains "
+    "(with 25, 50 steps were better than 500 without it), or --init volumes, an "
+    "autoencoder for any scan (with 25, 29.2 dB instead of 26.9 dB without it)."
 )
 _STAGES = {"autoencoder": "The autoencoder", "diffusion": "The diffusion model"}
 _SMALLER = {
@@ -52,35 +52,35 @@ _SMALLER = {
 def check_subjects(
     cohort: Cohort, init: str | None = None, series: bool = False
 ) -> Finding:
-    """Check the number of subjects; red where a model would copy them."""
+    """Check the number of subjects; red if a model would memorise them."""
     n = len(set(cohort.subjects) if cohort.subjects else cohort.images)
     message = f"{counted(len(cohort.images), 'image')} of {counted(n, 'subject')}"
-    if n >= _ENOUGH_SUBJECTS:
+    if n >= _MIN_GREEN_SUBJECTS:
         return green("subjects", f"{message}.")
     cure = (
-        "Add subjects, train for fewer steps (--steps_ldm), and look for copies "
-        "(dipy_audit_ldm) before anything is published."
+        "Add subjects, train for fewer steps (--steps_ldm), and search for copies "
+        "(dipy_audit_ldm) before you publish anything."
     )
     scans = cohort.affine is not None and all(c.brightens for c in cohort.channels)
     single = cohort.shape[-1] == 1 and not series
-    if scans and single and n <= _FEW_TO_BEGIN and init is None:
-        cure += f" {_BEGIN}"
-    if n > _FEW_SUBJECTS:
-        return amber("subjects", f"{message}: so few may be memorised.", cure)
-    message += ": a model of so few copies them (of 20, four fifths of the samples)."
+    if scans and single and n <= _MAX_INIT_SUBJECTS and init is None:
+        cure += f" {_INIT_CURE}"
+    if n > _MAX_RED_SUBJECTS:
+        return amber("subjects", f"{message}, few enough to be memorised.", cure)
+    message += ": the model will memorise them (of 20, 4 in 5 samples were copies)."
     return red("subjects", message, cure)
 
 
 def check_split(cohort: Cohort, share: float, seed: int, batch_size: int) -> Finding:
-    """Check how many images are trained on and held out."""
+    """Check the numbers of training and of held-out images."""
     try:
         train, held_out = split(cohort, share, seed, batch_size)
     except InputError as error:
         return refused("held out", error)
-    message = f"{counted(len(train.images), 'image')} to learn from"
+    message = f"{counted(len(train.images), 'training image')}"
     if held_out is None:
-        return green("held out", f"{message}, and none held out to validate.")
-    message += f", {len(held_out.images)} held out to validate"
+        return green("held out", f"{message}, and none held out for validation.")
+    message += f", {len(held_out.images)} held out for validation"
     n = len(held_out.images)
     if cohort.subjects:
         n = len(set(held_out.subjects or ()))
@@ -88,9 +88,9 @@ def check_split(cohort: Cohort, share: float, seed: int, batch_size: int) -> Fin
     if n < FEWEST_SUBJECTS:
         return amber(
             "held out",
-            f"{message}. When to stop is chosen by chance of so few, and below "
-            f"{FEWEST_SUBJECTS} nothing is said of what conditions change.",
-            "Hold more out (--validation), or add subjects.",
+            f"{message}. Early stopping is unreliable with so few, and condition "
+            f"ablation needs {FEWEST_SUBJECTS}.",
+            "Hold out more (--validation), or add subjects.",
         )
     return green("held out", f"{message}.")
 
@@ -103,12 +103,12 @@ def check_device(training: ResolvedOptions) -> Finding:
         able = ", ".join(sorted({".".join(map(str, gpu)) for gpu in gpus}))
         message = f"{counted(len(gpus), 'GPU')} of compute capability {able}"
     else:
-        message = f"this processor ({os.cpu_count()} cores), since there is no GPU"
+        message = f"the CPU ({os.cpu_count()} cores), since there is no GPU"
     replicas = _backend.count_replicas(strategy)
     if replicas > 1:
         message += f", {replicas} replicas that share each batch"
     name, reason = training.precision
-    return green("device", f"Training is on {message}, in {name}: {reason}.")
+    return green("device", f"Training runs on {message}, in {name}: {reason}.")
 
 
 def check_memory(
@@ -116,57 +116,56 @@ def check_memory(
     trainings: Mapping[str, ResolvedOptions],
     shape: tuple[int, ...],
 ) -> Finding:
-    """Compare the memory that each stage needs with what there is."""
+    """Compare the memory that each stage needs with the available memory."""
     needed = {}
     if first := trainings.get("autoencoder"):
         init = recipe.of_vqvae.get("init")
         parameters = recipe.vqvae._parameters(len(shape) - 2, init)
-        how = parameters, shape, recipe.of_patches["patch"], first
-        needed["autoencoder"] = autoencoder.needed_memory(*how)
+        options = parameters, shape, recipe.of_patches["patch"], first
+        needed["autoencoder"] = autoencoder.needed_memory(*options)
     second = trainings["diffusion"]
     architecture = recipe.model._architecture(shape, init=recipe.of_model.get("init"))
     needed["diffusion"] = diffusion.needed_memory(architecture, second)
-    return judge_memory(needed, _backend.free_memory(second.strategy))
+    return memory_finding(needed, _backend.free_memory(second.strategy))
 
 
-def judge_memory(needed: dict[str, float], free: float) -> Finding:
-    """Return a finding on the needed memory and what there is."""
+def memory_finding(needed: dict[str, float], free: float) -> Finding:
+    """Return a finding on the needed and the available memory, in bytes."""
     table: list[tuple] = [("stage", "needed (GiB)", "memory (GiB)")]
     table += [(s, n / 2**30, free / 2**30) for s, n in needed.items()]
     most, stage = max((n, stage) for stage, n in needed.items())
     other = ", more than the other stage" if len(needed) > 1 else ""
     message = (
         f"{_STAGES[stage]} needs {most / 2**30:.2g} GiB{other}, and "
-        f"{free / 2**30:.2g} GiB can be had."
+        f"{free / 2**30:.2g} GiB are available."
     )
     if most > free:
         cure = (
-            "Give a smaller --batch_size (with --accumulate, to the same result), "
+            "Use a smaller --batch_size (with --accumulate the results are the same), "
             f"--remat, or a {_SMALLER[stage]}."
         )
         return red("memory", message, cure, table=table)
-    if most > _TIGHT * free:
-        cure = "Let nothing else run beside it, or see --batch_size and --accumulate."
+    if most > _HIGH_MEMORY_SHARE * free:
+        cure = "Run nothing else, or use a smaller --batch_size with --accumulate."
         return amber("memory", message, cure, table=table)
     return green("memory", message, table=table)
 
 
-# Real steps of each stage at most; the first, for which networks are compiled, is none
-# that counts.
+# Steps of each stage that are timed; the first, which compiles, does not count.
 _MAX_STEPS = 12
 _MIN_STEPS = 4
-# Images that are memorised, for how many steps at most, and voxels along a side
-# of volumes: what these show can be learnt in a minute of a processor.
+# Images, steps and voxels along a side of volumes for overfitting, which takes about a
+# minute of a CPU.
 N_OVERFIT_IMAGES = 8
 _MAX_OVERFIT_STEPS = 300
 _MAX_SIDE = 32
 
 
 class Paces(NamedTuple):
-    """How long parts of a training take, in seconds.
+    """Durations of parts of a training, in seconds.
 
-    ``start`` is what both stages need before their second step, ``each`` a step of each
-    stage by its name, and ``encoding`` the encoding of an image.
+    ``start`` is of both stages up to their second step, ``each`` of a step by stage,
+    and ``encoding`` of encoding an image.
     """
 
     start: float
@@ -177,10 +176,9 @@ class Paces(NamedTuple):
 class Overfit(NamedTuple):
     """Result of overfitting eight images.
 
-    ``steps`` is how many there were, 0 of an autoencoder that is taken as it is,
-    ``mse`` the mean squared error of reconstructions and ``baseline_mse`` that of the
-    mean of all eight, both of images in [0, 1]; ``images`` and ``reconstructed`` are
-    those, ``(n, *space, channels)``.
+    ``steps`` is 0 for an autoencoder that is already trained; ``mse`` is that of the
+    reconstructions and ``baseline_mse`` that of the mean image, in units of [0, 1];
+    ``images`` and ``reconstructed`` are ``(n, *space, channels)``.
     """
 
     steps: int
@@ -193,14 +191,14 @@ class Overfit(NamedTuple):
 
 
 class _StopTrainingError(Exception):
-    """There were enough steps, or the time is up."""
+    """The limit of steps or of time is reached."""
 
 
 def _stop_after(steps: int, seconds: float) -> Callable:
-    """Stop a training after some steps, or some time from its first step on."""
+    """Return a callback that stops after some steps, or seconds after the first."""
 
     def stop(estimator):
-        # The last is the stage that goes on.
+        # The last stage is the current one.
         taken = list(estimator.step_seconds_.values())[-1]
         late = sum(taken[1:]) > seconds and len(taken) >= _MIN_STEPS
         if late or len(taken) >= steps:
@@ -210,7 +208,7 @@ def _stop_after(steps: int, seconds: float) -> Callable:
 
 
 def _fit_briefly(estimator, images, steps, seconds, options):
-    """Train for so many steps or seconds at most, also if nothing is learnt."""
+    """Train up to a number of steps or seconds, even if nothing is learnt."""
     options = options | {"steps": steps, "epochs": None}
     options["callbacks"] = [_stop_after(steps, seconds)]
     silent = log_filter("dipy_ldm.training._trainer", lambda record: False)
@@ -218,15 +216,15 @@ def _fit_briefly(estimator, images, steps, seconds, options):
         with silent, suppress(_StopTrainingError):
             estimator.fit(images, **options)
     except InputError:
-        # Of an option, or of the images, before there was a step.
+        # Of invalid options or images, before any step.
         if not any(getattr(estimator, "step_seconds_", {}).values()):
             raise
-        # What came of it is looked at, even if that was in the first round.
+        # Other errors leave a result to report, even without a validation round.
         vars(estimator).setdefault("history_", {})
 
 
 def time_training_steps(recipe: Any, batch: Cohort, seconds: float) -> Paces:
-    """Time some steps of both stages on a batch."""
+    """Time steps of both stages on a batch."""
     begin, taken = time.monotonic(), {}
     images = np.asarray(batch.images, "float32")
     if recipe.of_vqvae:
@@ -250,7 +248,7 @@ def time_training_steps(recipe: Any, batch: Cohort, seconds: float) -> Paces:
 
 
 def overfit(recipe: Any, few: Cohort, seconds: float) -> Overfit:
-    """Overfit an autoencoder to eight images, or measure one that is trained."""
+    """Overfit an autoencoder to eight images, or measure a trained one on them."""
     images = np.asarray(few.images, "float32")
     if recipe.of_vqvae:
         images = _reduced(images, few.affine)
@@ -276,7 +274,7 @@ def overfit(recipe: Any, few: Cohort, seconds: float) -> Overfit:
 
 
 def _overfitted(recipe, images, seconds, channels):
-    """Train an autoencoder like that of the training on few images."""
+    """Train a new autoencoder with the same parameters on few images."""
     vqvae = VQVAE(**recipe.vqvae.get_params())
     options = recipe.of_vqvae | {"accumulate": 1, "strategy": None}
     options["batch_size"] = min(options["batch_size"], len(images))
@@ -286,7 +284,7 @@ def _overfitted(recipe, images, seconds, channels):
 
 
 def _reduced(images, affine):
-    """Downsample volumes so that few voxels are left along each side."""
+    """Downsample volumes to at most 32 voxels along each side."""
     times = max(images.shape[1:-1]) / _MAX_SIDE
     if affine is None or times <= 1:
         return images
@@ -296,11 +294,11 @@ def _reduced(images, affine):
     return np.stack([conform(image, affine, Grid(shape, coarse)) for image in images])
 
 
-# Of the mean's error, what is left of images that are memorised.
+# Error of images that were learnt, as a share of that of the mean image.
 _MAX_LEARNT_ERROR = 0.5
-# Steps with which it can be told that nothing is learnt.
+# With fewer steps, overfitting is inconclusive.
 _MIN_TRIAL_STEPS = 100
-# Hours after which a smaller beginning is wise.
+# Hours above which a smaller training is advised.
 _LONG_HOURS = 24.0
 
 
@@ -323,21 +321,21 @@ def check_time(
     table += [(*row, duration(s), 100 * s / total) for *row, s in rows]
     measured = ", ".join(f"{stage} {count:,}" for stage, count in steps.items())
     message = (
-        f"About {duration(total)} for these steps ({measured}) on a machine as busy as "
-        "now, and some more for validation, pictures and checkpoints."
+        f"About {duration(total)} for these steps ({measured}) at the current load of "
+        "the machine, plus validation, pictures and checkpoints."
     )
     if total > _LONG_HOURS * 3600:
         cure = (
-            "Begin with larger voxels (twice as wide, the diffusion model takes an "
-            "eighth of the time; the autoencoder, which learns from patches, takes "
-            "about as long), fewer --steps_vqvae and --steps_ldm, or a GPU."
+            "Start with larger voxels (at twice the size, the diffusion model takes an "
+            "eighth of the time, but the autoencoder, which is trained on patches, as "
+            "long), fewer --steps_vqvae and --steps_ldm, or a GPU."
         )
         return amber("time", message, cure, table=table)
     return green("time", message, table=table)
 
 
 def duration(seconds: float) -> str:
-    """Write a time as people do."""
+    """Format a duration in its usual unit."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{float(f'{seconds / size:.2g}'):g} {unit}"
@@ -345,38 +343,38 @@ def duration(seconds: float) -> str:
 
 
 def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
-    """Check whether a few images could be overfitted."""
+    """Check whether the eight images were learnt."""
     title, n = "overfitting", len(result.images)
     if not math.isfinite(result.mse):
         return red(
             title,
-            f"Within {result.steps} steps numbers were no longer finite.",
-            "Give a lower --learning_rate, or --precision float32.",
+            f"The training diverged within {result.steps} steps (NaN or infinite).",
+            "Use a lower --learning_rate, or --precision float32.",
         )
     pair = result.images, result.reconstructed
-    alike = float(np.corrcoef(pair[0].ravel(), pair[1].ravel())[0, 1])
+    similarity = float(np.corrcoef(pair[0].ravel(), pair[1].ravel())[0, 1])
     share = result.mse / result.baseline_mse if result.baseline_mse else math.inf
     when = f"After {result.steps} steps on them" if result.steps else "Without training"
     message = (
         f"{when}, reconstructions of {n} images have a mean squared error of "
-        f"{result.mse:.2g} ({share:.1%} of that of their mean, "
-        f"{result.baseline_mse:.2g}), and a correlation of {alike:.3f}, by "
-        f"{result.codes_used:,} of {result.n_codes:,} codes"
+        f"{result.mse:.2g} ({share:.1%} of that of the mean image, "
+        f"{result.baseline_mse:.2g}) and a correlation of {similarity:.3f}, with "
+        f"{result.codes_used:,} of {result.n_codes:,} codes used"
     )
     n_shown = n if affine is None else 3
-    shown = plots.beside(*(flat(x[:n_shown], affine) for x in pair))
-    pictures = [Picture(shown, f"{n} images, reconstructed below")]
+    shown = plots.montage_pairs(*(to_pictures(x[:n_shown], affine) for x in pair))
+    pictures = [Picture(shown, f"{n} images, with reconstructions below")]
     if share < _MAX_LEARNT_ERROR:
-        return green(title, f"{message}: they are learnt.", pictures=pictures)
+        return green(title, f"{message}: the images are learnt.", pictures=pictures)
     if result.steps == 0:
-        cure = "Train the autoencoder, too (--steps_vqvae 1000), or leave out --init."
+        cure = "Train the autoencoder, too (--steps_vqvae 1000), or remove --init."
         return amber(title, f"{message}.", cure, pictures)
     if result.steps < _MIN_TRIAL_STEPS:
-        why = f"{message}; so few steps, in the time there was, are too few to judge."
+        why = f"{message}; the steps within the time limit are too few for a verdict."
         return grey(title, why, pictures=pictures)
     cure = (
-        "Look at the pictures: are images dark but for a few voxels, or all alike? If "
-        "not, try another --learning_rate (0.001 to 0.002 is usual for volumes)."
+        "Look at the pictures: are images dark except for a few voxels, or all alike? "
+        "If not, try another --learning_rate (0.001 to 0.002 is usual for volumes)."
     )
     if share < 1:
         return amber(title, f"{message}.", cure, pictures)

@@ -1,4 +1,4 @@
-"""Findings: what is told of data and training, with pictures, on a page."""
+"""Findings of checks, and their report as a page or as text."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,26 +15,27 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
 from dipy_ldm.evaluation import _page as html
 
-# From the worst, what they mean, and as what notes they stand on the page.
+# From the worst: their meaning, and the kind of note on the page.
 _STATES = {
     "red": ("must be fixed before a training", "bad"),
-    "amber": ("to be looked at", "fair"),
-    "green": ("as it should be", "good"),
-    "grey": ("could not be looked at", "plain"),
+    "amber": ("to be reviewed", "fair"),
+    "green": ("passed", "good"),
+    "grey": ("not checked", "plain"),
 }
-# Of so many values also by the width in which 95 % of normal numbers lie.
-_MANY, _WIDTH = 1000, 3.92
+# Values from which on the central 95 % count as well, and their width for a normal
+# distribution, in standard deviations.
+_MIN_CENTRAL_VALUES, _CENTRAL_WIDTH = 1000, 3.92
 
 
 class Picture(NamedTuple):
-    """A picture, ``(height, width, channels)`` in [0, 1], and what it shows."""
+    """A picture, ``(height, width, channels)`` in [0, 1], and its caption."""
 
     image: np.ndarray
     caption: str
 
 
 class Finding(NamedTuple):
-    """What was found in one respect."""
+    """Result of one check: state, message, cure, pictures and table."""
 
     state: str
     title: str
@@ -44,7 +45,7 @@ class Finding(NamedTuple):
     table: Sequence[Sequence] = ()
 
     def to_saved(self) -> dict:
-        """Return it as JSON data, without the pictures."""
+        """Return the finding as JSON data, without pictures."""
         head, *rows = self.table or [()]
         table = [dict(zip(head, row, strict=True)) for row in rows]
         record: dict[str, object]
@@ -53,14 +54,12 @@ class Finding(NamedTuple):
         return {name: value for name, value in record.items() if value}
 
 
-# Nothing is wrong; what is to be looked at, and what must be fixed, with its cure; what
-# could not be checked, and why.
 green, amber = partial(Finding, "green"), partial(Finding, "amber")
 red, grey = partial(Finding, "red"), partial(Finding, "grey")
 
 
 def refused(title: str, error: InputError) -> Finding:
-    """Find what a training would refuse, in the sentence that it would do so with."""
+    """Return a red finding from the error that a training would raise."""
     *problems, cure = re.split("; |\n", str(error))
     texts = "; ".join(problems) or cure.rstrip("."), cure if problems else ""
     problem, cure = (text[:1].upper() + text[1:] for text in texts)
@@ -74,25 +73,25 @@ def worst(findings: Iterable[Finding]) -> str:
 
 
 def robust_scores(values: npt.ArrayLike, least: npt.ArrayLike) -> np.ndarray:
-    """Return robust z-scores ``(n, figures)``; ``least`` is of the figures.
+    """Return robust z-scores ``(n, figures)``, with a minimal spread of each figure.
 
-    By the median and the median of absolute deviations, on which a few outliers have no
-    influence :footcite:p:`Iglewicz1993`.
+    By median and median absolute deviation, which are robust to outliers
+    :footcite:p:`Iglewicz1993`.
     """
     values = np.asarray(values, "float64")
     away = values - np.median(values, axis=0)
     spread = median_abs_deviation(values, axis=0, scale="normal")
-    if len(values) >= _MANY:
-        # What is the same for most and not for some, as the strokes of digits.
+    if len(values) >= _MIN_CENTRAL_VALUES:
+        # The deviation may be 0 where a figure varies, as for the strokes of digits.
         low, high = np.percentile(values, (2.5, 97.5), axis=0)
-        spread = np.maximum(spread, (high - low) / _WIDTH)
+        spread = np.maximum(spread, (high - low) / _CENTRAL_WIDTH)
     return away / np.maximum(spread, least)
 
 
 def write_page(
     input_files: Sequence[str], findings: Mapping[str, Sequence[Finding]]
 ) -> str:
-    """Write the page."""
+    """Return the HTML page of the findings."""
     every = [finding for group in findings.values() for finding in group]
     counts = Counter(finding.state for finding in every)
     summary = ", ".join(
@@ -101,8 +100,8 @@ def write_page(
         if counts[state]
     )
     return html.page(
-        "Before a long training",
-        html.text(f"Looked at {listed(input_files, 3)}: {summary}."),
+        "Check before training",
+        html.text(f"Checked {listed(input_files, 3)}: {summary}."),
         *(
             html.note(f"{f.title}: {f.message} {f.cure}", _STATES[f.state][1])
             for f in _bad(every)
@@ -117,7 +116,7 @@ def _bad(findings):
 
 
 def _part(finding):
-    """Write all of a finding."""
+    """Return the part of the page on a finding."""
     head, *rows = finding.table or [()]
     return html.part(
         finding.title,
@@ -129,7 +128,7 @@ def _part(finding):
 
 
 def summarise_findings(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
-    """Summarise findings as text: problems with their cures, then the rest."""
+    """Return findings as lines of text: problems with their cures, then the rest."""
     every = [finding for group in findings.values() for finding in group]
     lines = []
     for finding in _bad(every):
@@ -139,24 +138,24 @@ def summarise_findings(findings: Mapping[str, Sequence[Finding]]) -> list[str]:
     return lines + [f"{s}: {', '.join(names)}" for s, names in titles.items() if names]
 
 
-# Images are enlarged to about so many pixels on a page.
+# Height of pictures on a page, to which images are enlarged.
 _MIN_PIXELS = 90
 
 
-def flat(images: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
-    """Make pictures ``(n, h, w, channels)`` of images, of volumes middle planes."""
+def to_pictures(images: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
+    """Return enlarged pictures ``(n, h, w, channels)``, of volumes middle planes."""
     images = plots.pictures(np.asarray(images, "float32"), affine)
     times = max(1, round(_MIN_PIXELS / images.shape[1]))
     return images.repeat(times, axis=1).repeat(times, axis=2)
 
 
-def gallery(images: np.ndarray, affine: np.ndarray | None, usual: int) -> Callable:
-    """Return a function that shows images by number, and a usual one last."""
+def gallery(images: np.ndarray, affine: np.ndarray | None, typical: int) -> Callable:
+    """Return a function that shows images by index, and a typical one last."""
 
     def show(numbers, caption):
-        chosen = np.stack([images[i] for i in [*numbers, usual]])
+        chosen = np.stack([images[i] for i in [*numbers, typical]])
         columns = 5 if affine is None else 1
-        picture = plots.montage(flat(chosen, affine), columns=columns)
+        picture = plots.montage(to_pictures(chosen, affine), columns=columns)
         return [Picture(picture, caption)]
 
     return show

@@ -1,4 +1,4 @@
-"""Volumes as they are: headers beside one another, and every file read."""
+"""Checks of headers against each other, and of whether every file can be read."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,105 +30,104 @@ from dipy_ldm.data._paths import (
 from dipy_ldm.data.channels import as_channels
 from dipy_ldm.data.volumes import Volumes, conform_volumes
 
-# So many are needed for one to be other than most.
+# Fewer volumes have no majority.
 _MIN_VOLUMES = 3
-# How many times larger or smaller than most a volume must be for another unit.
-_OTHER_UNIT = 4.0
-# Longest sides of volumes, in mm: beyond the inner limits is no person, beyond the
-# outer ones no animal.
+# Ratio of sizes that indicates another unit.
+_UNIT_RATIO = 4.0
+# Plausible longest sides of volumes, in mm.
 _SIDES_OF_PEOPLE = 60.0, 2500.0
 _SIDES_OF_ANIMALS = 2.0, 10_000.0
-# How many times wider than most, or than its own narrowest side, a voxel is coarse.
-_COARSE, _THICK = 1.75, 3.0
-# How many times as large numbers are in other units than in millimetres.
+# Voxel widths relative to the median, and to the narrowest side of the voxel.
+_COARSE_RATIO, _THICK_RATIO = 1.75, 3.0
+# Values in other units relative to those in millimetres.
 _UNITS = {1e-3: "metres", 1e-2: "decimetres", 1e-1: "centimetres", 1e3: "micrometres"}
 # Share of series up to which a b-value is rare.
-_FEW = 0.25
+_RARE_SHARE = 0.25
 
 
 def check_files(
     complaints: Sequence[str], n: int, skip_bad: bool | None = False
 ) -> Finding:
-    """Report files that can't be used; `skip_bad` is None where it is no cure."""
+    """Report files that cannot be used; `skip_bad` is None where it is no cure."""
     if not complaints:
-        return green("files", f"All {counted(n, 'file')} can be read, to their end.")
-    message = f"{len(complaints)} of {counted(n, 'file')} can't be used"
-    cure = "Fix these files as the table says"
+        return green("files", f"All {counted(n, 'file')} can be read completely.")
+    message = f"{len(complaints)} of {counted(n, 'file')} cannot be used"
+    cure = "Fix these files as listed in the table"
     table = [("what is wrong, and what to do",), *((c,) for c in complaints)]
     if skip_bad:
-        message += ": left out, as --skip_bad asks."
-        return amber("files", message, f"{cure}, if they matter.", table=table)
+        message += ": left out because of --skip_bad."
+        return amber("files", message, f"{cure}, if you need them.", table=table)
     cure += "." if skip_bad is None else ", or train without them (--skip_bad)."
     return red("files", f"{message}.", cure, table=table)
 
 
 def check_units(infos: Sequence[VolumeInfo]) -> tuple[Finding, list[int]]:
-    """Find volumes whose header is in another unit than millimetres."""
+    """Find volumes whose affine is not in millimetres."""
     sizes = np.array([voxel_sizes(info.affine) for info in infos])
     extents = (sizes * [info.shape for info in infos]).max(axis=1)
-    # Beside that of a volume, even if half of all are of another unit.
+    # Relative to an actual volume, even if half of them have another unit.
     ratios = [
         np.log(lengths / np.percentile(lengths, 50, method="lower"))
         for lengths in (extents, np.median(sizes, axis=1))
     ]
     larger, smaller = np.minimum(*ratios), np.maximum(*ratios)
-    limit = np.log(_OTHER_UNIT)
+    limit = np.log(_UNIT_RATIO)
     bad = np.flatnonzero((larger > limit) | (smaller < -limit)).tolist()
     bad = bad if len(infos) >= _MIN_VOLUMES else []
-    usual = float(np.median(np.delete(extents, bad)))
+    typical = float(np.median(np.delete(extents, bad)))
     if not bad:
-        return _usual_size(usual), []
-    rows = [(str(infos[i].file), extents[i], extents[i] / usual) for i in bad]
+        return _check_plausible_size(typical), []
+    rows = [(str(infos[i].file), extents[i], extents[i] / typical) for i in bad]
     sentences = listed([_sized(*row) for row in rows], 3)
     finding = red(
         "units",
-        f"{counted(len(bad), 'volume')} of another size than most: {sentences}.",
-        "Write the affine of these files in millimetres, or convert them again.",
+        f"{counted(len(bad), 'volume')} with a different size from most: {sentences}.",
+        "Fix the affine of these files (in millimetres), or convert them again.",
         table=[("file", "longest side (mm)", "times the others"), *rows],
     )
     return finding, bad
 
 
 def _sized(file, extent, ratio):
-    """Describe the length of a volume, and which unit would explain it."""
+    """Describe the size of a volume, and the unit that would explain it."""
     near = min(_UNITS, key=lambda factor: abs(np.log(ratio / factor)))
     why = f", as if in {_UNITS[near]}" if 0.4 < ratio / near < 2.5 else ""
     return f"{Path(file).name} has a longest side of {extent:.3g} mm{why}"
 
 
-def _usual_size(extent):
-    """Judge sizes that are about the same for all."""
+def _check_plausible_size(extent):
+    """Check whether a size that all volumes have is plausible."""
     message = f"The volumes have a longest side of {extent:.3g} mm (median)"
     cure = (
-        "See that the affines are in millimetres, which they are taken for whatever "
-        "unit the header names, and that the voxel sizes are right."
+        "Make sure that the affines are in millimetres, whatever unit the headers "
+        "state, and that the voxel sizes are correct."
     )
     if not _SIDES_OF_ANIMALS[0] < extent < _SIDES_OF_ANIMALS[1]:
         return red("units", f"{message}.", cure)
     if not _SIDES_OF_PEOPLE[0] < extent < _SIDES_OF_PEOPLE[1]:
         return amber("units", f"{message}, implausible for a person.", cure)
-    return green("units", f"{message}, and none is of another unit.")
+    return green("units", f"{message}, without differences in unit.")
 
 
 def check_places(infos: Sequence[VolumeInfo]) -> tuple[Finding, list[int]]:
     """Find volumes that lie far from the others."""
     boxes = np.array([bounding_box(info.shape, info.affine) for info in infos])
     centres, sides = boxes.mean(axis=1), boxes[:, 1] - boxes[:, 0]
-    # That of a volume, even if there are two groups.
+    # The centre of an actual volume, even if there are two groups.
     away = np.linalg.norm(centres - np.median(centres, axis=0), axis=1)
-    usual = centres[away.argmin()]
-    # Boxes that don't even reach over the common centre have nothing in common.
-    apart = (np.abs(centres - usual) > sides / 2).any(axis=1)
+    typical = centres[away.argmin()]
+    # Boxes that do not contain the common centre.
+    apart = (np.abs(centres - typical) > sides / 2).any(axis=1)
     bad = np.flatnonzero(apart).tolist() if len(infos) >= _MIN_VOLUMES else []
     middle = " x ".join(f"{mm:.0f}" for mm in np.median(sides, axis=0))
     if not bad:
         return green("places", f"The volumes overlap; most are {middle} mm."), []
-    far = np.linalg.norm(centres - usual, axis=1)
+    far = np.linalg.norm(centres - typical, axis=1)
     rows = [(str(infos[i].file), far[i]) for i in bad]
     names = _names(infos[i] for i in bad)
     finding = red(
         "places",
-        f"{counted(len(bad), 'volume')} elsewhere than most: {names}.",
+        f"{counted(len(bad), 'volume')} in a different place from most: {names}.",
         "Align them with the others, or fix the last column of their affines.",
         table=[("file", "from the others (mm)"), *rows],
     )
@@ -144,8 +143,8 @@ def check_sizes(infos: Sequence[VolumeInfo]) -> Finding:
     sizes = np.array([voxel_sizes(info.affine) for info in infos])
     shapes = np.array([info.shape for info in infos])
     widest = sizes.max(axis=1)
-    coarse = widest > _COARSE * np.median(widest)
-    thick = widest / sizes.min(axis=1) > _THICK
+    coarse = widest > _COARSE_RATIO * np.median(widest)
+    thick = widest / sizes.min(axis=1) > _THICK_RATIO
     bad = np.flatnonzero(coarse | thick).tolist()
     message = (
         f"Voxels are {_range(sizes)} mm wide (median {np.median(sizes):.3g}), volumes "
@@ -156,9 +155,9 @@ def check_sizes(infos: Sequence[VolumeInfo]) -> Finding:
     rows = [(str(infos[i].file), *map(float, sizes[i])) for i in bad]
     return amber(
         "sizes",
-        f"{message} {counted(len(bad), 'file')} with voxels much wider than most, or "
+        f"{message} {counted(len(bad), 'file')} with much larger voxels than most, or "
         f"thick slices: {_names(infos[i] for i in bad)}.",
-        "The model learns their blur: leave them out, or give a larger --voxel_size.",
+        "The model learns their blur: remove them, or use a larger --voxel_size.",
         table=[("file", "x (mm)", "y (mm)", "z (mm)"), *rows],
     )
 
@@ -181,22 +180,22 @@ def check_axes(infos: Sequence[VolumeInfo]) -> Finding:
         if (other := _conflicting_qform_axes(info.file, own))
     ]
     odd = {
-        "with neither sform nor qform, so that left and right are assumed": unsure,
-        "whose qform is invalid or has other axes than the sform, which counts": double,
+        "with neither sform nor qform (left and right are assumed)": unsure,
+        "whose qform is invalid or has other axes than the sform (used here)": double,
     }
     sentences += [
-        f"{counted(len(files), 'file')} {what}: {listed(files, 5)}."
-        for what, files in odd.items()
+        f"{counted(len(files), 'file')} {problem}: {listed(files, 5)}."
+        for problem, files in odd.items()
         if files
     ]
     if len(sentences) == 1:
         return green(title, sentences[0])
-    cure = "Convert these files again from DICOM, or look up which side is left."
+    cure = "Convert these files again from DICOM, or find out which side is left."
     return amber(title, " ".join(sentences), cure)
 
 
 def _conflicting_qform_axes(file, axes):
-    """Return the axes of the qform where the sform has others."""
+    """Return the axes of the qform if they differ from those of the sform."""
     header = nib.load(file).header
     if not (header["sform_code"] > 0 and header["qform_code"] > 0):
         return ""
@@ -220,7 +219,7 @@ def read_volumes(
     skip_bad: bool = False,
     **cache,
 ) -> tuple[list[Finding], Volumes | None]:
-    """Read all volumes, without those that can't be used or would spoil the grid."""
+    """Read all volumes except those that are unusable or would distort the grid."""
     files = find_volumes(paths)
     if isinstance(channels, bool) or not channels:
         files = choose_files(files, suffix, filter)
@@ -249,27 +248,27 @@ def read_volumes(
 
 
 def check_series(series: Sequence[Gradients]) -> Finding:
-    """Compare the b-values of diffusion series, and how many directions each has."""
+    """Compare the b-values and the numbers of directions of diffusion series."""
     shells: dict[float, list[int]] = {}
     for gradients in series:
         for b, n in gradients.shells.items():
             shells.setdefault(b, []).append(n)
     head = "b (s/mm^2)", "series", "fewest directions", "most directions"
     rows = [(b, len(n), min(n), max(n)) for b, n in sorted(shells.items())]
-    few = [f"{b:g}" for b, n, *_ in rows if n <= _FEW * len(series)]
+    few = [f"{b:g}" for b, n, *_ in rows if n <= _RARE_SHARE * len(series)]
     message = f"{describe(series)}."
     if not few:
         return green("series", message, table=[head, *rows])
     return amber(
         "series",
-        f"{message} Few series have b of about {listed(few)}.",
-        "Leave out these volumes: little is learnt of their b-values.",
+        f"{message} Few series have b-values of about {listed(few)}.",
+        "Remove these volumes: so few are hardly learnt.",
         table=[head, *rows],
     )
 
 
 def _read_tasks(files, channels, dwi):
-    """Read the headers of volumes; a sentence on each bad one."""
+    """Read the headers of volumes; return a sentence on each bad one."""
     if dwi:
         tasks, complaints = pairing.read_series(files)
     else:
@@ -280,7 +279,7 @@ def _read_tasks(files, channels, dwi):
 
 
 def _read_named_channels(files, names):
-    """Put named channels together, as a training does; a sentence on each bad file."""
+    """Combine named channels as for training; return a sentence on each bad file."""
     complaints: dict = {}
     try:
         channels = as_channels(names, files)
@@ -293,12 +292,12 @@ def _read_named_channels(files, names):
 
 
 def _quietly():
-    """Suppress warnings that repeat findings, within the context that is returned."""
+    """Return a context that suppresses warnings, which findings repeat."""
     return log_filter("dipy_ldm", lambda record: record.levelno < logging.WARNING)
 
 
 def _check_headers(tasks, infos):
-    """Compare headers of all channels, and leave out what would spoil the grid."""
+    """Compare headers of all channels; drop volumes that would distort the grid."""
     findings = []
     for check in (check_units, check_places):
         finding, bad = check(infos)
@@ -314,7 +313,7 @@ def _check_headers(tasks, infos):
 
 
 def _with_masks(files, tasks, mask_files, skip_bad):
-    """Pair volumes with their masks, if there are any."""
+    """Pair volumes with their masks, if any."""
     if not mask_files:
         return [], tasks
     pairs, complaints = pairing.match_masks(
@@ -329,7 +328,7 @@ def _with_masks(files, tasks, mask_files, skip_bad):
 
 
 def _check_voxels(plan, cache):
-    """Read all voxels; a sentence on each volume that is bad."""
+    """Read all voxels; return a sentence on each bad volume."""
     try:
         volumes = conform_volumes(plan, verbose=True, **cache)
     except InputError as error:

@@ -1,7 +1,7 @@
-"""Images unlike most others, by robust scores, and subjects that are there twice.
+"""Checks for outliers by robust scores, wrong orientations and duplicate subjects.
 
-Volumes are compared as small cubes, each centred on its own content: a file whose
-header swaps axes is turned about its own middle, not about that of the grid.
+Volumes are compared as small cubes, each centred on its own content, since a header
+with swapped axes rotates a volume about its own centre.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,56 +29,56 @@ from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.data.channels import channel_slices, scan_column
 
-# Voxels along a side of a cube: enough to tell front from back.
-_SIDE = 20
-# With fewer volumes, their median is not that of most.
+# Voxels along a side of a cube: enough to distinguish front from back.
+_CUBE_SIDE = 20
+# With fewer volumes, the median is not robust.
 MIN_VOLUMES = 6
-# By how much a turned median must be more like a volume than the median as it is. Of
-# 200 virtual brains none comes nearer than -0.058, and with axes swapped all come to
-# 0.049 and more; mirrored left to right they come to 0.001, which can't be told.
-_TURNED = 0.02
-# What a further change of axes must be worth, in correlation.
-_PLAIN = 0.003
-# Correlation of two volumes, and of one with the median: what is like no other may have
-# in common that it differs.
-_LIKE, _FAMILIAR = 0.98, 0.8
-# Of what two have beside the median. Of 200 virtual brains no pair comes above 0.83;
-# copies moved by half a voxel, with noise of 5 % or of another contrast (to the power
-# of 1.2) come to 0.94 and more.
-_EQUAL = 0.9
-# So that copies on another grid, which blurs them a little, are as blurred: in voxels.
+# Gain in correlation when the median is reoriented that indicates a wrong header. Of
+# 200 virtual brains it is at most -0.058, with swapped axes at least 0.049; mirrored
+# left to right it is 0.001, which cannot be detected.
+_MIN_REORIENTATION_GAIN = 0.02
+# Gain in correlation that justifies a further change of axes.
+_AXIS_PENALTY = 0.003
+# Correlation of two duplicates, and of each with the median: two volumes unlike all
+# others may deviate from the median in the same way.
+_MIN_CORRELATION, _MIN_MEDIAN_CORRELATION = 0.98, 0.8
+# Correlation of the residuals from the median. Of 200 virtual brains no pair exceeds
+# 0.83; copies shifted by half a voxel, with noise of 5 % or another contrast (to the
+# power of 1.2) reach at least 0.94.
+_MIN_RESIDUAL_CORRELATION = 0.9
+# Voxels. Makes up for the slight blur of copies that were resampled to another grid.
 _BLUR = 1.0
-# Rows of pairs that are compared at once.
-_BLOCK = 1000
+# Volumes that are compared with all others at once.
+_BLOCK_SIZE = 1000
 
 
-# All orientations of nibabel, ``(48, 3, 2)``; the first is RAS.
+# In the convention of nibabel, ``(48, 3, 2)``; the first is RAS.
 ORIENTATIONS = np.array(
     [[*zip(p, f)] for p in permutations(range(3)) for f in product((1, -1), repeat=3)]
 )
 
 
 def reorient(cube: np.ndarray, view: np.ndarray) -> np.ndarray:
-    """Turn a cube ``(side, side, side)`` from RAS to another orientation."""
+    """Reorient a cube ``(side, side, side)`` from RAS to another orientation."""
     return apply_orientation(cube, ornt_transform(ORIENTATIONS[0], view))
 
 
 def axes_of(view: np.ndarray) -> str:
-    """Name the axes of an orientation, such as LAS."""
+    """Return the axis codes of an orientation, such as LAS."""
     return "".join(ornt2axcodes(view))
 
 
 def centred_cubes(images: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Make volumes small, ``(n, side, side, side)``, each centred on its content."""
+    """Resample volumes to ``(n, side, side, side)``, each centred on its content."""
     extents = np.abs(np.diag(affine)[:3]) * images.shape[1:4]
-    width = max(extents.max() / _SIDE, np.abs(np.diag(affine)[:3]).min())
+    width = max(extents.max() / _CUBE_SIDE, np.abs(np.diag(affine)[:3]).min())
     side = int(np.ceil(extents.max() / width))
     bar = tqdm(images, "compare")
     return np.stack([_cube(image[..., :1], affine, width, side) for image in bar])
 
 
 def _cube(image, affine, width, side):
-    # The middle of a volume that lacks the label which is looked at.
+    # A volume without the label is centred on its grid.
     content = image[..., 0] if image.any() else np.ones(image.shape[:3])
     centre = affine[:3, :3] @ center_of_mass(content) + affine[:3, 3]
     placed = np.diag([width, width, width, 1.0])
@@ -87,34 +87,32 @@ def _cube(image, affine, width, side):
 
 
 def unit_vectors(arrays: np.ndarray) -> np.ndarray:
-    """Make vectors ``(n, voxels)`` of length 1, mean 0: products are correlations."""
+    """Return vectors ``(n, voxels)`` of mean 0 and length 1, for correlations."""
     rows = arrays.reshape(len(arrays), -1).astype("float32")
     rows = rows - rows.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(lengths > 0, lengths, 1)
 
 
-def likeness_to_median(small: np.ndarray) -> np.ndarray:
+def correlate_with_median(small: np.ndarray) -> np.ndarray:
     """Correlate cubes ``(n, side, side, side)`` with their median, ``(n,)``."""
     return unit_vectors(small) @ unit_vectors(np.median(small, axis=0)[None])[0]
 
 
 def compare_orientations(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compare cubes with their median in 48 views: margins and best ones, ``(n,)``."""
+    """Return the gain in correlation and the index of the best view, ``(n,)``."""
     median = np.median(small, axis=0)
     views = unit_vectors(np.stack([reorient(median, view) for view in ORIENTATIONS]))
     correlations = unit_vectors(small) @ views.T
-    # Of those that fit about as well, the one that changes least.
+    # Among those with similar correlation, the one with the fewest changes.
     changes = (ORIENTATIONS != ORIENTATIONS[0]).sum((1, 2))
-    best = (correlations - _PLAIN * changes)[:, 1:].argmax(axis=1) + 1
+    best = (correlations - _AXIS_PENALTY * changes)[:, 1:].argmax(axis=1) + 1
     return correlations[np.arange(len(correlations)), best] - correlations[:, 0], best
 
 
-def too_few(title: str, n: int) -> Finding:
+def too_few_volumes(title: str, n: int) -> Finding:
     """Return a grey finding: too few volumes to compare."""
-    why = (
-        f"Not looked at: of {n} images, too few to compare ({MIN_VOLUMES} are needed)."
-    )
+    why = f"Not checked: {n} images are too few to compare ({MIN_VOLUMES} are needed)."
     return grey(title, why)
 
 
@@ -124,46 +122,46 @@ def check_orientation(
     """Find volumes whose content contradicts the orientation of their headers."""
     title = "orientation of the images"
     if len(small) < MIN_VOLUMES:
-        return too_few(title, len(small))
-    margins, best = compare_orientations(small)
-    bad = np.flatnonzero(margins > _TURNED)
-    bad = bad[np.argsort(-margins[bad])].tolist()
+        return too_few_volumes(title, len(small))
+    gains, best = compare_orientations(small)
+    bad = np.flatnonzero(gains > _MIN_REORIENTATION_GAIN)
+    bad = bad[np.argsort(-gains[bad])].tolist()
     if not bad:
         return green(
             title,
-            "No volume is more like the median of all when that is mirrored or turned "
-            "(swapped left and right can't be told where both sides are alike).",
+            "No volume is more similar to a mirrored or rotated median of all (swapped "
+            "left and right cannot be detected if both sides are similar).",
         )
     swapped = [f"{names[i]} ({axes_of(ORIENTATIONS[best[i]])})" for i in bad]
-    rows = zip(swapped, margins[bad].tolist())
+    rows = zip(swapped, gains[bad].tolist())
     return red(
         title,
-        f"{counted(len(bad), 'volume')} with axes that are swapped beside the others, "
-        f"which are RAS: {listed(swapped, 3)}.",
+        f"{counted(len(bad), 'volume')} with other axes than most, which are RAS: "
+        f"{listed(swapped, 3)}.",
         "Correct the orientation in the headers of these files, by their DICOM files.",
         table=[("file, and its axes", "more alike by (correlation)"), *rows],
-        pictures=show(bad[:4], "As their headers say; the last is a usual one"),
+        pictures=show(bad[:4], "According to their headers; the last is typical"),
     )
 
 
 def check_duplicates(
     small: np.ndarray, names: Sequence[str], subjects: Sequence, show: Callable
 ) -> Finding:
-    """Find volumes that are there twice, also on another grid or with other noise."""
+    """Find duplicate volumes, also on another grid or with other noise."""
     title = "duplicate subjects"
     if len(small) < MIN_VOLUMES:
-        return too_few(title, len(small))
+        return too_few_volumes(title, len(small))
     pairs = find_near_duplicates(small)
     if not pairs:
-        return green(title, "No two volumes are equal, or nearly so.")
-    rows = [(f"{names[i]} and {names[j]}", alike) for i, j, alike in pairs]
+        return green(title, "No two volumes are equal or nearly equal.")
+    rows = [(f"{names[i]} and {names[j]}", similarity) for i, j, similarity in pairs]
     across = [(i, j) for i, j, _ in pairs if subjects[i] != subjects[j]]
     listing = listed([files for files, _ in rows], 3)
-    cure = "Leave repetitions out, unless all subjects have as many."
+    cure = "Remove repetitions, unless all subjects have equally many."
     if across:
         cure = (
-            "Keep one of each pair, or say that they are of one subject (the sub- of "
-            "their names): one may be learnt from and the other held out."
+            "Keep one of each pair, or mark both as one subject (sub- in their names): "
+            "otherwise one may be trained on and the other held out."
         )
     first = across[0] if across else pairs[0][:2]
     return Finding(
@@ -171,39 +169,40 @@ def check_duplicates(
         title,
         f"{counted(len(pairs), 'pair')} of equal or nearly equal volumes: {listing}.",
         cure,
-        show(first, "The first pair, and a usual one"),
+        show(first, "The first pair, and a typical image"),
         [("files", "alike (correlation)"), *rows],
     )
 
 
 def find_near_duplicates(small: np.ndarray) -> list[tuple[int, int, float]]:
-    """Find pairs that are alike, and differ alike from the median of all."""
+    """Find pairs that are similar, with similar residuals from the median."""
     rows = unit_vectors(np.stack([gaussian_filter(cube, _BLUR) for cube in small]))
     median = unit_vectors(np.median(rows, axis=0)[None])[0]
     away = unit_vectors(rows - (rows @ median)[:, None] * median)
-    familiar = rows @ median > _FAMILIAR
+    familiar = rows @ median > _MIN_MEDIAN_CORRELATION
     pairs = []
-    for start in range(0, len(rows), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    for start in range(0, len(rows), _BLOCK_SIZE):
+        block = slice(start, start + _BLOCK_SIZE)
         own = away[block] @ away.T
-        alike = (own > _EQUAL) & (rows[block] @ rows.T > _LIKE) & familiar
-        for i, j in np.argwhere(alike):
+        similar = (own > _MIN_RESIDUAL_CORRELATION) & familiar
+        similar &= rows[block] @ rows.T > _MIN_CORRELATION
+        for i, j in np.argwhere(similar):
             if i + start < j:
                 pairs.append((int(i + start), int(j), float(own[i, j])))
     return sorted(pairs, key=lambda pair: -pair[2])
 
 
-# Standard deviations. Of 200 virtual brains the farthest lies 3 of them out.
+# Robust standard deviations. Of 200 virtual brains the largest score is 3.
 _OUTLIER_SCORE = 7.0
-# How many of the farthest are shown.
+# Images that are shown, if none is an outlier.
 _MIN_SHOWN = 3
-# A background that is brighter than this, between the darkest and the brightest.
+# Level of a bright background, between the darkest and the brightest voxel.
 _BRIGHT_BACKGROUND = 0.1
-# Of the grid, what holds all that any image shows: with less, most of it is empty.
+# Share of the grid that must contain the content of any image.
 _MIN_GRID_SHARE = 0.35
 _QUANTILES = 0.05, 0.25, 0.5, 0.75, 0.95
-# Figures of each image, and what a difference must be to count: of brightness from 0 to
-# 1, in the log of a volume, in voxels of the cubes, and in correlation.
+# Figures of each image, and their minimal spread: of brightness from 0 to 1, in the log
+# of a volume, in voxels of the cubes, and in correlation.
 _OF_VOLUMES = {
     **{f"{q:.0%} quantile of brightness": 0.02 for q in _QUANTILES},
     "share at the highest brightness": 0.01,
@@ -217,23 +216,23 @@ _OF_SHAPE = {
     "similarity to the median": 0.01,
 }
 _CURES = {
-    "intensities": "Look at these images: another contrast or modality, artefacts, or "
-    "a few very bright voxels that set the range; leave out what is not meant.",
-    "shapes": "Look at these volumes: cut off, not skull-stripped as the others are, "
-    "of another part of the body, or rare anatomy; leave out what is not meant.",
+    "intensities": "Review these images: another contrast or modality, artefacts, or a "
+    "few very bright voxels that set the range; remove those that do not belong.",
+    "shapes": "Review these volumes: cut off, not skull-stripped like the others, "
+    "another part of the body, or rare anatomy; remove those that do not belong.",
 }
-_NO_SCAN = "Not looked at: there are labels alone."
+_NO_SCAN = "Not checked: there are labels only."
 
 
 def measure_brightness(
     images: np.ndarray, column: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Measure how bright a column of images is, and where any image is.
+    """Return brightness figures of one column, and the maximum over all images.
 
-    Shapes: images ``(n, *space, channels)``, figures ``(n, figures)``, the brightest of
-    all columns at each place ``(*space)``. The last figure is that of the background.
+    Shapes: images ``(n, *space, channels)``, figures ``(n, figures)``, of which the
+    last is the background, and maximum of all columns ``(*space)``.
     """
-    # Volumes have been brought to [0, 1].
+    # Volumes are scaled to [0, 1] already.
     ends = (0, 1) if images.ndim == 5 else (images.min(), images.max())
     low, high = map(np.float32, ends)
     brightest = np.zeros(images.shape[1:-1], "float32")
@@ -257,10 +256,7 @@ def _brightness(image):
 
 
 def _edge(image):
-    """Return the voxels at the edge of an image, or of a volume's content.
-
-    Where its file has no voxels there is 0, whatever its background is.
-    """
+    """Return the values at the edge of an image, or of a volume without its padding."""
     places = np.nonzero(image)
     if image.ndim == 3 and places[0].size:
         image = image[tuple(slice(p.min(), p.max() + 1) for p in places)]
@@ -269,12 +265,12 @@ def _edge(image):
 
 
 def measure_shape(small: np.ndarray) -> np.ndarray:
-    """Measure size and extent of what volumes show, ``(n, 5)``."""
+    """Return size, extent and similarity to the median of volumes, ``(n, 5)``."""
     median = np.median(small, axis=0)
-    # Otsu's threshold parts what is shown from the background.
+    # Otsu's threshold separates foreground and background.
     inside = small > (otsu(median) if np.ptp(median) > 0 else 0.5)
-    pairs = zip(inside, likeness_to_median(small), strict=True)
-    return np.array([[*_extent(mask), alike] for mask, alike in pairs])
+    pairs = zip(inside, correlate_with_median(small), strict=True)
+    return np.array([[*_extent(mask), similarity] for mask, similarity in pairs])
 
 
 def _extent(mask):
@@ -291,9 +287,9 @@ def check_outliers(
     names: Sequence[str],
     show: Callable,
 ) -> Finding:
-    """Find outliers in any of the figures ``(n, figures)``, and show the farthest."""
+    """Find outliers in any of the figures ``(n, figures)``, and show the largest."""
     if len(figures) < MIN_VOLUMES:
-        return too_few(title, len(figures))
+        return too_few_volumes(title, len(figures))
     scores = robust_scores(figures, list(least.values()))
     far = np.abs(scores).max(axis=1)
     order = np.argsort(-far)
@@ -303,12 +299,12 @@ def check_outliers(
     for i in shown:
         place = np.abs(scores[i]).argmax()
         table.append((names[i], list(least)[place], float(scores[i, place])))
-    pictures = show(shown[:4], "The most unusual; the last is a usual one")
+    pictures = show(shown[:4], "The most unusual; the last is typical")
     if not bad:
-        message = f"None lies {_OUTLIER_SCORE:g} robust standard deviations from most."
+        message = f"No robust score is beyond {_OUTLIER_SCORE:g} standard deviations."
         return green(title, message, table=table, pictures=pictures)
     listing = listed([names[i] for i in bad], 5)
-    message = f"{counted(len(bad), 'image')} far from most: {listing}."
+    message = f"{counted(len(bad), 'outlier')}: {listing}."
     return amber(title, message, _CURES[title], table=table, pictures=pictures)
 
 
@@ -316,18 +312,18 @@ def check_background(figures: np.ndarray) -> Finding:
     """Check whether the background of volumes is dark."""
     level = float(np.median(figures[:, -1]))
     if level <= _BRIGHT_BACKGROUND:
-        message = f"The edge of a usual volume has a level of {level:.2g}."
+        message = f"The edge of a typical volume has an intensity of {level:.2g}."
         return green("background", message)
     return amber(
         "background",
-        f"The edge of a usual volume has a level of {level:.2g}, amid the range from 0 "
-        "to 1: values below 0, as of standardised volumes, or content that is cut off.",
-        "Give volumes as the scanner made them, not standardised, or a larger --shape.",
+        f"The edge of a typical volume has an intensity of {level:.2g} (of 0 to 1): "
+        "negative values, as in standardised volumes, or content that is cut off.",
+        "Use volumes that are not standardised, or a larger --shape.",
     )
 
 
 def check_grid(brightest: np.ndarray, affine: np.ndarray | None) -> Finding:
-    """Check the size of the grid, and how much of it is used."""
+    """Check the size of the grid and the share that is used."""
     space = brightest.shape
     unit = "pixels" if affine is None else "voxels"
     message = f"{' x '.join(map(str, space))} {unit}"
@@ -335,35 +331,32 @@ def check_grid(brightest: np.ndarray, affine: np.ndarray | None) -> Finding:
         sizes = [f"{mm:.3g}" for mm in np.diag(affine)[:3]]
         shown = sizes if len({*sizes}) > 1 else sizes[:1]
         message += f" of {' x '.join(shown)} mm, axes RAS"
-    used = _used(brightest)
+    used = _used_sides(brightest)
     share = math.prod(used) / math.prod(space)
     sides = " x ".join(map(str, used))
-    message += f"; what any image shows takes {sides} about the middle ({share:.0%})."
+    message += f"; all images fit into {sides} about its centre ({share:.0%})."
     if share >= _MIN_GRID_SHARE:
         return green("grid", message)
     sides = " ".join(str(min(n + 2, side)) for n, side in zip(used, space))
-    cure = f"Crop the rest away with --shape {sides}."
+    cure = f"Crop the grid with --shape {sides}."
     if affine is None:
-        cure = "Crop the images: the rest costs time and memory for nothing."
+        cure = "Crop the images, to save time and memory."
     return amber("grid", message, cure)
 
 
-def _used(brightest):
-    """Return the sides of the box about the middle that holds all that is not dark.
-
-    Grids are cropped about their middle.
-    """
+def _used_sides(brightest):
+    """Return the sides of the box about the centre that contains all foreground."""
     darkest = max(0.0, float(brightest.min()))
     places = np.argwhere(brightest > darkest + _BRIGHT_BACKGROUND)
     if not len(places):
         return brightest.shape
     last = np.array(brightest.shape) - 1
-    margins = np.minimum(places.min(axis=0), last - places.max(axis=0))
-    return tuple(map(int, last + 1 - 2 * margins))
+    gains = np.minimum(places.min(axis=0), last - places.max(axis=0))
+    return tuple(map(int, last + 1 - 2 * gains))
 
 
 def check_equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:
-    """Find images ``(n, *space, channels)`` that occur twice, to the bit."""
+    """Find identical images among ``(n, *space, channels)``."""
     first: dict[bytes, int] = {}
     duplicates = []
     for i, image in enumerate(images):
@@ -376,12 +369,12 @@ def check_equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:
     return amber(
         "duplicate images",
         f"{counted(len(duplicates), 'pair')} of equal images: {listed(duplicates, 3)}.",
-        "Leave repetitions out: one may be learnt from and the other held out.",
+        "Remove repetitions: one may be trained on and the other held out.",
     )
 
 
 def check_channels(cohort: Cohort, names: Sequence[str]) -> list[Finding]:
-    """Look for labels that few volumes have, and maps of another scale."""
+    """Find labels that few volumes have, and maps of another scale."""
     findings = []
     for channel, columns in channel_slices(cohort.channels):
         rows = [channel.measure(image[..., columns], 1.0) for image in cohort.images]
@@ -389,23 +382,23 @@ def check_channels(cohort: Cohort, names: Sequence[str]) -> list[Finding]:
             continue
         measured = {title: np.array([row[title] for row in rows]) for title in rows[0]}
         odd = channel.find_odd(measured, names)
-        cure = "Merge rare labels, or leave out what is wrong: it is hardly learnt."
+        cure = "Merge rare labels, which are hardly learnt, or remove wrong files."
         findings.append(
             amber(channel.name, f"{listed(odd, 5)}.", cure)
             if odd
-            else green(channel.name, "No volume is odd.")
+            else green(channel.name, "No volume is unusual.")
         )
     return findings
 
 
 def check_images(cohort: Cohort, names: Sequence[str]) -> list[Finding]:
-    """Check every image, by its first scan where channels have names."""
+    """Check every image, by its first scan if channels have names."""
     images, affine = cohort.images, cohort.affine
     column = scan_column(cohort.channels)
     figures, brightest = measure_brightness(images, column or 0)
     if affine is None:
-        usual = int(np.abs(robust_scores(figures, 0.01)).max(axis=1).argmin())
-        show = gallery(images, None, usual)
+        typical = int(np.abs(robust_scores(figures, 0.01)).max(axis=1).argmin())
+        show = gallery(images, None, typical)
         return [
             check_grid(brightest, None),
             check_outliers("intensities", figures, _OF_IMAGES, names, show),
@@ -416,8 +409,8 @@ def check_images(cohort: Cohort, names: Sequence[str]) -> list[Finding]:
         return [check_grid(brightest, affine), equal, grey("scans", _NO_SCAN)]
     images = images[..., column : column + 1] if cohort.channels else images
     small = centred_cubes(images, affine)
-    usual = int(likeness_to_median(small).argmax())
-    show = gallery(images, affine, usual)
+    typical = int(correlate_with_median(small).argmax())
+    show = gallery(images, affine, typical)
     return [
         check_grid(brightest, affine),
         check_background(figures),

@@ -1,1 +1,1 @@
-"""Judging what a model makes: fidelity, sharpness, anatomy, copies, and their pages."""
+"""Evaluation of samples: fidelity, sharpness, anatomy, memorisation, HTML reports."""

@@ -1,4 +1,4 @@
-"""What can be measured of volumes, as distributions beside those of real ones."""
+"""Anatomical measurements of volumes, and their distances to those of real ones."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -8,24 +8,21 @@ import logging
 import numpy as np
 
 from dipy_ldm.data.channels import Channel, channel_slices
-from dipy_ldm.evaluation._fidelity import Sets, mean_of
-from dipy_ldm.evaluation.features import shrunk, unscaled
+from dipy_ldm.evaluation._fidelity import Sets, finite_mean
+from dipy_ldm.evaluation.features import downsample, unscaled
 from dipy_ldm.metrics import Interval, bootstrap
 
-# Of the brightest, above which a voxel counts as foreground.
+# Share of the 99 % quantile above which a voxel counts as foreground.
 _FOREGROUND_THRESHOLD = 0.1
 TISSUES = "dark tissue", "middle tissue", "bright tissue"
-# Tissues take seconds a volume: of so many, at so many voxels each.
+# Segmenting tissues takes seconds per volume: volumes, and voxels of each.
 _MAX_TISSUE_VOLUMES, _MAX_TISSUE_VOXELS = 16, 64**3
-# Of the Markov random field, and its steps: the usual ones of DIPY's examples.
+# Of the Markov random field, as in DIPY's examples.
 _SMOOTHNESS, _STEPS = 0.1, 20
 
 
 def measure_anatomy(volumes: np.ndarray, affine: np.ndarray) -> dict[str, np.ndarray]:
-    """Measure volumes ``(n, x, y, z, channels)``, each figure ``(n,)``.
-
-    Tissues are those of the first 16.
-    """
+    """Measure volumes ``(n, x, y, z, channels)``, ``(n,)``; tissues of up to 16."""
     inside = [foreground(volume) for volume in volumes]
     pairs = zip(volumes[..., 0], inside)
     return {
@@ -37,22 +34,18 @@ def measure_anatomy(volumes: np.ndarray, affine: np.ndarray) -> dict[str, np.nda
 
 
 def _millilitres(affine):
-    """Return the volume of a voxel."""
+    """Return the volume of a voxel in ml."""
     return abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000
 
 
 def foreground(volume: np.ndarray) -> np.ndarray:
-    """Find where a volume ``(x, y, z, channels)`` is not dark, ``(x, y, z)``."""
+    """Return the mask ``(x, y, z)`` of the foreground of ``(x, y, z, channels)``."""
     first = volume[..., 0]
     return first > _FOREGROUND_THRESHOLD * max(np.quantile(first, 0.99), 1e-6)
 
 
 def symmetry(volume: np.ndarray) -> float:
-    """Correlate a volume ``(x, y, z, channels)`` with its mirror image.
-
-    About the plane in the middle of what is not dark: a head need not lie in the middle
-    of its grid.
-    """
+    """Correlate a volume with its mirror image about the middle of its foreground."""
     inside = foreground(volume).any((1, 2))
     if not inside.any():
         return 0.0
@@ -64,17 +57,17 @@ def symmetry(volume: np.ndarray) -> float:
 
 
 def tissue_fractions(volumes: np.ndarray) -> np.ndarray:
-    """Divide the foreground of volumes into three tissues by intensity, ``(n, 3)``.
+    """Return the shares of three tissues in the foreground of volumes, ``(n, 3)``.
 
     By DIPY's ``TissueClassifierHMRF``, a hidden Markov random field
-    :footcite:p:`Zhang2001`, of at most 16 volumes and at most 64³ voxels each.
+    :footcite:p:`Zhang2001`, of at most 16 volumes of at most 64³ voxels.
     """
-    few = shrunk(volumes[:_MAX_TISSUE_VOLUMES], _MAX_TISSUE_VOXELS)
+    few = downsample(volumes[:_MAX_TISSUE_VOLUMES], _MAX_TISSUE_VOXELS)
     return np.array([_fractions_of(volume) for volume in few])
 
 
 def _fractions_of(volume):
-    """Return the shares of three tissues, NaN where these can't be told apart."""
+    """Return the shares of three tissues; NaN if the segmentation fails."""
     from dipy.segment.tissue import TissueClassifierHMRF
 
     inside = foreground(volume)
@@ -90,7 +83,7 @@ def _fractions_of(volume):
     except (ValueError, IndexError, np.linalg.LinAlgError) as error:
         logging.getLogger(__name__).debug("no tissues: %s", error)
         return np.full(3, np.nan)
-    # Tissues that are too far apart underflow, and then nothing is decided (-1).
+    # Tissues of very different intensity underflow, and all labels are -1.
     labels = first if labels.max() < 0 else labels
     # 0 is the background.
     counts = np.array([np.sum(labels[inside] == i) for i in (1, 2, 3)])
@@ -104,15 +97,12 @@ def measure_channels(
     seed: int = 0,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> dict[str, dict[str, dict[str, Interval | None]]]:
-    """Measure what channels say of themselves: means of each set, by their titles.
-
-    Sets are columns that were scaled from bounds to [0, 1].
-    """
+    """Return the means of each set for each channel; images are scaled from bounds."""
     size, restored = _millilitres(affine), partial(unscaled, bounds=bounds)
 
     def mean(rows, title, name):
-        (whose,) = sets.whose(name)
-        return mean_of([row[title] for row in rows], whose, seed)
+        (subject_ids,) = sets.subjects_of(name)
+        return finite_mean([row[title] for row in rows], subject_ids, seed)
 
     figures = {}
     for channel, columns in channel_slices(channels):
@@ -136,7 +126,7 @@ def measure_channels(
 def compare_anatomy(
     measured: Mapping[str, Mapping[str, np.ndarray]], sets: Sets, seed: int = 0
 ) -> dict[str, dict[str, Interval]]:
-    """Measure the distances of measurements ``(n,)`` to those of the reference."""
+    """Return standardised differences from the means of the reference set."""
 
     def difference(x, y):
         return (x.mean() - y.mean()) / max(y.std(), 1e-12)
@@ -144,13 +134,12 @@ def compare_anatomy(
     intervals: dict[str, dict] = {kind: {} for kind in sets.compared}
     for kind, name in product(sets.compared, measured["reference"]):
         pair = measured[kind][name], measured["reference"][name]
-        # Of tissues the first volumes are measured, where they can be.
+        # Tissues are measured in the first volumes alone, and may be NaN.
         finite = [np.isfinite(x) for x in pair]
-        whose = [
-            own[: len(f)][f] for own, f in zip(sets.whose(kind, "reference"), finite)
-        ]
-        if min(len(np.unique(own)) for own in whose) > 1:
+        owners = zip(sets.subjects_of(kind, "reference"), finite)
+        ids = [own[: len(f)][f] for own, f in owners]
+        if min(len(np.unique(own)) for own in ids) > 1:
             kept = (x[f] for x, f in zip(pair, finite))
-            interval = bootstrap(difference, *kept, seed=seed, subjects=whose)
+            interval = bootstrap(difference, *kept, seed=seed, subjects=ids)
             intervals[kind][name] = interval
     return intervals

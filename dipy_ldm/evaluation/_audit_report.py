@@ -1,4 +1,4 @@
-"""What an audit says, and its page."""
+"""Audit results: conclusions, the public report, and the private page of pairs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,34 +8,34 @@ import numpy as np
 
 from dipy_ldm.data.channels import Channel
 from dipy_ldm.evaluation import (
-    _memorization as copies,
+    _memorization as memorization,
     _page as page,
-    features as learnt,
+    features as image_features,
 )
 from dipy_ldm.evaluation._page import Report, number
 
-# Pixels of a pair on the page, at least.
-_WIDTH = 320
+# Width of a pair on the page, in pixels.
+_MIN_PAIR_WIDTH = 320
 _RATIO = "nearest-neighbour ratio"
 _LOSSES = {
-    "denoiser": "loss of the denoiser",
-    "reference": "the same of the reference",
-    "autoencoder": "error of the autoencoder",
+    "denoiser": "denoising loss",
+    "reference": "denoising loss of the reference model",
+    "autoencoder": "reconstruction error of the autoencoder",
 }
-_BESIDE = {
+_REFERENCE_NOTES = {
     False: (
-        "No model that never saw the training images stands beside this one "
-        "(--reference), which would say how much that is."
+        "A reference model that was not trained on these images (--reference) would "
+        "measure this effect."
     ),
     True: (
-        "The reference, which is said to have never seen these images, separates as "
-        "many for that reason: only what the model separates beyond it is a leak."
+        "The reference model, stated not to be trained on these images, measures this "
+        "effect: only a higher AUC than that of the reference model is a leak."
     ),
 }
 
 
 class Pair(NamedTuple):
-    """A suspicious pair: numbers of the images, ratio, distance, and features."""
+    """A suspicious pair: indices of the images, neighbour ratio, distance, features."""
 
     generated: int
     train: int
@@ -46,40 +46,40 @@ class Pair(NamedTuple):
 
 @dataclass(eq=False, repr=False)
 class Audit(Report):
-    """What was found; in notebooks its page.
+    """Result of an audit; notebooks show it as a page.
 
     Parameters
     ----------
     n, n_held_out : int
-        Generated images, and held-out ones.
+        Number of generated and of held-out images.
     searches : dict of str to Search
-        Neighbours, by the name of the features.
+        Nearest neighbours, by the name of the features.
     findings : dict of str to Finding
-        What they say.
+        Copies and their significance, by the name of the features.
     members : dict of str to Membership
-        By the denoising loss, by that of the reference if there is one, and by the
-        error of the autoencoder.
+        Membership inference by the denoising loss, by that of the reference model if
+        there is one, and by the error of the autoencoder.
     classes : dict of str to dict
-        Of each class that samples were asked for, what was found of its levels.
+        Copies for each level of each categorical condition that was requested.
     pairs : list of Pair
-        The most suspicious ones first.
+        Suspicious pairs, the most suspicious first.
     generated : ndarray
         Generated images in [0, 1], ``(n, *space, channels)``.
     projection : Projection
         To the invariant features.
     notes : list of str
-        Sentences on what was done.
+        How the images were compared.
     """
 
     n: int
     n_held_out: int
-    searches: dict[str, copies.Search]
-    findings: dict[str, copies.Finding]
-    members: dict[str, copies.Membership]
-    classes: dict[str, dict[str, copies.Level]]
+    searches: dict[str, memorization.Search]
+    findings: dict[str, memorization.Finding]
+    members: dict[str, memorization.Membership]
+    classes: dict[str, dict[str, memorization.Level]]
     pairs: list[Pair]
     generated: np.ndarray
-    projection: learnt.Projection
+    projection: image_features.Projection
     notes: list[str]
 
     def conclusions(self) -> list[tuple[str, str]]:
@@ -87,20 +87,19 @@ class Audit(Report):
         return conclude(self)
 
     def to_html(self) -> str:
-        """Return the page, which neither shows nor names a training image."""
+        """Return the public page, which neither shows nor names training images."""
         return write_page(self, {})
 
     @property
     def spaces_with_copies(self):
-        """Names of the features in which there are copies beyond chance."""
-        limit = copies.FALSE_ALARM_RATE / len(self.findings)
+        """Names of the features with significantly many copies."""
+        limit = memorization.FALSE_ALARM_RATE / len(self.findings)
         return [name for name, f in self.findings.items() if f.chance < limit]
 
 
 def write_page(audit: Audit, about: Mapping[str, Any]) -> str:
-    """Write the page of an audit, which neither shows nor names a training image."""
-    proof = "A pass proves nothing: see below what is not found."
-    # Without their neighbours.
+    """Return the public page of an audit, which shows or names no training image."""
+    proof = "A pass proves nothing: see below what this audit does not detect."
     suspects = [
         [f"{p.generated}", p.nearness, p.distance, p.features] for p in audit.pairs
     ]
@@ -112,7 +111,7 @@ def write_page(audit: Audit, about: Mapping[str, Any]) -> str:
         "audit.html",
         findings=_findings(audit),
         features=page.text(*(f"{n}: {s.says}" for n, s in audit.searches.items())),
-        nearness=_histograms(audit),
+        histograms=_histograms(audit),
         classes=_classes(audit),
         suspects=page.table(["sample", _RATIO, "distance", "features"], suspects),
         **_members(audit.members),
@@ -128,9 +127,9 @@ def write_pairs(
     samples: Sequence[str] = (),
     channels: Sequence[Channel] = (),
 ) -> str:
-    """Write a page of the most suspicious pairs, which is not to be published.
+    """Return the private page of the most suspicious pairs, not for publication.
 
-    Names are those of training images by their numbers; samples have names or none.
+    Names are of training images, by index; samples without names are numbered.
     """
     from dipy_ldm.plots import montage, pictures
 
@@ -144,20 +143,20 @@ def write_pairs(
         images = np.stack([audit.generated[pair.generated], train(pair.train)])
         shown = pictures(images, affine, channels)
         both = montage(shown, columns=2 if affine is None else 1)
-        drawn.append(page.picture(both, caption, -(-_WIDTH // both.shape[1])))
+        drawn.append(page.picture(both, caption, -(-_MIN_PAIR_WIDTH // both.shape[1])))
     return page.page(
         "Private: the most suspicious pairs of an audit",
         page.note(
-            "This page shows training images and names them. Keep it as you keep the "
-            "data; what may be published is the other page.",
+            "This page shows training images with their names. Keep it as confidential "
+            "as the data; publish the other page only.",
             "bad",
         ),
         page.facts(about),
         page.text(
-            "First a generated image, then its nearest training image. Look at them: "
-            "where they are the same patient, it is a copy, whatever the figures say."
+            "Each generated image is followed by its nearest training image. If both "
+            "show the same patient, the sample is a copy, whatever the figures are."
         ),
-        # Three planes are wider than what stands side by side.
+        # Pairs of three planes each are too wide to stand side by side.
         page.row(drawn) if affine is None else "".join(drawn),
     )
 
@@ -174,48 +173,48 @@ def conclude(audit: Audit) -> list[tuple[str, str]]:
 
 
 def _conclude_membership(members, name):
-    """Return a sentence on training images that a loss separates from others."""
+    """Return a sentence on membership inference by one loss."""
     auc = members[name].auc
     start = (
-        f"Training images can be distinguished from others by the {_LOSSES[name]} "
-        f"(AUC {number(auc.value)})"
+        f"Membership inference: the {_LOSSES[name]} separates training images from "
+        f"held-out ones (AUC {number(auc.value)})"
     )
-    leak = "that is no copy, but it is a leak"
-    if name != "denoiser":  # beside which no reference stands
-        return f"{start}: {leak} unless the images differ by themselves.", "bad"
+    leak = "a leak, though not a copy"
+    if name != "denoiser":  # the reference model has no such loss
+        return f"{start}: a leak, unless the two sets differ in other ways.", "bad"
     if "reference" not in members:
         return f"{start}: {leak}.", "bad"
     other = members["reference"].auc
-    less = f"a model that never saw them tells less ({number(other.value)})"
+    less = f"better than a reference model not trained on them ({number(other.value)})"
     if other.high < auc.low:
-        return f"{start}, and {less}: {leak}.", "bad"
+        return f"{start}, {less}: {leak}.", "bad"
     end = (
-        f"so they can by that of a model that never saw them ({number(other.value)}): "
-        "the images differ by themselves, and no leak is shown."
+        f"but so does that of a reference model not trained on them "
+        f"({number(other.value)}): the two sets differ, and no leak is shown."
     )
-    return f"{start}, and {end}", "plain"
+    return f"{start}, {end}", "plain"
 
 
 def _conclude_features(audit, name, finding):
-    """Return a sentence on the search in one feature space."""
-    # Of few held-out images, the 1 % quantile is the least.
+    """Return a sentence on the search for copies in one feature space."""
+    # With few held-out images, the 1 % quantile is the minimum.
     least = finding.expected * (audit.n_held_out + 1) < 1.5
     nearer = (
-        f"{_percent(finding.share)} of {audit.n} samples are nearer to a training "
-        f"image than {'any held-out image is' if least else '99 % of held-out images'} "
+        f"{_percent(finding.share)} of {audit.n} samples are closer to a training "
+        f"image than {'any held-out image' if least else '99 % of held-out images'} "
         f"({100 * finding.expected:.1f} % expected"
     )
     p = "p < 0.001" if finding.chance < 1e-3 else f"p = {number(finding.chance)}"
     start = f"{name.capitalize()}:"
     if name not in audit.spaces_with_copies:
         return f"{start} {nearer}; {p}: not significant).", "good"
-    copied = f"{_percent(finding.copies)} are far nearer than any held-out image"
-    return f"{start} there are copies beyond chance. {copied}, {nearer}; {p}).", "bad"
+    copied = f"{_percent(finding.copies)} are far closer than any held-out image"
+    return f"{start} copies beyond chance. {copied}, {nearer}; {p}).", "bad"
 
 
 def _percent(share):
     value, low, high = (f"{100 * x:.1f}" for x in share)
-    return f"{value} % ({low} to {high})"
+    return f"{value} % [{low}, {high}]"
 
 
 def _findings(audit):
@@ -238,7 +237,7 @@ def _histograms(audit):
         page.part(
             f"{_RATIO.capitalize()} in {name}",
             page.histograms(
-                {"generated": s.generated.nearness, "held-out": s.held_out.nearness},
+                {"generated": s.generated.ratio, "held-out": s.held_out.ratio},
                 _RATIO,
             ),
         )
@@ -247,7 +246,7 @@ def _histograms(audit):
 
 
 def _classes(audit):
-    """Tabulate copies for each level of each class."""
+    """Tabulate copies for each level of each categorical condition."""
     head = [
         f"{kind}, {name}" for kind in ("copies", "nearer") for name in audit.searches
     ]
@@ -264,22 +263,21 @@ def _classes(audit):
 
 def _members(members):
     losses = members["denoiser"]
-    head = ["by the", "AUC"]
+    head = ["inferred from the", "AUC"]
     rows = [[_LOSSES[name], member.auc] for name, member in members.items()]
-    guessed = "of fewer than 100 held-out images no share that is found can be told."
+    guessed = "fewer than 100 held-out images are too few for a true positive rate."
     if all(member.true_positive_rate for member in members.values()):
         rate = f"{100 * losses.false_rate:.2g} %"
-        head.append(f"found at {rate} false")
+        head.append(f"true positives at {rate} false positives")
         for row, member in zip(rows, members.values()):
             row.append(member.true_positive_rate)
         guessed = (
-            f"{rate} of the training images are found where {rate} of the others are "
-            "taken for such."
+            f"the true positive rate is {rate} at a false positive rate of {rate}."
         )
     drawn = {"training": losses.train, "held-out": losses.held_out}
     return {
         "guessed": guessed,
         "members": page.table(head, rows),
-        "losses": page.histograms(drawn, "loss of the denoiser"),
-        "beside": _BESIDE["reference" in members],
+        "losses": page.histograms(drawn, "denoising loss"),
+        "reference": _REFERENCE_NOTES["reference" in members],
     }

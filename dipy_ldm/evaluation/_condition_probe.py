@@ -1,8 +1,7 @@
-"""Probes: what images are asked to be, told from the images by what real ones teach.
+"""Linear probes of whether samples have the requested conditions.
 
-A ridge regression learns a condition from the features of real images. On other real
-images it shows how well the condition can be told at all, and on generated ones whether
-they are what was asked for.
+A ridge regression predicts a condition from the features of real images. Its accuracy
+on other real images is the best to expect of generated ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,14 +18,14 @@ from dipy_ldm._utils.values import in_order, level_of
 from dipy_ldm.metrics import Interval, binomial, bootstrap
 from dipy_ldm.prior import _ridge as regression
 
-# Real images without which nothing is learnt, and more than are needed.
+# Real images that a probe is fitted to.
 MIN_IMAGES, _MAX_IMAGES = 20, 2000
 # Penalties of the ridge, in units of the largest variance.
 _PENALTIES = np.logspace(-7, 1, 17)
 
 
-class Probed(NamedTuple):
-    """Result of the probe of one condition."""
+class ProbeResult(NamedTuple):
+    """Result of the linear probe of one condition."""
 
     kind: str
     features: str
@@ -37,7 +36,7 @@ class Probed(NamedTuple):
     guessing: dict[str, float]
 
     def as_figures(self) -> dict[str, Any]:
-        """Return the figures, without those of single images."""
+        """Return the figures without the values of single images."""
         record = {"kind": self.kind, "features": self.features, "n": self.n}
         return record | {"guessing": self.guessing, "figures": self.figures}
 
@@ -51,19 +50,19 @@ def measure_agreement(
     """Measure the agreement of measured and requested values ``(n,)``."""
     a, b = np.asarray(requested, float), np.asarray(measured, float)
     finite = np.isfinite(a) & np.isfinite(b)
-    whose = number_subjects(subjects, len(a))[finite]
-    at_least("the number of samples with both numbers", len(np.unique(whose)), 4)
+    ids = number_subjects(subjects, len(a))[finite]
+    at_least("the number of samples with both numbers", len(np.unique(ids)), 4)
     a, b = a[finite], b[finite]
     if np.ptp(a) == 0:
-        raise InputError("all numbers are the same; ask for different ones.")
+        raise InputError("all requested values are equal; request different ones.")
     if np.ptp(b) == 0:
         raise InputError(
-            "all samples have the same measure, whatever was asked for; look at them."
+            "all samples have the same measured value; check the measurements."
         )
 
     def pairs(statistic):
         both = np.stack([a, b], 1)
-        return bootstrap(lambda p: statistic(*p.T), both, seed=seed, subjects=[whose])
+        return bootstrap(lambda p: statistic(*p.T), both, seed=seed, subjects=[ids])
 
     def correlation(x, y):
         return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else np.corrcoef(x, y)[0, 1]
@@ -83,7 +82,7 @@ def class_accuracy(
     predicted: Sequence[Any],
     subjects: np.ndarray | None = None,
 ) -> Interval:
-    """Return the share of samples ``(n,)`` whose predicted class was requested."""
+    """Return the share of samples ``(n,)`` predicted as the requested class."""
     pairs = zip(map(level_of, requested), map(level_of, predicted), strict=True)
     right = [a == b for a, b in pairs]
     n = len(right if subjects is None else np.unique(subjects))
@@ -93,18 +92,17 @@ def class_accuracy(
 
 
 def _fit_ridge(rows, targets, subjects=None):
-    """Learn numbers from features, with the penalty that is best for those left out.
+    """Fit a ridge regression, with the penalty chosen by cross-validation.
 
-    Returned are the share of the variance of the targets that is predicted for these,
-    and a function from features to targets.
+    Return the cross-validated share of explained variance, and the prediction function.
 
     Shapes: rows ``(n, features)``, targets ``(n, targets)``, subjects ``(n,)``.
     """
     x, y = np.asarray(rows, float), np.asarray(targets, float)
-    whose = number_subjects(subjects, len(x))
+    subject_ids = number_subjects(subjects, len(x))
     left, spreads, right = regression.decompose(x)
     penalties = max(spreads**2, default=1.0) * _PENALTIES
-    fit = regression.fit_ridge(left, spreads, y, penalties, whose)
+    fit = regression.fit_ridge(left, spreads, y, penalties, subject_ids)
     slopes = right.T @ ((fit.shrunk / spreads)[:, None] * fit.coefficients)
     explained = 1 - fit.error / max(float(y.var(0).mean()), 1e-12)
     return explained, lambda features: (features - x.mean(0)) @ slopes + y.mean(0)
@@ -116,27 +114,27 @@ def probe_all(
     rows: Mapping[str, Mapping[str, np.ndarray]],
     seed: int = 0,
     subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
-) -> tuple[dict[str, Probed], list[str]]:
-    """Probe all conditions with enough values."""
+) -> tuple[dict[str, ProbeResult], list[str]]:
+    """Probe all conditions that have enough values."""
     probes, notes = {}, []
     for name, condition in conditions.items():
-        own = {of: list((v or {}).get(name, [])) for of, v in labels.items()}
+        own = {n: list((v or {}).get(name, [])) for n, v in labels.items()}
         if not all(own.values()):
             continue
         try:
             probes[name] = _probe(condition.kind, rows, own, seed, subjects)
         except InputError as error:
-            notes.append(f"Whether {name} is what was asked for can't be told: {error}")
+            notes.append(f"No probe of {name}: {error}")
     return probes, notes
 
 
 def _probe(kind, rows, labels, seed=0, subjects=MappingProxyType({})):
-    """Fit a probe to real ``(n, features)``, and predict a condition of others."""
+    """Fit a probe to the reference set, and predict a condition of the other sets."""
     if kind == "direction":
-        raise InputError("it is a direction.")
+        raise InputError("a probe needs numbers or classes, not directions.")
     if not rows:
         raise InputError(
-            "no features are independent of the model's own encoder; give others."
+            "no features are independent of the model's own encoder; add others."
         )
     places = {
         name: [i for i, value in enumerate(values) if value is not None]
@@ -146,13 +144,13 @@ def _probe(kind, rows, labels, seed=0, subjects=MappingProxyType({})):
     requested = {name: [labels[name][i] for i in at] for name, at in places.items()}
     if kind == "class":
         requested = {n: list(map(level_of, column)) for n, column in requested.items()}
-    whose = {name: column[places[name]] for name, column in subjects.items()}
-    taught, at = requested.pop("reference"), places.pop("reference")
-    levels = in_order(set(taught)) if kind == "class" else []
-    targets = _targets(taught, levels)
+    subject_ids = {name: column[places[name]] for name, column in subjects.items()}
+    fitted, at = requested.pop("reference"), places.pop("reference")
+    levels = in_order(set(fitted)) if kind == "class" else []
+    targets = _targets(fitted, levels)
     ridges = {
-        name: _fit_ridge(of["reference"][at], targets, whose.get("reference"))
-        for name, of in rows.items()
+        name: _fit_ridge(by_set["reference"][at], targets, subject_ids.get("reference"))
+        for name, by_set in rows.items()
     }
     best = max(ridges, key=lambda name: ridges[name][0])
     predicted, figures, guessing = {}, {}, {}
@@ -160,18 +158,18 @@ def _probe(kind, rows, labels, seed=0, subjects=MappingProxyType({})):
         outputs = ridges[best][1](rows[best][name][places[name]])
         if levels:
             predicted[name] = [levels[i] for i in outputs.argmax(1)]
-            accuracy = class_accuracy(column, predicted[name], whose.get(name))
+            accuracy = class_accuracy(column, predicted[name], subject_ids.get(name))
             figures[name] = {"right": accuracy}
             guessing[name] = max(map(column.count, levels)) / len(column)
         else:
             predicted[name] = outputs[:, 0].tolist()
             pair = column, predicted[name]
-            figures[name] = measure_agreement(*pair, seed, whose.get(name))
-    return Probed(kind, best, len(taught), requested, predicted, figures, guessing)
+            figures[name] = measure_agreement(*pair, seed, subject_ids.get(name))
+    return ProbeResult(kind, best, len(fitted), requested, predicted, figures, guessing)
 
 
 def _targets(values, levels):
-    """Return regression targets: numbers, or indicators of levels."""
+    """Return regression targets: values, or indicators of levels."""
     if len(values) < MIN_IMAGES:
         raise InputError(
             f"only {len(values)} real images have this value; at least {MIN_IMAGES} "
@@ -179,7 +177,7 @@ def _targets(values, levels):
         )
     targets = np.array([[v == level for level in levels] or [v] for v in values], float)
     if levels and len(levels) < 2:
-        raise InputError("all real images of the half to learn from are of one level.")
+        raise InputError("all real images of the reference half have the same level.")
     if np.ptp(targets) == 0:
-        raise InputError("it is the same in all real images of the half to learn from.")
+        raise InputError("all real images of the reference half have the same value.")
     return targets

@@ -1,4 +1,4 @@
-"""Fingerprints of training images, by which copies of them are known again."""
+"""Fingerprints of training images, to filter copies of them from samples."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,21 +14,20 @@ from dipy_ldm.evaluation.features import Projection, voxels
 from dipy_ldm.vqvae import VQVAE
 
 _KIND = "fingerprints"
-# Samples that are refused for each that is wanted, before there is no end to it.
+# Refused samples per requested one, after which generation is aborted.
 _MAX_REFUSED_PER_SAMPLE = 50
-# Number from which on samples in place of copies are counted.
-_FIRST_NEW = 10**9
-# Samples are refused that are nearer than this share of the held-out images.
+# First index of the samples that replace copies.
+_FIRST_REPLACEMENT = 10**9
+# Samples are refused below this quantile of the ratios of held-out images.
 QUANTILE = 0.05
-# Numbers that are kept of the voxels, and what the sums are drawn from.
+# Random projections of the voxels, and their seed.
 _PROJECTIONS, _SEED = 64, 20261126
 
 
 def project_randomly(rows: np.ndarray) -> np.ndarray:
-    """Project voxels randomly to ``(n, 64)``, which keeps distances but no image.
+    """Project voxels randomly to ``(n, 64)``, which preserves distances to about 10 %.
 
-    By the lemma of Johnson and Lindenstrauss distances of 64 sums are those of all
-    voxels, but for a tenth or so.
+    By the Johnson-Lindenstrauss lemma; images cannot be reconstructed from these.
     """
     size = rows.shape[1]
     if size <= _PROJECTIONS:
@@ -39,32 +38,32 @@ def project_randomly(rows: np.ndarray) -> np.ndarray:
 
 
 class ReferenceSet(NamedTuple):
-    """Features of training images, and the ratio below which a sample is a copy.
+    """Features ``(n, features)`` of training images, and thresholds for copies.
 
-    ``train`` is ``(n, features)``, and ``apart`` the distance below which two training
-    images count as one.
+    ``threshold`` is of the nearest-neighbour ratio; training images that are closer
+    than ``min_distance`` count as one.
     """
 
     train: np.ndarray
     threshold: float
-    apart: float
+    min_distance: float
 
     @classmethod
     def of(cls, train: np.ndarray, held_out: np.ndarray) -> Self:
-        """Choose the thresholds by the features of held-out images."""
-        apart = separation(train, held_out)
-        nearness = neighbours(held_out, train, apart).nearness
-        return cls(train, float(np.quantile(nearness, QUANTILE)), apart)
+        """Set the thresholds by the features of held-out images."""
+        min_distance = separation(train, held_out)
+        ratio = neighbours(held_out, train, min_distance).ratio
+        return cls(train, float(np.quantile(ratio, QUANTILE)), min_distance)
 
     def has(self, rows: np.ndarray) -> np.ndarray:
-        """Return which images are too near to one of these."""
-        near = neighbours(rows, self.train, self.apart)
-        equal = near.distance < COPY_RATIO * self.apart
-        return (near.nearness < self.threshold) | equal
+        """Return which images ``(n, features)`` are copies, as a mask ``(n,)``."""
+        near = neighbours(rows, self.train, self.min_distance)
+        equal = near.distance < COPY_RATIO * self.min_distance
+        return (near.ratio < self.threshold) | equal
 
 
 class CopyFilter(NamedTuple):
-    """What knows copies of training images."""
+    """Detector of samples that are copies of training images."""
 
     projection: Projection
     invariant: ReferenceSet
@@ -72,7 +71,7 @@ class CopyFilter(NamedTuple):
     model: str
 
     def save(self, path: str | Path) -> None:
-        """Write the fingerprints to a file."""
+        """Save the fingerprints to a file."""
         tensors = {
             "mean": self.projection.mean,
             "directions": self.projection.directions,
@@ -83,18 +82,18 @@ class CopyFilter(NamedTuple):
         document: dict[str, Any] = {"model": self.model}
         for kind, own in (("", self.invariant), ("_voxels", self.voxels)):
             document[f"threshold{kind}"] = own.threshold
-            document[f"apart{kind}"] = own.apart
+            document[f"apart{kind}"] = own.min_distance
         _serialization.save(path, _KIND, small, document)
 
     @classmethod
     def load(cls, path: str | Path, model: str) -> Self:
-        """Read fingerprints."""
+        """Load fingerprints of a model."""
         tensors, document = _serialization.load(path, _KIND)
         limits = "threshold", "apart", "threshold_voxels", "apart_voxels"
         if document.get("model") != model or not document.keys() >= set(limits):
             raise InputError(
-                f"{path} has the fingerprints of another model; make them for this one "
-                "with dipy_audit_ldm --fingerprints."
+                f"{path} has the fingerprints of another model; create new ones with "
+                "dipy_audit_ldm --fingerprints."
             )
         values = [float(document[name]) for name in limits]
         return cls(
@@ -105,7 +104,7 @@ class CopyFilter(NamedTuple):
         )
 
     def copies(self, images: np.ndarray, vqvae: VQVAE) -> np.ndarray:
-        """Return which of the images ``(n, *space, channels)`` are near-copies."""
+        """Return the indices of near-copies among ``(n, *space, channels)``."""
         images = scaled(images, vqvae)
         near = self.invariant.has(self.projection.of(images))
         near |= self.voxels.has(project_randomly(voxels().compute(images)))
@@ -113,31 +112,28 @@ class CopyFilter(NamedTuple):
 
 
 class CopyReplacer:
-    """Generates samples, and others in place of copies.
-
-    These have numbers that no other part of the same set has.
-    """
+    """Generates samples, and replaces copies by samples with indices of their own."""
 
     def __init__(self, find: Callable[[np.ndarray], np.ndarray], numbers: range):
-        self.find = find  # from images to the rows of copies
+        self.find = find  # from images to the indices of copies
         self.numbers = numbers
         self.refused = 0
 
     def generate(
         self, generate: Callable[[list[int], int], np.ndarray], numbers: range
     ) -> tuple[np.ndarray, list[int]]:
-        """Generate images ``(n, *space, channels)``; return their numbers, too."""
+        """Return images ``(n, *space, channels)`` without copies, and their indices."""
         places, used = list(range(len(numbers))), list(numbers)
         images = generate(places, numbers.start)
         while (bad := self.find(images[places])).size:
             places = [places[row] for row in bad]
             if self.refused + len(places) > _MAX_REFUSED_PER_SAMPLE * len(self.numbers):
                 raise InputError(
-                    f"{self.refused} samples in place of {len(self.numbers)} are "
-                    "copies of training images: the model has memorised these; use "
-                    "more images or fewer steps."
+                    f"{self.refused} samples for {len(self.numbers)} requested are "
+                    "copies of training images: the model has memorised these; train "
+                    "on more images or for fewer steps."
                 )
-            first = _FIRST_NEW + self.numbers.start * _MAX_REFUSED_PER_SAMPLE
+            first = _FIRST_REPLACEMENT + self.numbers.start * _MAX_REFUSED_PER_SAMPLE
             first += self.refused
             images[places] = generate(places, first)
             for number, place in enumerate(places, first):

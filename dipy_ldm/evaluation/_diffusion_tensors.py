@@ -1,4 +1,4 @@
-"""Generated diffusion series beside measured ones, by the tensors that DIPY fits."""
+"""Comparison of generated and measured diffusion series by DIPY's tensor fits."""
 
 from collections.abc import Mapping
 import logging
@@ -17,27 +17,27 @@ from dipy_ldm.data._table_rows import find_subjects
 from dipy_ldm.data.volumes import Volumes
 from dipy_ldm.evaluation import _page as page
 from dipy_ldm.evaluation._anatomy import foreground
-from dipy_ldm.evaluation._fidelity import mean_of
+from dipy_ldm.evaluation._fidelity import finite_mean
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.plots import montage, planes
 
 logger = logging.getLogger(__name__)
 
-# Unknowns of a tensor, and the FA from which on it has a direction.
-_MIN_DIRECTIONS, _ANISOTROPIC = 6, 0.2
+# Parameters of a tensor, and the FA above which its direction is compared.
+_MIN_DIRECTIONS, _MIN_FA = 6, 0.2
 _SETS = "generated", "reconstructed", "real"
 
 
 class Tensors(NamedTuple):
-    """FA ``(*space)`` and principal directions ``(*space, 3)``, of a mask."""
+    """FA ``(*space)`` and principal directions ``(*space, 3)`` within a mask."""
 
     fa: np.ndarray
     directions: np.ndarray
 
     def compare(self, truth: "Tensors", mask: np.ndarray) -> dict[str, float]:
-        """Compare with measured tensors."""
+        """Return mean FA, and errors of FA and directions against the truth."""
         error = np.abs(self.fa - truth.fa)[mask].mean()
-        certain = mask & (truth.fa > _ANISOTROPIC)
+        certain = mask & (truth.fa > _MIN_FA)
         cosines = np.abs((self.directions * truth.directions).sum(-1))[certain]
         angles = np.rad2deg(np.arccos(np.clip(cosines, 0, 1)))
         off = float(np.median(angles)) if angles.size else np.nan
@@ -51,7 +51,7 @@ class Tensors(NamedTuple):
 def fit_tensors(
     series: np.ndarray, bvals: npt.ArrayLike, bvecs: npt.ArrayLike, mask: np.ndarray
 ) -> Tensors:
-    """Fit tensors to a series ``(*space, n)`` within a mask, in the world."""
+    """Fit tensors to a series ``(*space, n)`` within a mask, in world coordinates."""
     from dipy.core.gradients import gradient_table
     from dipy.reconst.dti import TensorModel
 
@@ -67,16 +67,16 @@ def compare_series(
     seed: int = 0,
     sampling: Mapping = MappingProxyType({}),
 ) -> tuple[dict, dict[str, str]]:
-    """Compare series with those made of their b = 0; return figures, pieces of a page.
+    """Compare real series with those generated from their b = 0 volumes.
 
-    None is for generating them now, along the measured directions, with the further
-    conditions that tables list for the real files.
+    By default, these are generated here, along the measured directions, with the other
+    conditions in the tables of the real files. Return figures, and HTML by placeholder.
     """
     rows_of, columns = _rows_of_series(real), dict(real.gradients or {})
     files = list(rows_of)
     if generated:
-        others = _rows_of_series(generated)
-        partner_of = pair_sources(files, list(others), "generated file")
+        generated_rows = _rows_of_series(generated)
+        partner_of = pair_sources(files, list(generated_rows), "generated file")
     else:
         columns |= _conditions_of(model, real)
     compared: list[dict[str, dict]] = []
@@ -85,7 +85,9 @@ def compare_series(
         b0, images, gradients = _take(real, rows_of[file], columns)
         mask = foreground(b0)
         if generated:
-            own = _take(generated, others[partner_of[file]], generated.gradients)
+            own = _take(
+                generated, generated_rows[partner_of[file]], generated.gradients
+            )
         else:
             options = {"conditions": gradients, "source": b0[None], "seed": seed}
             options |= {"first": number, "same_noise": True} | dict(sampling)
@@ -98,37 +100,38 @@ def compare_series(
         truth = tensors["real"]
         compared.append({n: one.compare(truth, mask) for n, one in tensors.items()})
         shown = shown or [tensors[name].fa for name in _SETS]
-    whose = np.unique(find_subjects(files), return_inverse=True)[1]
+    ids = np.unique(find_subjects(files), return_inverse=True)[1]
     figures = {
-        title: {n: _mean([of[n][title] for of in compared], whose, seed) for n in _SETS}
+        title: {n: _mean([of[n][title] for of in compared], ids, seed) for n in _SETS}
         for title in compared[0]["real"]
     }
-    counts = {"series": len(files), "subjects": len(np.unique(whose))}
+    counts = {"series": len(files), "subjects": len(np.unique(ids))}
     pieces = _pieces(figures, counts, np.array(shown)[..., None], real.affine)
     return counts | figures, pieces
 
 
-def _mean(values, whose, seed):
-    """Return the mean of what is finite, of one subject without an interval."""
+def _mean(values, subject_ids, seed):
+    """Return the mean of finite values, without an interval for a single subject."""
     finite = [value for value in values if np.isfinite(value)]
-    return mean_of(values, whose, seed) or (float(np.mean(finite)) if finite else None)
+    plain = float(np.mean(finite)) if finite else None
+    return finite_mean(values, subject_ids, seed) or plain
 
 
 def _fit(mask, b0, images, gradients):
-    """Fit tensors to a volume of b = 0 and weighted ones, each ``(*space, 1)``."""
+    """Fit tensors to a b = 0 volume and weighted volumes, each ``(*space, 1)``."""
     series = np.moveaxis(np.stack([b0, *images])[..., 0], 0, -1)
     bvecs = [(0.0, 0.0, 0.0), *gradients[DIRECTION]]
     return fit_tensors(series, [0.0, *gradients[BVAL]], bvecs, mask)
 
 
 def _conditions_of(model, real):
-    """Read the further conditions of real series, if tables have them."""
+    """Return the other conditions of real series that tables have."""
     values: dict = {}
     for name in [name for name in model.conditions_ if name not in real.gradients]:
         try:
             values |= real.conditions(name)
         except InputError as error:
-            logger.warning("%s of the real series is drawn: %s", name, error)
+            logger.warning("%s of the real series is drawn at random: %s", name, error)
     return without_unknown(model.conditions_, values)
 
 
@@ -138,26 +141,26 @@ def _rows_of_series(volumes):
     for file, rows in rows_of.items():
         if len(rows) < _MIN_DIRECTIONS:
             raise InputError(
-                f"{file} has {len(rows)} diffusion-weighted volumes, and a tensor "
+                f"{file} has {len(rows)} diffusion-weighted volumes, but a tensor "
                 f"needs {_MIN_DIRECTIONS}; leave the file out."
             )
     return rows_of
 
 
 def _take(volumes, rows, columns):
-    """Return b = 0, images and rows of columns, such as gradients, of a series."""
+    """Return b = 0, weighted volumes and rows of columns of a series."""
     return volumes.sources[rows[0]], volumes.images[rows], take_rows(columns, rows)
 
 
 def _pieces(figures, counts, shown, affine):
-    """Write the pieces of the page."""
+    """Return the HTML of the page by placeholder."""
     rows = [[title, *map(row.get, _SETS)] for title, row in figures.items()]
     n = f"{counts['series']} series of {counted(counts['subjects'], 'subject')}"
-    below = "below each mean is its 95 % interval"
-    below = below if counts["subjects"] > 1 else "intervals need two"
+    below = "95 % intervals below the means"
+    below = below if counts["subjects"] > 1 else "intervals need two subjects"
     picture = montage(planes(shown, affine), columns=1)
     caption = f"FA of the first series: {', '.join(_SETS)}."
     return {
-        "tensors": page.table(["mean of series", *_SETS], rows, f"{n}; {below}."),
+        "tensors": page.table(["mean over series", *_SETS], rows, f"{n}; {below}."),
         "pictures": page.picture(picture, caption),
     }

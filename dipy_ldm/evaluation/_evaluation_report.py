@@ -1,4 +1,4 @@
-"""What an evaluation says, and its page: words, plots, pictures and tables."""
+"""Evaluation results, their conclusions, and the report as an HTML page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from dipy_ldm._utils.values import listed
 from dipy_ldm.data.channels import Channel, scan_column
 from dipy_ldm.evaluation import _page as page
 from dipy_ldm.evaluation._anatomy import TISSUES
-from dipy_ldm.evaluation._condition_probe import Probed
+from dipy_ldm.evaluation._condition_probe import ProbeResult
 from dipy_ldm.evaluation._fidelity import Sets, is_worse_than_real
 from dipy_ldm.evaluation._page import Report, number
 from dipy_ldm.evaluation.two_sample import NetworkTest
@@ -34,15 +34,15 @@ _MEASURES = {
     **{tissue: f"{tissue}, share" for tissue in TISSUES},
 }
 _TEXTURES = "finest", "0.7 to 1.4 voxels", "1.4 to 2.8 voxels", "2.8 to 5.6 voxels"
-# Pictures of each kind, and how many in a row.
+# Images of each set on the page, and how many in a row.
 _SHOWN, _SHOWN_VOLUMES = (40, 10), (4, 2)
-# Share of a network's images that it must have learnt, to say that others are alike.
-_LEARNT = 0.9
+# Training accuracy below which a classifier that finds no difference is inconclusive.
+_MIN_TRAINING_ACCURACY = 0.9
 
 
 @dataclass(eq=False, repr=False)
 class Evaluation(Report):
-    """What was found; in notebooks its page.
+    """Result of an evaluation; notebooks show it as a page.
 
     Parameters
     ----------
@@ -51,23 +51,23 @@ class Evaluation(Report):
     sets : Sets
         The images that were compared.
     measured : dict of str to dict
-        Of volumes, measurements ``(n,)`` by their names, by the name of the set.
-    probes : dict of str to Probed
-        What probes say of the conditions that were asked for.
+        Anatomical measurements ``(n,)`` of volumes, by name, by the name of the set.
+    probes : dict of str to ProbeResult
+        Linear probes of the requested conditions.
     affine : ndarray or None
-        Where the voxels of volumes are.
+        From voxels of volumes to millimetres.
     notes : list of str
-        Sentences on what was done to the images before they were compared.
+        How the images were chosen and preprocessed.
     network : NetworkTest or None
-        What a network can tell of the generated images, if it was asked for.
+        Classifier two-sample test of the generated images, if it was requested.
     channels : sequence of Channel
-        What the channels are; none where they have no names.
+        Named channels, if there are any.
     """
 
     figures: dict
     sets: Sets
     measured: dict[str, dict]
-    probes: dict[str, Probed]
+    probes: dict[str, ProbeResult]
     affine: np.ndarray | None
     notes: list[str]
     network: NetworkTest | None = None
@@ -78,16 +78,16 @@ class Evaluation(Report):
         return conclude(self.figures)
 
     def to_html(self) -> str:
-        """Return the page."""
+        """Return the report as an HTML page."""
         return write_page(self, {})
 
 
 def write_page(
     evaluation: Evaluation, about: Mapping[str, Any], agreements: Sequence[str] = ()
 ) -> str:
-    """Write the page of an evaluation."""
+    """Return the report of an evaluation as an HTML page."""
     figures = evaluation.figures
-    accuracy = "taken by a classifier for what they are, or shall be"
+    accuracy = "classified as their label, or as the requested one"
     return page.report(
         "Evaluation of a latent diffusion model",
         conclude(figures),
@@ -97,20 +97,20 @@ def write_page(
         pictures=_pictures(evaluation),
         fidelity=_fidelity(figures["features"]),
         variety=_table({"similarity of pairs (MS-SSIM)": figures["variety"]}),
-        as_asked=_table({"share": figures.get("as_asked")}, head=accuracy),
+        class_accuracy=_table({"share": figures.get("as_asked")}, head=accuracy),
         **_classifier(evaluation),
         sharpness=_sharpness(figures["sharpness"]),
         texture=_by_scale(figures.get("texture"), _TEXTURES, "texture"),
         **_anatomy(evaluation),
         channels=_channels(figures.get("channels", {})),
         agreements="".join(agreements),
-        probes="".join(_probed(*item) for item in evaluation.probes.items()),
+        probes="".join(_probe_part(*item) for item in evaluation.probes.items()),
         reconstruction=_reconstruction(figures["reconstruction"]),
     )
 
 
 def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the conclusions from the figures as sentences."""
+    """Return the conclusions from the figures as sentences and their kinds."""
     sentences = []
     for name, kind in figures["features"].items():
         worse = [
@@ -118,24 +118,24 @@ def conclude(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
             for key, title in TITLES.items()
             if is_worse_than_real(kind["figures"], key)
         ]
-        can, by = ("can", f": {', '.join(worse)}") if worse else ("can't", "")
+        can, by = ("can", f" by {', '.join(worse)}") if worse else ("cannot", "")
         start = f"In the features “{name}”, {figures['n']} generated images"
         sentence = f"{start} {can} be distinguished from real ones{by}."
         sentences.append((sentence, "bad" if worse else "good"))
     if figures["variety"]["generated"].low > figures["variety"]["real"].high:
-        sentences.append(("Generated images are more alike than real ones are.", "bad"))
+        sentences.append(("Generated images vary less than real ones.", "bad"))
     if "classifier" in figures:
         sentences.append(_conclude_classifier(**figures["classifier"]))
     for name, rows in figures.get("channels", {}).items():
-        if apart := [title for title, row in rows.items() if _is_apart(row)]:
-            text = f"{name}: generated images differ from real ones in {listed(apart)}."
+        if differ := [title for title, row in rows.items() if _differs(row)]:
+            text = f"{name}: generated and real images differ in {listed(differ)}."
             sentences.append((text, "bad"))
     probes = figures.get("probes", {})
     return sentences + [_conclude_probe(name, probe) for name, probe in probes.items()]
 
 
-def _is_apart(row):
-    """Return whether the interval of generated images lies outside of real ones'."""
+def _differs(row):
+    """Return whether the intervals of generated and real images do not overlap."""
     generated, real = row.get("generated"), row.get("real")
     if not (generated and real):
         return False
@@ -143,19 +143,19 @@ def _is_apart(row):
 
 
 def _conclude_classifier(network, learnt, **_):
-    """Return a sentence on whether a network tells samples from real images."""
+    """Return a sentence on whether a network distinguishes samples from real images."""
     values = {name: number(area.value) for name, area in network.items()}
     worse = network["generated"].low > max(0.5, network["real"].high)
-    if not worse and (share := learnt["generated"]) < _LEARNT:
+    if not worse and (share := learnt["generated"]) < _MIN_TRAINING_ACCURACY:
         sentence = (
-            f"A network learnt only {share:.0%} of the half that it was shown: in "
-            "so few steps there is nothing to find, or more steps would find it."
+            f"A network had an accuracy of only {share:.0%} on its training half: "
+            "there is no difference to learn, or the training was too short."
         )
         return sentence, "plain"
     sentence = (
-        f"A network that learnt from half of them can{'' if worse else chr(39) + 't'} "
-        f"tell generated images from real ones (AUC {values['generated']}; other real "
-        f"ones {values['real']}, reconstructions {values['reconstructed']})."
+        f"A network trained on half of the images can{'' if worse else 'not'} "
+        f"distinguish generated images from real ones (AUC {values['generated']}; "
+        f"other real ones {values['real']}, reconstructions {values['reconstructed']})."
     )
     return sentence, "bad" if worse else "good"
 
@@ -164,33 +164,33 @@ def _conclude_probe(name, probe):
     """Return a sentence on whether samples follow a condition, by its probe."""
     if probe["kind"] == "class":
         key, chances = "right", probe["guessing"]
-        claim = f"{name}: generated images are taken for what they shall be"
+        claim = f"{name}: predictions from generated images match the requests"
     else:
         key, chances = "r", {"real": 0.0, "generated": 0.0}
-        claim = f"{name}: generated images correlate with what is asked for"
-    real, generated = (probe["figures"][of][key] for of in ("real", "generated"))
+        claim = f"{name}: predictions from generated images correlate with the requests"
+    real, generated = (probe["figures"][n][key] for n in ("real", "generated"))
     if real.low <= chances["real"]:
-        start = f"A probe can't tell {name} of real images"
-        return f"{start}, and says nothing of generated ones.", "plain"
+        start = f"A linear probe cannot predict {name} from real images"
+        return f"{start}, and is uninformative for generated ones.", "plain"
     if chances["generated"] == 1:
         start = f"All requests have the same {name}"
-        return f"{start}, and whether the model follows it can't be told.", "plain"
-    values = f"({number(generated.value)}, and real ones {number(real.value)})"
+        return f"{start}: whether the model follows it cannot be tested.", "plain"
+    values = f"({number(generated.value)}; real images {number(real.value)})"
     if generated.low <= chances["generated"]:
-        return f"{claim} as by chance {values}.", "bad"
+        return f"{claim} only by chance {values}.", "bad"
     if generated.high < real.low:
-        return f"{claim}, but less than real ones {values}.", "bad"
-    return f"{claim} as real ones do {values}.", "good"
+        return f"{claim}, but less than for real images {values}.", "bad"
+    return f"{claim} as well as for real images {values}.", "good"
 
 
 def _table(rows: Mapping[str, Any], caption: str = "", head: str = "figure") -> str:
-    """Tabulate figures of generated, real and reconstructed images, if there are."""
+    """Tabulate figures of generated, real and reconstructed images, if any."""
     cells = [[name, *map(own.get, _SETS)] for name, own in rows.items() if own]
     return page.table([head, *_SETS.values()], cells, caption) if cells else ""
 
 
 def _by_title(figures):
-    """Name sets as the page does."""
+    """Return figures of sets by their titles on the page."""
     return {title: figures[name] for name, title in _SETS.items()}
 
 
@@ -200,9 +200,9 @@ def _pictures(evaluation):
     n, columns = _SHOWN if evaluation.affine is None else _SHOWN_VOLUMES
     small = evaluation.affine is None and evaluation.sets.real.shape[2] <= 40
     captions = {
-        "real": "Real images of the floor.",
+        "real": "Real images (floor).",
         "reconstructed": "The same, reconstructed by the autoencoder.",
-        "generated": "Generated images, the first of them and not the best.",
+        "generated": "Generated images: the first ones, without selection.",
     }
     written = ""
     for name, caption in captions.items():
@@ -218,41 +218,41 @@ def _fidelity(features):
     written = ""
     for name, kind in features.items():
         rows = {
-            title: {of: figures[key] for of, figures in kind["figures"].items()}
+            title: {n: figures[key] for n, figures in kind["figures"].items()}
             for key, title in TITLES.items()
             if kind["figures"]["generated"][key] is not None
         }
         why = "No Fréchet distance: it needs more images than features (at most 256)."
         table = _table(rows, why if len(rows) < len(TITLES) else "")
         drawn = page.intervals({title: _by_title(row) for title, row in rows.items()})
-        title = f"In the features “{name}”"
+        title = f"Features “{name}”"
         written += page.part(title, page.text(kind["says"]), drawn, table)
     return written
 
 
 def _classifier(evaluation):
-    """Write what classifiers can tell, and show where the network looks."""
+    """Return the AUC of the classifiers, and the saliency maps of the network."""
     figures = evaluation.figures.get("classifier")
     if not figures:
-        return dict.fromkeys(("classifier", "learnt", "where_it_looks"), "")
+        return dict.fromkeys(("classifier", "training_accuracy", "saliency"), "")
     rows = {"network": figures["network"]}
-    rows |= {f"regression on “{n}”": x for n, x in figures["features"].items()}
-    learnt = (
+    rows |= {f"logistic regression on “{n}”": x for n, x in figures["features"].items()}
+    accuracies = (
         f"{title} {number(figures['learnt'][name])} ({figures['rounds'][name]} rounds)"
         for name, title in _SETS.items()
     )
     caption = (
-        "Generated images that the network recognises best, and how much each place "
-        "counts for it; last the means of the best eight."
+        "Generated images that the network recognises best, each with its saliency "
+        "map; last, the means of the best eight."
     )
     return {
         "classifier": _table(rows, head="area under the curve"),
-        "learnt": ", ".join(learnt),
-        "where_it_looks": page.picture(_where_it_looks(evaluation), caption, 2),
+        "training_accuracy": ", ".join(accuracies),
+        "saliency": page.picture(_saliency(evaluation), caption, 2),
     }
 
 
-def _where_it_looks(evaluation):
+def _saliency(evaluation):
     from dipy_ldm.plots import montage, pictures
 
     test = evaluation.network
@@ -268,13 +268,13 @@ def _where_it_looks(evaluation):
 
 def _sharpness(sharpness):
     if not sharpness:
-        return page.text("The images are too small to tell octaves apart.")
+        return page.text("The images are too small for octaves of frequencies.")
     octaves = (f"{2**i}–{2 ** (i + 1)} voxels" for i in count())
-    return _by_scale(sharpness, octaves, "half a wave")
+    return _by_scale(sharpness, octaves, "half wavelength")
 
 
 def _by_scale(ratios, scales, head):
-    """Tabulate what was measured at each scale, from the finest."""
+    """Tabulate ratios at each scale, from the finest."""
     if not ratios:
         return ""
     sets = {n: title for n, title in (_SETS | {"true": "true"}).items() if n in ratios}
@@ -297,7 +297,7 @@ def _anatomy(evaluation):
 
 
 def _channels(figures):
-    """Tabulate what was measured of each channel."""
+    """Tabulate the measurements of each channel."""
     return "".join(page.part(n, _table(x, head="")) for n, x in figures.items())
 
 
@@ -314,28 +314,28 @@ def _reconstruction(figures: Mapping[str, Any]) -> str:
 
 
 _PROBE_FIGURES = {
-    "right": "share that is right",
+    "right": "accuracy",
     "r": "correlation (r)",
     "slope": "slope (1 is ideal)",
-    "error": "mean error",
+    "error": "mean absolute error",
 }
 
 
-def _probed(name, probed):
-    """Write the part of a page on the probe of a condition."""
+def _probe_part(name, probed):
+    """Return the part of the page on the probe of a condition."""
     rows = {
         _PROBE_FIGURES[key]: {kind: probed.figures[kind][key] for kind in _SETS}
         for key in probed.figures["generated"]
     }
     caption = (
-        f"From the features “{probed.features}”, which predict it best; fitted to "
-        f"{probed.n} real images, by none of which it is judged."
+        f"Predicted from the features “{probed.features}”, which are best for it, by a "
+        f"regression fitted to {probed.n} real images of the reference."
     )
     if probed.guessing:
-        real, generated = (number(probed.guessing[of]) for of in ("real", "generated"))
+        real, generated = (number(probed.guessing[n]) for n in ("real", "generated"))
         caption += (
-            " Right are those that are taken for what they are or, if generated, shall "
-            f"be; by guessing, {real} of real and {generated} of generated ones are."
+            " Accuracy is the share predicted as labelled (generated: as requested); "
+            f"by guessing, it is {real} for real and {generated} for generated images."
         )
     drawn = ""
     if probed.kind != "class":
@@ -347,6 +347,6 @@ def _probed(name, probed):
 def agreement_part(
     name: str, requested: npt.ArrayLike, measured: npt.ArrayLike, agreement: Mapping
 ) -> str:
-    """Write the part of a page on requested and measured values ``(n,)``."""
+    """Return the part of the page on requested and measured values ``(n,)``."""
     drawn = page.scatter(requested, measured, f"requested {name}", "measured")
     return page.part(name, drawn, page.table(["figure", "value"], agreement.items()))

@@ -1,9 +1,8 @@
-"""How like real images samples are, how varied and how sharp, in comparison.
+"""Fidelity, variety and sharpness of samples, relative to real images.
 
-Every figure is measured three times, each time against the same real images and with
-the same number: of generated images, of further real ones (the *floor*: nothing can be
-nearer than real to real) and of reconstructions of these (the *ceiling*: samples are
-decoded, and can't be sharper than what is decoded).
+Every figure is computed for three sets of the same size, against the same reference of
+real images: generated images, further real ones (the *floor*, the best to expect) and
+reconstructions of these (the *ceiling* of what the decoder can generate).
 """
 
 from collections.abc import Mapping
@@ -30,25 +29,24 @@ from dipy_ldm.metrics.images import band_energies
 from dipy_ldm.metrics.intervals import fewest_subjects, subsample, widened
 from dipy_ldm.vqvae import VQVAE
 
-# Which neighbour balls reach to, as in the paper on density and coverage.
+# Neighbour that the balls reach to, as in the paper on density and coverage.
 NEIGHBOURS = 5
 # With fewer, a ball of five neighbours is most of the set.
 MIN_IMAGES = 4 * NEIGHBOURS
-# With fewer subjects, half of them are too few for the spread of shares.
+# With fewer subjects, subsampling underestimates the spread of shares.
 _MIN_SUBSAMPLED = 8 * NEIGHBOURS
-# Features up to which a covariance, and intervals of it, take seconds.
+# Features up to which bootstrapping a covariance takes seconds.
 _MAX_FRECHET_FEATURES = 256
 _FRECHET_RESAMPLES = 40
-# Pairs of images that are compared for their variety.
+# Pairs of images whose similarity measures variety.
 _MAX_PAIRS = 400
 
 
 class Sets(NamedTuple):
-    """Images to be compared, as many of each kind, ``(n, *space, channels)`` in [0, 1].
+    """Equally large sets of images to compare, ``(n, *space, channels)`` in [0, 1].
 
-    ``reference`` and ``real`` are different real ones, ``reconstructed`` is made of
-    ``real``, and ``generated`` of noise or of source images. ``subjects`` says of sets
-    of whom each image is, ``(n,)``, or was made.
+    ``reference`` and ``real`` are disjoint real images, and ``reconstructed`` are those
+    of ``real``. ``subjects`` has the subject of each image or of its source, ``(n,)``.
     """
 
     reference: np.ndarray
@@ -58,12 +56,12 @@ class Sets(NamedTuple):
     subjects: Mapping[str, np.ndarray] = MappingProxyType({})
 
     def first(self, n):
-        """Return the sets of the first images of each."""
-        subjects = {name: whose[:n] for name, whose in self.subjects.items()}
+        """Return the first n images of each set."""
+        subjects = {name: ids[:n] for name, ids in self.subjects.items()}
         return Sets._make([*(images[:n] for images in self[:4]), subjects])
 
-    def whose(self, *names):
-        """Return the subjects of the images of sets, ``(n,)`` each."""
+    def subjects_of(self, *names):
+        """Return the subjects ``(n,)`` of the images of each named set."""
         return [self.subjects.get(n, np.arange(len(getattr(self, n)))) for n in names]
 
     @property
@@ -93,7 +91,7 @@ def measure_fidelity(
     seed: int = 0,
     subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> dict[str, dict[str, Interval | None]]:
-    """Measure how far sets are from the reference in some features, and how varied."""
+    """Return distances to the reference, precision, recall, density and coverage."""
     sets = {name: own.astype(float) for name, own in rows.items()}
     real, of_real = sets.pop("reference"), subjects.get("reference")
     return {
@@ -134,24 +132,24 @@ def _frechet(real, fake, **options):
 
 
 def measure_variety(sets: Sets, seed: int = 0) -> dict[str, Interval]:
-    """Measure the similarity of pairs within each set."""
+    """Return the mean similarity (MS-SSIM) of pairs within each set."""
     similarities = {}
     for name, images in sets.compared.items():
-        (whose,) = sets.whose(name)
-        # Scans of one subject are alike, whatever others are.
-        _, each = np.unique(whose, return_index=True)
+        (subject_ids,) = sets.subjects_of(name)
+        # Scans of one subject are similar, even in a varied set.
+        _, each = np.unique(subject_ids, return_index=True)
         similarities[name] = pair_similarity(images[np.sort(each)], seed)
     return similarities
 
 
 def pair_similarity(images: np.ndarray, seed: int = 0) -> Interval:
-    """Measure the mean similarity of pairs of images ``(n, *space, channels)``."""
+    """Return the mean similarity (MS-SSIM) of pairs of ``(n, *space, channels)``."""
     order = np.random.default_rng(seed).permutation(len(images))
-    # Round in a circle: nothing meets itself.
+    # A cycle, so that no image is paired with itself.
     pairs = list(zip(order, np.roll(order, 1), strict=True))[:_MAX_PAIRS]
     similarity = [multiscale_ssim(images[[i]], images[[j]])[0] for i, j in pairs]
     value, off = np.mean(similarity), similarity - np.mean(similarity)
-    # Neighbours in the circle share an image, and others nothing.
+    # Consecutive pairs share an image and are correlated.
     variance = np.mean(off**2) + max(0, 2 * np.mean(off * np.roll(off, 1)))
     # Around their own mean, the three terms add up to n - 3 of n parts of the variance.
     freedom = max(1, len(off) - 3)
@@ -162,7 +160,7 @@ def pair_similarity(images: np.ndarray, seed: int = 0) -> Interval:
 def is_worse_than_real(
     figures: Mapping[str, Mapping[str, Interval | None]], name: str
 ) -> bool:
-    """Return whether a figure of generated images is worse than of real ones."""
+    """Return whether a figure is significantly worse for generated than real images."""
     generated, real = figures["generated"][name], figures["real"][name]
     if generated is None or real is None:
         return False
@@ -171,38 +169,38 @@ def is_worse_than_real(
     return generated.high < real.low
 
 
-# Images that are looked at; more would change nothing that can be seen.
+# Images that are measured; more do not change the figures visibly.
 _MAX_IMAGES = 500
 
 
 def measure_sharpness(sets: Sets, seed: int = 0) -> dict[str, list]:
-    """Compare how much there is of each octave of spatial frequencies."""
+    """Return the energy of each octave of frequencies, relative to the reference."""
     if min(sets.reference.shape[1:-1]) < 8:
         return {}
     few = sets.first(_MAX_IMAGES)
-    options = {"seed": seed, "subjects": few.whose("real")}
+    options = {"seed": seed, "subjects": few.subjects_of("real")}
     correlations = octave_correlations(few.reconstructed, few.real)
     true = [bootstrap(np.mean, x, **options).within(-1, 1) for x in correlations.T]
     return _ratios(few, octave_energies, seed) | {"true": true}
 
 
 def measure_texture(sets: Sets, seed: int = 0) -> dict[str, list]:
-    """Compare the texture of volumes at each scale, inside their content.
+    """Return the energy of texture at each scale, relative to the reference.
 
-    Away from the rim, whose contrast hides all else in :func:`measure_sharpness`:
-    patches of the size of a latent, for instance.
+    Inside heads: the contrast of their rim dominates :func:`measure_sharpness`, and
+    hides artefacts such as patches of the size of a latent.
     """
     return _ratios(sets.first(_MAX_IMAGES), _textures, seed)
 
 
 def _textures(volumes):
-    # One by one: blurred copies of all of them may not fit into the memory.
+    # One by one: blurred copies of all may exceed the memory.
     energies = [band_energies(v[None], interior(v)[None])[0] for v in volumes]
     return np.array(energies)
 
 
 def interior(volume: np.ndarray) -> np.ndarray:
-    """Find the inside ``(x, y, z)`` of a head, away from its rim."""
+    """Return the mask ``(x, y, z)`` of a head without its rim."""
     blurred = ndimage.gaussian_filter(volume.mean(-1), 1.5)
     head = ndimage.binary_fill_holes(blurred > 0.3 * blurred.max())
     inside = ndimage.binary_erosion(head, iterations=3)
@@ -212,7 +210,7 @@ def interior(volume: np.ndarray) -> np.ndarray:
 
 
 def _ratios(sets, energies_of, seed):
-    """Compare the mean energies of each set with those of the reference."""
+    """Return the mean energies of each set relative to those of the reference."""
 
     def ratio(x, y):
         return x.mean() / y.mean()
@@ -220,7 +218,7 @@ def _ratios(sets, energies_of, seed):
     reference, ratios = energies_of(sets.reference), {}
     for name, images in sets.compared.items():
         pairs = zip(energies_of(images).T, reference.T, strict=True)
-        options = {"seed": seed, "subjects": sets.whose(name, "reference")}
+        options = {"seed": seed, "subjects": sets.subjects_of(name, "reference")}
         means = [bootstrap(ratio, *pair, **options) for pair in pairs]
         ratios[name] = [mean.within(0, np.inf) for mean in means]
     return ratios
@@ -229,28 +227,30 @@ def _ratios(sets, energies_of, seed):
 def measure_reconstruction(
     vqvae: VQVAE, sets: Sets, seed: int = 0
 ) -> dict[str, Interval | int | float | None]:
-    """Measure the errors of reconstructions."""
+    """Return the errors of reconstructions, and the use of the codebook."""
     few = sets.first(_MAX_IMAGES)
-    pair, subjects = (few.reconstructed, few.real), few.whose("real")
+    pair, subjects = (few.reconstructed, few.real), few.subjects_of("real")
     options = {"seed": seed, "subjects": subjects}
     errors = [np.mean((a - b) ** 2, dtype=float) for a, b in zip(*pair)]
     return {
         "mse": bootstrap(np.mean, errors, **options).within(0, np.inf),
-        # Of none that is reconstructed to the bit.
-        "psnr": mean_of(psnr(*pair), subjects[0], seed),
+        # Infinite, and left out, for exact reconstructions.
+        "psnr": finite_mean(psnr(*pair), subjects[0], seed),
         "ms_ssim": bootstrap(np.mean, multiscale_ssim(*pair), **options).within(0, 1),
         **_usage(vqvae, few.real),
     }
 
 
-def mean_of(values: npt.ArrayLike, subjects: np.ndarray, seed: int) -> Interval | None:
-    """Return the mean of what is finite; None if that is of fewer than two subjects."""
+def finite_mean(
+    values: npt.ArrayLike, subjects: np.ndarray, seed: int
+) -> Interval | None:
+    """Return the mean of finite values; None if of fewer than two subjects."""
     array = np.asarray(values)
     finite = np.isfinite(array)
-    whose = subjects[finite]
-    if len(np.unique(whose)) < 2:
+    subject_ids = subjects[finite]
+    if len(np.unique(subject_ids)) < 2:
         return None
-    return bootstrap(np.mean, array[finite], seed=seed, subjects=[whose])
+    return bootstrap(np.mean, array[finite], seed=seed, subjects=[subject_ids])
 
 
 def _usage(vqvae, images):
@@ -258,7 +258,7 @@ def _usage(vqvae, images):
     total = len(vqvae.codebook_)
     counts = np.bincount(np.ravel(vqvae.codes(latents)), minlength=total)
     shares = counts[counts > 0] / counts.sum()
-    # Of a codebook, as histories have it.
+    # Per codebook, as in histories.
     n_codebooks = vqvae._parameters().n_codebooks
     return {
         "codes_used": int(np.count_nonzero(counts)),

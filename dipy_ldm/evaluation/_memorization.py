@@ -1,12 +1,10 @@
-"""Whether samples are copies of training images, and membership inference.
+"""Detection of copies of training images, and membership inference.
 
-The measure is the *nearness* of a sample: the distance to the nearest training image
-over that to the tenth nearest among distinct images. It is small where one image, or
-several scans of one subject, stand out, and not where a sample is just typical: such
-samples are near to all images. The distance itself is tested, too. Held-out real
-images, as the autoencoder reconstructs them, tell what chance makes of both. They and
-the samples search the same training images: the more there are to search, the nearer
-the nearest is.
+The *nearest-neighbour ratio* of a sample is its distance to the nearest training image
+over that to the tenth nearest distinct one. It is small for a copy of one image or
+subject, but not for a typical sample, which is close to many images. The distance is
+tested, too. Reconstructions of held-out images provide the null distribution of both,
+against the same training images, since distances fall with their number.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,46 +17,44 @@ from scipy import stats
 from dipy_ldm._utils.checks import at_least
 from dipy_ldm._utils.values import in_order, level_of, take_rows
 from dipy_ldm.diffusion import samplers, schedules
-from dipy_ldm.evaluation.features import Features, shrunk
+from dipy_ldm.evaluation.features import Features, downsample
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.metrics import Interval, binomial, nearest_distance
 from dipy_ldm.metrics.distributions import nearest_neighbours
 from dipy_ldm.metrics.intervals import bootstrap_share, fewest_subjects
 
-# The neighbour whose distance tells how dense training images are around a sample.
+# Neighbour whose distance measures the local density of training images.
 N_NEIGHBOURS = 10
-# Held-out images without which nothing can be said.
+# Held-out images that tests need.
 MIN_IMAGES = 20
-# The quantile of held-out images, below which a sample is suspicious.
+# Quantile of held-out images below which a sample is suspicious.
 _QUANTILE = 0.01
-# A sample below so much of the least of the held-out ones is a copy, and so many such
-# are there by chance at most: distances of n dimensions fall with the power of n, and
-# images have more than five.
-COPY_RATIO, _CHANCE = 0.5, 0.5**5
-# Chance of a false alarm of one audit, over all that is tested.
+# A sample below half the held-out minimum is a copy. Of the samples below the minimum,
+# at most 0.5**5 are copies by chance: the share falls with the n-th power of distance
+# in n dimensions, and images have more than five.
+COPY_RATIO, _COPY_PROBABILITY = 0.5, 0.5**5
+# Of one audit, over all its tests.
 FALSE_ALARM_RATE = 0.01
-# Of each kind of features: how many are nearer, and how many are copies by nearness
-# and by distance.
-_TESTS = 3
+# For each kind of features: of nearer samples, and of copies by ratio and by distance.
+_N_TESTS = 3
 # Kinds of features that an audit searches.
-_SPACES = 3
-# Of fingerprints: blocks at most, and how far those of one image are apart.
+_N_SPACES = 3
+# Values of a fingerprint, and the distance of those of one image per value.
 _MAX_FINGERPRINT_VALUES, _MAX_DUPLICATE_DISTANCE = 1024, 1e-3
 
 
 class Neighbours(NamedTuple):
-    """Distances, nearest-neighbour ratio and row of the nearest, by image."""
+    """Distance to the nearest training image, its ratio and its row, ``(n,)`` each."""
 
     distance: np.ndarray
-    nearness: np.ndarray
+    ratio: np.ndarray
     nearest: np.ndarray
 
 
 class Search(NamedTuple):
-    """Neighbours of generated and of held-out images among the training images.
+    """Nearest training images of generated and of held-out images.
 
-    ``says`` describes the features, and ``rows`` are those of the training and of the
-    held-out images.
+    ``says`` describes the features, ``rows`` are those of training and held-out images.
     """
 
     says: str
@@ -70,12 +66,12 @@ class Search(NamedTuple):
 def search(
     features: Features, train: np.ndarray, held_out: np.ndarray, generated: np.ndarray
 ) -> Search:
-    """Find the nearest training image of each other one, by ``(n, features)``."""
-    apart = separation(train, held_out)
+    """Find the nearest training image of each image by features ``(n, features)``."""
+    min_distance = separation(train, held_out)
     return Search(
         features.says,
-        neighbours(generated, train, apart),
-        neighbours(held_out, train, apart),
+        neighbours(generated, train, min_distance),
+        neighbours(held_out, train, min_distance),
         (train, held_out),
     )
 
@@ -83,38 +79,38 @@ def search(
 def separation(train: np.ndarray, held_out: np.ndarray) -> float:
     """Return the distance below which training images ``(n, features)`` count as one.
 
-    Nearer to each other than 1 % of held-out images are to any training image are
-    scans of one subject, or one file twice. Otherwise an image that is there ten times
-    would be near to its tenth neighbour, too, and copies of it would look typical.
+    That below which 1 % of held-out images are from a training image: closer images are
+    duplicates or scans of one subject. Copies of an image with ten duplicates would
+    have a large ratio otherwise.
     """
     return _quantile(nearest_distance(held_out, train))[0]
 
 
 def neighbours(
-    queries: np.ndarray, train: np.ndarray, apart: float, k: int = N_NEIGHBOURS
+    queries: np.ndarray, train: np.ndarray, min_distance: float, k: int = N_NEIGHBOURS
 ) -> Neighbours:
-    """Find nearest training images by their features, ``(n, features)``."""
+    """Find the nearest training images by features ``(n, features)``."""
     k = min(k, len(train))
     distances, rows = nearest_neighbours(queries, train, k)
-    distinct = [_distinct(train[indices], apart) for indices in rows]
+    distinct = [_distinct(train[indices], min_distance) for indices in rows]
     places = np.array([indices[:N_NEIGHBOURS][-1] for indices in distinct])
     far = np.take_along_axis(distances, places[:, None], 1)[:, 0]
-    nearness = distances[:, 0] / np.maximum(far, 1e-12)
+    ratio = distances[:, 0] / np.maximum(far, 1e-12)
     lacking = np.array([len(indices) < N_NEIGHBOURS for indices in distinct])
     if k < len(train) and lacking.any():
-        nearness[lacking] = neighbours(queries[lacking], train, apart, 4 * k).nearness
-    return Neighbours(distances[:, 0], nearness, rows[:, 0])
+        ratio[lacking] = neighbours(queries[lacking], train, min_distance, 4 * k).ratio
+    return Neighbours(distances[:, 0], ratio, rows[:, 0])
 
 
-def _distinct(rows, apart):
-    """Return which neighbours are not the nearest one again, in their order."""
-    far = np.linalg.norm(rows - rows[0], axis=1) >= apart
+def _distinct(rows, min_distance):
+    """Return the indices of neighbours that are no duplicates of the nearest one."""
+    far = np.linalg.norm(rows - rows[0], axis=1) >= min_distance
     far[0] = True
     return np.flatnonzero(far)
 
 
 class Finding(NamedTuple):
-    """Result of a search for copies."""
+    """Shares of suspicious samples and of copies, and their significance."""
 
     share: Interval
     by_distance: Interval
@@ -124,21 +120,21 @@ class Finding(NamedTuple):
     expected: float
 
 
-def judge(result: Search) -> Finding:
-    """Count suspicious samples, and compute their probability by chance."""
+def count_copies(result: Search) -> Finding:
+    """Count suspicious samples, and compute the p-value (Bonferroni-corrected)."""
     nearer, copied = _suspicious(result)
-    n, n_held_out = len(nearer), len(result.held_out.nearness)
-    threshold, rank = _quantile(result.held_out.nearness)
+    n, n_held_out = len(nearer), len(result.held_out.ratio)
+    threshold, rank = _quantile(result.held_out.ratio)
     limit, _ = _quantile(result.held_out.distance)
-    chances = [
-        _chance(int(nearer.sum()), n, rank, n_held_out),
-        *(_chance_of_close(int(x.sum()), n, n_held_out) for x in _close(result)),
+    p_values = [
+        _p_nearer(int(nearer.sum()), n, rank, n_held_out),
+        *(_p_copies(int(x.sum()), n, n_held_out) for x in _copies(result)),
     ]
     return Finding(
         _share(nearer),
         _share(result.generated.distance < limit),
         _share(copied),
-        min(1.0, _TESTS * min(chances)),
+        min(1.0, _N_TESTS * min(p_values)),
         threshold,
         rank / (n_held_out + 1),
     )
@@ -149,98 +145,94 @@ def _share(selected):
 
 
 def _suspicious(result):
-    """Return which generated images are nearer than usual, and which are copies."""
-    nearer = result.generated.nearness < _quantile(result.held_out.nearness)[0]
-    return nearer, np.logical_or(*_close(result))
+    """Return masks of generated images that are nearer, and that are copies."""
+    nearer = result.generated.ratio < _quantile(result.held_out.ratio)[0]
+    return nearer, np.logical_or(*_copies(result))
 
 
-def _close(result):
-    """Return which generated images are copies by ratio, and which by distance."""
+def _copies(result):
+    """Return masks of generated images that are copies by ratio, and by distance."""
     return (
-        result.generated.nearness < COPY_RATIO * result.held_out.nearness.min(),
+        result.generated.ratio < COPY_RATIO * result.held_out.ratio.min(),
         result.generated.distance < COPY_RATIO * result.held_out.distance.min(),
     )
 
 
 class Level(NamedTuple):
-    """Suspicious samples of one level of a class.
-
-    ``n`` is how many they are; ``copies`` and ``nearer`` are shares of them as of
-    :class:`Finding`, by the name of the features.
-    """
+    """Suspicious samples among the n of one level of a class, by name of features."""
 
     n: int
     copies: dict[str, Interval]
     nearer: dict[str, Interval]
 
 
-def judge_levels(
+def count_copies_by_level(
     searches: Mapping[str, Search], requested: Sequence[Any]
 ) -> dict[str, Level]:
-    """Count suspicious samples for each level of a class."""
+    """Count suspicious samples by requested level of a class."""
     levels = np.array(["" if value is None else level_of(value) for value in requested])
     suspicious = {name: _suspicious(search) for name, search in searches.items()}
     by_level = {}
     for level in in_order(set(levels.tolist()) - {""}):
         own = levels == level
         nearer = {name: _share(near[own]) for name, (near, _) in suspicious.items()}
-        copies = {name: _share(close[own]) for name, (_, close) in suspicious.items()}
+        copies = {name: _share(copy[own]) for name, (_, copy) in suspicious.items()}
         by_level[level] = Level(int(own.sum()), copies, nearer)
     return by_level
 
 
 def _quantile(values):
-    """Return the 1 % quantile, one of the values, and the rank that it has."""
+    """Return the 1 % quantile, which is one of the values, and its rank."""
     rank = max(1, int(_QUANTILE * len(values)))
     return float(np.sort(values)[rank - 1]), rank
 
 
-def _chance(count, n, rank, n_held_out):
-    """Return how likely so many of n are below the value of a rank of others."""
+def _p_nearer(count, n, rank, n_held_out):
+    """Return the probability of as many of n below a rank of held-out values."""
     return float(stats.betabinom(n, rank, n_held_out + 1 - rank).sf(count - 1))
 
 
-def _chance_of_close(count, n, n_held_out):
-    """Return at most how likely so many of n are below half the least of others."""
-    # Of the least of the others, the share that is below it is drawn from this.
+def _p_copies(count, n, n_held_out):
+    """Bound the probability of as many of n below half the held-out minimum."""
+    # The probability below the minimum has a beta distribution.
     middles = (np.arange(2000) + 0.5) / 2000
-    shares = stats.beta(1, n_held_out).ppf(middles) * _CHANCE
+    shares = stats.beta(1, n_held_out).ppf(middles) * _COPY_PROBABILITY
     return float(np.mean(stats.binom(n, shares).sf(count - 1)))
 
 
 def fewest_detectable(n: int, n_held_out: int) -> int:
-    """Return the fewest exact copies that would be significant."""
-    chances = (_TESTS * _chance_of_close(i, n, n_held_out) for i in range(1, n + 1))
-    limit = FALSE_ALARM_RATE / _SPACES
-    return next((i for i, chance in enumerate(chances, 1) if chance < limit), n + 1)
+    """Return the smallest number of exact copies that is significant."""
+    p_values = (_N_TESTS * _p_copies(i, n, n_held_out) for i in range(1, n + 1))
+    limit = FALSE_ALARM_RATE / _N_SPACES
+    return next((i for i, p in enumerate(p_values, 1) if p < limit), n + 1)
 
 
 def fingerprints(images: np.ndarray) -> np.ndarray:
-    """Downsample images to ``(n, blocks)``, which survive types and rounding."""
-    return shrunk(images, _MAX_FINGERPRINT_VALUES).reshape(len(images), -1)
+    """Downsample images to ``(n, blocks)``, robust to data types and rounding."""
+    return downsample(images, _MAX_FINGERPRINT_VALUES).reshape(len(images), -1)
 
 
 def duplicates(train: np.ndarray, held_out: np.ndarray) -> list[tuple[int, int]]:
-    """Find held-out images that are training images, by ``(n, blocks)``."""
+    """Find pairs of equal held-out and training images by fingerprints."""
     distances, rows = nearest_neighbours(held_out, train, 1)
     same = distances[:, 0] < _MAX_DUPLICATE_DISTANCE * np.sqrt(train.shape[1])
     return [(int(i), int(rows[i, 0])) for i in np.flatnonzero(same)]
 
 
-# Times in the middle, where models give most away, by the noise that the cosine
-# schedule has then; and draws of noise at each.
+# Intermediate times, where the loss separates best, in those of the cosine schedule;
+# draws of noise at each.
 _TIMES = (0.3, 0.4, 0.5, 0.6)
 _DRAWS = 2
-# Numbers of a batch of latents, about.
+# Values of a batch of latents, about.
 _BATCH_VALUES = 2**18
-# Rate of false positives at which members are counted, and held-out images without
-# which it can't be that small. The limit is the second least of their losses, or a
-# higher one: of the least, which is chance, the bootstrap gives no honest interval.
-_FALSE_RATE, _MIN_HELD_OUT, _MIN_RANK = 0.01, 100, 2
+# False positive rate at which members are counted, and the held-out images it needs.
+# The threshold is at least the second smallest of their losses: for the smallest, the
+# bootstrap interval is invalid.
+_FALSE_POSITIVE_RATE, _MIN_HELD_OUT, _MIN_RANK = 0.01, 100, 2
 
 
 class Membership(NamedTuple):
-    """Result of membership inference."""
+    """Result of membership inference: AUC, true positive rate, and losses ``(n,)``."""
 
     auc: Interval
     true_positive_rate: Interval | None
@@ -256,10 +248,10 @@ def denoising_losses(
     source: np.ndarray | None = None,
     conditions: Mapping[str, Sequence] | None = None,
 ) -> np.ndarray:
-    """Measure how well a model denoises each image at middle times, ``(n,)``.
+    """Return the denoising loss of each image at intermediate times, ``(n,)``.
 
-    The attack of :footcite:p:`Carlini2023` and :footcite:p:`Matsumoto2023`: what was
-    memorised is denoised better.
+    The attack of :footcite:p:`Carlini2023` and :footcite:p:`Matsumoto2023`: memorised
+    images have a lower loss.
     """
     latents = model._scaled(model.vqvae_.encode(images))
     size = max(1, _BATCH_VALUES // latents[0].size)
@@ -284,7 +276,7 @@ def denoising_losses(
 def reconstruction_losses(
     model: LatentDiffusion, images: np.ndarray, *_: object
 ) -> np.ndarray:
-    """Measure how well the autoencoder reconstructs images, without noise, ``(n,)``."""
+    """Return the mean squared error of the reconstruction of each image, ``(n,)``."""
     return _means((model.vqvae_.predict(images) - images) ** 2)
 
 
@@ -298,20 +290,20 @@ def infer_membership(
     seed: int = 0,
     subjects: Sequence[np.ndarray | None] = (None, None),
 ) -> Membership:
-    """Measure how well losses ``(n,)`` separate training images from others.
+    """Measure how well losses ``(n,)`` separate training images from held-out ones.
 
-    ``subjects`` say whose each image of both kinds is; they all differ if None.
+    ``subjects`` are those of the images of both sets; by default, all differ.
     """
     n_held_out = len(held_out)
     at_least("the number of images of each kind", min(len(train), n_held_out), 2)
     n = fewest_subjects((train, held_out), subjects)
-    rank = max(_MIN_RANK, int(_FALSE_RATE * (n_held_out + 1)))
+    rank = max(_MIN_RANK, int(_FALSE_POSITIVE_RATE * (n_held_out + 1)))
 
     def share_detected(members, held_out):
         return np.mean(members < np.partition(held_out, rank - 1)[rank - 1])
 
     def interval(statistic):
-        if n < 2:  # one subject can't tell how others differ
+        if n < 2:  # the variance between subjects is unknown
             return Interval(float(statistic(train, held_out)), 0.0, 1.0)
         sets = train, held_out
         return bootstrap_share(statistic, *sets, seed=seed, subjects=subjects)
@@ -319,7 +311,7 @@ def infer_membership(
     return Membership(
         interval(area_under_curve),
         interval(share_detected) if n_held_out >= _MIN_HELD_OUT else None,
-        # Of another loss it is as likely to have each of the ranks among these.
+        # A further held-out loss has each rank with the same probability.
         rank / (n_held_out + 1),
         train,
         held_out,
@@ -327,6 +319,6 @@ def infer_membership(
 
 
 def area_under_curve(train: np.ndarray, held_out: np.ndarray) -> float:
-    """Return the area under the curve of true by false positives of scores ``(n,)``."""
+    """Return the area under the ROC curve of losses ``(n,)``."""
     pairs = len(train) * len(held_out)
     return float(stats.mannwhitneyu(held_out, train).statistic) / pairs

@@ -1,8 +1,8 @@
-"""One page of HTML that can be sent to a reviewer: a small vocabulary.
+"""Self-contained HTML reports: text, tables, plots and pictures.
 
-Each function returns a piece of HTML, and :func:`page` puts pieces into one file that
-needs no network and no script: plots are SVG in the colours of the page, and pictures
-are inside. It is readable on a telephone, in the dark, and on paper.
+Each function returns a piece of HTML, and :func:`page` assembles pieces into one file
+without scripts or network access: plots are SVG in the colours of the page, pictures
+are embedded. It adapts to narrow screens, dark mode and print.
 """
 
 import base64
@@ -27,8 +27,8 @@ from dipy_ldm import __version__
 from dipy_ldm._utils.files import replacing
 from dipy_ldm.metrics import Interval
 
-# What matplotlib draws in (page.mplstyle, too), and the colours of the page, of which
-# it knows nothing.
+# Placeholder colours of matplotlib (also in page.mplstyle), and the CSS variables that
+# replace them.
 _COLOURS = {
     "#010101": "var(--first)",
     "#020202": "var(--second)",
@@ -38,26 +38,26 @@ _COLOURS = {
     "#060606": "var(--ink)",
 }
 _FIRST, _SECOND, _THIRD, _, _SOFT, _ = _COLOURS
-# Dashes are for those who can't tell the colours.
+# Dashes, for readers who cannot distinguish the colours.
 _STYLES: tuple[dict[str, Any], ...] = (
     {"color": _FIRST, "linestyle": "-"},
     {"color": _SECOND, "linestyle": (0, (4, 2))},
     {"color": _THIRD, "linestyle": (0, (1, 1.5))},
 )
-# Points: about as wide as a telephone has pixels.
+# Points: about the width of a telephone in pixels.
 _WIDTH, _HEIGHT = 360, 210
 _FOLDER = Path(__file__).parent
 
 
 class Report:
-    """A result that is a page, in notebooks, in a file and in a browser."""
+    """A result that can be shown as a page in notebooks, files and browsers."""
 
     def conclusions(self) -> list[tuple[str, str]]:
         """Return the conclusions as sentences, each with good, fair, bad or plain."""
         raise NotImplementedError
 
     def to_html(self) -> str:
-        """Return the page."""
+        """Return the report as an HTML page."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -65,17 +65,17 @@ class Report:
         return "\n".join(sentence for sentence, _ in self.conclusions())
 
     def _repr_html_(self):
-        # In a frame of its own: a page has a style, and so has a notebook.
+        # In a frame, since the styles of page and notebook conflict.
         source = escape(self.to_html(), quote=True)
         return f'<iframe srcdoc="{source}" width="100%" height="600"></iframe>'
 
     def save_as_html(self, path: str | Path) -> None:
-        """Write the page, one file that needs no network."""
+        """Write the page as one self-contained HTML file."""
         with replacing(os.path.expanduser(path)) as partial:
             partial.write_text(self.to_html(), "utf-8", errors="backslashreplace")
 
     def open_in_browser(self) -> None:
-        """Show the page in a browser, from a file that stays until the machine ends."""
+        """Show the page in a browser, from a temporary file that is not deleted."""
         path = Path(mkdtemp(prefix="dipy_ldm-"), "report.html")
         self.save_as_html(path)
         webbrowser.open(path.as_uri())
@@ -96,14 +96,14 @@ def report(
     template: str,
     **pieces: str,
 ) -> str:
-    """Assemble a report: conclusions, facts and notes, then a template with pieces."""
+    """Assemble a report: conclusions, facts, notes, and a template with its pieces."""
     boxes = (note(sentence, kind) for sentence, kind in conclusions)
     body = _fill((_FOLDER / template).read_text("utf-8"), pieces)
     return page(title, *boxes, facts(about), text(*notes), body)
 
 
 def _fill(template, pieces):
-    """Fill in pieces, and leave sections out of which all pieces are empty."""
+    """Substitute pieces, and remove sections whose pieces are all empty."""
 
     def fill(section):
         names = re.findall(r"\$(\w+)", section[0])
@@ -114,7 +114,7 @@ def _fill(template, pieces):
 
 
 def section(title: str, *parts: str, level: int = 2) -> str:
-    """Put parts below a heading; nothing if there are none."""
+    """Put parts below a heading; return "" if all are empty."""
     body = "".join(parts)
     return f"<h{level}>{escape(title)}</h{level}>\n{body}" if body else ""
 
@@ -123,18 +123,18 @@ part = partial(section, level=3)
 
 
 def text(*paragraphs: str) -> str:
-    """Write paragraphs."""
+    """Return paragraphs."""
     return "".join(f"<p>{escape(paragraph)}</p>\n" for paragraph in paragraphs)
 
 
 def note(sentence: str, kind: str = "plain") -> str:
-    """Write what must not be overlooked."""
+    """Return a highlighted box."""
     mark = {"good": "✓ ", "fair": "! ", "bad": "✗ ", "plain": ""}[kind]
     return f'<div class="note {kind}">{escape(mark + sentence)}</div>\n'
 
 
 def facts(entries: Mapping[str, Any]) -> str:
-    """List facts by their names."""
+    """Return a list of names and values."""
     rows = (
         f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>"
         for name, value in entries.items()
@@ -143,7 +143,7 @@ def facts(entries: Mapping[str, Any]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence], caption: str = "") -> str:
-    """Make a table, which scrolls by itself where it is wider than the page."""
+    """Return a table, which scrolls if it is wider than the page."""
     names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     lines = (f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     below = f'<p class="soft">{escape(caption)}</p>' if caption else ""
@@ -164,7 +164,7 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float | None) -> str:
-    """Write a number with three digits that matter."""
+    """Format a number with three significant digits."""
     if value is None or not math.isfinite(value):
         return "–" if value is None or math.isnan(value) else "∞"
     if isinstance(value, int | np.integer):
@@ -177,7 +177,7 @@ def number(value: float | None) -> str:
 
 
 def picture(image: np.ndarray, caption: str, scale: int = 1) -> str:
-    """Show a picture ``(height, width, channels)``, which is a part of the page."""
+    """Return an embedded picture ``(height, width, channels)`` with its caption."""
     height, width = image.shape[:2]
     pixels = np.uint8(np.round(np.clip(image, 0, 1) * 255)).squeeze()
     file = io.BytesIO()
@@ -191,12 +191,12 @@ def picture(image: np.ndarray, caption: str, scale: int = 1) -> str:
 
 
 def row(figures: Iterable[str]) -> str:
-    """Put figures side by side, but for empty ones."""
+    """Put figures side by side, except for empty ones."""
     return "".join(f'<div class="pair">{figure}</div>' for figure in figures if figure)
 
 
 def histograms(series: Mapping[str, npt.ArrayLike], label: str, bins: int = 30) -> str:
-    """Draw how finite values are distributed, one outline for each set that has any."""
+    """Plot histograms of finite values as outlines, one for each set that has any."""
     arrays = {name: np.asarray(values, float) for name, values in series.items()}
     finite = {name: array[np.isfinite(array)] for name, array in arrays.items()}
     values = {name: array for name, array in finite.items() if array.size}
@@ -215,7 +215,7 @@ def histograms(series: Mapping[str, npt.ArrayLike], label: str, bins: int = 30) 
 
 
 def scatter(x: npt.ArrayLike, y: npt.ArrayLike, label: str, y_label: str) -> str:
-    """Draw points of x and y, ``(n,)``, and the line where both are equal."""
+    """Plot y by x, ``(n,)``, and the line where both are equal."""
 
     def draw(axes):
         axes.scatter(x, y, s=14, color=_FIRST, alpha=0.6, linewidth=0)
@@ -226,7 +226,7 @@ def scatter(x: npt.ArrayLike, y: npt.ArrayLike, label: str, y_label: str) -> str
 
 
 def intervals(rows: Mapping[str, Mapping[str, Interval]]) -> str:
-    """Draw each figure on its own scale, for all sets."""
+    """Plot the intervals of all sets, each figure on its own scale."""
     sets = list(dict.fromkeys(name for row in rows.values() for name in row))
 
     def draw(figure):
@@ -248,7 +248,7 @@ def intervals(rows: Mapping[str, Mapping[str, Interval]]) -> str:
 
 
 def _plot(draw, label, y_label):
-    """Draw into one frame with labels, and a legend if there are several series."""
+    """Plot into one frame with labels, and a legend if there are several series."""
 
     def draw_all(figure):
         axes = figure.subplots()
@@ -270,7 +270,7 @@ def _legend(figure, axes):
 
 
 def _svg(draw: Callable, height: float, title: str) -> str:
-    # Not where no page is written: it takes half a second.
+    # Imported here, since it takes half a second.
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -281,11 +281,11 @@ def _svg(draw: Callable, height: float, title: str) -> str:
         names = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=names)
     drawing = file.getvalue().partition("<svg")[2].partition(">")[2]
-    # Nothing lies outside of the frames, and names of clips are those of other plots.
+    # Nothing needs clipping, and clip ids repeat those of other plots.
     drawing = re.sub(r' (id="\w+_\d+"|clip-path="[^"]*")', "", drawing)
     drawing = drawing.replace("xlink:href", "href")
-    for colour, of_page in _COLOURS.items():
-        drawing = drawing.replace(colour, of_page)
+    for colour, variable in _COLOURS.items():
+        drawing = drawing.replace(colour, variable)
     return (
         f'<figure><svg viewBox="0 0 {_WIDTH} {height}" role="img" '
         f'aria-label="{escape(title, quote=True)}">{drawing}</figure>\n'

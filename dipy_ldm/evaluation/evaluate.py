@@ -1,4 +1,4 @@
-"""Evaluating a model: all figures of what it makes, beside those of real images."""
+"""Evaluation of a model: its samples compared with real images."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -33,15 +33,15 @@ from dipy_ldm.vqvae import VQVAE
 
 __all__ = ["Evaluation", "evaluate"]
 
-# Sets whose sizes differ more than so much are taken for a mistake.
+# Sets whose sizes differ by a larger factor are taken for a mistake.
 _MAX_SIZE_RATIO = 10
-# A set with more than so many is cut: figures hardly change any more.
+# Images of each set; with more, figures hardly change.
 MAX_IMAGES = 5000
-# Subjects on each side, with fewer of whom no interval can be told.
+# Subjects in each half that intervals need.
 _MIN_SUBJECTS = 4
-# Ways to halve subjects that are tried: some with many images leave too few to others.
-_DRAWS = 16
-# Share of real digits that the packaged classifier must be right about.
+# Random splits to try: subjects with many images may leave too few for the other half.
+_N_SPLITS = 16
+# Accuracy of the packaged classifier that shows that images are digits.
 _MIN_DIGIT_ACCURACY = 0.9
 
 
@@ -62,10 +62,10 @@ def evaluate(
     verbose: bool = False,
     **sampling: Any,
 ) -> Evaluation:
-    """Compare what a model generates with real images.
+    """Compare the samples of a model with real images.
 
-    Half of the real images is what all others are compared with. The other half is the
-    floor, and as many are generated.
+    All sets are compared with the reference, half of the real images. The other half is
+    the floor, and as many samples are generated.
 
     Parameters
     ----------
@@ -73,33 +73,32 @@ def evaluate(
         Fitted model.
     real : array_like or Volumes
         Images that it was not trained on, ``(n, *space, channels)``, in the range of
-        the training images, in a drawn order.
+        the training images, in random order.
     generated : array_like or Volumes, optional
-        What it generated. None is for generating them now.
+        Samples of the model. Default: they are generated.
     n : int, optional
-        How many of each kind to compare; as many as there are, up to 5000, if None.
+        Number of images of each set. Default: as many as there are, up to 5000.
     conditions : dict of str to sequence or DataFrame, optional
-        Of each real image. The generated ones are asked for with those of the floor.
+        Of each real image. Samples are requested with those of the floor.
     source : array_like, optional
         Source image of each real image, for models conditioned on source images, as of
-        :meth:`dipy_ldm.LatentDiffusion.predict`. Samples are made from those of the
-        floor; not needed for given ones.
+        :meth:`dipy_ldm.LatentDiffusion.predict`. Samples are generated from those of
+        the floor; not needed with `generated`.
     requested : dict of str to sequence or DataFrame, optional
-        What images that are given as generated were asked to be.
+        Conditions that the images of `generated` were requested with.
     subjects : array_like, optional
-        Whose each real image is, such as ``"sub-01"``, so that no subject is on both
-        sides, and intervals are those of other subjects. None is for others all, or
-        those that Volumes and names of files tell.
+        Subject of each real image, such as ``"sub-01"``: no subject is in both halves,
+        and intervals are those of subjects. Default: those of Volumes and file names,
+        or all differ.
     subjects_generated : array_like, optional
-        Of whose image each given sample was made, if it was. It is near to that by
-        design, so that none of a subject of the reference is compared. None is for
-        samples of noise alone, or for those that Volumes and names of files tell.
+        Subject of the source image of each image of `generated`. Such samples are close
+        to images of the subject by design, and left out if it is in the reference.
+        Default: those of Volumes and file names, or no source images.
     features : sequence of Features, optional
-        What to compare in; those of :func:`dipy_ldm.evaluation.features.features_of` if
-        None.
+        To compare. Default: :func:`dipy_ldm.evaluation.features.features_of`.
     classifier : bool
-        Also let classifiers tell images of each kind from real ones, as of
-        :mod:`dipy_ldm.evaluation.two_sample`, which takes minutes.
+        Also run classifier two-sample tests (:mod:`dipy_ldm.evaluation.two_sample`),
+        which take minutes.
     seed : int
         Of the noise, and of the bootstrap.
     verbose : bool
@@ -115,7 +114,7 @@ def evaluate(
     Raises
     ------
     InputError
-        If there are too few images, or they are not of the model.
+        If there are too few images, or they do not fit the model.
     """
     of_generated = {"requested": requested, "subjects_generated": subjects_generated}
     check_arguments(model, generated, of_generated, sampling, seed)
@@ -123,7 +122,7 @@ def evaluate(
     _refuse_equal_names(kinds)
     images, subjects = _read_images(model, real, subjects, "real image")
     conditions = read_usable(model, "conditions", conditions, len(images), subjects)
-    whose, origins = number_subjects(subjects, len(images)), None
+    subject_ids, origins = number_subjects(subjects, len(images)), None
     if generated is not None:
         samples, own = _read_images(
             model, generated, subjects_generated, "generated image"
@@ -131,21 +130,23 @@ def evaluate(
         requested = read_conditions(model, "requested", requested, len(samples), own)
         origins = _number_samples(own, len(samples), subjects, len(images))
     n_samples = None if origins is None else len(origins)
-    rows = _apart(whose, choose_sample_count(len(images), n_samples, n), origins)
-    notes = _describe_counts(whose, rows, origins)
+    rows = _choose_sets(
+        subject_ids, choose_sample_count(len(images), n_samples, n), origins
+    )
+    notes = _describe_counts(subject_ids, rows, origins)
     if classifier:
         two_sample.check_count(len(rows[0]))
     if origins is None:
         source = sources_of(model, source, len(images))
         options = {"seed": seed, "verbose": verbose, **sampling}
         samples, requested = generate(model, rows[1], conditions, source, options)
-        # Of whose sources they are made, or of none.
+        # Subjects of the source images, or none.
         nobody = len(images) + np.arange(len(samples))
-        origins = nobody if source is None else whose[rows[1]]
+        origins = nobody if source is None else subject_ids[rows[1]]
     else:
         samples, requested = samples[rows[2]], take_rows(requested, rows[2])
         origins = origins[rows[2]]
-    subjects = _by_set(whose[rows[0]], whose[rows[1]], origins)
+    subjects = _by_set(subject_ids[rows[0]], subject_ids[rows[1]], origins)
     sets = _sets(model.vqvae_, images, rows, samples, subjects)
     reference, floor = (take_rows(conditions, own) for own in rows[:2])
     labels = _by_set(reference, floor, requested)
@@ -153,7 +154,7 @@ def evaluate(
 
 
 def _refuse_equal_names(features):
-    """Refuse features of the same name, by which their figures are kept."""
+    """Refuse several features of the same name."""
     names = [kind.name for kind in features]
     if len(set(names)) < len(names):
         raise InputError(
@@ -163,7 +164,7 @@ def _refuse_equal_names(features):
 
 
 def _number_samples(own, n, subjects, n_real):
-    """Return numbers of the subjects of samples: of real images those of these."""
+    """Return subject numbers of samples, shared with those of the real images."""
     numbers = number_subjects(own, n, "subjects_generated") + n_real
     if own is None or subjects is None:
         return numbers
@@ -171,13 +172,13 @@ def _number_samples(own, n, subjects, n_real):
 
 
 def _by_set(reference, real, generated):
-    """Name what belongs to the images of each set: reconstructions are of real ones."""
+    """Return values by set; reconstructions have those of the real images."""
     sets = {"reference": reference, "real": real, "reconstructed": real}
     return sets | {"generated": generated}
 
 
 def _read_images(model, images, subjects, name):
-    """Return images of the model's shape, if they are finite, and whose they are."""
+    """Return images of the model's shape, checked to be finite, and their subjects."""
     array, subjects = model._read_images(images, subjects)
     return check_finite(array, range(len(array)), name), subjects
 
@@ -189,22 +190,22 @@ def check_arguments(
     sampling: Mapping[str, Any],
     seed: int,
 ) -> None:
-    """Refuse what is no fitted model, invalid seeds, and options without effect."""
+    """Refuse unfitted models, invalid seeds, and options without effect."""
     if not isinstance(model, LatentDiffusion):
         raise InputError(
-            f"`model` must be a LatentDiffusion, not {model!r}; of a file or a name it "
-            "is LatentDiffusion.load(name)."
+            f"`model` must be a LatentDiffusion, not {model!r}; load a file or a "
+            "packaged model with LatentDiffusion.load(name)."
         )
     model._check_fitted()
     check_seed(seed)
     if generated is not None and sampling:
         raise InputError(
             f"`{next(iter(sampling))}` has no effect on images that are generated "
-            "already; leave it out, or correct its spelling."
+            "already; remove it, or correct its spelling."
         )
     for name, values in of_generated.items():
         if generated is None and values is not None:
-            raise InputError(f"`{name}` is of `generated`; give these images, too.")
+            raise InputError(f"`{name}` describes `generated`; give these images, too.")
 
 
 def read_conditions(
@@ -214,7 +215,7 @@ def read_conditions(
     n: int,
     subjects: Any = None,
 ) -> dict[str, list] | None:
-    """Return conditions as lists; refuse those without a value for each of n images."""
+    """Return conditions as lists, checked to have a value for each of n images."""
     joined = join_rows(conditions, subjects)
     table = check_names(model.conditions_, conditions if joined is None else joined)
     columns = {name: with_codes(name, values) for name, values in table.items()}
@@ -228,14 +229,14 @@ def read_conditions(
 
 
 def read_usable(model: LatentDiffusion, *of_images: Any) -> dict[str, list] | None:
-    """Return conditions as :func:`read_conditions`, without levels of no training."""
+    """Return conditions as :func:`read_conditions`, without unknown levels."""
     return without_unknown(model.conditions_, read_conditions(model, *of_images))
 
 
 def sources_of(
     model: LatentDiffusion, source: npt.ArrayLike | None, n: int, name: str = "source"
 ) -> np.ndarray | None:
-    """Return the source of each of n images, of which one may be that of all."""
+    """Return the source image of each of n images, or the same for all."""
     space = model.vqvae_.shape_[:-1]
     array = sources.check(model.source_, source, space, n=n, name=name)
     return None if array is None else np.broadcast_to(array, (n, *array.shape[1:]))
@@ -248,9 +249,9 @@ def generate(
     source: np.ndarray | None,
     options: dict[str, Any],
 ) -> tuple[np.ndarray, dict[str, list] | None]:
-    """Generate a sample for each of some rows of conditions and source images.
+    """Generate a sample for each row of conditions and source images.
 
-    Returned are samples, and the conditions that they were asked for with.
+    Return samples and their requested conditions.
     """
     own = None if source is None else source[rows]
     requested = take_rows(conditions, rows)
@@ -261,7 +262,7 @@ def generate(
 def choose_sample_count(
     real: int, generated: int | None = None, n: int | None = None
 ) -> int:
-    """Choose how many images of each kind are compared, at most."""
+    """Return the maximum number of images of each set to compare."""
     if n is not None:
         whole("n", n, MIN_IMAGES)
     elif generated is not None:
@@ -281,54 +282,56 @@ def refuse_few(task: str, kind: str, count: int, minimum: int) -> None:
         )
 
 
-def _describe_counts(whose, rows, of_samples):
-    """Note how many images of each kind are compared."""
-    count, n_subjects = len(rows[0]), len(np.unique(whose))
-    start = f"{count} of the {len(whose)} real images are what all others are compared "
-    notes = [f"{start}with, and {count} others are the floor."]
+def _describe_counts(subject_ids, rows, of_samples):
+    """Return notes on the numbers of images that are compared."""
+    count, n_subjects = len(rows[0]), len(np.unique(subject_ids))
+    start = f"Of {len(subject_ids)} real images, {count} are the reference of all "
+    notes = [f"{start}comparisons, and {count} others are the floor."]
     if of_samples is not None and count < len(of_samples):
         notes.append(f"Of {len(of_samples)} generated images, {count} are compared.")
-        if shared := np.isin(of_samples, whose[rows[0]]).sum():
+        if shared := np.isin(of_samples, subject_ids[rows[0]]).sum():
             notes.append(
-                f"{shared} were left out, since they were made of images of subjects "
-                "with whom all are compared."
+                f"{shared} were left out, since their source images are of subjects of "
+                "the reference."
             )
-    if n_subjects < len(whose):
+    if n_subjects < len(subject_ids):
         notes.append(
-            f"The real images are of {n_subjects} subjects, none of whom is on both "
-            "sides, and intervals are those of subjects."
+            f"The real images are of {n_subjects} subjects, none of whom is in both "
+            "halves, and intervals are those of subjects."
         )
     return notes
 
 
 def refuse_unequal(real: int, generated: int, kind: str) -> None:
-    """Refuse sets whose sizes differ so much that a mistake is likely."""
+    """Refuse sets whose sizes differ more than tenfold."""
     if max(real, generated) > _MAX_SIZE_RATIO * min(real, generated):
         raise InputError(
             f"there are {real} {kind} and {generated} generated images; give sets "
-            "whose sizes differ less than tenfold, or a number with `n`."
+            "whose sizes differ less than tenfold, or set the number by `n`."
         )
 
 
-def _apart(whose, count, of_samples=None):
-    """Choose images to compare with, and others and samples, none of their subjects.
+def _choose_sets(subject_ids, count, of_samples=None):
+    """Choose reference images, and real images and samples of other subjects.
 
-    Returns rows, ``(3, n)``; samples that are not made yet will be of the others.
+    Return rows ``(3, n)``; samples that are not generated yet are of the real images.
     """
-    n_subjects = len(np.unique(whose))
-    for draw in range(_DRAWS if n_subjects < len(whose) else 1):
-        order = np.arange(len(whose))
-        if n_subjects < len(whose):
-            # Of images in a drawn order, subjects with many tend to be first.
-            drawn = np.random.default_rng(draw).permutation(whose.max() + 1)
-            order = np.argsort(drawn[whose], kind="stable")
+    n_subjects = len(np.unique(subject_ids))
+    for draw in range(_N_SPLITS if n_subjects < len(subject_ids) else 1):
+        order = np.arange(len(subject_ids))
+        if n_subjects < len(subject_ids):
+            # In a random order of images, subjects with many tend to come first.
+            drawn = np.random.default_rng(draw).permutation(subject_ids.max() + 1)
+            order = np.argsort(drawn[subject_ids], kind="stable")
         if of_samples is not None:
-            # First those of whom there are no samples, which would be left out.
-            order = order[np.argsort(np.isin(whose[order], of_samples), kind="stable")]
-        rows, fewest = _halve(order, whose, count, of_samples)
+            # First subjects without samples: samples of the reference are left out.
+            order = order[
+                np.argsort(np.isin(subject_ids[order], of_samples), kind="stable")
+            ]
+        rows, fewest = _halve(order, subject_ids, count, of_samples)
         if rows.shape[1] >= MIN_IMAGES and fewest >= _MIN_SUBJECTS:
             return rows
-    further = ", and as many generated ones must be of nobody in the first"
+    further = ", and as many samples must be of subjects outside the first half"
     raise InputError(
         f"the real images are of {n_subjects} subjects: each half needs {MIN_IMAGES} "
         f"images of {_MIN_SUBJECTS} subjects or more"
@@ -336,27 +339,27 @@ def _apart(whose, count, of_samples=None):
     )
 
 
-def _halve(order, whose, count, of_samples):
-    """Take as many images of each kind as there are of other subjects.
+def _halve(order, subject_ids, count, of_samples):
+    """Return rows ``(3, n)`` of reference, and of real images and samples of others.
 
-    Returns rows ``(3, n)``, and of how few subjects the images of a kind are.
+    As many as possible, up to count; with the lowest number of subjects of a set.
     """
-    own, places = whose, order
+    own, places = subject_ids, order
     if of_samples is not None:
         own, places = of_samples, np.arange(len(of_samples))
     for n in range(count, -1, -1):
-        reference = whose[order[:n]]
-        real = order[~np.isin(whose[order], reference)]
+        reference = subject_ids[order[:n]]
+        real = order[~np.isin(subject_ids[order], reference)]
         samples = places[~np.isin(own[places], reference)]
         if min(len(real), len(samples)) >= n:
             break
-    owners = reference, whose[real[:n]], own[samples[:n]]
+    owners = reference, subject_ids[real[:n]], own[samples[:n]]
     rows = np.stack([order[:n], real[:n], samples[:n]])
     return rows, min(len(np.unique(x)) for x in owners)
 
 
 def _sets(vqvae, images, rows, samples, subjects):
-    """Make sets of equal sizes, in [0, 1], with reconstructions."""
+    """Return sets of equal size, in [0, 1], with reconstructions."""
     reference, real = (np.asarray(images[own], "float32") for own in rows[:2])
     generated = np.asarray(samples, "float32")
     refuse_real([*reference, *real], generated)
@@ -365,7 +368,7 @@ def _sets(vqvae, images, rows, samples, subjects):
 
 
 def refuse_real(real: Iterable[np.ndarray], generated: Iterable[np.ndarray]) -> None:
-    """Refuse generated images that are real ones, to the bit."""
+    """Refuse generated images that are identical to real ones."""
 
     def digest(image):
         return hashlib.sha256(image.tobytes()).digest()
@@ -373,15 +376,14 @@ def refuse_real(real: Iterable[np.ndarray], generated: Iterable[np.ndarray]) -> 
     of_real = set(map(digest, real))
     if count := sum(digest(image) in of_real for image in generated):
         raise InputError(
-            f"{count} of the generated images are real ones; give images that the "
-            "model generated, and others that it did not."
+            f"{count} of the generated images are real ones; give two disjoint sets."
         )
 
 
 def scaled(images: np.ndarray, vqvae: VQVAE, first: int = 0) -> np.ndarray:
-    """Scale images from the training range to [0, 1], or refuse them.
+    """Scale images ``(n, *space, channels)`` from the training range to [0, 1].
 
-    Shapes: images ``(n, *space, channels)``; the number of the first is named.
+    Images out of range are refused, by numbers that start from first.
     """
     numbers = range(first, first + len(images))
     check_range(images, vqvae.intensity_, numbers)
@@ -391,7 +393,7 @@ def scaled(images: np.ndarray, vqvae: VQVAE, first: int = 0) -> np.ndarray:
 def run_tasks(
     tasks: Mapping[str, Callable], verbose: bool, prefix: str = ""
 ) -> dict[str, Any]:
-    """Run tasks one after the other, behind a progress bar with their names."""
+    """Run tasks in order, with a progress bar, and return their results by name."""
     results = {}
     bar = tqdm(tasks.items(), disable=not verbose)
     for name, task in bar:
@@ -401,7 +403,7 @@ def run_tasks(
 
 
 def _measure(model, sets, labels, kinds, notes, classifier, seed, verbose):
-    """Measure all figures."""
+    """Return the evaluation with all its figures."""
     affine = model.vqvae_.affine_ if sets.real.ndim == 5 else None
     tasks = {k.name: partial(fidelity.compute_features, sets, k) for k in kinds}
     rows = run_tasks(tasks, verbose, "features, ")
@@ -414,15 +416,15 @@ def _measure(model, sets, labels, kinds, notes, classifier, seed, verbose):
     figures |= run_tasks(_further_tasks(model, sets, affine, seed), verbose)
     measured = figures.pop("anatomy", {})
     if measured:
-        apart = anatomy.compare_anatomy(measured, sets, seed)
+        differences = anatomy.compare_anatomy(measured, sets, seed)
         unit = "standard deviations of the real volumes"
-        figures["anatomy"] = {"unit": unit, **apart}
+        figures["anatomy"] = {"unit": unit, **differences}
     network = None
     if classifier:
         network, figures["classifier"] = _two_sample_tests(sets, rows, seed, verbose)
-    # What the model's own encoder sees is no independent judge.
-    judges = {kind.name: rows[kind.name] for kind in kinds if kind.independent}
-    probes, probe_notes = _probe(model, sets, labels, judges, figures, seed)
+    # Features of the model's own encoder would favour its samples.
+    independent = {kind.name: rows[kind.name] for kind in kinds if kind.independent}
+    probes, probe_notes = _probe(model, sets, labels, independent, figures, seed)
     rest = affine, notes + probe_notes, network, model.channels_
     return Evaluation(figures, sets, measured, probes, *rest)
 
@@ -433,7 +435,7 @@ def _compare_features(sets, kind, rows, seed):
 
 
 def _further_tasks(model, sets, affine, seed):
-    """Return what is to be measured beside features."""
+    """Return the tasks that measure images without features."""
     tasks = {
         "variety": partial(fidelity.measure_variety, sets, seed),
         "sharpness": partial(fidelity.measure_sharpness, sets, seed),
@@ -455,7 +457,7 @@ def _further_tasks(model, sets, affine, seed):
 
 
 def _measure_anatomy(sets, affine, column):
-    """Measure a column of the volumes of each set."""
+    """Measure one channel of the volumes of each set."""
     return {
         name: anatomy.measure_anatomy(volumes[..., column : column + 1], affine)
         for name, volumes in sets.by_name.items()
@@ -463,13 +465,13 @@ def _measure_anatomy(sets, affine, column):
 
 
 def _two_sample_tests(sets, rows, seed, verbose):
-    """Let networks, and regressions on features, tell each set from the reference."""
+    """Run classifier two-sample tests of each set against the reference."""
     images = sets.by_name
     greys = {name: two_sample.grey_levels(x) for name, x in images.items()}
 
-    def against_reference(test, of, name):
-        subjects = sets.whose("reference", name)
-        return test(of["reference"], of[name], subjects=subjects, seed=seed)
+    def against_reference(test, by_set, name):
+        subjects = sets.subjects_of("reference", name)
+        return test(by_set["reference"], by_set[name], subjects=subjects, seed=seed)
 
     tasks = {
         name: partial(against_reference, two_sample.network_test, images, name)
@@ -482,19 +484,19 @@ def _two_sample_tests(sets, rows, seed, verbose):
         "rounds": {name: test.rounds for name, test in tests.items()},
     }
     figures["features"] = {
-        kind: {n: against_reference(two_sample.logistic_test, of, n) for n in tests}
-        for kind, of in (rows | {"grey levels": greys}).items()
+        kind: {n: against_reference(two_sample.logistic_test, x, n) for n in tests}
+        for kind, x in (rows | {"grey levels": greys}).items()
     }
     return tests["generated"], figures
 
 
-def _probe(model, sets, labels, judges, figures, seed):
-    """Compare requested conditions with those that probes predict."""
+def _probe(model, sets, labels, rows, figures, seed):
+    """Compare requested conditions with those that linear probes predict."""
     conditions = dict(model.conditions_)
     if accuracy := _digit_accuracy(sets, labels):
         figures["as_asked"] = accuracy
         conditions.pop("label", None)
-    probes, notes = probe_all(conditions, labels, judges, seed, sets.subjects)
+    probes, notes = probe_all(conditions, labels, rows, seed, sets.subjects)
     if probes:
         figures["probes"] = {name: one.as_figures() for name, one in probes.items()}
     return probes, notes
@@ -510,7 +512,7 @@ def _digit_accuracy(sets, labels_of_sets):
         name: class_accuracy(labels[name], classify(images).argmax(1))
         for name, images in sets.compared.items()
     }
-    # Other images of this size are no digits, and their labels something else.
+    # Otherwise these are no digits, but other images of this size.
     return right if right["real"].value > _MIN_DIGIT_ACCURACY else None
 
 

@@ -1,7 +1,6 @@
-"""Features in which sets of images are compared: stated, versioned, or learnt.
+"""Features of images, in which sets of images are compared.
 
-Images are ``(n, *space, channels)`` in [0, 1] here. A further kind of features is a
-:class:`Features` with a function of one's own.
+Images are ``(n, *space, channels)`` in [0, 1]. Define further features by :func:`own`.
 """
 
 from collections.abc import Callable
@@ -21,34 +20,34 @@ from dipy_ldm.metrics.images import halve
 
 __all__ = ["Features", "features_of", "own"]
 
-# Numbers of a sample, at most, of voxels and of latents.
+# Features of an image, of voxels and of latents.
 _MAX_VOXELS, _MAX_LATENTS = 4096, 512
-# Channels of the network of random weights, and what they are drawn from.
+# Channels and seed of the network with random weights.
 _RANDOM_WIDTHS, _RANDOM_SEED = (8, 16, 32), 20240229
-# Pixels or voxels that the networks are given at once, about.
+# Pixels or voxels of a batch for the networks, about.
 _BATCH_VALUES = 2**18
 
 
 class Features(NamedTuple):
-    """What images are compared in.
+    """Features in which images are compared.
 
     Parameters
     ----------
     name : str
-        In a word or two.
+        Name in a word or two.
     version : int
-        Counted up when the same images get other features: compare figures of one
+        Increased when the features of the same images change: compare figures of one
         version only.
     says : str
-        What it is, as a sentence.
+        Description, as a sentence.
     of : callable
         From images ``(n, *space, channels)`` in [0, 1] to features ``(n, *shape)``.
     standardised : bool
-        Whether each is brought to mean 0 and variance 1 among the reference first,
-        since they have no unit of their own.
+        Whether features are standardised to mean 0 and variance 1 of the reference,
+        since they have no unit.
     independent : bool
-        Whether they are of another network than the model's, and may judge whether
-        samples are what was asked for.
+        Whether they are independent of the model's own networks, so that probes of
+        requested conditions may use them.
     """
 
     name: str
@@ -59,7 +58,7 @@ class Features(NamedTuple):
     independent: bool = True
 
     def compute(self, images: np.ndarray) -> np.ndarray:
-        """Return the features of images, one row each, checked.
+        """Return the features of images, one row each, after checks.
 
         Parameters
         ----------
@@ -79,7 +78,7 @@ class Features(NamedTuple):
         rows = np.asarray(self.of(images))
         if rows.ndim < 2 or len(rows) != len(images):
             raise InputError(
-                f"the features {self.name!r} must be (n, features) for n images, not "
+                f"the features {self.name!r} must be (n, *shape) for n images, not "
                 f"{rows.shape} for {len(images)}."
             )
         if not np.isfinite(rows).all():
@@ -88,7 +87,7 @@ class Features(NamedTuple):
 
 
 def features_of(model: LatentDiffusion) -> list[Features]:
-    """Choose features for the images of a model, as an evaluation does.
+    """Return the default features for the images of a model.
 
     Parameters
     ----------
@@ -98,8 +97,7 @@ def features_of(model: LatentDiffusion) -> list[Features]:
     Returns
     -------
     list of Features
-        Those of a classifier (digits) or of a random network, voxels, and the model's
-        latents.
+        Of a classifier (digits) or a random network, voxels, and the model's latents.
     """
     shape = tuple(model.vqvae_.shape_)
     first = digits() if shape == (28, 28, 1) else random_network(shape)
@@ -107,58 +105,58 @@ def features_of(model: LatentDiffusion) -> list[Features]:
 
 
 def own(function: Callable[[np.ndarray], np.ndarray], name: str = "own") -> Features:
-    """Make features of a function.
+    """Create features from a function.
 
     Parameters
     ----------
     function : callable
         From images ``(n, *space, channels)`` in [0, 1] to features ``(n, *shape)``.
     name : str
-        What to call them.
+        Name of the features.
 
     Returns
     -------
     Features
-        To compare images in.
+        The features.
     """
-    return Features(name, 1, "A function of the user's.", function)
+    return Features(name, 1, "A user-defined function.", function)
 
 
 def voxels() -> Features:
-    """Return voxels as features, at a resolution that leaves at most 4096."""
-    says = "Voxels, averaged over blocks until there are at most 4096."
-    return Features("voxels", 1, says, lambda x: shrunk(x, _MAX_VOXELS))
+    """Return voxels as features, downsampled to at most 4096."""
+    says = "Voxels, averaged over blocks to at most 4096."
+    return Features("voxels", 1, says, lambda x: downsample(x, _MAX_VOXELS))
 
 
-def shrunk(images: np.ndarray, most: int) -> np.ndarray:
-    """Halve ``(n, *space, channels)`` until numbers are few, or a side is 1 pixel."""
+def downsample(images: np.ndarray, max_values: int) -> np.ndarray:
+    """Halve ``(n, *space, channels)`` to few values, or until a side is 1 pixel."""
 
-    def small(image):
-        while image.size > most and min(image.shape[:-1]) > 1:
+    def halved(image):
+        while image.size > max_values and min(image.shape[:-1]) > 1:
             image = halve(image)
         return image
 
-    # One by one: they may be mapped from a file larger than memory.
-    return np.stack([small(image) for image in images]).astype("float32")
+    # One by one: images may be memory-mapped.
+    return np.stack([halved(image) for image in images]).astype("float32")
 
 
 def encoder(model: LatentDiffusion) -> Features:
-    """Return latents of a model's own autoencoder as features.
+    """Return latents of the model's own encoder as features.
 
-    What the autoencoder does not see can't be found in them: they are no independent
-    judge, but the one that tells what the diffusion itself does.
+    They are not independent of the model, but isolate the effect of the diffusion from
+    that of the autoencoder.
     """
 
     def of(images):
         latents = model.vqvae_.encode(unscaled(images, model.vqvae_.intensity_))
-        return shrunk(model._scaled(latents), _MAX_LATENTS)
+        return downsample(model._scaled(latents), _MAX_LATENTS)
 
-    says = "Latents of the model's own encoder, averaged until there are at most 512."
+    says = "Latents of the model's own encoder, averaged over blocks to at most 512."
     return Features("encoder", 1, says, of, independent=False)
 
 
 def unscaled(images: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
-    """Scale images from [0, 1] to the range of the training."""
+    """Scale images from [0, 1] to the training range."""
     low, high = bounds
     return images * np.float32(high - low) + np.float32(low)
 
@@ -166,22 +164,21 @@ def unscaled(images: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
 def digits() -> Features:
     """Return the last hidden layer of the packaged classifier as features.
 
-    It was trained by ``benchmarks/digits.py`` on the last 50,000 training
-    digits of MNIST, shifted and with dropout, and is right for 99.3 % of the test
-    digits.
+    It was trained by ``benchmarks/digits.py`` on the last 50,000 training digits of
+    MNIST, with random shifts and dropout; its test accuracy is 99.3 %.
     """
-    says = "The 128 features of a packaged classifier of MNIST (99.3 % right)."
+    says = "The 128 features of a packaged MNIST classifier (accuracy 99.3 %)."
     return Features("classifier", 1, says, lambda x: _apply_digits(0, x))
 
 
 def _apply_digits(output, images):
-    """Return one of the classifier's outputs: features, or probabilities."""
+    """Return an output of the classifier by index: features, or probabilities."""
     return _apply(lambda batch: _digits()(batch)[output], images)
 
 
 @cache
 def _digits():
-    """Return the packaged classifier, compiled once."""
+    """Return the compiled packaged classifier."""
     return _compiled(classifier())
 
 
@@ -198,7 +195,7 @@ def classifier() -> Any:
 
 
 def build_classifier(recipe: dict) -> Any:
-    """Build a classifier of digits with fresh weights.
+    """Build an untrained classifier of digits.
 
     ``recipe`` has ``widths`` (of two convolutions each), ``features`` and ``dropout``.
     """
@@ -225,15 +222,15 @@ def classify(images: np.ndarray) -> np.ndarray:
 def random_network(shape: tuple[int, ...]) -> Features:
     """Return the output of an untrained convolutional network as features.
 
-    Random filters tell edges, texture and their scale apart, and know nothing that
-    would favour one kind of images :footcite:p:`Naeem2020`. The weights are drawn by
-    numpy from a stated seed: the same on each machine and with each version of Keras.
+    Random filters respond to edges, texture and their scale, without bias towards a
+    training set :footcite:p:`Naeem2020`. The weights are drawn by numpy from a fixed
+    seed: the same on each machine and with each version of Keras.
     """
     network = _compiled(_build_random(shape))
     says = (
         "Means and standard deviations of the 56 channels of a convolutional network "
-        f"of random weights (numpy, seed {_RANDOM_SEED}), in units of their spread "
-        "among the real images that all others are compared with."
+        f"with random weights (numpy, seed {_RANDOM_SEED}), standardised by those of "
+        "the reference."
     )
     return Features("random network", 1, says, lambda x: _apply(network, x), True)
 
@@ -251,11 +248,11 @@ def _build_random(shape):
     x, pooled = images, []
     for before, width in pairwise((shape[-1], *_RANDOM_WIDTHS)):
         kernel = rng.standard_normal((*(3,) * rank, before, width))
-        if x is images:  # edges, not brightness, which voxels tell
+        if x is images:  # edges; brightness is in the voxels
             kernel -= kernel.mean(tuple(range(rank)), keepdims=True)
         kernel *= np.sqrt(2 / (3**rank * before))
         convolution = conv(width, 3, padding="same")
-        # Both signs of an edge count, as both are there.
+        # Edges of both signs count.
         x = layers.Activation(ops.abs)(convolution(x))
         convolution.set_weights([kernel.astype("float32"), np.zeros(width, "float32")])
         pooled += [ops.mean(x, axes), ops.std(x, axes)]
@@ -273,18 +270,18 @@ def _apply(run, images):
     return _backend.in_batches(run, np.asarray(images, "float32"), size)
 
 
-# Numbers of a sample before, and after what was learnt.
-_MAX_CHANGED_VALUES, _MAX_VALUES, _N_DIRECTIONS = 32768, 4096, 32
-# Training images that it is learnt from, and copies of each.
-MAX_IMAGES, _COPIES_PER_IMAGE = 400, 4
-# What copies are changed by: degrees, voxels, exponents, noise, and blur in voxels.
+# Values of an image before augmentation, of a descriptor, and of the features.
+_MAX_AUGMENTED_VALUES, _MAX_VALUES, _N_DIRECTIONS = 32768, 4096, 32
+# Training images of the fit, and augmented copies of each.
+MAX_FIT_IMAGES, _COPIES_PER_IMAGE = 400, 4
+# Ranges of augmentation: degrees, voxels, exponents, noise, and blur in voxels.
 _TURN, _MOVE, _GAMMA, _NOISE, _BLUR = 5.0, 1.5, (0.6, 1.6), 0.03, 0.8
-# Of the directions that hardly vary, which would be divided by nothing.
+# Regularises directions with hardly any variance within images.
 _RIDGE = 0.05
 
 
 class Projection(NamedTuple):
-    """Mean of the descriptors, and discriminant directions."""
+    """Mean of the descriptors ``(d,)``, and discriminant directions ``(d, 32)``."""
 
     mean: np.ndarray
     directions: np.ndarray
@@ -294,13 +291,15 @@ class Projection(NamedTuple):
         return (describe(images) - self.mean) @ self.directions
 
 
-def small(images: np.ndarray, most: int = _MAX_CHANGED_VALUES) -> np.ndarray:
-    """Halve ``(n, *space, channels)`` until they are small; mirror images stay such."""
+def halve_symmetrically(
+    images: np.ndarray, max_values: int = _MAX_AUGMENTED_VALUES
+) -> np.ndarray:
+    """Halve ``(n, *space, channels)`` to few values, equivariant to mirroring."""
 
     def halved(image):
-        while image.size > most and min(image.shape[:-1]) > 2:
+        while image.size > max_values and min(image.shape[:-1]) > 2:
             for axis, size in enumerate(image.shape[:-1]):
-                if size % 2:  # of which halving would leave out the last
+                if size % 2:  # halving would drop the last
                     image = (np.delete(image, -1, axis) + np.delete(image, 0, axis)) / 2
             image = halve(image)
         return image.astype("float32")
@@ -311,30 +310,29 @@ def small(images: np.ndarray, most: int = _MAX_CHANGED_VALUES) -> np.ndarray:
 def fit_invariant_projection(images: np.ndarray, seed: int = 0) -> Projection:
     """Fit directions that separate ``(n, *space, channels)`` but not their copies.
 
-    A linear discriminant :footcite:p:`Fisher1936` with a class for each image: of the
-    principal components of the images those directions are kept in which images differ
-    most for how far copies of one differ, which were turned by up to 5 degrees, moved,
-    blurred, noised and given another contrast. That a mirror image has the same
-    features is by construction.
+    A linear discriminant :footcite:p:`Fisher1936` with a class for each image: those
+    directions of the principal components with the largest variance between images
+    relative to that within copies: rotated by up to 5 degrees, shifted, blurred, noisy,
+    or with another contrast. Mirror images have the same features by construction.
     """
     rng = np.random.default_rng(seed)
     descriptors = describe(images)
     mean = descriptors.mean(0)
     _, spread, components = np.linalg.svd(descriptors - mean, full_matrices=False)
-    # With all of them, each image would be told by its noise alone.
+    # All components would separate each image by its noise.
     rank = int(np.count_nonzero(spread > 1e-6 * spread[0]))
     count = max(1, min(rank, len(images) // 2))
     components = components[:count].T
-    changed = (
-        np.stack([change(image, rng) for image in images])
+    augmented = (
+        np.stack([augment(image, rng) for image in images])
         for _ in range(_COPIES_PER_IMAGE)
     )
-    off = [describe(x) - descriptors for x in changed]
+    off = [describe(x) - descriptors for x in augmented]
     within = np.concatenate(off) @ components
     within = within.T @ within / len(within)
     between = np.diag(spread[:count] ** 2 / len(images))
     within += _RIDGE * np.trace(within) / count * np.eye(count) + 1e-12 * between
-    # Vectors for which the copies differ by 1, from those that tell most.
+    # Scaled to unit variance within images, in order of separation.
     _, vectors = linalg.eigh(between, within)
     directions = components @ vectors[:, ::-1][:, :_N_DIRECTIONS]
     return Projection(mean, directions)
@@ -343,28 +341,28 @@ def fit_invariant_projection(images: np.ndarray, seed: int = 0) -> Projection:
 def invariant(projection: Projection) -> Features:
     """Return the invariant features of a projection."""
     says = (
-        "Linear discriminant of the training images against copies that were mirrored, "
-        "turned, moved, blurred, noised and given another contrast."
+        "Linear discriminant features of the training images, nearly invariant to "
+        "mirroring, small rotations and shifts, blur, noise and contrast."
     )
     return Features("invariant", 1, says, projection.of)
 
 
 def describe(images: np.ndarray) -> np.ndarray:
-    """Describe images by ``(n, features)``, so that mirror images are described alike.
+    """Return descriptors ``(n, features)`` that are equal for mirror images.
 
-    By the mean of an image and its mirror image, and by the size of their difference.
+    These are the mean of an image and its mirror image, and their absolute difference.
     """
-    reduced = small(images, _MAX_VALUES)
+    reduced = halve_symmetrically(images, _MAX_VALUES)
     axes = tuple(range(1, reduced.ndim))
     centred = reduced - reduced.mean(axes, keepdims=True)
-    normalized = centred / np.maximum(centred.std(axes, keepdims=True), 1e-6)
-    mirrored = np.flip(normalized, 2 if normalized.ndim == 4 else 1)
-    parts = (normalized + mirrored) / 2, np.abs(normalized - mirrored) / 2
+    normalised = centred / np.maximum(centred.std(axes, keepdims=True), 1e-6)
+    mirrored = np.flip(normalised, 2 if normalised.ndim == 4 else 1)
+    parts = (normalised + mirrored) / 2, np.abs(normalised - mirrored) / 2
     return np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
 
 
-def change(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Change an image ``(*space, channels)`` as a model's copy of it might be."""
+def augment(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Change an image ``(*space, channels)`` as a generated copy might differ."""
     rank = image.ndim - 1
     turn = _rotation(rng.uniform(-_TURN, _TURN, 3 if rank == 3 else 1))
     middle = (np.array(image.shape[:-1]) - 1) / 2
@@ -380,7 +378,7 @@ def change(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _rotation(degrees):
-    """Return a rotation about one axis of a plane or three of space."""
+    """Return a rotation matrix in the plane, or about three axes of space."""
     if len(degrees) == 1:
         return Rotation.from_euler("z", degrees[0], degrees=True).as_matrix()[:2, :2]
     signs = 1, -1, 1  # from each axis to the next in the order of the axes

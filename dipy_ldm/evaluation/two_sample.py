@@ -1,8 +1,8 @@
-"""The classifier two-sample test: whether a classifier tells samples from real images.
+"""Classifier two-sample tests of generated against real images.
 
-A network or a logistic regression learns to tell one half of both sets apart, and is
-judged by the other half: by guessing, the area under its curve is 0.5. Unlike
-distances it looks for whatever gives samples away :footcite:p:`LopezPaz2017`.
+A network or a logistic regression is trained to separate the two sets, and tested on
+held-out images: by chance, the area under the curve (AUC) is 0.5. Unlike distances, it
+detects any systematic difference :footcite:p:`LopezPaz2017`.
 
 References
 ----------
@@ -30,27 +30,27 @@ from dipy_ldm.prior import _ridge as regression
 
 __all__ = ["NetworkTest", "logistic_test", "network_test"]
 
-# Images of each set, with fewer of which too little is learnt to prove anything.
+# Images of each set; with fewer, a negative result is uninformative.
 MIN_IMAGES = 40
-# Grey levels of a screen, and what is black on it: storage and the decoder leave less
-# than that in backgrounds, which are exactly zero in real volumes.
+# Highest grey level, and the values that become black: rounding and the decoder leave
+# smaller ones in backgrounds that are exactly zero in real volumes.
 _LEVELS, _BLACK = 255, 0.02
-# How far beyond [0, 1] images may be: resampling goes a little beyond.
-_BEYOND = 0.1
-# About 60,000 weights. The last layer knows places: what is only on the other side of
-# the head is told by nothing else.
+# Accepted values beyond [0, 1], as from resampling.
+_RANGE_TOLERANCE = 0.1
+# About 60,000 weights. The last layer depends on positions, to detect content on the
+# wrong side of the head.
 _WIDTHS = (24, 40, 64, 48)
-# A round: so many steps of so many images of each set, of each two planes an axis.
-_STEPS, _IMAGES, _TRAINING_PLANES = 30, 8, 2
-# Rounds at most, and the share of a round's images above which all is learnt.
-_MAX_ROUNDS, _LEARNT, _RATE = 40, 0.99, 3e-3
-# Planes of each axis that are judged, the part of it where they lie, and shifts in
-# training. No flips: what is told by them alone would be hidden.
+# Steps of a round, images of each set in a batch, and planes of each image and axis.
+_STEPS, _BATCH_IMAGES, _TRAINING_PLANES = 30, 8, 2
+# Training stops after these rounds or at this training accuracy.
+_MAX_ROUNDS, _TARGET_ACCURACY, _LEARNING_RATE = 40, 0.99, 3e-3
+# Planes of each axis in tests, the range where they lie, and shifts in training. No
+# flips, which would hide swapped sides.
 _TEST_PLANES, _INNER, _MAX_SHIFT = 10, (0.15, 0.85), 2
-# Of the best recognised images, how many of each half are looked at.
+# Best recognised images of each half, for saliency maps.
 _N_SHOWN = 4
-# Logistic regression: folds, penalties in units of the largest variance, and steps,
-# of which sets that are told without an error would take thousands.
+# Logistic regression: folds, penalties in units of the largest variance, and the limit
+# of iterations, of which separable sets would take thousands.
 _FOLDS, _PENALTIES, _MAX_ITERATIONS = 5, np.logspace(-4, 0, 5), 50
 
 
@@ -60,19 +60,19 @@ class NetworkTest(NamedTuple):
     Parameters
     ----------
     auc : Interval
-        Area under the curve: the probability that a generated image is taken for
-        more generated than a real one. 0.5 is by guessing.
+        Area under the curve: the probability that a generated image has higher log
+        odds than a real one; 0.5 by chance.
     learnt : float
-        Accuracy on its training half at the end, the lower of two.
+        Final accuracy on the training half, the lower of two networks.
     rounds : int
-        Rounds of training, the higher of two.
+        Rounds of training, the higher of two networks.
     log_odds : tuple of ndarray
-        Log odds of each real, ``(n,)``, and of each generated image, ``(m,)``, to be
-        generated, by the network that was not trained on it.
+        Log odds of being generated, of real images, ``(n,)``, and of generated ones,
+        ``(m,)``, by the network that was not trained on them.
     recognised : ndarray
-        Numbers of the best recognised generated images, ``(k,)``, the best first.
+        Indices of the best recognised generated images, ``(k,)``, the best first.
     maps : ndarray
-        Where the network looks in these: gradient times input, ``(k, *space, 1)``.
+        Saliency maps of these: gradient times input, ``(k, *space, 1)``.
     """
 
     auc: Interval
@@ -84,11 +84,11 @@ class NetworkTest(NamedTuple):
 
 
 def check_count(*sizes: int) -> None:
-    """Refuse sets that are too small."""
+    """Refuse sets of fewer than 40 images."""
     if min(sizes) < MIN_IMAGES:
         raise InputError(
             f"a classifier needs {MIN_IMAGES} images of each kind, not {min(sizes)}; "
-            "give more, or leave out `classifier`."
+            "give more, or remove `classifier`."
         )
 
 
@@ -99,13 +99,12 @@ def network_test(
     subjects: Sequence[npt.ArrayLike | None] = (None, None),
     seed: int = 0,
 ) -> NetworkTest:
-    """Let a convolutional network tell generated images from real ones.
+    """Test whether a convolutional network separates generated from real images.
 
-    It learns from half of both sets until it tells 99 % of them, at most 1,200 steps,
-    and judges the other half; then the halves change places. Of volumes it sees planes
-    of three orientations, and adds up what they say. Images are seen as on a screen of
-    255 grey levels, the darkest 2 % of the range black, so that it can't learn how they
-    were stored.
+    It is trained on half of both sets, for at most 1,200 steps or until its accuracy is
+    99 %, and tested on the other half; then the halves are swapped. Log odds of volumes
+    are means over planes of three orientations. Images have 255 grey levels, with the
+    darkest 2 % of the range black, to hide differences in storage.
 
     Parameters
     ----------
@@ -113,15 +112,15 @@ def network_test(
         Images in [0, 1], ``(n, *space, channels)`` and ``(m, *space, channels)``, at
         least 40 of each.
     subjects : sequence of array_like or None
-        Whose each image is, ``(n,)`` and ``(m,)``: a subject is in one half, in both
-        sets, and intervals are those of subjects. None is for others all.
+        Subject of each image, ``(n,)`` and ``(m,)``: a subject is in the same half of
+        both sets, and intervals are those of subjects. Default: all differ.
     seed : int
-        Of halves, first weights, batches and the bootstrap.
+        Of halves, initial weights, batches and the bootstrap.
 
     Returns
     -------
     NetworkTest
-        Area under the curve, and what it is of.
+        Area under the curve, log odds and saliency maps.
 
     Raises
     ------
@@ -129,19 +128,19 @@ def network_test(
         If a set has fewer than 40 images, the shapes differ, or values lie outside of
         [0, 1].
     """
-    sides = [as_shown(images) for images in (real, generated)]
+    sides = [to_uint8(images) for images in (real, generated)]
     check_count(*map(len, sides))
     as_rows(real, generated, minimum=1)  # refuses sets of different shapes
     folds = _split(subjects, [len(side) for side in sides], 2, seed)
     cutter = _Cutter(sides[0].shape[1:])
     shares = np.linspace(0, 1, _TEST_PLANES if len(cutter.axes) > 1 else 1)
-    log_odds, learnt = [np.zeros(len(side)) for side in sides], []
+    log_odds, histories = [np.zeros(len(side)) for side in sides], []
     recognised, maps = [], []
     for fold in range(2):
-        network, *course = _train(
+        network, *history = _train(
             cutter, [x[f != fold] for x, f in zip(sides, folds)], [seed, fold]
         )
-        learnt.append(course)
+        histories.append(history)
         for images, own, odds in zip(sides, folds, log_odds):
             planes = (cutter.planes(image, shares) for image in images[own == fold])
             odds[own == fold] = [
@@ -155,8 +154,8 @@ def network_test(
     shape = (len(maps), *np.shape(real)[1:-1], 1)
     return NetworkTest(
         _auc(log_odds, folds, subjects, seed),
-        float(min(share for share, _ in learnt)),
-        max(rounds for _, rounds in learnt),
+        float(min(accuracy for accuracy, _ in histories)),
+        max(rounds for _, rounds in histories),
         (log_odds[0], log_odds[1]),
         np.array(recognised)[order],
         np.array(maps)[order].reshape(shape),
@@ -170,10 +169,9 @@ def logistic_test(
     subjects: Sequence[npt.ArrayLike | None] = (None, None),
     seed: int = 0,
 ) -> Interval:
-    """Let a logistic regression tell generated images from real ones by features.
+    """Test whether a logistic regression separates generated from real images.
 
-    Five folds; the penalty is that which tells images best that were left out of the
-    other four.
+    By five-fold cross-validation, with the penalty chosen by an inner cross-validation.
 
     Parameters
     ----------
@@ -185,7 +183,7 @@ def logistic_test(
     Returns
     -------
     Interval
-        Area under the curve; 0.5 is by guessing.
+        Area under the curve; 0.5 by chance.
 
     Raises
     ------
@@ -203,27 +201,27 @@ def logistic_test(
     return _auc(np.split(odds, sizes[:1]), folds, subjects, seed)
 
 
-def as_shown(images: npt.ArrayLike) -> np.ndarray:
-    """Return images in [0, 1] as a screen shows them: 256 levels, uint8."""
+def to_uint8(images: npt.ArrayLike) -> np.ndarray:
+    """Quantise images in [0, 1] to 256 grey levels, uint8."""
     images = np.asarray(images, "float32")
     low, high = images.min(), images.max()
-    if not (low >= -_BEYOND and high <= 1 + _BEYOND):  # nor NaN
+    if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):  # nor NaN
         raise InputError(
-            f"a classifier sees images in [0, 1], and these are from {low:g} to "
-            f"{high:g}; scale both sets in the same way."
+            f"a classifier needs images in [0, 1], not from {low:g} to {high:g}; scale "
+            "both sets in the same way."
         )
     shown = (images - _BLACK) / (1 - _BLACK)
     return np.rint(_LEVELS * np.clip(shown, 0, 1)).astype("uint8")
 
 
 def grey_levels(images: np.ndarray) -> np.ndarray:
-    """Return the shares ``(n, 16)`` of 16 grey levels: nothing of shapes."""
-    levels = np.right_shift(as_shown(images).reshape(len(images), -1), 4)
+    """Return the histograms ``(n, 16)`` of 16 grey levels."""
+    levels = np.right_shift(to_uint8(images).reshape(len(images), -1), 4)
     return np.array([np.bincount(row, minlength=16) / row.size for row in levels])
 
 
 def _split(subjects, sizes, count, seed):
-    """Draw the fold of each image, ``(n,)`` for each set; subjects are in one."""
+    """Draw the fold of each image, ``(n,)`` for each set, by subject."""
     rng, folds = np.random.default_rng(seed), dict[Any, int]()
     labels = [subjects_of(own, n) for own, n in zip(subjects, sizes)]
     for own in labels:
@@ -233,34 +231,34 @@ def _split(subjects, sizes, count, seed):
 
 
 def _auc(log_odds, folds, subjects, seed):
-    """Average the areas of the folds: log odds of two classifiers have no one scale."""
+    """Return the mean AUC of folds, whose classifiers differ in the scale of odds."""
 
     def mean(*sides):
         parts = [[s[s[:, 1] == f, 0] for s in sides] for f in np.unique(folds[0])]
         areas = [area_under_curve(*part) for part in parts if all(map(len, part))]
-        return np.mean(areas) if areas else np.nan  # no fold has both, by the draw
+        return np.mean(areas) if areas else np.nan  # no resampled fold has both sets
 
     pairs = [np.stack(pair, 1) for pair in zip(log_odds, folds)]
     return bootstrap_share(mean, *pairs, seed=seed, subjects=subjects)
 
 
 def _held_out_log_odds(rows, labels, folds, penalties):
-    """Return the log odds of each row by the rows of all other folds."""
+    """Return the log odds of each row by a regression on the other folds."""
     odds = np.zeros(len(rows))
     for fold in np.unique(folds):
         inside, best = folds != fold, penalties[0]
         if len(penalties) > 1:
-            taught = rows[inside], labels[inside], folds[inside]
-            tried = [_held_out_log_odds(*taught, [penalty]) for penalty in penalties]
+            training = rows[inside], labels[inside], folds[inside]
+            tried = [_held_out_log_odds(*training, [penalty]) for penalty in penalties]
             losses = [np.logaddexp(0, -labels[inside] * x).mean() for x in tried]
             best = penalties[np.argmin(losses)]
-        *slopes, level = _fit_logistic(rows[inside], labels[inside], best)
-        odds[~inside] = rows[~inside] @ slopes + level
+        *slopes, intercept = _fit_logistic(rows[inside], labels[inside], best)
+        odds[~inside] = rows[~inside] @ slopes + intercept
     return odds
 
 
 def _fit_logistic(rows, labels, penalty):
-    """Return slopes and, as the last, the level, for labels of -1 and 1."""
+    """Return slopes and, last, the intercept, for labels of -1 and 1."""
 
     def loss(weights):
         margins = labels * (rows @ weights[:-1] + weights[-1])
@@ -269,12 +267,12 @@ def _fit_logistic(rows, labels, penalty):
         value = np.logaddexp(0, -margins).sum() + shrunk @ weights[:-1] / 2
         return value, np.append(pull @ rows + shrunk, pull.sum())
 
-    how = {"method": "L-BFGS-B", "options": {"maxiter": _MAX_ITERATIONS}}
-    return optimize.minimize(loss, np.zeros(rows.shape[1] + 1), jac=True, **how).x
+    options = {"method": "L-BFGS-B", "options": {"maxiter": _MAX_ITERATIONS}}
+    return optimize.minimize(loss, np.zeros(rows.shape[1] + 1), jac=True, **options).x
 
 
 class _Cutter:
-    """Cuts images into planes: the image, its detail, and where each pixel is."""
+    """Cuts images into planes with channels for intensity, detail and position."""
 
     def __init__(self, shape):
         # An image is a volume of one plane.
@@ -286,7 +284,7 @@ class _Cutter:
         self.shape = (*np.array(cuts).max(0).tolist(), 2 * shape[-1] + 3)
 
     def cut(self, image, axis, numbers, shift=(0, 0)):
-        """Cut planes across an axis, ``(planes, *side, channels)``, in their frames."""
+        """Return planes across an axis, ``(planes, *side, channels)``, zero-padded."""
         across = image.reshape(*self.space, -1), self.places
         planes, places = (np.moveaxis(x.take(numbers, axis), axis, 0) for x in across)
         planes = np.roll(planes, shift, (1, 2)).astype("float32")
@@ -297,14 +295,14 @@ class _Cutter:
         return frames
 
     def planes(self, image, shares, shift=(0, 0)):
-        """Cut planes of each axis at shares of its inner part."""
+        """Return planes of each axis at shares of its inner range."""
         low, high = np.multiply.outer(_INNER, self.space)
         numbers = (low + np.multiply.outer(shares, high - low)).astype(int).T
         cuts = (self.cut(image, axis, numbers[axis], shift) for axis in self.axes)
         return np.concatenate(list(cuts))
 
     def saliency(self, gradient, image):
-        """Return where a network looks: gradient times input, over all planes."""
+        """Return the saliency map ``(*space)``: gradient times input of all planes."""
         total = np.zeros(self.space, "float32")
         channels = self.shape[-1] - 3
         for axis in self.axes:
@@ -319,21 +317,21 @@ class _Cutter:
 
 
 def _train(cutter, sides, seed):
-    """Train a network on planes; return it, the share that it told, and the rounds."""
+    """Train a network on planes; return it, its training accuracy, and the rounds."""
     rng = np.random.default_rng(seed)
-    labels = np.repeat([[0.0], [1.0]], _IMAGES, 0)
+    labels = np.repeat([[0.0], [1.0]], _BATCH_IMAGES, 0)
 
-    def draw(image):  # planes, moved a little
+    def draw(image):  # planes, randomly shifted
         shift = rng.integers(-_MAX_SHIFT, _MAX_SHIFT + 1, 2)
         return cutter.planes(image, rng.random(_TRAINING_PLANES), shift)
 
     def batches():
         while True:
-            images = np.concatenate([rng.choice(side, _IMAGES) for side in sides])
+            images = np.concatenate([rng.choice(side, _BATCH_IMAGES) for side in sides])
             yield np.stack(list(map(draw, images))), labels
 
     def stop(epoch, logs):
-        model.stop_training = logs["accuracy"] >= _LEARNT
+        model.stop_training = logs["accuracy"] >= _TARGET_ACCURACY
 
     network = _build(cutter.shape, seed[0])
     planes = keras.Input((None, *cutter.shape))
@@ -341,7 +339,7 @@ def _train(cutter, sides, seed):
     of_images = ops.reshape(each, (-1, len(cutter.axes) * _TRAINING_PLANES))
     model = keras.Model(planes, ops.mean(of_images, 1, keepdims=True))
     model.compile(
-        keras.optimizers.Adam(_RATE),
+        keras.optimizers.Adam(_LEARNING_RATE),
         keras.losses.BinaryCrossentropy(from_logits=True),
         metrics=[keras.metrics.BinaryAccuracy("accuracy", threshold=0)],
     )
@@ -360,7 +358,7 @@ def _build(shape, seed):
     """Build a network from planes ``(n, *side, channels)`` to log odds ``(n, 1)``."""
     with seeded(seed):
         inputs = keras.Input(shape)
-        # Channels are of different sizes, and detail is far smaller than the rest.
+        # Detail has a far smaller scale than the other channels.
         x = layers.BatchNormalization(momentum=0.9)(inputs)
         for i, width in enumerate(_WIDTHS):
             size, strides = 4 if i == 0 else 3, 2 if i < 3 else 1

@@ -1,4 +1,4 @@
-"""Quality of images and of sets of them: arrays in, floats out; no models."""
+"""Metrics of images and of sets of images, from arrays, without models."""
 
 from dipy_ldm.metrics.distributions import (
     density_coverage,

@@ -1,8 +1,8 @@
-"""How alike sets are: of samples, real or generated, or of their features.
+"""Distances between sets of samples, or of their features.
 
-Features (or pixels) come as arrays with one sample a row, and further axes are
-flattened. Distances are computed block by block, so that those between 10,000 and
-60,000 samples never lie in memory at once.
+Features (or pixels) are arrays with one sample per row; further axes are flattened.
+Distances are computed in blocks, so that those between 10,000 and 60,000 samples are
+never in memory at once.
 """
 
 import numpy as np
@@ -12,12 +12,12 @@ from dipy_ldm._utils.checks import InputError, at_least, whole
 from dipy_ldm._utils.subjects import blocks, number_subjects
 from dipy_ldm.metrics.intervals import Interval, bootstrap_interval
 
-# Squared distances that differ by so much of the squared lengths are equal.
+# Tolerance of squared distances, relative to squared lengths.
 _ROUNDING = 1e-12
 
 
 def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike) -> float:
-    r"""Compare the means and the covariances of two sets.
+    r"""Compute the Fréchet distance (FID) of the Gaussians of two sets.
 
     The squared Fréchet (2-Wasserstein) distance of the Gaussians that have the mean
     :math:`\mu` and the covariance :math:`C` of each set :footcite:p:`Heusel2017`,
@@ -26,12 +26,12 @@ def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike) -> fl
 
         |\mu_a - \mu_b|^2 + \mathrm{tr}(C_a + C_b - 2 (C_a C_b)^{1/2}).
 
-    Few samples make it larger than it is: compare values of equally large sets.
+    It is biased upwards for few samples: compare only sets of equal size.
 
     Parameters
     ----------
     features_a, features_b : array_like
-        Features, ``(n, *shape)`` with more samples than features.
+        Features, ``(n, *shape)``, with more samples than features.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike) -> fl
     Raises
     ------
     InputError
-        If shapes differ, numbers are not finite, or samples are too few.
+        If shapes differ, values are not finite, or samples are too few.
 
     References
     ----------
@@ -53,23 +53,23 @@ def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike) -> fl
         if len(rows) <= features:
             raise InputError(
                 f"a Fréchet distance of {features} features needs {features + 1} "
-                f"samples of each kind, not {len(rows)}; give more, or take "
+                f"samples of each set, not {len(rows)}; give more, or use "
                 "kernel_distance."
             )
     return gaussian_distance(a, b)
 
 
 def gaussian_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Compute the Fréchet distance of sets of any size, ``(n, features)``."""
+    """Return the Fréchet distance of sets of any size, ``(n, features)``."""
     a, b = a.astype(float), b.astype(float)
     cov_a, cov_b = (np.atleast_2d(np.cov(rows, rowvar=False)) for rows in (a, b))
-    # The distance of the roots of the covariances once one is rotated towards the other
-    # as far as possible: a sum of squares, so nothing cancels and it isn't negative.
+    # The distance of the roots of the covariances after optimal rotation, which
+    # is a sum of squares, without cancellation or negative values.
     root_a, root_b = _root(cov_a), _root(cov_b)
     u, _, vt = np.linalg.svd(root_b @ root_a)
     of_covariances = np.sum((root_a - root_b @ u @ vt) ** 2)
     distance = np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2) + of_covariances
-    # What the rounding of the covariances alone can cause is no difference.
+    # Differences within the rounding errors of the covariances count as 0.
     rounding = a.shape[1] * np.finfo(float).eps * np.trace(cov_a + cov_b)
     return float(distance) if distance > rounding else 0.0
 
@@ -84,9 +84,9 @@ def precision_recall(
 ) -> tuple[float, float]:
     """Compute precision and recall of generated samples.
 
-    A set covers the balls around its samples that reach to their ``k``-th nearest
-    neighbours. Precision is the share of the generated samples that the real ones
-    cover, recall the share of the real samples that the generated ones cover
+    A set covers the balls around its samples up to their ``k``-th nearest neighbours.
+    Precision is the share of generated samples that the real set covers, recall the
+    share of real samples that the generated set covers
     :footcite:p:`Kynkaanniemi2019`.
 
     Parameters
@@ -106,7 +106,7 @@ def precision_recall(
     Raises
     ------
     InputError
-        If shapes differ, numbers are not finite, or samples are too few.
+        If shapes differ, values are not finite, or samples are too few.
 
     References
     ----------
@@ -119,13 +119,12 @@ def precision_recall(
 def density_coverage(
     real: npt.ArrayLike, fake: npt.ArrayLike, k: int = 5
 ) -> tuple[float, float]:
-    """Compute density and coverage of samples, which outliers hardly change.
+    """Compute density and coverage of generated samples, robust to outliers.
 
-    Around each real sample is the ball that reaches to its ``k``-th nearest real
-    neighbour. Density counts in how many of these balls a generated sample is, over
-    ``k``; coverage is the share of the balls in which there is any
-    :footcite:p:`Naeem2020`. One odd real sample, whose ball is huge, makes precision
-    and recall better, but not these.
+    Around each real sample is a ball up to its ``k``-th nearest real neighbour. Density
+    is the mean number of these balls that contain a generated sample, divided by ``k``;
+    coverage is the share of balls that contain any :footcite:p:`Naeem2020`. A real
+    outlier, whose ball is huge, raises precision and recall, but not these.
 
     Parameters
     ----------
@@ -137,15 +136,15 @@ def density_coverage(
     Returns
     -------
     density : float
-        About 1 for sets of one distribution; above, samples are too near to the middle.
+        About 1 for sets of the same distribution; above, samples are too central.
     coverage : float
-        Share of the real samples, from 0 to 1. About ``1 - 0.5 ** k`` for equally large
-        sets of one distribution.
+        Share of the real samples, from 0 to 1. About ``1 - 0.5 ** k`` for sets of equal
+        size and distribution.
 
     Raises
     ------
     InputError
-        If shapes differ, numbers are not finite, or samples are too few.
+        If shapes differ, values are not finite, or samples are too few.
 
     References
     ----------
@@ -158,12 +157,11 @@ def density_coverage(
 def neighbourhoods(
     real: npt.ArrayLike, fake: npt.ArrayLike, k: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count who is in whose ball, of which precision, recall and so on are means.
+    """Count samples in neighbour balls, for precision, recall, density and coverage.
 
     Around each sample is the ball to its ``k``-th nearest neighbour of its own set.
-    Returned are how many balls of real samples each generated one is in, how many
-    generated samples are in the ball of each real one, and how many balls of generated
-    samples each real one is in.
+    Return the number of real balls that contain each generated sample, of generated
+    samples in each real ball, and of generated balls that contain each real sample.
 
     Shapes: real, fake ``(n, *shape)``, result ``(fakes,)``, ``(reals,)``, ``(reals,)``.
     """
@@ -187,17 +185,17 @@ def neighbourhoods(
 def nearest_distance(
     queries: npt.ArrayLike, references: npt.ArrayLike, block_size: int = 256
 ) -> np.ndarray:
-    """Measure how far each sample is from the nearest of other samples.
+    """Compute the distance of each sample to the nearest reference.
 
-    Generated samples much nearer to the training data than new real samples are
-    have been memorised.
+    Generated samples much closer to the training data than new real samples are copies
+    of it.
 
     Parameters
     ----------
     queries, references : array_like
         Samples, ``(n, *shape)``.
     block_size : int
-        Queries compared at once; it changes memory and speed alone.
+        Queries compared at once; affects memory and speed only.
 
     Returns
     -------
@@ -207,7 +205,7 @@ def nearest_distance(
     Raises
     ------
     InputError
-        If shapes differ, numbers are not finite, or there are no samples.
+        If shapes differ, values are not finite, or there are no samples.
     """
     return nearest_neighbours(queries, references, 1, block_size)[0][:, 0]
 
@@ -215,18 +213,18 @@ def nearest_distance(
 def nearest_neighbours(
     queries: npt.ArrayLike, references: npt.ArrayLike, k: int, block_size: int = 256
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the k nearest of other samples: their distances, and which they are.
+    """Return the distances and indices of the k nearest references.
 
     Shapes: queries, references ``(n, *shape)``, result ``(n, k)``, ``(n, k)``.
     """
     query_rows, reference_rows = as_rows(queries, references, minimum=1)
     at_least("the number of references", len(reference_rows), at_least("k", k, 1))
-    if k > 10:  # whose differences take gigabytes
+    if k > 10:  # differences would take gigabytes
         block_size = max(1, 10 * block_size // k)
     distances, places = [], []
     for rows, squared in _squared_distances(query_rows, reference_rows, block_size):
         nearest = np.argpartition(squared, k - 1, axis=1)[:, :k]
-        # Differences are exact where the expanded square has lost digits: 0 for copies.
+        # Differences avoid the cancellation of the expanded square: 0 for copies.
         block = query_rows[rows, None]
         exact = np.linalg.norm(block - reference_rows[nearest], axis=-1)
         order = np.argsort(exact, axis=1, kind="stable")
@@ -244,10 +242,10 @@ def energy_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 
         2 E|X - Y| - E|X - X'| - E|Y - Y'|.
 
-    Unlike a Fréchet distance it needs no more samples than there are numbers in one,
-    so that images themselves can be compared. It is the V-statistic: pairs of a
-    sample with itself count. That makes it 0 for equal sets and never negative, but
-    the smaller the sets, the larger it is: compare values of equally large sets.
+    Unlike a Fréchet distance, it does not need more samples than features, so that
+    images themselves can be compared. It is the V-statistic, which includes pairs of a
+    sample with itself: 0 for equal sets and never negative, but larger for smaller
+    sets. Compare only sets of equal size.
 
     Parameters
     ----------
@@ -257,12 +255,12 @@ def energy_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     Returns
     -------
     float
-        Distance, in the unit of the samples' Euclidean distances.
+        Distance, in the unit of Euclidean distances of samples.
 
     Raises
     ------
     InputError
-        If shapes differ, numbers are not finite, or there are no samples.
+        If shapes differ, values are not finite, or there are no samples.
 
     References
     ----------
@@ -274,7 +272,7 @@ def energy_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 
 
 def as_rows(a, b, minimum):
-    """Flatten two sets to a sample a row, of one floating type."""
+    """Flatten two sets to one sample per row, of a common floating type."""
     a, b = np.asarray(a), np.asarray(b)
     if min(a.ndim, b.ndim) < 2 or a.shape[1:] != b.shape[1:]:
         raise InputError(
@@ -284,15 +282,15 @@ def as_rows(a, b, minimum):
     for array in (a, b):
         at_least("the number of samples", len(array), minimum)
         if not np.isfinite(array).all():
-            raise InputError("remove the samples that are not finite numbers first.")
+            raise InputError("samples have NaN or infinite values; remove them first.")
     dtype = np.result_type(a, b, np.float32)
     return (x.reshape(len(x), -1).astype(dtype, copy=False) for x in (a, b))
 
 
 def _squared_distances(queries, references, block_size=256):
-    """Yield rows of queries, and their squared distances to all references."""
+    """Yield blocks of rows of queries, and squared distances to all references."""
     whole("block_size", block_size, 1)
-    # Around their mean the numbers are small, and fewer digits cancel.
+    # Centred, to reduce cancellation.
     centre = references.mean(axis=0)
     references = references - centre
     lengths = np.sum(references**2, axis=1)
@@ -304,14 +302,14 @@ def _squared_distances(queries, references, block_size=256):
 
 
 def _radii(samples, k):
-    """Return the squared distance of each sample to the k-th nearest other one."""
-    # Each is its own nearest, so that the k-th other one stands at k.
+    """Return the squared distance of each sample to its k-th nearest neighbour."""
+    # Index 0 is the sample itself.
     squared = _squared_distances(samples, samples)
     return np.concatenate([np.partition(d, k, axis=1)[:, k] for _, d in squared])
 
 
 def _mean_distance(a, b):
-    """Return the mean over all pairs of a row of one set and a row of the other."""
+    """Return the mean distance over all pairs of rows of two sets."""
     sums = [np.sqrt(squared).sum() for _, squared in _squared_distances(a, b)]
     return float(sum(sums) / (len(a) * len(b)))
 
@@ -325,44 +323,44 @@ def kernel_distance(
     seed: int = 0,
     subjects: tuple[npt.ArrayLike | None, npt.ArrayLike | None] = (None, None),
 ) -> Interval:
-    r"""Compare two sets by all moments of their features up to the third.
+    r"""Compute the kernel distance (KID) of two sets, by moments up to the third.
 
-    The kernel distance (KID) :footcite:p:`Binkowski2018`: the squared maximum mean
-    discrepancy with the kernel :math:`k(x, y) = (x \cdot y / d + 1)^3` of :math:`d`
-    features, with means over pairs of different samples,
+    The squared maximum mean discrepancy :footcite:p:`Binkowski2018` with the kernel
+    :math:`k(x, y) = (x \cdot y / d + 1)^3` of :math:`d` features, with means over pairs
+    of different samples,
 
     .. math::
 
         E\,k(X, X') + E\,k(Y, Y') - 2 E\,k(X, Y).
 
-    Unlike a Fréchet distance, its expectation does not depend on the number of samples,
-    and few of them are enough. Sets of one distribution are as often below 0 as above.
+    Unlike a Fréchet distance, it is unbiased, and few samples are enough. It may be
+    negative for sets of the same distribution.
 
     Parameters
     ----------
     features_a, features_b : array_like
         Features, ``(n, *shape)``.
     resamples : int
-        Draws of the bootstrap. A sample that is drawn twice makes no pair with itself,
-        so that the estimate is unbiased in each draw, too.
+        Bootstrap resamples. A sample that is drawn twice is not paired with itself, so
+        that each resample is unbiased, too.
     confidence : float
-        Share of the draws that the interval holds.
+        Confidence level of the interval.
     seed : int
-        Of the draws.
+        Of the resampling.
     subjects : tuple of array_like or None
-        Whose each sample is, ``(n,)`` of both sets; None is for others all. Subjects
-        are drawn, with all of their samples, and these make no pairs with each other.
+        Subject of each sample, ``(n,)`` for both sets. Default: all differ. Subjects
+        are drawn with all of their samples, which are not paired with each other.
 
     Returns
     -------
     Interval
-        Squared distance with its bounds. For sets of one distribution these are
-        somewhat too far apart.
+        Squared distance with its bounds. For sets of the same distribution, the
+        interval is somewhat too wide.
 
     Raises
     ------
     InputError
-        If shapes differ, numbers are not finite, or there are fewer than two samples.
+        If shapes differ, values are not finite, or there are fewer than two samples.
 
     References
     ----------
@@ -371,10 +369,10 @@ def kernel_distance(
     a, b = as_rows(features_a, features_b, minimum=2)
     whole("resamples", resamples, 2)
     rng = np.random.default_rng(seed)
-    # The first draw has each sample once.
+    # The first draw is the sample itself.
     of_a, of_b = map(number_subjects, subjects, map(len, (a, b)))
-    drawn_a, drawn_b = (_draws(whose, resamples, rng) for whose in (of_a, of_b))
-    # Draws of one subject alone have no pairs.
+    drawn_a, drawn_b = (_draws(ids, resamples, rng) for ids in (of_a, of_b))
+    # Draws of a single subject have no pairs.
     with np.errstate(invalid="ignore"):
         distances = (
             _mean_kernel(a, a, drawn_a, drawn_a, of_a)
@@ -393,22 +391,22 @@ def _draws(subjects, resamples, rng):
 
 
 def _mean_kernel(a, b, drawn_a, drawn_b, subjects=None, block_size=512):
-    """Return the mean of the kernel over the pairs of each draw, ``(draws,)``.
+    """Return the mean kernel over the pairs of each draw, ``(draws,)``.
 
-    Of one set by itself, over those of different subjects.
+    With subjects, within one set, only pairs of different subjects count.
     """
     sums = np.zeros(len(drawn_a))
     for start in range(0, len(a), block_size):
         rows = slice(start, start + block_size)
         inner = a[rows] @ b.T / a.shape[1] + 1
-        kernel = inner * inner * inner  # many times faster than a power
+        kernel = inner * inner * inner  # much faster than a power
         if subjects is not None:
             kernel[subjects[rows, None] == subjects] = 0
         drawn = drawn_a[:, rows].astype(float)
         sums += np.einsum("dr,dr->d", drawn, drawn_b @ kernel.T)
     pairs = drawn_a.sum(1, float) * drawn_b.sum(1, float)
     if subjects is not None:
-        # A sample that was drawn several times would be compared with itself.
+        # Excludes pairs within a subject, also of a repeatedly drawn sample.
         for group in blocks(subjects):
             pairs -= np.square(drawn_a[:, group].sum(2, float)).sum(1)
     return sums / pairs

@@ -1,4 +1,4 @@
-"""How alike images are, pair by pair, and how much there is of each scale."""
+"""Similarity of pairs of images, and energy of their spatial frequencies."""
 
 from itertools import pairwise, product
 
@@ -9,26 +9,26 @@ from scipy.ndimage import gaussian_filter
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.metrics.distributions import as_rows
 
-# Of the five scales, from the finest, and of the window, in pixels (Wang 2003).
+# Weights of the scales from the finest; window in pixels (Wang 2003).
 _SCALE_WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])
 _WINDOW, _WINDOW_DEVIATION = 11, 1.5
-# Voxels: what a blur by so much takes away is detail.
+# Voxels. Detail is the difference from an image blurred by this deviation.
 _BLUR = 1.0
 
 
 def multiscale_ssim(a: npt.ArrayLike, b: npt.ArrayLike) -> np.ndarray:
-    r"""Compare the structure of images pair by pair, in fine and in coarse detail.
+    r"""Compute the multi-scale structural similarity (MS-SSIM) of pairs of images.
 
-    The multi-scale structural similarity :footcite:p:`Wang2003`: contrast and
-    structure, :math:`c_j`, at full size, half size and so on, and the luminance,
-    :math:`l`, at the last of :math:`m` scales,
+    The product :footcite:p:`Wang2003` of contrast and structure, :math:`c_j`, at full
+    size, half size and so on, and the luminance, :math:`l`, at the last of :math:`m`
+    scales,
 
     .. math::
 
         l^{w_m} \prod_{j=1}^{m} c_j^{w_j}.
 
-    There are five scales, or as many as the images are large enough for (176 pixels
-    a side for five); the weights of those that there are add up to 1.
+    There are up to five scales, as many as the size allows (176 pixels per side for
+    five); their weights are normalised to a sum of 1.
 
     Parameters
     ----------
@@ -43,21 +43,21 @@ def multiscale_ssim(a: npt.ArrayLike, b: npt.ArrayLike) -> np.ndarray:
     Raises
     ------
     InputError
-        If shapes differ, numbers are not finite, or there are no images.
+        If shapes differ, values are not finite, or there are no images.
 
     References
     ----------
     .. footbibliography::
     """
     pairs = zip(*as_pairs(a, b), strict=True)
-    # One pair after the other, which keeps volumes from filling the memory.
+    # One pair after the other, to save memory.
     return np.array([_similarity(*pair) for pair in pairs])
 
 
 def halve(image: np.ndarray) -> np.ndarray:
-    """Halve the size of an image, by the mean of each block of two pixels a side.
+    """Halve the size of an image, by averaging blocks of two pixels per side.
 
-    The last of an odd number of pixels is left out.
+    The last of an odd number of pixels is dropped.
 
     Shapes: image ``(*space, channels)``, result ``(*(space // 2), channels)``.
     """
@@ -72,17 +72,16 @@ def halve(image: np.ndarray) -> np.ndarray:
 def psnr(
     a: npt.ArrayLike, b: npt.ArrayLike, masks: npt.ArrayLike | None = None
 ) -> np.ndarray:
-    """Compute the peak signal-to-noise ratio of images, pair by pair.
+    """Compute the peak signal-to-noise ratio (PSNR) of pairs of images.
 
-    The peak signal-to-noise ratio: of the peak 1 to the root mean square of the
-    difference.
+    The ratio of the peak 1 to the root mean square difference.
 
     Parameters
     ----------
     a, b : array_like
         Images, ``(n, *space, channels)`` in [0, 1].
     masks : array_like, optional
-        Where to compare, ``(n, *space)``; everywhere if None.
+        Region to compare, ``(n, *space)``. Default: everywhere.
 
     Returns
     -------
@@ -92,7 +91,7 @@ def psnr(
     Raises
     ------
     InputError
-        If shapes differ, numbers are not finite, a mask is empty, or there are no
+        If shapes differ, values are not finite, a mask is empty, or there are no
         images.
     """
     pairs = masked(a, b, masks)
@@ -101,7 +100,7 @@ def psnr(
 
 
 def dice(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """Return the Dice coefficient of two masks: how much of them is in both.
+    """Compute the Dice coefficient of two masks.
 
     Parameters
     ----------
@@ -120,7 +119,7 @@ def dice(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     """
     a, b = np.asarray(a, bool), np.asarray(b, bool)
     if a.shape != b.shape:
-        raise InputError(f"masks must be of one shape, not of {a.shape} and {b.shape}.")
+        raise InputError(f"masks must have one shape, not {a.shape} and {b.shape}.")
     either = np.count_nonzero(a) + np.count_nonzero(b)
     return 2 * np.count_nonzero(a & b) / either if either else 1.0
 
@@ -128,22 +127,22 @@ def dice(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 def detail_energy(
     images: npt.ArrayLike, truth: npt.ArrayLike, masks: npt.ArrayLike | None = None
 ) -> np.ndarray:
-    """Compare how much detail images have with how much they should have.
+    """Compute the energy of detail relative to that of the truth.
 
-    Detail is what a Gaussian blur by one voxel takes away, and its energy the mean
+    Detail is the difference from a Gaussian blur of one voxel; energy is its mean
     square. Noise is detail, too: see :func:`detail_correlation`.
 
     Parameters
     ----------
     images, truth : array_like
-        Images and what they should be, ``(n, *space, channels)``.
+        Images and their ground truth, ``(n, *space, channels)``.
     masks : array_like, optional
-        Where to compare, ``(n, *space)``; everywhere if None.
+        Region to compare, ``(n, *space)``. Default: everywhere.
 
     Returns
     -------
     ndarray
-        Energy over that of the truth, ``(n,)``: 1 for as much.
+        Energy relative to the truth, ``(n,)``: 1 if equal.
 
     Raises
     ------
@@ -157,10 +156,10 @@ def detail_energy(
 def detail_correlation(
     images: npt.ArrayLike, truth: npt.ArrayLike, masks: npt.ArrayLike | None = None
 ) -> np.ndarray:
-    """Compute the correlation of the detail of images with the truth.
+    """Compute the correlation of detail with that of the truth.
 
-    Detail as of :func:`detail_energy`. What is invented adds energy there, and takes
-    correlation away here.
+    Detail as of :func:`detail_energy`. Invented detail raises the energy, but lowers
+    the correlation.
 
     Parameters
     ----------
@@ -170,8 +169,8 @@ def detail_correlation(
     Returns
     -------
     ndarray
-        Correlation with the truth, ``(n,)``: 1 for the same detail up to a factor, 0
-        where there is none or none of it is true.
+        Correlation, ``(n,)``: 1 for the same detail up to a factor, 0 if there is none
+        or none of it is true.
 
     Raises
     ------
@@ -186,20 +185,19 @@ def detail_correlation(
 
 
 def as_pairs(a, b):
-    """Return two equally large sets of images, checked."""
+    """Return two arrays of images, checked to have the same shape and finite values."""
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.ndim < 3:
         raise InputError(
-            "give two equally large arrays (n, *space, channels), "
+            "give two arrays (n, *space, channels) of the same shape, "
             f"not {a.shape} and {b.shape}."
         )
-    # As any samples are.
     as_rows(a, b, minimum=1)
     return a, b
 
 
 def masked(a, b, masks):
-    """Yield the voxels of each pair that lie in its mask."""
+    """Yield the voxels of each pair within its mask."""
     a, b = as_pairs(a, b)
     masks = np.ones(a.shape[:-1], bool) if masks is None else np.asarray(masks) > 0
     if masks.shape != a.shape[:-1] or not masks.any(tuple(range(1, masks.ndim))).all():
@@ -211,10 +209,10 @@ def masked(a, b, masks):
 
 
 def _details(a, b, masks):
-    """Yield the detail of each pair, what a blur removes, within its mask."""
+    """Yield the detail of each pair within its mask."""
     a, b = as_pairs(a, b)
     deviations = [0.0, *(_BLUR for _ in a.shape[1:-1]), 0.0]
-    # Of integers the filter would round what it blurs.
+    # The filter would round integers.
     a, b = (x.astype(np.result_type(x, np.float32), copy=False) for x in (a, b))
     a, b = (x - gaussian_filter(x, deviations) for x in (a, b))
     return masked(a, b, masks)
@@ -223,7 +221,7 @@ def _details(a, b, masks):
 def _energy(truth):
     energy = np.mean(truth**2)
     if energy == 0:
-        raise InputError("what is compared with has no detail; give other images.")
+        raise InputError("the truth has no detail (it is constant); use other images.")
     return energy
 
 
@@ -234,19 +232,19 @@ def _similarity(a, b):
     for _ in _SCALE_WEIGHTS:
         structure, with_luminance = _compare(a, b, (window - 1) // 2)
         factors.append(structure)
-        if min(a.shape[:-1]) // 2 < max(window, 2):  # there is no room for a window
+        if min(a.shape[:-1]) // 2 < max(window, 2):  # too small for a window
             break
         a, b = halve(a), halve(b)
     factors[-1] = with_luminance
     weights = _SCALE_WEIGHTS[: len(factors)]
-    # Where contrasts are opposite, a factor is negative and has no root.
+    # Factors of inverted contrast are negative and have no root.
     return np.prod(np.maximum(factors, 0) ** (weights / weights.sum()))
 
 
 def _compare(a, b, radius):
-    """Return the similarity of structure, and that of structure and luminance."""
+    """Return the similarity of structure, and of structure with luminance."""
     rank = a.ndim - 1
-    # Windows that would reach beyond the image are left out.
+    # Only windows that lie inside the image count.
     inside = (slice(radius, -radius or None),) * rank
 
     def average(x):
@@ -262,12 +260,12 @@ def _compare(a, b, radius):
     return structure.mean(), (luminance * structure).mean()
 
 
-# Voxels: blurs between which bands of texture lie.
+# Voxels. Deviations of the blurs between which the bands lie.
 _BANDS = 0.7, 1.4, 2.8, 5.6
 
 
 def octave_energies(images: npt.ArrayLike) -> np.ndarray:
-    """Measure how much there is of each octave of spatial frequencies.
+    """Compute the energy of each octave of spatial frequencies.
 
     Parameters
     ----------
@@ -277,14 +275,14 @@ def octave_energies(images: npt.ArrayLike) -> np.ndarray:
     Returns
     -------
     ndarray
-        Mean square, ``(n, octaves)``, from the finest: of half to a quarter of the
-        sampling frequency (cycles a voxel, in any direction), of a quarter to an
-        eighth, and so on, while the shortest side has two cycles of the lower bound.
+        Mean square, ``(n, octaves)``, from the finest: half to a quarter of the
+        sampling frequency (cycles per voxel, in any direction), a quarter to an eighth,
+        and so on, while the shortest side has two cycles of the lower bound.
 
     Raises
     ------
     InputError
-        If there are no images, they are smaller than 8 voxels a side, or numbers are
+        If there are no images, they have fewer than 8 voxels per side, or values are
         not finite.
     """
     stack, _ = as_pairs(images, images)
@@ -297,18 +295,18 @@ def octave_energies(images: npt.ArrayLike) -> np.ndarray:
 
 
 def octave_correlations(images: npt.ArrayLike, truth: npt.ArrayLike) -> np.ndarray:
-    """Compute the correlation of each octave of images with the truth.
+    """Compute the correlation of each octave with that of the truth.
 
     Parameters
     ----------
     images, truth : array_like
-        Images and what they should be, ``(n, *space, channels)``.
+        Images and their ground truth, ``(n, *space, channels)``.
 
     Returns
     -------
     ndarray
         Correlation, ``(n, octaves)``, from the finest, as of :func:`octave_energies`; 0
-        where there is nothing of an octave.
+        for an octave without energy.
 
     Raises
     ------
@@ -328,12 +326,12 @@ def octave_correlations(images: npt.ArrayLike, truth: npt.ArrayLike) -> np.ndarr
 def band_energies(
     images: npt.ArrayLike, masks: npt.ArrayLike | None = None
 ) -> np.ndarray:
-    """Measure how much texture images have at each scale, within masks.
+    """Return the energy of texture at each scale, within masks.
 
-    A band is what one Gaussian blur leaves and another, twice as wide, takes away; the
-    finest is all that the first takes away. Masks that keep away from strong edges show
-    what these would hide in :func:`octave_energies`: noise, or patches of the size of a
-    latent.
+    A band is the difference of two Gaussian blurs, one twice as wide as the other; the
+    finest is that of the image and the first blur. Masks that exclude strong edges
+    reveal what they hide in :func:`octave_energies`: noise, or patch artefacts of the
+    size of a latent.
 
     Shapes: images ``(n, *space, channels)``, masks ``(n, *space)``, result ``(n, 4)``.
     """
@@ -357,13 +355,13 @@ def _spectrum(image):
 
 
 def _octaves(space):
-    """Return the octave that each frequency is in, and how many there are."""
+    """Return the octave of each frequency, and the number of octaves."""
     shortest = min(space)
     if shortest < 8:
-        raise InputError(f"octaves need images of 8 voxels a side, not {space}.")
+        raise InputError(f"octaves need images of 8 voxels per side, not {space}.")
     grids = np.meshgrid(*map(np.fft.fftfreq, space), indexing="ij")
     frequencies = np.sqrt(sum(grid**2 for grid in grids))
-    # 0 is the finest. The mean is in none.
+    # 0 is the finest. The mean, of frequency 0, is in none.
     with np.errstate(divide="ignore"):
         octaves = np.ceil(-np.log2(2 * frequencies)) - 1
     octaves[frequencies == 0.5] = 0

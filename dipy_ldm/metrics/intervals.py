@@ -1,4 +1,4 @@
-"""How far a figure can be trusted: intervals of it."""
+"""Confidence intervals: bootstrap, subsampling and binomial."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Self
@@ -9,19 +9,19 @@ import numpy.typing as npt
 from dipy_ldm._utils.checks import InputError, at_least, whole
 from dipy_ldm._utils.subjects import blocks
 
-# Draws of nearest neighbours, and how many samples of a set are drawn at most.
+# Draws, and samples of a set in each.
 _SUBSAMPLES, _MAX_SUBSAMPLE = 100, 500
 
 
 class Interval(NamedTuple):
-    """A figure, and the bounds between which it is confidently."""
+    """A value and the bounds of its confidence interval."""
 
     value: float
     low: float
     high: float
 
     def within(self, low: float, high: float) -> Self:
-        """Clip the bounds to what a figure can be."""
+        """Clip the bounds to the possible range."""
         return self._replace(low=max(self.low, low), high=min(self.high, high))
 
 
@@ -33,39 +33,38 @@ def bootstrap(
     seed: int = 0,
     subjects: Sequence[npt.ArrayLike | None] | None = None,
 ) -> Interval:
-    """Return the bootstrap interval of a figure.
+    """Compute the bootstrap confidence interval of a statistic.
 
-    The bootstrap :footcite:p:`Efron1993`: the figure of samples that are drawn, with
-    replacement, from the given ones. Distances of resampled sets are too large by what
-    chance adds twice, so that the interval is as wide as the middle of the resampled
-    figures, but lies around the figure as these lie around their own median.
+    The bootstrap :footcite:p:`Efron1993` evaluates the statistic of samples drawn with
+    replacement. Distances of resampled sets are biased upwards, so that the resampled
+    statistics are shifted to have the value of the samples as their median.
 
     Parameters
     ----------
     statistic : callable
-        From samples to a figure. Of what depends on nearest neighbours, resample the
-        figure of each sample: one that is drawn twice is its own neighbour.
+        From samples to a number. It must not depend on nearest neighbours: a sample
+        that is drawn twice is its own. Resample the value of each sample instead.
     *samples : array_like
-        Samples, ``(n, *shape)``; each set is resampled by itself.
+        Samples, ``(n, *shape)``; sets are resampled independently.
     resamples : int
-        How often.
+        Number of resamples.
     confidence : float
-        Share of the resampled figures that the interval holds, between 0 and 1.
+        Confidence level, between 0 and 1.
     seed : int
-        Of the draws.
+        Of the resampling.
     subjects : sequence of array_like or None, optional
-        Whose each sample is, ``(n,)`` for each set; None is for others all. Subjects
-        are drawn, with all of their samples.
+        Subject of each sample, ``(n,)`` for each set. Default: all differ. Subjects are
+        drawn with all of their samples.
 
     Returns
     -------
     Interval
-        The figure of the samples themselves, and its bounds.
+        The statistic of the samples, and its bounds.
 
     Raises
     ------
     InputError
-        If a set has samples of fewer than two subjects, or a number makes no sense.
+        If a set has fewer than two subjects, or a parameter is out of range.
 
     References
     ----------
@@ -73,14 +72,14 @@ def bootstrap(
     """
     whole("resamples", resamples, 2)
     sets = [np.asarray(sample) for sample in samples]
-    groups = [_rows(*pair) for pair in zip(sets, subjects or [None] * len(sets))]
+    groups = [_by_subject(*pair) for pair in zip(sets, subjects or [None] * len(sets))]
     for rows in groups:
         at_least("the number of samples", len(rows), 2)
     value, rng = float(statistic(*sets)), np.random.default_rng(seed)
     draws = [rng.integers(0, len(rows), (resamples, len(rows))) for rows in groups]
     resampled = []
     for numbers in zip(*draws):
-        drawn = map(_taken, groups, numbers)
+        drawn = map(_rows_of, groups, numbers)
         chosen = (x[rows] for x, rows in zip(sets, drawn, strict=True))
         resampled.append(statistic(*chosen))
     return bootstrap_interval(value, resampled, confidence)
@@ -92,24 +91,24 @@ def subsample(
     seed: int = 0,
     subjects: Sequence[npt.ArrayLike | None] | None = None,
 ) -> list[Interval]:
-    """Return the subsampling intervals of figures of nearest neighbours.
+    """Return the subsampling intervals of statistics of nearest neighbours.
 
-    They can't be bootstrapped: a sample that is drawn twice would be its own neighbour.
-    Half of the samples are drawn instead, none of them twice, or fewer of large sets,
-    and the spread of their figures is scaled to sets of all samples
-    :footcite:p:`Politis1994`. Of subjects, the last that is drawn may be so in part.
+    These cannot be bootstrapped: a sample that is drawn twice is its own neighbour.
+    Half of the samples, at most 500, are drawn without replacement instead, and the
+    spread of the statistics is scaled to the full size :footcite:p:`Politis1994`. The
+    last subject may be drawn in part.
 
     Shapes: samples ``(n, *shape)`` of one n, subjects ``(n,)``.
     """
     sets = [np.asarray(sample) for sample in samples]
-    groups = [_rows(*pair) for pair in zip(sets, subjects or [None] * len(sets))]
+    groups = [_by_subject(*pair) for pair in zip(sets, subjects or [None] * len(sets))]
     n, rng, resampled = len(sets[0]), np.random.default_rng(seed), []
     size = min(n // 2, _MAX_SUBSAMPLE)
     for _ in range(_SUBSAMPLES):
-        drawn = (_taken(rows, rng.permutation(len(rows)))[:size] for rows in groups)
+        drawn = (_rows_of(rows, rng.permutation(len(rows)))[:size] for rows in groups)
         resampled.append(statistic(*(x[rows] for x, rows in zip(sets, drawn))))
     figures = np.array(resampled, float)
-    # Figures of so many vary more than those of n, and less for being of a part of n.
+    # Scales the spread from subsamples of n without replacement to samples of size n.
     centred = (figures - np.median(figures, axis=0)) * np.sqrt(size / (n - size))
     return [
         bootstrap_interval(float(value), value + spread)
@@ -118,30 +117,30 @@ def subsample(
 
 
 def subjects_of(subjects: npt.ArrayLike | None, n: int) -> np.ndarray:
-    """Return the subject of each of n samples, who all differ if None is given."""
-    whose = np.arange(n) if subjects is None else np.asarray(subjects)
-    if len(whose) != n:
-        raise InputError(f"give the subject of each of {n} samples, not {len(whose)}.")
-    return whose
+    """Return the subject of each of n samples. Default: all differ."""
+    ids = np.arange(n) if subjects is None else np.asarray(subjects)
+    if len(ids) != n:
+        raise InputError(f"give the subject of each of {n} samples, not {len(ids)}.")
+    return ids
 
 
 def fewest_subjects(
     samples: Sequence[np.ndarray], subjects: Sequence[npt.ArrayLike | None]
 ) -> int:
-    """Count the subjects of each set of samples, and return the lowest count."""
-    whose = map(subjects_of, subjects, map(len, samples))
-    return min(len(np.unique(own)) for own in whose)
+    """Return the lowest number of subjects of a set."""
+    ids = map(subjects_of, subjects, map(len, samples))
+    return min(len(np.unique(own)) for own in ids)
 
 
-def _rows(samples, subjects):
-    """Return the numbers of each subject's samples."""
+def _by_subject(samples, subjects):
+    """Return the indices of the samples of each subject."""
     groups = blocks(subjects_of(subjects, len(samples)))
-    # Where all have equally many, an array, which is faster.
+    # An array if all have equally many, which is faster.
     return groups[0] if len(groups) == 1 else [x for group in groups for x in group]
 
 
-def _taken(rows, numbers):
-    """Return the numbers of the samples of some subjects, one after the other."""
+def _rows_of(rows, numbers):
+    """Return the indices of the samples of drawn subjects."""
     if isinstance(rows, np.ndarray):
         return rows[numbers].ravel()
     return np.concatenate([rows[i] for i in numbers])
@@ -150,21 +149,21 @@ def _taken(rows, numbers):
 def bootstrap_interval(
     value: float, resampled: npt.ArrayLike, confidence: float = 0.95
 ) -> Interval:
-    """Return the interval of a figure from its resampled values that are numbers."""
+    """Return the shifted quantile interval of resampled values, ignoring NaN."""
     tail, figures = (1 - _checked(confidence)) / 2, np.asarray(resampled, float)
     low, middle, high = np.nanquantile(figures, [tail, 0.5, 1 - tail])
     return Interval(value, float(value + low - middle), float(value + high - middle))
 
 
 def binomial(count: int, n: int, confidence: float = 0.95) -> Interval:
-    """Return the exact interval of a share :footcite:p:`Clopper1934`.
+    """Compute the exact binomial interval of a share :footcite:p:`Clopper1934`.
 
     Parameters
     ----------
     count, n : int
-        How many of how many.
+        Number of successes and of trials.
     confidence : float
-        Probability that the interval holds the true share is at least this.
+        Lower bound of the probability that the interval contains the true share.
 
     Returns
     -------
@@ -174,13 +173,13 @@ def binomial(count: int, n: int, confidence: float = 0.95) -> Interval:
     Raises
     ------
     InputError
-        If a number makes no sense.
+        If a parameter is out of range.
 
     References
     ----------
     .. footbibliography::
     """
-    # Not where nothing is judged: it takes a quarter of a second.
+    # Imported here, since it takes a quarter of a second.
     from scipy import stats
 
     whole("count", count, 0)
@@ -191,9 +190,9 @@ def binomial(count: int, n: int, confidence: float = 0.95) -> Interval:
 
 
 def widened(share: Interval, n: int) -> Interval:
-    """Widen the interval of a share to the exact one of n samples, if it is narrower.
+    """Widen the interval of a share to at least the exact one of n samples.
 
-    Resampling few says too little, and nothing where all are alike.
+    Resampling underestimates the spread of few samples, and that of equal ones is 0.
     """
     _, low, high = binomial(round(share.value * n), n)
     return share._replace(low=min(share.low, low), high=max(share.high, high))
@@ -205,10 +204,10 @@ def bootstrap_share(
     seed: int,
     subjects: Sequence[npt.ArrayLike | None],
 ) -> Interval:
-    """Return the bootstrap interval of a share; where it is 0 or 1 the exact one."""
+    """Return the bootstrap interval of a share, or the exact one at 0 or 1."""
     share = bootstrap(statistic, *samples, seed=seed, subjects=subjects).within(0, 1)
     n = fewest_subjects(samples, subjects)
-    # Without an error, all that is resampled is the same.
+    # All resamples are equal then.
     return widened(share, n) if round(share.value * n) in (0, n) else share
 
 

@@ -144,14 +144,14 @@ def test_a_guide_is_counted_and_days_are_amber():
     finding = trials.check_time(Paces(1.0, each, 0.1), trainings, n=8000, n_all=8000)
     assert finding.state == "amber"
     assert "days" in finding.message
-    assert "learns from patches, takes about as long" in finding.cure
+    assert "which is trained on patches, as long)" in finding.cure
     assert dict(row[:2] for row in finding.table[1:])["guide"] == 625
 
 
 def test_images_that_are_learnt_are_green():
     finding = trials.check_overfit(GOOD, None)
     assert finding.state == "green"
-    assert "correlation of 1.000, by 200 of 256 codes" in finding.message
+    assert "correlation of 1.000, with 200 of 256 codes" in finding.message
     assert finding.pictures[0].image.ndim == 3
 
 

@@ -28,7 +28,7 @@ def test_held_out_subjects_are_reported():
     cohort = Cohort(IMAGES, subjects=[i // 2 for i in range(20)])
     finding = plans.check_split(cohort, 0.05, 0, 4)
     assert finding.state == "amber"
-    assert "18 images to learn from" in finding.message
+    assert "18 training images" in finding.message
     assert "1 of 10 subjects" in finding.message
     assert "none held out" in plans.check_split(cohort, 0, 0, 4).message
 
@@ -77,7 +77,7 @@ def test_devices_and_precision_are_reported_with_reasons(recipe):
     second = resolve("ldm", 2, recipe.of_model)
     chosen = {"autoencoder": resolve("vqvae", 2, recipe.of_vqvae), "diffusion": second}
     message = plans.check_device(second).message
-    assert message.startswith("Training is on ")
+    assert message.startswith("Training runs on ")
     assert message.endswith(", in float32: as asked for.")
     finding = plans.check_memory(recipe, chosen, IMAGES.shape)
     assert finding.state == "green"
@@ -90,9 +90,9 @@ def test_devices_and_precision_are_reported_with_reasons(recipe):
 def test_needed_memory_is_compared_with_free_memory():
     needed = {"autoencoder": 3 * 2**30, "diffusion": 2**30}
     for free, state in ((10.0, "green"), (3.5, "amber"), (2.5, "red")):
-        finding = plans.judge_memory(needed, free * 2**30)
+        finding = plans.memory_finding(needed, free * 2**30)
         assert finding.state == state
         assert finding.message.startswith("The autoencoder needs 3 GiB")
         # A GPU has so much in all, whatever others hold of it.
-        assert finding.message.endswith(f"and {free:g} GiB can be had.")
+        assert finding.message.endswith(f"and {free:g} GiB are available.")
         assert ("--patch" in finding.cure) == (state == "red")

@@ -8,7 +8,15 @@ import pytest
 from dipy_ldm._utils import values
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.checking import _findings as findings
-from dipy_ldm.checking._findings import Picture, amber, flat, gallery, green, grey, red
+from dipy_ldm.checking._findings import (
+    Picture,
+    amber,
+    gallery,
+    green,
+    grey,
+    red,
+    to_pictures,
+)
 
 
 def test_the_worst_state_counts():
@@ -50,16 +58,16 @@ VOLUMES = np.random.default_rng(0).random((6, 8, 9, 10, 1))
 
 
 def test_small_pictures_are_enlarged():
-    assert flat(IMAGES, None).shape == (6, 84, 60, 1)
+    assert to_pictures(IMAGES, None).shape == (6, 84, 60, 1)
     # Axial, coronal and sagittal planes side by side.
-    assert flat(VOLUMES, AFFINE).shape[0] == 6
-    assert flat(VOLUMES, AFFINE).shape[1] >= 80
+    assert to_pictures(VOLUMES, AFFINE).shape[0] == 6
+    assert to_pictures(VOLUMES, AFFINE).shape[1] >= 80
 
 
 @pytest.mark.parametrize(("images", "affine"), [(IMAGES, None), (VOLUMES, AFFINE)])
-def test_the_last_is_a_usual_one(images, affine):
-    (picture,) = gallery(images, affine, usual=4)([1], "Far out")
-    (same,) = gallery(images, affine, usual=1)([4], "Far out")
+def test_the_last_is_a_typical_one(images, affine):
+    (picture,) = gallery(images, affine, typical=4)([1], "Far out")
+    (same,) = gallery(images, affine, typical=1)([4], "Far out")
     assert picture.caption == "Far out"
     assert picture.image.shape == same.image.shape
     assert 0 <= picture.image.min() <= picture.image.max() <= 1

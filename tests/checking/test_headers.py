@@ -138,7 +138,7 @@ def test_channels_may_have_no_names(files, none, tmp_path):
     how = {"channels": none, "cache_dir": tmp_path / "cache"}
     findings, _ = headers.read_volumes(files, **how)
     # All are constant.
-    assert findings[0].message == "8 of 8 files can't be used."
+    assert findings[0].message == "8 of 8 files cannot be used."
     assert "skip_bad" not in findings[0].cure
 
 
@@ -159,7 +159,7 @@ def test_one_bad_file_of_named_channels_spoils_no_other(tmp_path, rng, monkeypat
         findings, material = headers.read_volumes(files, **how, skip_bad=skip_bad)
         assert read.call_count == 1 + skip_bad
         assert findings[0].state == state
-        assert findings[0].message.startswith("1 of 7 files can't be used")
+        assert findings[0].message.startswith("1 of 7 files cannot be used")
         assert len(material.images) == 3
 
 
@@ -180,9 +180,9 @@ def test_a_suffix_beside_named_channels_is_refused(files):
 def test_bad_files_are_listed_with_their_cures():
     finding = headers.check_files(["a.nii is empty; copy it again."], 3)
     assert finding.state == "red"
-    assert finding.message == "1 of 3 files can't be used."
+    assert finding.message == "1 of 3 files cannot be used."
     assert finding.table[1] == ("a.nii is empty; copy it again.",)
     assert headers.check_files([], 3).state == "green"
     finding = headers.check_files(["a.nii is empty; copy it again."], 3, skip_bad=True)
     assert finding.state == "amber"
-    assert finding.message.endswith("left out, as --skip_bad asks.")
+    assert finding.message.endswith("left out because of --skip_bad.")

@@ -44,7 +44,7 @@ from dipy_ldm.evaluation._fidelity import (
     pair_similarity,
 )
 from dipy_ldm.evaluation.evaluate import (
-    _apart,
+    _choose_sets,
     _measure_anatomy,
     as_json,
     choose_sample_count,
@@ -55,11 +55,11 @@ from dipy_ldm.evaluation.evaluate import (
 from dipy_ldm.evaluation.features import (
     classify,
     digits,
+    downsample,
     encoder,
     features_of,
     own,
     random_network,
-    shrunk,
     voxels,
 )
 from dipy_ldm.evaluation.two_sample import NetworkTest
@@ -90,8 +90,8 @@ def test_channels_are_measured_by_their_kinds(rng):
     assert mean == pytest.approx(0.5, abs=0.05)
     half = anatomy.measure_channels(channels, sets, np.eye(4), bounds=(0.0, 0.5))
     assert half["FA"]["mean"]["real"].value == pytest.approx(mean / 2, rel=0.03)
-    assert not report._is_apart(figures["FA"]["mean"])
-    assert report._is_apart(figures["dseg"]["41, ml"])
+    assert not report._differs(figures["FA"]["mean"])
+    assert report._differs(figures["dseg"]["41, ml"])
     page = report._channels(figures)
     assert "41, Dice" in page
 
@@ -112,7 +112,7 @@ def test_anatomy_and_pictures_are_those_of_the_scan(monkeypatch):
         network = NetworkTest(area, 1.0, 7, ([], []), np.arange(8), maps)
         sets = SimpleNamespace(generated=images)
         shown = {"sets": sets, "channels": channels, "affine": np.eye(4)}
-        return report._where_it_looks(SimpleNamespace(network=network, **shown))
+        return report._saliency(SimpleNamespace(network=network, **shown))
 
     channels = Labels("dseg", labels=(1,)), Channel("T1w")
     npt.assert_allclose(look(both, channels), look(scans, ()))
@@ -156,9 +156,9 @@ def test_random_weights_do_not_change():
     npt.assert_allclose(first, [0.04456, 0.13222, 0.16147, 0.14650], rtol=1e-3)
 
 
-def test_shrunk_halves_until_it_is_small(rng):
+def test_downsampling_halves_until_it_is_small(rng):
     images = rng.uniform(size=(2, 33, 16, 8, 1))
-    small = shrunk(images, 4096)
+    small = downsample(images, 4096)
     assert small.shape == (2, 16, 8, 4, 1)
     assert small[0, 0, 0, 0, 0] == pytest.approx(images[0, :2, :2, :2].mean(), rel=1e-5)
     assert voxels().compute(images[:, :4, :4, :4]).shape == (2, 64)
@@ -176,7 +176,7 @@ def test_the_encoder_is_that_of_the_model(diffusion, blobs):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: x.mean(), "must be \\(n, features\\) for n images, not \\(\\)"),
+        (lambda x: x.mean(), "must be \\(n, \\*shape\\) for n images, not \\(\\)"),
         (lambda x: x[:2], "for 3"),
         (lambda x: np.full((3, 2), np.nan), "NaN"),
     ],
@@ -340,7 +340,7 @@ def test_tissues_are_separated(rng):
 
     assert compare(values, whose)["real"]["a"].value == 0
     assert compare(values, whose) == compare(values[1:], whose[1:])
-    assert fidelity.mean_of([np.nan, 3.0, 4.0], np.array([0, 1, 1]), 0) is None
+    assert fidelity.finite_mean([np.nan, 3.0, 4.0], np.array([0, 1, 1]), 0) is None
 
 
 def test_requested_values_are_correlated_with_measurements(rng):
@@ -356,8 +356,8 @@ def test_requested_values_are_correlated_with_measurements(rng):
     assert nothing["r"].low < 0 < nothing["r"].high
     for numbers, measured, sentence in (
         ([1, 2, np.nan], [1, 2, 3], "at least 4, not 2"),
-        ([1, 1, 1, 1], [1, 2, 3, 4], "all numbers are the same"),
-        ([1, 2, 3, 4], [1, 1, 1, 1], "have the same measure"),
+        ([1, 1, 1, 1], [1, 2, 3, 4], "all requested values are equal"),
+        ([1, 2, 3, 4], [1, 1, 1, 1], "have the same measured value"),
     ):
         with pytest.raises(InputError, match=sentence):
             probes.measure_agreement(numbers, measured)
@@ -426,27 +426,27 @@ def test_probes_know_whose_images_are(sizes, monkeypatch):
 
 def test_evaluation_keeps_subjects_on_one_side():
     whose = np.r_[np.repeat(np.arange(15), 3), np.arange(15, 20)]
-    first, second, third = _apart(whose, 25)
+    first, second, third = _choose_sets(whose, 25)
     assert len(first) == len(second) >= 23
     assert not set(whose[first]) & set(whose[second])
     npt.assert_array_equal(third, second)
-    first, second, _ = _apart(np.arange(50), 25)
+    first, second, _ = _choose_sets(np.arange(50), 25)
     npt.assert_array_equal(np.concatenate([first, second]), range(50))
     for few in (np.repeat([0, 1, 2], 30), np.zeros(60, int)):
         with pytest.raises(InputError, match="needs 20 images of 4 subjects or more"):
-            _apart(few, 30)
+            _choose_sets(few, 30)
 
 
 def test_halves_are_as_large_as_subjects_allow_in_any_order(rng):
     whose = number_subjects(rng.permutation(np.repeat(np.arange(30), 20)).tolist(), 600)
-    first, second, _ = _apart(whose, 300)
+    first, second, _ = _choose_sets(whose, 300)
     assert len(first) == len(second) == 300
     assert not set(whose[first]) & set(whose[second])
     # Whoever has many images is as likely in one half as in the other.
     shares = []
     for _ in range(20):
         people = rng.permutation(np.r_[np.repeat(np.arange(20), 5), np.arange(20, 40)])
-        rows = _apart(number_subjects(people.tolist(), 120), 60)
+        rows = _choose_sets(number_subjects(people.tolist(), 120), 60)
         shares.append([np.mean(people[half] < 20) for half in rows[:2]])
     npt.assert_allclose(*np.mean(shares, 0), atol=0.1)
 
@@ -461,20 +461,20 @@ def test_samples_of_subjects_of_the_reference_are_left_out(diffusion, blobs):
     npt.assert_array_equal(of_samples, [*range(16), *range(34, 50)])
     assert not {*of_samples} & {*evaluation.sets.subjects["reference"]}
     assert evaluation.notes[0].startswith(
-        "32 of the 64 real images are what all others"
+        "Of 64 real images, 32 are the reference of all"
     )
     assert evaluation.notes[1] == "Of 64 generated images, 32 are compared."
     # Two of each source count as one.
     for n in (20, 32):
-        assert _apart(np.arange(64), 32, np.arange(n).repeat(2)).shape == (3, 32)
-    assert _apart(np.arange(64), 32, np.arange(64)).shape == (3, 32)
-    with pytest.raises(InputError, match="must be of nobody in the first; give images"):
-        _apart(np.arange(40), 20, np.arange(40) // 20)
+        assert _choose_sets(np.arange(64), 32, np.arange(n).repeat(2)).shape == (3, 32)
+    assert _choose_sets(np.arange(64), 32, np.arange(64)).shape == (3, 32)
+    with pytest.raises(InputError, match="must be of subjects outside the first half"):
+        _choose_sets(np.arange(40), 20, np.arange(40) // 20)
 
 
 def test_subjects_of_few_are_halved_by_another_draw():
     whose = np.repeat(np.arange(8), (5, 11, 8, 9, 9, 10, 4, 8))
-    rows = _apart(whose, 32)
+    rows = _choose_sets(whose, 32)
     assert rows.shape[1] >= 20
     assert not {*whose[rows[0]]} & {*whose[rows[1]]}
 
@@ -547,11 +547,11 @@ def test_unreadable_condition_gets_a_sentence(sizes):
     few = {of: [None] * 50 + v[50:] for of, v in known.items()}
     unasked = all_of(list("FM") * 30) | {"generated": [None] * 60}
     for kind, columns, sentence in (
-        ("continuous", few, "size is what was asked for can't be told: only 10 real"),
-        ("continuous", all_of([5.0] * 60), "the same in all"),
-        ("class", all_of(["F"] * 60), "are of one level"),
+        ("continuous", few, "No probe of size: only 10 real"),
+        ("continuous", all_of([5.0] * 60), "half have the same value"),
+        ("class", all_of(["F"] * 60), "half have the same level"),
         ("class", unasked, "with a class must be at least 1"),
-        ("direction", all_of([(0.0, 0.6, 0.8)] * 60), "it is a direction"),
+        ("direction", all_of([(0.0, 0.6, 0.8)] * 60), "not directions"),
     ):
         probes, (note,) = probe_sizes(kind, columns)
         assert probes == {} and sentence in note
@@ -579,10 +579,10 @@ def test_the_page_says_whether_a_model_listens():
     assert conclude_probe(0.8, 0.75)[0] == "good"
     how, sentence = conclude_probe(0.8, 0.4)
     assert how == "bad"
-    assert "but less than real ones (0.4, and real ones 0.8)." in sentence
-    assert "as by chance" in conclude_probe(0.8, 0.05)[1]
+    assert ", but less than for real images (0.4; real images 0.8)." in sentence
+    assert "only by chance" in conclude_probe(0.8, 0.05)[1]
     assert conclude_probe(0.05, 0.8)[0] == "plain"
-    assert "as by chance" in conclude_probe(0.9, 0.75, "class", "right")[1]
+    assert "only by chance" in conclude_probe(0.9, 0.75, "class", "right")[1]
     assert conclude_probe(0.9, 0.85, "class", "right")[0] == "good"
     how, sentence = conclude_probe(0.9, 1.0, "class", "right", chance=1.0)
     assert (how, "the same age" in sentence) == ("plain", True)
@@ -654,7 +654,7 @@ def test_page_shows_classifier_results(diffusion, blobs, monkeypatch):
     assert set(told["features"]) == {"own", "grey levels"}
     assert told["features"]["grey levels"]["generated"].value > 0.99
     (sentence,) = (s for s, how in conclude(found.figures) if "A network" in s)
-    assert "can tell generated images from real ones (AUC 1;" in sentence
+    assert "can distinguish generated images from real ones (AUC 1;" in sentence
     html = write_page(found, {})
     assert "area under the curve" in html and "7 rounds" in html
     alike = {name: Interval(0.5, 0.4, 0.6) for name in told["network"]}
@@ -703,7 +703,10 @@ def test_arguments_that_do_not_fit_are_refused(diffusion, vqvae, blobs):
     unfitted = LatentDiffusion(vqvae)
     for call, message in (
         (lambda: refuse(blobs, few, step=2), "`step` has no effect on images that are"),
-        (lambda: refuse(blobs, requested={"age": [1]}), "`requested` is of `generated"),
+        (
+            lambda: refuse(blobs, requested={"age": [1]}),
+            "`requested` describes `generated",
+        ),
         (lambda: evaluate("mnist", blobs), r", not 'mnist'; .*LatentDiffusion.load"),
         (lambda: evaluate(unfitted, blobs), "this LatentDiffusion is not fitted"),
         (lambda: refuse(named), "the real images are of 4 subjects"),

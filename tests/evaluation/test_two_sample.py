@@ -73,7 +73,7 @@ def test_storage_of_images_is_hidden_from_the_network():
     images = draw_textures(5, 0)
     noise = np.random.default_rng(1).uniform(0, 0.015, images.shape)
     stored = np.where(images == 0, noise, images).astype("float16")
-    difference = two_sample.as_shown(stored).astype(int) - two_sample.as_shown(images)
+    difference = two_sample.to_uint8(stored).astype(int) - two_sample.to_uint8(images)
     assert np.abs(difference).max() <= 1
     assert not difference[images == 0].any()
 
@@ -129,5 +129,5 @@ def test_sets_that_prove_nothing_are_refused():
     with pytest.raises(InputError, match="that differ at most in n"):
         network_test(many, many[:, :, 1:])
     for images in (np.uint8(255 * many), np.full_like(many, np.nan)):
-        with pytest.raises(InputError, match=r"sees images in \[0, 1\], and these are"):
+        with pytest.raises(InputError, match=r"needs images in \[0, 1\], not from"):
             network_test(images, images)

@@ -222,7 +222,7 @@ def test_an_audit_beside_a_reference_and_by_class(audit, command, volumes, tmp_p
     assert sexes["M"]["copies"]["voxels"]["value"] == 0
     page = (tmp_path / "audit.html").read_text()
     assert "Copies by sex" in page
-    assert "the same of the reference" in page
+    assert "denoising loss of the reference model" in page
     assert "--reference" not in page
 
 
@@ -241,7 +241,7 @@ def test_a_model_that_memorised_images_generates_no_copies(
     audit_images("--steps", 1, "--fingerprints")
     assert json.loads((tmp_path / "audit.json").read_text())["Steps"] == 1
     page = (tmp_path / "audit.html").read_text()
-    assert "No model that never saw the training images" in page
+    assert "A reference model that was not trained on these images" in page
     generate = "generate", image_model, "--n_samples", 30, "--steps", 1
     command(*generate, "--out_samples", "all")
     # What it makes is taken for training images.
@@ -387,7 +387,7 @@ def test_held_out_training_volumes_are_named(audit, tmp_path):
     sentence = answer(audit(both, status=2))
     assert "1 of the held-out images are training images, too" in sentence
     assert "both-025.nii.gz (train-003.nii.gz)" in sentence
-    assert "leave them out of --held_out" in sentence
+    assert "remove them from --held_out" in sentence
 
 
 @pytest.mark.parametrize(

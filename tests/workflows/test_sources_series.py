@@ -270,7 +270,7 @@ def test_series_are_evaluated_by_their_tensors(trained):
         output = execute("evaluate", *real, *how, *option, "--force", **again)
         assert f"{option[0]} is not for models of diffusion series" in answer(output)
     output = execute("evaluate", *few, *how, cwd=trained, status=2)
-    assert "4 diffusion-weighted volumes, and a tensor needs 6" in answer(output)
+    assert "4 diffusion-weighted volumes, but a tensor needs 6" in answer(output)
 
 
 def test_series_to_compare_have_the_conditions_of_measured_ones(tmp_path, caplog):
@@ -289,7 +289,8 @@ def test_series_to_compare_have_the_conditions_of_measured_ones(tmp_path, caplog
     conditions = dict.fromkeys(("age", "bval", "direction"), number)
     model = SimpleNamespace(conditions_=conditions, vqvae_=vqvae, predict=predict)
     compare_series(model, volumes)
-    assert "age of the real series is drawn: neither a participants.tsv" in caplog.text
+    sentence = "age of the real series is drawn at random: neither a participants.tsv"
+    assert sentence in caplog.text
     ages = "participant_id\tage\nsub-0\t30\nsub-1\t40\n"
     (tmp_path / "participants.tsv").write_text(ages)
     compare_series(model, volumes)
@@ -298,12 +299,12 @@ def test_series_to_compare_have_the_conditions_of_measured_ones(tmp_path, caplog
     assert [own["age"] for own in known] == [[30] * 6, [40] * 6]
     figures, pieces = compare_series(model, volumes)
     assert figures["series"] == figures["subjects"] == 2
-    assert "2 series of 2 subjects; below each mean" in pieces["tensors"]
+    assert "2 series of 2 subjects; 95 % intervals below" in pieces["tensors"]
     alone = load_volumes(files[:1], dwi=True, cache_dir=tmp_path / "cache")
     figures, pieces = compare_series(model, alone)
     assert figures["FA, mean error"]["real"] == 0
     assert 0 < figures["FA, mean"]["generated"] < 1
-    assert "1 series of 1 subject; intervals need two." in pieces["tensors"]
+    assert "1 series of 1 subject; intervals need two subjects." in pieces["tensors"]
 
 
 def test_series_without_a_tensor_are_refused_before_any_is_made(tmp_path):
@@ -312,7 +313,7 @@ def test_series_without_a_tensor_are_refused_before_any_is_made(tmp_path):
     files = sorted(tmp_path.glob("*_dwi.nii.gz"))
     volumes = load_volumes(files, dwi=True, cache_dir=tmp_path / "cache")
     model = SimpleNamespace(conditions_={"bval": None, "direction": None})
-    with pytest.raises(InputError, match=r"sub-1.* has 4 .*, and a tensor needs 6"):
+    with pytest.raises(InputError, match=r"sub-1.* has 4 .*, but a tensor needs 6"):
         compare_series(model, volumes)
 
 
@@ -349,7 +350,7 @@ def test_a_folder_of_series_is_checked(trained, command, tmp_path):
     assert "sub-0_dwi.nii.gz has no .bvec beside it" in "".join(bad.values())
     series = findings["series"]
     assert series["state"] == "amber"
-    assert "Few series have b of about 3000" in series["what"]
+    assert "Few series have b-values of about 3000" in series["what"]
     assert [row["series"] for row in series["table"]] == [4, 1]
     assert series["table"][0]["most directions"] == 8
 
