@@ -1,7 +1,7 @@
-"""Normalisation and activation: scaled, shifted and activated in one go.
+"""Fused normalisation and activation.
 
-On processors, Keras' own layers pass over a tensor some thirty times for the gradient
-of one normalisation and one activation, and keep it in float32.
+For the gradient of one normalisation and activation on CPUs, Keras' own layers read
+the tensor some thirty times and keep it in float32.
 """
 
 import math
@@ -17,12 +17,11 @@ EPSILON = 1e-5
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class GroupScale(keras.layers.Layer):
-    """Return by how much group normalisation scales and shifts each channel.
+    """Return the scale and shift of each channel by group normalisation.
 
-    Group normalisation :footcite:p:`Wu2018` brings groups of channels, over all
-    positions, to a mean of 0 and a variance of 1, and then each channel to a scale and
-    a shift that are learnt. Both together are one scale and one shift of each channel,
-    by which :class:`Activated` computes; a few numbers, which may be changed before.
+    Group normalisation :footcite:p:`Wu2018` standardises groups of channels over all
+    positions, then applies a learnt scale and shift per channel. Both combine to one
+    scale and shift, which may be modulated before :class:`Activated` applies them.
     """
 
     def __init__(self, groups: int, **kwargs) -> None:
@@ -30,7 +29,7 @@ class GroupScale(keras.layers.Layer):
         self.groups = groups
 
     def build(self, shape):
-        """Make the scale and the shift."""
+        """Create the learnt scale and shift."""
         self.gamma = self.add_weight((shape[-1],), name="gamma", initializer="ones")
         self.beta = self.add_weight((shape[-1],), name="beta", initializer="zeros")
 
@@ -40,43 +39,40 @@ class GroupScale(keras.layers.Layer):
         return _scales_of_groups(x, *learnt)
 
     def compute_output_spec(self, x):
-        """Return two tensors of one number for each channel."""
+        """Return the specs of two tensors of one number per channel."""
         shape = (x.shape[0], *(1 for _ in x.shape[1:-1]), x.shape[-1])
         return keras.KerasTensor(shape), keras.KerasTensor(shape)
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class Activated(keras.layers.Layer):
-    """Scale and shift each channel, and activate the result by swish.
-
-    It computes in float32, and returns the precision of what it is given.
-    """
+    """Scale and shift each channel and apply swish in float32; keep the input dtype."""
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs | {"autocast": False})
 
     def call(self, inputs, training=False):
-        """Map ``(batch, *space, channels)`` and two of each channel to the first."""
+        """Map ``(batch, *space, channels)``, scale and shift to the first's shape."""
         return (_fast_activated if training else _activated)(*inputs)
 
     def compute_output_shape(self, input_shape):
-        """Return the shape of the first."""
+        """Return the shape of the first input."""
         return input_shape[0]
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class PositionActivated(keras.layers.Layer):
-    """Normalise each position over its channels, scale these, and activate by swish.
+    """Normalise each position over its channels, scale these and apply swish.
 
-    Root mean square normalisation :footcite:p:`Zhang2019`. It computes in float32, and
-    returns the precision of what it is given.
+    Root mean square normalisation :footcite:p:`Zhang2019`. It computes in float32 and
+    keeps the dtype of its input.
     """
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs | {"autocast": False})
 
     def build(self, shape):
-        """Make the scale."""
+        """Create the learnt scale."""
         self.scale = self.add_weight((shape[-1],), name="scale", initializer="ones")
 
     def call(self, x, training=False):
@@ -85,7 +81,7 @@ class PositionActivated(keras.layers.Layer):
         return (_fast_position if training else _position)(x, scale)
 
     def compute_output_shape(self, input_shape):
-        """Return the same."""
+        """Return the shape unchanged."""
         return input_shape
 
 
@@ -113,10 +109,7 @@ def _swish_derivative(y):
 
 @cached_trace
 def _scales(x, gamma, beta):
-    """Return the scale and the shift of each channel.
-
-    After them the mean of each group, and what it is divided by.
-    """
+    """Return scale and shift per channel, mean and inverse deviation per group."""
     (full,) = _full(x)
     like = ops.shape(x)[0], *(1 for _ in _positions(x)), x.shape[-1]
 
@@ -125,7 +118,7 @@ def _scales(x, gamma, beta):
         return ops.mean(of_channels, -1, keepdims=True)
 
     mean = mean_of_groups(full)
-    # Squares of what is far from zero would lose all digits of the variance.
+    # E[x²] - E[x]² would cancel where the mean is large.
     centred = full - _of_channels(mean, gamma.shape, like)
     variance = mean_of_groups(ops.square(centred))
     rate = ops.rsqrt(variance + EPSILON)
@@ -135,10 +128,7 @@ def _scales(x, gamma, beta):
 
 @cached_trace
 def _scales_slopes(of_gain, of_offset, gamma, mean, rate):
-    """Return gradients of mean, variance and parameters.
-
-    The first three are of each channel.
-    """
+    """Return gradients of mean and variance, the mean, and gradients of weights."""
     like, shape = ops.shape(of_gain), (-1, *gamma.shape)
     of_gain, of_offset = ops.reshape(of_gain, shape), ops.reshape(of_offset, shape)
     of_gain = of_gain - mean * of_offset
@@ -146,14 +136,14 @@ def _scales_slopes(of_gain, of_offset, gamma, mean, rate):
         ops.sum(gamma * of, -1, keepdims=True) for of in (of_gain, of_offset)
     )
     of_variance = -0.5 * rate * rate * rate * of_rate
-    # Each channel has its part in those of its group.
+    # The gradients of a group are shared equally by its channels.
     parts = (part / gamma.shape[1] for part in (-rate * of_mean, of_variance))
     moments = (_of_channels(part, gamma.shape, like) for part in (*parts, mean))
     return *moments, ops.sum(of_gain * rate, 0), ops.sum(of_offset, 0)
 
 
 def _of_channels(of_groups, shape, like):
-    """Repeat what each group has for its channels."""
+    """Repeat the values of each group for its channels."""
     return ops.reshape(of_groups * ops.ones(shape, "float32"), like)
 
 
@@ -161,7 +151,7 @@ def _of_channels(of_groups, shape, like):
 def _moments_slope(x, of_mean, of_variance, mean):
     (full,) = _full(x)
     count = math.prod(ops.shape(x)[axis] for axis in _positions(x))
-    # A size that is known only when it runs is a whole number, which nothing divides.
+    # A dynamic size is an integer tensor, which can't divide floats.
     count = ops.cast(count, "float32")
     slope = of_mean / count + 2 * (of_variance / count) * (full - mean)
     return ops.cast(slope, x.dtype)
@@ -218,10 +208,9 @@ def _position_gradient(tensors, upstream):
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 def swish(x):
-    """Activate a tensor :footcite:p:`Ramachandran2017`.
+    """Apply swish :footcite:p:`Ramachandran2017`.
 
-    As Keras does, but for its gradient in TensorFlow, with which each graph is kept for
-    ever.
+    Unlike Keras' own, its gradient in TensorFlow does not keep every graph in memory.
     """
     return _fast_swish(x)
 
@@ -234,6 +223,6 @@ def _swish_gradient(x, upstream):
 
 _fast_swish = with_gradient(_swish, lambda of, upstream: _swish_gradient(*of, upstream))
 _scales_of_groups = with_gradient(_scales, _scales_gradient, kept=2)
-# Compiled for each shape, which only pays where many steps are taken.
+# Compiled for each shape, which only pays off over many training steps.
 _fast_activated = with_gradient(fused(_activated), _activated_gradient)
 _fast_position = with_gradient(fused(_position), _position_gradient)
