@@ -1,20 +1,20 @@
-r"""Sharpening of decoded volumes, to be as sharp as those of the training.
+r"""Sharpen decoded volumes to the sharpness of the training volumes.
 
-An autoencoder that errs as little as it can is smoother than what it reconstructs: of
-detail that latents do not tell, the mean is the best guess, and in that there is none.
-What they do tell is in the right place; it is only less in all. So detail, what is left
-when a blur is taken away twice,
+An autoencoder that minimises the squared error returns smooth reconstructions: for
+detail that latents do not encode, the best estimate is the mean, which has none. Detail
+that they do encode is in the right place, but too weak. So detail, the result of a
+high-pass filter that is applied twice,
 
 .. math::
 
     H x = x - B x , \qquad y = x + g\, H H x
 
-with a binomial blur :math:`B` over three voxels per axis, is made stronger, by the
-:math:`g` with which reconstructions have as much of it as the images that they are of.
-Where all is Gaussian, estimates of least error need no more than a linear transform to
-be distributed as the truth is :footcite:p:`Freirich2021`. Nothing is invented: how well
-detail correlates with the truth hardly changes. The squared error grows by a twentieth
-at most, or less is done.
+with a binomial blur :math:`B` over three voxels per axis, is amplified by the
+:math:`g` with which reconstructions have as much of it as their images. For Gaussian
+data, a linear transform suffices to give estimates of least error the distribution of
+the truth :footcite:p:`Freirich2021`. Nothing is invented: the correlation of detail
+with the truth hardly changes. The gain is limited so that the squared error grows by
+5 % at most.
 
 References
 ----------
@@ -28,17 +28,17 @@ import numpy as np
 
 from dipy_ldm._utils.types import Tensor
 
-# Of the squared error, what may be added.
+# Maximum increase of the squared error.
 _COST = 0.05
-# The finest detail is at most half as strong again: of scans that are noise above all,
-# nothing is to be had by more of what is no noise.
+# Amplify the finest detail by half at most: scans that are mostly noise don't gain from
+# more.
 MOST = 0.5
-# Voxels to each side on which a sharpened one depends.
+# Receptive radius in voxels.
 REACH = 2
 
 
 def detail(images: Tensor) -> Tensor:
-    """Return the detail of images: what two blurs take away.
+    """Return the detail of images: a high-pass filter, applied twice.
 
     Shapes: images ``(n, *space, channels)``.
     """
@@ -66,7 +66,7 @@ def _blurred(images, axis):
 
 
 def sharpened(images: Tensor, gain: float | np.ndarray) -> Tensor:
-    """Make the detail of images stronger.
+    """Amplify the detail of images.
 
     Shapes: images ``(n, *space, channels)``, gain ``()`` or ``(channels,)``.
     """
@@ -76,7 +76,7 @@ def sharpened(images: Tensor, gain: float | np.ndarray) -> Tensor:
 
 
 def measure_detail(images: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
-    """Measure how much detail reconstructions have, and what more of it would cost.
+    """Measure the detail of reconstructions, and how sharpening changes their error.
 
     Shapes: images, reconstructed ``(n, *space, channels)``, result ``(n, 6)``.
     """
@@ -91,12 +91,12 @@ def measure_detail(images: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
 
 
 def sharpening_gain(figures: np.ndarray) -> float:
-    """Return how much of their detail is to be added to reconstructions."""
+    """Return the gain for the detail of reconstructions."""
     true, own, mixed, more, along, off = figures
     if not (true > own > 0 and more > 0):
         return 0.0
-    # Where made + 2 g mixed + g^2 more is what is there, and where the error has grown
-    # by 2 g along + g^2 made to what it may cost.
+    # Solve own + 2 g mixed + g^2 more = true for the detail, and
+    # 2 g along + g^2 own = _COST off for the error.
     enough = (math.sqrt(mixed**2 + more * (true - own)) - mixed) / more
     cost = (math.sqrt(along**2 + own * _COST * off) - along) / own
     return float(min(enough, cost, MOST))

@@ -143,7 +143,7 @@ def build_without_weights(name: str, build: Callable) -> Any:
 
 
 def conv(x, width, size=3, strides=1, upsampled=False, **kwargs):
-    """Convolve a tensor of any rank with padding "same", after upsampling if asked to."""
+    """Convolve a tensor of any rank, upsampled by 2 before if asked to."""
     space = x.shape[1:-1]
     kwargs = {"kernel_initializer": SeededInitializer(), "padding": "same"} | kwargs
     # In bfloat16, TensorFlow's CPU gradients of so few voxels are wrong, up to NaN;

@@ -1,4 +1,4 @@
-"""The history and the best weights of a training, and the file it goes on from."""
+"""History, best weights and checkpoints of a training."""
 
 import json
 import logging
@@ -19,15 +19,15 @@ from dipy_ldm.training._options import Length, require_same_checkpoint
 
 logger = logging.getLogger(__name__)
 
-# The figure by which weights are best, and what they are called in a checkpoint.
+# The metric that selects the best weights, and their name in a checkpoint.
 _LOSS = "val_loss"
 _BEST = "lowest"
-# A rise by less is hardly one; by more, time was spent on memorising images.
+# Warn of overfitting if the validation loss rises by more than this factor.
 _RISE = 1.02
 
 
 class BestWeights(keras.callbacks.Callback):
-    """Keep the weights of the round in which ``val_loss`` was lowest."""
+    """Keep the weights of the round with the lowest ``val_loss``."""
 
     def __init__(self, title: str, network: keras.Model | None) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class BestWeights(keras.callbacks.Callback):
         if self.network is not None and loss < self.loss:
             self.loss = loss
             weights = _serialization.weights(self.network, _BEST)
-            # Copies: the weights may be changed in place.
+            # Copies, since weights are updated in place.
             self.tensors = {name: np.array(weight) for name, weight in weights.items()}
 
     def restore(self, tensors: dict[str, np.ndarray], history: dict[str, list]) -> None:
@@ -53,7 +53,7 @@ class BestWeights(keras.callbacks.Callback):
             self.loss = min(history[_LOSS])
 
     def figures(self) -> dict[str, float]:
-        """Return what the loss of the weights is."""
+        """Return the loss of the kept weights."""
         return {_LOSS: self.loss} if self.tensors else {}
 
     def restore_to_network(self, history: dict[str, list[Any]]) -> None:
@@ -76,16 +76,15 @@ class BestWeights(keras.callbacks.Callback):
 
 
 class TrainingRecord(keras.callbacks.Callback):
-    """Keep the history, and a checkpoint from which training goes on.
+    """Keep the history, and write checkpoints from which training resumes.
 
-    A checkpoint holds the weights, the optimizer's state (the averaged weights
-    are part of it), those of the lowest loss of held-out images, the figures of the
-    epoch so far and the history; with batches that are functions of the step, a
-    resumed training is the uninterrupted one. The last but one is kept, too.
+    A checkpoint holds the weights, the optimizer state (with the EMA weights), the best
+    weights, the metrics of the current round and the history. Batches are functions of
+    the step, so a resumed training equals an uninterrupted one. The previous checkpoint
+    is kept, too.
     """
 
-    # Checkpoints after rounds shall take no more than this share of the time, and
-    # some seconds in any case.
+    # Checkpoints after rounds take at most this share of the time, plus these seconds.
     SHARE = 0.05
     FREE = 5.0
 
@@ -107,14 +106,14 @@ class TrainingRecord(keras.callbacks.Callback):
         self.every = every
         self.history: dict[str, list] = {}
         self.done = 0
-        # That which asks other workers to end is not told.
+        # Workers that stop with the one that got a signal don't know which it was.
         self.signal = int(signal.SIGTERM)
         self._figures: list[np.ndarray] = []
         self._spent = 0.0
 
     @property
     def rounds(self):
-        """Rounds that are done."""
+        """Number of completed rounds."""
         if self.done == self.length.total:
             return self.length.rounds
         return self.done // self.length.round
@@ -142,13 +141,13 @@ class TrainingRecord(keras.callbacks.Callback):
         for name, variable in state.items():
             variable.assign(tensors[name])
         self.best.restore(tensors, self.history)
-        # The metrics are made when training begins, and are given these then.
+        # The metrics are created when training begins, and get these values then.
         self._figures = [
             tensors[name] for name in sorted(tensors) if name.startswith("metric.")
         ]
 
     def _refuse_changed(self, settings):
-        # With a lower rate goes on what came to no end with a higher one.
+        # A diverged training may resume with a lower learning rate.
         changed = [
             f"{name} was {settings.get(name)} and is {self.settings.get(name)}"
             for name in sorted((settings | self.settings).keys() - {"learning_rate"})
@@ -162,11 +161,11 @@ class TrainingRecord(keras.callbacks.Callback):
             )
 
     def on_train_begin(self, logs=None) -> None:
-        """Note when the training begins."""
+        """Start the timer."""
         self._began = time.monotonic()
 
     def on_epoch_begin(self, epoch, logs=None) -> None:
-        """Restore the figures of a partial round."""
+        """Restore the metrics of a partial round."""
         self._first, self._end = epoch * self.length.round, self.length.end(epoch)
         if self.done > self._first:
             variables = self.model.metrics_variables
@@ -176,10 +175,10 @@ class TrainingRecord(keras.callbacks.Callback):
                 variable.assign(value)
 
     def on_train_batch_end(self, batch, logs=None) -> None:
-        """Write a checkpoint every so many steps, and before stopping on a signal."""
+        """Write a checkpoint every `every` steps, and before stopping on a signal."""
         self.done += 1
         if self.done == self._end:
-            # Of a round whose beginning was skipped, or that is shorter than others.
+            # End the round early if it was resumed, or is shorter than the others.
             self.model.stop_training = True
         elif self.model.stopping:
             self._write()
@@ -188,10 +187,10 @@ class TrainingRecord(keras.callbacks.Callback):
             self._write()
 
     def on_epoch_end(self, number, logs=None) -> None:
-        """Note the round's figures and write the checkpoint."""
+        """Record the metrics of the round and write the checkpoint."""
         done = self.done
         if done == self._end:
-            # Otherwise a callback has stopped the training within the round.
+            # Unless a callback has stopped the training within the round.
             self.model.stop_training = False
         passes, rest = divmod(done, self.length.epoch)
         epoch = done / self.length.epoch if rest else passes
@@ -209,7 +208,7 @@ class TrainingRecord(keras.callbacks.Callback):
         return _backend.gather_from_workers(self._spent < budget)[0]
 
     def _write(self):
-        """Write the checkpoint; all machines must, since some numbers are sums."""
+        """Write the checkpoint; all workers must call it, since some values are sums."""
         if self.path is None:
             return
         start = time.monotonic()
@@ -233,13 +232,13 @@ class TrainingRecord(keras.callbacks.Callback):
         """Stop the training on a signal."""
         raise Terminated(
             f"stopped by {signal.Signals(self.signal).name}; the checkpoint is "
-            "written, and the same training goes on from it.",
+            "written: start the same training again to resume from it.",
             self.signal,
         )
 
 
 def _named(**kinds):
-    """Name variables by their kind, so that names sort in their order."""
+    """Name variables by kind and index, so that names sort in their order."""
     return {
         f"{kind}.{i:05d}": variable
         for kind, variables in kinds.items()

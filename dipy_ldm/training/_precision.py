@@ -1,4 +1,4 @@
-"""Precision: in which numbers a machine computes fast, and well."""
+"""Choose the fastest precision that all machines support."""
 
 from functools import cache
 import logging
@@ -14,18 +14,18 @@ from dipy_ldm.nn._building import PRECISIONS
 
 logger = logging.getLogger(__name__)
 
-# From which compute capability on NVIDIA's GPUs have units for them. Older ones have no
-# algorithm for some convolutions.
+# Minimum compute capability of NVIDIA GPUs. Older ones lack algorithms for some
+# convolutions.
 _CAPABILITY = {"bfloat16": (8, 0), "float16": (7, 0)}
 
-# Of the time of a convolution in float32, which it must be worth: the networks also do
-# what bfloat16 does not make faster.
+# Maximum time of a bfloat16 convolution relative to float32: networks also have
+# operations that bfloat16 does not speed up.
 _WORTH = 0.9
 _TRIES = 7
 
 
 class Precision(NamedTuple):
-    """What a training computes in, and why."""
+    """Compute precision of a training, and the reason for it."""
 
     name: str
     reason: str
@@ -34,11 +34,11 @@ class Precision(NamedTuple):
 def choose_precision(
     name: str, rank: int, strategy: Any = None, began: str | None = None
 ) -> Precision:
-    """Choose the precision of a training, which goes on in that in which it began."""
+    """Choose the precision of a training; a resumed one keeps its precision."""
     choose("precision", name, {"auto": None, **PRECISIONS})
-    reason = "as asked for"
+    reason = "as requested"
     if began is not None:
-        name, reason = began, "as the training began"
+        name, reason = began, "as in the checkpoint"
     if name == "float32":
         return Precision(name, reason)
     able, fastest = _of_machines(rank, strategy)
@@ -48,12 +48,12 @@ def choose_precision(
         return Precision(name, reason)
     if began is not None:
         raise InputError(
-            f"the training began in {name}, which this machine does not compute; "
-            "resume it on a machine that does, or start again, without the "
-            "checkpoint, with `precision` float32."
+            f"the training began in {name}, which this machine does not support; "
+            "resume it on a machine that does, or start again without the checkpoint "
+            "and with `precision` float32."
         )
     raise InputError(
-        f"this machine does not compute in {name}; choose one of "
+        f"this machine does not support {name}; choose one of "
         f"{', '.join(['auto', *able])}."
     )
 
@@ -66,7 +66,7 @@ def log_precision(precision: Precision) -> Precision:
 
 
 def _of_machines(rank, strategy):
-    """Return in what the machines of all workers compute, and the fastest of these."""
+    """Return the precisions that all workers support, and the fastest."""
     gpus = _backend.gpu_capabilities(strategy)
     own, fastest = _of_gpus(gpus) if gpus else _of_processor(rank)
     with _backend.distributed(strategy):
@@ -78,7 +78,7 @@ def _of_machines(rank, strategy):
 
 
 def _of_gpus(capabilities):
-    """Return in what the least capable GPU computes, and the fastest of these."""
+    """Return the precisions that the least capable GPU supports, and the fastest."""
     least = min(capabilities)
     able = [p for p in PRECISIONS if least >= _CAPABILITY.get(p, least)]
     fastest = next((p for p in _CAPABILITY if p in able), "float32")
@@ -88,16 +88,16 @@ def _of_gpus(capabilities):
 
 @cache
 def _of_processor(rank):
-    """Time a convolution, forward and backward."""
+    """Return the precisions that this CPU supports, and the faster, by timing both."""
     full, half = (_convolution_timer(p, rank) for p in ("float32", "bfloat16"))
-    # The first time, which also compiles it, does not count.
+    # Compile before timing.
     full()
     try:
         half()
-    except Exception:  # each back-end has its own for what it can't compute
-        reason = "this processor does not compute convolutions in bfloat16"
+    except Exception:  # the type depends on the back-end
+        reason = "this processor does not support convolutions in bfloat16"
         return ["float32"], Precision("float32", reason)
-    # The fastest of several: another process may be in the way of some.
+    # The minimum of several trials, since other processes may slow some down.
     times = np.array([(full(), half()) for _ in range(_TRIES)])
     in_full, in_half = times.min(0)
     ratio = in_half / in_full
@@ -108,7 +108,7 @@ def _of_processor(rank):
 
 def _convolution_timer(precision, rank):
     """Return a function that times a convolution, forward and backward, in seconds."""
-    # Some milliseconds in float32; up to thirty times that where it is emulated.
+    # A few milliseconds in float32; up to 30 times as long if bfloat16 is emulated.
     shape = {2: (8, 28, 28, 32), 3: (1, 12, 12, 12, 32)}[rank]
     kernel = (*(3,) * rank, 32, 32)
     inputs = [ops.cast(ops.ones(s), precision) for s in (shape, kernel)]

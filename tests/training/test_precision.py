@@ -46,7 +46,7 @@ def _measured_anew():
         (0.6, "bfloat16", "takes 0.6 times as long"),
         (0.95, "float32", "takes 0.9 times as long"),  # not worth it
         (10, "float32", "takes 10.0 times as long"),
-        (None, "float32", "does not compute"),
+        (None, "float32", "does not support"),
     ],
 )
 def test_a_processor_is_timed(monkeypatch, seconds, name, reason):
@@ -72,11 +72,11 @@ def test_gpus_have_a_compute_capability(monkeypatch, capabilities, name):
 
 def test_unsupported_precision_is_refused_with_the_choices(monkeypatch):
     pretend_gpus(monkeypatch, (7, 5))
-    assert choose_precision("float16", 3) == Precision("float16", "as asked for")
+    assert choose_precision("float16", 3) == Precision("float16", "as requested")
     with pytest.raises(InputError, match="choose one of auto, float32, float16"):
         choose_precision("bfloat16", 3)
     pretend_processor(monkeypatch, 2)
-    assert choose_precision("bfloat16", 3) == Precision("bfloat16", "as asked for")
+    assert choose_precision("bfloat16", 3) == Precision("bfloat16", "as requested")
     with pytest.raises(InputError, match="choose one of auto, float32, bfloat16"):
         choose_precision("float16", 3)
     pretend_processor(monkeypatch, None)
@@ -125,7 +125,7 @@ def test_a_training_goes_on_in_the_precision_that_it_began_with(monkeypatch, tmp
         VQVAE(**tiny).fit(images, callbacks=[stop], **fit)
     pretend_processor(monkeypatch, 0.5)
     vqvae = VQVAE(**tiny).fit(images, **fit)
-    assert vqvae.precision_ == Precision("float32", "as the training began")
+    assert vqvae.precision_ == Precision("float32", "as in the checkpoint")
     vqvae.save(tmp_path / "vqvae.safetensors")
     assert VQVAE.load(tmp_path / "vqvae.safetensors").precision_ == vqvae.precision_
     with pytest.raises(InputError, match="precision was float32 and is bfloat16"):
