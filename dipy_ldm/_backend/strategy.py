@@ -1,4 +1,4 @@
-"""Which devices and machines the work is spread over."""
+"""Choose the devices and machines over which work is distributed."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -29,30 +29,30 @@ def make_strategy(
     *,
     alone: bool = False,
 ) -> Any:
-    """Choose how the work is spread over devices and machines.
+    """Choose how work is distributed over devices and machines.
 
     Parameters
     ----------
     name : str or tf.distribute.Strategy or None
-        ``"auto"`` is for all machines that Slurm or TF_CONFIG names, or all GPUs of
-        this one; ``"mirrored"`` for a replica on each device of this machine,
-        ``"multi_worker"`` for several machines, ``"none"`` for one device. A strategy,
-        or None, is returned as it is.
+        ``"auto"`` uses all machines that Slurm or TF_CONFIG names, or all GPUs of this
+        one; ``"mirrored"`` puts a replica on each device of this machine,
+        ``"multi_worker"`` uses several machines, ``"none"`` one device. A strategy or
+        None is returned unchanged.
     devices : sequence of str, optional
         Devices of this machine to use, such as ``"GPU:0"``, or their numbers. Default:
-        all GPUs or, without GPUs, the processor.
+        all GPUs or, without GPUs, the CPU.
     alone : bool
-        Whether ``"auto"`` joins no other machines.
+        Whether ``"auto"`` uses this machine only.
 
     Returns
     -------
     tf.distribute.Strategy or None
-        For the ``strategy`` of ``fit`` and ``predict``; None is for one device.
+        The ``strategy`` for ``fit`` and ``predict``; None means one device.
 
     Raises
     ------
     InputError
-        If there is no such strategy or device, or machines can't be joined any more.
+        If the strategy or device does not exist, or it is too late to join machines.
     ConnectionError
         If another machine does not answer.
     """
@@ -83,10 +83,10 @@ def make_strategy(
 
 @cache
 def _multi_worker(workers):
-    """Return the one strategy of all machines."""
+    """Return the only strategy for all machines, created once."""
     if workers is None:
         raise InputError(
-            "the strategy multi_worker is for several machines, and neither TF_CONFIG "
+            "the strategy multi_worker is for several machines, but neither TF_CONFIG "
             "nor Slurm names them; start the command with srun, set TF_CONFIG, or "
             "leave out strategy."
         )
@@ -112,50 +112,44 @@ def _multi_worker(workers):
         raise ConnectionError(lost_worker_message(error)) from error
     except RuntimeError as error:
         raise InputError(
-            "several machines must be joined before TensorFlow is used for anything "
-            "else; call dipy_ldm.make_strategy() first and give its result as strategy."
+            "machines must be joined before TensorFlow is used for anything else; call "
+            "dipy_ldm.make_strategy() first and pass its result as strategy."
         ) from error
     finally:
         signals.reinstall()
 
 
 def warn_without_onednn() -> None:
-    """Warn if TensorFlow was started without oneDNN, though it is wanted.
-
-    It is on for whoever imports dipy_ldm before TensorFlow; only x86 has it.
-    """
+    """Warn if TensorFlow was imported before dipy_ldm enabled oneDNN (x86 only)."""
     if _pywrap_util_port.IsMklEnabled():
         return
     requested = os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1"
     is_x86 = platform.machine() in ("x86_64", "AMD64")
     if requested and is_x86 and platform.system() != "Darwin":
         logger.warning(
-            "TensorFlow was imported before dipy_ldm, and oneDNN, which makes training "
-            "on this processor several times faster, is off; import dipy_ldm first, or "
-            "set TF_ENABLE_ONEDNN_OPTS=1."
+            "TensorFlow was imported before dipy_ldm, so oneDNN, which makes training on "
+            "this CPU several times faster, is off; import dipy_ldm first, or set "
+            "TF_ENABLE_ONEDNN_OPTS=1."
         )
 
 
 def _refuse_idle_gpus(alone):
-    """Refuse to train on the processor beside a GPU that TensorFlow can't use.
-
-    Where little is to be computed (``alone``) a warning does.
-    """
+    """Refuse to train on the CPU if TensorFlow can't use a GPU; with `alone`, warn."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1", "NoDevFiles")
     if hidden or tf.config.list_physical_devices("GPU") or not _has_gpu():
         return
     sentence = (
         "this machine has an NVIDIA GPU that TensorFlow can't use, since its driver is "
-        "too old or CUDA is not installed; update the driver, or install with "
+        "too old or CUDA is not installed; update the driver, or run "
         'pip install ".[cuda]" in the folder of the repository'
     )
     if not alone:
         raise InputError(f"{sentence}, or choose the device CPU:0.")
-    logger.warning("%s. The processor is used.", sentence)
+    logger.warning("%s. Using the CPU.", sentence)
 
 
 def _has_gpu():
-    """Return whether Linux lets this process have an NVIDIA GPU."""
+    """Return whether this process may open an NVIDIA device file."""
     for file in Path("/dev").glob("nvidia[0-9]*"):
         with suppress(OSError), open(file, "rb"):
             return True
@@ -165,18 +159,18 @@ def _has_gpu():
 def _share_gpus():
     """Hide the GPUs of other workers of this machine.
 
-    Without asking for logical devices: that would start TensorFlow, and then it is
-    too late to join others.
+    It must not list logical devices: that would start TensorFlow, and then it is too
+    late to join other machines.
     """
     first, step = cluster.gpu_share_of_node()
     gpus = tf.config.list_physical_devices("GPU")
-    # Fewer GPUs than workers: they were shared out already.
+    # With fewer GPUs than workers, they are assigned already.
     if step > 1 and len(gpus) >= step:
         _show_gpus(gpus[first::step])
 
 
 def _devices(kind):
-    """Return devices by their names; one that poses as several, as often as it does."""
+    """Return physical devices by the names of their logical devices."""
     devices = [
         device
         for device in tf.config.list_physical_devices(kind)
@@ -186,13 +180,13 @@ def _devices(kind):
 
 
 def _visible_gpus():
-    """Return the GPUs that are not hidden by their names."""
+    """Return the visible GPUs by their names."""
     visible = tf.config.get_visible_devices("GPU")
     return {name: gpu for name, gpu in _devices("GPU").items() if gpu in visible}
 
 
 def _match(names):
-    """Return the names of requested devices, or refuse them."""
+    """Return the normalised names of requested devices; refuse missing ones."""
     available = [*_devices("GPU"), *_devices("CPU")]
     kind = available[0].partition(":")[0]  # GPUs come first
     requested = [f"{kind}:{n}" if str(n).isdigit() else str(n).upper() for n in names]
@@ -206,26 +200,26 @@ def _match(names):
 
 
 def _show_gpus(gpus):
-    """Hide all GPUs but these: no other is started."""
-    # What is started already keeps what it has.
+    """Hide all GPUs but these, so that TensorFlow does not initialise the others."""
+    # If TensorFlow has started, its devices can't change.
     with suppress(RuntimeError):
         tf.config.set_visible_devices(list(dict.fromkeys(gpus)), "GPU")
 
 
 def _grow_as_needed():
-    """Let memory of the GPUs grow as needed, since others may use them."""
+    """Let GPU memory grow as needed, since other processes may use the GPUs."""
     for gpu in tf.config.get_visible_devices("GPU"):
-        # Too late, or the user divided its memory.
+        # TensorFlow has started, or the user has divided the memory.
         with suppress(RuntimeError, ValueError):
             tf.config.experimental.set_memory_growth(gpu, True)
 
 
 @cache
 def _mirrored(devices):
-    """Return the one strategy of some devices.
+    """Return the only strategy for these devices, created once.
 
-    What TensorFlow sums with mistakes two mirrored strategies in a process for one,
-    except for that which does it on one device, which is slow between GPUs.
+    TensorFlow's default reductions confuse two mirrored strategies in one process;
+    reduction to one device does not, but is slow between GPUs.
     """
     on_gpu = all("GPU" in device for device in devices)
     reduction = None if on_gpu else tf.distribute.ReductionToOneDevice()
@@ -233,42 +227,42 @@ def _mirrored(devices):
 
 
 def _start(devices):
-    """Start TensorFlow; return the names of the chosen devices, as it has them."""
+    """Start TensorFlow and return its names of the chosen devices."""
     visible = list(_visible_gpus())
     if hidden := [d for d in devices or () if "GPU" in d and d not in visible]:
         raise InputError(
             f"TensorFlow was started without {', '.join(hidden)} in this process; name "
-            "all devices at first, or start another process."
+            "all devices in the first call, or restart Python."
         )
     try:
         gpus = tf.config.list_logical_devices("GPU")
     except (tf.errors.OpError, RuntimeError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise InputError(
-            f"TensorFlow can't start the GPU ({reason}); end what else uses it, update "
-            "its driver, or choose the device CPU:0."
+            f"TensorFlow can't start the GPU ({reason}); stop other programs that use "
+            "it, update its driver, or choose the device CPU:0."
         ) from error
     if devices is not None:
         names = {name: f"GPU:{i}" for i, name in enumerate(visible)}
         return [names.get(device, device) for device in devices]
-    # Where machines are joined, those of all are listed, under the same names.
+    # Joined machines list the devices of all, under the same names.
     logical = dict.fromkeys(gpu.name.rpartition("device:")[2] for gpu in gpus)
     return list(logical) or ["CPU:0"]
 
 
 def scope(strategy: tf.distribute.Strategy | None) -> AbstractContextManager:
-    """Make networks for the replicas of a strategy."""
+    """Return the context in which networks are built for the replicas of a strategy."""
     return nullcontext() if strategy is None else strategy.scope()
 
 
 def gpu_capabilities(strategy: tf.distribute.Strategy | None) -> list[tuple[int, ...]]:
-    """Return the compute capability of each GPU that is used, such as (8, 0)."""
+    """Return the compute capability, such as (8, 0), of each GPU in use."""
     details = map(tf.config.experimental.get_device_details, _gpus_of(strategy))
     return [tuple(d.get("compute_capability", (0, 0))) for d in details]
 
 
 def free_memory(strategy: tf.distribute.Strategy | None = None) -> float:
-    """Return how much memory there is for training."""
+    """Return the bytes of memory available for training."""
     gpus = _gpus_of(strategy)
     if not gpus:
         return memory.host_memory()
@@ -276,7 +270,7 @@ def free_memory(strategy: tf.distribute.Strategy | None = None) -> float:
 
 
 def _gpus_of(strategy):
-    """List the GPUs of this machine that the work is spread over."""
+    """Return the GPUs of this machine that a strategy uses."""
     shown = list(_visible_gpus().values())
     if strategy is None:
         return shown[:1]

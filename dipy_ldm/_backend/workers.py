@@ -1,4 +1,4 @@
-"""Several machines: which is the chief, and what they exchange."""
+"""Training on several machines: chief, communication and distribution of batches."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +16,10 @@ from dipy_ldm._utils import cluster
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import Batches
 
-# Numbers that workers exchange at once: more take more memory, fewer more time.
+# Values that workers exchange at once: more take more memory, fewer more time.
 MAX_EXCHANGED = 2**24
 
-# What TensorFlow raises where a worker is gone, or the others gave up on it.
+# Errors of TensorFlow if a worker has stopped or can't be reached.
 GONE = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
@@ -29,15 +29,15 @@ GONE = (
     tf.errors.UnavailableError,
 )
 
-# What arrays are spread over; None is for the device that TensorFlow chooses.
+# The strategy for arrays; None means the device that TensorFlow chooses.
 spread_over: ContextVar[Any] = ContextVar("spread_over", default=None)
 
 
 @contextmanager
 def distributed(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
-    """Spread parts of arrays over devices and machines within this context.
+    """Distribute arrays over devices and machines within this context.
 
-    All machines must go through it alike.
+    All machines must enter it and make the same calls in it.
     """
     token = spread_over.set(strategy)
     try:
@@ -51,17 +51,17 @@ def distributed(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
 
 
 def lost_worker_message(error: tf.errors.OpError) -> str:
-    """Explain that another machine can't be reached."""
+    """Return the message for a worker that can't be reached."""
     reason = str(error.message).partition("\n")[0][:200]
     return (
-        "another worker stopped, or can't be reached any more; its own last lines say "
-        f"why ({reason}). Start the same on all machines again: training goes on from "
-        "its checkpoint."
+        "another worker stopped, or can't be reached any more; see the end of its log "
+        f"({reason}). Start the same command on all machines again to resume from the "
+        "checkpoint."
     )
 
 
 def worker_and_count() -> tuple[int, int]:
-    """Return the index of this machine, and how many machines there are."""
+    """Return the index of this machine and the number of machines."""
     strategy = spread_over.get()
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         resolver = strategy.cluster_resolver
@@ -70,13 +70,13 @@ def worker_and_count() -> tuple[int, int]:
 
 
 def is_chief() -> bool:
-    """Return whether this machine is the one that writes and shows things."""
+    """Return whether this machine is the chief, which writes files and logs."""
     return worker_and_count()[0] == 0
 
 
 @contextmanager
 def chief_first(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
-    """Within this context, let the chief finish before the others begin."""
+    """Within this context, let the chief finish before other workers begin."""
     with distributed(strategy):
         if not is_chief():
             all_reduce(np.zeros(1))
@@ -86,13 +86,13 @@ def chief_first(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
 
 
 def broadcast_from_chief(array: np.ndarray) -> np.ndarray:
-    """Copy what the chief computed to all machines, to the last bit."""
+    """Return the chief's array on all machines, bit by bit."""
     array = np.asarray(array)
     return all_reduce(array if is_chief() else np.zeros_like(array))
 
 
 def require_agreement(facts: dict) -> None:
-    """Refuse to go on unless all machines were started alike."""
+    """Refuse to train unless all machines have the same settings."""
     of_chief, *of_workers = gather_from_workers(facts)
     for worker, of_worker in enumerate(of_workers, 1):
         if refusal := cluster.difference(of_chief, of_worker, worker):
@@ -115,7 +115,7 @@ def gather_from_workers(facts: object) -> list:
 
 
 def all_reduce(array: np.ndarray) -> np.ndarray:
-    """Sum the arrays of all machines; with zeros elsewhere, copy one's own to all."""
+    """Return the sum of the arrays of all machines, on each of them."""
     if worker_and_count()[1] == 1:
         return array
     strategy = spread_over.get()
@@ -125,7 +125,7 @@ def all_reduce(array: np.ndarray) -> np.ndarray:
         piece = array[start : start + rows]
 
         def contribution(context, piece=piece):
-            # Once per machine, not once per replica.
+            # The first replica of each machine contributes; the others add zeros.
             first = _is_first(context, strategy)
             return tf.constant(piece if first else np.zeros_like(piece))
 
@@ -137,7 +137,7 @@ def all_reduce(array: np.ndarray) -> np.ndarray:
 
 def _is_first(context, strategy):
     """Return whether a replica is the first of its machine."""
-    # Which is known when a graph is made.
+    # The replica's number is static when a graph is traced.
     number = tf.get_static_value(context.replica_id_in_sync_group)
     return number % len(strategy.extended.worker_devices) == 0
 
@@ -145,14 +145,14 @@ def _is_first(context, strategy):
 def is_first_replica() -> bool:
     """Return whether this is its machine's first replica, within a training step."""
     context = tf.distribute.get_replica_context()
-    # Without a strategy TensorFlow names no devices.
+    # The default strategy has no worker devices.
     return context.num_replicas_in_sync == 1 or _is_first(context, context.strategy)
 
 
 def distribute_batches(
     batches: Batches, first_step: int, strategy: tf.distribute.Strategy | None
 ) -> Any:
-    """Draw batches of which each replica has its share."""
+    """Draw batches, divided among the replicas."""
     make_part = partial(_dataset, batches, first_step)
     if strategy is None:
         return make_part(tf.distribute.InputContext())
@@ -160,7 +160,7 @@ def distribute_batches(
 
 
 def _dataset(batches, first_step, context):
-    """Draw a worker's share of each batch, one part for each of its replicas."""
+    """Return a dataset of a worker's share of each batch, one part per replica."""
     machine, replicas = context.input_pipeline_id, context.num_replicas_in_sync
     own_replicas = replicas // context.num_input_pipelines
     each = batches.size // replicas
@@ -169,7 +169,7 @@ def _dataset(batches, first_step, context):
 
     def draw(number):
         if not number:
-            # The graph of a step is made and optimised when it asks for the first.
+            # The step has just been traced and optimised, which leaves freed memory.
             memory.release_memory()
         step, replica = divmod(int(number), own_replicas)
         first = (machine * own_replicas + replica) * each
@@ -185,11 +185,11 @@ def _dataset(batches, first_step, context):
 
     numbers = tf.data.Dataset.range(np.iinfo("int64").max)
     data = numbers.map(look_up, num_parallel_calls=DRAWN_AT_ONCE)
-    # Or else several machines ask one another at each step whether all have a batch.
+    # Otherwise machines synchronise at each step on whether all have a batch.
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     options = tf.data.Options()
-    # What tunes itself does so in a thread that sleeps for up to a minute, and that the
-    # end of the training waits for: there is nothing to tune.
+    # Nothing to tune, and the end of the training would wait for the tuning thread,
+    # which sleeps for up to a minute.
     options.autotune.enabled = False
     return data.prefetch(DRAWN_AT_ONCE).apply(endless).with_options(options)
 
@@ -202,36 +202,35 @@ def sum_of_replicas(tensors: list) -> list:
     return replica.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
 
 
-# Private parts of Keras are used from here on: doc/decisions/back-ends.md has what each
-# is for, and which test tells when it may go.
+# Private parts of Keras are used below: doc/decisions/back-ends.md explains each, and
+# names the test that fails when it is no longer needed.
 
 
 class ReplicatedModel(StoppableModel):
-    """A model that ``fit`` trains alike on any number of replicas and machines.
+    """A model that ``fit`` trains with the same result on any number of replicas.
 
-    It ends on all machines if an end is asked for on any.
+    A stop that is requested on one machine stops all.
     """
 
     def prepare(self, batches: Batches, replicas: int = 1) -> None:
-        """Create metrics and optimizer, for the replicas that there are."""
+        """Build metrics and optimizer for the replicas of the strategy."""
         strategy = self.distribute_strategy
         with strategy.scope():
             super().prepare(batches, strategy.num_replicas_in_sync)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Do nothing: ``prepare`` has done it.
+        """Do nothing: ``prepare`` has built the model.
 
-        Under a strategy Keras takes a batch from the data, which is never trained on
-        then, and the result would not be that without a strategy. Of several machines'
-        batches it can't make one ("Attempt to convert a value (PerReplica) to a
-        Tensor").
+        Under a strategy, Keras would take a batch from the data that is then missing
+        from training, which changes the result. With several machines it fails
+        ("Attempt to convert a value (PerReplica) to a Tensor").
         """
 
     def make_train_function(self, force=False) -> None:
-        """Make the function of a step, which ends the training if it was asked to.
+        """Build the training step, which may stop the training on all machines.
 
-        Keras averages the figures of several machines along an axis that single
-        numbers don't have ("Invalid reduction dimension 0").
+        With several machines, Keras averages scalar metrics along an axis that they
+        don't have ("Invalid reduction dimension 0").
         """
         strategy = self.distribute_strategy
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):

@@ -1,4 +1,4 @@
-"""The network of the anomaly detector, and its parameters."""
+"""Network of the anomaly detector, and its parameters."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,9 +18,9 @@ from dipy_ldm.nn._building import (
 )
 from dipy_ldm.nn._layers import DepthToSpace
 
-# Pixels or voxels along each side of a window, where nothing else is said.
+# Default side of a window in pixels or voxels.
 _PATCH = 48
-# Where lesions are rare, what is said of each voxel before anything is learnt.
+# Initial log odds of a lesion, since lesions are rare.
 _RARELY = -3.0
 
 
@@ -33,23 +33,24 @@ class Parameters(NamedTuple):
 
     @property
     def factor(self):
-        """The sides of the network's input are multiples of this."""
+        """Factor that must divide the sides of the network's input."""
         return 2 ** len(self.widths)
 
     def window(
         self, space: tuple[int, ...], patch: int | Sequence[int] | None
     ) -> tuple[int, ...]:
-        """Return how large the windows are that a detector learns from."""
+        """Return the size of the windows that a detector is trained on."""
         return window_size(space, self.factor, _PATCH if patch is None else patch)
 
     def build(
         self, space: tuple[int | None, ...], channels: int, remat: bool = False
     ) -> keras.Model:
-        """Build the network in the current precision, with weights of the seed.
+        """Build the network in the current precision, with weights from the seed.
 
-        A U-Net :footcite:p:`Ronneberger2015` of the autoencoder's blocks, down first:
-        most of the time would be spent at the full resolution. What is said of a place
-        depends on its neighbourhood alone, whether a window, a tile or all is given.
+        A U-Net :footcite:p:`Ronneberger2015` of the autoencoder's blocks, which
+        downsamples first: most time would be spent at full resolution. The output at a
+        position depends on its neighbourhood alone, whether the input is a window, a
+        tile or a whole image.
 
         Shapes: result ``(batch, *space, 1)``.
         """

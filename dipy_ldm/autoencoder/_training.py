@@ -77,7 +77,7 @@ def needed_memory(
 
 
 class AutoencoderStage(Stage):
-    """Training of the autoencoder, with data-initialised codes and revival of dead ones."""
+    """Training of the autoencoder: k-means initialises codes, dead ones are revived."""
 
     title = "autoencoder"
     figure = "mse"
@@ -152,7 +152,7 @@ class AutoencoderStage(Stage):
         return self.compiled(images, reconstructed, loss, metrics)
 
     def begin(self, model: keras.Model) -> None:
-        """Set initial weights, and initialise codes from encoded images if not given."""
+        """Set the initial weights and codes; codes default to k-means of latents."""
         for name in ("encoder", "decoder"):
             network = model.get_layer(name)
             weights = _serialization.weights(network, name) | self.initial
@@ -197,7 +197,7 @@ class AutoencoderStage(Stage):
                 "train for more steps, or with a lower learning rate."
             )
         images, summary = self.affordable(self.data.images), self.data.survey
-        # Measured anew: the metrics of the last round are means over all its steps.
+        # Not the metrics of the last round, which are means over all its steps.
         mse = score(self.codec, images)["mse"]
         # If images hardly differ, the mean image is hard to beat, and need not be.
         mean = max(summary.spread, 0.05 * summary.variance) / summary.scale**2

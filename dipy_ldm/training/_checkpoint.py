@@ -208,7 +208,7 @@ class TrainingRecord(keras.callbacks.Callback):
         return _backend.gather_from_workers(self._spent < budget)[0]
 
     def _write(self):
-        """Write the checkpoint; all workers must call it, since some values are sums."""
+        """Write the checkpoint; called on all workers, since some values are summed."""
         if self.path is None:
             return
         start = time.monotonic()
