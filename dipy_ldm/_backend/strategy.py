@@ -127,8 +127,8 @@ def warn_without_onednn() -> None:
     is_x86 = platform.machine() in ("x86_64", "AMD64")
     if requested and is_x86 and platform.system() != "Darwin":
         logger.warning(
-            "TensorFlow was imported before dipy_ldm, so oneDNN, which makes training on "
-            "this CPU several times faster, is off; import dipy_ldm first, or set "
+            "TensorFlow was imported before dipy_ldm, so oneDNN, which makes training "
+            "on this CPU several times faster, is off; import dipy_ldm first, or set "
             "TF_ENABLE_ONEDNN_OPTS=1."
         )
 

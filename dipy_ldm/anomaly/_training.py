@@ -127,8 +127,8 @@ class DetectorStage(Stage):
             return None
         return (
             "the detector has not learnt to find lesions (its loss is "
-            f"{figures['loss']:.3g}, that of a constant prediction {self.baseline:.3g});"
-            " train for more steps, or with a lower learning rate."
+            f"{figures['loss']:.3g}, and {self.baseline:.3g} for a constant output); "
+            "train for more steps, or with a lower learning rate."
         )
 
 

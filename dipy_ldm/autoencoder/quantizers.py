@@ -108,7 +108,7 @@ class Codebook(keras.layers.Layer):
         return ops.stack(rows, axis=-1)
 
     def quantise(self, vectors):
-        """Replace each vector by the sum of its codes, without straight-through gradient.
+        """Replace each vector by the sum of its codes; it has no gradient.
 
         Parameters
         ----------
