@@ -229,8 +229,8 @@ class Codec:
         return analysis.tiling(self.encoder, tile, factor, input_factor=factor)
 
     def _decoder_tiling(self, tile, sharpening):
-        factor, beyond = self.parameters.factor, REACH if np.any(sharpening) else 0
-        sizes = {"beyond": beyond, "output_factor": factor}
+        factor, margin = self.parameters.factor, REACH if np.any(sharpening) else 0
+        sizes = {"output_margin": margin, "output_factor": factor}
         return analysis.tiling(self.decoder, tile, factor, **sizes)
 
 

@@ -28,7 +28,7 @@ def receptive_radius(
     *,
     input_factor: int = 1,
     output_factor: int = 1,
-    beyond: int = 0,
+    output_margin: int = 0,
 ) -> int:
     """Return the receptive radius of a network, in positions of its input.
 
@@ -36,7 +36,9 @@ def receptive_radius(
     resolution, or whose only parallel path is a skip connection.
     """
     # The output range that corresponds to one latent.
-    first, last = _network_range(network, -beyond, output_factor - 1 + beyond)
+    first, last = _network_range(
+        network, -output_margin, output_factor - 1 + output_margin
+    )
     return math.ceil(max(-first, last - (input_factor - 1)) / input_factor)
 
 
@@ -47,11 +49,11 @@ def tiling(
     *,
     input_factor: int = 1,
     output_factor: int = 1,
-    beyond: int = 0,
+    output_margin: int = 0,
 ) -> dict[str, int]:
     """Return the tile size and overlap as keyword arguments of ``in_tiles``."""
     factors = {"input_factor": input_factor, "output_factor": output_factor}
-    margin = receptive_radius(network, beyond=beyond, **factors)
+    margin = receptive_radius(network, output_margin=output_margin, **factors)
     rank = len(network.inputs[0].shape) - 2
     voxels = tile or tiles.safe_side(rank) - 2 * margin * factor
     return {"tile": max(1, voxels // factor), "margin": margin} | factors
@@ -59,17 +61,17 @@ def tiling(
 
 def _network_range(network, first, last):
     """Return the input range on which an output range of a network depends."""
-    for layer in reversed(list(_in_order(network))):
+    for layer in reversed(list(_flattened_layers(network))):
         first, last = _layer_range(layer, first, last)
     return first, last
 
 
-def _in_order(network):
+def _flattened_layers(network):
     """Yield the layers of a network and of its nested networks."""
     for layer in network.layers:
         inside = layer.block if isinstance(layer, Recomputed) else layer
         if isinstance(inside, keras.Model):
-            yield from _in_order(inside)
+            yield from _flattened_layers(inside)
         else:
             yield layer
 
@@ -85,8 +87,8 @@ def _layer_range(layer, first, last):
         # Padding "same", where the stride divides the size.
         before = max(size + 1 - stride, 0) // 2
         first, last = first * stride - before, last * stride - before + size
-        times = 2 if getattr(layer, "upsampled", False) else 1
-        return first // times, last // times
+        factor = 2 if getattr(layer, "upsampled", False) else 1
+        return first // factor, last // factor
     if isinstance(layer, DepthToSpace):
         return first // layer.times, last // layer.times
     if isinstance(layer, _POINTWISE):
@@ -96,32 +98,32 @@ def _layer_range(layer, first, last):
 
 # Copies of the output beside the input, where not 1: upsampling works along one axis
 # after the other, and some layers work in place.
-_COPIES = {layers.UpSampling2D: 1.5, layers.UpSampling3D: 1.8}
-_COPIES |= dict.fromkeys((layers.Add, layers.Multiply, layers.Activation), 0)
+_OUTPUT_COPIES = {layers.UpSampling2D: 1.5, layers.UpSampling3D: 1.8}
+_OUTPUT_COPIES |= dict.fromkeys((layers.Add, layers.Multiply, layers.Activation), 0)
 # In 16 bits, CPU gradients of 3D convolutions pad the channels to the vector width.
-_HALVED = 4
+_CONV3D_16BIT_COPIES = 4
 
 
 class MemoryNeeds(NamedTuple):
     """Bytes per example: kept for the gradient, recomputed, and largest layer."""
 
     kept: int = 0
-    again: int = 0
+    recomputed: int = 0
     live: float = 0.0
 
 
 def memory_needs(network: keras.Model) -> MemoryNeeds:
     """Estimate the memory that a network needs per example."""
-    return one_after_another(map(_of_layer, network.layers))
+    return sequential_needs(map(_layer_needs, network.layers))
 
 
-def one_after_another(needs: Iterable[MemoryNeeds]) -> MemoryNeeds:
+def sequential_needs(needs: Iterable[MemoryNeeds]) -> MemoryNeeds:
     """Return the memory needs of layers or networks that run in sequence."""
-    kept, again, live = zip(*needs)
-    return MemoryNeeds(sum(kept), max(again), max(live))
+    kept, recomputed, live = zip(*needs)
+    return MemoryNeeds(sum(kept), max(recomputed), max(live))
 
 
-def _of_layer(layer):
+def _layer_needs(layer):
     input_bytes = sum(map(_bytes, keras.tree.flatten(layer.input)))
     if isinstance(layer, keras.Model):
         inside = memory_needs(layer)
@@ -131,22 +133,22 @@ def _of_layer(layer):
     output_bytes = sum(map(_bytes, outputs))
     if isinstance(layer, Sum):
         parts = map(memory_needs, layer.networks)
-        return one_after_another([MemoryNeeds(kept=output_bytes), *parts])
+        return sequential_needs([MemoryNeeds(kept=output_bytes), *parts])
     if isinstance(layer, Recomputed):
         inside = memory_needs(layer.block)
         live = input_bytes + inside.live
-        return MemoryNeeds(output_bytes, inside.kept + inside.again, live)
-    live = input_bytes + _COPIES.get(type(layer), 1) * output_bytes
-    halved = all(_width(tensor) == 2 for tensor in outputs)
-    if halved and isinstance(layer, CONVOLUTIONS[3]):
-        live *= _HALVED
+        return MemoryNeeds(output_bytes, inside.kept + inside.recomputed, live)
+    live = input_bytes + _OUTPUT_COPIES.get(type(layer), 1) * output_bytes
+    is_16bit = all(_bytes_per_value(tensor) == 2 for tensor in outputs)
+    if is_16bit and isinstance(layer, CONVOLUTIONS[3]):
+        live *= _CONV3D_16BIT_COPIES
     return MemoryNeeds(output_bytes, 0, live)
 
 
-def _width(tensor):
+def _bytes_per_value(tensor):
     name = keras.backend.standardize_dtype(tensor.dtype)
     return 2 if name.endswith("16") else 4
 
 
 def _bytes(tensor):
-    return math.prod(tensor.shape[1:]) * _width(tensor)
+    return math.prod(tensor.shape[1:]) * _bytes_per_value(tensor)

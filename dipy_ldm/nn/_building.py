@@ -40,7 +40,9 @@ def precision(name: str) -> Iterator[None]:
 
 
 # The seed, and a counter of the weights drawn from it.
-_drawn_from: ContextVar[tuple | None] = ContextVar("drawn from", default=None)
+_seed_and_counter: ContextVar[tuple | None] = ContextVar(
+    "seed and counter", default=None
+)
 
 
 @contextmanager
@@ -50,12 +52,12 @@ def seeded(seed: int) -> Iterator[None]:
     Unlike ``keras.utils.set_random_seed``, this neither affects nor depends on other
     random numbers. Outside of this context each weight gets a random seed, as in Keras.
     """
-    token = _drawn_from.set((seed, count()))
+    token = _seed_and_counter.set((seed, count()))
     try:
         with canonical_variable_names():
             yield
     finally:
-        _drawn_from.reset(token)
+        _seed_and_counter.reset(token)
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
@@ -75,8 +77,8 @@ class SeededInitializer(keras.initializers.Initializer):
         """Draw a weight."""
         if self._seed is None:
             # As Keras does, so that keras.utils.set_random_seed makes it reproducible.
-            seed, numbers = _drawn_from.get() or (random.getrandbits(32), count())
-            self._seed = [seed, next(numbers)]
+            seed, counter = _seed_and_counter.get() or (random.getrandbits(32), count())
+            self._seed = [seed, next(counter)]
         rng = np.random.default_rng(self._seed)
         weight = _DISTRIBUTIONS[self.name](rng, shape, **self.options)
         return ops.convert_to_tensor(weight, dtype or keras.config.floatx())
@@ -93,8 +95,8 @@ def _glorot_uniform(rng, shape):
 
 def _lecun_normal(rng, shape):
     weight = rng.standard_normal(shape)
-    while (far := np.abs(weight) > 2).any():
-        weight[far] = rng.standard_normal(far.sum())
+    while (outside := np.abs(weight) > 2).any():
+        weight[outside] = rng.standard_normal(outside.sum())
     # The standard deviation of the truncated normal is 0.88.
     return weight / (0.87962566103423978 * math.sqrt(_fans(shape)[0]))
 
@@ -117,14 +119,14 @@ _DISTRIBUTIONS: dict[str, Callable] = {
 
 def check_keras() -> None:
     """Refuse unsupported settings of Keras."""
-    for setting, value, good in (
+    for setting, value, supported in (
         ("image_data_format", keras.config.image_data_format(), ["channels_last"]),
         ("floatx", keras.config.floatx(), ["float32", "float64"]),
     ):
-        if value not in good:
+        if value not in supported:
             raise InputError(
                 f"Keras is set to the {setting} {value!r}, but dipy_ldm needs "
-                f"{good[0]!r}; change it in ~/.keras/keras.json and restart Python."
+                f"{supported[0]!r}; set it in ~/.keras/keras.json and restart Python."
             )
 
 
@@ -148,8 +150,8 @@ def conv(x, width, size=3, strides=1, upsampled=False, **kwargs):
     kwargs = {"kernel_initializer": SeededInitializer(), "padding": "same"} | kwargs
     # In bfloat16, TensorFlow's CPU gradients of so few voxels are wrong, up to NaN;
     # tests/denoiser/test_unet.py fails when this workaround is no longer needed.
-    least = 2 if upsampled else 3
-    if len(space) == 3 and any(n is not None and n < least for n in space):
+    min_side = 2 if upsampled else 3
+    if len(space) == 3 and any(n is not None and n < min_side for n in space):
         kwargs["dtype"] = "float32"
     convolution = CONVOLUTIONS[len(space)]
     return convolution(width, size, strides=strides, upsampled=upsampled, **kwargs)(x)
@@ -176,8 +178,8 @@ def group_scale(x):
     """Return the scale and shift of each channel by group normalisation."""
     # At most 8 groups of at least two channels: a single channel would lose its mean.
     channels = x.shape[-1]
-    most = max(1, min(8, channels // 2))
-    groups = next(n for n in range(most, 0, -1) if channels % n == 0)
+    max_groups = max(1, min(8, channels // 2))
+    groups = next(n for n in range(max_groups, 0, -1) if channels % n == 0)
     return GroupScale(groups)(x)
 
 
@@ -207,8 +209,8 @@ def residual(x, width, norm, remat, *time):
 def as_submodel(build, inputs, remat):
     """Apply a block as a submodel, with gradient checkpointing if `remat`."""
     # A submodel in both cases, so that the order of the weights is the same.
-    stand_ins = [keras.Input(x.shape[1:], dtype=x.dtype) for x in inputs]
-    block = keras.Model(stand_ins, build(*stand_ins))
+    placeholders = [keras.Input(x.shape[1:], dtype=x.dtype) for x in inputs]
+    block = keras.Model(placeholders, build(*placeholders))
     return (Recomputed(block) if remat else block)(inputs)
 
 
@@ -223,13 +225,13 @@ def _modulate(gain, offset, time):
         return layers.Add(dtype="float32")(tensors)
 
     scale = project()
-    more = [layers.Multiply(dtype="float32")([x, scale]) for x in (gain, offset)]
-    return add(gain, more[0]), add(offset, more[1], project())
+    scaled = [layers.Multiply(dtype="float32")([x, scale]) for x in (gain, offset)]
+    return add(gain, scaled[0]), add(offset, scaled[1], project())
 
 
-def upsample_to(x, like, width):
+def upsample_to(x, reference, width):
     """Upsample by 2, crop to the size of another tensor, and convolve."""
-    space = like.shape[1:-1]
+    space = reference.shape[1:-1]
     if space == tuple(2 * n for n in x.shape[1:-1]):
         return conv(x, width, upsampled=True)
     x = getattr(layers, f"UpSampling{len(space)}D")(2)(x)

@@ -118,7 +118,7 @@ class _Convolution(keras.layers.Layer):
 
     # Along an axis: from a kernel of size 3 on repeated positions to the equivalent
     # kernel of size 4 and stride 2.
-    _TWICE = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], "float32")
+    _KERNEL_SUMS = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], "float32")
 
     def __init__(self, *args, upsampled: bool = False, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -133,7 +133,7 @@ class _Convolution(keras.layers.Layer):
         """
         x = self.convolution_op(inputs, self.kernel)
         if self.use_bias:
-            x = self._biased(x)
+            x = self._add_bias(x)
         return self.activation(x)
 
     def convolution_op(self, inputs, kernel):
@@ -141,7 +141,9 @@ class _Convolution(keras.layers.Layer):
         if not self.upsampled:
             return super().convolution_op(inputs, kernel)
         if self.transposed(inputs.shape):
-            return ops.conv_transpose(inputs, self._twice(kernel), 2, padding="same")
+            return ops.conv_transpose(
+                inputs, self._strided_kernel(kernel), 2, padding="same"
+            )
         for axis in range(1, self.rank + 1):
             inputs = ops.repeat(inputs, 2, axis)
         return super().convolution_op(inputs, kernel)
@@ -156,8 +158,8 @@ class _Convolution(keras.layers.Layer):
         """
         if not (TRANSPOSED_UPSAMPLING and self.upsampled):
             return False
-        few = any(side is not None and side < 4 for side in input_shape[1:-1])
-        return not few and keras.config.backend() != "jax"
+        is_small = any(side is not None and side < 4 for side in input_shape[1:-1])
+        return not is_small and keras.config.backend() != "jax"
 
     def compute_output_shape(self, input_shape):
         """Return the output shape, twice as large if upsampled."""
@@ -171,7 +173,7 @@ class _Convolution(keras.layers.Layer):
         """Return the arguments of the constructor."""
         return super().get_config() | {"upsampled": self.upsampled}
 
-    def _biased(self, x):
+    def _add_bias(self, x):
         bias = ops.reshape(self.bias, (*(1,) * (self.rank + 1), self.filters))
         if self.compute_dtype == "float32":
             return ops.add(x, bias)
@@ -183,16 +185,16 @@ class _Convolution(keras.layers.Layer):
         total = ops.cast(x, "float32") + ops.cast(bias, "float32")
         return ops.cast(total, self.compute_dtype)
 
-    def _twice(self, kernel):
+    def _strided_kernel(self, kernel):
         """Return the kernel of the transposed convolution of stride 2."""
         axes = range(self.rank)
         # Kernels of transposed convolutions have output channels before input channels.
         kernel = ops.transpose(kernel, (*axes, self.rank + 1, self.rank))
-        *_, to, channels = kernel.shape
-        sums = reduce(np.kron, [self._TWICE for _ in axes])
+        *_, outputs, channels = kernel.shape
+        sums = reduce(np.kron, [self._KERNEL_SUMS for _ in axes])
         sums = ops.convert_to_tensor(sums, kernel.dtype)
-        kernel = ops.matmul(sums, ops.reshape(kernel, (-1, to * channels)))
-        return ops.reshape(kernel, (*(4 for _ in axes), to, channels))
+        kernel = ops.matmul(sums, ops.reshape(kernel, (-1, outputs * channels)))
+        return ops.reshape(kernel, (*(4 for _ in axes), outputs, channels))
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
@@ -268,8 +270,8 @@ class DepthToSpace(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         """Return the larger shape."""
         batch, *space, _ = input_shape
-        larger = (None if side is None else self.times * side for side in space)
-        return (batch, *larger, self._channels(input_shape))
+        upsampled = (None if side is None else self.times * side for side in space)
+        return (batch, *upsampled, self._channels(input_shape))
 
     def _channels(self, shape):
         return shape[-1] // self.times ** (len(shape) - 2)

@@ -8,7 +8,7 @@ from typing import Any
 
 from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.nn._analysis import memory_needs, one_after_another
+from dipy_ldm.nn._analysis import memory_needs, sequential_needs
 from dipy_ldm.training._optimizer import MAX_GROUP_SIZE
 from dipy_ldm.training._options import ResolvedOptions
 
@@ -34,9 +34,9 @@ def estimate_training(
     """Estimate the bytes that a training takes."""
     weights = 4 * sum(part.count_params() for part in parts)
     each = [memory_needs(part) for part in parts]
-    both = one_after_another(each)
+    both = sequential_needs(each)
     step = max(
-        both.kept + max(both.again, _GRADIENTS * both.live),
+        both.kept + max(both.recomputed, _GRADIENTS * both.live),
         each[0].kept + DISTANCES * distances,
     )
     # Activations are freed before the weights are updated.
