@@ -541,7 +541,7 @@ def test_learning_nothing_is_not_passed_over(scans, caplog, monkeypatch):
 
 def test_collapsed_codes_are_warned_of():
     stage = object.__new__(AutoencoderStage)
-    sentence = stage.verdict({"perplexity": 1.2})
+    sentence = stage.failure({"perplexity": 1.2})
     assert sentence.startswith("nearly all latents have the same code")
 
 

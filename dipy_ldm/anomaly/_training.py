@@ -121,7 +121,7 @@ class DetectorStage(Stage):
         """Publish the trained weights."""
         self.network.set_weights(model.get_weights())
 
-    def verdict(self, figures: dict[str, float]) -> str | None:
+    def failure(self, figures: dict[str, float]) -> str | None:
         """Return an error message if the detector learnt nothing, else None."""
         if figures["loss"] < self.baseline:
             return None

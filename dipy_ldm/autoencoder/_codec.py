@@ -19,7 +19,7 @@ from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
 from dipy_ldm.data._batches import read_whole, scaled_to, window_size
 from dipy_ldm.data._image_checks import check_range
 from dipy_ldm.nn import _analysis as analysis, _building as building
-from dipy_ldm.training._memory import DISTANCES
+from dipy_ldm.training._memory import DISTANCE_COPIES
 
 # A trained codec works for images of any size: None.
 Space = tuple[int | None, ...]
@@ -201,7 +201,7 @@ class Codec:
         """Estimate the bytes that encoding and decoding take, without their results."""
         batch_size = batch_size or tiles.safe_batch(space)
         encoder, decoder, latents = self._per_voxel
-        codes = DISTANCES * 4 * self.parameters.n_codes * latents
+        codes = DISTANCE_COPIES * 4 * self.parameters.n_codes * latents
         factor = self.parameters.factor
         # Two float32 copies: in the range of the images and in [0, 1].
         whole = 8 * self.shape[-1] * math.prod(space)

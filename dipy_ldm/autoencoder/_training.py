@@ -188,7 +188,7 @@ class AutoencoderStage(Stage):
         """Publish the trained weights."""
         self.codec.take_weights(model)
 
-    def verdict(self, figures: dict[str, float]) -> str | None:
+    def failure(self, figures: dict[str, float]) -> str | None:
         """Return an error message if the autoencoder learnt nothing, else None."""
         if figures["perplexity"] < _MIN_PERPLEXITY:
             return (

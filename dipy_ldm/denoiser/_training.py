@@ -235,7 +235,7 @@ class DenoiserStage(Stage):
         """Validate with the averaged weights."""
         return {} if self.validation is None else self.validation(last)
 
-    def verdict(self, figures: dict[str, float]) -> str | None:
+    def failure(self, figures: dict[str, float]) -> str | None:
         """Return the message for a denoiser that learnt nothing, or None."""
         baselines = {"val_loss": self.white_baseline, "loss": self.baseline}
         for name, baseline in baselines.items():

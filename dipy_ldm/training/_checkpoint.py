@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _LOSS = "val_loss"
 _BEST = "lowest"
 # Warn of overfitting if the validation loss rises by more than this factor.
-_RISE = 1.02
+_OVERFITTING_RISE = 1.02
 
 
 class BestWeights(keras.callbacks.Callback):
@@ -62,7 +62,7 @@ class BestWeights(keras.callbacks.Callback):
             return
         _serialization.set_weights(self.network, _BEST, self.tensors)
         losses, steps = history[_LOSS], history["step"]
-        if losses[-1] > _RISE * self.loss:
+        if losses[-1] > _OVERFITTING_RISE * self.loss:
             logger.warning(
                 "%s: the validation loss rose from %.3g after %d steps to %.3g after "
                 "%d. Restored the weights with the lowest. Training longer overfits; "
@@ -85,8 +85,8 @@ class TrainingRecord(keras.callbacks.Callback):
     """
 
     # Checkpoints after rounds take at most this share of the time, plus these seconds.
-    SHARE = 0.05
-    FREE = 5.0
+    TIME_SHARE = 0.05
+    FREE_SECONDS = 5.0
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class TrainingRecord(keras.callbacks.Callback):
         # Workers that stop with the one that got a signal don't know which it was.
         self.signal = int(signal.SIGTERM)
         self._figures: list[np.ndarray] = []
-        self._spent = 0.0
+        self._seconds_writing = 0.0
 
     @property
     def rounds(self):
@@ -122,13 +122,13 @@ class TrainingRecord(keras.callbacks.Callback):
         """Restore a compiled model from the checkpoint, if there is one."""
         model.optimizer.build(model.trainable_variables)
         if self.path is not None and self.path.exists():
-            whole, (tensors, document) = _serialization.newest(self.path)
+            readable_path, (tensors, document) = _serialization.newest(self.path)
             self.history, self.done = document["history"], document["steps"]
         require_same_checkpoint("steps", self.done)
         if self.done == 0:
             return
-        self._refuse_changed(document["settings"])
-        state = _named(model=model.variables, optimizer=model.optimizer.variables)
+        self._require_same_settings(document["settings"])
+        state = _numbered(model=model.variables, optimizer=model.optimizer.variables)
         if any(
             name not in tensors or tensors[name].shape != tuple(variable.shape)
             for name, variable in state.items()
@@ -136,8 +136,8 @@ class TrainingRecord(keras.callbacks.Callback):
             raise InputError(
                 f"{self.path} was written by an earlier version; remove it."
             )
-        if whole != self.path and _backend.is_chief():
-            whole.replace(self.path)
+        if readable_path != self.path and _backend.is_chief():
+            readable_path.replace(self.path)
         for name, variable in state.items():
             variable.assign(tensors[name])
         self.best.restore(tensors, self.history)
@@ -146,7 +146,7 @@ class TrainingRecord(keras.callbacks.Callback):
             tensors[name] for name in sorted(tensors) if name.startswith("metric.")
         ]
 
-    def _refuse_changed(self, settings):
+    def _require_same_settings(self, settings):
         # A diverged training may resume with a lower learning rate.
         changed = [
             f"{name} was {settings.get(name)} and is {self.settings.get(name)}"
@@ -162,7 +162,7 @@ class TrainingRecord(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None) -> None:
         """Start the timer."""
-        self._began = time.monotonic()
+        self._start = time.monotonic()
 
     def on_epoch_begin(self, epoch, logs=None) -> None:
         """Restore the metrics of a partial round."""
@@ -182,7 +182,7 @@ class TrainingRecord(keras.callbacks.Callback):
             self.model.stop_training = True
         elif self.model.stopping:
             self._write()
-            self.end()
+            self.stop()
         elif (self.done - self._first) % self.every == 0:
             self._write()
 
@@ -192,20 +192,20 @@ class TrainingRecord(keras.callbacks.Callback):
         if done == self._end:
             # Unless a callback has stopped the training within the round.
             self.model.stop_training = False
-        passes, rest = divmod(done, self.length.epoch)
-        epoch = done / self.length.epoch if rest else passes
+        whole_epochs, remainder = divmod(done, self.length.epoch)
+        epoch = done / self.length.epoch if remainder else whole_epochs
         figures = {name: float(value) for name, value in logs.items()}
         for name, value in ({"step": done, "epoch": epoch} | figures).items():
             self.history.setdefault(name, []).append(value)
-        if self.model.stopping or done == self.length.total or self._has_time():
+        if self.model.stopping or done == self.length.total or self._may_write():
             self._write()
         if self.model.stopping:
-            self.end()
+            self.stop()
 
-    def _has_time(self):
+    def _may_write(self):
         """Return whether a checkpoint may be written; the chief decides."""
-        budget = self.FREE + self.SHARE * (time.monotonic() - self._began)
-        return _backend.gather_from_workers(self._spent < budget)[0]
+        budget = self.FREE_SECONDS + self.TIME_SHARE * (time.monotonic() - self._start)
+        return _backend.gather_from_workers(self._seconds_writing < budget)[0]
 
     def _write(self):
         """Write the checkpoint; called on all workers, since some values are summed."""
@@ -213,7 +213,7 @@ class TrainingRecord(keras.callbacks.Callback):
             return
         start = time.monotonic()
         self.model.sync_weights()
-        state = _named(
+        state = _numbered(
             model=self.model.variables,
             optimizer=self.model.optimizer.variables,
             metric=self.model.metrics_variables,
@@ -226,9 +226,9 @@ class TrainingRecord(keras.callbacks.Callback):
             previous = _serialization.before(self.path)
             _serialization.save(self.path, "checkpoint", tensors, document, previous)
             logger.debug("%s holds %s steps", self.path, self.done)
-        self._spent += time.monotonic() - start
+        self._seconds_writing += time.monotonic() - start
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Stop the training on a signal."""
         raise Terminated(
             f"stopped by {signal.Signals(self.signal).name}; the checkpoint is "
@@ -237,7 +237,7 @@ class TrainingRecord(keras.callbacks.Callback):
         )
 
 
-def _named(**kinds):
+def _numbered(**kinds):
     """Name variables by kind and index, so that names sort in their order."""
     return {
         f"{kind}.{i:05d}": variable

@@ -13,19 +13,19 @@ from dipy_ldm.training._optimizer import MAX_GROUP_SIZE
 from dipy_ldm.training._options import ResolvedOptions
 
 # What each network that was trained before leaves in memory.
-_BEFORE = 20 * 2**20
+_EARLIER_BYTES = 20 * 2**20
 # Copies of the weights: trained and published ones, momentum and gradient; more during
 # an update, of all weights and of the group being updated.
-_COPIES = 4
-_MORE_COPIES = 2.5
-_CHANGED_COPIES = 3.5
+_WEIGHT_COPIES = 4
+_UPDATE_COPIES = 2.5
+_GROUP_UPDATE_COPIES = 3.5
 # Copies of the distances between latents and codes.
-DISTANCES = 2.7
+DISTANCE_COPIES = 2.7
 # Another compiled network, and a U-Net's skip connections as a factor.
-_COMPILED = 40 * 2**20
-_SKIPS = 2
+_COMPILED_BYTES = 40 * 2**20
+_SKIP_FACTOR = 2
 # The gradient of the largest layer needs this many copies.
-_GRADIENTS = 2.5
+_GRADIENT_COPIES = 2.5
 
 
 def estimate_training(
@@ -34,26 +34,31 @@ def estimate_training(
     """Estimate the bytes that a training takes."""
     weights = 4 * sum(part.count_params() for part in parts)
     each = [memory_needs(part) for part in parts]
-    both = sequential_needs(each)
+    total = sequential_needs(each)
     step = max(
-        both.kept + max(both.recomputed, _GRADIENTS * both.live),
-        each[0].kept + DISTANCES * distances,
+        total.kept + max(total.recomputed, _GRADIENT_COPIES * total.live),
+        each[0].kept + DISTANCE_COPIES * distances,
     )
     # Activations are freed before the weights are updated.
-    at_once = min(weights, 4 * MAX_GROUP_SIZE)
-    changing = _MORE_COPIES * weights + _CHANGED_COPIES * at_once
-    working = max(changing, batch_size * step)
-    return _backend.ONCE_TRAINING + before * _BEFORE + _COPIES * weights + working
+    group = min(weights, 4 * MAX_GROUP_SIZE)
+    update = _UPDATE_COPIES * weights + _GROUP_UPDATE_COPIES * group
+    working = max(update, batch_size * step)
+    return (
+        _backend.ONCE_TRAINING
+        + before * _EARLIER_BYTES
+        + _WEIGHT_COPIES * weights
+        + working
+    )
 
 
-def estimate_sampling(unets: list[Any], batch_size: int, coding: float) -> float:
+def estimate_sampling(unets: list[Any], batch_size: int, codec_bytes: float) -> float:
     """Estimate the bytes that generating images takes."""
     live = max(memory_needs(unet).live for unet in unets)
     weights = 4 * sum(unet.count_params() for unet in unets)
     # Denoiser and codec don't share freed memory: the blocks of one are too small for
     # the other.
-    working = coding + batch_size * _SKIPS * live
-    return len(unets) * _COMPILED + weights + working
+    working = codec_bytes + batch_size * _SKIP_FACTOR * live
+    return len(unets) * _COMPILED_BYTES + weights + working
 
 
 def check(work: str, needed: float, cure: str, strategy: Any = None) -> None:

@@ -99,7 +99,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             # Keras needs the scale before it builds the optimizer.
             start = keras.initializers.Constant(initial_scale)
             self._scale = self.add_variable((), start, name="scale")
-            self._good = self.add_variable((), dtype="int32", name="good")
+            self._finite_steps = self.add_variable((), dtype="int32", name="good")
 
     def build(self, variables):
         """Create the optimizer state."""
@@ -110,22 +110,22 @@ class FlatAdam(keras.optimizers.Optimizer):
         # Only TensorFlow optimizers have this attribute.
         strategy = getattr(self, "_distribution_strategy", None)
         with _backend.scope(strategy):
-            vars(self)["_groups"] = list(self._make_groups(variables))
+            vars(self)["_groups"] = list(self._create_groups(variables))
         self.built = True
 
-    def _make_groups(self, variables):
+    def _create_groups(self, variables):
         """Group weights with the same update rule and rate, and create their state."""
         # Kernels that are updated by Muon come first.
-        alike: dict[float | None, list] = {None: []}
+        places_by_factor: dict[float | None, list] = {None: []}
         for place, weight in enumerate(variables):
             orthogonal = self.orthogonal and _is_kernel(weight)
-            share = None if orthogonal else self._share(weight)
-            alike.setdefault(share, []).append(place)
-        for share, places in alike.items():
+            share = None if orthogonal else self._rate_factor(weight)
+            places_by_factor.setdefault(share, []).append(place)
+        for share, places in places_by_factor.items():
             names = ["momentum"] if share is None else ["momentum", "velocity"]
             if self.gradient_accumulation_steps:
                 names.append("sum")
-            for group in _grouped(variables, places):
+            for group in _size_limited_groups(variables, places):
                 weights = [variables[place] for place in group]
                 shape = (sum(math.prod(weight.shape) for weight in weights),)
                 state = {name: self.add_variable(shape, name=name) for name in names}
@@ -148,22 +148,24 @@ class FlatAdam(keras.optimizers.Optimizer):
         # Weights that don't affect the loss have no gradient.
         grads = [ops.zeros(w.shape) if g is None else g for g, w in zip(grads, weights)]
         gradients = _backend.sum_of_replicas(
-            [_joined([grads[i] for i in group.places]) for group in self._groups]
+            [_concatenated([grads[i] for i in group.places]) for group in self._groups]
         )
         if not self.initial_scale:
-            self._learn(gradients)
+            self._apply_batch(gradients)
             self._iterations.assign_add(1)
             return
         gradients = [gradient / self._scale for gradient in gradients]
-        good = ops.all(
+        is_finite = ops.all(
             ops.stack([ops.all(ops.isfinite(vector)) for vector in gradients])
         )
-        self._if(good, lambda: self._learn(gradients), lambda: None)
-        self._rescale(good)
+        self._conditionally(
+            is_finite, lambda: self._apply_batch(gradients), lambda: None
+        )
+        self._rescale(is_finite)
         # Skipped steps don't count. Outside of the branch, since replicas synchronise.
-        self._iterations.assign_add(ops.cast(good, self._iterations.dtype))
+        self._iterations.assign_add(ops.cast(is_finite, self._iterations.dtype))
 
-    def _learn(self, gradients):
+    def _apply_batch(self, gradients):
         """Apply the gradients of a batch, and update the averages."""
         if self.gradient_accumulation_steps:
             self._accumulate(gradients)
@@ -186,9 +188,9 @@ class FlatAdam(keras.optimizers.Optimizer):
             for group, total in zip(self._groups, sums):
                 group.sum.assign(total)
 
-        self._if(ops.equal((self._iterations + 1) % batches, 0), step, keep)
+        self._conditionally(ops.equal((self._iterations + 1) % batches, 0), step, keep)
 
-    def _if(self, condition, change, otherwise):
+    def _conditionally(self, condition, change, otherwise):
         """Apply one of two updates, depending on a condition."""
         variables = [*self._trainable_variables, *self.variables]
         _backend.conditionally(condition, change, otherwise, variables)
@@ -204,30 +206,30 @@ class FlatAdam(keras.optimizers.Optimizer):
         time = ops.cast(self.iterations + 1, "float32")
         unbiased = ops.sqrt(1 - _BETA_2**time) / (1 - _BETA_1**time)
         _backend.run_two_at_a_time(
-            partial(self._change, group, vector, rate, clip, unbiased)
+            partial(self._update_group, group, vector, rate, clip, unbiased)
             for group, vector in zip(self._groups, gradients)
         )
 
-    def _change(self, group, gradient, rate, clip, unbiased):
+    def _update_group(self, group, gradient, rate, clip, unbiased):
         """Update the weights of a group, and return the changes."""
-        shares = [self._share(weight) for weight in group.weights]
+        shares = [self._rate_factor(weight) for weight in group.weights]
         each = {share: rate * share for share in set(shares)}
         shapes = [weight.shape for weight in group.weights]
         moment = group.momentum, gradient, clip, 1 - _BETA_1
         # Updated in place: TensorFlow would allocate new memory for assigned values in
         # each step, up to twice as much as needed.
         if group.velocity is None:
-            moved, ahead = _nesterov(*moment)
-            matrices = [_matrix(weight) for weight in group.weights]
-            turned = _orthogonalised(matrices, ahead, [each[share] for share in shares])
-            changes = [ops.reshape(of, shape) for of, shape in zip(turned, shapes)]
+            momentum_change, lookahead = _nesterov(*moment)
+            matrices = [_matrix_shape(weight) for weight in group.weights]
+            updates = _orthogonalised(matrices, lookahead, [each[s] for s in shares])
+            changes = [ops.reshape(x, shape) for x, shape in zip(updates, shapes)]
         else:
             (rate,) = each.values()
             further = group.velocity, 1 - _BETA_2, unbiased, _EPSILON, rate
-            moved, squares, change = _adam(*moment, *further)
+            momentum_change, squares, change = _adam(*moment, *further)
             _backend.add_to(group.velocity, squares)
-            changes = _parts(change, shapes)
-        _backend.add_to(group.momentum, moved)
+            changes = _split(change, shapes)
+        _backend.add_to(group.momentum, momentum_change)
         for weight, change in zip(group.weights, changes):
             _backend.add_to(weight, change)
         return changes
@@ -240,45 +242,45 @@ class FlatAdam(keras.optimizers.Optimizer):
         due = ops.equal(self._iterations % interval, 0)
         # With accumulation, in every batch before the first step.
         due = ops.logical_or(due, ops.equal(self.iterations, 0))
-        self._if(due, lambda: self._average(interval), lambda: None)
+        self._conditionally(due, lambda: self._update_ema_now(interval), lambda: None)
 
-    def _average(self, batches):
+    def _update_ema_now(self, batches):
         """Update the moving averages by the weight of `batches` steps."""
         # The average starts at the weights of the first step.
         share = 1 - self.ema_momentum**batches
         share = ops.where(ops.equal(self.iterations, 0), 1.0, share)
         _backend.run_two_at_a_time(
-            partial(self._follow_weights, group, share) for group in self._groups
+            partial(self._update_group_ema, group, share) for group in self._groups
         )
 
-    def _follow_weights(self, group, share):
+    def _update_group_ema(self, group, share):
         """Update a group's moving averages, and return the changes."""
         averages = [self.averages[place] for place in group.places]
         changes = [
-            _nearer(average, weight, share)
+            _change_towards(average, weight, share)
             for average, weight in zip(averages, group.weights)
         ]
         for average, change in zip(averages, changes):
             _backend.add_to(average, change)
         return changes
 
-    def _share(self, weight):
+    def _rate_factor(self, weight):
         """Return the factor of the learning rate for a weight, by its fan-in."""
         if not self.base_fan_in:
             return 1.0
-        fan_in, _ = _matrix(weight) if _is_kernel(weight) else (1, 1)
+        fan_in, _ = _matrix_shape(weight) if _is_kernel(weight) else (1, 1)
         share = min(1.0, self.base_fan_in / fan_in)
         if self.unnormalised is None or weight.path in self.unnormalised:
             return share
         return math.sqrt(share)
 
-    def _rescale(self, good):
+    def _rescale(self, is_finite):
         """Halve the loss scale after an overflow; double it after `growth_steps`."""
-        count = ops.where(good, self._good + 1, 0)
+        count = ops.where(is_finite, self._finite_steps + 1, 0)
         grows = count == self.growth_steps
-        factor = ops.where(good, ops.where(grows, 2.0, 1.0), 0.5)
+        factor = ops.where(is_finite, ops.where(grows, 2.0, 1.0), 0.5)
         self._scale.assign(self._scale * factor)
-        self._good.assign(ops.where(grows, 0, count))
+        self._finite_steps.assign(ops.where(grows, 0, count))
 
     def get_config(self):
         """Return the arguments of the constructor, except the averages."""
@@ -290,7 +292,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         }
 
 
-def _joined(tensors):
+def _concatenated(tensors):
     """Flatten and concatenate tensors."""
     # Most have one axis already; needless operations take time to trace.
     return ops.concatenate(
@@ -298,7 +300,7 @@ def _joined(tensors):
     )
 
 
-def _parts(vector, shapes):
+def _split(vector, shapes):
     """Split a vector into tensors of these shapes."""
     ends = np.cumsum([math.prod(shape) for shape in shapes])
     parts = ops.split(vector, ends.tolist())  # the part after the last end is empty
@@ -314,7 +316,7 @@ def _is_kernel(weight):
     return len(weight.shape) > 2
 
 
-def _matrix(weight):
+def _matrix_shape(weight):
     """Return the number of inputs and outputs of a kernel."""
     # Attention projects to (heads, size), and back from it.
     projects = weight.path.split("/")[-2:-1] in (["query"], ["key"], ["value"])
@@ -322,7 +324,7 @@ def _matrix(weight):
     return inputs, math.prod(weight.shape) // inputs
 
 
-def _grouped(weights, places):
+def _size_limited_groups(weights, places):
     """Divide the indices of weights into groups of limited total size."""
     groups, size = [], MAX_GROUP_SIZE
     for place in places:
@@ -334,7 +336,7 @@ def _grouped(weights, places):
     return groups
 
 
-def _nearer(value, aim, share):
+def _change_towards(value, aim, share):
     """Return the change that moves a value towards an aim by a share."""
     return (aim - value) * share
 
@@ -343,9 +345,9 @@ def _nearer(value, aim, share):
 def _nesterov(momentum, gradient, clip, share):
     """Return the change of the momentum, and the Nesterov momentum."""
     gradient = gradient * clip
-    change = _nearer(momentum, gradient, share)
+    change = _change_towards(momentum, gradient, share)
     momentum = momentum + change
-    return change, momentum + _nearer(momentum, gradient, share)
+    return change, momentum + _change_towards(momentum, gradient, share)
 
 
 @fused
@@ -354,10 +356,10 @@ def _adam(
 ):
     """Return the changes of the two moments, and of the weights."""
     gradient = gradient * clip
-    moved = _nearer(momentum, gradient, share)
-    squared = _nearer(squares, ops.square(gradient), of_squares)
-    direction = (momentum + moved) * unbiased
-    return moved, squared, direction * -rate / (ops.sqrt(squares + squared) + epsilon)
+    change = _change_towards(momentum, gradient, share)
+    squared = _change_towards(squares, ops.square(gradient), of_squares)
+    direction = (momentum + change) * unbiased
+    return change, squared, direction * -rate / (ops.sqrt(squares + squared) + epsilon)
 
 
 def _orthogonalised(shapes, vector, rates):
@@ -368,11 +370,11 @@ def _orthogonalised(shapes, vector, rates):
     iterations compute the roots of all matrices of one size together, so that each
     kernel takes only two large products.
     """
-    matrices, roots = _parts(vector, shapes), {}
+    matrices, roots = _split(vector, shapes), {}
     for size in sorted(set(map(min, shapes))):
-        alike = [i for i, shape in enumerate(shapes) if min(shape) == size]
-        squares = ops.stack([_square(matrices[i]) for i in alike])
-        roots |= zip(alike, ops.unstack(_inverse_roots(squares), len(alike)))
+        same_size = [i for i, shape in enumerate(shapes) if min(shape) == size]
+        squares = ops.stack([_gram_matrix(matrices[i]) for i in same_size])
+        roots |= zip(same_size, ops.unstack(_inverse_roots(squares), len(same_size)))
     return [
         _orthogonal(matrix, roots[i], -rate)
         for i, (matrix, rate) in enumerate(zip(matrices, rates, strict=True))
@@ -380,7 +382,7 @@ def _orthogonalised(shapes, vector, rates):
 
 
 @cached_trace
-def _square(matrix):
+def _gram_matrix(matrix):
     """Return the smaller Gram matrix of a matrix."""
     rows, columns = matrix.shape
     transposed = ops.transpose(matrix)

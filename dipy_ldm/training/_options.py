@@ -14,7 +14,7 @@ from dipy_ldm.training._optimizer import FlatAdam
 from dipy_ldm.training._precision import Precision, choose_precision
 
 # Minimum number of batches in a round; short trainings still have this many rounds.
-_MIN_ROUND, _MIN_ROUNDS = 100, 10
+_MIN_ROUND_BATCHES, _MIN_ROUNDS = 100, 10
 
 # Maximum number of weight updates for the warm-up of the learning rate.
 _MAX_WARMUP = 500
@@ -99,7 +99,7 @@ class Length(NamedTuple):
         checkpoints after each would take longer than training.
         """
         most = max(1, self.total // self.epoch // _MIN_ROUNDS)
-        return self.epoch * min(math.ceil(_MIN_ROUND / self.epoch), most)
+        return self.epoch * min(math.ceil(_MIN_ROUND_BATCHES / self.epoch), most)
 
     @property
     def rounds(self):
@@ -178,11 +178,11 @@ def resolve(
     """
     chosen = _presets.of_rank(rank).fit_options(stage, plain(options))
     strategy = _backend.make_strategy(chosen.get("strategy", "auto"))
-    name, began = chosen.get("precision", "auto"), None
+    name, saved = chosen.get("precision", "auto"), None
     if name == "auto":
         with _backend.distributed(strategy):
-            began = _precision_before(chosen.get("checkpoint"), *checkpoints)
-    precision = choose_precision(name, rank, strategy, began)
+            saved = _checkpoint_precision(chosen.get("checkpoint"), *checkpoints)
+    precision = choose_precision(name, rank, strategy, saved)
     chosen |= {"strategy": strategy, "precision": precision}
     if "checkpoint" in chosen:
         chosen["checkpoint"] = os.path.expanduser(chosen["checkpoint"])
@@ -191,15 +191,15 @@ def resolve(
     return ResolvedOptions(**chosen)
 
 
-def _precision_before(*checkpoints):
+def _checkpoint_precision(*checkpoints):
     """Return the precision of the first checkpoint that exists, or None."""
     paths = map(os.path.expanduser, filter(None, checkpoints))
-    began = None
+    saved = None
     if path := next(filter(os.path.exists, paths), None):
         _, document = _serialization.newest(path, _serialization.read_document)
-        began = document["settings"].get("precision")
-    require_same_checkpoint("precision", began)
-    return began
+        saved = document["settings"].get("precision")
+    require_same_checkpoint("precision", saved)
+    return saved
 
 
 def require_same_checkpoint(name: str, value: Any) -> None:

@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 
 # Minimum compute capability of NVIDIA GPUs. Older ones lack algorithms for some
 # convolutions.
-_CAPABILITY = {"bfloat16": (8, 0), "float16": (7, 0)}
+_MIN_CAPABILITY = {"bfloat16": (8, 0), "float16": (7, 0)}
 
 # Maximum time of a bfloat16 convolution relative to float32: networks also have
 # operations that bfloat16 does not speed up.
-_WORTH = 0.9
+_MAX_TIME_RATIO = 0.9
 _TRIES = 7
 
 
@@ -32,21 +32,21 @@ class Precision(NamedTuple):
 
 
 def choose_precision(
-    name: str, rank: int, strategy: Any = None, began: str | None = None
+    name: str, rank: int, strategy: Any = None, saved: str | None = None
 ) -> Precision:
     """Choose the precision of a training; a resumed one keeps its precision."""
     choose("precision", name, {"auto": None, **PRECISIONS})
     reason = "as requested"
-    if began is not None:
-        name, reason = began, "as in the checkpoint"
+    if saved is not None:
+        name, reason = saved, "as in the checkpoint"
     if name == "float32":
         return Precision(name, reason)
-    able, fastest = _of_machines(rank, strategy)
+    supported, fastest = _machine_precisions(rank, strategy)
     if name == "auto":
         return fastest
-    if name in able:
+    if name in supported:
         return Precision(name, reason)
-    if began is not None:
+    if saved is not None:
         raise InputError(
             f"the training began in {name}, which this machine does not support; "
             "resume it on a machine that does, or start again without the checkpoint "
@@ -54,7 +54,7 @@ def choose_precision(
         )
     raise InputError(
         f"this machine does not support {name}; choose one of "
-        f"{', '.join(['auto', *able])}."
+        f"{', '.join(['auto', *supported])}."
     )
 
 
@@ -65,29 +65,29 @@ def log_precision(precision: Precision) -> Precision:
     return precision
 
 
-def _of_machines(rank, strategy):
+def _machine_precisions(rank, strategy):
     """Return the precisions that all workers support, and the fastest."""
     gpus = _backend.gpu_capabilities(strategy)
-    own, fastest = _of_gpus(gpus) if gpus else _of_processor(rank)
+    own, fastest = _gpu_precisions(gpus) if gpus else _cpu_precisions(rank)
     with _backend.distributed(strategy):
         machines = _backend.gather_from_workers([own, fastest.name])
-    able = [p for p in PRECISIONS if all(p in supported for supported, _ in machines)]
+    supported = [p for p in PRECISIONS if all(p in each for each, _ in machines)]
     if any(name != fastest.name for _, name in machines):
         fastest = Precision("float32", "the fastest of these machines together")
-    return able, fastest
+    return supported, fastest
 
 
-def _of_gpus(capabilities):
+def _gpu_precisions(capabilities):
     """Return the precisions that the least capable GPU supports, and the fastest."""
     least = min(capabilities)
-    able = [p for p in PRECISIONS if least >= _CAPABILITY.get(p, least)]
-    fastest = next((p for p in _CAPABILITY if p in able), "float32")
+    supported = [p for p in PRECISIONS if least >= _MIN_CAPABILITY.get(p, least)]
+    fastest = next((p for p in _MIN_CAPABILITY if p in supported), "float32")
     version = ".".join(map(str, least))
-    return able, Precision(fastest, f"for a compute capability of {version}")
+    return supported, Precision(fastest, f"for a compute capability of {version}")
 
 
 @cache
-def _of_processor(rank):
+def _cpu_precisions(rank):
     """Return the precisions that this CPU supports, and the faster, by timing both."""
     full, half = (_convolution_timer(p, rank) for p in ("float32", "bfloat16"))
     # Compile before timing.
@@ -101,7 +101,7 @@ def _of_processor(rank):
     times = np.array([(full(), half()) for _ in range(_TRIES)])
     in_full, in_half = times.min(0)
     ratio = in_half / in_full
-    fastest = "bfloat16" if ratio < _WORTH else "float32"
+    fastest = "bfloat16" if ratio < _MAX_TIME_RATIO else "float32"
     reason = f"a convolution in bfloat16 takes {ratio:.1f} times as long as in float32"
     return ["float32", "bfloat16"], Precision(fastest, reason)
 

@@ -28,7 +28,7 @@ _MIN_STEPS = 100
 # this many steps.
 _PATIENCE, _MIN_PATIENCE = 0.2, 100
 # A loss must be below this share of the baseline to count as learning.
-_MARGIN = 0.98
+_LEARNT_RATIO = 0.98
 
 
 class TrainingData(NamedTuple):
@@ -102,7 +102,7 @@ class Stage:
     def finish(self, model: keras.Model) -> None:
         """Publish the weights after the last step."""
 
-    def verdict(self, figures: dict[str, float]) -> str | None:
+    def failure(self, figures: dict[str, float]) -> str | None:
         """Return an error message if the stage learnt nothing, else None."""
 
 
@@ -117,8 +117,8 @@ def train(estimator: Any, stage: Stage) -> None:
     record = TrainingRecord(
         options.checkpoint, settings, stage.length, best, options.checkpoint_steps
     )
-    alike = {"checkpoint_steps": record.every, "having a checkpoint": bool(record.path)}
-    _backend.require_agreement(record.settings | alike)
+    extra = {"checkpoint_steps": record.every, "having a checkpoint": bool(record.path)}
+    _backend.require_agreement(record.settings | extra)
     precision = building.precision(options.precision.name)
     with _backend.scope(options.strategy), precision:
         model = stage.build()
@@ -136,15 +136,15 @@ def train(estimator: Any, stage: Stage) -> None:
         estimator.history_ = record.history
     if any(_backend.gather_from_workers(model.stop_requested)):
         # The signal came after the last step.
-        record.end()
-    _judge(stage, record)
+        record.stop()
+    _check_result(stage, record)
 
 
 def _fit(estimator, model, data, stage, record):
     """Run ``keras.Model.fit`` with the callbacks of the stage and of the user."""
     options = stage.options
 
-    def ask(number):
+    def request_stop(number):
         model.stop_requested, record.signal = True, number
 
     def interrupt():
@@ -154,7 +154,7 @@ def _fit(estimator, model, data, stage, record):
         logs |= stage.end_round(model, number, number + 1 == stage.length.rounds)
 
     def report(number, logs):
-        _report(estimator, stage, record, number, logs)
+        _log_round(estimator, stage, record, number, logs)
 
     def stop_together(number, logs):
         # Keras callbacks run on the chief alone; other workers must stop with it.
@@ -175,9 +175,9 @@ def _fit(estimator, model, data, stage, record):
         *(c for c in options.callbacks if _is_of_keras(c) and is_chief),
         after_round(on_epoch_end=stop_together),
     ]
-    heeded = nullcontext() if record.path is None else deferred(ask)
+    signal_context = nullcontext() if record.path is None else deferred(request_stop)
     try:
-        with heeded, noted(interrupt):
+        with signal_context, noted(interrupt):
             model.fit(
                 data,
                 # Keras' epochs are our rounds.
@@ -197,10 +197,10 @@ def _is_of_keras(callback):
     return isinstance(callback, keras.callbacks.Callback)
 
 
-def _judge(stage, record):
+def _check_result(stage, record):
     """Raise if a training learnt nothing, or only warn if it was short."""
     last = {name: values[-1] for name, values in record.history.items()}
-    if sentence := stage.verdict(last | record.best.figures()):
+    if sentence := stage.failure(last | record.best.figures()):
         # Not the planned number of steps: a callback may have stopped the training.
         sentence = f"after {last['step']} steps {sentence}"
         if last["step"] >= _MIN_STEPS:
@@ -229,12 +229,12 @@ class _StepTimer(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         # A completed training that is resumed takes 0 s on a coarse clock.
-        took = time.monotonic() - self.began
-        share = 100 * sum(self.seconds) / took if took else 0.0
-        logger.debug("%s: %.0f s, %.0f %% of it in steps", self.title, took, share)
+        total = time.monotonic() - self.began
+        share = 100 * sum(self.seconds) / total if total else 0.0
+        logger.debug("%s: %.0f s, %.0f %% of it in steps", self.title, total, share)
 
 
-def _report(estimator, stage, record, number, figures):
+def _log_round(estimator, stage, record, number, figures):
     """Log a round, and call the user's callbacks."""
     if not stage.guide:
         estimator.history_ = record.history
@@ -258,7 +258,7 @@ class DivergenceCheck(keras.callbacks.Callback):
         super().__init__()
         self.stage = stage
         self.record = record
-        self.good_until = record.done
+        self.last_learnt = record.done
 
     def on_train_batch_end(self, batch, logs=None) -> None:
         """Stop if the loss is not finite."""
@@ -274,9 +274,9 @@ class DivergenceCheck(keras.callbacks.Callback):
         stage, done = self.stage, self.record.done
         value = logs[stage.figure]
         # The first round's metrics are means that include the untrained network.
-        if epoch == 0 or value < _MARGIN * stage.baseline:
-            self.good_until = done
-        steps = done - self.good_until
+        if epoch == 0 or value < _LEARNT_RATIO * stage.baseline:
+            self.last_learnt = done
+        steps = done - self.last_learnt
         if steps >= max(_MIN_PATIENCE, _PATIENCE * stage.length.total):
             raise InputError(
                 f"the {stage.title} has learnt nothing in {steps} steps "

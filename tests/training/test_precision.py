@@ -25,7 +25,7 @@ def pretend_processor(monkeypatch, seconds):
 
         return time
 
-    precision._of_processor.cache_clear()
+    precision._cpu_precisions.cache_clear()
     monkeypatch.setattr(precision, "_convolution_timer", convolution_timer)
     monkeypatch.setattr(_backend, "gpu_capabilities", lambda strategy: [])
 
@@ -37,7 +37,7 @@ def pretend_gpus(monkeypatch, *capabilities):
 @pytest.fixture(autouse=True)
 def _measured_anew():
     yield
-    precision._of_processor.cache_clear()
+    precision._cpu_precisions.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,16 @@ def test_unsupported_precision_is_refused_with_the_choices(monkeypatch):
 
 def test_resuming_in_an_unsupported_precision_is_refused(monkeypatch):
     pretend_gpus(monkeypatch, (8, 0))
-    assert choose_precision("auto", 3, began="bfloat16").reason.endswith("began")
+    assert choose_precision("auto", 3, saved="bfloat16").reason.endswith(
+        "in the checkpoint"
+    )
     for pretend in (
         lambda: pretend_gpus(monkeypatch, (7, 5)),
         lambda: pretend_processor(monkeypatch, None),
     ):
         pretend()
         with pytest.raises(InputError, match="began in bfloat16, which this machine"):
-            choose_precision("auto", 3, began="bfloat16")
+            choose_precision("auto", 3, saved="bfloat16")
 
 
 def test_machines_of_different_kinds_train_together(monkeypatch):
