@@ -553,7 +553,7 @@ def test_to_validate_takes_a_tenth_of_the_time():
     def kept(size, total=100):
         stage.data = run.TrainingData(images, survey(images), size)
         stage.length = Length(20, total)
-        return stage.affordable(images)
+        return stage.validation_subset(images)
 
     assert len(kept(size=(8, 8, 8))) == 25  # 24 and a bit
     assert len(kept(size=(4, 4, 4))) == 4

@@ -21,7 +21,7 @@ from dipy_ldm.nn._layers import DepthToSpace
 # Default side of a window in pixels or voxels.
 _PATCH = 48
 # Initial log odds of a lesion, since lesions are rare.
-_RARELY = -3.0
+_INITIAL_LOG_ODDS = -3.0
 
 
 class Parameters(NamedTuple):
@@ -55,7 +55,7 @@ class Parameters(NamedTuple):
         Shapes: result ``(batch, *space, 1)``.
         """
 
-        def several(x, width):
+        def stack_blocks(x, width):
             for _ in range(self.blocks):
                 x = residual(x, width, norm_position, remat)
             return x
@@ -66,13 +66,13 @@ class Parameters(NamedTuple):
             for width in self.widths:
                 bias = small_random_bias()
                 x = conv(x, width, size=4, strides=2, bias_initializer=bias)
-                x = several(x, width)
+                x = stack_blocks(x, width)
                 skips.append(x)
             skips.pop()
             for width in reversed(self.widths[:-1]):
                 x = conv(x, width, upsampled=True, bias_initializer=small_random_bias())
-                x = several(layers.Concatenate()([x, skips.pop()]), width)
-            start = keras.initializers.Constant(_RARELY)
+                x = stack_blocks(layers.Concatenate()([x, skips.pop()]), width)
+            start = keras.initializers.Constant(_INITIAL_LOG_ODDS)
             options = {"kernel_initializer": "zeros", "bias_initializer": start}
             x = to_output(x, 2 ** len(space), norm_position, **options)
             return keras.Model(inputs, DepthToSpace(2)(x), name="detector")

@@ -24,7 +24,7 @@ from dipy_ldm.training._trainer import Stage, TrainingData
 # Minimum number of windows for validation and for estimating the share of lesions.
 _MIN_WINDOWS = 16
 # Minimum share of a voxel in a lesion for it to be counted as lesion.
-_INSIDE = 0.5
+_LESION_SHARE = 0.5
 # Weight of lesion voxels in the loss, since they are rare.
 LESION_WEIGHT = 20.0
 
@@ -88,7 +88,7 @@ class DetectorStage(Stage):
             size=self.data.size,
             bounds=(survey.low, survey.high),
             atlas=self.atlas,
-            bent=not held_out,
+            deformed=not held_out,
         )
 
     def _windows(self, images):
@@ -97,7 +97,7 @@ class DetectorStage(Stage):
         batches = self._batches(images, len(images), held_out=True)
         steps = range(-(-_MIN_WINDOWS // len(images)))
         inputs, masks = zip(*(batches.of(step) for step in steps))
-        return np.concatenate(inputs), np.concatenate(masks) >= _INSIDE
+        return np.concatenate(inputs), np.concatenate(masks) >= _LESION_SHARE
 
     def build(self) -> Any:
         """Build the network for windows, in the precision of the training."""

@@ -14,7 +14,7 @@ from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import at_least, check_seed, check_sizes, choose, whole
 from dipy_ldm.autoencoder import losses
 from dipy_ldm.autoencoder._network import encoder_and_decoder
-from dipy_ldm.autoencoder._sharpening import REACH, sharpened
+from dipy_ldm.autoencoder._sharpening import RADIUS, sharpened
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
 from dipy_ldm.data._batches import read_whole, scaled_to, window_size
 from dipy_ldm.data._image_checks import check_range
@@ -127,7 +127,7 @@ class Codec:
             [quantizer, decoder],
         )
 
-    def take_weights(self, trained: keras.Model) -> None:
+    def copy_weights(self, trained: keras.Model) -> None:
         """Copy the weights of a trained network of the same parts."""
         for part in (self.encoder, self.decoder, self.quantizer):
             part.set_weights(trained.get_layer(part.name).get_weights())
@@ -204,11 +204,11 @@ class Codec:
         codes = DISTANCE_COPIES * 4 * self.parameters.n_codes * latents
         factor = self.parameters.factor
         # Two float32 copies: in the range of the images and in [0, 1].
-        whole = 8 * self.shape[-1] * math.prod(space)
+        image_bytes = 8 * self.shape[-1] * math.prod(space)
 
         def needed(per_voxel, tiling):
-            tile = per_voxel * _largest_tile(space, tiling, factor)
-            return _backend.ONCE_APPLYING + batch_size * (tile + whole)
+            tile = per_voxel * _max_tile_voxels(space, tiling, factor)
+            return _backend.ONCE_APPLYING + batch_size * (tile + image_bytes)
 
         return (
             needed(encoder, self._encoder_tiling(tile)),
@@ -229,12 +229,12 @@ class Codec:
         return analysis.tiling(self.encoder, tile, factor, input_factor=factor)
 
     def _decoder_tiling(self, tile, sharpening):
-        factor, margin = self.parameters.factor, REACH if np.any(sharpening) else 0
+        factor, margin = self.parameters.factor, RADIUS if np.any(sharpening) else 0
         sizes = {"output_margin": margin, "output_factor": factor}
         return analysis.tiling(self.decoder, tile, factor, **sizes)
 
 
-def _largest_tile(space, tiling, factor):
+def _max_tile_voxels(space, tiling, factor):
     """Return the number of voxels of the largest tile, with its overlaps."""
     tile, margin = tiling["tile"] * factor, tiling["margin"] * factor
     largest = 1

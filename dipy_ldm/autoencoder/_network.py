@@ -48,23 +48,23 @@ class Cosines(keras.initializers.Initializer):
 
     The channels of the images are treated as one more axis of a block.
 
-    Shapes: piece ``(*space, channels)``.
+    Shapes: block ``(*space, channels)``.
     """
 
-    def __init__(self, piece: tuple[int, ...], back: bool = False) -> None:
-        self.piece = tuple(piece)
-        self.back = back
+    def __init__(self, block: tuple[int, ...], inverse: bool = False) -> None:
+        self.block = tuple(block)
+        self.inverse = inverse
 
     def __call__(self, shape, dtype=None):
         """Return the kernel."""
-        waves = cosines(self.piece, shape[-2] if self.back else shape[-1])
-        if self.back:
+        waves = cosines(self.block, shape[-2] if self.inverse else shape[-1])
+        if self.inverse:
             waves = waves.reshape(-1, shape[-2]).T
         return keras.ops.convert_to_tensor(waves.reshape(shape), dtype)
 
     def get_config(self):
         """Return the arguments of the constructor."""
-        return {"piece": self.piece, "back": self.back}
+        return {"block": self.block, "inverse": self.inverse}
 
 
 def encoder_and_decoder(
@@ -108,8 +108,8 @@ def _encoder(space, channels, widths, blocks, code_dim, remat):
             x = residual(x, width, norm_position, remat)
     latents = to_output(x, code_dim, norm_position, kernel_initializer="zeros")
     factor = 2 ** len(widths)
-    piece = (*(factor for _ in space), channels)
-    waves = _linear(images, code_dim, Cosines(piece), size=factor, strides=factor)
+    block = (*(factor for _ in space), channels)
+    waves = _linear(images, code_dim, Cosines(block), size=factor, strides=factor)
     return _sum("encoder", images, latents, waves)
 
 
@@ -132,8 +132,8 @@ def _decoder(space, channels, widths, blocks, code_dim, remat):
             x = conv(x, finer, upsampled=True, bias_initializer=small_random_bias())
     x = to_output(x, channels * 2 ** len(space), None, kernel_initializer="zeros")
     factor = 2 ** len(widths)
-    piece = (*(factor for _ in space), channels)
-    waves = _linear(latents, math.prod(piece), Cosines(piece, back=True), size=1)
+    block = (*(factor for _ in space), channels)
+    waves = _linear(latents, math.prod(block), Cosines(block, inverse=True), size=1)
     return _sum("decoder", latents, DepthToSpace(2)(x), DepthToSpace(factor)(waves))
 
 

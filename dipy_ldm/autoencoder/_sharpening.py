@@ -29,12 +29,12 @@ import numpy as np
 from dipy_ldm._utils.types import Tensor
 
 # Maximum increase of the squared error.
-_COST = 0.05
+_MAX_ERROR_INCREASE = 0.05
 # Amplify the finest detail by half at most: scans that are mostly noise don't gain from
 # more.
-MOST = 0.5
+MAX_GAIN = 0.5
 # Receptive radius in voxels.
-REACH = 2
+RADIUS = 2
 
 
 def detail(images: Tensor) -> Tensor:
@@ -56,9 +56,9 @@ def _blurred(images, axis):
     size = images.shape[axis]
 
     def part(start, stop):
-        where = [slice(None)] * len(images.shape)
-        where[axis] = slice(start, stop)
-        return images[tuple(where)]
+        index = [slice(None)] * len(images.shape)
+        index[axis] = slice(start, stop)
+        return images[tuple(index)]
 
     before = ops.concatenate([part(0, 1), part(0, size - 1)], axis)
     after = ops.concatenate([part(1, size), part(size - 1, size)], axis)
@@ -82,21 +82,21 @@ def measure_detail(images: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
     """
     own = detail(reconstructed)
     details = detail(images), own, detail(own)
-    true, own, more = map(ops.convert_to_numpy, details)
-    off = reconstructed - images
-    pairs = (true, true), (own, own), (own, more), (more, more)
+    true, own, twice = map(ops.convert_to_numpy, details)
+    err = reconstructed - images
+    pairs = (true, true), (own, own), (own, twice), (twice, twice)
     axes = tuple(range(1, images.ndim))
-    sums = [np.sum(a * b, axes, "float64") for a, b in (*pairs, (own, off), (off, off))]
+    sums = [np.sum(a * b, axes, "float64") for a, b in (*pairs, (own, err), (err, err))]
     return np.stack(sums, -1)
 
 
 def sharpening_gain(figures: np.ndarray) -> float:
     """Return the gain for the detail of reconstructions."""
-    true, own, mixed, more, along, off = figures
-    if not (true > own > 0 and more > 0):
+    true, own, cross, twice, product, error = figures
+    if not (true > own > 0 and twice > 0):
         return 0.0
-    # Solve own + 2 g mixed + g^2 more = true for the detail, and
-    # 2 g along + g^2 own = _COST off for the error.
-    enough = (math.sqrt(mixed**2 + more * (true - own)) - mixed) / more
-    cost = (math.sqrt(along**2 + own * _COST * off) - along) / own
-    return float(min(enough, cost, MOST))
+    # Solve own + 2 g cross + g^2 twice = true for the detail, and
+    # 2 g product + g^2 own = _MAX_ERROR_INCREASE error for the squared error.
+    enough = (math.sqrt(cross**2 + twice * (true - own)) - cross) / twice
+    cost = (math.sqrt(product**2 + own * _MAX_ERROR_INCREASE * error) - product) / own
+    return float(min(enough, cost, MAX_GAIN))

@@ -24,7 +24,7 @@ from dipy_ldm.training._options import ResolvedOptions
 from dipy_ldm.training._trainer import Stage, TrainingData
 
 # Minimum number of patches that are encoded to revive codes.
-_MIN_PIECES = 16
+_MIN_PATCHES = 16
 # Below this perplexity nearly all latents have the same code.
 _MIN_PERPLEXITY = 1.5
 # Voxels that are measured at once: few enough to need less memory than training.
@@ -100,7 +100,7 @@ class AutoencoderStage(Stage):
         self.validation = None
         if data.held_out is not None:
             check_ranges(data.held_out, codec.intensity, "validation image")
-            self.validation = self.affordable(data.held_out)
+            self.validation = self.validation_subset(data.held_out)
         self.settings = codec.parameters._asdict() | data.settings()
         self.settings |= self._loss_settings()
         columns, n = channel_slices(data.channels), codec.shape[-1]
@@ -126,12 +126,12 @@ class AutoencoderStage(Stage):
             **({"channels": channels} if channels else {}),
         }
 
-    def affordable(self, images: np.ndarray) -> np.ndarray:
+    def validation_subset(self, images: np.ndarray) -> np.ndarray:
         """Return the first images, so that validation takes about 10 % of a round."""
         size, batch_size = self.data.size, self.options.batch_size
-        learnt = self.length.end(0) * batch_size * math.prod(size)
+        trained_voxels = self.length.end(0) * batch_size * math.prod(size)
         # A step takes as long as three reconstructions.
-        most = 0.1 * 3 * learnt / math.prod(images.shape[1:-1])
+        most = 0.1 * 3 * trained_voxels / math.prod(images.shape[1:-1])
         return images[: max(1, math.ceil(most))]
 
     def build(self) -> Any:
@@ -160,7 +160,7 @@ class AutoencoderStage(Stage):
         quantizer = model.get_layer("quantizer")
         codes = self.initial.get("codebook")
         if codes is None:
-            self.codec.take_weights(model)
+            self.codec.copy_weights(model)
             rng = np.random.default_rng(self.codec.parameters.seed)
             codes = quantizer.initial(self._draw(rng), rng)
         quantizer.codebook.assign(_backend.broadcast_from_chief(codes))
@@ -186,7 +186,7 @@ class AutoencoderStage(Stage):
 
     def finish(self, model: keras.Model) -> None:
         """Publish the trained weights."""
-        self.codec.take_weights(model)
+        self.codec.copy_weights(model)
 
     def failure(self, figures: dict[str, float]) -> str | None:
         """Return an error message if the autoencoder learnt nothing, else None."""
@@ -196,7 +196,7 @@ class AutoencoderStage(Stage):
                 f"{figures['perplexity']:.1f}), so they encode nothing of the images; "
                 "train for more steps, or with a lower learning rate."
             )
-        images, summary = self.affordable(self.data.images), self.data.survey
+        images, summary = self.validation_subset(self.data.images), self.data.survey
         # Not the metrics of the last round, which are means over all its steps.
         mse = score(self.codec, images)["mse"]
         # If images hardly differ, the mean image is hard to beat, and need not be.
@@ -205,8 +205,8 @@ class AutoencoderStage(Stage):
             return None
         # Training on very small patches, which are mostly border, does not generalise
         # to whole images.
-        in_parts = any(np.less(self.data.size, images.shape[1:-1]))
-        larger = "with larger patches, " if in_parts else ""
+        in_windows = any(np.less(self.data.size, images.shape[1:-1]))
+        larger = "with larger patches, " if in_windows else ""
         return (
             f"the autoencoder's reconstructions are no better than the mean image "
             f"(mean squared error {mse:.3g}, and {mean:.3g} for the mean); "
@@ -223,7 +223,7 @@ class AutoencoderStage(Stage):
         def measured(*pair):
             return measure_detail(*(images[..., columns] for images in pair))
 
-        images = self.affordable(self.data.images)
+        images = self.validation_subset(self.data.images)
         figures = _measure_reconstructions(measured, self.codec, images)
         return sharpening_gain(figures.sum(axis=0))
 
@@ -242,9 +242,9 @@ def draw_vectors(
 
     Shapes: images ``(n, *space, channels)``, result ``(count, code_dim)``.
     """
-    per_piece = math.prod(codec.parameters.latent_shape(size)[:-1])
-    pieces = max(-(-count // per_piece), _MIN_PIECES)
-    chosen = np.sort(rng.choice(len(images), min(pieces, len(images)), False))
+    per_patch = math.prod(codec.parameters.latent_shape(size)[:-1])
+    n_patches = max(-(-count // per_patch), _MIN_PATCHES)
+    chosen = np.sort(rng.choice(len(images), min(n_patches, len(images)), False))
     slack = np.maximum(np.subtract(images.shape[1:-1], size), 0)
     corners = rng.integers(0, slack + 1, (len(chosen), len(size)))
 

@@ -16,15 +16,15 @@ from keras import ops
 import numpy as np
 
 # A code is dead if used less than this share of the average.
-_RARE = 0.01
+_DEAD_USAGE = 0.01
 
 # Encoded vectors per code for k-means.
-_VECTORS = 20
+_VECTORS_PER_CODE = 20
 # Iterations of k-means; maximum number of distances computed at once; and maximum
 # number of channels for which a tree is faster than all distances.
-_ITERATIONS = 10
-_DISTANCES = 2**25
-_TREE_CHANNELS = 8
+_KMEANS_ITERATIONS = 10
+_MAX_DISTANCES = 2**25
+_MAX_TREE_CHANNELS = 8
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
@@ -97,13 +97,13 @@ class Codebook(keras.layers.Layer):
         tensor of int
             Rows of the codes, shape ``(batch, *space, n_codebooks)``.
         """
-        rest, rows = ops.convert_to_tensor(vectors), []
+        residuals, rows = ops.convert_to_tensor(vectors), []
         for first in range(0, self.n_codebooks * self.n_codes, self.n_codes):
             codes = self.codebook[first : first + self.n_codes]
             # |v - c|^2 without |v|^2, which is the same for every code.
-            products = ops.matmul(rest, ops.transpose(codes))
+            products = ops.matmul(residuals, ops.transpose(codes))
             row = ops.argmin(ops.sum(codes**2, axis=-1) - 2 * products, axis=-1)
-            rest = rest - ops.take(codes, row, axis=0)
+            residuals = residuals - ops.take(codes, row, axis=0)
             rows.append(row + first)
         return ops.stack(rows, axis=-1)
 
@@ -138,13 +138,13 @@ class Codebook(keras.layers.Layer):
         ndarray
             Codes, ``(n_codebooks * n_codes, channels)``.
         """
-        rest, books = draw(_VECTORS * self.n_codes), []
+        residuals, books = draw(_VECTORS_PER_CODE * self.n_codes), []
         for _ in range(self.n_codebooks):
             # From random vectors: k-means++ takes a minute for a thousand codes.
-            codes = rest[rng.choice(len(rest), self.n_codes, False)]
-            for _ in range(_ITERATIONS):
-                codes = _to_centres(codes, rest)
-            rest = rest - codes[_nearest(rest, codes)]
+            codes = residuals[rng.choice(len(residuals), self.n_codes, False)]
+            for _ in range(_KMEANS_ITERATIONS):
+                codes = _kmeans_step(codes, residuals)
+            residuals = residuals - codes[_nearest(residuals, codes)]
             books.append(codes)
         return np.concatenate(books)
 
@@ -168,7 +168,7 @@ class Codebook(keras.layers.Layer):
             "perplexity": float(np.exp(entropy)),
             "usage": float(np.mean(counts > 0)),
         }
-        return figures, np.flatnonzero(share < _RARE / self.n_codes)
+        return figures, np.flatnonzero(share < _DEAD_USAGE / self.n_codes)
 
     def revived(self, dead, draw, rng):
         """Replace dead codes by random encoded vectors, or their residuals.
@@ -187,14 +187,16 @@ class Codebook(keras.layers.Layer):
         """
         before = ops.convert_to_numpy(self.codebook)
         # One vector per code, so that it does not depend on which others are dead.
-        codes, rest = before.copy(), draw(len(before))[dead]
+        codes, vectors = before.copy(), draw(len(before))[dead]
         for first in range(0, len(codes), self.n_codes):
             # Codes of this codebook become vectors; for later ones, take residuals.
             later = dead >= first + self.n_codes
-            codes[dead[~later]] = rest[~later]
-            dead, rest = dead[later], rest[later]
+            codes[dead[~later]] = vectors[~later]
+            dead, vectors = dead[later], vectors[later]
             book = before[first : first + self.n_codes]
-            rest = rest - book[_nearest(rest, book)] if len(rest) else rest
+            vectors = (
+                vectors - book[_nearest(vectors, book)] if len(vectors) else vectors
+            )
         return codes
 
     def call(self, vectors, training=False):
@@ -202,10 +204,12 @@ class Codebook(keras.layers.Layer):
         rows = self.nearest(vectors)
         codes = ops.take(self.codebook, rows, axis=0)
         # Residuals of the codebooks before each one.
-        rest = vectors[..., None, :] - (ops.cumsum(codes, axis=-2) - codes)
-        self.add_loss(self.n_codebooks * _mean_square(codes - ops.stop_gradient(rest)))
-        nearby = ops.stop_gradient(ops.sum(codes, axis=-2))
-        self.add_loss(self.commitment * _mean_square(vectors - nearby))
+        residuals = vectors[..., None, :] - (ops.cumsum(codes, axis=-2) - codes)
+        self.add_loss(
+            self.n_codebooks * _mean_square(codes - ops.stop_gradient(residuals))
+        )
+        quantised = ops.stop_gradient(ops.sum(codes, axis=-2))
+        self.add_loss(self.commitment * _mean_square(vectors - quantised))
         if training:
             rows = ops.reshape(rows, (-1,))
             # XLA refuses bincount, since its length depends on the rows.
@@ -215,7 +219,7 @@ class Codebook(keras.layers.Layer):
                 self.n_codebooks * self.n_codes,
             )
             self.counts.assign_add(used)
-        return vectors + ops.stop_gradient(nearby - vectors)
+        return vectors + ops.stop_gradient(quantised - vectors)
 
     def compute_output_shape(self, input_shape):
         """Return the shape unchanged."""
@@ -231,7 +235,7 @@ class Codebook(keras.layers.Layer):
 BOTTLENECKS = {"codebook": Codebook}
 
 
-def _to_centres(codes, vectors):
+def _kmeans_step(codes, vectors):
     """Return the mean of the vectors nearest to each code; codes without any stay."""
     nearest = _nearest(vectors, codes)
     counts = np.bincount(nearest, minlength=len(codes))[:, None]
@@ -245,14 +249,14 @@ def _nearest(vectors, codes):
     With few channels a tree is a hundred times faster than all distances (seconds for
     16,384 codes); with more it would compare nearly all codes.
     """
-    if codes.shape[1] <= _TREE_CHANNELS:
+    if codes.shape[1] <= _MAX_TREE_CHANNELS:
         # Imported here, since it takes a quarter of a second.
         from scipy.spatial import cKDTree
 
         return cKDTree(codes).query(vectors)[1]
     squares = (codes**2).sum(1)
-    pieces = np.array_split(vectors, max(1, len(vectors) * len(codes) // _DISTANCES))
-    return np.concatenate([(squares - 2 * v @ codes.T).argmin(1) for v in pieces])
+    parts = np.array_split(vectors, max(1, len(vectors) * len(codes) // _MAX_DISTANCES))
+    return np.concatenate([(squares - 2 * v @ codes.T).argmin(1) for v in parts])
 
 
 def _mean_square(difference):
