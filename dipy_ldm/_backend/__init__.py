@@ -24,9 +24,9 @@ except (ImportError, ValueError) as error:
 
 from dipy_ldm._backend.memory import release_memory
 from dipy_ldm._backend.sharing import (
-    ONCE_APPLYING,
-    ONCE_TRAINING,
+    INFERENCE_OVERHEAD,
     STRATEGIES,
+    TRAINING_OVERHEAD,
     count_replicas,
     share_of,
 )

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from dipy_ldm._backend.workers import (
     all_reduce,
+    current_strategy,
     distributed,
-    spread_over,
     worker_and_count,
 )
 from dipy_ldm._utils.progress import tqdm
@@ -76,26 +76,26 @@ def in_batches(
 
 def _in_batches(function, array, batch_size, title):
     """Apply a function in batches on the devices of this machine."""
-    strategy = spread_over.get()
+    strategy = current_strategy.get()
     devices = (None,) if strategy is None else strategy.extended.worker_devices
     # At least one batch per device.
     batch_size = min(batch_size, math.ceil(len(array) / len(devices)))
-    free: SimpleQueue = SimpleQueue()
+    free_devices: SimpleQueue = SimpleQueue()
     for device in devices:
-        free.put(device)
+        free_devices.put(device)
     pool = ThreadPoolExecutor(len(devices))
     with tqdm(total=len(array), desc=title, disable=title is None) as bar:
 
         def work(start):
             piece = array[start : start + batch_size]
-            device = free.get()
+            device = free_devices.get()
             try:
                 # Nested calls stay on this device. Not tf.device(None), which would
                 # leave it.
                 with distributed(None), tf.device(device) if device else nullcontext():
                     return np.asarray(function(piece))
             finally:
-                free.put(device)
+                free_devices.put(device)
                 bar.update(len(piece))
 
         starts = range(0, len(array), batch_size)

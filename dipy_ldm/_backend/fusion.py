@@ -82,8 +82,8 @@ def with_gradient(function: Callable, gradient: Callable, kept: int = 0) -> Call
     @cached_trace
     @ops.custom_gradient
     def differentiable(*tensors):
-        results, more = split(function(*tensors))
-        return results, lambda *upstream: gradient((*tensors, *more), *upstream)
+        results, kept_results = split(function(*tensors))
+        return results, lambda *upstream: gradient((*tensors, *kept_results), *upstream)
 
     def apply(*tensors):
         if OWN_GRADIENTS and _on_cpu():
@@ -104,9 +104,9 @@ def canonical_variable_names() -> Iterator[None]:
         yield
         return
 
-    def create(following, **options):
+    def create(creator, **options):
         with tf.name_scope("weights/"):
-            return following(**options)
+            return creator(**options)
 
     with tf.variable_creator_scope(create):
         yield

@@ -9,7 +9,7 @@ from pathlib import Path
 # In version 1 of control groups, a huge number means no limit.
 _NO_LIMIT = 2**60
 # Usable share of the address space: TensorFlow and threads reserve more than they use.
-_ADDRESSES = 0.5
+_ADDRESS_SHARE = 0.5
 # Memory that the kernel can reclaim: page cache and slabs, as in MemAvailable of
 # /proc/meminfo.
 _RECLAIMABLE = {"inactive_file", "active_file", "slab_reclaimable"}
@@ -31,7 +31,7 @@ def _free_in_address_space(root):
             soft = line.split()[3]
             if soft.isdigit():
                 used = 1024 * int(_table(root / "proc/self/status").get("VmSize:", 0))
-                return max((int(soft) - used) * _ADDRESSES, 0)
+                return max((int(soft) - used) * _ADDRESS_SHARE, 0)
     return math.inf
 
 
@@ -40,15 +40,15 @@ def _free_in_groups(root):
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            for group in _and_parents(root / "sys/fs/cgroup", path):
+            for group in _group_and_parents(root / "sys/fs/cgroup", path):
                 yield _free_in(group, "memory.max", "memory.current", _RECLAIMABLE)
         elif "memory" in controllers.split(","):
             names = "memory.limit_in_bytes", "memory.usage_in_bytes"
-            for group in _and_parents(root / "sys/fs/cgroup/memory", path):
+            for group in _group_and_parents(root / "sys/fs/cgroup/memory", path):
                 yield _free_in(group, *names, _RECLAIMABLE_V1)
 
 
-def _and_parents(mount, path):
+def _group_and_parents(mount, path):
     """List a group and its parents.
 
     In a container the path may be that of the host, which does not exist there: the
@@ -64,8 +64,8 @@ def _free_in(group, limit, used, reclaimable):
     if limit >= _NO_LIMIT or used == math.inf:
         return math.inf
     statistics = _table(group / "memory.stat")
-    spare = sum(int(statistics.get(name, 0)) for name in reclaimable)
-    return float(max(limit - max(used - spare, 0), 0))
+    reclaimable_bytes = sum(int(statistics.get(name, 0)) for name in reclaimable)
+    return float(max(limit - max(used - reclaimable_bytes, 0), 0))
 
 
 def _lines(file):
@@ -95,10 +95,10 @@ def gpu_memory(numbers: Iterable[int]) -> float:
         return math.inf
     if cuda.cuInit(0):
         return math.inf
-    return min((_total(cuda, number) for number in numbers), default=math.inf)
+    return min((_total_memory(cuda, number) for number in numbers), default=math.inf)
 
 
-def _total(cuda, number):
+def _total_memory(cuda, number):
     """Return a GPU's total bytes from the driver, without initialising the GPU."""
     device, size = ctypes.c_int(), ctypes.c_size_t()
     if cuda.cuDeviceGet(ctypes.byref(device), number) or cuda.cuDeviceTotalMem_v2(

@@ -11,7 +11,7 @@ from dipy_ldm._utils.types import Tensor
 
 # Compiling takes seconds for each batch size: pad batches up to this factor to reuse
 # the program of a larger size.
-_WASTE = 4
+_MAX_PADDING = 4
 
 
 def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Callable:
@@ -29,13 +29,13 @@ def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Call
     def call(*arrays):
         cast = [keras.ops.cast(a, x.dtype) for a, x in zip(arrays, inputs)]
         n, compiled_sizes = len(cast[0]), sizes[tuple(a.shape[1:] for a in cast)]
-        size = min((s for s in compiled_sizes if n <= s <= _WASTE * n), default=n)
+        size = min((s for s in compiled_sizes if n <= s <= _MAX_PADDING * n), default=n)
         compiled_sizes.add(size)
         values = [v.value for v in variables]
         if size == n:
             return traced(values, *cast)
-        whole = [jax.numpy.resize(a, (size, *a.shape[1:])) for a in cast]
-        return jax.tree.map(lambda x: x[:n], traced(values, *whole))
+        padded = [jax.numpy.resize(a, (size, *a.shape[1:])) for a in cast]
+        return jax.tree.map(lambda x: x[:n], traced(values, *padded))
 
     return call
 
@@ -51,7 +51,7 @@ def conditionally(
 ) -> None:
     """Apply one of two updates to variables, within a training step."""
 
-    def after(function):
+    def values_after(function):
         def values():
             # A branch of JAX may not assign to outer variables.
             mapping = [(v, v.value) for v in variables]
@@ -61,7 +61,7 @@ def conditionally(
 
         return values
 
-    changed = jax.lax.cond(condition, after(change), after(otherwise))
+    changed = jax.lax.cond(condition, values_after(change), values_after(otherwise))
     for variable, value in zip(variables, changed):
         variable.assign(value)
 

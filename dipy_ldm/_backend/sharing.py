@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 STRATEGIES = {"auto": 2, "none": math.inf, "mirrored": 1, "multi_worker": math.inf}
 
 # Batches that are drawn in parallel.
-DRAWN_AT_ONCE = 2
+PARALLEL_DRAWS = 2
 
 # Fixed MiB that each back-end takes for training and for inference: compiled functions,
 # kernels, buffers.
-_ONCE = {"tensorflow": (140, 20), "jax": (350, 0), "torch": (50, 40)}
-ONCE_TRAINING, ONCE_APPLYING = (
-    2**20 * mib for mib in _ONCE.get(keras.config.backend(), (0, 0))
+_FIXED_MIB = {"tensorflow": (140, 20), "jax": (350, 0), "torch": (50, 40)}
+TRAINING_OVERHEAD, INFERENCE_OVERHEAD = (
+    2**20 * mib for mib in _FIXED_MIB.get(keras.config.backend(), (0, 0))
 )
 
 
 # Held while a step is traced: TensorFlow builds the gradients of cached traces on first
 # use, which fails if two threads do so at once.
-_TRACING = Lock()
+_TRACE_LOCK = Lock()
 
 
 # Whether metrics are built from inferred shapes, without tracing the whole network.
-SKETCHES_METRICS = True
+INFERS_METRIC_SHAPES = True
 
 
 class StoppableModel(keras.Model):
@@ -42,7 +42,7 @@ class StoppableModel(keras.Model):
 
     stop_requested = stopping = interrupted = False
     train_function: Any
-    _sketching = False
+    _infers_shapes = False
 
     def prepare(self, batches: Batches, replicas: int = 1) -> None:
         """Build metrics and optimizer from the specs of the batches.
@@ -50,15 +50,15 @@ class StoppableModel(keras.Model):
         Keras does so in the first step, but a checkpoint is restored before. It would
         also trace the whole network for its output shapes, which layers can infer.
         """
-        self._sketching = SKETCHES_METRICS
+        self._infers_shapes = INFERS_METRIC_SHAPES
         try:
             self._symbolic_build(data_batch=batch_specs(batches, replicas))
         finally:
-            self._sketching = False
+            self._infers_shapes = False
 
     def call(self, inputs, training=None, mask=None):
         """Apply the network; while metrics are built, return zeros of its shape."""
-        if not self._sketching:
+        if not self._infers_shapes:
             return super().call(inputs, training=training, mask=mask)
         specs = keras.tree.map_structure(
             lambda x: keras.KerasTensor(
@@ -83,7 +83,7 @@ class StoppableModel(keras.Model):
             self.stopping = self.stop_requested
             if self.interrupted:
                 raise KeyboardInterrupt
-            with nullcontext() if begun else _TRACING:
+            with nullcontext() if begun else _TRACE_LOCK:
                 figures = train(*arguments)
             if not begun:
                 memory.release_memory()
@@ -108,10 +108,10 @@ def share_of(batch_size: int, strategy: "tf.distribute.Strategy | None") -> int:
     n = count_replicas(strategy)
     each, remainder = divmod(batch_size, n)
     if remainder:
-        near = f"{each * n} or {(each + 1) * n}" if each else f"at least {n}"
+        valid_sizes = f"{each * n} or {(each + 1) * n}" if each else f"at least {n}"
         raise InputError(
             f"a batch of {batch_size} can't be shared evenly by {n} replicas; use a "
-            f"`batch_size` of {near}."
+            f"`batch_size` of {valid_sizes}."
         )
     return each
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from dipy_ldm._backend import memory
-from dipy_ldm._backend.sharing import DRAWN_AT_ONCE, STRATEGIES, StoppableModel
+from dipy_ldm._backend.sharing import PARALLEL_DRAWS, STRATEGIES, StoppableModel
 from dipy_ldm._utils import cluster
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.progress import tqdm
@@ -44,7 +44,7 @@ def make_strategy(
             f"{keras.config.backend()}; leave out devices, and hide those that should "
             "not be used (CUDA_VISIBLE_DEVICES)."
         )
-    if name == "auto" and not alone and cluster.in_company():
+    if name == "auto" and not alone and cluster.is_one_of_several():
         raise InputError(
             f"several tasks were started, but with {keras.config.backend()} each would "
             "train a model of its own; start one, or set KERAS_BACKEND=tensorflow."
@@ -118,10 +118,10 @@ def in_batches(
 
 def distribute_batches(batches: Batches, first_step: int, strategy: None) -> Iterator:
     """Draw batches ahead of time in threads."""
-    pool = ThreadPoolExecutor(DRAWN_AT_ONCE)
+    pool = ThreadPoolExecutor(PARALLEL_DRAWS)
     try:
         steps = count(first_step)
-        due = deque(pool.submit(batches.of, next(steps)) for _ in range(DRAWN_AT_ONCE))
+        due = deque(pool.submit(batches.of, next(steps)) for _ in range(PARALLEL_DRAWS))
         while True:
             batch = due.popleft()
             due.append(pool.submit(batches.of, next(steps)))

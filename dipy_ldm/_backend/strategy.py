@@ -16,7 +16,7 @@ from tensorflow.python.util import _pywrap_util_port
 from dipy_ldm import __version__
 from dipy_ldm._backend import memory
 from dipy_ldm._backend.sharing import STRATEGIES
-from dipy_ldm._backend.workers import GONE, lost_worker_message
+from dipy_ldm._backend.workers import LOST_WORKER_ERRORS, lost_worker_message
 from dipy_ldm._utils import cluster, signals
 from dipy_ldm._utils.checks import InputError, choose
 
@@ -58,25 +58,25 @@ def make_strategy(
     """
     if not isinstance(name, str):
         return name
-    least = choose("strategy", name, STRATEGIES)
+    min_devices = choose("strategy", name, STRATEGIES)
     workers = cluster.find_cluster()
     if devices is None:
         _refuse_idle_gpus(alone)
-        _share_gpus()
+        _hide_gpus_of_others()
     else:
-        devices = _match(devices)
+        devices = _match_devices(devices)
         gpus = _devices("GPU")
-        _show_gpus([gpus[d] for d in devices if d in gpus])
-    _grow_as_needed()
+        _set_visible_gpus([gpus[d] for d in devices if d in gpus])
+    _enable_memory_growth()
     if name == "multi_worker" or (name == "auto" and workers and not alone):
         return _multi_worker(workers)
-    chosen = _start(devices)
+    chosen = _start_tensorflow(devices)
     if name == "none" and len(chosen) > 1 and devices is not None:
         raise InputError(
             f"the strategy none is for one device, not {len(chosen)}; leave out "
             "strategy or all devices but one."
         )
-    if len(chosen) >= least:
+    if len(chosen) >= min_devices:
         return _mirrored(tuple(chosen))
     return None if devices is None else tf.distribute.OneDeviceStrategy(chosen[0])
 
@@ -98,7 +98,7 @@ def _multi_worker(workers):
         "Python": platform.python_version(),
         "the number of GPUs": gpus,
     }
-    cluster.meet(workers, facts)
+    cluster.wait_for_workers(workers, facts)
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(workers.addresses)}),
         task_type="worker",
@@ -108,7 +108,7 @@ def _multi_worker(workers):
     )
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(resolver)
-    except GONE as error:
+    except LOST_WORKER_ERRORS as error:
         raise ConnectionError(lost_worker_message(error)) from error
     except RuntimeError as error:
         raise InputError(
@@ -116,7 +116,7 @@ def _multi_worker(workers):
             "dipy_ldm.make_strategy() first and pass its result as strategy."
         ) from error
     finally:
-        signals.reinstall()
+        signals.reinstall_sigterm()
 
 
 def warn_without_onednn() -> None:
@@ -156,7 +156,7 @@ def _has_gpu():
     return False
 
 
-def _share_gpus():
+def _hide_gpus_of_others():
     """Hide the GPUs of other workers of this machine.
 
     It must not list logical devices: that would start TensorFlow, and then it is too
@@ -166,7 +166,7 @@ def _share_gpus():
     gpus = tf.config.list_physical_devices("GPU")
     # With fewer GPUs than workers, they are assigned already.
     if step > 1 and len(gpus) >= step:
-        _show_gpus(gpus[first::step])
+        _set_visible_gpus(gpus[first::step])
 
 
 def _devices(kind):
@@ -185,7 +185,7 @@ def _visible_gpus():
     return {name: gpu for name, gpu in _devices("GPU").items() if gpu in visible}
 
 
-def _match(names):
+def _match_devices(names):
     """Return the normalised names of requested devices; refuse missing ones."""
     available = [*_devices("GPU"), *_devices("CPU")]
     kind = available[0].partition(":")[0]  # GPUs come first
@@ -199,14 +199,14 @@ def _match(names):
     return list(dict.fromkeys(requested))
 
 
-def _show_gpus(gpus):
+def _set_visible_gpus(gpus):
     """Hide all GPUs but these, so that TensorFlow does not initialise the others."""
     # If TensorFlow has started, its devices can't change.
     with suppress(RuntimeError):
         tf.config.set_visible_devices(list(dict.fromkeys(gpus)), "GPU")
 
 
-def _grow_as_needed():
+def _enable_memory_growth():
     """Let GPU memory grow as needed, since other processes may use the GPUs."""
     for gpu in tf.config.get_visible_devices("GPU"):
         # TensorFlow has started, or the user has divided the memory.
@@ -226,7 +226,7 @@ def _mirrored(devices):
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
 
 
-def _start(devices):
+def _start_tensorflow(devices):
     """Start TensorFlow and return its names of the chosen devices."""
     visible = list(_visible_gpus())
     if hidden := [d for d in devices or () if "GPU" in d and d not in visible]:
@@ -271,8 +271,8 @@ def free_memory(strategy: tf.distribute.Strategy | None = None) -> float:
 
 def _gpus_of(strategy):
     """Return the GPUs of this machine that a strategy uses."""
-    shown = list(_visible_gpus().values())
+    visible = list(_visible_gpus().values())
     if strategy is None:
-        return shown[:1]
+        return visible[:1]
     names = [d.rpartition("device:")[2] for d in strategy.extended.worker_devices]
-    return [gpu for i, gpu in enumerate(shown) if f"GPU:{i}" in names]
+    return [gpu for i, gpu in enumerate(visible) if f"GPU:{i}" in names]

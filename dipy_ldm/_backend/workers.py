@@ -11,16 +11,16 @@ import numpy as np
 import tensorflow as tf
 
 from dipy_ldm._backend import memory
-from dipy_ldm._backend.sharing import DRAWN_AT_ONCE, StoppableModel, batch_specs
+from dipy_ldm._backend.sharing import PARALLEL_DRAWS, StoppableModel, batch_specs
 from dipy_ldm._utils import cluster
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import Batches
 
 # Values that workers exchange at once: more take more memory, fewer more time.
-MAX_EXCHANGED = 2**24
+MAX_REDUCED_VALUES = 2**24
 
 # Errors of TensorFlow if a worker has stopped or can't be reached.
-GONE = (
+LOST_WORKER_ERRORS = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
@@ -30,7 +30,7 @@ GONE = (
 )
 
 # The strategy for arrays; None means the device that TensorFlow chooses.
-spread_over: ContextVar[Any] = ContextVar("spread_over", default=None)
+current_strategy: ContextVar[Any] = ContextVar("current_strategy", default=None)
 
 
 @contextmanager
@@ -39,15 +39,15 @@ def distributed(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
 
     All machines must enter it and make the same calls in it.
     """
-    token = spread_over.set(strategy)
+    token = current_strategy.set(strategy)
     try:
         yield
-    except GONE as error:
+    except LOST_WORKER_ERRORS as error:
         if worker_and_count()[1] == 1:
             raise
         raise ConnectionError(lost_worker_message(error)) from error
     finally:
-        spread_over.reset(token)
+        current_strategy.reset(token)
 
 
 def lost_worker_message(error: tf.errors.OpError) -> str:
@@ -62,7 +62,7 @@ def lost_worker_message(error: tf.errors.OpError) -> str:
 
 def worker_and_count() -> tuple[int, int]:
     """Return the index of this machine and the number of machines."""
-    strategy = spread_over.get()
+    strategy = current_strategy.get()
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         resolver = strategy.cluster_resolver
         return resolver.task_id, resolver.cluster_spec().num_tasks("worker")
@@ -95,7 +95,7 @@ def require_agreement(facts: dict) -> None:
     """Refuse to train unless all machines have the same settings."""
     of_chief, *of_workers = gather_from_workers(facts)
     for worker, of_worker in enumerate(of_workers, 1):
-        if refusal := cluster.difference(of_chief, of_worker, worker):
+        if refusal := cluster.difference_message(of_chief, of_worker, worker):
             raise InputError(refusal)
 
 
@@ -118,9 +118,9 @@ def all_reduce(array: np.ndarray) -> np.ndarray:
     """Return the sum of the arrays of all machines, on each of them."""
     if worker_and_count()[1] == 1:
         return array
-    strategy = spread_over.get()
+    strategy = current_strategy.get()
     result = np.empty_like(array)
-    rows = max(1, MAX_EXCHANGED // max(1, array[:1].size))
+    rows = max(1, MAX_REDUCED_VALUES // max(1, array[:1].size))
     for start in range(0, len(array), rows):
         piece = array[start : start + rows]
 
@@ -161,37 +161,37 @@ def distribute_batches(
 
 def _dataset(batches, first_step, context):
     """Return a dataset of a worker's share of each batch, one part per replica."""
-    machine, replicas = context.input_pipeline_id, context.num_replicas_in_sync
+    worker, replicas = context.input_pipeline_id, context.num_replicas_in_sync
     own_replicas = replicas // context.num_input_pipelines
     each = batches.size // replicas
-    whole = batch_specs(batches, replicas)
-    flat = tf.nest.flatten(whole)
+    specs = batch_specs(batches, replicas)
+    flat_specs = tf.nest.flatten(specs)
 
     def draw(number):
         if not number:
             # The step has just been traced and optimised, which leaves freed memory.
             memory.release_memory()
         step, replica = divmod(int(number), own_replicas)
-        first = (machine * own_replicas + replica) * each
+        first = (worker * own_replicas + replica) * each
         piece = batches.draw(first_step + step, range(first, first + each))
         return tf.nest.flatten(piece)
 
     @tf.autograph.experimental.do_not_convert
-    def look_up(number):
-        types = [spec.dtype for spec in flat]
+    def draw_tensors(number):
+        types = [spec.dtype for spec in flat_specs]
         arrays = tf.numpy_function(draw, [number], types, stateful=False)
-        shaped = [tf.ensure_shape(a, spec.shape) for a, spec in zip(arrays, flat)]
-        return tf.nest.pack_sequence_as(whole, shaped)
+        shaped = [tf.ensure_shape(a, spec.shape) for a, spec in zip(arrays, flat_specs)]
+        return tf.nest.pack_sequence_as(specs, shaped)
 
     numbers = tf.data.Dataset.range(np.iinfo("int64").max)
-    data = numbers.map(look_up, num_parallel_calls=DRAWN_AT_ONCE)
+    data = numbers.map(draw_tensors, num_parallel_calls=PARALLEL_DRAWS)
     # Otherwise machines synchronise at each step on whether all have a batch.
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     options = tf.data.Options()
     # Nothing to tune, and the end of the training would wait for the tuning thread,
     # which sleeps for up to a minute.
     options.autotune.enabled = False
-    return data.prefetch(DRAWN_AT_ONCE).apply(endless).with_options(options)
+    return data.prefetch(PARALLEL_DRAWS).apply(endless).with_options(options)
 
 
 def sum_of_replicas(tensors: list) -> list:
@@ -250,9 +250,9 @@ class ReplicatedModel(StoppableModel):
             figures = strategy.run(replica, (next(iterator), stop))
             return strategy.reduce(tf.distribute.ReduceOp.MEAN, figures, axis=None)
 
-        def step_of_all(iterator):
+        def train_step_on_all(iterator):
             stop, *figures = run_all(iterator, tf.constant(float(self.stop_requested)))
             self.stopping = bool(stop > 0)
             return dict(zip(names, figures))
 
-        self.train_function = step_of_all
+        self.train_function = train_step_on_all

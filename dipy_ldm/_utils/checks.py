@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 # The limit of NumPy and Keras.
-_MOST_SEED = 2**32 - 1
+_MAX_SEED = 2**32 - 1
 # Sums and differences of smaller numbers are finite in float32.
-LARGEST = 1e38
+MAX_ABSOLUTE_VALUE = 1e38
 
 
 class InputError(ValueError):
@@ -53,9 +53,9 @@ def whole(name: str, value: int, minimum: int) -> int:
 
 def check_seed(seed: int) -> None:
     """Refuse invalid seeds."""
-    if not isinstance(seed, Integral) or not 0 <= seed <= _MOST_SEED:
+    if not isinstance(seed, Integral) or not 0 <= seed <= _MAX_SEED:
         raise InputError(
-            f"seed must be a whole number from 0 to {_MOST_SEED}, not {seed}."
+            f"seed must be a whole number from 0 to {_MAX_SEED}, not {seed}."
         )
 
 

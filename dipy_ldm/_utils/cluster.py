@@ -16,9 +16,9 @@ from typing import NamedTuple
 from dipy_ldm._utils.checks import InputError
 
 # Seconds to wait for all workers.
-LIMIT = 300
+TIMEOUT = 300
 # Maximum length of a message in bytes.
-_LONGEST = 2**20
+_MAX_MESSAGE = 2**20
 
 _EXAMPLE = (
     '{"cluster": {"worker": ["host1:8888", "host2:8888"]}, '
@@ -46,7 +46,7 @@ def find_cluster() -> Cluster | None:
     return cluster if len(cluster.addresses) > 1 else None
 
 
-def in_company() -> bool:
+def is_one_of_several() -> bool:
     """Return whether this process is one of several that were started together."""
     if "TF_CONFIG" in os.environ:
         return find_cluster() is not None
@@ -78,10 +78,10 @@ def _from_tf_config(text):
             for index, address in enumerate(jobs.get(job, ()))
         }
         index = list(addresses).index((task["type"], int(task["index"])))
-        good = all(map(_is_address, addresses.values()))
+        is_valid = all(map(_is_address, addresses.values()))
     except (ValueError, KeyError, TypeError, AttributeError):
-        unknown, good = set(), False
-    if not good or unknown:
+        unknown, is_valid = set(), False
+    if not is_valid or unknown:
         raise InputError(
             f"TF_CONFIG must list chief and worker addresses and name this task's "
             f"among them, like {_EXAMPLE}; it is {text}"
@@ -149,14 +149,14 @@ def gpu_share_of_node() -> tuple[int, int]:
     return _number("SLURM_LOCALID", 0), max(map(int, counts), default=1)
 
 
-def meet(cluster: Cluster, facts: dict, limit: float = LIMIT) -> None:
+def wait_for_workers(cluster: Cluster, facts: dict, timeout: float = TIMEOUT) -> None:
     """Wait for all workers; refuse to start if their settings differ."""
-    end = time.monotonic() + limit
+    deadline = time.monotonic() + timeout
     with _listen(cluster.addresses[cluster.index]) as server:
         if cluster.index > 0:
-            refusal = _report(cluster, facts, end, limit)
+            refusal = _register(cluster, facts, deadline, timeout)
         else:
-            refusal = _receive(cluster, facts, server, end, limit)
+            refusal = _answer_workers(cluster, facts, server, deadline, timeout)
     if refusal:
         raise InputError(refusal)
 
@@ -173,13 +173,13 @@ def _listen(address):
         ) from error
 
 
-def _report(cluster, facts, end, limit):
+def _register(cluster, facts, deadline, timeout):
     """Register this worker with the chief; return the chief's refusal, if any."""
     host, _, port = cluster.addresses[0].rpartition(":")
     hello = {"job": _job(), "worker": cluster.index, "facts": facts}
     message = json.dumps(hello) + "\n"
     reason = "could not be reached"
-    while (remaining := end - time.monotonic()) > 0:
+    while (remaining := deadline - time.monotonic()) > 0:
         # The chief may not have started yet, or another program may use its port.
         with (
             suppress(OSError, ValueError, KeyError, TypeError, RecursionError),
@@ -187,13 +187,13 @@ def _report(cluster, facts, end, limit):
         ):
             reason = "did not answer: workers are missing, or it is another program"
             link.sendall(message.encode())
-            answer = json.loads(link.makefile().readline(_LONGEST))
+            answer = json.loads(link.makefile().readline(_MAX_MESSAGE))
             if answer["job"] == _job():
                 return answer["refusal"]
         time.sleep(min(0.2, remaining))
     return (
-        f"the chief at {cluster.addresses[0]} {reason} (within {limit} s); check that "
-        "all workers were started, and that the port is open."
+        f"the chief at {cluster.addresses[0]} {reason} (within {timeout} s); check "
+        "that all workers were started, and that the port is open."
     )
 
 
@@ -204,7 +204,7 @@ def _job():
     return [os.environ.get(f"SLURM_{name}_ID") for name in ("JOB", "STEP")]
 
 
-def _receive(cluster, facts, server, end, limit):
+def _answer_workers(cluster, facts, server, deadline, timeout):
     """As the chief, wait for all workers, compare their facts and answer."""
     expected = set(range(1, len(cluster.addresses)))
     hellos: dict = {}
@@ -214,14 +214,14 @@ def _receive(cluster, facts, server, end, limit):
         server.setblocking(False)
         selector.register(server, selectors.EVENT_READ)
         while missing := expected - {hello["worker"] for hello in hellos.values()}:
-            ready = selector.select(max(0, end - time.monotonic()))
+            ready = selector.select(max(0, deadline - time.monotonic()))
             if not ready:
                 workers = (
                     f"worker {i} at {cluster.addresses[i]}" for i in sorted(missing)
                 )
                 refusal = (
-                    f"no answer within {limit} s from {', '.join(workers)}; check that "
-                    "each was started and reaches the chief's port."
+                    f"no answer within {timeout} s from {', '.join(workers)}; check "
+                    "that each was started and reaches the chief's port."
                 )
                 break
             for key, _ in ready:
@@ -230,7 +230,9 @@ def _receive(cluster, facts, server, end, limit):
                 else:
                     _read_hello(key, selector, hellos, expected)
         for hello in sorted(hellos.values(), key=lambda hello: hello["worker"]):
-            refusal = refusal or difference(facts, hello["facts"], hello["worker"])
+            refusal = refusal or difference_message(
+                facts, hello["facts"], hello["worker"]
+            )
         answer = json.dumps({"job": _job(), "refusal": refusal}) + "\n"
         for link in hellos:
             with suppress(OSError):
@@ -257,10 +259,10 @@ def _read_hello(key, selector, hellos, expected):
     except OSError:
         part = b""
     text += part
-    if part and link not in hellos and len(text) < _LONGEST:
+    if part and link not in hellos and len(text) < _MAX_MESSAGE:
         if b"\n" not in text:
             return
-        if hello := _hello(text, expected):
+        if hello := _parse_hello(text, expected):
             hellos[link] = hello
             return
     # Workers that stopped are missing again.
@@ -269,7 +271,7 @@ def _read_hello(key, selector, hellos, expected):
     link.close()
 
 
-def _hello(text, expected):
+def _parse_hello(text, expected):
     """Return a worker's message; None if it is not from this job."""
     with suppress(ValueError, LookupError, TypeError, RecursionError):
         hello = json.loads(text)
@@ -280,7 +282,7 @@ def _hello(text, expected):
     return None
 
 
-def difference(chief: dict, facts: dict, worker: int) -> str | None:
+def difference_message(chief: dict, facts: dict, worker: int) -> str | None:
     """Return the message for a worker that differs from the chief, or None."""
     differ = [
         f"{name} is {facts.get(name)} there and {chief.get(name)} for the chief"

@@ -21,7 +21,7 @@ _ORDERS = [(degree, m) for degree in (2, 4) for m in range(-degree, degree + 1)]
 N_HARMONICS = len(_ORDERS)
 
 
-def number_of_direction(direction: npt.ArrayLike) -> float:
+def direction_index(direction: npt.ArrayLike) -> float:
     """Return the grid index of the direction of a nonzero vector ``(3,)``."""
     x, y, z = np.asarray(direction, float) / np.linalg.norm(direction)
     # Opposite directions on the equator are the same, too.
@@ -37,9 +37,9 @@ def harmonics(numbers: Tensor, ops: ModuleType = np) -> Tensor:
 
     Each has a mean square of 1 over the sphere. ``ops`` is numpy or ``keras.ops``.
     """
-    circle = ops.floor(numbers / _AZIMUTHS)
-    polar = circle * (math.pi / 2 / (_POLAR - 1))
-    azimuth = (numbers - circle * _AZIMUTHS) * (2 * math.pi / _AZIMUTHS)
+    polar_index = ops.floor(numbers / _AZIMUTHS)
+    polar = polar_index * (math.pi / 2 / (_POLAR - 1))
+    azimuth = (numbers - polar_index * _AZIMUTHS) * (2 * math.pi / _AZIMUTHS)
     cosine, sine = ops.cos(polar), ops.sin(polar)
     columns = []
     for degree, order in _ORDERS:

@@ -16,7 +16,7 @@ except ImportError:  # Windows: files are not locked
     fcntl = None  # type: ignore[assignment]
 
 # Longer names, in bytes, leave no room for the additions of partial files.
-_LONG = 200
+_MAX_NAME_BYTES = 200
 
 
 def make_folder(path: str | Path) -> None:
@@ -39,17 +39,17 @@ def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[
     """
     place = Path(os.path.realpath(path))
     try:
-        mode = _mode(place)
+        mode = _permissions(place)
         # Private from the beginning, but writable until complete.
-        partial, stream = _create(place, 0o666 if mode is None else mode | 0o600)
+        partial, stream = _open_partial(place, 0o666 if mode is None else mode | 0o600)
         with closing(stream):
             try:
                 yield partial
                 fsync(partial)
-                if mode not in (None, _mode(partial)):
+                if mode not in (None, _permissions(partial)):
                     partial.chmod(mode)
                 if previous is not None:
-                    _keep(place, Path(previous))
+                    _keep_previous(place, Path(previous))
                 os.replace(partial, place)
             except BaseException:
                 # Only before os.replace: later, the name may be another writer's.
@@ -64,16 +64,16 @@ def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[
         ) from error
 
 
-def _mode(path):
+def _permissions(path):
     """Return the permissions of a file; None if it does not exist."""
     with suppress(FileNotFoundError):
         return stat.S_IMODE(path.stat().st_mode)
 
 
-def _create(place, mode):
+def _open_partial(place, mode):
     """Create and lock a partial file of this writer, beside the file."""
     name = place.name
-    if len(os.fsencode(name)) > _LONG:
+    if len(os.fsencode(name)) > _MAX_NAME_BYTES:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
     partial = place.with_name(f".{name}.partial")
     _remove_leftover(partial)
@@ -123,7 +123,7 @@ def is_open(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _keep(place, previous):
+def _keep_previous(place, previous):
     """Keep a file that will be replaced under a second name."""
     previous.unlink(missing_ok=True)
     with suppress(OSError):
@@ -152,8 +152,8 @@ def claimed(path: str | Path, wait: bool = False) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    place = _claim(path)
-    with closing(_open_claim(place, path, wait)) as stream:
+    place = _lock_path(path)
+    with closing(_open_lock(place, path, wait)) as stream:
         with suppress(OSError):  # a full disk; the next write raises
             stream.truncate(0)
             holder = f"process {os.getpid()} on {socket.gethostname()}"
@@ -166,23 +166,23 @@ def claimed(path: str | Path, wait: bool = False) -> Iterator[None]:
 
 def refuse_claimed(path: str | Path) -> None:
     """Refuse a file that another process has claimed."""
-    place = _claim(path)
+    place = _lock_path(path)
     with suppress(FileNotFoundError), open(place, errors="replace") as stream:
-        _lock_claim(stream, place, path, exclusively=False, wait=False)
+        _acquire_lock(stream, place, path, exclusively=False, wait=False)
 
 
-def _claim(path):
+def _lock_path(path):
     """Return the path of the lock file."""
     path = Path(os.path.realpath(path))
     return path.with_name(f".{path.name}.lock")
 
 
-def _open_claim(place, path, wait):
+def _open_lock(place, path, wait):
     """Open and lock a lock file, which another process may be removing."""
     while True:
         stream = open(place, "a+", errors="replace", opener=_open_no_link)
         try:
-            locked = _lock_claim(stream, place, path, exclusively=True, wait=wait)
+            locked = _acquire_lock(stream, place, path, exclusively=True, wait=wait)
         except OSError:
             stream.close()
             raise
@@ -196,13 +196,13 @@ def _open_no_link(path, flags):
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def _lock_claim(stream, place, path, **how):
+def _acquire_lock(stream, place, path, **how):
     """Lock a lock file; raise with the holder's name if another process holds it."""
     try:
         return lock(stream.fileno(), **how)
     except BlockingIOError as error:
         stream.seek(0)
-        holder = "".join(filter(str.isprintable, stream.read(_LONG)))
+        holder = "".join(filter(str.isprintable, stream.read(_MAX_NAME_BYTES)))
         raise BlockingIOError(
             f"{path} is being written by {holder or 'another process'}; wait until it "
             f"ends, or name another place. If it is dead, remove {place}."

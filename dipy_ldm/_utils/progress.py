@@ -14,10 +14,10 @@ from dipy_ldm._utils.values import listed
 with warnings.catch_warnings():
     # Without ipywidgets, notebooks get text bars and a warning.
     warnings.simplefilter("ignore", TqdmWarning)
-    from tqdm.auto import tqdm as usual
+    from tqdm.auto import tqdm as standard_tqdm
 
 
-class tqdm(usual):  # noqa: N801  # its usual name
+class tqdm(standard_tqdm):  # noqa: N801  # its usual name
     """A tqdm bar that writes log messages above itself."""
 
     _handler: "_AboveBars | None" = None
@@ -52,7 +52,7 @@ class _AboveBars(logging.StreamHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a message."""
-        usual.write(self.format(record), file=self.stream)
+        standard_tqdm.write(self.format(record), file=self.stream)
 
 
 def _is_console(handler):

@@ -9,7 +9,7 @@ import signal
 import threading
 
 # Windows has no SIGHUP.
-_ENDS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+_SIGNALS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 class Terminated(SystemExit):
@@ -24,7 +24,7 @@ class Terminated(SystemExit):
         return self.sentence
 
 
-def reinstall() -> None:
+def reinstall_sigterm() -> None:
     """Reinstall the SIGTERM handler, which TensorFlow replaces on joining machines."""
     before = signal.getsignal(signal.SIGTERM)
     if _may_set() and before is not None:
@@ -32,9 +32,9 @@ def reinstall() -> None:
 
 
 @contextmanager
-def deferred(ask: Callable) -> Iterator[None]:
-    """Within this context, call `ask` on SIGTERM and SIGHUP instead of exiting."""
-    with _handled(filter(_can_handle, _ENDS), lambda number, frame: ask(number)):
+def stop_deferred(stop: Callable) -> Iterator[None]:
+    """Within this context, call `stop` on SIGTERM and SIGHUP instead of exiting."""
+    with _handled(filter(_can_handle, _SIGNALS), lambda number, frame: stop(number)):
         yield
 
 
@@ -61,7 +61,7 @@ def _can_handle(number):
 
 
 @contextmanager
-def noted(note: Callable) -> Iterator[None]:
+def interrupts_noted(note: Callable) -> Iterator[None]:
     """Within this context, also call `note` on Ctrl-C.
 
     Python drops exceptions in finalizers, a KeyboardInterrupt included; the caller can
@@ -73,11 +73,11 @@ def noted(note: Callable) -> Iterator[None]:
         yield
         return
 
-    def heed(number, frame):
+    def handle(number, frame):
         note()
         before(number, frame)
 
-    with _handled([signal.SIGINT], heed):
+    with _handled([signal.SIGINT], handle):
         yield
 
 

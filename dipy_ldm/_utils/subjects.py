@@ -24,7 +24,7 @@ def number_subjects(subjects: Any, n: int, name: str = "subjects") -> np.ndarray
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
-def number_both(
+def number_disjoint(
     learnt: tuple[int, Any], held_out: tuple[int, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return subject indices of training and held-out images; refuse shared ones."""

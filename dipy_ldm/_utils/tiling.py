@@ -53,17 +53,17 @@ def in_tiles(
             slice(max(0, i.start - margin), min(size, i.stop + margin))
             for i, size in zip(inner, space)
         ]
-        piece = ops.convert_to_numpy(function(array[_at(outer, input_factor)]))
+        piece = ops.convert_to_numpy(function(array[_upscaled(outer, input_factor)]))
         if result is None:
             whole = [size * output_factor for size in space]
             result = np.empty((len(array), *whole, piece.shape[-1]), piece.dtype)
         kept = [
             slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer)
         ]
-        result[_at(inner, output_factor)] = piece[_at(kept, output_factor)]
+        result[_upscaled(inner, output_factor)] = piece[_upscaled(kept, output_factor)]
     return result
 
 
-def _at(places, factor):
+def _upscaled(places, factor):
     """Return the index of slices at a resolution that is `factor` times as fine."""
     return (slice(None), *(slice(p.start * factor, p.stop * factor) for p in places))

@@ -18,7 +18,7 @@ ALONE = "label"
 # The user's word for unconditional.
 NONE = "none"
 # Consecutive whole numbers up to this one are taken for class codes.
-_LARGEST_CODE = 32
+_MAX_CODE = 32
 # Columns that identify the subject or the row of a table; these are not conditions.
 SUBJECT_COLUMNS = ("participant_id", "subject_id", "participant", "subject")
 KEYS = (*SUBJECT_COLUMNS, "session_id", "filename")
@@ -147,7 +147,7 @@ def are_codes(numbers: list) -> bool:
         return False
     levels, first, last = set(numbers), min(numbers), max(numbers)
     without_gaps = len(levels) == last - first + 1
-    return first in (0, 1) and last <= _LARGEST_CODE and without_gaps
+    return first in (0, 1) and last <= _MAX_CODE and without_gaps
 
 
 def level_of(value: Any) -> str:
@@ -157,7 +157,7 @@ def level_of(value: Any) -> str:
     return str(value)
 
 
-def number_of(name: str, value: Any) -> float:
+def read_number(name: str, value: Any) -> float:
     """Return a finite number, which may be given as text."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)
@@ -176,7 +176,7 @@ def grouped(pairs: Iterable[tuple]) -> dict[Any, list]:
     return groups
 
 
-def in_order(levels: Iterable[str]) -> list[str]:
+def sort_levels(levels: Iterable[str]) -> list[str]:
     """Sort levels: numbers by value, before text."""
     return sorted(levels, key=lambda n: (0, int(n), "") if n.isdecimal() else (1, 0, n))
 

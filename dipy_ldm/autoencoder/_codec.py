@@ -208,7 +208,7 @@ class Codec:
 
         def needed(per_voxel, tiling):
             tile = per_voxel * _max_tile_voxels(space, tiling, factor)
-            return _backend.ONCE_APPLYING + batch_size * (tile + image_bytes)
+            return _backend.INFERENCE_OVERHEAD + batch_size * (tile + image_bytes)
 
         return (
             needed(encoder, self._encoder_tiling(tile)),

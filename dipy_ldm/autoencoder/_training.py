@@ -72,7 +72,7 @@ def needed_memory(
     # Training uses windows, but validation and sharpening use whole images.
     build = partial(Codec, parameters, shape[1:], (0.0, 1.0))
     codec = building.build_without_weights("float32", build)
-    measuring = _backend.ONCE_APPLYING + _MEASURING_BYTES * math.prod(shape[1:])
+    measuring = _backend.INFERENCE_OVERHEAD + _MEASURING_BYTES * math.prod(shape[1:])
     return max(needed, measuring, *codec.needed_memory(shape[1:-1], 1))
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm._utils.checks import LARGEST, InputError, check_shares
+from dipy_ldm._utils.checks import MAX_ABSOLUTE_VALUE, InputError, check_shares
 from dipy_ldm._utils.files import replacing
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm.data import _cache as cache
@@ -146,10 +146,10 @@ def check_trainable(images: np.ndarray, name: str = "image") -> Survey:
             f"all values of all {name}s are {summary.low:g}, and there is nothing to "
             "learn; look at how they were read."
         )
-    if max(-summary.low, summary.high) > LARGEST:
+    if max(-summary.low, summary.high) > MAX_ABSOLUTE_VALUE:
         raise InputError(
             f"{name}s have intensities from {summary.low:g} to {summary.high:g}, "
-            f"beyond {LARGEST:g}; divide them by a number."
+            f"beyond {MAX_ABSOLUTE_VALUE:g}; divide them by a number."
         )
     return summary
 

@@ -44,7 +44,7 @@ def estimate_training(
     update = _UPDATE_COPIES * weights + _GROUP_UPDATE_COPIES * group
     working = max(update, batch_size * step)
     return (
-        _backend.ONCE_TRAINING
+        _backend.TRAINING_OVERHEAD
         + before * _EARLIER_BYTES
         + _WEIGHT_COPIES * weights
         + working

@@ -12,7 +12,7 @@ import numpy as np
 from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError, plain
 from dipy_ldm._utils.progress import tqdm
-from dipy_ldm._utils.signals import deferred, noted
+from dipy_ldm._utils.signals import interrupts_noted, stop_deferred
 from dipy_ldm._utils.types import Batches
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._image_checks import Survey, identify
@@ -175,9 +175,9 @@ def _fit(estimator, model, data, stage, record):
         *(c for c in options.callbacks if _is_of_keras(c) and is_chief),
         after_round(on_epoch_end=stop_together),
     ]
-    signal_context = nullcontext() if record.path is None else deferred(request_stop)
+    signals = nullcontext() if record.path is None else stop_deferred(request_stop)
     try:
-        with signal_context, noted(interrupt):
+        with signals, interrupts_noted(interrupt):
             model.fit(
                 data,
                 # Keras' epochs are our rounds.
