@@ -198,7 +198,7 @@ def _register(cluster, facts, deadline, timeout):
 
 
 def _job():
-    """Return an identifier of this Slurm job and step; None with TF_CONFIG."""
+    """Return Slurm's job and step, which identify own workers; None with TF_CONFIG."""
     if "TF_CONFIG" in os.environ:
         return None
     return [os.environ.get(f"SLURM_{name}_ID") for name in ("JOB", "STEP")]
