@@ -534,7 +534,7 @@ def test_learning_nothing_is_not_passed_over(scans, caplog, monkeypatch):
     monkeypatch.setitem(BOTTLENECKS, "mistaken", Mistaken)
     options = {"batch_size": 2, "learning_rate": 1e-9, "patch": 8, "verbose": False}
     VQVAE(**TINY | {"bottleneck": "mistaken"}).fit(scans, steps=2, **options)
-    sentence = "after 2 steps the autoencoder's reconstructions are no nearer"
+    sentence = "after 2 steps the autoencoder's reconstructions are no better"
     assert sentence in caplog.text
     assert "train for more steps, with larger patches, or with" in caplog.text
 
