@@ -105,7 +105,7 @@ def needed_memory(architecture: Architecture, options: ResolvedOptions) -> float
     build = partial(architecture.unet, remat=options.remat)
     denoiser = building.build_without_weights(options.precision.name, build)
     before = int(architecture.has_guide)
-    return memory.estimate_training([denoiser], options.share, before=before)
+    return memory.estimate_training([denoiser], options.share, n_earlier=before)
 
 
 def latent_scale(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ _GRADIENT_COPIES = 2.5
 
 
 def estimate_training(
-    parts: Sequence[Any], batch_size: int, distances: float = 0.0, before: int = 0
+    parts: Sequence[Any], batch_size: int, distances: float = 0.0, n_earlier: int = 0
 ) -> float:
     """Estimate the bytes that a training takes."""
     weights = 4 * sum(part.count_params() for part in parts)
@@ -45,7 +45,7 @@ def estimate_training(
     working = max(update, batch_size * step)
     return (
         _backend.TRAINING_OVERHEAD
-        + before * _EARLIER_BYTES
+        + n_earlier * _EARLIER_BYTES
         + _WEIGHT_COPIES * weights
         + working
     )
