@@ -93,9 +93,9 @@ def broadcast_from_chief(array: np.ndarray) -> np.ndarray:
 
 def require_agreement(facts: dict) -> None:
     """Refuse to train unless all machines have the same settings."""
-    of_chief, *of_workers = gather_from_workers(facts)
-    for worker, of_worker in enumerate(of_workers, 1):
-        if refusal := cluster.difference_message(of_chief, of_worker, worker):
+    chief_facts, *worker_facts = gather_from_workers(facts)
+    for worker, own_facts in enumerate(worker_facts, 1):
+        if refusal := cluster.difference_message(chief_facts, own_facts, worker):
             raise InputError(refusal)
 
 

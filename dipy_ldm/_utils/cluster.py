@@ -284,14 +284,14 @@ def _parse_hello(text, expected):
 
 def difference_message(chief: dict, facts: dict, worker: int) -> str | None:
     """Return the message for a worker that differs from the chief, or None."""
-    differ = [
+    differences = [
         f"{name} is {facts.get(name)} there and {chief.get(name)} for the chief"
         for name in sorted(chief | facts)
         if chief.get(name) != facts.get(name)
     ]
-    if not differ:
+    if not differences:
         return None
     return (
-        f"worker {worker} was not started as the chief was ({'; '.join(differ)}); "
+        f"worker {worker} was not started as the chief was ({'; '.join(differences)}); "
         "start the same command in the same environment on all machines."
     )

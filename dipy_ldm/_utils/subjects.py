@@ -25,19 +25,19 @@ def number_subjects(subjects: Any, n: int, name: str = "subjects") -> np.ndarray
 
 
 def number_disjoint(
-    learnt: tuple[int, Any], held_out: tuple[int, Any]
+    train: tuple[int, Any], held_out: tuple[int, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return subject indices of training and held-out images; refuse shared ones."""
-    sets = ("subjects", *learnt), ("validation_subjects", *held_out)
+    sets = ("subjects", *train), ("validation_subjects", *held_out)
     first, second = (number_subjects(own, n, name) for name, n, own in sets)
     # Compared as text, since categories become text.
     names = [
         {level_of(value) for value in values_of(name, own) if value is not None}
         for name, _, own in sets
     ]
-    if both := names[0] & names[1]:
+    if shared := names[0] & names[1]:
         raise InputError(
-            f"{listed(both)} are in both `subjects` and "
+            f"{listed(shared)} are in both `subjects` and "
             "`validation_subjects`; leave them out of one."
         )
     return first, second
@@ -50,12 +50,12 @@ def refuse_same_subjects(train: Any, held_out: Any) -> None:
     closer than held-out images.
     """
     first, second = (set() if own is None else set(own) for own in (train, held_out))
-    if both := first & second - {None}:
+    if shared := first & second - {None}:
         raise InputError(
             f"training and held-out images share subjects "
-            f"({listed(sorted(map(str, both)))}), which hides copies; leave these out "
-            "of `held_out` or, if they are different people of the same name, rename "
-            "them."
+            f"({listed(sorted(map(str, shared)))}), which hides copies; leave these "
+            "out of `held_out` or, if they are different people of the same name, "
+            "rename them."
         )
 
 

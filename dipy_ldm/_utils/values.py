@@ -184,15 +184,15 @@ def sort_levels(levels: Iterable[str]) -> list[str]:
 def listed(names: Iterable, most: int = 20) -> str:
     """Join names by commas; count those beyond the first `most`."""
     names = list(map(str, names))
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    ending = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + ending
 
 
 def as_report(complaints: Iterable[str]) -> str:
     """Join distinct messages, one per line; count those beyond a maximum."""
     lines = list(dict.fromkeys(complaints))
-    if more := len(lines[_MAX_COMPLAINTS:]):
-        lines[_MAX_COMPLAINTS:] = [f"and {more} more"]
+    if n_more := len(lines[_MAX_COMPLAINTS:]):
+        lines[_MAX_COMPLAINTS:] = [f"and {n_more} more"]
     return "\n".join(lines)
 
 

@@ -168,11 +168,11 @@ class Codec:
         crop = (slice(None), *map(slice, space))
         low, high = self.intensity
 
-        def sharply(piece):
+        def sharp(piece):
             return sharpened(self._decode(piece), sharpening)
 
         def decode(piece):
-            images = np.clip(tiles.in_tiles(sharply, piece, **tiling)[crop], 0, 1)
+            images = np.clip(tiles.in_tiles(sharp, piece, **tiling)[crop], 0, 1)
             return images * np.float32(high - low) + np.float32(low)
 
         batch_size = batch_size or tiles.safe_batch(space)

@@ -29,7 +29,7 @@ import numpy as np
 from dipy_ldm._utils.types import Tensor
 
 # Maximum increase of the squared error.
-_MAX_ERROR_INCREASE = 0.05
+_MAX_ERROR_RISE = 0.05
 # Amplify the finest detail by half at most: scans that are mostly noise don't gain from
 # more.
 MAX_GAIN = 0.5
@@ -96,7 +96,7 @@ def sharpening_gain(figures: np.ndarray) -> float:
     if not (true > own > 0 and twice > 0):
         return 0.0
     # Solve own + 2 g cross + g^2 twice = true for the detail, and
-    # 2 g product + g^2 own = _MAX_ERROR_INCREASE error for the squared error.
-    enough = (math.sqrt(cross**2 + twice * (true - own)) - cross) / twice
-    cost = (math.sqrt(product**2 + own * _MAX_ERROR_INCREASE * error) - product) / own
-    return float(min(enough, cost, MAX_GAIN))
+    # 2 g product + g^2 own = _MAX_ERROR_RISE error for the squared error.
+    detail_gain = (math.sqrt(cross**2 + twice * (true - own)) - cross) / twice
+    max_gain = (math.sqrt(product**2 + own * _MAX_ERROR_RISE * error) - product) / own
+    return float(min(detail_gain, max_gain, MAX_GAIN))

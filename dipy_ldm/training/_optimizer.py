@@ -213,20 +213,20 @@ class FlatAdam(keras.optimizers.Optimizer):
     def _update_group(self, group, gradient, rate, clip, unbiased):
         """Update the weights of a group, and return the changes."""
         shares = [self._rate_factor(weight) for weight in group.weights]
-        each = {share: rate * share for share in set(shares)}
+        rates = {share: rate * share for share in set(shares)}
         shapes = [weight.shape for weight in group.weights]
-        moment = group.momentum, gradient, clip, 1 - _BETA_1
+        first_moment = group.momentum, gradient, clip, 1 - _BETA_1
         # Updated in place: TensorFlow would allocate new memory for assigned values in
         # each step, up to twice as much as needed.
         if group.velocity is None:
-            momentum_change, lookahead = _nesterov(*moment)
+            momentum_change, lookahead = _nesterov(*first_moment)
             matrices = [_matrix_shape(weight) for weight in group.weights]
-            updates = _orthogonalised(matrices, lookahead, [each[s] for s in shares])
+            updates = _orthogonalised(matrices, lookahead, [rates[s] for s in shares])
             changes = [ops.reshape(x, shape) for x, shape in zip(updates, shapes)]
         else:
-            (rate,) = each.values()
-            further = group.velocity, 1 - _BETA_2, unbiased, _EPSILON, rate
-            momentum_change, squares, change = _adam(*moment, *further)
+            (rate,) = rates.values()
+            second_moment = group.velocity, 1 - _BETA_2, unbiased, _EPSILON, rate
+            momentum_change, squares, change = _adam(*first_moment, *second_moment)
             _backend.add_to(group.velocity, squares)
             changes = _split(change, shapes)
         _backend.add_to(group.momentum, momentum_change)
@@ -336,9 +336,9 @@ def _size_limited_groups(weights, places):
     return groups
 
 
-def _change_towards(value, aim, share):
-    """Return the change that moves a value towards an aim by a share."""
-    return (aim - value) * share
+def _change_towards(value, target, share):
+    """Return the change that moves a value a share of the way to a target."""
+    return (target - value) * share
 
 
 @fused

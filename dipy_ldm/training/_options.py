@@ -158,10 +158,10 @@ class ResolvedOptions(NamedTuple):
 
     def optimizer(self, batches: int, **options) -> FlatAdam:
         """Return the optimizer for a training of `batches` batches."""
-        several = self.accumulate > 1
+        accumulates = self.accumulate > 1
         return FlatAdam(
             cosine_decay(self.learning_rate, batches, self.accumulate),
-            gradient_accumulation_steps=self.accumulate if several else None,
+            gradient_accumulation_steps=self.accumulate if accumulates else None,
             orthogonal=True,
             # Only in float16 may gradients underflow.
             initial_scale=2.0**15 if self.precision.name == "float16" else None,
