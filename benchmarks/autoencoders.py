@@ -1,6 +1,6 @@
 """Compare autoencoders: detail of volumes, codebooks on digits, short trainings.
 
-Each measure prints a line of JSON for each training.
+Each measure prints one line of JSON per training.
 """
 
 import itertools
@@ -32,7 +32,7 @@ def add_detail_options(parser):
     parser.add_argument("--learning_rate", type=float)
     parser.add_argument("--code_dim", type=int, default=_presets.VOLUMES.code_dim)
     parser.add_argument("--n_codebooks", type=int, default=_presets.VOLUMES.n_codebooks)
-    parser.add_argument("--noise", type=float, default=0.1, help="as it is learnt with")
+    parser.add_argument("--noise", type=float, default=0.1, help="of the augmentation")
     parser.add_argument("--n_held_out", type=int, default=20)
     parser.add_argument("--montage", metavar="FILE", type=png_path)
 
@@ -53,7 +53,7 @@ def measure_detail(options):
         learning_rate=options.learning_rate,
     )
     seconds = time.perf_counter() - start
-    # As it errs least, and as it is decoded.
+    # Without sharpening, and with the gain that decoding uses.
     for gain in dict.fromkeys([0.0, vqvae.sharpening_]):
         vqvae.sharpening_ = gain
         reconstructed = vqvae.predict(held_out)
@@ -76,7 +76,7 @@ def sharpness(volumes):
 class AveragingCodebook(Codebook):
     """Codes that are moving averages of their vectors (van den Oord 2017, appendix).
 
-    Written as an increment, so that a code that is moved (revived) stays there.
+    Updates are increments, so that revived codes stay where they are moved to.
     """
 
     decay = 0.99
@@ -89,7 +89,7 @@ class AveragingCodebook(Codebook):
         )
 
     def call(self, vectors, training=False):
-        """Quantise; in training move the codes."""
+        """Quantise; in training, update the codes."""
         indices = self.nearest(vectors)
         codes = ops.stop_gradient(self.quantise(vectors))
         self.add_loss(self.commitment * ops.mean((vectors - codes) ** 2))
@@ -120,7 +120,7 @@ def add_codebook_options(parser):
 
 
 def compare_codebooks(options):
-    """Compare codes that learn by gradient with codes that are moving averages."""
+    """Compare codes that are trained by gradient with moving averages."""
     images, test = load_mnist("train")[0][: options.n_images], load_mnist("test")[0]
     for n_codes, name in itertools.product(options.n_codes, CODEBOOKS):
         start = time.perf_counter()
@@ -150,7 +150,7 @@ def add_collapse_options(parser):
 
 
 def train_briefly(options):
-    """Train briefly on few scans in many trainings, to see that none collapses."""
+    """Run many short trainings on few scans, to check that none collapses."""
     files = options.train or [get_fnames(name="aniso_vox")]
     loaded = load_volumes(files, voxel_size=options.voxel_size, shuffle=True).images
     trainings = itertools.product(

@@ -1,4 +1,4 @@
-"""What the benchmarks share: command lines, JSON lines, models and scans."""
+"""Shared by the benchmarks: command lines, JSON lines, models and scans."""
 
 import argparse
 import contextlib
@@ -22,21 +22,21 @@ from dipy_ldm.metrics import nearest_distance
 
 COHORT_SCRIPT = Path(__file__).parents[1] / "doc" / "examples" / "virtual_cohort.py"
 LABEL_COHORT_SCRIPT = COHORT_SCRIPT.with_name("label_cohort.py")
-sys.path.append(str(COHORT_SCRIPT.parent))  # for what imports from these scripts
-# After -c of Python: the command, from this checkout.
+sys.path.append(str(COHORT_SCRIPT.parent))  # some benchmarks import these scripts
+# For python -c: the command, from this checkout.
 TRAIN = "from dipy_ldm.workflows import cli; cli.train()"
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one sentence."""
+    """A parser whose errors are one sentence."""
 
     def error(self, message):
-        """Print what is wrong, without the usage, and exit."""
+        """Print the error without the usage, and exit."""
         self.exit(2, f"{self.prog}: {message}\n")
 
 
 def make_parser(description, measures):
-    """Make a parser with a subcommand for each measure: its options and function."""
+    """Return a parser with a subcommand for each measure, by options and function."""
     parser = Parser(description=description.partition("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="MEASURE")
     for name, (add_options, measure) in measures.items():
@@ -48,10 +48,10 @@ def make_parser(description, measures):
 
 
 def print_scores(parser, arguments=None):
-    """Run the measure of a command line; print its result, or each of them, as JSON."""
+    """Run the measure of a command line; print each result as a line of JSON."""
     options, stdout = parser.parse_args(arguments), sys.stdout
     try:
-        # Whatever libraries print, standard output is the JSON alone.
+        # Keep the output of libraries out of standard output.
         with contextlib.redirect_stdout(sys.stderr):
             scores = options.measure(options)
             for line in [scores] if isinstance(scores, dict) else scores:
@@ -61,21 +61,21 @@ def print_scores(parser, arguments=None):
 
 
 def log(message):
-    """Report progress where it can't be taken for a result."""
+    """Log progress to standard error."""
     print(message, file=sys.stderr, flush=True)
 
 
 def call(*arguments):
-    """Run Python; what it prints is no score."""
+    """Run Python, with its output on standard error."""
     command = [sys.executable, *map(str, arguments)]
     subprocess.run(command, check=True, stdout=sys.stderr)
 
 
 def train_once(options, names, *arguments):
-    """Train a model if it is not there, from its last checkpoint on; return its file.
+    """Train or resume a model if its file does not exist; return the file.
 
-    Arguments are files to learn from, and options; names are the options that are
-    passed on with their values.
+    ``arguments`` are training files and options; ``names`` are options to pass on with
+    their values.
     """
     model = options.folder / "ldm.safetensors"
     if not model.exists():
@@ -86,7 +86,7 @@ def train_once(options, names, *arguments):
 
 
 def draw_brains(folder, pattern, n, first, *options):
-    """Draw brains without skull from label maps, unless there are as many files."""
+    """Draw brains without skull from label maps, unless enough files exist."""
     if len(list(folder.glob(pattern))) < n:
         counts = "--n", n, "--first", first
         call(LABEL_COHORT_SCRIPT, folder, *counts, "--stripped", 1, *options)
@@ -95,22 +95,22 @@ def draw_brains(folder, pattern, n, first, *options):
 def add_sampling(parser, n_samples, batch_size):
     """Add the options of sampling to a command line."""
     parser.add_argument("--sampler", choices=SAMPLERS, default="dpm++")
-    parser.add_argument("--steps", type=int, help="as many as suffice if left out")
+    parser.add_argument("--steps", type=int, help="default: that of the sampler")
     parser.add_argument("--eta", type=float, default=0.0)
-    parser.add_argument("--guidance", type=float, help="the usual one if left out")
+    parser.add_argument("--guidance", type=float, help="default: that of the model")
     parser.add_argument("--n_samples", type=int, default=n_samples)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=batch_size)
 
 
 def sampling(options):
-    """Return the options that decide what the samples are."""
+    """Return the options on which the samples depend."""
     names = ("sampler", "steps", "eta", "guidance", "seed")
     return {name: getattr(options, name) for name in names}
 
 
 def generate(model, options, conditions=None):
-    """Draw samples and take the time, compilation included.
+    """Draw samples and measure the time, including compilation.
 
     Shapes: images ``(n, *space, channels)``.
     """
@@ -141,11 +141,11 @@ def score_novelty(samples, train, real):
 
 
 def png_path(path):
-    """Check that a picture can be written, before it takes minutes to make."""
+    """Check that a picture can be written, before long computations."""
     if Path(path).suffix != ".png":
         raise argparse.ArgumentTypeError(f"{path} must end in .png.")
     if not Path(path).absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"make the folder of {path} first.")
+        raise argparse.ArgumentTypeError(f"create the folder of {path} first.")
     return path
 
 
@@ -155,14 +155,14 @@ def load_model(path):
     shape, affine = model.vqvae.shape_, model.vqvae.affine_
     if len(shape) != 4 or affine is None:
         raise InputError(
-            f"{path} is no model of volumes in a space; train one with dipy_train_ldm "
-            "on NIfTI files."
+            f"{path} is not a model of volumes with an affine; train one with "
+            "dipy_train_ldm on NIfTI files."
         )
     return model, Grid(tuple(shape[:3]), affine)
 
 
 def vary_scan(image, n, seed=0):
-    """Move a volume in [0, 1], change its contrast and add noise, ``n`` times.
+    """Shift a volume in [0, 1], change its contrast and add noise, ``n`` times.
 
     Shapes: image ``(x, y, z, channels)``, result ``(n, x, y, z, channels)``.
     """

@@ -1,10 +1,9 @@
-"""Measure how well volumes are what was asked for.
+"""Measure how well generated volumes follow their conditions.
 
 For models of a virtual cohort with covariates (``virtual_cohort.py --covariates``).
-Each covariate is measured in the volumes themselves: from their brightness at a few
-places, by a fit to the exact values of the training cohort. What such a measurement is
-worth is shown on volumes that were held out, whose values are exact too, and on their
-reconstructions.
+Each covariate is measured in the volumes: by regression on intensities at a few points,
+fitted to the exact values of the training cohort. Held-out volumes, whose exact values
+are known, and their reconstructions show how reliable the measurement is.
 """
 
 from common import add_sampling, load_model, log, make_parser, print_scores, sampling
@@ -16,15 +15,15 @@ from dipy_ldm.data._covariates import read_covariates
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.prior._ridge import ConditionalMean, fit_kernel_ridge
 
-# Places at which volumes are looked at, in mm from the middle of the brain, and how far
-# they are apart: around the ventricles, where the lesion is, too, and everywhere.
+# Ranges of sampling points in mm from the centre of the brain, and their spacing:
+# around the ventricles and the lesion, and in the whole brain.
 NEAR = ((-40, 41), (-44, 57), (-24, 37)), 6
 WHOLE = ((-66, 67), (-84, 85), (-60, 61)), 8
-# Blurred first, in mm: how sharp a volume is makes no difference.
+# Blur in mm before sampling, so that sharpness has no effect.
 BLUR = 4
-# The brightness of tissues is found everywhere.
+# Contrast is measured in the whole brain.
 LOOK = {"ventricles": NEAR, "offset": NEAR, "contrast": WHOLE, "group": NEAR}
-# What is tried: ridges, in mean products, and shares of squares of products.
+# Hyperparameters: ridges relative to the mean product, and weights of squared products.
 RIDGES = np.logspace(-6, 0, 13)
 SQUARES = 0.0, 0.5
 NUMBERS = ("ventricles", "offset", "contrast")
@@ -77,7 +76,7 @@ def score_generated(options):
 
 
 def features(images, affine):
-    """Describe volumes by their brightness at a few places.
+    """Return the intensities of volumes at a few points.
 
     Shapes: images ``(n, x, y, z, 1)``, result ``(n, k)``.
     """
@@ -87,7 +86,7 @@ def features(images, affine):
     for image in images[..., 0]:
         inside = image > 0.2 * np.quantile(image, 0.99)
         blurred = gaussian_filter(image, BLUR / np.linalg.norm(affine[:3, :3], axis=0))
-        # Beside white matter.
+        # Relative to white matter.
         blurred = blurred / np.quantile(blurred[inside], 0.9)
         for look, rows in rows_by_look.items():
             rows.append(_sample_at(blurred, world[inside].mean(axis=0), affine, *look))
@@ -95,7 +94,7 @@ def features(images, affine):
 
 
 def _sample_at(image, centre, affine, box, step):
-    """Sample a volume on a lattice in millimetres."""
+    """Interpolate a volume at a grid of points in millimetres."""
     axes = [np.arange(low, high, step) for low, high in box]
     places = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3) + centre
     indices = (places - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
@@ -103,10 +102,10 @@ def _sample_at(image, centre, affine, box, step):
 
 
 class Measure:
-    """A kernel ridge regression from features to exact values.
+    """Kernel ridge regression from features to exact values.
 
-    Its ridge, and whether products of features have a part, are those with which each
-    volume is measured best by a fit to the others.
+    Leave-one-out cross-validation chooses the ridge and the weight of products of
+    features.
 
     Shapes: table ``(n, k)``.
     """
@@ -124,19 +123,19 @@ class Measure:
         self.share, weights, offset, left_out = min(
             fits, key=lambda fit: np.mean((fit[-1] - targets) ** 2)
         )
-        # What is measured lies too near to the mean, which is made up for.
+        # Correct for the shrinkage towards the mean.
         slope, start = np.polyfit(targets, left_out, 1)
         self.weights, self.offset = weights / slope, (offset - start) / slope
 
     def _fit(self, targets, ridge, share):
-        """Fit, and measure each by a fit to the others."""
+        """Fit, and return leave-one-out predictions, too."""
         products = _kernel(self.terms, self.terms, share)
         more = ridge * products.trace() / len(targets)
         subjects = np.arange(len(targets))
         return share, *fit_kernel_ridge(products, targets, [more], subjects)
 
     def code(self, value):
-        """Return a number for a value: groups are -1 and 1."""
+        """Return a value as a number: groups are -1 and 1."""
         return 2.0 * GROUPS.index(value) - 1 if self.of_groups else value
 
     def __call__(self, table, values):
@@ -171,12 +170,12 @@ def load_cohort(folder, grid):
 
 
 def mean_variance(images):
-    """Return the mean variance of a voxel among images, ``(n, x, y, z, 1)``."""
+    """Return the mean variance of voxels over images ``(n, x, y, z, 1)``."""
     return float(np.var(images, 0, dtype="float64").mean())
 
 
 def draw(name, values, n, rng):
-    """Draw conditions to request, evenly over those of the training volumes."""
+    """Draw conditions uniformly over the range of the training volumes."""
     if name == "group":
         return [GROUPS[i % 2] for i in range(n)]
     present = [value for value in values[name] if value is not None]
@@ -192,7 +191,7 @@ def add_mean_options(parser):
 
 
 def score_conditional_mean(options):
-    """Measure how much of the latents conditions explain before any training."""
+    """Measure how much of the latents' variance conditions explain before training."""
     model, grid = load_model(options.model)
     conditions = model.conditions_
     train, real = (encode(model, at, grid) for at in (options.train, options.real))

@@ -1,13 +1,13 @@
 """Measure generated MNIST digits, and train the classifier that measures them.
 
-The packaged classifier gives the features (128, after the activation of its last hidden
-layer) and the confidence. It has seen neither the test digits nor the first 10,000
-training digits: these two stand beside the samples as the best that samples could be.
-It is right for 99.3 % of the test digits, gives them a mean top probability of 0.994,
-and is confident (above 0.95) of 97.65 % of them.
+The packaged classifier computes the features (128, after the activation of its last
+hidden layer) and the confidence. It was trained neither on the test digits nor on the
+first 10,000 training digits: these two are the reference, the best that samples could
+be. Its accuracy on the test digits is 99.3 %, its mean top probability 0.994, and it is
+confident (above 0.95) of 97.65 % of them.
 
-``dipy_evaluate_ldm mnist --real_files mnist`` has more figures, with intervals; this
-compares with all test digits, and digit by digit.
+``dipy_evaluate_ldm mnist --real_files mnist`` has more metrics, with intervals; this
+compares with all test digits, and by digit.
 """
 
 from functools import cached_property
@@ -36,13 +36,13 @@ from dipy_ldm.evaluation import features
 from dipy_ldm.metrics import frechet_distance, nearest_distance, precision_recall
 from dipy_ldm.plots import save_montage
 
-# Of the classifier: training digits that it has not seen, and numbers of a digit.
+# Of the classifier: held-out training digits, and number of features.
 HELD_OUT, FEATURES = 10_000, 128
 CONFIDENT = 0.95
-# The last 50,000 digits are shifted, with strong dropout, so that the confidence can be
-# trusted.
+# Trained on the last 50,000 digits, shifted and with strong dropout, so that the
+# confidence is calibrated.
 RECIPE: dict[str, Any] = {
-    "version": 1,  # Count up when the code below trains another classifier.
+    "version": 1,  # Increase when the code below trains another classifier.
     "held_out": 10_000,
     "widths": [16, 32],
     "features": 128,
@@ -75,7 +75,7 @@ class Classifier:
         return self.network.predict(images, batch_size=500, verbose=0)
 
     def score_samples(self, images, labels=None):
-        """Score samples, beside as many digits that no network was trained on.
+        """Score samples, and as many held-out digits for reference.
 
         Shapes: images ``(n, 28, 28, 1)``, labels ``(n,)``.
         """
@@ -90,7 +90,7 @@ class Classifier:
                 ],
             }
             of_labels |= self.score_classes(sample_features, labels)
-        # As many as there are samples, since both measures depend on the number.
+        # As many as samples, since both metrics depend on the number.
         held_out = self.held_out_features[: len(images)]
         frechet = frechet_distance(sample_features, self.features)
         floor = frechet_distance(held_out, self.features)
@@ -139,7 +139,7 @@ class Classifier:
         return nearest_distance(self.test, self.train)
 
     def score_vqvae(self, vqvae):
-        """Score an autoencoder: samples can't be better than what it reconstructs."""
+        """Score an autoencoder, whose reconstructions limit the quality of samples."""
         reconstructed = vqvae.predict(self.test)
         features, _ = self.classify(reconstructed)
         used = np.unique(vqvae.codes(vqvae.encode(self.test)))
@@ -152,12 +152,12 @@ class Classifier:
 
 
 def share_of(probabilities, labels):
-    """Return the share of images that are classified by their labels."""
+    """Return the share of images that are classified correctly."""
     return float(np.mean(probabilities.argmax(axis=1) == labels))
 
 
 def confident(probabilities):
-    """Return the share of images whose digit is beyond doubt."""
+    """Return the share of images that are classified with confidence."""
     return float(np.mean(probabilities.max(axis=1) > CONFIDENT))
 
 
@@ -175,13 +175,13 @@ def read_samples(path):
 
 
 def add_score_options(parser):
-    """Add what is scored."""
+    """Add the options of :func:`score_digits`."""
     parser.add_argument("model", help="model file, mnist, or an .npz file of images")
     add_sampling(parser, n_samples=10_000, batch_size=256)
     parser.add_argument(
         "--unspecified",
         action="store_true",
-        help="leave labels unspecified, which are otherwise drawn",
+        help="generate without labels, which are otherwise drawn",
     )
     parser.add_argument(
         "--montage", metavar="FILE", type=png_path, help="picture of 100 samples"
@@ -189,7 +189,7 @@ def add_score_options(parser):
 
 
 def score_digits(options):
-    """Score the model or the samples that the command line names."""
+    """Score a model or an .npz file of samples."""
     model, scores, labels = None, {"model": options.model}, None
     if options.model.endswith(".npz"):
         images = read_samples(options.model)
@@ -198,7 +198,7 @@ def score_digits(options):
         at_least("n_samples", options.n_samples, FEATURES + 1)
         conditions = "none" if options.unspecified else None
         if "label" in model.conditions_ and not options.unspecified:
-            # As without any option.
+            # As predict draws them by default.
             conditions = model.draw_conditions(options.n_samples, seed=options.seed)
             labels = np.array(conditions["label"], int)
         images, seconds = generate(model, options, conditions)
@@ -214,12 +214,12 @@ def score_digits(options):
 
 
 def add_classifier_options(parser):
-    """Add where the classifier is written."""
+    """Add the options of :func:`write_classifier`."""
     parser.add_argument("file", help="where to write it")
 
 
 def write_classifier(options):
-    """Train the packaged classifier again, and write its weights in 16 bits."""
+    """Retrain the packaged classifier, and write its weights in 16 bits."""
     keras.utils.set_random_seed(RECIPE["seed"])
     network = features.build_classifier(RECIPE)
     train_classifier(network, *load_mnist("train"))
@@ -250,7 +250,7 @@ def train_classifier(network, images, labels):
 
 
 def shift(images, most, rng):
-    """Move each image by up to some pixels along each side.
+    """Shift each image randomly by up to ``most`` pixels along each side.
 
     Shapes: images ``(n, height, width, channels)``.
     """

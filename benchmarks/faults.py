@@ -1,11 +1,12 @@
-"""Kill what writes files at each of its system calls, and look at what is left.
+"""Kill processes that write files at their system calls, and check what remains.
 
-Prints one line of JSON: for training (checkpoints and a model), denoising with other
-options over older results, and filling the cache of volumes, how many system calls
-change or open files, at how many of them the process was killed, and after how many of
-these a file was half written, a name held what is not its own, the work could not be
-gone on with to the result of an uninterrupted one, or a file was left over after that.
-All but the first two must be 0. It needs Linux, strace, and the right to trace.
+It prints one line of JSON for each of training (checkpoints and a model), denoising
+with other options over older results, and filling the cache of volumes: the number of
+system calls that change or open files; at how many of them the process was killed; and
+after how many of these kills a file was half written, a file had the contents of
+another, resuming did not give the result of an uninterrupted run, or a temporary file
+was left over after resuming. All but the first two must be 0. It needs Linux, strace,
+and permission to trace.
 """
 
 import contextlib
@@ -41,9 +42,9 @@ CALLS = (
     "link,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir,chmod,fchmod,fchmodat,flock"
 )
 SHAPE = (4, 5, 6)
-# Of each task, about 200 calls.
+# Sizes with about 200 calls per task.
 STEPS, SCANS, COHORT = 13, 7, 40
-SEIZE = 0x59616D61  # PR_SET_PTRACER, with which a process says who may trace it
+SEIZE = 0x59616D61  # PR_SET_PTRACER: which processes may trace this one
 
 
 def make_parser():
@@ -62,11 +63,11 @@ class Training:
         self.checkpoint = folder / "ldm.safetensors.checkpoint"
 
     def prepare(self):
-        """Leave an older model."""
+        """Write an older model."""
         self._save({"w": np.zeros(9)})
 
     def run(self):
-        """Go on from the checkpoint, as ``training.checkpoint.Record`` does."""
+        """Resume from the checkpoint, as ``TrainingRecord`` does."""
         with claimed(self.model):
             done, state = 0, np.ones(999)
             if self.checkpoint.exists():
@@ -104,10 +105,10 @@ class Training:
 
 
 class Denoising:
-    """Volumes and their JSON, made with other options than those that are there."""
+    """Volumes and their sidecars, over those of other options."""
 
     class Flow:
-        """The state of a command that writing looks at."""
+        """The attributes of a command that are read when it writes."""
 
         written = 0
         _force_overwrite = True
@@ -117,11 +118,11 @@ class Denoising:
         self.files = dict(enumerate(outputs))
 
     def prepare(self):
-        """Leave what another strength gave."""
+        """Write the results of another strength."""
         self._run(0.3, resume=False)
 
     def run(self):
-        """Go on, as the command does."""
+        """Resume, as the command does."""
         self._run(0.8, resume=True)
 
     def _run(self, strength, resume):
@@ -157,7 +158,7 @@ class Denoising:
         half = old = 0
         for number, path in self.files.items():
             if not path.exists():
-                # It is being replaced.
+                # Killed while it was being replaced.
                 continue
             try:
                 facts = json.loads(sidecar(path).read_text())
@@ -188,20 +189,20 @@ class Cache:
             nib.save(image, self.cohort / f"{number}.nii")
 
     def prepare(self):
-        """Leave nothing."""
+        """Do nothing."""
 
     def run(self):
-        """Fill the cache, or find it filled; what was left over is old enough to go."""
+        """Fill the cache or use it; leftovers count as stale at once."""
         cache._STALE_SECONDS = -1
         load_volumes([self.cohort], cache_dir=self.root)
 
     def result(self):
-        """Hash what there is in the end."""
+        """Hash the cached volumes."""
         (folder,) = self.root.glob("*/")
         return hashlib.sha256((folder / "images.npy").read_bytes()).hexdigest()
 
     def inspect(self):
-        """Count what is half there under the name of the whole."""
+        """Count incomplete folders under final names."""
         folders = [path for path in self.root.glob("[0-9a-f]*") if path.is_dir()]
         names = [sorted(file.name for file in folder.iterdir()) for folder in folders]
         return sum(name != ["images.npy", "volumes.json"] for name in names), 0
@@ -211,10 +212,10 @@ TASKS = {"training": Training, "denoising": Denoising, "cache": Cache}
 
 
 def measure(options):
-    """Kill each task at system calls, and count what it leaves broken."""
+    """Kill each task at system calls, and count the failures."""
     at_least("points", options.points, 1)
     if shutil.which("strace") is None:
-        raise InputError("there is no strace; install it.")
+        raise InputError("strace is not installed; install it.")
     logging.getLogger("dipy_ldm").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         return {
@@ -224,7 +225,7 @@ def measure(options):
 
 
 def _kill_at_calls(kind, place, name, points):
-    """Kill one task at some calls, spread evenly over all."""
+    """Kill one task at `points` of its calls, evenly spaced."""
     place.mkdir()
     calls = _list_calls(kind, place / "all")
     expected = kind(place / "all").result()
@@ -233,7 +234,7 @@ def _kill_at_calls(kind, place, name, points):
     at = np.linspace(0, len(calls) - 1, min(points, len(calls))).astype(int)
     for number in np.unique(at):
         folder = place / str(number)
-        # strace counts each call by itself.
+        # strace counts calls by name.
         call, nth = calls[number], calls[: number + 1].count(calls[number])
         inject = f"inject={call}:signal=KILL:when={nth}"
         status = _run(kind, folder, "-e", inject)
@@ -242,7 +243,7 @@ def _kill_at_calls(kind, place, name, points):
         half, old = task.inspect()
         counts["half"] += half > 0
         counts["old"] += old > 0
-        # In a process of its own, as a user would.
+        # In a separate process, as a user would.
         resumed = (
             os.WEXITSTATUS(_run_forked(task.run)) == 0 and task.result() == expected
         )
@@ -261,7 +262,7 @@ def _list_calls(kind, folder):
 
 
 def _run(kind, folder, *options):
-    """Do a task under strace, with options that may kill it; return its status."""
+    """Run a task under strace, with options that may kill it; return its status."""
     folder.mkdir()
     task = kind(folder)
     task.prepare()
@@ -290,7 +291,7 @@ def _is_traced(process):
 
 
 def _run_forked(function):
-    """Call a function in a process of its own; return its status."""
+    """Call a function in a child process; return its status."""
     child = os.fork()
     if child == 0:
         _run_and_exit(function)

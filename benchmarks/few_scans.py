@@ -1,12 +1,13 @@
-"""Measure what a lab with few scans gets, from scratch and from packaged models.
+"""Measure models of few scans, trained from scratch or from packaged models.
 
-One command does all of it, in a folder: brains of label maps that no packaged model has
-learnt from, trainings on a few of them, and samples beside other brains of these maps::
+One command does everything, in a folder: it draws brains of label maps on which no
+packaged model was trained, trains on a few of them, and compares samples with other
+brains of these maps::
 
     python benchmarks/few_scans.py few --maps heads --only 05 10 15 20
 
-A line of JSON for each number of scans and each way to a model, with the seconds that
-its training took. What is there is left as it is.
+It prints a line of JSON for each number of scans and each kind of training, with its
+seconds. Existing files are kept.
 """
 
 from pathlib import Path
@@ -25,15 +26,15 @@ from volumes import (
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.metrics import nearest_distance
 
-# What each begins from, and its share of the steps of a diffusion model that has all
-# the time for itself.
+# The packaged model to start from, and the share of `steps` to train the diffusion
+# model for.
 WAYS = {
     "scratch": (None, None),
     "autoencoder": ("volumes", 1.0),
     "both": ("brains", 1.0),
     "both, a tenth": ("brains", 0.1),
 }
-# Copies are nearer to what was learnt from than all but this share of held-out brains.
+# Copies are nearer to training brains than all but this share of held-out brains.
 COPIES = 0.05
 SCORES = (
     *("nearest_median", "nearest_median_real", "copies", "ms_ssim_excess", "octaves"),
@@ -44,7 +45,7 @@ SCORES = (
 def make_parser():
     """Describe the command line."""
     parser = Parser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="where all of it is, or will be")
+    parser.add_argument("folder", type=Path, help="of all files")
     parser.add_argument("--maps", required=True, help="folder of label maps")
     parser.add_argument("--only", nargs="+", required=True, help="maps to take")
     parser.add_argument("--n", type=int, nargs="+", default=[6, 12, 25, 50])
@@ -62,7 +63,7 @@ def make_parser():
 
 
 def compare(options):
-    """Train in each way on each number of scans, and score samples."""
+    """Train each kind of model on each number of scans, and score samples."""
     lab = draw(options, "lab", max(options.n), 0)
     held_out = draw(options, "held_out", options.n_samples, 5000)
     for n in options.n:
@@ -74,7 +75,7 @@ def compare(options):
 
 
 def draw(options, name, n, first):
-    """Draw brains, if they are not there yet, and return their files."""
+    """Draw missing brains, and return the files of all."""
     folder = options.folder / name
     largest = options.voxel_size
     how = ["--voxel_size", 0.75 * largest, largest, "--maps", options.maps]
@@ -83,7 +84,7 @@ def draw(options, name, n, first):
 
 
 def train(options, files, way):
-    """Train a model, and return its file, with the seconds that it took."""
+    """Train a model; return its file and the seconds of training."""
     init, share = WAYS[way]
     folder = options.folder / f"{len(files)}-{way.replace(', a ', '-')}"
     seconds = folder / "seconds.txt"

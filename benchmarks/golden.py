@@ -3,11 +3,11 @@
     python benchmarks/golden.py record ../golden     # on the commit to compare with
     python benchmarks/golden.py compare ../golden    # on the refactored code
 
-Weights after eight steps of each stage, what fitted models make, model files and
-checkpoints of the earlier code that the later one reads, and the files that commands
-write. On one machine the same code gives the same bits; where only the order of sums
-differs, values agree to about 1e-5. A difference of bits alone is listed, one of values
-is an error.
+It covers weights after eight steps of each stage, results of fitted models, model files
+and checkpoints of the earlier code that the later code reads, and the files that
+commands write. On one machine the same code gives the same bits; if only the order of
+sums differs, values agree to about 1e-5. Differences of bits are listed; differences of
+values are errors.
 """
 
 import argparse
@@ -35,12 +35,12 @@ TINY_LDM: dict[str, Any] = {"widths": (8, 16), "blocks": 1}
 FIT: dict[str, Any] = {"steps": 8, "batch_size": 8, "verbose": False}
 FIT |= {"precision": "float32"}
 TOLERANCE = 1e-3
-# What differs from run to run or from place to place.
+# Entries that differ between runs or machines.
 VOLATILE = ("seconds", "time", "date", "memory", "version", "path", "host", "processor")
 
 
 def images(rank, n=24, side=16):
-    """Draw smooth blobs, ``(n, *space, 1)``, their sizes, and another contrast."""
+    """Return smooth blobs ``(n, *space, 1)``, their sizes, and another contrast."""
     rng = np.random.default_rng(rank)
     grid = np.moveaxis(np.mgrid[(slice(0, side),) * rank], 0, -1)
     centre = rng.uniform(side / 3, side * 2 / 3, (n, *(1,) * rank, rank))
@@ -103,7 +103,7 @@ def check_diffusion(rank, folder):
 
 
 def apply(model, blobs, contrast):
-    """Make images with a fitted model in every way."""
+    """Return images of a fitted model by all of its methods."""
     results = {}
     options: dict = {"source": contrast[:2]} if model.source_ else {}
     for sampler in ("ddpm", "ddim", "dpm++"):
@@ -119,7 +119,7 @@ def apply(model, blobs, contrast):
 
 
 def check_detector(rank, folder):
-    """Train a detector of anomalies, and apply it."""
+    """Train an anomaly detector, and apply it."""
     blobs = images(rank)[0]
     autoencoder = VQVAE(**TINY_VQVAE).fit(blobs, **FIT)
     keras.utils.clear_session()
@@ -131,7 +131,7 @@ def check_detector(rank, folder):
 
 
 def check_saved(rank, folder, earlier):
-    """Apply model files of the earlier code, and go on from its checkpoints."""
+    """Apply model files of the earlier code, and resume from its checkpoints."""
     blobs, _, contrast = images(rank)
     for path in sorted(earlier.glob("*.safetensors")):
         model = LatentDiffusion.load(path)
@@ -149,7 +149,7 @@ def prefixed(prefix, results):
 
 
 def check_commands(rank, folder):
-    """Run every command on small inputs; the names and contents of what they write."""
+    """Run every command on small inputs; yield the contents of the files they write."""
     blobs, size, contrast = images(3, n=44)
     affine = np.diag([2, 2, 2, 1])
     for kind, volumes in (("T1w", blobs), ("T2w", contrast)):
@@ -195,7 +195,7 @@ def check_commands(rank, folder):
 
 
 def contents(path):
-    """Return what a file holds that does not differ from run to run."""
+    """Return the contents of a file that are reproducible."""
     if path.suffix == ".gz" or path.suffix == ".nii":
         image = nib.load(path)
         return np.concatenate([image.affine.ravel(), image.get_fdata().ravel()])
@@ -205,7 +205,7 @@ def contents(path):
 
 
 def stable(entry):
-    """Leave out of a JSON document what differs from run to run."""
+    """Remove entries from a JSON document that differ between runs."""
     if isinstance(entry, dict):
         return {
             key: stable(value)
@@ -225,7 +225,7 @@ CHECKS = {
 
 
 def collect(kinds, folder, earlier=None):
-    """Run all checks; results by their names."""
+    """Run all checks; return results by name."""
     results: dict = {}
     for name, check in CHECKS.items():
         for rank in (2, 3):
@@ -247,7 +247,7 @@ def collect(kinds, folder, earlier=None):
 
 
 def gathered(prefix, pairs):
-    """Gather pairs of names and results, and say how far it is."""
+    """Collect pairs of names and results, and log progress."""
     results = dict(prefixed(prefix, dict(pairs)))
     print(f"{prefix}: {len(results)} results", flush=True)
     return results
@@ -260,7 +260,7 @@ def digest(value):
 
 
 def differ(before, after):
-    """Return how far results differ, beside the largest of those before."""
+    """Return the largest difference, relative to the largest value before."""
     if isinstance(before, str) or isinstance(after, str):
         return float(str(before) != str(after))
     if before.shape != after.shape:
@@ -294,8 +294,8 @@ def main():
 
 
 def report(before, after):
-    """Print what differs; return the exit status."""
-    # What earlier files make is compared with what they made then.
+    """Print the differences; return the exit status."""
+    # Results of earlier model files are compared with those of the earlier code.
     after = {name.replace("/saved/", "/"): after[name] for name in after}
     shared = [name for name in after if name in before]
     errors = {

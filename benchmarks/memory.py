@@ -1,7 +1,7 @@
-"""Compare the memory that is announced with what is taken, and decode in tiles.
+"""Compare estimated with used memory, and decode in tiles.
 
-Each case of ``announced`` runs in a process of its own. Its peak of resident memory is
-measured above what it had when the libraries were there, and the images.
+Each case of ``announced`` runs in a separate process. Its peak resident memory is
+measured above that after importing libraries and creating images.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from dipy_ldm.data._cohort import Cohort
 
 STEPS = 3
 PRECISIONS = ("float32", "bfloat16")
-# Those to which the estimates were adapted have a star, others try them out.
+# The estimates were fitted to the cases with a star; the others test them.
 AUTOENCODERS = (
     ("28 28", 64, "*"),
     ("28 28", 512, ""),
@@ -57,11 +57,11 @@ CODED = (
 
 def add_announced_options(parser):
     """Add the options of :func:`compare_announced`."""
-    parser.add_argument("--only", default="", help="a pattern that cases must have")
+    parser.add_argument("--only", default="", help="pattern of the cases to run")
 
 
 def compare_announced(options):
-    """Compare announced and taken memory of trainings, coding and generation."""
+    """Compare estimated and used memory of training, coding and generating."""
     cases = train_cases() | code_cases()
     cases = {name: cases[name] for name in cases if re.search(options.only, name)}
     yield describe_processor()
@@ -81,7 +81,7 @@ def compare_announced(options):
 
 
 def train_cases():
-    """List the arguments of :func:`measure_case` of all trainings, by their names."""
+    """Return the arguments of :func:`measure_case` for all trainings, by name."""
     cases = {}
     for precision in PRECISIONS:
         for network, sizes in (("autoencoder", AUTOENCODERS), ("denoiser", DENOISERS)):
@@ -103,7 +103,7 @@ def train_cases():
 
 
 def code_cases():
-    """List those of encoding, decoding and generating, by their names."""
+    """Return those for encoding, decoding and generating, by name."""
     cases = {}
     for direction in ("encode", "decode"):
         for space, n, tile, star in CODED:
@@ -116,7 +116,7 @@ def code_cases():
 
 
 def measure_case(kind, *case):
-    """Return announced and taken memory of a case in this process, in MiB."""
+    """Return estimated and used memory of a case in this process, in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         prepare_by_kind: dict[str, Callable] = {
             "train": train,
@@ -127,21 +127,21 @@ def measure_case(kind, *case):
         announced, work = prepare(Path(folder), *case)
         with contextlib.redirect_stdout(sys.stderr):
             before = status_gib("VmRSS")
-            # The highest so far is forgotten.
+            # Reset the peak.
             Path("/proc/self/clear_refs").write_text("5")
             work()
             return announced / 2**20, 2**10 * (status_gib("VmHWM") - before)
 
 
 def warm_up():
-    """Let the back-end make network it makes once."""
+    """Let the back-end allocate what it allocates once."""
     import keras
 
     keras.ops.convert_to_numpy(keras.ops.zeros(1))
 
 
 def train(folder, network, space, batch_size, precision, extra=None):
-    """Return what a training is announced to take, and a function that trains."""
+    """Return the estimated memory of a training, and a function that trains."""
     from dipy_ldm.autoencoder import _training as autoencoder
     from dipy_ldm.denoiser import _training as diffusion
     from dipy_ldm.training import resolve
@@ -172,7 +172,7 @@ def train(folder, network, space, batch_size, precision, extra=None):
 
 
 def code(folder, direction, space, n, tile):
-    """Return what coding is announced to take, and a function that codes."""
+    """Return the estimated memory of coding, and a function that codes."""
     from dipy_ldm._utils import tiling as tiles
 
     space = tuple(map(int, space.split()))
@@ -190,8 +190,8 @@ def code(folder, direction, space, n, tile):
 
 
 def generate(folder, space, n):
-    """Return what generation is announced to take, and the command that generates."""
-    # Before the baseline is taken, as the command has it.
+    """Return the estimated memory of generating, and the command that generates."""
+    # Imported before the baseline is measured.
     from dipy_ldm import plots  # noqa: F401
     from dipy_ldm.workflows import cli
 
@@ -206,19 +206,19 @@ def generate(folder, space, n):
 
 
 def in_another_process(function, file, space):
-    """Let another process make a file, so that this one has nothing of it."""
+    """Create a file in another process, so that this one does not use its memory."""
     line = f"import memory; memory.{function}({str(file)!r}, {space})"
     folder = Path(__file__).parent
     subprocess.run([sys.executable, "-c", line], check=True, cwd=folder)
 
 
 def make_autoencoder(file, space):
-    """Write an autoencoder of the defaults for images of a size."""
+    """Write an autoencoder with default parameters for images of a size."""
     tiny_autoencoder(space).save(file)
 
 
 def make_model(file, space):
-    """Write a diffusion model of the defaults for images of a size."""
+    """Write a diffusion model with default parameters for images of a size."""
     vqvae = tiny_autoencoder(space)
     latents = vqvae.latent_shape((*space, 1))
     widths = (64, 128, 256) if len(space) == 3 else (128, 128)
@@ -239,7 +239,7 @@ def make_model(file, space):
 
 
 def tiny_autoencoder(space):
-    """Make an autoencoder of the defaults that has learnt from noise of no size."""
+    """Return an autoencoder with default parameters, trained for one step on noise."""
     tiny = noise((2, *(min(n, 16) for n in space), 1))
     vqvae = VQVAE().fit(tiny, steps=1, batch_size=2, verbose=False)
     vqvae.shape_ = (*space, 1)
@@ -247,7 +247,7 @@ def tiny_autoencoder(space):
 
 
 def noise(shape):
-    """Draw images."""
+    """Draw images of uniform noise."""
     return np.random.default_rng(0).random(shape, "float32")
 
 
@@ -260,11 +260,11 @@ def add_decoding_options(parser):
         "--compare",
         type=int,
         default=208,
-        help="voxels along a side of the volume that is decoded whole too; 0 for none, "
-        "and up to 200 there is but one tile",
+        help="voxels along a side of the volume that is decoded whole, too; 0 for "
+        "none; up to 200 fit into one tile",
     )
     parser.add_argument(
-        "--tile", type=int, help="voxels along a side of a tile; chosen if left out"
+        "--tile", type=int, help="voxels along a side of a tile; default: automatic"
     )
 
 
@@ -274,7 +274,7 @@ def decode_volume(options):
         raise InputError("--side and --tile must be at least 1, --compare 0.")
     vqvae = build_autoencoder(options.side)
     scores = {"side": options.side, "start_gib": peak_gib()}
-    # Before anything is decoded whole: the peak is that of the process.
+    # Before decoding whole volumes, since the peak is that of the process.
     _, scores["seconds"] = decode(vqvae, options.side, options.tile)
     scores["peak_gib"] = peak_gib()
     if options.compare:
@@ -283,7 +283,7 @@ def decode_volume(options):
 
 
 def build_autoencoder(side):
-    """Build the autoencoder of the defaults, with random weights."""
+    """Build an autoencoder with default parameters and random weights."""
     shape = (side, side, side, 1)
     data = Cohort(np.broadcast_to(np.float32(0), (1, *shape)), affine=np.eye(4))
     chosen = _presets.resolve(data)
@@ -295,7 +295,7 @@ def build_autoencoder(side):
     vqvae.decoder_.set_weights(
         [draw_weight(rng, w) for w in vqvae.decoder_.get_weights()]
     )
-    # To the middle of the range of intensities, beyond which differences are clipped.
+    # Keep results in the middle of the range of intensities, so that none are clipped.
     kernel, bias, waves = vqvae.decoder_.weights[-3:]
     kernel.assign(kernel / 4)
     waves.assign(waves / 16)
@@ -312,7 +312,7 @@ def draw_weight(rng, weight):
 
 
 def decode(vqvae, side, tile):
-    """Decode noise; return the volume, and the seconds that it took."""
+    """Decode noise; return the volume and the seconds."""
     log(f"decoding {side} x {side} x {side} voxels")
     shape = vqvae.latent_shape((side, side, side, 1))
     latents = np.random.default_rng(2).normal(0, 1, (1, *shape)).astype("float32")
@@ -322,7 +322,7 @@ def decode(vqvae, side, tile):
 
 
 def compare_tiled(vqvae, side, tile):
-    """Return how much a volume in tiles differs from the same decoded whole."""
+    """Return how much a volume decoded in tiles differs from one decoded whole."""
     tiled, seconds = decode(vqvae, side, tile)
     whole, seconds_whole = decode(vqvae, side, side)
     return {

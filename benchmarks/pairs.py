@@ -1,14 +1,14 @@
-"""Measure what generated scans with their segmentations are worth to a segmenter.
+"""Measure how well segmenters train on generated scans with their segmentations.
 
-One command does all of it, in a folder: brains from label maps, with their tissues as
-segmentations, a training on both channels that goes on from its checkpoints, as many
-generated pairs as there are real ones, and segmenters that learn from real ones, from
-generated ones, or from both, judged by brains of label maps that nothing has seen::
+One command does everything, in a folder: it draws brains from label maps, with their
+tissues as segmentations, trains a model on both channels (resuming from checkpoints),
+generates as many pairs as there are real ones, and trains segmenters on real pairs,
+generated ones or both, evaluated on brains of held-out label maps::
 
     python benchmarks/pairs.py brains --maps heads --except 05 10 15 20
 
-A line of JSON for each segmenter, and one with the mean of each kind and its ratio to
-that of real pairs. What is there is left as it is.
+It prints a line of JSON for each segmenter, and one with the mean of each kind and its
+ratio to that of real pairs. Existing files are kept.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ from dipy_ldm.data.channels import channel_slices
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.metrics import dice
 
-# Tissues that are told apart, by those of label maps, in the order of their labels.
+# Tissues to segment, and the label-map tissues of each, in the order of their labels.
 TISSUES = {
     "white matter": ("white matter", "damaged white matter"),
     "cortex": ("cortex",),
@@ -35,17 +35,17 @@ TISSUES = {
     "brain stem": ("brain stem",),
 }
 CHANNELS = ("T1w", "dseg")
-# Of the segmenters: levels, steps of so many brains, and the rate.
+# Of the segmenters: widths, steps, batch size and learning rate.
 WIDTHS, STEPS, BATCH, RATE = (16, 32, 64), 800, 2, 2e-3
 
 
 def make_parser():
     """Describe the command line."""
     parser = Parser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="where all of it is, or will be")
+    parser.add_argument("folder", type=Path, help="of all files")
     parser.add_argument("--maps", required=True, help="folder of label maps")
     parser.add_argument(
-        "--except", nargs="+", required=True, dest="without", help="to judge by"
+        "--except", nargs="+", required=True, dest="without", help="held-out maps"
     )
     parser.add_argument("--n", type=int, default=200, help="pairs to learn from")
     parser.add_argument("--n_held_out", type=int, default=40)
@@ -60,7 +60,7 @@ def make_parser():
 
 
 def prepare(options):
-    """Draw the brains that are not there yet, and merge their labels to tissues."""
+    """Draw missing brains, and merge their labels into tissues."""
     sizes = str(options.voxel_size)
     for name, n, first, which in (
         ("train", options.n, 0, "--except"),
@@ -90,14 +90,14 @@ def merge(labels):
 
 
 def train(options):
-    """Train the model if it is not there."""
+    """Train the model if it does not exist."""
     names = ("voxel_size", "steps_vqvae", "steps_ldm")
     folder = options.folder / "train"
     return train_once(options, names, folder, "--channels", *CHANNELS)
 
 
 def compare(options):
-    """Train segmenters on real pairs, on generated ones and on both, and judge them."""
+    """Train and evaluate segmenters on real pairs, on generated ones and on both."""
     prepare(options)
     model, grid = load_model(train(options))
     how = {"grid": grid, "channels": model.channels_}
@@ -146,7 +146,7 @@ def learn(scans, tissues, steps, seed):
 
 
 def pad(images):
-    """Pad the sides of images to what all levels of the segmenter can halve."""
+    """Pad images to sides that all levels of the segmenter can halve."""
     factor = 2 ** (len(WIDTHS) - 1)
     sides = [(0, -n % factor) for n in images.shape[1:4]]
     return np.pad(images, [(0, 0), *sides, *[(0, 0)] * (images.ndim - 4)])
@@ -176,7 +176,7 @@ def build(shape):
 
 
 def loss(tissues, log_odds):
-    """Return cross entropy plus what overlaps (Dice) lack to 1."""
+    """Return cross entropy plus one minus the mean Dice overlap."""
     truth = ops.one_hot(ops.cast(tissues, "int32"), len(TISSUES) + 1)
     entropy = ops.mean(ops.categorical_crossentropy(truth, log_odds, from_logits=True))
     shares, axes = ops.softmax(log_odds), (0, 1, 2, 3)

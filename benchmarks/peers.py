@@ -1,9 +1,9 @@
-"""Measure training and sampling beside diffusers and MONAI, at the same sizes.
+"""Compare training and sampling with diffusers and MONAI, at the same sizes.
 
-Prints one line of JSON for the machine, then one for each network and peer. Both sides
-get the same widths, blocks, batches, precision and cores; each is measured in a
-process of its own, in turn, for several rounds. With ``--backends`` dipy_ldm is
-measured on TensorFlow, JAX and PyTorch instead, without the peers.
+It prints one line of JSON for the machine, then one for each network and peer. All
+sides have the same widths, blocks, batches, precision and cores; they are measured in
+separate processes, in turn, for several rounds. With ``--backends`` dipy_ldm is
+compared on TensorFlow, JAX and PyTorch instead, without the peers.
 """
 
 import json
@@ -21,9 +21,9 @@ from dipy_ldm._utils.checks import InputError, at_least
 
 HERE = Path(__file__).resolve().parent
 OURS = "dipy_ldm"
-# Of the processor, what decides which kernels there are.
+# Flags of the CPU that decide which kernels are available.
 FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni")
-# What limits the kernels, where it is set.
+# Environment variables that limit the kernels.
 LIMITS = (
     "ONEDNN_MAX_CPU_ISA",
     "TF_ENABLE_ONEDNN_OPTS",
@@ -31,7 +31,7 @@ LIMITS = (
     "ATEN_CPU_CAPABILITY",
     "MKL_ENABLE_INSTRUCTIONS",
 )
-# Figures of which the ratio is printed, ours to the peer's.
+# Figures whose ratio, ours to the peer's, is printed.
 COMPARED = ("step", "first_step", "peak_gib", "own_gib", "sample_step", "decode")
 BACKENDS = ("tensorflow", "jax", "torch")
 BACKEND_FIGURES = ("step", "first_step", "sample_step", "decode", "peak_gib")
@@ -50,9 +50,7 @@ def make_parser():
     parser.add_argument(
         "--steps", type=int, default=8, help="steps that are measured in each round"
     )
-    parser.add_argument(
-        "--batch_size", type=int, help="that of each network's own if left out"
-    )
+    parser.add_argument("--batch_size", type=int, help="default: that of each network")
     parser.add_argument(
         "--python_peers",
         default=HERE.parent / ".venv-peers" / "bin" / "python",
@@ -74,7 +72,7 @@ def main(arguments=None):
 
 
 def measure(options):
-    """Return the comparison that the command line asks for."""
+    """Compare with peers, or back-ends with each other."""
     for name in ("rounds", "steps"):
         at_least(name, getattr(options, name), 1)
     if options.batch_size is not None:
@@ -125,9 +123,9 @@ def measure_rounds(sides, name, options):
 
 
 def measure_side(side, name, options):
-    """Measure a network, or the machine, in a process of its own.
+    """Measure a network, or the machine, in a separate process.
 
-    A side is a library, whose environment may be another, or a back-end of Keras.
+    A side is a library, which may have another environment, or a back-end of Keras.
     """
     task = {"network": name, "precision": options.precision}
     if name:
@@ -147,13 +145,13 @@ def measure_side(side, name, options):
     )
     if done.returncode:
         log(done.stderr)
-        raise InputError(f"{side} failed with {name or 'a product of matrices'}.")
+        raise InputError(f"{side} failed with {name or 'a matrix product'}.")
     return json.loads(done.stdout)
 
 
 def describe_machine(options):
     """Describe processor, speed and versions."""
-    log("measuring products of matrices")
+    log("measuring matrix products")
     sides = {"tensorflow": OURS, "torch": "diffusers"}
     facts = {name: measure_side(side, None, options) for name, side in sides.items()}
     versions = {"python": platform.python_version(), "numpy": np.__version__}
@@ -170,7 +168,7 @@ def describe_machine(options):
 
 
 def describe_processor():
-    """Describe the processor, and what limits its use."""
+    """Describe the CPU, and the settings that limit its use."""
     return {
         **read_processor(Path("/proc/cpuinfo").read_text()),
         "cores": cores(),
@@ -179,12 +177,12 @@ def describe_processor():
 
 
 def read_processor(text):
-    """Parse the name and the vector units of a processor."""
+    """Return the name and the vector units of a CPU from ``/proc/cpuinfo``."""
     pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
     facts: dict[str, str] = {}
     for name, value in pairs:
         facts.setdefault(name.strip(), value.strip())
-    # ARM's processors call them features.
+    # On ARM they are called features.
     flags = (facts.get("flags") or facts.get("Features", "")).split()
     chosen = [f for f in flags if f in FLAGS or f.startswith(("amx_", "asimd", "sve"))]
     name = facts.get("model name", platform.machine())
@@ -192,7 +190,7 @@ def read_processor(text):
 
 
 def summarise(ours, theirs, peer, peak):
-    """Compare the figures of all rounds."""
+    """Compare the figures of two sides over all rounds."""
     line = {"peer": peer, "ratios": {}}
     for name in COMPARED:
         if name in ours[0]:
@@ -221,18 +219,18 @@ def collect(rounds):
 
 
 def share(rounds, peak):
-    """Return what share of the machine's speed a median step reaches."""
+    """Return the share of the machine's peak speed that a median step reaches."""
     step = np.median([np.median(r["step"]) for r in rounds])
     return round_to(rounds[0]["gflop"] / step / peak)
 
 
 def spread(values):
-    """Return the least, the median and the most of some values, in short."""
+    """Return minimum, median and maximum, rounded."""
     return [round_to(f(values)) for f in (np.min, np.median, np.max)]
 
 
 def round_to(value, digits=4):
-    """Round to some significant digits."""
+    """Round to a number of significant digits."""
     return float(f"{value:.{digits}g}")
 
 

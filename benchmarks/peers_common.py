@@ -1,6 +1,6 @@
-"""What the two sides of ``peers.py`` share: the sizes, and how they are measured.
+"""Shared by both sides of ``peers.py``: sizes and measurements.
 
-It needs numpy alone, since each side has an environment of its own.
+It needs numpy only, since each side has its own environment.
 """
 
 import contextlib
@@ -13,22 +13,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Steps of a training that are not measured: memory is claimed, kernels are chosen.
+# Steps of a training that are not measured, while memory is allocated and kernels are
+# chosen.
 WARM_UP = 3
 # Of the autoencoder, on both sides.
 N_CODES = 1024
 CODE_DIM = 3
-# Channels of an attention head, and groups of a normalisation, as dipy_ldm has them.
+# Channels of an attention head, and groups of a normalisation, as in dipy_ldm.
 HEAD = 32
 GROUPS = 8
 # Steps of the peers' sampler, as in their examples. Since all take the same time, fewer
 # are measured.
 DDIM_STEPS = 50
 SAMPLED_STEPS = 10
-# What tests bring, an installed package does not have, and Keras and TensorFlow import
-# where it is.
+# Packages that tests install but users may lack, and that Keras and TensorFlow import
+# if present.
 ABSENT = ("jax", "pandas", "sklearn")
-# Side of the matrices whose product tells what the machine can do.
+# Side of the matrices whose product measures the speed of the machine.
 SIDE = 2048
 
 
@@ -53,21 +54,21 @@ NETWORKS = {
 
 
 def answer(**measures):
-    """Do the task of the command line, and print its figures as a line of JSON.
+    """Run the task of the command line, and print its figures as a line of JSON.
 
-    Arguments are what measures each kind of network, and the machine.
+    Arguments are the functions that measure each kind of network, and the machine.
     """
     task = json.loads(sys.argv[1])
     network = NETWORKS.get(task.pop("network"))
     kind = network.kind if network else "machine"
-    # Whatever libraries print, standard output is the JSON line alone.
+    # Keep the output of libraries out of standard output.
     with contextlib.redirect_stdout(sys.stderr):
         figures = measures[kind](network, **task)
     print(json.dumps(figures))
 
 
 def draw_images(n, space, channels):
-    """Draw images that are blobs of noise.
+    """Draw images of blocky noise.
 
     Shapes: result ``(n, *space, channels)``.
     """
@@ -85,14 +86,13 @@ def cores():
 
 
 def peak_gib():
-    """Return the most memory that this process has had so far, in GiB."""
-    # What the system counts as the process's usage can be that of the process that
-    # started it.
+    """Return the peak memory of this process so far, in GiB."""
+    # Not getrusage, which may count the parent process.
     return status_gib("VmHWM")
 
 
 def memory_since(start):
-    """Return the memory that this process has had, in GiB."""
+    """Return memory at the start, peak, and peak without mapped files, in GiB."""
     peak = peak_gib()
     return {
         "start_gib": start,
@@ -118,5 +118,5 @@ def time_calls(function, n):
 
 
 def speed_of_product(function):
-    """Return the speed of a product of two matrices, in GFLOP a second."""
+    """Return the speed of a product of two matrices, in GFLOP per second."""
     return 2 * SIDE**3 / min(time_calls(function, 10)) / 1e9

@@ -1,7 +1,7 @@
-"""The side of dipy_ldm: what ``peers.py`` runs, for each figure in a new process.
+"""The dipy_ldm side of ``peers.py``, run in a new process for each network.
 
 Everything is measured through ``fit``, ``predict`` and ``decode`` as a user calls
-them. When a step ended is read off the progress bar of ``fit``.
+them. The progress bar of ``fit`` shows when each step ended.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ import time
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# The bar is drawn after each step.
+# Draw the bar after each step.
 os.environ["TQDM_MININTERVAL"] = "0"
 from peers_common import ABSENT  # noqa: E402
 
 if __name__ == "__main__":
-    # As pip installs the package.
+    # As if only the package were installed.
     for name in ABSENT:
         sys.modules[name] = None  # type: ignore[assignment]
 
@@ -51,7 +51,7 @@ EPOCHS = 2
 
 
 class Watch(io.TextIOBase):
-    """A stream that notes when a progress bar came to each step."""
+    """A stream that records when a progress bar reached each step."""
 
     BAR = re.compile(r"(\w+), epoch \d+/\d+:.*?(\d+)/\d+ \[")
 
@@ -59,14 +59,14 @@ class Watch(io.TextIOBase):
         self.times, self.used = {}, {}
 
     def write(self, text):
-        """Look for the step in what is drawn."""
+        """Record the time of the step in a progress bar."""
         for title, step in self.BAR.findall(text):
             self.times.setdefault(title, {}).setdefault(int(step), time.perf_counter())
             self.used.setdefault(title, {}).setdefault(int(step), time.process_time())
         return len(text)
 
     def busy(self, title):
-        """Return which share of the cores' time a training used after the warm-up."""
+        """Return the share of the cores' time that training used after the warm-up."""
         wall, used = (
             noted[title][max(noted[title])] - noted[title][WARM_UP]
             for noted in (self.times, self.used)
@@ -75,7 +75,7 @@ class Watch(io.TextIOBase):
 
 
 def watch_fit(estimator, images, **options):
-    """Fit an estimator, and note when each step ended.
+    """Fit an estimator, and record when each step ended.
 
     Shapes: images ``(n, *space, channels)``.
     """
@@ -100,15 +100,15 @@ def split_steps(moments, each):
 
 
 def summarise_training(watch, title, each):
-    """Collect what the steps of a training took."""
+    """Return the times of the steps of a training."""
     steps, between = split_steps(watch.times[title], each)
-    # What the first step of an epoch took above the others.
+    # Extra time of the first step of an epoch.
     extra = max(0.0, float(np.median(between) - np.median(steps)))
     return {"step": steps, "busy": watch.busy(title), "between_epochs": extra}
 
 
 def steps_an_epoch(steps):
-    """Return how many steps an epoch must have, so that so many can be measured."""
+    """Return the steps of an epoch that are needed to measure so many steps."""
     return math.ceil((steps + WARM_UP + EPOCHS - 1) / EPOCHS)
 
 
@@ -129,7 +129,7 @@ def measure_autoencoder(network, batch_size, steps, precision):
     parts = {"widths": network.widths, "blocks": 1, "code_dim": CODE_DIM, "seed": 0}
     encoder, decoder = encoder_and_decoder(network.space, network.channels, **parts)
     flop = count_flop(encoder) + count_flop(decoder)
-    # The nearest code is sought for each vector, and no gradient goes through that.
+    # The search of nearest codes has no gradient.
     search = 2 * math.prod(shape) * N_CODES
     total = 3 * flop - count_flop(encoder, first=True) + search
     weights = encoder.count_params() + decoder.count_params() + N_CODES * CODE_DIM
@@ -139,8 +139,8 @@ def measure_autoencoder(network, batch_size, steps, precision):
 def measure_unet(network, batch_size, steps, precision):
     """Train a denoiser, and generate.
 
-    The autoencoder before it is as small as can be, so that it takes no time, and comes
-    from another process, so that it takes no memory: the peers have none.
+    The peers have no autoencoder: ours is as small as possible, to take no time, and
+    trained in another process, to take no memory.
     """
     each = steps_an_epoch(steps)
     space = tuple(2 * size for size in network.space)
@@ -160,7 +160,7 @@ def measure_unet(network, batch_size, steps, precision):
     figures = summarise_training(watch, "diffusion", each)
     figures["first_step"] = watch.times["diffusion"][1]
     if guide := watch.times.get("guide"):
-        # All that is done once is in it: the guide's first step too, not its others.
+        # Include the guide's first step, but not its others.
         figures["first_step"] -= guide[max(guide)] - guide[1]
         figures["guide_step"] = split_steps(guide, len(guide))[0]
     figures |= memory_since(start)
@@ -171,7 +171,7 @@ def measure_unet(network, batch_size, steps, precision):
 
 
 def train_smallest(images, code_dim, file):
-    """Train an autoencoder that is as small as can be, for one batch.
+    """Train the smallest possible autoencoder, for one batch.
 
     Shapes: images ``(n, *space, channels)``.
     """
@@ -195,9 +195,9 @@ def time_sampling(model, n):
 def count_flop(network, first=False):
     """Count the floating point operations of a call, for one example.
 
-    Those of convolutions and dense layers, of attention without the product of
-    queries and keys, and that of weights and values. A multiplication and an addition
-    are two.
+    It counts convolutions, dense layers and the projections of attention, without its
+    products of queries and keys, and of weights and values. A multiply-add counts as
+    two.
     """
     total = 0
     for layer in network.layers:
@@ -210,7 +210,7 @@ def count_flop(network, first=False):
             flop = 2 * positions * sum(map(math.prod, kernels))
             kinds: tuple[Any, ...] = tuple(CONVOLUTIONS.values())
             if isinstance(layer, kinds) and layer.transposed(layer.input.shape):
-                # Of three products along each axis two are left.
+                # Two of three products along each axis remain.
                 flop = flop * 2**layer.rank // 3**layer.rank
             total += flop
         if first and total:
@@ -219,7 +219,7 @@ def count_flop(network, first=False):
 
 
 def _kernels(layer):
-    """List the shapes of what a layer multiplies each position by."""
+    """Return the shapes of the kernels of a layer."""
     if isinstance(layer, LinearEstimate):
         return []
     kernels = [w.shape for w in layer.weights if len(w.shape) > 1]
@@ -229,7 +229,7 @@ def _kernels(layer):
 
 
 def measure_machine(network, precision, **options):
-    """Multiply matrices, and name versions."""
+    """Return the speed of matrix products, and versions."""
     import tensorflow as tf
 
     a = tf.cast(tf.random.normal((SIDE, SIDE)), precision)

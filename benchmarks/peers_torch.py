@@ -1,9 +1,9 @@
-"""The side of the peers, diffusers and MONAI, in an environment without dipy_ldm.
+"""The peers' side of ``peers.py``: diffusers and MONAI, without dipy_ldm.
 
-``peers.py`` runs it, for each figure in a new process. Networks are trained as in the
-peers' own examples: a loader that shuffles, noise and times of each batch by the
-scheduler of the library, mean squared error, Adam (AdamW for a U-Net, with clipped
-gradients, a cosine of the learning rate and averages of the weights).
+It runs in a new process for each network. Networks are trained as in the peers' own
+examples: a shuffling loader, noise and times by the scheduler of the library, mean
+squared error, Adam (for a U-Net AdamW, with clipped gradients, cosine decay of the
+learning rate and EMA of the weights).
 """
 
 import time
@@ -77,7 +77,7 @@ def measure_autoencoder(network, library, batch_size, steps, precision):
         decode = time_calls(lambda: model.decode_stage_2_outputs(latents), 5)
     model.train()
     flop = count_flop(lambda: loss_of(images[:1]).backward())
-    # The codebook is no parameter: it is moved by averages.
+    # The codebook is not a parameter, but a moving average.
     weights = count_weights(model) + N_CODES * CODE_DIM
     gflop = round(batch_size * flop / 1e9, 3)
     return figures | {"decode": decode, "gflop": gflop, "weights": weights}
@@ -111,10 +111,7 @@ def measure_unet(network, library, batch_size, steps, precision):
 
 
 def make_step(model, predict_noise, n, precision):
-    """Make what trains a U-Net on a batch.
-
-    Shapes: result ``(batch, channels, *space)``.
-    """
+    """Return a function that trains a U-Net on batches ``(n, channels, *space)``."""
     from diffusers.optimization import get_cosine_schedule_with_warmup
     from diffusers.training_utils import EMAModel
 
@@ -229,20 +226,19 @@ def autocast(precision):
 
 
 def channels_first(array):
-    """Bring ``(n, *space, channels)`` to ``(n, channels, *space)``."""
+    """Move ``(n, *space, channels)`` to ``(n, channels, *space)``."""
     return torch.from_numpy(np.moveaxis(array, -1, 1).copy())
 
 
 def count_weights(model):
-    """Count the weights that are trained."""
+    """Count the trainable weights."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def count_flop(function):
-    """Count the floating point operations of a call, as torch does.
+    """Count the floating point operations of a call by torch.
 
-    Those of convolutions and products of matrices. A multiplication and an addition
-    are two.
+    It counts convolutions and matrix products. A multiply-add counts as two.
     """
     with FlopCounterMode(display=False) as counter:
         function()
@@ -250,7 +246,7 @@ def count_flop(function):
 
 
 def measure_machine(network, library, precision, **options):
-    """Multiply matrices, and name versions."""
+    """Return the speed of matrix products, and versions."""
     import diffusers
     import monai
 

@@ -1,10 +1,10 @@
-"""Make the packaged autoencoder of volumes: cut pieces, train on them, measure.
+"""Build the packaged autoencoder of volumes: cut patches, train on them, measure.
 
-It is trained in stages. Each begins from the weights of the one before, on the same
-pieces or on new ones, and its learning rate rises and falls to zero again, so that the
-file of each stage is a whole model. A stage that was interrupted goes on from its
-checkpoint when the same command is given again. Volumes to learn from are drawn by
-``doc/examples/label_cohort.py``.
+It is trained in stages. Each starts from the weights of the previous one, on the same
+patches or new ones, and its learning rate warms up and decays to zero again, so that
+the file of each stage is a complete model. To resume an interrupted stage from its
+checkpoint, run the same command again. ``doc/examples/label_cohort.py`` draws training
+volumes.
 """
 
 import json
@@ -29,16 +29,17 @@ from dipy_ldm.metrics import (
 )
 from dipy_ldm.plots import planes, save_montage
 
-# Voxels along a side of a piece, out of which a patch is drawn in each epoch.
+# Voxels along a side of a piece, and of the patch that is drawn from it in each epoch.
 SIDE, PATCH = 64, 48
-# Pieces of a volume, by its size in pieces; and at most.
+# Number of pieces of a volume, relative to its size in pieces, and maximum number.
 TIMES, MOST = 1.5, 16
-# Share of the volumes whose voxels are made larger, how many times at most, and up to
-# how many mm.
+# Share of the volumes that are resampled to larger voxels, maximum factor, and maximum
+# voxel size in mm.
 RESAMPLED, LARGER, LARGEST = 0.5, 2.0, 4.0
-# A piece with less than this share of voxels brighter than DARK is taken seldom.
+# Pieces with less than this share of voxels above DARK are kept with a probability of
+# SELDOM.
 SHOWN, DARK, SELDOM = 0.1, 0.05, 0.1
-# From this share of its range on, a voxel is inside of the head, or of what is shown.
+# Voxels above this share of the range are inside the head.
 INSIDE = 0.05
 
 
@@ -50,7 +51,7 @@ def add_cut_options(parser):
 
 
 def cut(options):
-    """Cut volumes into pieces, some at larger voxels than their own."""
+    """Cut volumes into pieces, some resampled to larger voxels."""
     raw = Path(f"{options.out}.partial")
     n = 0
     with open(raw, "wb") as stream:
@@ -79,7 +80,7 @@ def read_volume(rng, file):
 
 
 def draw_pieces(rng, volume):
-    """Cut pieces at random places of a volume, few where it shows nothing.
+    """Cut random pieces of a volume, few of them dark.
 
     Shapes: volume ``(x, y, z, 1)``, result ``(n, SIDE, SIDE, SIDE, 1)``.
     """
@@ -96,12 +97,12 @@ def draw_pieces(rng, volume):
 
 def add_train_options(parser):
     """Add the options of :func:`train`."""
-    parser.add_argument("pieces", help=".npy file that cut made")
-    parser.add_argument("--held_out", help="another, to validate")
+    parser.add_argument("pieces", help=".npy file, written by cut")
+    parser.add_argument("--held_out", help="another .npy file, for validation")
     parser.add_argument("--out", required=True, help="model file of the stage")
-    parser.add_argument("--init", help="model file of the stage before")
+    parser.add_argument("--init", help="model file of the previous stage")
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--learning_rate", type=float, help="the usual if left out")
+    parser.add_argument("--learning_rate", type=float, help="default: that of volumes")
     parser.add_argument("--noise", type=float, default=0.05, help="to be removed")
     parser.add_argument("--widths", nargs="+", type=int, default=[32, 64])
     parser.add_argument("--code_dim", type=int, default=8)
@@ -111,7 +112,7 @@ def add_train_options(parser):
 
 
 def train(options):
-    """Train a stage, or go on with it."""
+    """Train or resume a stage."""
     out = Path(options.out)
     names = ("widths", "code_dim", "n_codebooks", "seed")
     vqvae = VQVAE(**{name: getattr(options, name) for name in names})
@@ -119,7 +120,7 @@ def train(options):
         np.load(options.pieces, mmap_mode="r"),
         init=options.init,
         validation_data=options.held_out and np.load(options.held_out, mmap_mode="r"),
-        # Of volumes; they have many voxel sizes.
+        # A nominal affine, since voxel sizes vary.
         affine=np.diag([2.0, 2, 2, 1]),
         steps=options.steps,
         patch=PATCH,
@@ -136,14 +137,14 @@ def train(options):
 
 
 def report(vqvae, path):
-    """Save what there is after a round of a training that goes on, and its history."""
+    """Save the model and its history after a round."""
     save(vqvae, path.with_suffix(".latest.safetensors"))
     path.with_suffix(".history.json").write_text(json.dumps(vqvae.history_))
     log(json.dumps(last_figures(vqvae)))
 
 
 def last_figures(vqvae):
-    """Return the figures of the last round."""
+    """Return the metrics of the last round."""
     return {name: round(values[-1], 5) for name, values in vqvae.history_.items()}
 
 
@@ -159,19 +160,19 @@ def add_measure_options(parser):
     parser.add_argument(
         "volumes", nargs="+", help="NIfTI files, folders, wildcards: a line for each"
     )
-    parser.add_argument("--voxel_size", type=float, help="in mm; the volumes' if None")
-    parser.add_argument("--n", type=int, help="volumes of each, at most")
-    parser.add_argument("--gain", type=float, help="sharpening; the model's if None")
+    parser.add_argument("--voxel_size", type=float, help="in mm; default: the volumes'")
+    parser.add_argument("--n", type=int, help="maximum number of volumes of each")
+    parser.add_argument("--gain", type=float, help="sharpening; default: the model's")
     parser.add_argument(
         "--montage",
         metavar="FILE",
         type=png_path,
-        help="pictures FILE-0.png and so on: the first volume, its reconstruction",
+        help="pictures FILE-0.png etc. of the first volume and its reconstruction",
     )
 
 
 def measure(options):
-    """Measure reconstructions of volumes that the autoencoder was not trained on."""
+    """Measure reconstructions of held-out volumes."""
     vqvae = VQVAE._read_init(options.model)
     if options.gain is not None:
         vqvae.sharpening_ = options.gain
@@ -185,7 +186,7 @@ def measure(options):
 
 
 def measure_all(vqvae, files, voxel_size):
-    """Measure reconstructions, and return planes of the first volume and its own."""
+    """Measure reconstructions; return also planes of the first volume and its own."""
     scores, shown = [], None
     for file in files:
         grid = plan_volumes([file], voxel_size=voxel_size).grid
@@ -203,7 +204,7 @@ def measure_all(vqvae, files, voxel_size):
 
 
 def score(volume, reconstructed):
-    """Compare a reconstruction with its volume: inside of what it shows, and octaves.
+    """Compare a reconstruction with its volume, inside the head and by octaves.
 
     Shapes: volume, reconstructed ``(1, x, y, z, channels)``.
     """

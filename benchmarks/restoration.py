@@ -1,6 +1,6 @@
-"""Measure denoising, inpainting and lesions: what becomes of noise, holes and lesions.
+"""Measure denoising, inpainting and the detection of lesions.
 
-Noise and holes are made on the grid of the model; lesions in each scan, in its own
+Noise and holes are created on the grid of the model; lesions in each scan, in its own
 space. Each measure prints lines of JSON.
 """
 
@@ -27,21 +27,21 @@ from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.metrics import dice, psnr
 from dipy_ldm.workflows._process_scans import find_lesions
 
-# Brighter, as a share of the range, is brain; of a sphere, so much must be in it.
+# Intensity of the brain as a share of the range, and minimum share of a sphere in it.
 _BRAIN, _INSIDE = 0.1, 0.95
-# Of a smoothed difference, as shares of the range.
+# Thresholds of smoothed differences, as shares of the range.
 DIFFERENCES = np.linspace(0.01, 0.3, 59)
 CHANGES = np.linspace(0.01, 0.5, 99)
-# A voxel is in the lesion where that takes so much of it: white matter, which has most
-# of the range, loses four times as much.
+# A voxel is in the lesion if it loses this share of the lesion's darkness: white matter
+# loses four times as much.
 EDGE = 0.2
 
 
 def add_noise_options(parser):
     """Add the options of :func:`score_noise`."""
     parser.add_argument("model", help="a model file of volumes, or mnist")
-    parser.add_argument("--real", nargs="+", help="volumes that it has not seen")
-    parser.add_argument("--n", type=int, default=100, help="images at most")
+    parser.add_argument("--real", nargs="+", help="held-out volumes")
+    parser.add_argument("--n", type=int, default=100, help="maximum number of images")
     parser.add_argument(
         "--noise", type=float, nargs="+", default=[0, 0.02, 0.05, 0.1, 0.2]
     )
@@ -66,14 +66,14 @@ def score_noise(options):
 
 
 def load_clean(options):
-    """Load the model, and clean images that it has not seen.
+    """Load the model and held-out images.
 
     Shapes: images ``(n, *space, channels)``.
     """
     if options.model == "mnist":
         model, images = LatentDiffusion.load("mnist"), load_mnist("test")[0]
     elif not options.real:
-        raise InputError("name volumes that the model has not seen, with --real.")
+        raise InputError("name held-out volumes with --real.")
     else:
         model, grid = load_model(options.model)
         images = load_volumes(options.real, grid=grid).images
@@ -86,12 +86,10 @@ def squared_error(images, truth):
 
 
 def add_volumes(parser, n):
-    """Add the model, volumes that it has not seen, and the seed."""
+    """Add the model, held-out volumes, and the seed."""
     parser.add_argument("model", help="a model file of volumes")
-    parser.add_argument(
-        "--real", nargs="+", required=True, help="volumes that it has not seen"
-    )
-    parser.add_argument("--n", type=int, default=n, help="volumes at most")
+    parser.add_argument("--real", nargs="+", required=True, help="held-out volumes")
+    parser.add_argument("--n", type=int, default=n, help="maximum number of volumes")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -99,7 +97,7 @@ def add_hole_options(parser):
     """Add the options of :func:`score_holes`."""
     add_volumes(parser, 12)
     parser.add_argument(
-        "--train", nargs="+", required=True, help="volumes that it was trained on"
+        "--train", nargs="+", required=True, help="training volumes of the model"
     )
     parser.add_argument("--diameters", type=float, nargs="+", default=[10, 20, 30])
     parser.add_argument("--n_samples", type=int, default=5)
@@ -108,7 +106,7 @@ def add_hole_options(parser):
 
 
 def score_holes(options):
-    """Measure how well spheres are filled, by the model and by simpler means."""
+    """Measure how well spheres are inpainted, by the model and by simpler methods."""
     model, grid = load_model(options.model)
     images = load_volumes(options.real, grid=grid).images[: options.n]
     images = np.asarray(images, "float32")
@@ -122,7 +120,7 @@ def score_holes(options):
 
 
 def fill_holes(model, grid, images, mean, diameter, options):
-    """Fill a sphere in each image in several fillings.
+    """Fill a sphere in each image by several methods.
 
     Shapes: images ``(n, *grid.shape, 1)``, mean ``(*grid.shape, 1)``.
     """
@@ -246,7 +244,7 @@ def add_difference_options(parser):
 
 
 def score_differences(options):
-    """Look for synthetic lesions in what denoising takes from a scan."""
+    """Detect synthetic lesions in what denoising removes from scans."""
     model, grid = load_model(options.model)
     for strength in options.strengths:
         log(f"lesions, strength {strength:g}")
@@ -254,10 +252,10 @@ def score_differences(options):
 
 
 def score_strength(model, grid, strength, options):
-    """Put a lesion into each scan, and look for it in what denoising takes away.
+    """Add a lesion to each scan, and detect it in what denoising removes.
 
-    The threshold is the best one of the first half of the scans, and scores are those
-    of the others.
+    The threshold is the best of the first half of the scans; scores are those of the
+    second half.
     """
     scores = [
         score_scan(model, grid, file, number, strength, options)
@@ -280,7 +278,7 @@ def score_strength(model, grid, strength, options):
 
 
 def score_scan(model, grid, file, number, strength, options):
-    """Look for a lesion in a scan with one, and in the same scan without."""
+    """Detect the lesion in a scan with one, and in the same scan without."""
     data, affine = read_volume(file)
     brain = tissue_of(data)
     rng = np.random.default_rng((options.seed, number))
@@ -311,7 +309,7 @@ def tissue_of(data):
 
 
 def add_sphere(rng, number, data, affine, diameter, contrast):
-    """Make a sphere of a scan brighter or, in every other scan, darker.
+    """Make a sphere of a scan brighter or, in every second scan, darker.
 
     Shapes: data ``(x, y, z, 1)``, lesion ``(x, y, z)``.
     """
@@ -322,7 +320,7 @@ def add_sphere(rng, number, data, affine, diameter, contrast):
 
 
 def difference(model, grid, data, affine, strength, options):
-    """Return a scan minus what denoising makes of it, as a share of its range.
+    """Return a scan minus its denoised version, as a share of its range.
 
     Shapes: data ``(x, y, z, 1)``, result ``(x, y, z)``.
     """
@@ -337,7 +335,7 @@ def difference(model, grid, data, affine, strength, options):
 
 
 def scale_of(data):
-    """Return the range of a scan that becomes 0 to 1."""
+    """Return the intensity of a scan that is mapped to 1."""
     return float(np.percentile(data[data != 0], 99.5))
 
 
@@ -350,7 +348,7 @@ def add_detector_options(parser):
 
 
 def score_detector(options):
-    """Look for synthetic lesions in scans with the detector of anomalies."""
+    """Detect synthetic lesions in scans with the anomaly detector."""
     model, grid = load_model(options.model)
     files = find_volumes(options.real)[: options.n]
     log("scans as they are")
@@ -382,7 +380,7 @@ def score_detector(options):
 
 
 def score_detected(model, grid, file, number, diameter, contrast, options):
-    """Put a lesion into a scan, and score what the detector marks of it."""
+    """Add a lesion to a scan, and score its detection."""
     data, affine = read_volume(file)
     rng = np.random.default_rng((options.seed, number))
     changed, lesion = add_sphere(rng, number, data, affine, diameter, contrast)
@@ -414,28 +412,28 @@ def add_condition_options(parser):
     """Add the options of :func:`score_condition`."""
     parser.add_argument("model", help="model file")
     parser.add_argument("--n", type=int, default=16, help="patients")
-    parser.add_argument("--first", type=int, default=1000, help="subject to begin with")
+    parser.add_argument("--first", type=int, default=1000, help="number of the first")
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.4, 0.6, 0.8])
-    parser.add_argument("--repeats", type=int, default=2, help="noises for each scan")
+    parser.add_argument("--repeats", type=int, default=2, help="samples for each scan")
     add_lesion(parser)
     parser.add_argument("--seed", type=int, default=0)
 
 
 def score_condition(options):
-    """Denoise patients towards a healthy condition, and compare with their lesions."""
+    """Denoise patients as controls, and compare the changes with their lesions."""
     model, grid = load_model(options.model)
     lesion = Lesion(*options.lesion)
-    log("making patients")
+    log("simulating patients")
     patients, healthy = make_pairs(options.n, options.first, grid, lesion)
     lesions = np.abs(patients - healthy)[..., 0] > EDGE * lesion.darkness
     images = np.concatenate([patients, healthy])
-    log(f"a lesion takes {np.mean((healthy - patients)[..., 0][lesions]):.3f}")
+    log(f"mean loss in lesions: {np.mean((healthy - patients)[..., 0][lesions]):.3f}")
     for strength in options.strengths:
         healed, plain = (
             mean_denoised(model, images, {"group": group}, strength, options)
             for group in ("control", None)
         )
-        # Lesions are dark: what is healthy is brighter there.
+        # Lesions are dark, so healthy tissue is brighter.
         yield score_changes(healed - plain, lesions) | {
             "strength": strength,
             "dice_of_scan": score_changes(healed - images[..., 0], lesions)["dice"],
@@ -443,7 +441,7 @@ def score_condition(options):
 
 
 def make_pairs(n, first, grid, lesion):
-    """Make patients with their lesion, and the same scans without it.
+    """Simulate patients with their lesion, and the same scans without it.
 
     Shapes: patients, healthy ``(n, x, y, z, 1)``.
     """
@@ -464,9 +462,9 @@ def make_pairs(n, first, grid, lesion):
 
 
 def score_changes(changed, lesions):
-    """Compare the change that a condition makes with the lesions.
+    """Compare the change by a condition with the lesions.
 
-    The threshold is the best one of one half of the patients for the other half.
+    The threshold for each half of the patients is the best of the other half.
 
     Shapes: changed ``(2 n, x, y, z)``, lesions ``(n, x, y, z)``.
     """

@@ -1,12 +1,12 @@
-"""Prove that a refactoring changed no statement of the package.
+"""Check that a refactoring changed no statement of the package.
 
     git worktree add ../before COMMIT
     python benchmarks/same_statements.py ../before . --renames renames.json
 
-All top-level statements of all modules are compared as syntax trees, wherever they
-stand: without docstrings and imports, with what is imported under the name that it has
-where it is defined, and without the names of modules. ``renames.json`` maps names
-before to names after. What only one of both has is printed, and the status is 1.
+All top-level statements of all modules are compared as syntax trees, whichever module
+has them: without docstrings, imports and names of modules, and with imported objects
+named as where they are defined. ``renames.json`` maps names before to names after. If
+statements differ, they are printed, and the exit status is 1.
 """
 
 import argparse
@@ -39,16 +39,16 @@ class Canonical(ast.NodeTransformer):
         return self.renames.get(name, name)
 
     def visit_Import(self, node):  # noqa: N802
-        """Leave imports out."""
+        """Remove imports."""
 
     visit_ImportFrom = visit_Import  # noqa: N815
 
     def visit_Name(self, node):  # noqa: N802
-        """Call what is imported by the name where it is defined."""
+        """Name imported objects as where they are defined."""
         return ast.Name(self.rename(self.names.get(node.id, node.id)), node.ctx)
 
     def visit_Attribute(self, node):  # noqa: N802
-        """Leave the names of modules out."""
+        """Remove the names of modules."""
         if isinstance(node.value, ast.Name) and node.value.id in self.modules:
             return ast.Name(self.rename(node.attr), node.ctx)
         self.generic_visit(node)
@@ -68,7 +68,7 @@ class Canonical(ast.NodeTransformer):
         return node
 
     def visit_FunctionDef(self, node):  # noqa: N802
-        """Rename functions and classes, and leave their docstrings out."""
+        """Rename functions and classes, and remove their docstrings."""
         self.generic_visit(node)
         node.name = self.rename(node.name)
         node.body = without_docstring(node.body)
@@ -78,7 +78,7 @@ class Canonical(ast.NodeTransformer):
 
 
 def without_docstring(body):
-    """Return statements without a first one that is a text alone."""
+    """Return statements without a docstring."""
     first = body[0] if body else None
     value = first.value if isinstance(first, ast.Expr) else None
     is_text = isinstance(value, ast.Constant) and isinstance(value.value, str)
@@ -86,7 +86,7 @@ def without_docstring(body):
 
 
 def read_modules(root):
-    """Parse all modules of the package; trees by their names."""
+    """Parse all modules of the package; return trees by name."""
     trees = {}
     for file in sorted(Path(root, "dipy_ldm").rglob("*.py")):
         parts = file.relative_to(root).with_suffix("").parts

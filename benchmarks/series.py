@@ -1,15 +1,15 @@
-"""Make diffusion series of b = 0 alone, and measure the tensors fitted to them.
+"""Generate diffusion series from b = 0 images, and measure the tensors fitted to them.
 
 Brains are simulated, so that the truth is known: label maps, one tensor for each voxel,
-isotropic outside of white matter, and Rician noise. In white matter, the directions of
-fibres are a smooth function of the place that all subjects share, turned by a smooth
-field of each subject's own, of which b = 0 shows nothing::
+isotropic outside white matter, and Rician noise. In white matter, fibre directions are
+a smooth function of position that all subjects share, rotated by a smooth field of each
+subject, which is invisible at b = 0::
 
     python benchmarks/series.py brains --maps heads
 
 With ``--denoise``, held-out series are denoised instead, by the model and by DIPY.
 
-What is there is left as it is.
+Existing files are kept.
 """
 
 from pathlib import Path
@@ -37,34 +37,34 @@ from dipy_ldm.data._bvals_bvecs import Gradients
 from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.evaluation._diffusion_tensors import fit_tensors
 
-# After -c of Python, as TRAIN of what benchmarks share.
+# For python -c, like TRAIN.
 GENERATE = "from dipy_ldm.workflows import cli; cli.generate()"
 DENOISE = "from dipy_ldm.workflows import cli; cli.denoise()"
 # Labels of FreeSurfer.
 WHITE = (2, 7, 16, 28, 41, 46, 60, 77, 85, 192, *range(251, 256))
 FLUID = (4, 5, 14, 15, 24, 43, 44, 72)
-# Of each tissue signal without weighting, and diffusivity in mm^2/s.
+# Signal of each tissue without diffusion weighting, and diffusivities in mm^2/s.
 SIGNAL = {"white": 400.0, "grey": 500.0, "fluid": 1000.0}
 GREY, FREE, PARALLEL = 0.8e-3, 3e-3, 1.6e-3
-# b-values of a training series, and how many directions each has; one is between them.
+# Number of directions for each b-value of a training series; a b-value between them.
 SHELLS = {1000: 20, 2500: 10}
 BETWEEN = 1600
-# Signal to noise of white matter at b = 0.
+# Signal-to-noise ratio of white matter at b = 0.
 SNR = 25
-# Standard deviation of each subject's own turn of fibres, in degrees, about each axis.
+# Standard deviation of each subject's rotation of fibres about each axis, in degrees.
 OWN_TURN = 12.0
-# Axes of FSL that are those of the world, but for the first.
+# Axes of FSL: those of the world, with the first one flipped.
 LEFT = np.diag([-1.0, 1, 1, 1])
 
 
 def make_parser():
     """Describe the command line."""
     parser = Parser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="where all of it is, or will be")
+    parser.add_argument("folder", type=Path, help="of all files")
     parser.add_argument("--maps", type=Path, required=True, help="folder of label maps")
-    parser.add_argument("--n", type=int, default=12, help="brains to learn from")
+    parser.add_argument("--n", type=int, default=12, help="brains to train on")
     parser.add_argument("--n_held_out", type=int, default=3)
-    parser.add_argument("--n_directions", type=int, default=30, help="of made series")
+    parser.add_argument("--n_directions", type=int, default=30, help="to generate")
     parser.add_argument("--voxel_size", type=float, default=4.0, help="in mm")
     parser.add_argument("--steps_vqvae", type=int, default=300, help="after init")
     parser.add_argument("--steps_ldm", type=int, default=600, help="0: no model")
@@ -73,7 +73,7 @@ def make_parser():
     parser.add_argument("--batch_size", type=int, default=4)
     strengths = "denoise with these strengths"
     parser.add_argument("--denoise", type=float, nargs="+", help=strengths)
-    parser.add_argument("--snr", type=float, default=SNR, help="of what is denoised")
+    parser.add_argument("--snr", type=float, default=SNR, help="of noisy series")
     parser.set_defaults(measure=compare)
     return parser
 
@@ -86,7 +86,7 @@ def spread(n, seed):
 
 
 class Subject:
-    """A simulated brain, by its labels: tensors at any places in the world."""
+    """A simulated brain from a label map: tensors at any points in the world."""
 
     def __init__(self, file):
         image = nib.load(file)
@@ -95,12 +95,12 @@ class Subject:
         self.affine = image.affine
         rng = np.random.default_rng([self.number, 1])
         self.gain = rng.uniform(0.5, 2)
-        # Turns about each axis, in radians, every 8 mm, smooth over 16 mm.
+        # Rotations about each axis, in radians, every 8 mm, smooth over 16 mm.
         turns = [gaussian_filter(n, 2.0) for n in rng.normal(size=(3, 40, 40, 40))]
         self.turns = [np.deg2rad(OWN_TURN) * turn / turn.std() for turn in turns]
 
     def on(self, shape, affine):
-        """Return shares of white matter and fluid, and the brain, on a grid."""
+        """Return the shares of white matter, fluid and brain on a grid."""
         grid = Grid(shape, affine)
         white, fluid, brain = (
             conform(mask[..., None].astype("float32"), self.affine, grid)[..., 0]
@@ -113,7 +113,7 @@ class Subject:
         return white, fluid, brain
 
     def tensors(self, shape, affine):
-        """Return directions, ``(..., 3)``, and diffusivity across fibres."""
+        """Return shared and own directions, ``(..., 3)``, and radial diffusivity."""
         indices = np.moveaxis(np.indices(shape), 0, -1)
         places = indices @ affine[:3, :3].T + affine[:3, 3]
         common, across = fibres(places)
@@ -140,7 +140,7 @@ class Subject:
 
 
 def fibres(places):
-    """Return directions that all subjects share, and diffusivity across fibres."""
+    """Return the directions that all subjects share, and radial diffusivity."""
     x, y, z = np.moveaxis(places, -1, 0) / 25
     parts = [np.sin(y) + 0.5 * z, np.cos(x) + 0.3 * np.sin(z), np.sin(x + y) + 0.4]
     field = np.stack(parts, -1)
@@ -149,7 +149,7 @@ def fibres(places):
 
 
 def prepare(options):
-    """Make the series that are not there yet."""
+    """Simulate missing series."""
     counts = {"train": (options.n, 0), "held_out": (options.n_held_out, 5000)}
     for name, (n, first) in counts.items():
         folder = options.folder / name
@@ -166,7 +166,7 @@ def prepare(options):
 
 
 def write(subject, path, snr=SNR, grid=None):
-    """Write a series for the training, with tables of its own."""
+    """Write a training series with its gradient tables."""
     shape, affine = grid or (subject.labels.shape, subject.affine)
     bvals = np.concatenate([[0, 0], *([b] * n for b, n in SHELLS.items())])
     vectors = [spread(n, [subject.number, b]) for b, n in SHELLS.items()]
@@ -182,7 +182,7 @@ def write(subject, path, snr=SNR, grid=None):
 
 
 def train(options):
-    """Train the model if it is not there."""
+    """Train the model if it does not exist."""
     names = ("voxel_size", "steps_vqvae", "steps_ldm", "patch", "batch_size")
     files = sorted((options.folder / "train").glob("*_dwi.nii.gz"))
     how = "--dwi", "--validation", 0.1, "--init", "volumes"
@@ -190,7 +190,7 @@ def train(options):
 
 
 def make(options, model, name, bvals, directions):
-    """Make series of all held-out brains, along directions of the world."""
+    """Generate series of all held-out brains, along directions of the world."""
     folder = options.folder / name
     for file in sorted((options.folder / "held_out" / "b0").glob("*_b0.nii.gz")):
         if list(folder.glob(file.name.replace(".nii.gz", "*.nii.gz"))):
@@ -237,7 +237,7 @@ def from_six(measured, directions, targets):
 
 
 def compare(options):
-    """Make, train, generate and measure; print the scores."""
+    """Simulate, train, generate and measure; yield the scores."""
     prepare(options)
     ways = denoised(options) if options.denoise else generated(options)
     for name, scores in ways.items():
@@ -246,7 +246,7 @@ def compare(options):
 
 
 def generated(options):
-    """Generate series, and score them, by how they were made."""
+    """Generate series; return scores by method."""
     n = options.n_directions
     directions = np.concatenate([np.zeros((1, 3)), spread(n, 99)])
     bvals = np.array([0.0] + [1000.0] * n)
@@ -273,7 +273,7 @@ def generated(options):
 
 
 def denoised(options):
-    """Denoise held-out series on the model's grid; score them, by what did it."""
+    """Denoise held-out series on the model's grid; return scores by method."""
     ways: dict[str, list[dict]] = {}
     path = train(options)
     _, grid = load_model(path)
@@ -298,7 +298,7 @@ def denoised(options):
             "patch2self": patch2self(data, bvals, verbose=False),
         }
         series |= {name: read(options, name, subject)[0] for name in names}
-        # As usual, tensors are fitted to the lowest shell.
+        # Tensors are fitted to the lowest shell, as usual.
         low, mask = bvals <= 1000, white_matter(subject, grid)
         for name, own in series.items():
             tensors = fit(own[..., low], bvals[low], directions[low], mask)
@@ -307,7 +307,7 @@ def denoised(options):
 
 
 def read(options, folder, subject):
-    """Read a made series, and its directions in the world."""
+    """Read a generated series, and its directions in the world."""
     (file,) = (options.folder / folder).glob(f"sub-{subject.number:04d}*.nii.gz")
     stem = str(file).removesuffix(".nii.gz")
     bvals, bvecs = read_bvals_bvecs(f"{stem}.bval", f"{stem}.bvec")
@@ -317,12 +317,12 @@ def read(options, folder, subject):
 
 
 def white_matter(subject, grid):
-    """Return where there is nothing but white matter."""
+    """Return the mask of pure white matter."""
     return subject.on(grid.shape, grid.affine)[0] > 0.95
 
 
 def score_measured(n, grid, subject, bvals, directions):
-    """Score what is measured, and what all subjects share, in white matter."""
+    """Score measured series, and the shared directions, in white matter."""
     mask = white_matter(subject, grid)
     place = grid.shape, grid.affine
     common, _, across = (x[mask] for x in subject.tensors(*place))
@@ -342,7 +342,7 @@ def score_measured(n, grid, subject, bvals, directions):
 
 
 def score_generated(options, model, grid, subject, bvals, directions):
-    """Score what is made of b = 0, and what the autoencoder leaves of the truth."""
+    """Score series generated from b = 0, and the autoencoder's reconstructions."""
     mask = white_matter(subject, grid)
     data, own = read(options, "made", subject)
     truth = subject.series(grid.shape, grid.affine, bvals, directions)
@@ -359,7 +359,7 @@ def score_generated(options, model, grid, subject, bvals, directions):
 
 
 def true_fa(across):
-    """Return the fractional anisotropy of tensors, by their diffusivity across."""
+    """Return the fractional anisotropy of tensors by their radial diffusivity."""
     return (PARALLEL - across) / np.sqrt(PARALLEL**2 + 2 * across**2)
 
 
@@ -377,7 +377,7 @@ def score(subject, grid, fa, main):
 
 
 def score_between(options, grid, subject, bvals):
-    """Score volumes of a b-value between shells: errors as shares of b = 0."""
+    """Score volumes at a b-value between shells: errors as shares of b = 0."""
     mask = white_matter(subject, grid)
     data, own = read(options, "between", subject)
     truth, lower = (

@@ -1,14 +1,14 @@
-"""Measure how well scans of one site are made like those of another.
+"""Measure how well scans are harmonised from one site to another.
 
-One command does all of it, in a folder: virtual heads scanned at site A, others at
-site B, and some at both, of which the truth is known; a model that knows the sites,
-with which scans of A are denoised towards B; and one that learnt from pairs, heads
-scanned at both::
+One command does everything, in a folder: it simulates heads scanned at site A, others
+at site B, and some at both, so that the truth is known; trains a model conditioned on
+the site, by which scans of A are denoised towards B; and one on pairs of heads scanned
+at both::
 
     python benchmarks/sites.py sites
 
-Beside these is what costs nothing: the scan as it is, and its brightness mapped to that
-of site B by quantiles. A line of JSON for each way. What is there is left as it is.
+Baselines are the unchanged scan, and its intensities mapped to site B by quantiles. It
+prints a line of JSON for each method. Existing files are kept.
 """
 
 from pathlib import Path
@@ -19,14 +19,14 @@ from source import BRAIN, score
 
 from dipy_ldm.data.volumes import load_volumes
 
-# Of the brightness of a site.
+# Quantiles of intensities to match.
 QUANTILES = np.linspace(0, 1, 257)
 
 
 def make_parser():
     """Describe the command line."""
     parser = Parser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="where all of it is, or will be")
+    parser.add_argument("folder", type=Path, help="of all files")
     parser.add_argument("--n", type=int, default=60, help="heads of each site")
     parser.add_argument("--n_held_out", type=int, default=16, help="scanned at both")
     parser.add_argument("--voxel_size", type=float, default=4.0, help="in mm")
@@ -41,7 +41,7 @@ def make_parser():
 
 
 def compare(options):
-    """Draw, train and measure, and print the scores."""
+    """Draw heads, train and measure; yield the scores."""
     root = options.folder
     scans = {
         name: draw(root / name, site, n, first)
@@ -79,21 +79,21 @@ def compare(options):
 
 
 def draw(folder, site, n, first):
-    """Draw the heads that are not there yet; return their folder."""
+    """Draw missing heads; return their folder."""
     if len(list(folder.glob("*.nii.gz"))) < n:
         call(COHORT_SCRIPT, folder, "--n", n, "--first", first, "--site", site)
     return folder
 
 
 def train(options, name, *inputs):
-    """Train a model in a folder of its own, if it is not there."""
+    """Train a model in a folder of its own, if it does not exist."""
     own = type(options)(**vars(options) | {"folder": options.folder / name})
     names = ("voxel_size", "steps_vqvae", "steps_ldm")
     return train_once(own, names, *inputs)
 
 
 def match_quantiles(images, usual):
-    """Map the brightness of each brain to that of a site, rank by rank.
+    """Match the intensity quantiles of each brain to those of a site.
 
     Shapes: images and usual ``(n, x, y, z, 1)``.
     """
@@ -101,15 +101,15 @@ def match_quantiles(images, usual):
     mapped = []
     for image in images:
         own = np.quantile(image[image > BRAIN], QUANTILES)
-        # Below the brain in a straight line, so that the background stays.
+        # Linear below the brain, so that the background stays 0.
         mapped.append(np.interp(image, [0, *own], [0, *target]))
     return np.stack(mapped).astype("float32")
 
 
 def measure(images, truth):
-    """Measure how near images are, and how bright grey matter is beside white.
+    """Measure the similarity of images to the truth, and the error of their contrast.
 
-    The contrast is that of the quartiles of the brain, of the truth's less.
+    The contrast is the ratio of the quartiles of the brain.
     """
     ratios = []
     for each in (images, truth):

@@ -1,12 +1,12 @@
-"""Make T2 volumes of T1 volumes, and measure how near they come.
+"""Generate T2 volumes from T1 volumes, and measure their errors.
 
-One command does all of it, in a folder: virtual heads in both contrasts, a training
-that goes on from its checkpoints if it was interrupted, and the scores of held-out
-heads as lines of JSON, beside those of a copy of the input and of the mean volume::
+One command does everything, in a folder: it simulates heads in both contrasts, trains a
+model (resuming from checkpoints), and prints the scores of held-out heads as lines of
+JSON, with a copy of the input and the mean volume as baselines::
 
     python benchmarks/source.py heads --n 80 --voxel_size 6
 
-What is there is left as it is.
+Existing files are kept.
 """
 
 from pathlib import Path
@@ -25,15 +25,15 @@ import numpy as np
 from dipy_ldm.data.volumes import load_volumes
 from dipy_ldm.metrics import multiscale_ssim, psnr
 
-# Brighter, as a share of the range, is brain.
+# Intensities above this share of the range are brain.
 BRAIN = 0.1
 
 
 def make_parser():
     """Describe the command line."""
     parser = Parser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="where all of it is, or will be")
-    parser.add_argument("--n", type=int, default=80, help="heads to learn from")
+    parser.add_argument("folder", type=Path, help="of all files")
+    parser.add_argument("--n", type=int, default=80, help="heads to train on")
     parser.add_argument("--n_held_out", type=int, default=16)
     parser.add_argument("--voxel_size", type=float, default=6.0, help="in mm")
     parser.add_argument("--detailed", action="store_true", help="heads with detail")
@@ -49,7 +49,7 @@ def make_parser():
 
 
 def prepare(options):
-    """Make the heads that are not there yet."""
+    """Simulate missing heads."""
     for name, n, first in (
         ("train", options.n, 0),
         ("held_out", options.n_held_out, 5000),
@@ -63,7 +63,7 @@ def prepare(options):
 
 
 def train(options):
-    """Train the model if it is not there."""
+    """Train the model if it does not exist."""
     names = ("voxel_size", "steps_vqvae", "steps_ldm", "batch_size", "seed")
     images, sources = (files(options, "train", kind) for kind in ("T2w", "T1w"))
     return train_once(options, names, *images, "--source_files", *sources)
@@ -75,7 +75,7 @@ def files(options, name, contrast):
 
 
 def compare(options):
-    """Make, train and measure, and print the scores."""
+    """Simulate, train and measure; yield the scores."""
     prepare(options)
     model, grid = load_model(train(options))
     train_images = load_volumes(files(options, "train", "T2w"), grid=grid).images
@@ -85,7 +85,7 @@ def compare(options):
         grid=grid,
     )
     truth, sources = (np.asarray(array) for array in (pairs.images, pairs.sources))
-    log(f"making {options.n_samples} samples of each of {len(sources)} heads")
+    log(f"generating {options.n_samples} samples of each of {len(sources)} heads")
     how = {"guidance": options.guidance, "verbose": True}
     samples = [
         model.predict(source=sources, seed=options.seed + i, **how)
@@ -107,7 +107,7 @@ def compare(options):
 
 
 def score(images, truth):
-    """Measure how near images are to the truth.
+    """Return similarities of images to the truth, with standard errors.
 
     Shapes: images, truth ``(n, x, y, z, 1)``.
     """

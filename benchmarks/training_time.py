@@ -1,4 +1,4 @@
-"""Time trainings: their first step, the share of steps, replicas and workers."""
+"""Time trainings: first step, share of time in steps, replicas and workers."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ COMMAND = Path(sys.executable).with_name("dipy_train_ldm")
 FIRST_STEPS = 3
 BEGUN = re.compile(r"(\w+): preparing the first step")
 STEPPED = re.compile(rf"(\w+), epoch 1/\d+:[^\r]* [1-9]\d*/{FIRST_STEPS} \[")
-# Scans that differ in a cohort; the others are links to them.
+# Different scans of a cohort; the others are links to them.
 N_DIFFERENT = 12
 # Steps of an epoch on replicas and workers.
 STEPS = 30
@@ -38,12 +38,12 @@ def add_first_step_options(parser):
     parser.add_argument(
         "arguments",
         nargs=argparse.REMAINDER,
-        help="files and options of dipy_train_ldm; the packaged digits if left out",
+        help="files and options of dipy_train_ldm; default: the packaged digits",
     )
 
 
 def time_first_steps(options):
-    """Measure how soon the steps of ``dipy_train_ldm`` begin."""
+    """Measure the time until each stage of ``dipy_train_ldm`` has made a step."""
     at_least("rounds", options.rounds, 1)
     arguments = options.arguments or ["mnist"]
     rounds = []
@@ -58,7 +58,7 @@ def time_first_steps(options):
 
 
 def time_stages(arguments):
-    """Run the command once, and take the time of its stages."""
+    """Run the command once, and time its stages."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ABSENT:
             Path(folder, f"{name}.py").write_text("raise ImportError\n")
@@ -66,21 +66,21 @@ def time_stages(arguments):
         few = [f"--steps_{stage}={FIRST_STEPS}" for stage in ("vqvae", "ldm")]
         begun, ended = watch(
             [COMMAND, *arguments, *few, "--out_dir", folder],
-            # The bar is drawn after each step.
+            # Draw the bar after each step.
             os.environ
             | {"PYTHONPATH": os.pathsep.join(paths), "TQDM_MININTERVAL": "0"},
         )
     if not ended:
         raise InputError(
-            "the command ended without a training; give files to train on."
+            "the command ended without a training; name files to train on."
         )
-    # All that comes before belongs to the first.
+    # The first stage includes all that comes before.
     begun[next(iter(ended))] = 0
     return {stage: ended[stage] - begun[stage] for stage in ended}
 
 
 def watch(command, environment):
-    """Run a command, and note when each stage begins and has made its first step."""
+    """Run a command, and record when each stage begins and has made its first step."""
     begun: dict[str, float] = {}
     ended: dict[str, float] = {}
     start, output = time.perf_counter(), ""
@@ -108,13 +108,13 @@ def add_cohort_options(parser):
 
 
 def time_cohorts(options):
-    """Measure how much of a training's time is steps, for cohorts of any size."""
+    """Measure the share of training time spent in steps, by size of the cohort."""
     for n in options.n:
         yield time_cohort(n, options)
 
 
 def time_cohort(n, options):
-    """Train on a cohort, and take the time."""
+    """Train on a cohort, and time it."""
     from dipy_ldm.workflows.train import TrainLDMFlow
 
     listener, logger = StepTimes(), logging.getLogger("dipy_ldm")
@@ -136,7 +136,7 @@ def time_cohort(n, options):
                 out_dir=folder,
             )
         except InputError:
-            # A training that is too short to learn anything says so at its end.
+            # A training that is too short to learn anything raises at its end.
             if not listener.steps:
                 raise
         whole = time.perf_counter() - start
@@ -147,14 +147,14 @@ def time_cohort(n, options):
 
 
 class StepTimes(logging.Handler):
-    """Hears how much of the time of each network the training says was steps."""
+    """Records the seconds of steps of each network from the log."""
 
     def __init__(self):
         super().__init__(logging.DEBUG)
         self.steps = {}
 
     def emit(self, record):
-        """Take the seconds of steps from what is said at the end of a network."""
+        """Record the seconds of steps from the last message of a network."""
         if str(record.msg).endswith("in steps"):
             title, seconds, percent = record.args
             self.steps[title] = round(seconds * percent / 100, 1)
@@ -178,7 +178,7 @@ def add_replica_options(parser):
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 64])
     parser.add_argument(
-        "--replicas", type=int, nargs="+", help="1, and all GPUs or 2, if left out"
+        "--replicas", type=int, nargs="+", help="default: 1, and all GPUs or 2"
     )
     for name in ("--child", "--cores"):
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -187,9 +187,9 @@ def add_replica_options(parser):
 def time_replicas(options):
     """Time a step on one and more replicas, and on one and two workers.
 
-    With GPUs the replicas are the GPUs; without, one processor poses as two. Two
-    workers are two processes that talk over TCP, with half of the cores each; so is
-    the one worker that they are compared with, which has the other half idle.
+    Replicas are GPUs or, without GPUs, two simulated devices of the CPU. Two workers
+    are processes that communicate over TCP, with half of the cores each; the single
+    worker that they are compared with has half of the cores, too.
     """
     if options.child:
         if options.cores:
@@ -213,7 +213,7 @@ def time_replicas(options):
 
 
 def run_children(kind, options, n_gpus):
-    """Train in processes of their own: TensorFlow is set up once in each."""
+    """Train in separate processes, since TensorFlow can be set up only once in each."""
     n_workers = int(kind.split()[0]) if "worker" in kind else 0
     first = 21_000 + os.getpid() % 9000
     addresses = [f"127.0.0.1:{first + index}" for index in range(n_workers)]
@@ -241,7 +241,7 @@ def run_children(kind, options, n_gpus):
 
 
 def train_replicas(kind, batch_size, widths):
-    """Train with a strategy and measure a step, and the sum of its gradients."""
+    """Train with a strategy; time a step and the all-reduce of its gradients."""
     strategy = make_strategy(kind)
     from dipy_ldm import LatentDiffusion
     from dipy_ldm.data import load_mnist
@@ -262,7 +262,7 @@ def train_replicas(kind, batch_size, widths):
         callbacks=[note],
         verbose=False,
     )
-    # The first epoch is that of compilation; the fastest of the others the least
+    # The first epoch includes compilation; the fastest of the others is the least
     # disturbed.
     step = min(b - a for a, b in zip(ends[:-1], ends[1:])) / STEPS if ends else None
     return {"step": step, "sum": time_all_reduce(strategy, model.denoiser_)}
@@ -285,7 +285,7 @@ def make_strategy(kind):
 
 
 def time_all_reduce(strategy, network):
-    """Time the sum of numbers of the shapes of a network's weights."""
+    """Time an all-reduce of tensors of the shapes of a network's weights."""
     import numpy as np
     import tensorflow as tf
 
@@ -310,14 +310,14 @@ def time_all_reduce(strategy, network):
 
 
 def count_gpus():
-    """Count the GPUs in another process, which leaves them alone."""
+    """Count the GPUs in another process, so that this one does not initialise them."""
     code = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
     command = [sys.executable, "-c", code]
     return int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
 def half_of_cores(index):
-    """Name one or the other half of the cores."""
+    """Return the numbers of the first or second half of the cores."""
     cores = sorted(os.sched_getaffinity(0))
     middle = len(cores) // 2
     return ",".join(map(str, (cores[:middle], cores[middle:])[index]))

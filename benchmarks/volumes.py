@@ -1,12 +1,12 @@
 """Measure the quality of generated volumes, as one line of JSON.
 
-Generated volumes are compared with real ones that the model was not trained on
-(held-out), voxel by voxel on the model's grid at half its resolution, and in their
-structure at full resolution. Beside each figure stands the same one for real volumes,
-the best that samples could reach. All of these depend on how many volumes there are,
-so that every set that is compared has equally many.
+Generated volumes are compared with held-out ones: by voxels on the model's grid at half
+its resolution, and by structure at full resolution. Each figure has a reference, the
+same for real volumes, the best that samples could reach. All of them depend on the
+number of volumes, so all sets have the same size.
 
-Or by which step, octave and place of them a network recognises generated volumes.
+The other measure finds the step, octave and region by which a network distinguishes
+generated volumes.
 """
 
 from typing import Any
@@ -47,15 +47,15 @@ from dipy_ldm.metrics import (
 from dipy_ldm.metrics.images import halve
 from dipy_ldm.plots import planes, save_montage
 
-# Pairs of real volumes, and training volumes beside the held-out ones, are drawn.
+# For drawing pairs of real volumes, and training volumes.
 SEED = 0
 # Draws of training volumes, over which the floor of the energy distance is averaged.
 DRAWS = 10
 # Volumes of each kind in the picture.
 SHOWN = 3
-# Times to which held-out volumes are noised, and denoised from there.
+# Times to which held-out volumes are noised, to be denoised from there.
 TIMES = 0.1, 0.25, 0.4, 0.55, 0.7, 0.85
-# Blurs between which octaves lie, in voxels, from the finest to the coarsest.
+# Blurs that delimit octaves, in voxels, from the finest to the coarsest.
 BLURS = 0, 0.7, 1.4, 2.8, 5.6
 
 
@@ -65,7 +65,7 @@ def load_real(options, model, grid):
     Shapes: held_out ``(n, x, y, z, channels)``.
     """
     held_out, train = (load(f, model, grid) for f in (options.real, options.train))
-    # Equally many of all, since the figures depend on the number.
+    # The same number of each, since figures depend on it.
     n = min(options.n_samples, len(held_out), len(train))
     at_least("the number of samples, and of volumes of each kind,", n, 2)
     return np.array(held_out[:n]), train
@@ -85,7 +85,7 @@ def halve_all(volumes):
 
 
 def score_distribution(generated, held_out, train):
-    """Measure the energy distance to real volumes, and that between real volumes.
+    """Return the energy distance to real volumes, and that between real volumes.
 
     Shapes: generated, held_out ``(n, x, y, z, channels)``.
     """
@@ -109,8 +109,8 @@ def measure_novelty(held_out, train):
     copies = np.count_nonzero(distances == 0)
     if copies:
         raise InputError(
-            f"{copies} volumes of --real are in --train too; give --real volumes that "
-            "the model was not trained on."
+            f"{copies} volumes of --real are in --train, too; name held-out volumes "
+            "with --real."
         )
     return distances
 
@@ -127,7 +127,7 @@ def score_diversity(generated, held_out):
 
 
 def score_structure(generated, held_out, reconstructed):
-    """Compare how much there is of each octave and, inside of heads, of each texture.
+    """Compare the energy of octaves and, inside heads, of textures.
 
     Shapes: generated, held_out, reconstructed ``(n, x, y, z, channels)``.
     """
@@ -144,13 +144,13 @@ def score_structure(generated, held_out, reconstructed):
 
 
 def score_vqvae(vqvae, held_out, reconstructed):
-    """Score reconstructions, the best that samples can be.
+    """Score reconstructions, which limit the quality of samples.
 
     Shapes: held_out, reconstructed ``(n, x, y, z, channels)``.
     """
     sets = Sets(held_out, held_out, reconstructed, reconstructed)
     scores: dict[str, Any] = measure_reconstruction(vqvae, sets)
-    # Where there is anything: virtual brains and most scans lie on black.
+    # Inside the head: virtual brains and most scans have a black background.
     inside = (held_out > held_out.min() + 0.05 * np.ptp(held_out)).any(-1)
     detail = reconstructed, held_out, inside
     return {
@@ -203,7 +203,7 @@ def show(path, held_out, reconstructed, generated, affine):
 
 
 def recognise(options):
-    """Measure where generated volumes begin to be recognised by a network."""
+    """Measure at which stage a network distinguishes generated from real volumes."""
     model, grid = load_model(options.model)
     real = load(options.real, model, grid)
     n = min(options.n_samples, len(real) // 2)
@@ -223,7 +223,7 @@ def recognise(options):
 
 
 def cases(model, options, reference, held_out):
-    """Yield names of cases, and the two sets that are to be told apart in each.
+    """Yield names of cases, and the two sets to distinguish in each.
 
     Shapes: reference, held_out ``(n, x, y, z, channels)``.
     """
@@ -253,7 +253,7 @@ def cases(model, options, reference, held_out):
 
 
 def band(real, generated, low, high):
-    """Return what lies between two blurs, about the middle of [0, 1].
+    """Return the band between two blurs, scaled around 0.5.
 
     Shapes: real, generated ``(n, x, y, z, channels)``.
     """
@@ -282,7 +282,7 @@ def add_model(parser, *sets):
 
 
 def add_score_options(parser):
-    """Add what volumes are compared, and a picture of them."""
+    """Add the options of :func:`measure`."""
     add_model(parser, "real", "train")
     parser.add_argument(
         "--montage",

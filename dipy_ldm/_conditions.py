@@ -17,19 +17,19 @@ from typing import Any, NamedTuple, Self, TypeAlias
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError, is_label
-from dipy_ldm._utils.directions import number_of_direction
+from dipy_ldm._utils.directions import direction_index
 from dipy_ldm._utils.values import (
     IDENTIFIERS,
     are_codes,
     as_table,
     columns_of,
     grouped,
-    in_order,
     is_unconditional,
     is_vector,
     level_of,
     listed,
-    number_of,
+    read_number,
+    sort_levels,
     values_of,
 )
 
@@ -108,7 +108,7 @@ class Condition(NamedTuple):
         if self.leaves_out(value):
             return UNSPECIFIED, None
         if self.kind == "direction":
-            return number_of_direction(_vector(name, value)), None
+            return direction_index(_vector(name, value)), None
         if self.kind == "class":
             levels, level = list(self.levels), level_of(value)
             if level in levels:
@@ -117,7 +117,7 @@ class Condition(NamedTuple):
                 return UNSPECIFIED, f"{name} {level} is not known, and left out."
             choices = listed(map(repr, levels))
             raise InputError(f"{name} has no level {level!r}; choose one of {choices}.")
-        number, warning = number_of(name, value), None
+        number, warning = read_number(name, value), None
         low, high = self.quantiles[0], self.quantiles[-1]
         if not low <= number <= high:
             nearest = low if number < low else high
@@ -309,7 +309,7 @@ def _learn(name, values, subjects):
             _vector(name, value)
         return "direction", {}, [], missing
     if name == BVAL:
-        bvals = [number_of(name, value) for value in present]
+        bvals = [read_number(name, value) for value in present]
         limits = [(1 - _MARGIN) * min(bvals), (1 + _MARGIN) * max(bvals)]
         return "continuous", {}, limits, missing
     if len(set(present)) < 2:
@@ -319,7 +319,7 @@ def _learn(name, values, subjects):
         return "continuous", {}, _quantiles(present, whose), missing
     counts = Counter(map(level_of, present))
     _refuse_numbers_as_text(name, counts)
-    levels = {level: counts[level] for level in in_order(counts)}
+    levels = {level: counts[level] for level in sort_levels(counts)}
     return "class", levels, [], missing
 
 

@@ -21,7 +21,7 @@ from typing import (
 
 import numpy as np
 
-from dipy_ldm._utils.checks import LARGEST, InputError, is_affine, is_label
+from dipy_ldm._utils.checks import MAX_ABSOLUTE_VALUE, InputError, is_affine, is_label
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -47,7 +47,7 @@ _Size = Annotated[int, lambda n: n > 0]
 _Sizes = Annotated[list[_Size], lambda sizes: 1 <= len(sizes) <= _MAX_LEVELS]
 _Seed = Annotated[int, lambda n: 0 <= n < 2**32]
 # NaN is neither above nor below.
-_Number = Annotated[float, lambda x: -LARGEST <= x <= LARGEST]
+_Number = Annotated[float, lambda x: -MAX_ABSOLUTE_VALUE <= x <= MAX_ABSOLUTE_VALUE]
 _Share = Annotated[float, lambda x: 0 <= x <= 1]
 _Scale = Annotated[_Number, lambda x: x >= 1e-30]
 _Shape = Annotated[_Sizes, lambda s: len(s) in (3, 4) and math.prod(s) <= _MAX_VOXELS]

@@ -37,8 +37,8 @@ if os.environ["KERAS_BACKEND"] == "tensorflow":
     NO_DEVICE = "there is no device GPU:9; this machine has"
     NO_MACHINES = "neither TF_CONFIG nor Slurm names them"
 else:
-    NO_DEVICE = "devices are chosen for TensorFlow alone"
-    NO_MACHINES = "the strategy multi_worker is for TensorFlow"
+    NO_DEVICE = "devices can only be chosen with TensorFlow"
+    NO_MACHINES = "the strategy multi_worker needs TensorFlow"
 
 
 @contextmanager

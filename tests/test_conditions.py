@@ -114,7 +114,7 @@ def test_which_numbers_are_codes(values, kind):
 )
 def test_codes_with_missing_values_stay_codes(values, kind, caplog):
     assert learn({"it": values}, 4)["it"].kind == kind
-    warned = "it is taken for a class with codes, of which some are" in caplog.text
+    warned = "it is taken for a class with missing values" in caplog.text
     assert warned == (kind == "class")
 
 
@@ -271,12 +271,12 @@ def test_requests_without_conditions_are_refused():
         ({"sex": ["F", "", "F"]}, "sex is 'F' for all images; leave it out"),
         ({"age": [70, 60, 1j]}, "age must have text or finite numbers"),
         ({"age": 70}, "age must have 3 values, one for each image, not 1"),
-        ({}, "conditions must be values by the names of the conditions"),
-        (70, "conditions must be values by the names of the conditions"),
+        ({}, "conditions must be a dictionary of values by name"),
+        (70, "conditions must be a dictionary of values by name"),
         ({"": [1, 2, 3]}, "names of conditions must be text"),
-        ({"age": {0: 51, 1: 62, 2: 70}}, r"not a dict; give .*to_dict\('list'\)"),
+        ({"age": {0: 51, 1: 62, 2: 70}}, r"not a dict; use .*to_dict\('list'\)"),
         ({51, 62, 70}, "label must have a list of values, not a set"),
-        (np.eye(3), "the columns of conditions need names; give a dictionary"),
+        (np.eye(3), "the columns of conditions need names; use a dictionary"),
         ({"scan": np.arange(3).astype("datetime64[D]")}, "scan has dates or times"),
     ],
 )

@@ -85,7 +85,7 @@ except InputError as error:
     ("backend", "sentence"),
     [
         ("jax", "in sys.modules); install what is missing, or choose 'tensorflow', "),
-        ("numpy", "the backend 'numpy', and dipy_ldm needs 'tensorflow', 'jax' or"),
+        ("numpy", "the backend 'numpy', but dipy_ldm needs 'tensorflow', 'jax' or"),
         ("foo", "backend : foo); install what is missing, or choose 'tensorflow', "),
     ],
 )
@@ -112,7 +112,7 @@ def test_other_settings_of_keras_are_refused(setting, value, good, blobs, monkey
     ):
         # Not that the file is damaged.
         chosen = f"^Keras is set to the {setting} {value!r}"
-        with pytest.raises(InputError, match=f"{chosen}, and dipy_ldm needs {good!r}"):
+        with pytest.raises(InputError, match=f"{chosen}, but dipy_ldm needs {good!r}"):
             use()
 
 

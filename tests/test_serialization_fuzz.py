@@ -31,7 +31,7 @@ DOCUMENT = {
     "affine": np.diag([2.0, 2, 3, 1]).tolist(),
     "history": {"loss": [0.5, 0.25], "mse": [0.1, 0.05]},
     "fingerprint": "abc",
-    "precision": {"name": "float32", "reason": "as asked for"},
+    "precision": {"name": "float32", "reason": "as requested"},
     "latent_diffusion": OF_DENOISER | {"target": "v", "guide": False, "seed": 0},
     "latent_mean": [0.5],
     "latent_scale": [1.5],

@@ -534,14 +534,14 @@ def test_learning_nothing_is_not_passed_over(scans, caplog, monkeypatch):
     monkeypatch.setitem(BOTTLENECKS, "mistaken", Mistaken)
     options = {"batch_size": 2, "learning_rate": 1e-9, "patch": 8, "verbose": False}
     VQVAE(**TINY | {"bottleneck": "mistaken"}).fit(scans, steps=2, **options)
-    sentence = "after 2 steps the autoencoder's reconstructions are no nearer"
+    sentence = "after 2 steps the autoencoder's reconstructions are no better"
     assert sentence in caplog.text
     assert "train for more steps, with larger patches, or with" in caplog.text
 
 
 def test_collapsed_codes_are_warned_of():
     stage = object.__new__(AutoencoderStage)
-    sentence = stage.verdict({"perplexity": 1.2})
+    sentence = stage.failure({"perplexity": 1.2})
     assert sentence.startswith("nearly all latents have the same code")
 
 
@@ -553,7 +553,7 @@ def test_to_validate_takes_a_tenth_of_the_time():
     def kept(size, total=100):
         stage.data = run.TrainingData(images, survey(images), size)
         stage.length = Length(20, total)
-        return stage.affordable(images)
+        return stage.validation_subset(images)
 
     assert len(kept(size=(8, 8, 8))) == 25  # 24 and a bit
     assert len(kept(size=(4, 4, 4))) == 4

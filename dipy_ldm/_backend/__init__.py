@@ -1,10 +1,10 @@
-"""Devices and machines: how networks are trained on many, to the result of one.
+"""Training on several devices and machines, with the same result as on one.
 
-TensorFlow alone spreads work. With another back-end of Keras there is one device, and
-the same functions do what is to be done there.
+Only TensorFlow distributes work. With other back-ends of Keras, the same functions work
+on one device.
 """
 
-# ruff: noqa: F401 (what the package takes from here)
+# ruff: noqa: F401 (re-exported)
 
 from typing import TYPE_CHECKING
 
@@ -15,28 +15,27 @@ try:
     with quiet():
         import keras
 except (ImportError, ValueError) as error:
-    # A backend that is not installed, of which Keras has other words each time, or
-    # that Keras does not know, either.
+    # The backend is not installed (Keras' message varies) or unknown to Keras.
     raise InputError(
         f"Keras can't be imported ({error}); install what is missing, or choose "
         "'tensorflow', 'jax' or 'torch' in ~/.keras/keras.json or by the variable "
-        "KERAS_BACKEND, and start Python again."
+        "KERAS_BACKEND, and restart Python."
     ) from error
 
 from dipy_ldm._backend.memory import release_memory
 from dipy_ldm._backend.sharing import (
-    ONCE_APPLYING,
-    ONCE_TRAINING,
+    INFERENCE_OVERHEAD,
     STRATEGIES,
+    TRAINING_OVERHEAD,
     count_replicas,
     share_of,
 )
 
 if keras.config.backend() not in ("tensorflow", "jax", "torch"):
     raise InputError(
-        f"Keras is set to the backend {keras.config.backend()!r}, and dipy_ldm needs "
+        f"Keras is set to the backend {keras.config.backend()!r}, but dipy_ldm needs "
         "'tensorflow', 'jax' or 'torch'; choose one in ~/.keras/keras.json or by the "
-        "variable KERAS_BACKEND, and start Python again."
+        "variable KERAS_BACKEND, and restart Python."
     )
 
 if TYPE_CHECKING or keras.config.backend() == "tensorflow":
@@ -70,5 +69,5 @@ if TYPE_CHECKING or keras.config.backend() == "tensorflow":
 
     warn_without_onednn()
 else:
-    # The same functions, for one device.
+    # The same functions for one device.
     from dipy_ldm._backend.single_device import *  # noqa: F403

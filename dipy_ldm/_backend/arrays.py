@@ -1,4 +1,4 @@
-"""Arrays, piece by piece on devices and machines, by compiled functions."""
+"""Compiled functions on arrays, in batches, on several devices and machines."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from dipy_ldm._backend.workers import (
     all_reduce,
+    current_strategy,
     distributed,
-    spread_over,
     worker_and_count,
 )
 from dipy_ldm._utils.progress import tqdm
@@ -24,7 +24,7 @@ from dipy_ldm._utils.types import Tensor
 def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Callable:
     """Compile a function of tensors."""
     signature = [tf.TensorSpec(x.shape, x.dtype) for x in inputs]
-    # Nothing branches by what is in tensors: there is nothing to transform.
+    # No control flow depends on tensor values, so autograph is not needed.
     traced = tf.function(function, signature, autograph=False)
 
     def call(*arrays):
@@ -33,15 +33,14 @@ def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Call
     return call
 
 
-# Whether a compiled function begins no more than two of its tasks at once.
+# Whether compiled functions run at most two tasks at once.
 TWO_AT_A_TIME = True
 
 
 def run_two_at_a_time(tasks: Iterable[Callable]) -> None:
-    """Run tasks two at a time: the memory of the first is there for the next.
+    """Run tasks at most two at a time, so that later ones reuse the memory of earlier.
 
-    Within a compiled function all would be begun at once; one alone does not keep all
-    cores busy.
+    A compiled function would start all at once; one alone leaves cores idle.
     """
     done: list = [[], []]
     for task in tasks:
@@ -50,17 +49,17 @@ def run_two_at_a_time(tasks: Iterable[Callable]) -> None:
 
 
 def add_to(variable: keras.Variable, change: Tensor) -> None:
-    """Add to a variable, in the memory that it has."""
+    """Add to a variable in place."""
     variable.value.assign_add(change)
 
 
 def in_batches(
     function: Callable, array: np.ndarray, batch_size: int, title: str | None = None
 ) -> np.ndarray:
-    """Apply a function to an array ``(n, ...)`` in batches, so that memory suffices.
+    """Apply a function to an array ``(n, ...)`` in batches of limited size.
 
-    Several devices and machines (see :func:`distributed`) work on pieces of their own
-    at once; each machine is given all results.
+    Within :func:`distributed`, devices and machines work on parts in parallel, and each
+    machine gets all results.
     """
     worker, workers = worker_and_count()
     n = len(array)
@@ -76,40 +75,40 @@ def in_batches(
 
 
 def _in_batches(function, array, batch_size, title):
-    """Apply it on the devices of this machine."""
-    strategy = spread_over.get()
+    """Apply a function in batches on the devices of this machine."""
+    strategy = current_strategy.get()
     devices = (None,) if strategy is None else strategy.extended.worker_devices
-    # Work for all of them, even if there is little.
+    # At least one batch per device.
     batch_size = min(batch_size, math.ceil(len(array) / len(devices)))
-    free: SimpleQueue = SimpleQueue()
+    free_devices: SimpleQueue = SimpleQueue()
     for device in devices:
-        free.put(device)
+        free_devices.put(device)
     pool = ThreadPoolExecutor(len(devices))
     with tqdm(total=len(array), desc=title, disable=title is None) as bar:
 
         def work(start):
             piece = array[start : start + batch_size]
-            device = free.get()
+            device = free_devices.get()
             try:
-                # What the function itself would spread stays on its device, which
-                # tf.device(None) would leave.
+                # Nested calls stay on this device. Not tf.device(None), which would
+                # leave it.
                 with distributed(None), tf.device(device) if device else nullcontext():
                     return np.asarray(function(piece))
             finally:
-                free.put(device)
+                free_devices.put(device)
                 bar.update(len(piece))
 
         starts = range(0, len(array), batch_size)
         try:
             results = list((pool.map if len(devices) > 1 else map)(work, starts))
         finally:
-            # An interrupt must not wait for what has not begun.
+            # On an interrupt, don't wait for tasks that have not started.
             pool.shutdown(cancel_futures=True)
     return np.concatenate(results)
 
 
 def gradients(function: Callable) -> Callable:
-    """Compile the gradients of a function's sum."""
+    """Return a compiled function of the gradients of a function's sum."""
 
     @tf.function(autograph=False)
     def compute(*tensors):
@@ -124,5 +123,5 @@ def gradients(function: Callable) -> Callable:
 def conditionally(
     condition: Tensor, change: Callable, otherwise: Callable, variables: list
 ) -> None:
-    """Change variables in one way or in another, within a step of training."""
+    """Apply one of two updates to variables, within a training step."""
     tf.cond(condition, change, otherwise)

@@ -1,4 +1,4 @@
-"""How much memory there is: of GPUs, of this machine, of its container or job."""
+"""Available memory of GPUs, this machine, its container or job."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -6,66 +6,66 @@ import ctypes
 import math
 from pathlib import Path
 
-# Version 1 of control groups says "none" by the largest number of pages.
+# In version 1 of control groups, a huge number means no limit.
 _NO_LIMIT = 2**60
-# TensorFlow asks for more addresses than it fills, and each thread for some of its own.
-_ADDRESSES = 0.5
-# What the kernel takes back before it refuses memory: pages of files, and its own
-# caches. MemAvailable of /proc/meminfo counts the same.
+# Usable share of the address space: TensorFlow and threads reserve more than they use.
+_ADDRESS_SHARE = 0.5
+# Memory that the kernel can reclaim: page cache and slabs, as in MemAvailable of
+# /proc/meminfo.
 _RECLAIMABLE = {"inactive_file", "active_file", "slab_reclaimable"}
 _RECLAIMABLE_V1 = {"total_inactive_file", "total_active_file"}
 
 
 def host_memory(root: str | Path = "/") -> float:
-    """Return how much memory this process can still have."""
+    """Return the bytes of memory available to this process."""
     root = Path(root)
-    # What Linux thinks can be had without swapping, in KiB.
+    # Linux' estimate of memory available without swapping, in KiB.
     available = float(_table(root / "proc/meminfo").get("MemAvailable:", math.inf))
     return min(1024 * available, _free_in_address_space(root), *_free_in_groups(root))
 
 
 def _free_in_address_space(root):
-    """Return the bytes that are left of the address space."""
+    """Return the available bytes of the address space."""
     for line in _lines(root / "proc/self/limits"):
         if line.startswith("Max address space"):
             soft = line.split()[3]
             if soft.isdigit():
                 used = 1024 * int(_table(root / "proc/self/status").get("VmSize:", 0))
-                return max((int(soft) - used) * _ADDRESSES, 0)
+                return max((int(soft) - used) * _ADDRESS_SHARE, 0)
     return math.inf
 
 
 def _free_in_groups(root):
-    """Yield the bytes that are left to each control group of this process."""
+    """Yield the available bytes of each control group of this process."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            for group in _and_parents(root / "sys/fs/cgroup", path):
+            for group in _group_and_parents(root / "sys/fs/cgroup", path):
                 yield _free_in(group, "memory.max", "memory.current", _RECLAIMABLE)
         elif "memory" in controllers.split(","):
             names = "memory.limit_in_bytes", "memory.usage_in_bytes"
-            for group in _and_parents(root / "sys/fs/cgroup/memory", path):
+            for group in _group_and_parents(root / "sys/fs/cgroup/memory", path):
                 yield _free_in(group, *names, _RECLAIMABLE_V1)
 
 
-def _and_parents(mount, path):
-    """List a group and those above it.
+def _group_and_parents(mount, path):
+    """List a group and its parents.
 
-    In a container the path may be that of the host, whose upper part can't be seen
-    there: the container's own group is then the top, which comes last.
+    In a container the path may be that of the host, which does not exist there: the
+    container's own group is then the root, which comes last.
     """
     parts = [part for part in path.split("/") if part not in ("", "..")]
     return [mount.joinpath(*parts[:n]) for n in range(len(parts), -1, -1)]
 
 
 def _free_in(group, limit, used, reclaimable):
-    """Return the bytes that are left to one control group."""
+    """Return the available bytes of one control group."""
     limit, used = (_number(group / name) for name in (limit, used))
     if limit >= _NO_LIMIT or used == math.inf:
         return math.inf
     statistics = _table(group / "memory.stat")
-    spare = sum(int(statistics.get(name, 0)) for name in reclaimable)
-    return float(max(limit - max(used - spare, 0), 0))
+    reclaimable_bytes = sum(int(statistics.get(name, 0)) for name in reclaimable)
+    return float(max(limit - max(used - reclaimable_bytes, 0), 0))
 
 
 def _lines(file):
@@ -76,30 +76,30 @@ def _lines(file):
 
 
 def _table(file):
-    """Read lines of a name and a number."""
+    """Read a file with a name and a number per line."""
     pairs = (line.split()[:2] for line in _lines(file))
     return dict(pair for pair in pairs if len(pair) == 2)
 
 
 def _number(file):
-    """Read a file of one number; infinite where there is none."""
+    """Read a file with one number; return infinity if there is none."""
     text = "".join(_lines(file)).strip()
     return int(text) if text.isdigit() else math.inf
 
 
 def gpu_memory(numbers: Iterable[int]) -> float:
-    """Return how much memory the smallest of some GPUs has."""
+    """Return the total bytes of the GPU with the least memory."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return math.inf
     if cuda.cuInit(0):
         return math.inf
-    return min((_total(cuda, number) for number in numbers), default=math.inf)
+    return min((_total_memory(cuda, number) for number in numbers), default=math.inf)
 
 
-def _total(cuda, number):
-    """Ask the driver, which need not start the GPU for it."""
+def _total_memory(cuda, number):
+    """Return a GPU's total bytes from the driver, without initialising the GPU."""
     device, size = ctypes.c_int(), ctypes.c_size_t()
     if cuda.cuDeviceGet(ctypes.byref(device), number) or cuda.cuDeviceTotalMem_v2(
         ctypes.byref(size), device
@@ -113,10 +113,10 @@ RELEASES_MEMORY = True
 
 
 def release_memory() -> None:
-    """Return freed memory to the system, where the C library can.
+    """Return freed memory to the system, if the C library supports it.
 
-    GNU's keeps what lies between what is in use. To trace a training and to optimise
-    its graph leaves tens of MiB there.
+    glibc keeps freed memory between blocks in use: tens of MiB after tracing a training
+    and optimising its graph.
     """
     with suppress(AttributeError, OSError, TypeError):
         if RELEASES_MEMORY:

@@ -1,4 +1,4 @@
-"""What needs JAX itself."""
+"""Functions that need JAX itself."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -9,9 +9,9 @@ import keras
 
 from dipy_ldm._utils.types import Tensor
 
-# To compile takes seconds, for each number of examples: up to so many times as many are
-# computed instead, where there is a program for them.
-_WASTE = 4
+# Compiling takes seconds for each batch size: pad batches up to this factor to reuse
+# the program of a larger size.
+_MAX_PADDING = 4
 
 
 def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Callable:
@@ -20,7 +20,7 @@ def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Call
 
     @jax.jit
     def traced(values, *arrays):
-        # What is not an argument would stay what it was when this was compiled.
+        # Weights are arguments: others would be compiled in as constants.
         with keras.StatelessScope(state_mapping=zip(variables, values)):
             return function(*arrays)
 
@@ -29,19 +29,19 @@ def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Call
     def call(*arrays):
         cast = [keras.ops.cast(a, x.dtype) for a, x in zip(arrays, inputs)]
         n, compiled_sizes = len(cast[0]), sizes[tuple(a.shape[1:] for a in cast)]
-        size = min((s for s in compiled_sizes if n <= s <= _WASTE * n), default=n)
+        size = min((s for s in compiled_sizes if n <= s <= _MAX_PADDING * n), default=n)
         compiled_sizes.add(size)
         values = [v.value for v in variables]
         if size == n:
             return traced(values, *cast)
-        whole = [jax.numpy.resize(a, (size, *a.shape[1:])) for a in cast]
-        return jax.tree.map(lambda x: x[:n], traced(values, *whole))
+        padded = [jax.numpy.resize(a, (size, *a.shape[1:])) for a in cast]
+        return jax.tree.map(lambda x: x[:n], traced(values, *padded))
 
     return call
 
 
 def gradients(function: Callable) -> Callable:
-    """Compile the gradients of a function's sum."""
+    """Return a compiled function of the gradients of a function's sum."""
     differentiated = jax.jit(jax.grad(lambda tensors: function(*tensors).sum()))
     return lambda *tensors: differentiated(tensors)
 
@@ -49,11 +49,11 @@ def gradients(function: Callable) -> Callable:
 def conditionally(
     condition: Tensor, change: Callable, otherwise: Callable, variables: list
 ) -> None:
-    """Change variables in one way or in another, within a step of training."""
+    """Apply one of two updates to variables, within a training step."""
 
-    def after(function):
+    def values_after(function):
         def values():
-            # Within a branch nothing may be assigned to what is outside of it.
+            # A branch of JAX may not assign to outer variables.
             mapping = [(v, v.value) for v in variables]
             with keras.StatelessScope(state_mapping=mapping) as scope:
                 function()
@@ -61,7 +61,7 @@ def conditionally(
 
         return values
 
-    changed = jax.lax.cond(condition, after(change), after(otherwise))
+    changed = jax.lax.cond(condition, values_after(change), values_after(otherwise))
     for variable, value in zip(variables, changed):
         variable.assign(value)
 
@@ -75,7 +75,7 @@ def gpu_capabilities(strategy: None) -> list[tuple[int, ...]]:
 
 
 def gpu_memory() -> float | None:
-    """Return how many bytes of the GPU are free; None if there is none."""
+    """Return the free bytes of the GPU; None if there is none."""
     device = jax.devices()[0]
     stats = device.memory_stats() if device.platform == "gpu" else None
     return None if not stats else stats["bytes_limit"] - stats["bytes_in_use"]

@@ -1,4 +1,4 @@
-"""What needs PyTorch itself."""
+"""Functions that need PyTorch itself."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +10,10 @@ from dipy_ldm._utils.types import Tensor
 
 
 def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Callable:
-    """Make a function of tensors work on arrays; see ``dipy_ldm._backend.arrays``.
+    """Let a function of tensors take arrays; see ``dipy_ldm._backend.arrays``.
 
-    It is not compiled: ``torch.compile`` takes a minute for a network, and needs a
-    compiler of C++.
+    It is not compiled: ``torch.compile`` takes a minute per network and needs a C++
+    compiler.
     """
 
     def call(*arrays):
@@ -25,7 +25,7 @@ def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Call
 
 
 def gradients(function: Callable) -> Callable:
-    """Make what computes the gradients of a function's sum."""
+    """Return a function of the gradients of a function's sum."""
 
     def compute(*tensors):
         leaves = [tensor.detach().requires_grad_() for tensor in tensors]
@@ -40,7 +40,7 @@ def gradients(function: Callable) -> Callable:
 def conditionally(
     condition: Tensor, change: Callable, otherwise: Callable, variables: list
 ) -> None:
-    """Change variables in one way or in another, within a step of training."""
+    """Apply one of two updates to variables, within a training step."""
     (change if bool(condition) else otherwise)()
 
 
@@ -50,9 +50,9 @@ def gpu_capabilities(strategy: None) -> list[tuple[int, ...]]:
 
 
 def gpu_memory() -> float | None:
-    """Return how many bytes of the GPU are free; None if there is none."""
+    """Return the free bytes of the GPU; None if there is none."""
     if not torch.cuda.is_available():
         return None
-    # What PyTorch has taken and not used is as good as free.
+    # Memory that PyTorch has reserved but does not use is free, too.
     cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return torch.cuda.mem_get_info()[0] + cached

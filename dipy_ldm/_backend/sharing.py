@@ -1,4 +1,4 @@
-"""How many replicas there are, and what each of them has of a batch."""
+"""Replicas, their share of batches, and a model that stops between steps."""
 
 from contextlib import nullcontext
 import math
@@ -14,27 +14,27 @@ from dipy_ldm._utils.types import Batches
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# From how many devices of a machine on each of them has a replica.
+# Minimum number of devices of a machine for replicas on each of them.
 STRATEGIES = {"auto": 2, "none": math.inf, "mirrored": 1, "multi_worker": math.inf}
 
-# Batches that are drawn at the same time.
-DRAWN_AT_ONCE = 2
+# Batches that are drawn in parallel.
+PARALLEL_DRAWS = 2
 
-# Bytes that each back-end takes once to train and to apply, whatever the network is:
-# compiled functions, kernels, buffers.
-_ONCE = {"tensorflow": (140, 20), "jax": (350, 0), "torch": (50, 40)}
-ONCE_TRAINING, ONCE_APPLYING = (
-    2**20 * mib for mib in _ONCE.get(keras.config.backend(), (0, 0))
+# Fixed MiB that each back-end takes for training and for inference: compiled functions,
+# kernels, buffers.
+_FIXED_MIB = {"tensorflow": (140, 20), "jax": (350, 0), "torch": (50, 40)}
+TRAINING_OVERHEAD, INFERENCE_OVERHEAD = (
+    2**20 * mib for mib in _FIXED_MIB.get(keras.config.backend(), (0, 0))
 )
 
 
-# Held while a step is traced: of what is traced once for all networks, TensorFlow makes
-# gradients when they are asked for, and fails where two threads ask at once.
-_TRACING = Lock()
+# Held while a step is traced: TensorFlow builds the gradients of cached traces on first
+# use, which fails if two threads do so at once.
+_TRACE_LOCK = Lock()
 
 
-# Whether metrics are made of what layers know, without a trace of the whole network.
-SKETCHES_METRICS = True
+# Whether metrics are built from inferred shapes, without tracing the whole network.
+INFERS_METRIC_SHAPES = True
 
 
 class StoppableModel(keras.Model):
@@ -42,24 +42,23 @@ class StoppableModel(keras.Model):
 
     stop_requested = stopping = interrupted = False
     train_function: Any
-    _sketching = False
+    _infers_shapes = False
 
     def prepare(self, batches: Batches, replicas: int = 1) -> None:
-        """Create metrics and optimizer from the specs of the batches.
+        """Build metrics and optimizer from the specs of the batches.
 
-        Before the first step, so that a checkpoint can be restored. Keras does so in
-        the first step, and has all of the network traced once more, to know the shapes
-        of what it returns; which its layers know.
+        Keras does so in the first step, but a checkpoint is restored before. It would
+        also trace the whole network for its output shapes, which layers can infer.
         """
-        self._sketching = SKETCHES_METRICS
+        self._infers_shapes = INFERS_METRIC_SHAPES
         try:
             self._symbolic_build(data_batch=batch_specs(batches, replicas))
         finally:
-            self._sketching = False
+            self._infers_shapes = False
 
     def call(self, inputs, training=None, mask=None):
-        """Apply the network; while metrics are made, return zeros of its shape."""
-        if not self._sketching:
+        """Apply the network; while metrics are built, return zeros of its shape."""
+        if not self._infers_shapes:
             return super().call(inputs, training=training, mask=mask)
         specs = keras.tree.map_structure(
             lambda x: keras.KerasTensor(
@@ -67,12 +66,12 @@ class StoppableModel(keras.Model):
             ),
             inputs,
         )
-        # Of one output the network, too, returns no list.
+        # A network with one output returns a tensor, not a list.
         (result,) = keras.tree.flatten(self.compute_output_spec(specs))
         return keras.ops.zeros(result.shape, result.dtype)
 
     def make_train_function(self, force=False) -> None:
-        """Make the function of a step, which ends the training if it was asked to."""
+        """Build the training step, which may stop the training."""
         if self.train_function is not None and not force:
             return
         super().make_train_function(force)
@@ -84,7 +83,7 @@ class StoppableModel(keras.Model):
             self.stopping = self.stop_requested
             if self.interrupted:
                 raise KeyboardInterrupt
-            with nullcontext() if begun else _TRACING:
+            with nullcontext() if begun else _TRACE_LOCK:
                 figures = train(*arguments)
             if not begun:
                 memory.release_memory()
@@ -94,7 +93,7 @@ class StoppableModel(keras.Model):
         self.train_function = step
 
     def sync_weights(self) -> None:
-        """Bring the weights of the last step, which JAX holds back, into the model."""
+        """Update the model by the latest weights, which JAX keeps outside of it."""
         if keras.config.backend() == "jax":
             self.jax_state_sync()
 
@@ -105,20 +104,20 @@ def count_replicas(strategy: "tf.distribute.Strategy | None") -> int:
 
 
 def share_of(batch_size: int, strategy: "tf.distribute.Strategy | None") -> int:
-    """Share a batch evenly among the replicas."""
+    """Return the batch size of each replica."""
     n = count_replicas(strategy)
     each, remainder = divmod(batch_size, n)
     if remainder:
-        near = f"{each * n} or {(each + 1) * n}" if each else f"at least {n}"
+        valid_sizes = f"{each * n} or {(each + 1) * n}" if each else f"at least {n}"
         raise InputError(
-            f"a batch of {batch_size} can't be shared evenly by {n} replicas; give a "
-            f"`batch_size` of {near}."
+            f"a batch of {batch_size} can't be shared evenly by {n} replicas; use a "
+            f"`batch_size` of {valid_sizes}."
         )
     return each
 
 
 def batch_specs(batches: Batches, replicas: int) -> Any:
-    """Return shapes and types of what a replica is given at each step."""
+    """Return shapes and types of a replica's batch."""
     each = batches.size // replicas
     return keras.tree.map_structure(
         lambda array: keras.KerasTensor((each, *array.shape[1:]), str(array.dtype)),

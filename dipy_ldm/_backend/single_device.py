@@ -1,8 +1,4 @@
-"""One device, by a back-end of Keras that is not TensorFlow.
-
-What is asked of many devices and machines elsewhere is answered here for the one that
-JAX or PyTorch chooses.
-"""
+"""The functions of this package for the one device that JAX or PyTorch chooses."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +12,7 @@ import keras
 import numpy as np
 
 from dipy_ldm._backend import memory
-from dipy_ldm._backend.sharing import DRAWN_AT_ONCE, STRATEGIES, StoppableModel
+from dipy_ldm._backend.sharing import PARALLEL_DRAWS, STRATEGIES, StoppableModel
 from dipy_ldm._utils import cluster
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.progress import tqdm
@@ -34,29 +30,29 @@ gradients = backend.gradients
 def make_strategy(
     name: object = "auto", devices: object = None, *, alone: bool = False
 ) -> None:
-    """Refuse to spread the work; see ``dipy_ldm._backend.strategy``."""
+    """Refuse distribution; see ``dipy_ldm._backend.strategy``."""
     if isinstance(name, str):
         choose("strategy", name, STRATEGIES)
     if name not in ("auto", "none", None):
         raise InputError(
-            f"the strategy {name} is for TensorFlow, and Keras computes with "
+            f"the strategy {name} needs TensorFlow, but Keras uses "
             f"{keras.config.backend()}; set KERAS_BACKEND=tensorflow, or leave it out."
         )
     if devices is not None:
         raise InputError(
-            f"devices are chosen for TensorFlow alone, and Keras computes with "
-            f"{keras.config.backend()}; leave out devices, and hide those that are not "
-            "to be used (CUDA_VISIBLE_DEVICES)."
+            f"devices can only be chosen with TensorFlow, but Keras uses "
+            f"{keras.config.backend()}; leave out devices, and hide those that should "
+            "not be used (CUDA_VISIBLE_DEVICES)."
         )
-    if name == "auto" and not alone and cluster.in_company():
+    if name == "auto" and not alone and cluster.is_one_of_several():
         raise InputError(
-            f"several tasks were started, and with {keras.config.backend()} each would "
-            "train all by itself; start one, or set KERAS_BACKEND=tensorflow."
+            f"several tasks were started, but with {keras.config.backend()} each would "
+            "train a model of its own; start one, or set KERAS_BACKEND=tensorflow."
         )
 
 
 def distributed(strategy: None) -> AbstractContextManager:
-    """Return a context that changes nothing: there is one device."""
+    """Return a null context: there is one device."""
     return nullcontext()
 
 
@@ -64,7 +60,7 @@ scope = chief_first = distributed
 
 
 def is_chief() -> bool:
-    """Return True: nobody else writes and shows things."""
+    """Return True: there are no other workers."""
     return True
 
 
@@ -72,17 +68,17 @@ is_first_replica = is_chief
 
 
 def broadcast_from_chief(array: np.ndarray) -> np.ndarray:
-    """Return the array: there are no other workers."""
+    """Return the array unchanged."""
     return np.asarray(array)
 
 
 def gather_from_workers(facts: object) -> list:
-    """Return the facts of the only process."""
+    """Return the facts of the only worker."""
     return [facts]
 
 
 def require_agreement(facts: dict) -> None:
-    """Do nothing: there is nobody to agree with."""
+    """Do nothing: there are no other workers."""
 
 
 def sum_of_replicas(tensors: list) -> list:
@@ -91,7 +87,7 @@ def sum_of_replicas(tensors: list) -> list:
 
 
 def free_memory(strategy: None = None) -> float:
-    """Return how many bytes there are for training."""
+    """Return the free bytes of the GPU, or of this machine if there is none."""
     free = backend.gpu_memory()
     return memory.host_memory() if free is None else free
 
@@ -110,7 +106,7 @@ def add_to(variable: keras.Variable, change: Tensor) -> None:
 def in_batches(
     function: Callable, array: np.ndarray, batch_size: int, title: str | None = None
 ) -> np.ndarray:
-    """Apply a function to an array in batches, so that memory suffices."""
+    """Apply a function to an array in batches of limited size."""
     results = []
     with tqdm(total=len(array), desc=title, disable=title is None) as bar:
         for start in range(0, len(array), batch_size):
@@ -121,11 +117,11 @@ def in_batches(
 
 
 def distribute_batches(batches: Batches, first_step: int, strategy: None) -> Iterator:
-    """Draw batches on threads that run ahead."""
-    pool = ThreadPoolExecutor(DRAWN_AT_ONCE)
+    """Draw batches ahead of time in threads."""
+    pool = ThreadPoolExecutor(PARALLEL_DRAWS)
     try:
         steps = count(first_step)
-        due = deque(pool.submit(batches.of, next(steps)) for _ in range(DRAWN_AT_ONCE))
+        due = deque(pool.submit(batches.of, next(steps)) for _ in range(PARALLEL_DRAWS))
         while True:
             batch = due.popleft()
             due.append(pool.submit(batches.of, next(steps)))

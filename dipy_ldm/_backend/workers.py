@@ -1,4 +1,4 @@
-"""Several machines: which is the chief, and what they exchange."""
+"""Training on several machines: chief, communication and distribution of batches."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,16 +11,16 @@ import numpy as np
 import tensorflow as tf
 
 from dipy_ldm._backend import memory
-from dipy_ldm._backend.sharing import DRAWN_AT_ONCE, StoppableModel, batch_specs
+from dipy_ldm._backend.sharing import PARALLEL_DRAWS, StoppableModel, batch_specs
 from dipy_ldm._utils import cluster
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.types import Batches
 
-# Numbers that workers exchange at once: more take more memory, fewer more time.
-MAX_EXCHANGED = 2**24
+# Values that workers exchange at once: more take more memory, fewer more time.
+MAX_REDUCED_VALUES = 2**24
 
-# What TensorFlow raises where a worker is gone, or the others gave up on it.
-GONE = (
+# Errors of TensorFlow if a worker has stopped or can't be reached.
+LOST_WORKER_ERRORS = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
@@ -29,40 +29,40 @@ GONE = (
     tf.errors.UnavailableError,
 )
 
-# What arrays are spread over; None is for the device that TensorFlow chooses.
-spread_over: ContextVar[Any] = ContextVar("spread_over", default=None)
+# The strategy for arrays; None means the device that TensorFlow chooses.
+current_strategy: ContextVar[Any] = ContextVar("current_strategy", default=None)
 
 
 @contextmanager
 def distributed(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
-    """Spread parts of arrays over devices and machines within this context.
+    """Distribute arrays over devices and machines within this context.
 
-    All machines must go through it alike.
+    All machines must enter it and make the same calls in it.
     """
-    token = spread_over.set(strategy)
+    token = current_strategy.set(strategy)
     try:
         yield
-    except GONE as error:
+    except LOST_WORKER_ERRORS as error:
         if worker_and_count()[1] == 1:
             raise
         raise ConnectionError(lost_worker_message(error)) from error
     finally:
-        spread_over.reset(token)
+        current_strategy.reset(token)
 
 
 def lost_worker_message(error: tf.errors.OpError) -> str:
-    """Explain that another machine can't be reached."""
+    """Return the message for a worker that can't be reached."""
     reason = str(error.message).partition("\n")[0][:200]
     return (
-        "another worker stopped, or can't be reached any more; its own last lines say "
-        f"why ({reason}). Start the same on all machines again: training goes on from "
-        "its checkpoint."
+        "another worker stopped, or can't be reached any more; see the end of its log "
+        f"({reason}). Start the same command on all machines again to resume from the "
+        "checkpoint."
     )
 
 
 def worker_and_count() -> tuple[int, int]:
-    """Return the index of this machine, and how many machines there are."""
-    strategy = spread_over.get()
+    """Return the index of this machine and the number of machines."""
+    strategy = current_strategy.get()
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         resolver = strategy.cluster_resolver
         return resolver.task_id, resolver.cluster_spec().num_tasks("worker")
@@ -70,13 +70,13 @@ def worker_and_count() -> tuple[int, int]:
 
 
 def is_chief() -> bool:
-    """Return whether this machine is the one that writes and shows things."""
+    """Return whether this machine is the chief, which writes files and logs."""
     return worker_and_count()[0] == 0
 
 
 @contextmanager
 def chief_first(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
-    """Within this context, let the chief finish before the others begin."""
+    """Within this context, let the chief finish before other workers begin."""
     with distributed(strategy):
         if not is_chief():
             all_reduce(np.zeros(1))
@@ -86,16 +86,16 @@ def chief_first(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
 
 
 def broadcast_from_chief(array: np.ndarray) -> np.ndarray:
-    """Copy what the chief computed to all machines, to the last bit."""
+    """Return the chief's array on all machines, bit by bit."""
     array = np.asarray(array)
     return all_reduce(array if is_chief() else np.zeros_like(array))
 
 
 def require_agreement(facts: dict) -> None:
-    """Refuse to go on unless all machines were started alike."""
-    of_chief, *of_workers = gather_from_workers(facts)
-    for worker, of_worker in enumerate(of_workers, 1):
-        if refusal := cluster.difference(of_chief, of_worker, worker):
+    """Refuse to train unless all machines have the same settings."""
+    chief_facts, *worker_facts = gather_from_workers(facts)
+    for worker, own_facts in enumerate(worker_facts, 1):
+        if refusal := cluster.difference_message(chief_facts, own_facts, worker):
             raise InputError(refusal)
 
 
@@ -115,17 +115,17 @@ def gather_from_workers(facts: object) -> list:
 
 
 def all_reduce(array: np.ndarray) -> np.ndarray:
-    """Sum the arrays of all machines; with zeros elsewhere, copy one's own to all."""
+    """Return the sum of the arrays of all machines, on each of them."""
     if worker_and_count()[1] == 1:
         return array
-    strategy = spread_over.get()
+    strategy = current_strategy.get()
     result = np.empty_like(array)
-    rows = max(1, MAX_EXCHANGED // max(1, array[:1].size))
+    rows = max(1, MAX_REDUCED_VALUES // max(1, array[:1].size))
     for start in range(0, len(array), rows):
         piece = array[start : start + rows]
 
         def contribution(context, piece=piece):
-            # Once per machine, not once per replica.
+            # The first replica of each machine contributes; the others add zeros.
             first = _is_first(context, strategy)
             return tf.constant(piece if first else np.zeros_like(piece))
 
@@ -137,7 +137,7 @@ def all_reduce(array: np.ndarray) -> np.ndarray:
 
 def _is_first(context, strategy):
     """Return whether a replica is the first of its machine."""
-    # Which is known when a graph is made.
+    # The replica's number is static when a graph is traced.
     number = tf.get_static_value(context.replica_id_in_sync_group)
     return number % len(strategy.extended.worker_devices) == 0
 
@@ -145,14 +145,14 @@ def _is_first(context, strategy):
 def is_first_replica() -> bool:
     """Return whether this is its machine's first replica, within a training step."""
     context = tf.distribute.get_replica_context()
-    # Without a strategy TensorFlow names no devices.
+    # The default strategy has no worker devices.
     return context.num_replicas_in_sync == 1 or _is_first(context, context.strategy)
 
 
 def distribute_batches(
     batches: Batches, first_step: int, strategy: tf.distribute.Strategy | None
 ) -> Any:
-    """Draw batches of which each replica has its share."""
+    """Draw batches, divided among the replicas."""
     make_part = partial(_dataset, batches, first_step)
     if strategy is None:
         return make_part(tf.distribute.InputContext())
@@ -160,38 +160,38 @@ def distribute_batches(
 
 
 def _dataset(batches, first_step, context):
-    """Draw a worker's share of each batch, one part for each of its replicas."""
-    machine, replicas = context.input_pipeline_id, context.num_replicas_in_sync
+    """Return a dataset of a worker's share of each batch, one part per replica."""
+    worker, replicas = context.input_pipeline_id, context.num_replicas_in_sync
     own_replicas = replicas // context.num_input_pipelines
     each = batches.size // replicas
-    whole = batch_specs(batches, replicas)
-    flat = tf.nest.flatten(whole)
+    specs = batch_specs(batches, replicas)
+    flat_specs = tf.nest.flatten(specs)
 
     def draw(number):
         if not number:
-            # The graph of a step is made and optimised when it asks for the first.
+            # The step has just been traced and optimised, which leaves freed memory.
             memory.release_memory()
         step, replica = divmod(int(number), own_replicas)
-        first = (machine * own_replicas + replica) * each
+        first = (worker * own_replicas + replica) * each
         piece = batches.draw(first_step + step, range(first, first + each))
         return tf.nest.flatten(piece)
 
     @tf.autograph.experimental.do_not_convert
-    def look_up(number):
-        types = [spec.dtype for spec in flat]
+    def draw_tensors(number):
+        types = [spec.dtype for spec in flat_specs]
         arrays = tf.numpy_function(draw, [number], types, stateful=False)
-        shaped = [tf.ensure_shape(a, spec.shape) for a, spec in zip(arrays, flat)]
-        return tf.nest.pack_sequence_as(whole, shaped)
+        shaped = [tf.ensure_shape(a, spec.shape) for a, spec in zip(arrays, flat_specs)]
+        return tf.nest.pack_sequence_as(specs, shaped)
 
     numbers = tf.data.Dataset.range(np.iinfo("int64").max)
-    data = numbers.map(look_up, num_parallel_calls=DRAWN_AT_ONCE)
-    # Or else several machines ask one another at each step whether all have a batch.
+    data = numbers.map(draw_tensors, num_parallel_calls=PARALLEL_DRAWS)
+    # Otherwise machines synchronise at each step on whether all have a batch.
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     options = tf.data.Options()
-    # What tunes itself does so in a thread that sleeps for up to a minute, and that the
-    # end of the training waits for: there is nothing to tune.
+    # Nothing to tune, and the end of the training would wait for the tuning thread,
+    # which sleeps for up to a minute.
     options.autotune.enabled = False
-    return data.prefetch(DRAWN_AT_ONCE).apply(endless).with_options(options)
+    return data.prefetch(PARALLEL_DRAWS).apply(endless).with_options(options)
 
 
 def sum_of_replicas(tensors: list) -> list:
@@ -202,36 +202,35 @@ def sum_of_replicas(tensors: list) -> list:
     return replica.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
 
 
-# Private parts of Keras are used from here on: doc/decisions/back-ends.md has what each
-# is for, and which test tells when it may go.
+# Private parts of Keras are used below: doc/decisions/back-ends.md explains each, and
+# names the test that fails when it is no longer needed.
 
 
 class ReplicatedModel(StoppableModel):
-    """A model that ``fit`` trains alike on any number of replicas and machines.
+    """A model that ``fit`` trains with the same result on any number of replicas.
 
-    It ends on all machines if an end is asked for on any.
+    A stop that is requested on one machine stops all.
     """
 
     def prepare(self, batches: Batches, replicas: int = 1) -> None:
-        """Create metrics and optimizer, for the replicas that there are."""
+        """Build metrics and optimizer for the replicas of the strategy."""
         strategy = self.distribute_strategy
         with strategy.scope():
             super().prepare(batches, strategy.num_replicas_in_sync)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Do nothing: ``prepare`` has done it.
+        """Do nothing: ``prepare`` has built the model.
 
-        Under a strategy Keras takes a batch from the data, which is never trained on
-        then, and the result would not be that without a strategy. Of several machines'
-        batches it can't make one ("Attempt to convert a value (PerReplica) to a
-        Tensor").
+        Under a strategy, Keras would take a batch from the data that is then missing
+        from training, which changes the result. With several machines it fails
+        ("Attempt to convert a value (PerReplica) to a Tensor").
         """
 
     def make_train_function(self, force=False) -> None:
-        """Make the function of a step, which ends the training if it was asked to.
+        """Build the training step, which may stop the training on all machines.
 
-        Keras averages the figures of several machines along an axis that single
-        numbers don't have ("Invalid reduction dimension 0").
+        With several machines, Keras averages scalar metrics along an axis that they
+        don't have ("Invalid reduction dimension 0").
         """
         strategy = self.distribute_strategy
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -251,9 +250,9 @@ class ReplicatedModel(StoppableModel):
             figures = strategy.run(replica, (next(iterator), stop))
             return strategy.reduce(tf.distribute.ReduceOp.MEAN, figures, axis=None)
 
-        def step_of_all(iterator):
+        def train_step_on_all(iterator):
             stop, *figures = run_all(iterator, tf.constant(float(self.stop_requested)))
             self.stopping = bool(stop > 0)
             return dict(zip(names, figures))
 
-        self.train_function = step_of_all
+        self.train_function = train_step_on_all

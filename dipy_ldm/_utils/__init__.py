@@ -1,1 +1,1 @@
-"""Checks, files, signals, tiles, subjects and values: what all folders use."""
+"""Shared utilities: checks, files, signals, tiles, subjects and values."""

@@ -1,4 +1,4 @@
-"""Checks of what the user gave, and the one error they raise."""
+"""Checks of user input, and the error that they raise."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -9,42 +9,42 @@ import unicodedata
 import numpy as np
 import numpy.typing as npt
 
-# What NumPy and Keras take.
-_MOST_SEED = 2**32 - 1
-# Sums and differences of such numbers are finite in float32.
-LARGEST = 1e38
+# The limit of NumPy and Keras.
+_MAX_SEED = 2**32 - 1
+# Sums and differences of smaller numbers are finite in float32.
+MAX_ABSOLUTE_VALUE = 1e38
 
 
 class InputError(ValueError):
-    """What the user gave can't be used; the message is one sentence naming the cure."""
+    """Invalid user input; the message says what is wrong, then the cure."""
 
 
 def choose(kind: str, name: str, table: Mapping[str, Any]) -> Any:
-    """Look up a named choice."""
-    # Only a string is looked up: a list, say, is unhashable and would raise TypeError.
+    """Return a choice by its name; refuse unknown ones."""
+    # Checked for a string first, since a list is unhashable and would raise TypeError.
     if isinstance(name, str) and name in table:
         return table[name]
     raise InputError(f"unknown {kind} {name!r}; choose one of {', '.join(table)}.")
 
 
 def is_label(text: str) -> bool:
-    """Return whether terminals and tables take a text for nothing but text."""
+    """Return whether a text is neither a formula nor has control characters."""
     kinds = set(map(unicodedata.category, text))
     return not text.startswith("=") and not kinds & {"Cc", "Cs"}
 
 
 def at_least(name: str, value: int | float, minimum: int | float) -> int | float:
-    """Check that a number is not too small."""
+    """Return a number; refuse it if it is too small."""
     if not isinstance(value, Real):
         raise InputError(f"{name} must be a number, not {value!r}.")
-    # Written so that NaN, which is neither smaller nor larger, is refused too.
+    # Not `value < minimum`, which NaN would pass.
     if not value >= minimum:
         raise InputError(f"{name} must be at least {minimum}, not {value}.")
     return value
 
 
 def whole(name: str, value: int, minimum: int) -> int:
-    """Check that a number is whole, and not too small."""
+    """Return a whole number; refuse fractions and too small numbers."""
     at_least(name, value, minimum)
     if not isinstance(value, Integral):
         raise InputError(f"{name} must be a whole number, not {value!r}.")
@@ -53,14 +53,14 @@ def whole(name: str, value: int, minimum: int) -> int:
 
 def check_seed(seed: int) -> None:
     """Refuse invalid seeds."""
-    if not isinstance(seed, Integral) or not 0 <= seed <= _MOST_SEED:
+    if not isinstance(seed, Integral) or not 0 <= seed <= _MAX_SEED:
         raise InputError(
-            f"seed must be a whole number from 0 to {_MOST_SEED}, not {seed}."
+            f"seed must be a whole number from 0 to {_MAX_SEED}, not {seed}."
         )
 
 
 def check_sizes(**sizes: int | Sequence[int]) -> None:
-    """Refuse sizes of which nothing can be built."""
+    """Refuse sizes that are empty or not positive whole numbers."""
     for name, size in sizes.items():
         numbers = plain([1] if size is None else size)
         numbers = numbers if isinstance(numbers, list) else [numbers]
@@ -70,7 +70,7 @@ def check_sizes(**sizes: int | Sequence[int]) -> None:
 
 
 def check_patch(patch: int | Sequence[int] | None, rank: int) -> None:
-    """Refuse a patch of no size, or of another number of dimensions."""
+    """Refuse a patch that is not positive, or of another number of dimensions."""
     if patch is None:
         return
     check_sizes(patch=patch)
@@ -95,7 +95,7 @@ def check_counts(**counts: int | None) -> None:
 
 
 def check_shares(**shares: float) -> None:
-    """Refuse shares outside of 0 to 1."""
+    """Refuse shares outside [0, 1]."""
     for name, share in shares.items():
         if not isinstance(share, Real) or not 0 <= share <= 1:
             raise InputError(f"{name} must lie between 0 and 1, not {plain(share)!r}.")
@@ -108,7 +108,7 @@ def check_rate(rate: float | None) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Convert numpy's numbers and arrays, which JSON does not know, to Python's."""
+    """Convert numpy scalars and arrays to Python types, for JSON."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, dict):
@@ -129,7 +129,7 @@ def is_affine(affine: np.ndarray) -> bool:
 
 
 def check_affine(affine: npt.ArrayLike) -> np.ndarray:
-    """Return the user's affine as an array, or raise why it is invalid."""
+    """Return an affine as an array; refuse invalid ones."""
     try:
         array = np.array(affine, "float64")
     except (TypeError, ValueError):

@@ -1,8 +1,7 @@
-"""Clusters: which machines train together, and whether they agree to.
+"""Clusters of machines that train together.
 
-What ``TF_CONFIG`` or Slurm says of the workers is read here, and the workers meet
-before TensorFlow makes them wait for each other: it does so without a limit, and can't
-be interrupted.
+The workers are read from ``TF_CONFIG`` or Slurm. They wait for each other and compare
+their settings here, since TensorFlow waits without a limit and can't be interrupted.
 """
 
 from contextlib import ExitStack, suppress
@@ -16,10 +15,10 @@ from typing import NamedTuple
 
 from dipy_ldm._utils.checks import InputError
 
-# Seconds within which all workers must be there.
-LIMIT = 300
-# Bytes of what a worker says of itself, at most.
-_LONGEST = 2**20
+# Seconds to wait for all workers.
+TIMEOUT = 300
+# Maximum length of a message in bytes.
+_MAX_MESSAGE = 2**20
 
 _EXAMPLE = (
     '{"cluster": {"worker": ["host1:8888", "host2:8888"]}, '
@@ -35,27 +34,27 @@ class Cluster(NamedTuple):
 
 
 def find_cluster() -> Cluster | None:
-    """Read from the environment who works together."""
+    """Return the cluster that TF_CONFIG or Slurm defines; None for a single process."""
     if (config := os.environ.get("TF_CONFIG")) is not None:
         if config.strip() in ("", "{}"):
-            return None  # as to TensorFlow
+            return None  # as in TensorFlow
         cluster = _from_tf_config(config)
-    elif _number("SLURM_STEP_NUM_TASKS", 1) > 1:  # of the step that srun started
+    elif _number("SLURM_STEP_NUM_TASKS", 1) > 1:  # set by srun
         cluster = _from_slurm()
-    else:  # a batch script itself is alone, too
+    else:  # including a batch script itself
         return None
     return cluster if len(cluster.addresses) > 1 else None
 
 
-def in_company() -> bool:
-    """Return whether this process was started together with others."""
+def is_one_of_several() -> bool:
+    """Return whether this process is one of several that were started together."""
     if "TF_CONFIG" in os.environ:
         return find_cluster() is not None
     return _number("SLURM_STEP_NUM_TASKS", 1) > 1
 
 
 def _number(name, default):
-    """Read a whole number from the environment, where empty is not there."""
+    """Read a whole number from the environment; empty means the default."""
     text = os.environ.get(name) or str(default)
     try:
         return int(text)
@@ -72,17 +71,17 @@ def _from_tf_config(text):
         config = json.loads(text)
         jobs, task = config["cluster"], config["task"]
         unknown = set(jobs) - {"chief", "worker"}
-        # The chief, if it has a name of its own, comes first.
+        # A separate chief, if there is one, comes first.
         addresses = {
             (job, index): address
             for job in ("chief", "worker")
             for index, address in enumerate(jobs.get(job, ()))
         }
         index = list(addresses).index((task["type"], int(task["index"])))
-        good = all(map(_is_address, addresses.values()))
+        is_valid = all(map(_is_address, addresses.values()))
     except (ValueError, KeyError, TypeError, AttributeError):
-        unknown, good = set(), False
-    if not good or unknown:
+        unknown, is_valid = set(), False
+    if not is_valid or unknown:
         raise InputError(
             f"TF_CONFIG must list chief and worker addresses and name this task's "
             f"among them, like {_EXAMPLE}; it is {text}"
@@ -98,26 +97,26 @@ def _is_address(text):
 def _from_slurm():
     """Read the cluster from Slurm's variables.
 
-    Only the nodes: its addresses are sorted as text, so that n10 comes before n9, and
-    for nodes without a GPU it fails.
+    Only nodes and tasks come from TensorFlow's resolver: it sorts addresses as text, so
+    that n10 comes before n9, and fails for nodes without a GPU.
     """
     try:
         import tensorflow as tf
     except ImportError as error:
         raise InputError(
-            "Slurm's tasks are told apart by TensorFlow, which is not installed; start "
-            "one task, or give each work of its own and add `strategy` none."
+            "several Slurm tasks need TensorFlow, which is not installed; start one "
+            "task, or give each different work and add `strategy` none."
         ) from error
     resolve = tf.distribute.cluster_resolver.SlurmClusterResolver
     try:
         resolver = resolve(gpus_per_node=1, gpus_per_task=0)
     except (RuntimeError, ValueError, LookupError, TypeError) as error:
         raise InputError(
-            f"Slurm's variables can't be understood ({error}); start the command with "
-            "srun, or name the machines in TF_CONFIG."
+            f"Slurm's variables are invalid ({error}); start the command with srun, or "
+            "name the machines in TF_CONFIG."
         ) from error
-    # Jobs and steps that share a node must not share ports; below 30000 no system
-    # gives them to others.
+    # Jobs and steps on the same node need different ports; those below 30000 are not
+    # ephemeral ports on any system.
     job, step = _number("SLURM_JOB_ID", 0), _number("SLURM_STEP_ID", 0)
     port = 10_000 + (61 * job + 17 * step) % 19_000
     addresses = (
@@ -141,8 +140,8 @@ def _from_slurm():
 
 
 def gpu_share_of_node() -> tuple[int, int]:
-    """Return which share of a node's GPUs is for this worker, as index and count."""
-    # Where Slurm gives a task GPUs of its own, no others are seen.
+    """Return this worker's share of the GPUs of its node, as index and count."""
+    # With GPUs per task, Slurm hides those of other tasks.
     if os.environ.get("SLURM_GPUS_PER_TASK") or not os.environ.get("SLURM_LOCALID"):
         return 0, 1
     text = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
@@ -150,63 +149,63 @@ def gpu_share_of_node() -> tuple[int, int]:
     return _number("SLURM_LOCALID", 0), max(map(int, counts), default=1)
 
 
-def meet(cluster: Cluster, facts: dict, limit: float = LIMIT) -> None:
-    """Wait until all workers are there, and agree."""
-    end = time.monotonic() + limit
+def wait_for_workers(cluster: Cluster, facts: dict, timeout: float = TIMEOUT) -> None:
+    """Wait for all workers; refuse to start if their settings differ."""
+    deadline = time.monotonic() + timeout
     with _listen(cluster.addresses[cluster.index]) as server:
         if cluster.index > 0:
-            refusal = _report(cluster, facts, end, limit)
+            refusal = _register(cluster, facts, deadline, timeout)
         else:
-            refusal = _receive(cluster, facts, server, end, limit)
+            refusal = _answer_workers(cluster, facts, server, deadline, timeout)
     if refusal:
         raise InputError(refusal)
 
 
 def _listen(address):
-    """Listen on the port that TensorFlow will use later."""
+    """Open a server on the port that TensorFlow will use later."""
     port = int(address.rpartition(":")[2])
     try:
         return socket.create_server(("", port))
     except OSError as error:
         raise InputError(
-            f"port {port} of this machine can't be used ({error.strerror}); end what "
-            "uses it, or choose another in TF_CONFIG."
+            f"port {port} of this machine can't be used ({error.strerror}); stop the "
+            "program that uses it, or choose another port in TF_CONFIG."
         ) from error
 
 
-def _report(cluster, facts, end, limit):
-    """Report to the chief that this worker is there; return its refusal, if any."""
+def _register(cluster, facts, deadline, timeout):
+    """Register this worker with the chief; return the chief's refusal, if any."""
     host, _, port = cluster.addresses[0].rpartition(":")
     hello = {"job": _job(), "worker": cluster.index, "facts": facts}
     message = json.dumps(hello) + "\n"
     reason = "could not be reached"
-    while (remaining := end - time.monotonic()) > 0:
-        # Not started yet, restarted, or not this program.
+    while (remaining := deadline - time.monotonic()) > 0:
+        # The chief may not have started yet, or another program may use its port.
         with (
             suppress(OSError, ValueError, KeyError, TypeError, RecursionError),
             socket.create_connection((host, int(port)), timeout=remaining) as link,
         ):
-            reason = "did not answer, since others are missing or it is not one"
+            reason = "did not answer: workers are missing, or it is another program"
             link.sendall(message.encode())
-            answer = json.loads(link.makefile().readline(_LONGEST))
+            answer = json.loads(link.makefile().readline(_MAX_MESSAGE))
             if answer["job"] == _job():
                 return answer["refusal"]
         time.sleep(min(0.2, remaining))
     return (
-        f"the chief at {cluster.addresses[0]} {reason} (within {limit} s); check that "
-        "all workers were started, and that the port is open."
+        f"the chief at {cluster.addresses[0]} {reason} (within {timeout} s); check "
+        "that all workers were started, and that the port is open."
     )
 
 
 def _job():
-    """Return what workers of one job share, and others on the network don't know."""
+    """Return Slurm's job and step, which identify own workers; None with TF_CONFIG."""
     if "TF_CONFIG" in os.environ:
         return None
     return [os.environ.get(f"SLURM_{name}_ID") for name in ("JOB", "STEP")]
 
 
-def _receive(cluster, facts, server, end, limit):
-    """Wait as the chief for all workers, compare their facts, and answer."""
+def _answer_workers(cluster, facts, server, deadline, timeout):
+    """As the chief, wait for all workers, compare their facts and answer."""
     expected = set(range(1, len(cluster.addresses)))
     hellos: dict = {}
     refusal = None
@@ -215,14 +214,14 @@ def _receive(cluster, facts, server, end, limit):
         server.setblocking(False)
         selector.register(server, selectors.EVENT_READ)
         while missing := expected - {hello["worker"] for hello in hellos.values()}:
-            ready = selector.select(max(0, end - time.monotonic()))
+            ready = selector.select(max(0, deadline - time.monotonic()))
             if not ready:
                 workers = (
                     f"worker {i} at {cluster.addresses[i]}" for i in sorted(missing)
                 )
                 refusal = (
-                    f"no answer within {limit} s from {', '.join(workers)}; check that "
-                    "each was started and reaches the chief's port."
+                    f"no answer within {timeout} s from {', '.join(workers)}; check "
+                    "that each was started and reaches the chief's port."
                 )
                 break
             for key, _ in ready:
@@ -231,7 +230,9 @@ def _receive(cluster, facts, server, end, limit):
                 else:
                     _read_hello(key, selector, hellos, expected)
         for hello in sorted(hellos.values(), key=lambda hello: hello["worker"]):
-            refusal = refusal or difference(facts, hello["facts"], hello["worker"])
+            refusal = refusal or difference_message(
+                facts, hello["facts"], hello["worker"]
+            )
         answer = json.dumps({"job": _job(), "refusal": refusal}) + "\n"
         for link in hellos:
             with suppress(OSError):
@@ -241,7 +242,7 @@ def _receive(cluster, facts, server, end, limit):
 
 
 def _accept(server, selector, stack):
-    """Accept a link of yet unknown origin, without waiting for it."""
+    """Accept a connection without blocking."""
     with suppress(OSError):
         link = stack.enter_context(server.accept()[0])
         link.setblocking(False)
@@ -249,7 +250,7 @@ def _accept(server, selector, stack):
 
 
 def _read_hello(key, selector, hellos, expected):
-    """Read what has come on a link: a worker's hello, its end, or a stranger's word."""
+    """Read from a connection: a worker's message, its end, or something unknown."""
     link, text = key.fileobj, key.data
     try:
         part = link.recv(2**16)
@@ -258,39 +259,39 @@ def _read_hello(key, selector, hellos, expected):
     except OSError:
         part = b""
     text += part
-    if part and link not in hellos and len(text) < _LONGEST:
+    if part and link not in hellos and len(text) < _MAX_MESSAGE:
         if b"\n" not in text:
             return
-        if hello := _hello(text, expected):
+        if hello := _parse_hello(text, expected):
             hellos[link] = hello
             return
-    # Those that gave up, or ended, are missing again.
+    # Workers that stopped are missing again.
     hellos.pop(link, None)
     selector.unregister(link)
     link.close()
 
 
-def _hello(text, expected):
-    """Parse a worker's report; None if it is not of this job."""
+def _parse_hello(text, expected):
+    """Return a worker's message; None if it is not from this job."""
     with suppress(ValueError, LookupError, TypeError, RecursionError):
         hello = json.loads(text)
         of_job = hello["job"] == _job() and hello["worker"] in expected
-        # Not isinstance: to Python, True is an int.
+        # Not isinstance, since True is an int.
         if of_job and type(hello["worker"]) is int and type(hello["facts"]) is dict:
             return hello
     return None
 
 
-def difference(chief: dict, facts: dict, worker: int) -> str | None:
-    """Describe how a worker differs from the chief."""
-    differ = [
+def difference_message(chief: dict, facts: dict, worker: int) -> str | None:
+    """Return the message for a worker that differs from the chief, or None."""
+    differences = [
         f"{name} is {facts.get(name)} there and {chief.get(name)} for the chief"
         for name in sorted(chief | facts)
         if chief.get(name) != facts.get(name)
     ]
-    if not differ:
+    if not differences:
         return None
     return (
-        f"worker {worker} was not started as the chief was ({'; '.join(differ)}); "
+        f"worker {worker} was not started as the chief was ({'; '.join(differences)}); "
         "start the same command in the same environment on all machines."
     )

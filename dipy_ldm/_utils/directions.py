@@ -1,8 +1,8 @@
-"""Directions as one number each, and as the features that networks get of them.
+"""Directions as grid indices and as features for networks.
 
-A direction and its opposite are the same. The number is that of the nearest of the
-places of a half sphere, in steps of less than 0.1 degrees; the features are even real
-spherical harmonics.
+Opposite directions are the same. The index is that of the nearest point of a grid on
+the half sphere, in steps of less than 0.1 degrees; the features are even real spherical
+harmonics.
 """
 
 import math
@@ -14,17 +14,17 @@ import numpy.typing as npt
 
 from dipy_ldm._utils.types import Tensor
 
-# Polar angles from the pole to the equator, and azimuths: all float32 can tell apart.
+# Polar angles from the pole to the equator, and azimuths; float32 has all indices.
 _POLAR, _AZIMUTHS = 2048, 4096
 _ORDERS = [(degree, m) for degree in (2, 4) for m in range(-degree, degree + 1)]
-# Spherical harmonics of each direction.
+# Number of features of each direction.
 N_HARMONICS = len(_ORDERS)
 
 
-def number_of_direction(direction: npt.ArrayLike) -> float:
-    """Return the number of the place that a vector ``(3,)`` other than 0 points to."""
+def direction_index(direction: npt.ArrayLike) -> float:
+    """Return the grid index of the direction of a nonzero vector ``(3,)``."""
     x, y, z = np.asarray(direction, float) / np.linalg.norm(direction)
-    # Of the equator, too, one half is the other.
+    # Opposite directions on the equator are the same, too.
     if (z, y, x) < (0, 0, 0):
         x, y, z = -x, -y, -z
     polar = round(math.acos(min(z, 1)) / (math.pi / 2) * (_POLAR - 1))
@@ -35,11 +35,11 @@ def number_of_direction(direction: npt.ArrayLike) -> float:
 def harmonics(numbers: Tensor, ops: ModuleType = np) -> Tensor:
     """Return the even real spherical harmonics ``(n, 14)`` of directions ``(n,)``.
 
-    Each has a mean square of 1 over the sphere. ``ops`` are those of numpy or Keras.
+    Each has a mean square of 1 over the sphere. ``ops`` is numpy or ``keras.ops``.
     """
-    circle = ops.floor(numbers / _AZIMUTHS)
-    polar = circle * (math.pi / 2 / (_POLAR - 1))
-    azimuth = (numbers - circle * _AZIMUTHS) * (2 * math.pi / _AZIMUTHS)
+    polar_index = ops.floor(numbers / _AZIMUTHS)
+    polar = polar_index * (math.pi / 2 / (_POLAR - 1))
+    azimuth = (numbers - polar_index * _AZIMUTHS) * (2 * math.pi / _AZIMUTHS)
     cosine, sine = ops.cos(polar), ops.sin(polar)
     columns = []
     for degree, order in _ORDERS:

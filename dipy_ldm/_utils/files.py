@@ -1,4 +1,4 @@
-"""Writing files, whole or not at all, the folders for them, and locks on files."""
+"""Atomic file writes, folders and file locks."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -12,47 +12,47 @@ import stat
 
 try:
     import fcntl
-except ImportError:  # not on this system: nothing is locked
+except ImportError:  # Windows: files are not locked
     fcntl = None  # type: ignore[assignment]
 
-# Bytes of a name: longer ones have no room for what names of partial files add.
-_LONG = 200
+# Longer names, in bytes, leave no room for the additions of partial files.
+_MAX_NAME_BYTES = 200
 
 
 def make_folder(path: str | Path) -> None:
-    """Make a folder and its parents, if it does not exist."""
+    """Create a folder and its parents if they do not exist."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
-            f"can't make the folder {path} ({error.strerror}); name another place."
+            f"can't create the folder {path} ({error.strerror}); name another place."
         ) from error
 
 
 @contextmanager
 def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[Path]:
-    """Write a file beside its place, and put it there once it is whole and on the disk.
+    """Write a file atomically: to a partial file, which replaces it once on the disk.
 
-    A process that is killed, a disk that is full and a power cut leave what was there
-    before. Several may write one file at once: the last one's stays. A link stays a
-    link, and a file that is replaced keeps its mode.
+    If the process is killed, the disk is full or power fails, the old file stays. With
+    several writers at once, the last wins. Links stay links, and a file that is
+    replaced keeps its mode.
     """
     place = Path(os.path.realpath(path))
     try:
-        mode = _mode(place)
-        # What is private is so from the beginning, and what is read-only not yet.
-        partial, stream = _create(place, 0o666 if mode is None else mode | 0o600)
+        mode = _permissions(place)
+        # Private from the beginning, but writable until complete.
+        partial, stream = _open_partial(place, 0o666 if mode is None else mode | 0o600)
         with closing(stream):
             try:
                 yield partial
                 fsync(partial)
-                if mode not in (None, _mode(partial)):
+                if mode not in (None, _permissions(partial)):
                     partial.chmod(mode)
                 if previous is not None:
-                    _keep(place, Path(previous))
+                    _keep_previous(place, Path(previous))
                 os.replace(partial, place)
             except BaseException:
-                # Not once it has its place: its name may be another's by then.
+                # Only before os.replace: later, the name may be another writer's.
                 partial.unlink(missing_ok=True)
                 raise
         _flush_folder(place.parent)
@@ -64,16 +64,16 @@ def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[
         ) from error
 
 
-def _mode(path):
-    """Return the permissions of a file; None if there is none."""
+def _permissions(path):
+    """Return the permissions of a file; None if it does not exist."""
     with suppress(FileNotFoundError):
         return stat.S_IMODE(path.stat().st_mode)
 
 
-def _create(place, mode):
-    """Create and lock a partial file beside a place, for this writer alone."""
+def _open_partial(place, mode):
+    """Create and lock a partial file of this writer, beside the file."""
     name = place.name
-    if len(os.fsencode(name)) > _LONG:
+    if len(os.fsencode(name)) > _MAX_NAME_BYTES:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
     partial = place.with_name(f".{name}.partial")
     _remove_leftover(partial)
@@ -81,22 +81,22 @@ def _create(place, mode):
         try:
             stream = open(partial, "xb", opener=functools.partial(os.open, mode=mode))
         except FileExistsError:
-            # Others write the same at this moment.
+            # Another process is writing the same file.
             partial = place.with_name(f".{name}.{secrets.token_hex(8)}.partial")
             continue
         locked = lock(stream.fileno(), exclusively=True)
         if locked and not is_open(partial, stream.fileno()):
-            # Others took it for a leftover before it was locked.
+            # Another process removed it as a leftover before it was locked.
             stream.close()
             continue
         if not locked or _is_mandatory(partial):
-            # Systems without locks don't move open files.
+            # Systems without such locks can't rename open files.
             stream.close()
         return partial, stream
 
 
 def _remove_leftover(partial):
-    """Remove a partial file that a killed process left."""
+    """Remove the partial file of a killed process."""
     with suppress(OSError), open(partial, "rb+") as stream:
         locked = lock(stream.fileno(), exclusively=True, wait=False)
         if locked and is_open(partial, stream.fileno()) and not _is_mandatory(partial):
@@ -104,40 +104,40 @@ def _remove_leftover(partial):
 
 
 def _is_mandatory(path):
-    """Return whether the lock of a file bars all from using it, as on SMB."""
+    """Return whether the lock of a file is mandatory, as on SMB."""
     try:
         with open(path, "rb+", buffering=0) as stream:
             if not stream.read(1):
                 stream.write(b"0")
                 stream.truncate(0)
-    except OSError as error:  # that a disk is full, the next write tells
+    except OSError as error:  # the next write raises if the disk is full
         return isinstance(error, PermissionError)
     return False
 
 
 def is_open(path: Path, descriptor: int) -> bool:
-    """Return whether an open file is still that of a path."""
+    """Return whether a path still refers to an open file."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 
 
-def _keep(place, previous):
-    """Keep a file that is about to be replaced under a second name."""
+def _keep_previous(place, previous):
+    """Keep a file that will be replaced under a second name."""
     previous.unlink(missing_ok=True)
     with suppress(OSError):
         os.link(place, previous)
 
 
 def fsync(path: Path) -> None:
-    """Wait until a file is on the disk: its name must not get there before it."""
+    """Flush a file to the disk, which must come before renaming it."""
     with open(path, "rb+") as stream:
         os.fsync(stream.fileno())
 
 
 def _flush_folder(folder):
-    """Wait until the names in a folder are on the disk, if the system can."""
+    """Flush a folder's entries to the disk, if the system supports it."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -148,13 +148,13 @@ def _flush_folder(folder):
 
 @contextmanager
 def claimed(path: str | Path, wait: bool = False) -> Iterator[None]:
-    """Claim a file for this process alone, until it ends at the latest."""
+    """Lock a file name for this process within this context."""
     if fcntl is None:
         yield
         return
-    place = _claim(path)
-    with closing(_open_claim(place, path, wait)) as stream:
-        with suppress(OSError):  # of a full disk, which the next write tells
+    place = _lock_path(path)
+    with closing(_open_lock(place, path, wait)) as stream:
+        with suppress(OSError):  # a full disk; the next write raises
             stream.truncate(0)
             holder = f"process {os.getpid()} on {socket.gethostname()}"
             os.write(stream.fileno(), holder.encode())
@@ -166,23 +166,23 @@ def claimed(path: str | Path, wait: bool = False) -> Iterator[None]:
 
 def refuse_claimed(path: str | Path) -> None:
     """Refuse a file that another process has claimed."""
-    place = _claim(path)
+    place = _lock_path(path)
     with suppress(FileNotFoundError), open(place, errors="replace") as stream:
-        _lock_claim(stream, place, path, exclusively=False, wait=False)
+        _acquire_lock(stream, place, path, exclusively=False, wait=False)
 
 
-def _claim(path):
-    """Name the file whose lock is a claim."""
+def _lock_path(path):
+    """Return the path of the lock file."""
     path = Path(os.path.realpath(path))
     return path.with_name(f".{path.name}.lock")
 
 
-def _open_claim(place, path, wait):
-    """Open and lock the file of a claim, which others may be removing."""
+def _open_lock(place, path, wait):
+    """Open and lock a lock file, which another process may be removing."""
     while True:
         stream = open(place, "a+", errors="replace", opener=_open_no_link)
         try:
-            locked = _lock_claim(stream, place, path, exclusively=True, wait=wait)
+            locked = _acquire_lock(stream, place, path, exclusively=True, wait=wait)
         except OSError:
             stream.close()
             raise
@@ -192,25 +192,25 @@ def _open_claim(place, path, wait):
 
 
 def _open_no_link(path, flags):
-    """Open a file, but not one that somebody made a link to foresee ours."""
+    """Open a file but refuse links, which others may have placed to redirect writes."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def _lock_claim(stream, place, path, **how):
-    """Lock the file of a claim, or raise who holds it."""
+def _acquire_lock(stream, place, path, **how):
+    """Lock a lock file; raise with the holder's name if another process holds it."""
     try:
         return lock(stream.fileno(), **how)
     except BlockingIOError as error:
         stream.seek(0)
-        holder = "".join(filter(str.isprintable, stream.read(_LONG)))
+        holder = "".join(filter(str.isprintable, stream.read(_MAX_NAME_BYTES)))
         raise BlockingIOError(
-            f"{path} is being written by {holder or 'another process'}; wait until "
-            f"that ends, or name another place. If it is dead, remove {place}."
+            f"{path} is being written by {holder or 'another process'}; wait until it "
+            f"ends, or name another place. If it is dead, remove {place}."
         ) from error
 
 
 def lock(descriptor: int, exclusively: bool = False, wait: bool = True) -> bool:
-    """Lock an open file, until it is closed."""
+    """Lock an open file until it is closed; return False where locks don't exist."""
     if fcntl is None:
         return False
     how = fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH

@@ -1,4 +1,4 @@
-"""Progress bars, which log messages don't tear, and filters of such messages."""
+"""Progress bars that keep log messages readable, and filters of log messages."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,13 +12,13 @@ from tqdm import TqdmWarning
 from dipy_ldm._utils.values import listed
 
 with warnings.catch_warnings():
-    # Bars of notebooks are made of widgets; without, they are those of a terminal.
+    # Without ipywidgets, notebooks get text bars and a warning.
     warnings.simplefilter("ignore", TqdmWarning)
-    from tqdm.auto import tqdm as usual
+    from tqdm.auto import tqdm as standard_tqdm
 
 
-class tqdm(usual):  # noqa: N801  # the name that everybody knows
-    """A bar of tqdm above which what is logged is written."""
+class tqdm(standard_tqdm):  # noqa: N801  # its usual name
+    """A tqdm bar that writes log messages above itself."""
 
     _handler: "_AboveBars | None" = None
 
@@ -31,9 +31,9 @@ class tqdm(usual):  # noqa: N801  # the name that everybody knows
             logging.root.handlers = [*rest, self._handler]
 
     def close(self) -> None:
-        """Close the bar, and let handlers of logs write again."""
+        """Close the bar and restore the log handlers."""
         super().close()
-        # A bar that an error has left may be closed much later, when they are others.
+        # After an error, a bar may be closed much later, when handlers have changed.
         handlers = logging.root.handlers
         if self._handler in handlers:
             rest = [h for h in handlers if h is not self._handler]
@@ -42,7 +42,7 @@ class tqdm(usual):  # noqa: N801  # the name that everybody knows
 
 
 class _AboveBars(logging.StreamHandler):
-    """Writes above bars, in place of handlers that write to the console."""
+    """Writes log messages above bars, in place of console handlers."""
 
     def __init__(self, consoles: list) -> None:
         super().__init__(consoles[0].stream)
@@ -52,7 +52,7 @@ class _AboveBars(logging.StreamHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a message."""
-        usual.write(self.format(record), file=self.stream)
+        standard_tqdm.write(self.format(record), file=self.stream)
 
 
 def _is_console(handler):
@@ -62,9 +62,9 @@ def _is_console(handler):
 
 @contextmanager
 def log_filter(name: str, accept: Callable[[logging.LogRecord], bool]) -> Iterator:
-    """Within this context, let a logger pass on accepted records only."""
+    """Within this context, drop records of a logger that are not accepted."""
     logger = logging.getLogger(name)
-    # Before those of contexts around it.
+    # Before the filters of enclosing contexts.
     logger.filters.insert(0, accept)
     try:
         yield
@@ -73,7 +73,7 @@ def log_filter(name: str, accept: Callable[[logging.LogRecord], bool]) -> Iterat
 
 
 def reworded(name: str, reword: Callable[[str], str]) -> AbstractContextManager:
-    """Let a logger say things otherwise, and leave out what becomes empty."""
+    """Return a context that rewords a logger's messages, and drops empty ones."""
 
     def accept(record):
         record.msg, record.args = reword(record.getMessage()), ()
@@ -84,7 +84,7 @@ def reworded(name: str, reword: Callable[[str], str]) -> AbstractContextManager:
 
 @contextmanager
 def warning_once(name: str) -> Iterator[None]:
-    """Within this context, let a logger warn of all files at once, not of each."""
+    """Within this context, merge a logger's equal warnings about several files."""
     warnings_of: dict[str, list[logging.LogRecord]] = {}
 
     def collect(record):
@@ -97,7 +97,7 @@ def warning_once(name: str) -> Iterator[None]:
             yield
     finally:
         for records in warnings_of.values():
-            # Threads warn in any order.
+            # Sorted, since threads warn in any order.
             first, *further = sorted(records, key=logging.LogRecord.getMessage)
             text = first.getMessage()
             if further:

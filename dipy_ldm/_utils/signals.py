@@ -1,6 +1,6 @@
-"""Signals: the wish that a process should end, heeded at a good moment.
+"""Handle signals that ask a process to end, so that it can write a checkpoint first.
 
-A scheduler says it by SIGTERM, and a terminal whose connection is lost by SIGHUP.
+Schedulers send SIGTERM; terminals send SIGHUP when their connection is lost.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import signal
 import threading
 
-# Not every system has the second one.
-_ENDS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+# Windows has no SIGHUP.
+_SIGNALS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 class Terminated(SystemExit):
@@ -24,26 +24,23 @@ class Terminated(SystemExit):
         return self.sentence
 
 
-def reinstall() -> None:
-    """Install the SIGTERM handler again, where a library replaced it.
-
-    TensorFlow does when it joins other machines, and then nothing heeds it.
-    """
+def reinstall_sigterm() -> None:
+    """Reinstall the SIGTERM handler, which TensorFlow replaces on joining machines."""
     before = signal.getsignal(signal.SIGTERM)
     if _may_set() and before is not None:
         signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
-def deferred(ask: Callable) -> Iterator[None]:
-    """Within this context, let SIGTERM and SIGHUP only ask for an end."""
-    with _handled(filter(_can_handle, _ENDS), lambda number, frame: ask(number)):
+def stop_deferred(stop: Callable) -> Iterator[None]:
+    """Within this context, call `stop` on SIGTERM and SIGHUP instead of exiting."""
+    with _handled(filter(_can_handle, _SIGNALS), lambda number, frame: stop(number)):
         yield
 
 
 @contextmanager
 def _handled(numbers: Iterable[int], handler: Callable) -> Iterator[None]:
-    """Handle signals so within this context, and after it as before."""
+    """Install a handler of signals within this context."""
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
@@ -53,10 +50,10 @@ def _handled(numbers: Iterable[int], handler: Callable) -> Iterator[None]:
 
 
 def _can_handle(number):
-    """Return whether a signal may be handled here.
+    """Return whether a signal's handler may be replaced.
 
-    None is the handler of a program that Python runs in, such as MATLAB, and could not
-    be given back; and with ``nohup`` a process shall go on.
+    None is the handler of a program that embeds Python, such as MATLAB, and could not
+    be restored; with ``nohup``, SIGHUP stays ignored.
     """
     handler = signal.getsignal(number)
     ignored = number != signal.SIGTERM and handler == signal.SIG_IGN
@@ -64,26 +61,26 @@ def _can_handle(number):
 
 
 @contextmanager
-def noted(note: Callable) -> Iterator[None]:
-    """Record Ctrl-C when it is handled, within this context.
+def interrupts_noted(note: Callable) -> Iterator[None]:
+    """Within this context, also call `note` on Ctrl-C.
 
-    Python drops what is raised in a finalizer, and with it an interruption that comes
-    there; who has it noted can heed it a little later.
+    Python drops exceptions in finalizers, a KeyboardInterrupt included; the caller can
+    then raise it a little later.
     """
     before = signal.getsignal(signal.SIGINT)
-    # In the background, shells let jobs ignore it.
+    # Background jobs of shells ignore SIGINT.
     if not (_may_set() and callable(before)):
         yield
         return
 
-    def heed(number, frame):
+    def handle(number, frame):
         note()
         before(number, frame)
 
-    with _handled([signal.SIGINT], heed):
+    with _handled([signal.SIGINT], handle):
         yield
 
 
 def _may_set():
-    """Return whether this is the thread that may set handlers of signals."""
+    """Return whether this thread may set signal handlers."""
     return threading.current_thread() is threading.main_thread()

@@ -1,4 +1,4 @@
-"""What is held back while TensorFlow is imported: its messages, Python's collector."""
+"""Faster and quieter imports of TensorFlow."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +11,11 @@ import sys
 def gc_disabled(freeze: bool = False) -> Iterator[None]:
     """Disable the garbage collector within this context.
 
-    Keras and TensorFlow are half a million objects that stay, and the collector would
-    go through all that are there again and again as they come: a quarter of the time.
+    Importing Keras and TensorFlow creates half a million permanent objects, which the
+    collector would traverse again and again: a quarter of the time.
     """
     if "keras" in sys.modules or not gc.isenabled():
-        # All that is large is there, or somebody else has cared for it.
+        # Imported already, or disabled by the caller.
         yield
         return
     frozen = gc.get_freeze_count()
@@ -23,7 +23,7 @@ def gc_disabled(freeze: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        # What is thawed is counted among what is old, and not looked at soon.
+        # Unfrozen objects join the oldest generation, which is collected rarely.
         gc.freeze()
         if not (freeze or frozen):
             gc.unfreeze()
@@ -32,9 +32,9 @@ def gc_disabled(freeze: bool = False) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence TensorFlow while it is imported, within this context.
+    """Silence TensorFlow's import within this context.
 
-    It has lines about the processor and missing drivers that no setting silences.
+    No setting silences its messages about the CPU and missing drivers.
     """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
         yield

@@ -1,4 +1,4 @@
-"""Subjects of images: all images of a subject stay on one side of a split."""
+"""Subjects of images, which keep all images of a subject on one side of a split."""
 
 import hashlib
 from typing import Any
@@ -10,57 +10,57 @@ from dipy_ldm._utils.values import is_many, level_of, listed, values_of
 
 
 def number_subjects(subjects: Any, n: int, name: str = "subjects") -> np.ndarray:
-    """Return the number of each image's subject, ``(n,)``."""
+    """Return the index of each image's subject, ``(n,)``; without subjects, its own."""
     if subjects is None:
         return np.arange(n)
     names = values_of(name, subjects) if is_many(subjects) else []
     if len(names) != n:
         raise InputError(
             f"`{name}` must have a subject for each of {n} images, such as 'sub-01', "
-            f"and has {len(names)}; use None where it is unknown."
+            f"but has {len(names)}; use None if it is unknown."
         )
     numbers: dict[Any, int] = {}
     keys = ((i,) if own is None else own for i, own in enumerate(names))
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
-def number_both(
-    learnt: tuple[int, Any], held_out: tuple[int, Any]
+def number_disjoint(
+    train: tuple[int, Any], held_out: tuple[int, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return numbers of subjects, of images and of held-out ones, who must differ."""
-    sets = ("subjects", *learnt), ("validation_subjects", *held_out)
+    """Return subject indices of training and held-out images; refuse shared ones."""
+    sets = ("subjects", *train), ("validation_subjects", *held_out)
     first, second = (number_subjects(own, n, name) for name, n, own in sets)
-    # Categories have become text.
+    # Compared as text, since categories become text.
     names = [
         {level_of(value) for value in values_of(name, own) if value is not None}
         for name, _, own in sets
     ]
-    if both := names[0] & names[1]:
+    if shared := names[0] & names[1]:
         raise InputError(
-            f"{listed(both)} are in both `subjects` and "
+            f"{listed(shared)} are in both `subjects` and "
             "`validation_subjects`; leave them out of one."
         )
     return first, second
 
 
 def refuse_same_subjects(train: Any, held_out: Any) -> None:
-    """Refuse an audit with a subject among training and held-out images.
+    """Refuse an audit with the same subject in training and held-out images.
 
-    Another scan of a training subject is near to it: copies of training images would
-    be no nearer than held-out images are.
+    Other scans of training subjects are close to training images, so copies would be no
+    closer than held-out images.
     """
     first, second = (set() if own is None else set(own) for own in (train, held_out))
-    if both := first & second - {None}:
+    if shared := first & second - {None}:
         raise InputError(
-            f"training and held-out images are of the same subjects "
-            f"({listed(sorted(map(str, both)))}), which hides copies of them; leave "
-            "these out of `held_out` or, if they are other people of the same names, "
+            f"training and held-out images share subjects "
+            f"({listed(sorted(map(str, shared)))}), which hides copies; leave these "
+            "out of `held_out` or, if they are different people of the same name, "
             "rename them."
         )
 
 
 def fingerprint(subjects: np.ndarray) -> str | None:
-    """Return a fingerprint of which images are of one subject; None if none are."""
+    """Return a fingerprint of the grouping by subject; None if no images share one."""
     count = len(np.unique(subjects))
     if count == len(subjects):
         return None
@@ -69,7 +69,7 @@ def fingerprint(subjects: np.ndarray) -> str | None:
 
 
 def blocks(subjects: np.ndarray) -> list[np.ndarray]:
-    """Gather the images of each subject, as arrays ``(subjects, images of each)``."""
+    """Group images by subject, in one array ``(subjects, size)`` per group size."""
     _, groups, counts = np.unique(subjects, return_inverse=True, return_counts=True)
     order = np.argsort(groups, kind="stable")
     sizes = counts[groups[order]]

@@ -1,4 +1,4 @@
-"""Large images: how many at once, and tile by tile."""
+"""Batch sizes and tiles for large images."""
 
 from collections.abc import Callable
 from itertools import product
@@ -8,23 +8,22 @@ from typing import Any
 from keras import ops
 import numpy as np
 
-# Voxels that are encoded or decoded at once: less than half a gibibyte with the widths
-# of the defaults, and nearly as fast as more. Latents of so many are denoised at once,
-# of which networks take less, and gain from more.
+# Voxels that are encoded or decoded at once: less than 0.5 GiB with the default widths,
+# and nearly as fast as more. Denoisers take less memory, and gain from larger batches.
 SAFE_VOXELS = 2**20
 SAFE_LATENTS = 2**22
-# Of a tile and what it overlaps: three gibibytes. Half of it would be most of the time
-# spent on overlaps.
+# Voxels of a tile with its overlaps: 3 GiB. With half as many, most of the time would
+# be spent on overlaps.
 TILE_VOXELS = 8_000_000
 
 
 def safe_batch(space: tuple[int, ...], voxels: int = SAFE_VOXELS) -> int:
-    """Return how many images memory safely allows at once."""
+    """Return a batch size that fits into memory."""
     return max(1, min(256, voxels // math.prod(space)))
 
 
 def safe_side(rank: int) -> int:
-    """Return how large a tile memory safely allows."""
+    """Return the side of a tile that fits into memory."""
     return round(TILE_VOXELS ** (1 / rank))
 
 
@@ -37,10 +36,12 @@ def in_tiles(
     input_factor: int = 1,
     output_factor: int = 1,
 ) -> np.ndarray:
-    """Apply a function that looks only so far to an array, tile by tile.
+    """Apply a function of limited receptive field to an array, tile by tile.
 
-    Shapes: function ``(n, *space * given, channels)``, array ``(n, *space * given,
-    channels)``.
+    ``tile`` and ``margin`` are in units of latents.
+
+    Shapes: array ``(n, *space * input_factor, channels)``, result ``(n, *space *
+    output_factor, channels)``.
     """
     space = [size // input_factor for size in array.shape[1:-1]]
     if all(size <= tile + 2 * margin for size in space):
@@ -52,17 +53,17 @@ def in_tiles(
             slice(max(0, i.start - margin), min(size, i.stop + margin))
             for i, size in zip(inner, space)
         ]
-        piece = ops.convert_to_numpy(function(array[_at(outer, input_factor)]))
+        piece = ops.convert_to_numpy(function(array[_upscaled(outer, input_factor)]))
         if result is None:
             whole = [size * output_factor for size in space]
             result = np.empty((len(array), *whole, piece.shape[-1]), piece.dtype)
         kept = [
             slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer)
         ]
-        result[_at(inner, output_factor)] = piece[_at(kept, output_factor)]
+        result[_upscaled(inner, output_factor)] = piece[_upscaled(kept, output_factor)]
     return result
 
 
-def _at(places, factor):
-    """Index all images at places of a resolution that is so many times as fine."""
+def _upscaled(places, factor):
+    """Return the index of slices at a resolution that is `factor` times as fine."""
     return (slice(None), *(slice(p.start * factor, p.stop * factor) for p in places))

@@ -1,37 +1,37 @@
-"""Types that several folders share."""
+"""Shared types."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy.typing as npt
 
-# An array of numpy, or a tensor of the back-end, for which Keras has no type.
+# A numpy array or a tensor of the back-end, for which Keras has no common type.
 Tensor: TypeAlias = Any
 
 
 class Batches(NamedTuple):
-    """Batches without end; ``draw`` takes a step, and places in its batch."""
+    """Endless batches; ``draw`` takes a step and the indices within its batch."""
 
     size: int
     draw: Callable
 
     def of(self, step: int) -> tuple:
-        """Make the batch of a step."""
+        """Return the batch of a step."""
         return self.draw(step, range(self.size))
 
 
 class ImageOfNibabel(Protocol):
-    """What type checkers are told of images of nibabel."""
+    """Protocol of nibabel images, for type checkers."""
 
     @property
     def affine(self) -> Any:
-        """From voxels to millimetres, ``(4, 4)``."""
+        """Map from voxels to millimetres, ``(4, 4)``."""
 
     def get_fdata(self) -> Any:
-        """Return the voxels, scaled."""
+        """Return the scaled voxels."""
 
 
-# What is shown in pictures.
+# Images to plot.
 ShownLike: TypeAlias = (
     npt.ArrayLike
     | ImageOfNibabel

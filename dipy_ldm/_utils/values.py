@@ -1,4 +1,4 @@
-"""Values of conditions, as users give them: text, numbers, and what is missing."""
+"""Parse values of conditions: text, numbers and missing values."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import logging
@@ -13,25 +13,25 @@ from dipy_ldm._utils.checks import InputError, plain
 
 logger = logging.getLogger(__name__)
 
-# Name of the one condition whose values are given alone.
+# Name of a single condition that is given without a name.
 ALONE = "label"
-# The user's word for conditions that are not specified.
+# The user's word for unconditional.
 NONE = "none"
-# Whole numbers without gaps up to this one are taken for codes of classes.
-_LARGEST_CODE = 32
-# Columns that tell whose a row is, and all that tell rows apart: no conditions.
+# Consecutive whole numbers up to this one are taken for class codes.
+_MAX_CODE = 32
+# Columns that identify the subject or the row of a table; these are not conditions.
 SUBJECT_COLUMNS = ("participant_id", "subject_id", "participant", "subject")
 KEYS = (*SUBJECT_COLUMNS, "session_id", "filename")
-# How columns are called that are of one person each.
+# Names of columns with identifiers of persons.
 IDENTIFIERS = (*KEYS, "id", "sub_id", "record_id", "eid", "rid", "ptid")
-# Sentences of a report.
+# Maximum number of lines of a report.
 _MAX_COMPLAINTS = 50
-# Text that says that there is nothing to say.
+# Text for missing values.
 MISSING = ("", "n/a", "nan")
 
 
 class Table(dict):
-    """Values of conditions by their names, ``units``, and ``meanings`` of levels."""
+    """Values of conditions by name, with their ``units`` and ``meanings`` of levels."""
 
     def __init__(
         self,
@@ -51,12 +51,12 @@ def as_table(conditions: Any) -> dict[str, list]:
     values = with_codes(ALONE, conditions) if alone else []
     if not values:
         raise InputError(
-            "conditions must be values by the names of the conditions, such as "
-            "{'age': ages}, or one label for each image."
+            "conditions must be a dictionary of values by name, such as {'age': ages}, "
+            "or one label for each image."
         )
     if any(isinstance(value, tuple) for value in values):
         raise InputError(
-            "the columns of conditions need names; give a dictionary, such as "
+            "the columns of conditions need names; use a dictionary, such as "
             "{'age': ages}, or a DataFrame."
         )
     if all(value is None or is_whole(value) for value in values):
@@ -66,7 +66,7 @@ def as_table(conditions: Any) -> dict[str, list]:
 
 def columns_of(conditions: Any) -> dict[str, Any] | None:
     """Return columns by name; None if there are no names."""
-    # A Series; arrays of h5py have names, too, which are places in a file.
+    # A pandas Series. Arrays of h5py have a name, too, which is a path.
     name = getattr(conditions, "name", None)
     if hasattr(conditions, "to_frame") and isinstance(name, str) and name:
         return {name: conditions}
@@ -82,31 +82,31 @@ def columns_of(conditions: Any) -> dict[str, Any] | None:
 
 
 def _refuse_unordered(name, values):
-    """Refuse values by keys, which would be taken for them, and sets."""
+    """Refuse mappings, whose keys would be taken for values, and sets."""
     if isinstance(values, Mapping | set | frozenset):
         raise InputError(
-            f"{name} must have a list of values, not a {type(values).__name__}; give a "
+            f"{name} must have a list of values, not a {type(values).__name__}; use a "
             "DataFrame, or df.to_dict('list')."
         )
 
 
 def is_unconditional(conditions: Any) -> bool:
-    """Return whether conditions are the word none: unconditional."""
+    """Return whether conditions are the word "none": unconditional."""
     return isinstance(conditions, str) and conditions.strip().casefold() == NONE
 
 
 def is_many(values: Any) -> bool:
-    """Return whether there is one value for each image, not one for all."""
+    """Return whether values are a sequence, rather than one value for all images."""
     if hasattr(values, "dtype"):
         return np.ndim(values) > 0
     return hasattr(values, "__len__") and not isinstance(values, str)
 
 
 def values_of(name: str, values: Any) -> list:
-    """Convert values to Python's, categories to text, and what is missing to None."""
+    """Convert values to Python types, categories to text and missing ones to None."""
     _refuse_unordered(name, values)
     if getattr(getattr(values, "dtype", None), "kind", None) in ("m", "M"):
-        raise InputError(f"{name} has dates or times; give numbers, such as years.")
+        raise InputError(f"{name} has dates or times; use numbers, such as years.")
     if str(getattr(values, "dtype", None)) == "category":
         values = [v if _is_missing(v) else level_of(v) for v in values.tolist()]
     values = values.tolist() if hasattr(values, "tolist") else values
@@ -115,7 +115,7 @@ def values_of(name: str, values: Any) -> list:
 
 
 def _plain(name, value):
-    """Return a value as Python's, or None if it is missing."""
+    """Return a value as a Python type, or None if it is missing."""
     if _is_missing(value):
         return None
     if isinstance(value, str):
@@ -131,34 +131,34 @@ def _plain(name, value):
 def take_rows(
     columns: Mapping[str, Sequence] | None, numbers: Iterable[int]
 ) -> dict[str, list] | None:
-    """Return some rows of columns; None if there are no columns."""
+    """Return columns at the given rows; None if there are no columns."""
     numbers = list(numbers)
     return {n: [own[i] for i in numbers] for n, own in (columns or {}).items()} or None
 
 
 def is_whole(value: Any) -> bool:
-    """Return whether a value has the type of whole numbers."""
+    """Return whether a value is an integer, but not a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def are_codes(numbers: list) -> bool:
-    """Return whether numbers are codes of classes: all from 0 or 1 to a small one."""
+    """Return whether numbers are class codes: all from 0 or 1 to a small number."""
     if not all(map(is_whole, numbers)):
         return False
     levels, first, last = set(numbers), min(numbers), max(numbers)
     without_gaps = len(levels) == last - first + 1
-    return first in (0, 1) and last <= _LARGEST_CODE and without_gaps
+    return first in (0, 1) and last <= _MAX_CODE and without_gaps
 
 
 def level_of(value: Any) -> str:
-    """Name a level of a class: 7 and 7.0 are the same."""
+    """Return a level of a class as text: 7 and 7.0 are the same."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
 
 
-def number_of(name: str, value: Any) -> float:
-    """Read a number, which on a command line is text."""
+def read_number(name: str, value: Any) -> float:
+    """Return a finite number, which may be given as text."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
@@ -169,35 +169,35 @@ def number_of(name: str, value: Any) -> float:
 
 
 def grouped(pairs: Iterable[tuple]) -> dict[Any, list]:
-    """Group values by their keys, both in the order of the pairs."""
+    """Group values by key, in the order of the pairs."""
     groups: dict[Any, list] = {}
     for key, value in pairs:
         groups.setdefault(key, []).append(value)
     return groups
 
 
-def in_order(levels: Iterable[str]) -> list[str]:
-    """Sort levels: numbers by their size, and before text."""
+def sort_levels(levels: Iterable[str]) -> list[str]:
+    """Sort levels: numbers by value, before text."""
     return sorted(levels, key=lambda n: (0, int(n), "") if n.isdecimal() else (1, 0, n))
 
 
 def listed(names: Iterable, most: int = 20) -> str:
-    """List names in a sentence, the first of many."""
+    """Join names by commas; count those beyond the first `most`."""
     names = list(map(str, names))
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    ending = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + ending
 
 
 def as_report(complaints: Iterable[str]) -> str:
-    """Join different sentences, the first of many, one a line."""
+    """Join distinct messages, one per line; count those beyond a maximum."""
     lines = list(dict.fromkeys(complaints))
-    if more := len(lines[_MAX_COMPLAINTS:]):
-        lines[_MAX_COMPLAINTS:] = [f"and {more} more"]
+    if n_more := len(lines[_MAX_COMPLAINTS:]):
+        lines[_MAX_COMPLAINTS:] = [f"and {n_more} more"]
     return "\n".join(lines)
 
 
 def check_each(check: Callable, items: Iterable) -> None:
-    """Call a check of each item, and refuse all bad ones in one report."""
+    """Check each item, and report all errors at once."""
     complaints = []
     for item in items:
         try:
@@ -209,12 +209,12 @@ def check_each(check: Callable, items: Iterable) -> None:
 
 
 def counted(number: int, noun: str) -> str:
-    """Write a number of things."""
+    """Return a number with its noun, in the plural if it is not 1."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def with_codes(name: str, values: Any) -> list:
-    """Restore what arrays change: whole numbers beside NaN."""
+    """Return Python values; restore whole numbers that NaN turned into floats."""
     table = values_of(name, values)
     present = [value for value in table if value is not None]
     kind = getattr(getattr(values, "dtype", None), "kind", None)
@@ -223,15 +223,15 @@ def with_codes(name: str, values: Any) -> list:
         return table
     if are_codes(list(map(int, present))):
         logger.warning(
-            "%s is taken for a class with codes, of which some are missing; if it is "
-            "an amount, give a list of floats, and None for what is missing.",
+            "%s is taken for a class with missing values; if it is continuous, use a "
+            "list of floats, with None for missing values.",
             name,
         )
     return [value if value is None else int(value) for value in table]
 
 
 def is_vector(value: Any) -> bool:
-    """Return whether a value is a direction: three numbers that are not all 0."""
+    """Return whether a value is a direction: three finite numbers, not all 0."""
     return (
         isinstance(value, list | tuple | np.ndarray)
         and len(value) == 3
@@ -245,5 +245,5 @@ def _is_missing(value):
         return value.strip().casefold() in MISSING
     if isinstance(value, Real):
         return value != value
-    # Those of pandas, which can't be compared.
+    # Missing values of pandas can't be compared.
     return value is None or type(value).__name__ in ("NAType", "NaTType")

@@ -1,8 +1,8 @@
-"""Synthetic lesions: what a detector learns from.
+"""Synthetic lesions to train an anomaly detector.
 
-Nobody has marked the lesions of most cohorts, and most images have none. So parts of
-images are made brighter or darker, and a network learns to say where: it has to learn
-what images of the cohort look like elsewhere :footcite:p:`Tan2022`.
+Most cohorts have no annotated lesions, and most images have none at all. So parts of
+images are made brighter or darker, and a network learns to locate them: for that it has
+to learn what normal images of the cohort look like :footcite:p:`Tan2022`.
 
 References
 ----------
@@ -17,40 +17,39 @@ import numpy as np
 from dipy_ldm._utils.types import Batches
 from dipy_ldm.data._batches import examples_of, read_patches, rescale, stream_of
 
-# Pixels or voxels along the mean axis of a lesion, of which each may be longer or
-# shorter by a share, and how wide its edge is. So many are small that in all sizes
-# there are as many voxels: or else the loss would be that of the largest.
+# Range of mean diameters in pixels or voxels, drawn so that all sizes have the same
+# total volume (otherwise the largest would dominate the loss); log range of the
+# stretch of each axis; and range of the width of edges.
 _DIAMETERS = 4.0, 12.0
 _STRETCH = 0.25
 _EDGES = 1.0, 2.5
-# By which share of what is there a lesion is brighter or darker: the strongest are
-# learnt first.
+# Range of relative changes of intensity. The strongest lesions are learnt first.
 _STRENGTHS = 0.12, 0.5
-# Pixels or voxels along each side for one lesion: as many as go into a window are the
-# most that are planted there. With few in each, most of a step would be in vain.
-_ROOM = 16
-# Brains are bent so that none is memorised, whose own shape would be taken for
-# what is normal: points so far apart are moved by so many pixels or voxels at most,
-# and what lies between them by about a fifth of that.
-_BENT_EVERY = 12
-_BENT_BY = 8.0
-# Read around a window, for what is moved into it.
-_AROUND = 4
-# What is brighter, as a share of the range, is no background.
-_TISSUE = 0.1
-# Added to how much images differ at a place, as a share of the range.
-_LEAST_SPREAD = 0.03
+# Maximum density of lesions: one per cube of this side. With few lesions in a window,
+# most of a step would be wasted.
+_LESION_SPACING = 16
+# Images are deformed, so that the network does not memorise the shapes of training
+# brains as normal. Spacing of the control points, and their maximum displacement, in
+# pixels or voxels; the image moves by about a fifth of that.
+_CONTROL_SPACING = 12
+_MAX_SHIFT = 8.0
+# Margin read around a window, for parts that move into it.
+_MARGIN = 4
+# Intensities above this share of the range are not background.
+_MIN_TISSUE = 0.1
+# Added to the standard deviation of each voxel, as a share of the range.
+_MIN_SPREAD = 0.03
 
 
 class Atlas(NamedTuple):
-    """Mean and standard deviation ``(*space, channels)`` of a cohort."""
+    """Voxelwise mean and standard deviation ``(*space, channels)`` of a cohort."""
 
     mean: np.ndarray
     spread: np.ndarray
 
     @classmethod
     def learn(cls, images: np.ndarray, bounds: tuple[float, float]) -> Self:
-        """Compute it from ``(n, *space, channels)``, one image at a time."""
+        """Compute the atlas of images ``(n, *space, channels)``, one at a time."""
         total = np.zeros(images.shape[1:])
         squares = np.zeros(images.shape[1:])
         for image in images:
@@ -62,7 +61,7 @@ class Atlas(NamedTuple):
         return cls(mean.astype("float32"), np.sqrt(variance).astype("float32"))
 
     def describe(self, windows: np.ndarray, corners: np.ndarray) -> np.ndarray:
-        """Return the detector's input: windows, with the atlas at their places.
+        """Return the detector's input: windows, z-scores, atlas and coordinates.
 
         Shapes: windows ``(n, *size, channels)``, corners ``(n, rank)``, result ``(n,
         *size, features)``.
@@ -73,20 +72,20 @@ class Atlas(NamedTuple):
             read_patches(array[None], none, corners, size)
             for array in (self.mean, self.spread)
         )
-        away = (windows - mean) / (spread + np.float32(_LEAST_SPREAD))
+        z_scores = (windows - mean) / (spread + np.float32(_MIN_SPREAD))
         places = np.empty((*windows.shape[:-1], len(size)), "float32")
         for axis, (length, whole) in enumerate(zip(size, self.mean.shape)):
             step = 2 / max(whole - 1, 1)
-            at = (corners[:, axis, None] + np.arange(length)) * step - 1
+            coordinates = (corners[:, axis, None] + np.arange(length)) * step - 1
             sides = [1] * len(size)
             sides[axis] = length
-            places[..., axis] = at.reshape(-1, *sides)
-        # All of about the same size.
-        return np.concatenate([windows, away / 2, mean, 5 * spread, places], -1)
+            places[..., axis] = coordinates.reshape(-1, *sides)
+        # Scaled to similar ranges.
+        return np.concatenate([windows, z_scores / 2, mean, 5 * spread, places], -1)
 
 
 def n_features(rank: int, channels: int) -> int:
-    """Return how many channels a detector is given."""
+    """Return the number of input channels of a detector."""
     return 4 * channels + rank
 
 
@@ -98,23 +97,23 @@ def lesion_batches(
     size: tuple[int, ...],
     bounds: tuple[float, float],
     atlas: Atlas,
-    bent: bool = True,
+    deformed: bool = True,
 ) -> Batches:
-    """Draw endless batches of windows with synthetic lesions."""
+    """Return endless batches of windows with synthetic lesions, and their masks."""
     slack = np.maximum(np.subtract(images.shape[1:-1], size), 0)
-    wider = tuple(length + 2 * _AROUND for length in size)
-    by = _BENT_BY if bent else 0.0
+    larger = tuple(length + 2 * _MARGIN for length in size)
+    shift = _MAX_SHIFT if deformed else 0.0
 
     def draw(step, places):
         epoch, _, index = examples_of(len(images), batch_size, seed, step, places)
         streams = [stream_of(seed, epoch, i) for i in index]
         drawn = np.array([stream.random(len(size)) for stream in streams])
         corners = np.floor(drawn.reshape(-1, len(size)) * (slack + 1)).astype(int)
-        read = rescale(read_patches(images, index, corners - _AROUND, wider), bounds)
+        read = rescale(read_patches(images, index, corners - _MARGIN, larger), bounds)
         windows = np.empty((len(index), *size, images.shape[-1]), "float32")
         masks = np.zeros((*windows.shape[:-1], 1), "float32")
-        for wide, window, mask, stream in zip(read, windows, masks, streams):
-            window[...] = deform(wide, size, by, stream)
+        for padded, window, mask, stream in zip(read, windows, masks, streams):
+            window[...] = deform(padded, size, shift, stream)
             add_lesions(window, mask[..., 0], stream)
         return atlas.describe(windows, corners), masks
 
@@ -122,29 +121,29 @@ def lesion_batches(
 
 
 def deform(
-    window: np.ndarray, size: tuple[int, ...], by: float, stream: np.random.Generator
+    window: np.ndarray, size: tuple[int, ...], shift: float, stream: np.random.Generator
 ) -> np.ndarray:
-    """Deform a window ``(*wider, channels)`` smoothly, to ``(*size, channels)``."""
+    """Deform a window ``(*padded, channels)`` smoothly, to ``(*size, channels)``."""
     from scipy.ndimage import map_coordinates
 
     rank = len(size)
     splines = [_bspline_basis(length) for length in size]
-    moved = stream.uniform(-1, 1, (rank, *(len(spline) for spline in splines)))
-    moved *= stream.uniform(0, by)
+    shifts = stream.uniform(-1, 1, (rank, *(len(spline) for spline in splines)))
+    shifts *= stream.uniform(0, shift)
     for axis, spline in enumerate(splines, 1):
-        moved = np.moveaxis(np.tensordot(moved, spline, (axis, 0)), -1, axis)
-    around = [(wide - length) / 2 for wide, length in zip(window.shape, size)]
-    places = np.indices(size) + moved + np.reshape(around, (-1, *[1] * rank))
+        shifts = np.moveaxis(np.tensordot(shifts, spline, (axis, 0)), -1, axis)
+    margins = [(padded - length) / 2 for padded, length in zip(window.shape, size)]
+    places = np.indices(size) + shifts + np.reshape(margins, (-1, *[1] * rank))
     channels = np.moveaxis(window, -1, 0)
-    bent = [map_coordinates(x, places, order=1, mode="nearest") for x in channels]
-    return np.stack(bent, -1)
+    deformed = [map_coordinates(x, places, order=1, mode="nearest") for x in channels]
+    return np.stack(deformed, -1)
 
 
 @cache
 def _bspline_basis(length):
-    """Return cubic B-splines along an axis: how far each point moves each voxel."""
-    points = np.arange(-1, -(-length // _BENT_EVERY) + 2)
-    far = np.abs(np.arange(length) / _BENT_EVERY - points[:, None])
+    """Return cubic B-splines along an axis: the weight of each point for each voxel."""
+    points = np.arange(-1, -(-length // _CONTROL_SPACING) + 2)
+    far = np.abs(np.arange(length) / _CONTROL_SPACING - points[:, None])
     near = 2 / 3 - far**2 + far**3 / 2
     return np.where(far < 1, near, np.maximum(2 - far, 0) ** 3 / 6)
 
@@ -153,24 +152,24 @@ def add_lesions(
     window: np.ndarray, mask: np.ndarray, stream: np.random.Generator
 ) -> None:
     """Add brighter or darker ellipsoids to a window ``(*size, channels)``."""
-    tissue = window.max(-1) > _TISSUE
+    tissue = window.max(-1) > _MIN_TISSUE
     candidates = np.flatnonzero(tissue)
     if not len(candidates):
         return
-    most = max(1, round(mask.size / _ROOM**mask.ndim))
-    for _ in range(stream.integers(1, most, endpoint=True)):
+    max_lesions = max(1, round(mask.size / _LESION_SPACING**mask.ndim))
+    for _ in range(stream.integers(1, max_lesions, endpoint=True)):
         centre = np.unravel_index(stream.choice(candidates), mask.shape)
-        within, share = _ellipsoid(np.array(centre), mask.shape, stream)
-        share = share * tissue[within]
+        box, share = _ellipsoid(np.array(centre), mask.shape, stream)
+        share = share * tissue[box]
         strength = np.exp(stream.uniform(*np.log(_STRENGTHS))) * stream.choice([-1, 1])
-        changed = window[within] * (1 + strength * share[..., None]).astype("float32")
-        # As those of scans are, whose brightest voxels are all alike.
-        window[within] = np.clip(changed, 0, 1)
-        mask[within] = np.maximum(mask[within], share)
+        changed = window[box] * (1 + strength * share[..., None]).astype("float32")
+        # Clipped, as the brightest voxels of scans are.
+        window[box] = np.clip(changed, 0, 1)
+        mask[box] = np.maximum(mask[box], share)
 
 
 def _ellipsoid(centre, shape, stream):
-    """Draw an ellipsoid: the box around it, and how much of each voxel it has."""
+    """Draw an ellipsoid; return its bounding box and the share of each voxel in it."""
     rank = len(shape)
     centre = centre + stream.uniform(-0.5, 0.5, rank)
     small, large = (1 / diameter**rank for diameter in _DIAMETERS)

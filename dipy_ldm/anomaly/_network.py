@@ -1,4 +1,4 @@
-"""The network of the anomaly detector, and its parameters."""
+"""Network of the anomaly detector, and its parameters."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,10 +18,10 @@ from dipy_ldm.nn._building import (
 )
 from dipy_ldm.nn._layers import DepthToSpace
 
-# Pixels or voxels along each side of a window, where nothing else is said.
+# Default side of a window in pixels or voxels.
 _PATCH = 48
-# Where lesions are rare, what is said of each voxel before anything is learnt.
-_RARELY = -3.0
+# Initial log odds of a lesion, since lesions are rare.
+_INITIAL_LOG_ODDS = -3.0
 
 
 class Parameters(NamedTuple):
@@ -33,28 +33,29 @@ class Parameters(NamedTuple):
 
     @property
     def factor(self):
-        """The sides of the network's input are multiples of this."""
+        """Factor that must divide the sides of the network's input."""
         return 2 ** len(self.widths)
 
     def window(
         self, space: tuple[int, ...], patch: int | Sequence[int] | None
     ) -> tuple[int, ...]:
-        """Return how large the windows are that a detector learns from."""
+        """Return the size of the windows that a detector is trained on."""
         return patch_size(space, self.factor, _PATCH if patch is None else patch)
 
     def build(
         self, space: tuple[int | None, ...], channels: int, remat: bool = False
     ) -> keras.Model:
-        """Build the network in the current precision, with weights of the seed.
+        """Build the network in the current precision, with weights from the seed.
 
-        A U-Net :footcite:p:`Ronneberger2015` of the autoencoder's blocks, down first:
-        most of the time would be spent at the full resolution. What is said of a place
-        depends on its neighbourhood alone, whether a window, a tile or all is given.
+        A U-Net :footcite:p:`Ronneberger2015` of the autoencoder's blocks, which
+        downsamples first: most time would be spent at full resolution. The output at a
+        position depends on its neighbourhood alone, whether the input is a window, a
+        tile or a whole image.
 
         Shapes: result ``(batch, *space, 1)``.
         """
 
-        def several(x, width):
+        def stack_blocks(x, width):
             for _ in range(self.blocks):
                 x = residual(x, width, norm_position, remat)
             return x
@@ -65,13 +66,13 @@ class Parameters(NamedTuple):
             for width in self.widths:
                 bias = small_random_bias()
                 x = conv(x, width, size=4, strides=2, bias_initializer=bias)
-                x = several(x, width)
+                x = stack_blocks(x, width)
                 skips.append(x)
             skips.pop()
             for width in reversed(self.widths[:-1]):
                 x = conv(x, width, upsampled=True, bias_initializer=small_random_bias())
-                x = several(layers.Concatenate()([x, skips.pop()]), width)
-            start = keras.initializers.Constant(_RARELY)
+                x = stack_blocks(layers.Concatenate()([x, skips.pop()]), width)
+            start = keras.initializers.Constant(_INITIAL_LOG_ODDS)
             options = {"kernel_initializer": "zeros", "bias_initializer": start}
             x = to_output(x, 2 ** len(space), norm_position, **options)
             return keras.Model(inputs, DepthToSpace(2)(x), name="detector")

@@ -1,4 +1,4 @@
-"""How the anomaly detector is trained: from synthetic lesions."""
+"""Training stage of the anomaly detector, on synthetic lesions."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,12 +21,11 @@ from dipy_ldm.training import _memory as memory
 from dipy_ldm.training._options import ResolvedOptions
 from dipy_ldm.training._trainer import Stage, TrainingData
 
-# Windows on which the detector is validated at least, and those in which it is found
-# how rare lesions are.
+# Minimum number of windows for validation and for estimating the share of lesions.
 _MIN_WINDOWS = 16
-# A voxel is in a lesion where that takes at least this share of it.
-_INSIDE = 0.5
-# How many times a voxel of a lesion counts: few voxels are.
+# Minimum share of a voxel in a lesion for it to be counted as lesion.
+_LESION_SHARE = 0.5
+# Weight of lesion voxels in the loss, since they are rare.
 LESION_WEIGHT = 20.0
 
 
@@ -36,7 +35,7 @@ def check(
     patch: int | Sequence[int] | None,
     options: ResolvedOptions,
 ) -> None:
-    """Refuse a training that can't be done, or would not fit into the memory.
+    """Refuse invalid parameters, or a training that would not fit into memory.
 
     Shapes: shape ``(n, *space, channels)``.
     """
@@ -53,7 +52,7 @@ def check(
 
 
 class DetectorStage(Stage):
-    """An anomaly detector in training, on images with synthetic lesions."""
+    """Training of an anomaly detector on images with synthetic lesions."""
 
     title = "detector"
 
@@ -89,16 +88,16 @@ class DetectorStage(Stage):
             size=self.data.size,
             bounds=(survey.low, survey.high),
             atlas=self.atlas,
-            bent=not held_out,
+            deformed=not held_out,
         )
 
     def _windows(self, images):
-        """Draw windows of held-out images with lesions, the same each time."""
-        # They stay in memory, and are looked at after each round.
+        """Draw fixed windows of held-out images with lesions."""
+        # Kept in memory for the validation of each round.
         batches = self._batches(images, len(images), held_out=True)
         steps = range(-(-_MIN_WINDOWS // len(images)))
         inputs, masks = zip(*(batches.of(step) for step in steps))
-        return np.concatenate(inputs), np.concatenate(masks) >= _INSIDE
+        return np.concatenate(inputs), np.concatenate(masks) >= _LESION_SHARE
 
     def build(self) -> Any:
         """Build the network for windows, in the precision of the training."""
@@ -122,19 +121,19 @@ class DetectorStage(Stage):
         """Publish the trained weights."""
         self.network.set_weights(model.get_weights())
 
-    def verdict(self, figures: dict[str, float]) -> str | None:
-        """Return the message for a detector that learnt nothing, or None."""
+    def failure(self, figures: dict[str, float]) -> str | None:
+        """Return an error message if the detector learnt nothing, else None."""
         if figures["loss"] < self.baseline:
             return None
         return (
-            "the detector has learnt nothing of lesions (its loss is "
-            f"{figures['loss']:.3g}, and {self.baseline:.3g} without any training); "
+            "the detector has not learnt to find lesions (its loss is "
+            f"{figures['loss']:.3g}, and {self.baseline:.3g} for a constant output); "
             "train for more steps, or with a lower learning rate."
         )
 
 
 def _lesion_share(batches):
-    """Return which share of the voxels is in lesions."""
+    """Return the share of voxels in lesions."""
     steps = range(-(-_MIN_WINDOWS // batches.size))
     return max(1e-6, float(np.mean([batches.of(step)[1].mean() for step in steps])))
 

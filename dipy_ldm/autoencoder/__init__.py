@@ -1,1 +1,1 @@
-"""The autoencoder: quantizers, losses, networks and their training."""
+"""Autoencoder: quantizers, losses, networks and training."""

@@ -1,4 +1,4 @@
-"""The networks of an autoencoder at work: images to latents and back, in tiles."""
+"""Encode images to latents and decode latents to images, in tiles."""
 
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -14,19 +14,19 @@ from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import at_least, check_seed, check_sizes, choose, whole
 from dipy_ldm.autoencoder import losses
 from dipy_ldm.autoencoder._network import encoder_and_decoder
-from dipy_ldm.autoencoder._sharpening import REACH, sharpened
+from dipy_ldm.autoencoder._sharpening import RADIUS, sharpened
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS
 from dipy_ldm.data._batches import patch_size, read_padded, rescale
 from dipy_ldm.data._image_checks import check_range
 from dipy_ldm.nn import _analysis as analysis, _building as building
-from dipy_ldm.training._memory import DISTANCES
+from dipy_ldm.training._memory import DISTANCE_COPIES
 
-# Networks that are used are built for images of any size.
+# A trained codec works for images of any size: None.
 Space = tuple[int | None, ...]
 
 
 class Parameters(NamedTuple):
-    """Parameters of an autoencoder, of which none is left open."""
+    """Resolved parameters of an autoencoder."""
 
     widths: list[int]
     blocks: int
@@ -39,7 +39,7 @@ class Parameters(NamedTuple):
     seed: int
 
     def check(self) -> None:
-        """Refuse parameters with which nothing can be built."""
+        """Refuse invalid parameters."""
         choose("loss", self.loss, losses.LOSSES)
         choose("bottleneck", self.bottleneck, BOTTLENECKS)
         check_seed(self.seed)
@@ -50,7 +50,7 @@ class Parameters(NamedTuple):
 
     @property
     def factor(self):
-        """How many times smaller than images latents are, per side."""
+        """Downsampling factor of latents per side."""
         check_sizes(widths=self.widths)
         return 2 ** len(self.widths)
 
@@ -70,7 +70,7 @@ class Parameters(NamedTuple):
     def sketch(
         self, precision: str, space: Space, channels: int, remat: bool = False
     ) -> tuple[Any, Any]:
-        """Sketch encoder and decoder without weights, to learn of their shapes."""
+        """Build encoder and decoder without weights, for their shapes alone."""
         build = partial(self.networks, space, channels, remat)
         return building.build_without_weights(precision, build)
 
@@ -94,7 +94,7 @@ class Parameters(NamedTuple):
 
 
 def expected_shapes(document: dict, shapes: _schema.Shapes) -> _schema.Shapes:
-    """Return the shapes of a document's tensors, or refuse larger networks."""
+    """Return the tensor shapes that a document implies; refuse oversized networks."""
     parameters = Parameters(**document["vqvae"])
     choose("bottleneck", parameters.bottleneck, BOTTLENECKS)
     _schema.check_sizes(document["vqvae"], shapes)
@@ -102,7 +102,7 @@ def expected_shapes(document: dict, shapes: _schema.Shapes) -> _schema.Shapes:
 
 
 class Codec:
-    """Encoder, quantizer and decoder, compiled, in full precision.
+    """Compiled encoder, quantizer and decoder in float32.
 
     Shapes: shape ``(*space, channels)`` of the training images.
     """
@@ -127,15 +127,15 @@ class Codec:
             [quantizer, decoder],
         )
 
-    def take_weights(self, trained: keras.Model) -> None:
-        """Copy the weights of a network that was trained of the same parts."""
+    def copy_weights(self, trained: keras.Model) -> None:
+        """Copy the weights of a trained network of the same parts."""
         for part in (self.encoder, self.decoder, self.quantizer):
             part.set_weights(trained.get_layer(part.name).get_weights())
 
     def encode(
         self, images: np.ndarray, batch_size: int | None = None, tile: int | None = None
     ) -> np.ndarray:
-        """Map images to latents.
+        """Encode images to latents.
 
         Shapes: images ``(n, *space, channels)``, result ``(n, *latent space,
         code_dim)``.
@@ -159,7 +159,7 @@ class Codec:
         tile: int | None = None,
         sharpening: float | np.ndarray = 0.0,
     ) -> np.ndarray:
-        """Quantise latents and map them to images of a size.
+        """Quantise latents and decode them to images of a size.
 
         Shapes: latents ``(n, *latent space, code_dim)``, result ``(n, *space,
         channels)``, sharpening ``()`` or ``(channels,)``.
@@ -168,11 +168,11 @@ class Codec:
         crop = (slice(None), *map(slice, space))
         low, high = self.intensity
 
-        def sharply(piece):
+        def sharp(piece):
             return sharpened(self._decode(piece), sharpening)
 
         def decode(piece):
-            images = np.clip(tiles.in_tiles(sharply, piece, **tiling)[crop], 0, 1)
+            images = np.clip(tiles.in_tiles(sharp, piece, **tiling)[crop], 0, 1)
             return images * np.float32(high - low) + np.float32(low)
 
         batch_size = batch_size or tiles.safe_batch(space)
@@ -180,11 +180,11 @@ class Codec:
 
     @property
     def codebook(self):
-        """The codes, ``(n_codebooks * n_codes, code_dim)``."""
+        """All codes, ``(n_codebooks * n_codes, code_dim)``."""
         return ops.convert_to_numpy(self.quantizer.codebook)
 
     def nearest(self, latents: np.ndarray) -> np.ndarray:
-        """Return the numbers of the nearest codes, one of each codebook.
+        """Return the indices of the nearest codes, one of each codebook.
 
         Shapes: latents ``(n, *space, code_dim)``, result ``(n, *space, n_codebooks)``.
         """
@@ -198,17 +198,17 @@ class Codec:
         tile: int | None = None,
         sharpening: float | np.ndarray = 0.0,
     ) -> tuple[float, float]:
-        """Estimate the bytes that encoding and decoding take, beside their results."""
+        """Estimate the bytes that encoding and decoding take, without their results."""
         batch_size = batch_size or tiles.safe_batch(space)
         encoder, decoder, latents = self._per_voxel
-        codes = DISTANCES * 4 * self.parameters.n_codes * latents
+        codes = DISTANCE_COPIES * 4 * self.parameters.n_codes * latents
         factor = self.parameters.factor
-        # In the range of the images and of [0, 1].
-        whole = 8 * self.shape[-1] * math.prod(space)
+        # Two float32 copies: in the range of the images and in [0, 1].
+        image_bytes = 8 * self.shape[-1] * math.prod(space)
 
         def needed(per_voxel, tiling):
-            tile = per_voxel * _largest_tile(space, tiling, factor)
-            return _backend.ONCE_APPLYING + batch_size * (tile + whole)
+            tile = per_voxel * _max_tile_voxels(space, tiling, factor)
+            return _backend.INFERENCE_OVERHEAD + batch_size * (tile + image_bytes)
 
         return (
             needed(encoder, self._encoder_tiling(tile)),
@@ -217,7 +217,7 @@ class Codec:
 
     @cached_property
     def _per_voxel(self):
-        """Bytes of encoder and decoder, and the latents, for each voxel."""
+        """Bytes of encoder and decoder, and number of latents, per voxel."""
         size = (4 * self.parameters.factor,) * self.rank
         parts = self.parameters.sketch("float32", size, self.shape[-1])
         latents = math.prod(parts[0].output.shape[1:-1])
@@ -229,17 +229,17 @@ class Codec:
         return analysis.tiling(self.encoder, tile, factor, input_factor=factor)
 
     def _decoder_tiling(self, tile, sharpening):
-        factor, beyond = self.parameters.factor, REACH if np.any(sharpening) else 0
-        sizes = {"beyond": beyond, "output_factor": factor}
+        factor, margin = self.parameters.factor, RADIUS if np.any(sharpening) else 0
+        sizes = {"output_margin": margin, "output_factor": factor}
         return analysis.tiling(self.decoder, tile, factor, **sizes)
 
 
-def _largest_tile(space, tiling, factor):
-    """Count the voxels of the largest tile, with its overlaps."""
+def _max_tile_voxels(space, tiling, factor):
+    """Return the number of voxels of the largest tile, with its overlaps."""
     tile, margin = tiling["tile"] * factor, tiling["margin"] * factor
     largest = 1
     for size in space:
-        # Of two tiles each has a neighbour on one side alone.
+        # With only two tiles, each has a neighbour on one side alone.
         neighbours = 1 if tile + 2 * margin < size <= 2 * tile else 2
         largest *= min(size, tile + neighbours * margin)
     return largest

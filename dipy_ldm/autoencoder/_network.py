@@ -1,4 +1,4 @@
-"""The networks of the autoencoder: images to latents, and back."""
+"""Encoder and decoder networks of the autoencoder."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -19,16 +19,15 @@ from dipy_ldm.nn._layers import DepthToSpace, Sum
 
 
 def cosines(space: tuple[int, ...], count: int) -> np.ndarray:
-    """Return the slowest waves of the cosine transform.
+    """Return the lowest frequencies of the orthonormal discrete cosine transform.
 
-    The discrete one :footcite:p:`Ahmed1974`, orthonormal. Of pieces of natural images
-    they are close to the principal components, so that few of them hold most of what
-    there is.
+    They are close to the principal components of blocks of natural images
+    :footcite:p:`Ahmed1974`, so that a few of them hold most of the variance.
 
     Shapes: result ``(*space, count)``.
     """
     waves = np.zeros((*space, count))
-    # Half the number of periods, along each axis.
+    # Twice the number of periods along each axis.
     numbers = sorted(
         product(*map(range, space)), key=lambda each: (sum(n * n for n in each), each)
     )
@@ -45,27 +44,27 @@ def _wave(size, number):
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class Cosines(keras.initializers.Initializer):
-    """Initializer of block transforms: the slowest waves of the cosine transform.
+    """Initialize block transforms with the lowest frequencies of the cosine transform.
 
-    The channels of the images are taken for one more axis of a piece.
+    The channels of the images are treated as one more axis of a block.
 
-    Shapes: piece ``(*space, channels)``, back ``(*space, channels, coefficients)``.
+    Shapes: block ``(*space, channels)``.
     """
 
-    def __init__(self, piece: tuple[int, ...], back: bool = False) -> None:
-        self.piece = tuple(piece)
-        self.back = back
+    def __init__(self, block: tuple[int, ...], inverse: bool = False) -> None:
+        self.block = tuple(block)
+        self.inverse = inverse
 
     def __call__(self, shape, dtype=None):
         """Return the kernel."""
-        waves = cosines(self.piece, shape[-2] if self.back else shape[-1])
-        if self.back:
+        waves = cosines(self.block, shape[-2] if self.inverse else shape[-1])
+        if self.inverse:
             waves = waves.reshape(-1, shape[-2]).T
         return keras.ops.convert_to_tensor(waves.reshape(shape), dtype)
 
     def get_config(self):
         """Return the arguments of the constructor."""
-        return {"piece": self.piece, "back": self.back}
+        return {"block": self.block, "inverse": self.inverse}
 
 
 def encoder_and_decoder(
@@ -78,7 +77,7 @@ def encoder_and_decoder(
     seed: int,
     remat: bool = False,
 ) -> tuple[keras.Model, keras.Model]:
-    """Build both networks for images of a size, with weights drawn from a seed."""
+    """Build both networks for images of a size, with initial weights from a seed."""
     options = channels, widths, blocks, code_dim, remat
     with seeded(seed):
         encoder = _encoder(space, *options)
@@ -89,38 +88,38 @@ def _encoder(space, channels, widths, blocks, code_dim, remat):
     """Build the network that maps images to latents.
 
     A convolution of stride 2 and residual blocks at each width: the latents are
-    ``2 ** len(widths)`` times smaller per side. Normalisation is over the channels
-    of one position :footcite:p:`Zhang2019`, so that what comes out at a place
-    depends on its neighbourhood alone, whether a patch, a tile or all is given.
+    ``2 ** len(widths)`` times smaller per side. Each position is normalised over its
+    channels :footcite:p:`Zhang2019`, so that its output depends on its neighbourhood
+    alone, whether the input is a patch, a tile or a whole image.
 
-    Beside it, a linear transform of the voxels of each latent is added, which starts
-    as the slowest waves of the cosine transform while the rest starts at zero: from
-    the first step on latents tell what is in the images, and the rest learns what is
-    missing. :footcite:p:`Chen2025` have such shortcuts without weights.
+    A linear transform of the voxels of each latent is added. It starts as the lowest
+    frequencies of the cosine transform and the rest at zero: latents represent the
+    images from the first step on, and the rest learns the remainder.
+    :footcite:p:`Chen2025` have such shortcuts without weights.
 
     Shapes: result ``(batch, *space / factor, code_dim)``.
     """
     images = keras.Input((*space, channels))
     x = images
     for width in widths:
-        # Down first: the full resolution is where the time goes.
+        # Downsample first: most time would be spent at full resolution.
         x = conv(x, width, size=4, strides=2, bias_initializer=small_random_bias())
         for _ in range(blocks):
             x = residual(x, width, norm_position, remat)
     latents = to_output(x, code_dim, norm_position, kernel_initializer="zeros")
     factor = 2 ** len(widths)
-    piece = (*(factor for _ in space), channels)
-    waves = _linear(images, code_dim, Cosines(piece), size=factor, strides=factor)
+    block = (*(factor for _ in space), channels)
+    waves = _linear(images, code_dim, Cosines(block), size=factor, strides=factor)
     return _sum("encoder", images, latents, waves)
 
 
 def _decoder(space, channels, widths, blocks, code_dim, remat):
     """Build the network that maps (quantised) latents to images.
 
-    The mirror image of the encoder, but that nothing is normalised before the last
-    convolution: how bright an image is, is in the size of what comes before. That
-    convolution works at half the resolution, and gives all voxels of a position at
-    once :footcite:p:`Shi2016`: at the full one most of the time would be spent.
+    It mirrors the encoder, but does not normalise before the last convolution, since
+    the magnitude of features encodes the intensity of the image. That convolution works
+    at half the resolution and returns all voxels of a position at once
+    :footcite:p:`Shi2016`: most time would be spent at full resolution.
 
     Shapes: result ``(batch, *factor * space, channels)``.
     """
@@ -133,8 +132,8 @@ def _decoder(space, channels, widths, blocks, code_dim, remat):
             x = conv(x, finer, upsampled=True, bias_initializer=small_random_bias())
     x = to_output(x, channels * 2 ** len(space), None, kernel_initializer="zeros")
     factor = 2 ** len(widths)
-    piece = (*(factor for _ in space), channels)
-    waves = _linear(latents, math.prod(piece), Cosines(piece, back=True), size=1)
+    block = (*(factor for _ in space), channels)
+    waves = _linear(latents, math.prod(block), Cosines(block, inverse=True), size=1)
     return _sum("decoder", latents, DepthToSpace(2)(x), DepthToSpace(factor)(waves))
 
 
@@ -145,6 +144,6 @@ def _linear(x, channels, initializer, **kwargs):
 
 
 def _sum(name, inputs, *results):
-    """Build a network that sums the outputs of several."""
+    """Build a network that sums several outputs of the same input."""
     networks = [keras.Model(inputs, result) for result in results]
     return keras.Model(inputs, Sum(networks)(inputs), name=name)

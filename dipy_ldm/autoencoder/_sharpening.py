@@ -1,20 +1,20 @@
-r"""Sharpening of decoded volumes, to be as sharp as those of the training.
+r"""Sharpen decoded volumes to the sharpness of the training volumes.
 
-An autoencoder that errs as little as it can is smoother than what it reconstructs: of
-detail that latents do not tell, the mean is the best guess, and in that there is none.
-What they do tell is in the right place; it is only less in all. So detail, what is left
-when a blur is taken away twice,
+An autoencoder that minimises the squared error returns smooth reconstructions: for
+detail that latents do not encode, the best estimate is the mean, which has none. Detail
+that they do encode is in the right place, but too weak. So detail, the result of a
+high-pass filter that is applied twice,
 
 .. math::
 
     H x = x - B x , \qquad y = x + g\, H H x
 
-with a binomial blur :math:`B` over three voxels per axis, is made stronger, by the
-:math:`g` with which reconstructions have as much of it as the images that they are of.
-Where all is Gaussian, estimates of least error need no more than a linear transform to
-be distributed as the truth is :footcite:p:`Freirich2021`. Nothing is invented: how well
-detail correlates with the truth hardly changes. The squared error grows by a twentieth
-at most, or less is done.
+with a binomial blur :math:`B` over three voxels per axis, is amplified by the
+:math:`g` with which reconstructions have as much of it as their images. For Gaussian
+data, a linear transform suffices to give estimates of least error the distribution of
+the truth :footcite:p:`Freirich2021`. Nothing is invented: the correlation of detail
+with the truth hardly changes. The gain is limited so that the squared error grows by
+5 % at most.
 
 References
 ----------
@@ -28,17 +28,17 @@ import numpy as np
 
 from dipy_ldm._utils.types import Tensor
 
-# Of the squared error, what may be added.
-_COST = 0.05
-# The finest detail is at most half as strong again: of scans that are noise above all,
-# nothing is to be had by more of what is no noise.
-MOST = 0.5
-# Voxels to each side on which a sharpened one depends.
-REACH = 2
+# Maximum increase of the squared error.
+_MAX_ERROR_RISE = 0.05
+# Amplify the finest detail by half at most: scans that are mostly noise don't gain from
+# more.
+MAX_GAIN = 0.5
+# Receptive radius in voxels.
+RADIUS = 2
 
 
 def detail(images: Tensor) -> Tensor:
-    """Return the detail of images: what two blurs take away.
+    """Return the detail of images: a high-pass filter, applied twice.
 
     Shapes: images ``(n, *space, channels)``.
     """
@@ -56,9 +56,9 @@ def _blurred(images, axis):
     size = images.shape[axis]
 
     def part(start, stop):
-        where = [slice(None)] * len(images.shape)
-        where[axis] = slice(start, stop)
-        return images[tuple(where)]
+        index = [slice(None)] * len(images.shape)
+        index[axis] = slice(start, stop)
+        return images[tuple(index)]
 
     before = ops.concatenate([part(0, 1), part(0, size - 1)], axis)
     after = ops.concatenate([part(1, size), part(size - 1, size)], axis)
@@ -66,7 +66,7 @@ def _blurred(images, axis):
 
 
 def sharpened(images: Tensor, gain: float | np.ndarray) -> Tensor:
-    """Make the detail of images stronger.
+    """Amplify the detail of images.
 
     Shapes: images ``(n, *space, channels)``, gain ``()`` or ``(channels,)``.
     """
@@ -76,27 +76,27 @@ def sharpened(images: Tensor, gain: float | np.ndarray) -> Tensor:
 
 
 def measure_detail(images: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
-    """Measure how much detail reconstructions have, and what more of it would cost.
+    """Measure the detail of reconstructions, and how sharpening changes their error.
 
     Shapes: images, reconstructed ``(n, *space, channels)``, result ``(n, 6)``.
     """
     own = detail(reconstructed)
     details = detail(images), own, detail(own)
-    true, own, more = map(ops.convert_to_numpy, details)
-    off = reconstructed - images
-    pairs = (true, true), (own, own), (own, more), (more, more)
+    true, own, twice = map(ops.convert_to_numpy, details)
+    err = reconstructed - images
+    pairs = (true, true), (own, own), (own, twice), (twice, twice)
     axes = tuple(range(1, images.ndim))
-    sums = [np.sum(a * b, axes, "float64") for a, b in (*pairs, (own, off), (off, off))]
+    sums = [np.sum(a * b, axes, "float64") for a, b in (*pairs, (own, err), (err, err))]
     return np.stack(sums, -1)
 
 
 def sharpening_gain(figures: np.ndarray) -> float:
-    """Return how much of their detail is to be added to reconstructions."""
-    true, own, mixed, more, along, off = figures
-    if not (true > own > 0 and more > 0):
+    """Return the gain for the detail of reconstructions."""
+    true, own, cross, twice, product, error = figures
+    if not (true > own > 0 and twice > 0):
         return 0.0
-    # Where made + 2 g mixed + g^2 more is what is there, and where the error has grown
-    # by 2 g along + g^2 made to what it may cost.
-    enough = (math.sqrt(mixed**2 + more * (true - own)) - mixed) / more
-    cost = (math.sqrt(along**2 + own * _COST * off) - along) / own
-    return float(min(enough, cost, MOST))
+    # Solve own + 2 g cross + g^2 twice = true for the detail, and
+    # 2 g product + g^2 own = _MAX_ERROR_RISE error for the squared error.
+    detail_gain = (math.sqrt(cross**2 + twice * (true - own)) - cross) / twice
+    max_gain = (math.sqrt(product**2 + own * _MAX_ERROR_RISE * error) - product) / own
+    return float(min(detail_gain, max_gain, MAX_GAIN))

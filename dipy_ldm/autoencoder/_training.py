@@ -1,4 +1,4 @@
-"""How the autoencoder is trained: its stage, and the life of its codes."""
+"""Training stage of the autoencoder, and initialisation and revival of codes."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -23,14 +23,14 @@ from dipy_ldm.training import _memory as memory
 from dipy_ldm.training._options import ResolvedOptions
 from dipy_ldm.training._trainer import Stage, TrainingData
 
-# Pieces of images that are encoded at least for codes to be revived.
-_MIN_PIECES = 16
-# With less perplexity all latents have one code, and nearly so with little more.
+# Minimum number of patches that are encoded to revive codes.
+_MIN_PATCHES = 16
+# Below this perplexity nearly all latents have the same code.
 _MIN_PERPLEXITY = 1.5
-# Voxels that are measured at once: so few that the training before took more memory.
+# Voxels that are measured at once: few enough to need less memory than training.
 _MAX_MEASURED_VOXELS = 2**18
-# For each value of an image that is measured beside its reconstruction: both, their
-# detail and what that is made of, 16 copies as measured on processors.
+# Bytes per value for comparing an image with its reconstruction: 16 copies, measured
+# on CPUs.
 _MEASURING_BYTES = 64
 
 
@@ -40,7 +40,7 @@ def check(
     patch: int | Sequence[int] | None,
     options: ResolvedOptions,
 ) -> None:
-    """Refuse a training that can't be done, or would not fit into the memory.
+    """Refuse invalid parameters, or a training that would not fit into memory.
 
     Shapes: shape ``(n, *space, channels)``.
     """
@@ -69,15 +69,15 @@ def needed_memory(
     needed = memory.estimate_training([encoder, decoder], options.share, distances)
     if not any(np.less(size, shape[1:-1])):
         return needed
-    # Steps see windows; validation and sharpening, whole images.
+    # Training uses windows, but validation and sharpening use whole images.
     build = partial(Codec, parameters, shape[1:], (0.0, 1.0))
     codec = building.build_without_weights("float32", build)
-    measuring = _backend.ONCE_APPLYING + _MEASURING_BYTES * math.prod(shape[1:])
+    measuring = _backend.INFERENCE_OVERHEAD + _MEASURING_BYTES * math.prod(shape[1:])
     return max(needed, measuring, *codec.needed_memory(shape[1:-1], 1))
 
 
 class AutoencoderStage(Stage):
-    """An autoencoder in training: codes start in the data; dead ones are revived."""
+    """Training of the autoencoder: k-means initialises codes, dead ones are revived."""
 
     title = "autoencoder"
     figure = "mse"
@@ -90,17 +90,17 @@ class AutoencoderStage(Stage):
         initial: dict[str, np.ndarray],
     ) -> None:
         self.codec = codec
-        # Weights to begin with, by their names in a model file.
+        # Initial weights, by their names in a model file.
         self.initial = initial
         self.data = data
         self.options = options
         self.length = options.length(len(data.images))
-        # Of images in [0, 1].
+        # The variance of images in [0, 1]: the error of predicting the mean.
         self.baseline = data.survey.variance / data.survey.scale**2
         self.validation = None
         if data.held_out is not None:
             check_ranges(data.held_out, codec.intensity, "validation image")
-            self.validation = self.affordable(data.held_out)
+            self.validation = self.validation_subset(data.held_out)
         self.settings = codec.parameters._asdict() | data.settings()
         self.settings |= self._loss_settings()
         columns, n = channel_slices(data.channels), codec.shape[-1]
@@ -126,16 +126,16 @@ class AutoencoderStage(Stage):
             **({"channels": channels} if channels else {}),
         }
 
-    def affordable(self, images: np.ndarray) -> np.ndarray:
-        """Keep so many images that validation takes about a tenth of a round's time."""
+    def validation_subset(self, images: np.ndarray) -> np.ndarray:
+        """Return the first images, so that validation takes about 10 % of a round."""
         size, batch_size = self.data.size, self.options.batch_size
-        learnt = self.length.end(0) * batch_size * math.prod(size)
+        trained_voxels = self.length.end(0) * batch_size * math.prod(size)
         # A step takes as long as three reconstructions.
-        most = 0.1 * 3 * learnt / math.prod(images.shape[1:-1])
+        most = 0.1 * 3 * trained_voxels / math.prod(images.shape[1:-1])
         return images[: max(1, math.ceil(most))]
 
     def build(self) -> Any:
-        """Build all parts in a row, in the precision of the training."""
+        """Build the autoencoder in the precision of the training."""
         channels = self.codec.shape[-1]
         parameters = self.codec.parameters
         encoder, quantizer, decoder = parameters.build(
@@ -152,7 +152,7 @@ class AutoencoderStage(Stage):
         return self.compiled(images, reconstructed, loss, metrics)
 
     def begin(self, model: keras.Model) -> None:
-        """Initialise the codes from encoded images, unless there are codes."""
+        """Set the initial weights and codes; codes default to k-means of latents."""
         for name in ("encoder", "decoder"):
             network = model.get_layer(name)
             weights = _serialization.weights(network, name) | self.initial
@@ -160,7 +160,7 @@ class AutoencoderStage(Stage):
         quantizer = model.get_layer("quantizer")
         codes = self.initial.get("codebook")
         if codes is None:
-            self.codec.take_weights(model)
+            self.codec.copy_weights(model)
             rng = np.random.default_rng(self.codec.parameters.seed)
             codes = quantizer.initial(self._draw(rng), rng)
         quantizer.codebook.assign(_backend.broadcast_from_chief(codes))
@@ -168,11 +168,11 @@ class AutoencoderStage(Stage):
     def end_round(
         self, model: keras.Model, number: int, last: bool
     ) -> dict[str, float]:
-        """Revive dead codes, take the weights and validate."""
+        """Revive dead codes, publish the weights and validate."""
         quantizer = model.get_layer("quantizer")
         figures, dead = quantizer.figures()
         self.finish(model)
-        # A code revived after the last round would not be trained any more.
+        # A code revived after the last round would stay untrained.
         figures["revived"] = 0 if last else len(dead)
         if figures["revived"]:
             rng = np.random.default_rng([self.codec.parameters.seed, number + 1])
@@ -186,36 +186,36 @@ class AutoencoderStage(Stage):
 
     def finish(self, model: keras.Model) -> None:
         """Publish the trained weights."""
-        self.codec.take_weights(model)
+        self.codec.copy_weights(model)
 
-    def verdict(self, figures: dict[str, float]) -> str | None:
-        """Return the message for an autoencoder that learnt nothing, or None."""
+    def failure(self, figures: dict[str, float]) -> str | None:
+        """Return an error message if the autoencoder learnt nothing, else None."""
         if figures["perplexity"] < _MIN_PERPLEXITY:
             return (
                 f"nearly all latents have the same code (perplexity "
-                f"{figures['perplexity']:.1f}): nothing of the images is left in them; "
+                f"{figures['perplexity']:.1f}), so they encode nothing of the images; "
                 "train for more steps, or with a lower learning rate."
             )
-        images, summary = self.affordable(self.data.images), self.data.survey
-        # Not by the figures of the last round, which are means over all its steps.
+        images, summary = self.validation_subset(self.data.images), self.data.survey
+        # Not the metrics of the last round, which are means over all its steps.
         mse = score(self.codec, images)["mse"]
-        # Where images hardly differ, their mean is hard to beat, and need not be.
+        # If images hardly differ, the mean image is hard to beat, and need not be.
         mean = max(summary.spread, 0.05 * summary.variance) / summary.scale**2
         if mse < mean:
             return None
-        # What is learnt from windows of a few voxels, which are border all around, does
-        # not hold for whole images.
-        in_parts = any(np.less(self.data.size, images.shape[1:-1]))
-        larger = "with larger patches, " if in_parts else ""
+        # Training on very small patches, which are mostly border, does not generalise
+        # to whole images.
+        in_windows = any(np.less(self.data.size, images.shape[1:-1]))
+        larger = "with larger patches, " if in_windows else ""
         return (
-            f"the autoencoder's reconstructions are no nearer to the images than the "
-            f"mean of all images is (mean squared error {mse:.3g} and {mean:.3g}); "
+            f"the autoencoder's reconstructions are no better than the mean image "
+            f"(mean squared error {mse:.3g}, and {mean:.3g} for the mean); "
             f"train for more steps, {larger}or with another learning rate (0.001 to "
             "0.002 for volumes)."
         )
 
     def sharpening(self) -> float:
-        """Return how much sharper decoded volumes should be; 0 for images."""
+        """Return the sharpening gain for decoded volumes; 0 for 2D images."""
         columns = continuous_columns(self.data.channels, self.codec.shape[-1])
         if self.codec.rank < 3 or not columns.any():
             return 0.0
@@ -223,7 +223,7 @@ class AutoencoderStage(Stage):
         def measured(*pair):
             return measure_detail(*(images[..., columns] for images in pair))
 
-        images = self.affordable(self.data.images)
+        images = self.validation_subset(self.data.images)
         figures = _measure_reconstructions(measured, self.codec, images)
         return sharpening_gain(figures.sum(axis=0))
 
@@ -238,36 +238,35 @@ def draw_vectors(
     rng: np.random.Generator,
     count: int,
 ) -> np.ndarray:
-    """Encode patches until there are enough vectors, and draw from them.
+    """Encode random patches and draw `count` of their latent vectors.
 
     Shapes: images ``(n, *space, channels)``, result ``(count, code_dim)``.
     """
-    per_piece = math.prod(codec.parameters.latent_shape(size)[:-1])
-    pieces = max(-(-count // per_piece), _MIN_PIECES)
-    chosen = np.sort(rng.choice(len(images), min(pieces, len(images)), False))
+    per_patch = math.prod(codec.parameters.latent_shape(size)[:-1])
+    n_patches = max(-(-count // per_patch), _MIN_PATCHES)
+    chosen = np.sort(rng.choice(len(images), min(n_patches, len(images)), False))
     slack = np.maximum(np.subtract(images.shape[1:-1], size), 0)
     corners = rng.integers(0, slack + 1, (len(chosen), len(size)))
 
     def encode(places):
         return codec.encode(read_patches(images, chosen[places], corners[places], size))
 
-    # On one device, however many there are: with other pieces the last bit is another,
-    # and with that k-means may come to other codes.
+    # On one device: other batches change the last bit, and k-means may amplify that.
     with _backend.distributed(None):
         latents = _backend.in_batches(
             encode, np.arange(len(chosen)), tiles.safe_batch(size)
         )
     vectors = latents.reshape(-1, latents.shape[-1])
     order = rng.choice(len(vectors), min(count, len(vectors)), False)
-    # Where there are too few, each is drawn as often as any other.
+    # If there are too few, repeat them evenly.
     vectors = vectors[np.resize(order, count)]
-    # Backgrounds encode to equal vectors; codes must differ.
+    # Background patches have equal vectors, but codes must differ: add noise.
     spread = 1e-3 * (vectors.std() or 1)
     return vectors + spread * rng.standard_normal(vectors.shape)
 
 
 def score(codec: Codec, images: np.ndarray) -> dict[str, float]:
-    """Measure how near reconstructions come to images.
+    """Return mean squared error and detail correlation of reconstructions.
 
     Shapes: images ``(n, *space, channels)``.
     """
@@ -275,7 +274,7 @@ def score(codec: Codec, images: np.ndarray) -> dict[str, float]:
 
     def scores(piece, reconstructed):
         detail = np.zeros(len(piece))
-        # In an image of one value there is none.
+        # A constant image has no detail.
         varied = np.ptp(piece, axes) > 0
         if varied.any():
             detail[varied] = detail_correlation(reconstructed[varied], piece[varied])
@@ -289,7 +288,7 @@ def score(codec: Codec, images: np.ndarray) -> dict[str, float]:
 
 
 def _measure_reconstructions(measure, codec, images):
-    """Measure images beside their reconstructions, few at once."""
+    """Compare images with their reconstructions, in batches."""
 
     def measured(numbers):
         piece = np.asarray(images[numbers], "float32")

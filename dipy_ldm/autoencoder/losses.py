@@ -1,10 +1,10 @@
-"""Losses of the autoencoder: how far a reconstruction is from its image.
+"""Reconstruction losses of the autoencoder.
 
-Each takes images and reconstructions ``(batch, *space, channels)`` of any number
-of spatial dimensions and weights ``(batch, *space, 1)`` of the voxels, of mean 1 over
-the cohort, and gives one number for each image, ``(batch,)``. The images have
-intensities in [0, 1]. Amplitudes of the Fourier transform beside the square were no
-better (doc/decisions/autoencoder.md).
+A loss takes images and reconstructions ``(batch, *space, channels)`` of any number
+of spatial dimensions and voxel weights ``(batch, *space, 1)`` with mean 1 over the
+cohort, and returns one number per image, ``(batch,)``. Images have intensities in
+[0, 1]. Adding Fourier amplitudes to the squared error was no better
+(doc/decisions/autoencoder.md).
 """
 
 from keras import ops
@@ -22,11 +22,11 @@ LOSSES = {"squared": squared}
 
 
 def dice(shares, reconstructed, weights):
-    """Return one minus the overlap of labels, the mean of all of them.
+    """Return one minus the Dice overlap, averaged over labels.
 
     The loss of :footcite:p:`Milletari2016`: squared differences over the sum of
-    squares, so that labels of few voxels count as much as others. Where a label is
-    not, one voxel of it costs half of what there is.
+    squares, so that small labels count as much as large ones. If an image lacks a
+    label, one voxel of it costs 0.5.
 
     References
     ----------
@@ -38,17 +38,17 @@ def dice(shares, reconstructed, weights):
     return ops.mean(off / (both + 1), -1)
 
 
-# Losses of channels that are no intensities.
+# Losses of channels that are not intensities.
 CHANNEL_LOSSES = {"dice": dice}
 
 
 def reconstruction_loss(name, channels, variance, parts=()):
-    """Return the loss of so many channels as Keras takes it, divided by a variance.
+    """Return a Keras loss for images of `channels` channels, divided by `variance`.
 
-    What follows the channels in ``y_true`` are weights of the voxels. Relative to the
-    variance of the images the loss weighs the same, against that of the codebook, for
-    any images. Parts are channels of another loss, which is added: their slice, and a
-    key of ``CHANNEL_LOSSES``.
+    Voxel weights follow the channels in ``y_true``. Dividing by the variance of the
+    images makes the weight of the codebook loss independent of their contrast.
+    ``parts`` are channels with a loss of their own, which is added: pairs of a slice
+    and a key of ``CHANNEL_LOSSES``.
     """
     term, scale = choose("loss", name, LOSSES), 1 / max(variance, 1e-12)
     own = {i for columns, _ in parts for i in range(channels)[columns]}
@@ -70,7 +70,7 @@ def reconstruction_loss(name, channels, variance, parts=()):
 
 
 def mean_squared_error(channels):
-    """Return the unweighted mean squared error, as Keras takes it."""
+    """Return the unweighted mean squared error as a Keras metric."""
 
     def mse(y_true, y_pred):
         images, _ = _split(y_true, channels)
@@ -80,7 +80,7 @@ def mean_squared_error(channels):
 
 
 def _split(y_true, channels):
-    """Part images from the weights behind them, if there are any."""
+    """Split images from the weights that follow them; weights default to 1."""
     images, weights = y_true[..., :channels], y_true[..., channels:]
     if y_true.shape[-1] == channels:
         return images, ops.ones_like(images[..., :1])

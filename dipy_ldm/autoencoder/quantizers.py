@@ -1,52 +1,52 @@
-"""Bottlenecks: what lies between encoder and decoder, and its whole life.
+"""Bottlenecks between encoder and decoder, and how their codes are kept in use.
 
-A bottleneck is a layer that quantises. In training it counts what it uses; before
-training, and between rounds, it says where its codes should be:
+A bottleneck is a layer that quantises. It counts the use of codes during training, and
+returns new codes before the first step and between rounds:
 
-- ``initial(draw, rng)`` before the first step,
-- ``figures()`` after each round, with the numbers of the codes that are dead,
-- ``revived(dead, draw, rng)`` for these.
+- ``initial(draw, rng)`` returns the codes before the first step,
+- ``figures()`` returns metrics and the indices of dead codes after each round,
+- ``revived(dead, draw, rng)`` returns the codes with dead ones replaced.
 
-``draw(n)`` gives so many encoded vectors, ``(n, channels)``. Draw as many whatever is
-dead: by rounding, a code may be dead on one device and in use on two.
+``draw(n)`` returns ``n`` encoded vectors, ``(n, channels)``. Draw the same number
+whichever codes are dead: rounding may differ between one device and two.
 """
 
 import keras
 from keras import ops
 import numpy as np
 
-# A code used less than this share of the average is as good as dead.
-_RARE = 0.01
+# A code is dead if used less than this share of the average.
+_DEAD_USAGE = 0.01
 
-# Encoded vectors for each code, for k-means.
-_VECTORS = 20
-# Rounds of k-means; distances that it computes at once; and channels with which there
-# are better ways than all distances.
-_ITERATIONS = 10
-_DISTANCES = 2**25
-_TREE_CHANNELS = 8
+# Encoded vectors per code for k-means.
+_VECTORS_PER_CODE = 20
+# Iterations of k-means; maximum number of distances computed at once; and maximum
+# number of channels for which a tree is faster than all distances.
+_KMEANS_ITERATIONS = 10
+_MAX_DISTANCES = 2**25
+_MAX_TREE_CHANNELS = 8
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class Codebook(keras.layers.Layer):
-    """Codes, of which the nearest takes the place of each vector.
+    """Vector quantisation: replace each vector by the nearest code.
 
-    With several codebooks, each has codes for what those before it leave, and the sum
-    of a code from each takes the place of the vector :footcite:p:`Zeghidour2022`: ten
-    bits more for each book of 1024 codes.
+    With several codebooks, each quantises the residuals of those before it, and the sum
+    of their codes replaces the vector (residual vector quantisation)
+    :footcite:p:`Zeghidour2022`: ten bits more for each codebook of 1024 codes.
 
-    Codes start where k-means finds encoded images, and those that are no longer used
-    are revived. The gradient goes straight through to the encoder. Two losses are
-    added: one pulls the codes to what they stand for, one (``commitment``) the vectors
-    to the sums of their codes :footcite:p:`vandenOord2017`. How often each code was
-    used in training, since the last :meth:`figures`, is counted in ``counts``.
+    Codes are initialised by k-means of encoded images, and unused codes are revived.
+    Gradients pass straight through to the encoder. Two losses are added: one pulls
+    codes towards their vectors, one (``commitment``) vectors towards the sums of their
+    codes :footcite:p:`vandenOord2017`. ``counts`` has how often each code was used in
+    training since the last :meth:`figures`.
 
     Parameters
     ----------
     n_codes : int
         Number of codes in a codebook.
     commitment : float
-        Weight of the pull on the vectors.
+        Weight of the commitment loss.
     n_codebooks : int
         Number of codebooks.
     **kwargs
@@ -58,7 +58,7 @@ class Codebook(keras.layers.Layer):
     """
 
     def __init__(self, n_codes, commitment=0.25, n_codebooks=1, **kwargs):
-        # Distances between codes are small: bfloat16 would mistake neighbours.
+        # Codes are close to each other: bfloat16 would pick wrong ones.
         super().__init__(dtype="float32", **kwargs)
         self.n_codes = n_codes
         self.commitment = commitment
@@ -68,12 +68,12 @@ class Codebook(keras.layers.Layer):
         """Create the codes, ``(n_codebooks * n_codes, channels)``, and the counts."""
         self.codebook = self.add_weight(
             shape=(self.n_codebooks * self.n_codes, input_shape[-1]),
-            # Until there are better ones. Without a seed, Python's own would be used.
+            # Replaced before training. The seed leaves Python's random state unchanged.
             initializer=keras.initializers.RandomNormal(seed=0),
             name="codebook",
         )
-        # Each replica counts its own, and they are summed when read: to meet in the
-        # middle of a step would mix up the replicas' losses.
+        # Counted per replica and summed when read: synchronising within a step would
+        # mix up the losses of replicas.
         self.counts = keras.Variable(
             "zeros",
             shape=(self.n_codebooks * self.n_codes,),
@@ -85,7 +85,7 @@ class Codebook(keras.layers.Layer):
         )
 
     def nearest(self, vectors):
-        """Find the nearest code of each codebook.
+        """Return the index of the nearest code of each codebook.
 
         Parameters
         ----------
@@ -97,18 +97,18 @@ class Codebook(keras.layers.Layer):
         tensor of int
             Rows of the codes, shape ``(batch, *space, n_codebooks)``.
         """
-        rest, rows = ops.convert_to_tensor(vectors), []
+        residuals, rows = ops.convert_to_tensor(vectors), []
         for first in range(0, self.n_codebooks * self.n_codes, self.n_codes):
             codes = self.codebook[first : first + self.n_codes]
             # |v - c|^2 without |v|^2, which is the same for every code.
-            products = ops.matmul(rest, ops.transpose(codes))
+            products = ops.matmul(residuals, ops.transpose(codes))
             row = ops.argmin(ops.sum(codes**2, axis=-1) - 2 * products, axis=-1)
-            rest = rest - ops.take(codes, row, axis=0)
+            residuals = residuals - ops.take(codes, row, axis=0)
             rows.append(row + first)
         return ops.stack(rows, axis=-1)
 
     def quantise(self, vectors):
-        """Replace each vector by the sum of its codes, without a gradient trick.
+        """Replace each vector by the sum of its codes; it has no gradient.
 
         Parameters
         ----------
@@ -124,7 +124,7 @@ class Codebook(keras.layers.Layer):
         return ops.sum(codes, axis=-2)
 
     def initial(self, draw, rng):
-        """Return initial codes: centres of k-means, of the residuals for later books.
+        """Return initial codes by k-means, for later codebooks of the residuals.
 
         Parameters
         ----------
@@ -138,26 +138,26 @@ class Codebook(keras.layers.Layer):
         ndarray
             Codes, ``(n_codebooks * n_codes, channels)``.
         """
-        rest, books = draw(_VECTORS * self.n_codes), []
+        residuals, books = draw(_VECTORS_PER_CODE * self.n_codes), []
         for _ in range(self.n_codebooks):
-            # Started from data points: "++" takes a minute for a thousand codes.
-            codes = rest[rng.choice(len(rest), self.n_codes, False)]
-            for _ in range(_ITERATIONS):
-                codes = _to_centres(codes, rest)
-            rest = rest - codes[_nearest(rest, codes)]
+            # From random vectors: k-means++ takes a minute for a thousand codes.
+            codes = residuals[rng.choice(len(residuals), self.n_codes, False)]
+            for _ in range(_KMEANS_ITERATIONS):
+                codes = _kmeans_step(codes, residuals)
+            residuals = residuals - codes[_nearest(residuals, codes)]
             books.append(codes)
         return np.concatenate(books)
 
     def figures(self):
-        """Return how the codes were used since the last time, and reset the counts.
+        """Return how codes were used since the last call, and reset the counts.
 
         Returns
         -------
         figures : dict of str to float
-            ``perplexity``, the geometric mean of those of the codebooks, and
-            ``usage``: the share of codes that were used.
+            ``perplexity``, the geometric mean over codebooks, and ``usage``, the share
+            of codes that were used.
         dead : ndarray of int
-            Rows of the codes that are hardly used.
+            Rows of codes that were hardly used.
         """
         counts = ops.convert_to_numpy(self.counts)
         self.counts.assign(np.zeros_like(counts))
@@ -168,10 +168,10 @@ class Codebook(keras.layers.Layer):
             "perplexity": float(np.exp(entropy)),
             "usage": float(np.mean(counts > 0)),
         }
-        return figures, np.flatnonzero(share < _RARE / self.n_codes)
+        return figures, np.flatnonzero(share < _DEAD_USAGE / self.n_codes)
 
     def revived(self, dead, draw, rng):
-        """Move dead codes to encoded images, or to what other codes leave of them.
+        """Replace dead codes by random encoded vectors, or their residuals.
 
         Parameters
         ----------
@@ -186,36 +186,40 @@ class Codebook(keras.layers.Layer):
             All codes, ``(n_codebooks * n_codes, channels)``.
         """
         before = ops.convert_to_numpy(self.codebook)
-        # A vector for each code, so that it is the same whichever others are dead.
-        codes, rest = before.copy(), draw(len(before))[dead]
+        # One vector per code, so that it does not depend on which others are dead.
+        codes, vectors = before.copy(), draw(len(before))[dead]
         for first in range(0, len(codes), self.n_codes):
-            # A code of the first codebook stands for the vector itself.
+            # Codes of this codebook become vectors; for later ones, take residuals.
             later = dead >= first + self.n_codes
-            codes[dead[~later]] = rest[~later]
-            dead, rest = dead[later], rest[later]
+            codes[dead[~later]] = vectors[~later]
+            dead, vectors = dead[later], vectors[later]
             book = before[first : first + self.n_codes]
-            rest = rest - book[_nearest(rest, book)] if len(rest) else rest
+            vectors = (
+                vectors - book[_nearest(vectors, book)] if len(vectors) else vectors
+            )
         return codes
 
     def call(self, vectors, training=False):
         """Quantise; in training also add the losses and count the codes."""
         rows = self.nearest(vectors)
         codes = ops.take(self.codebook, rows, axis=0)
-        # What the codebooks before leave to each.
-        rest = vectors[..., None, :] - (ops.cumsum(codes, axis=-2) - codes)
-        self.add_loss(self.n_codebooks * _mean_square(codes - ops.stop_gradient(rest)))
-        nearby = ops.stop_gradient(ops.sum(codes, axis=-2))
-        self.add_loss(self.commitment * _mean_square(vectors - nearby))
+        # Residuals of the codebooks before each one.
+        residuals = vectors[..., None, :] - (ops.cumsum(codes, axis=-2) - codes)
+        self.add_loss(
+            self.n_codebooks * _mean_square(codes - ops.stop_gradient(residuals))
+        )
+        quantised = ops.stop_gradient(ops.sum(codes, axis=-2))
+        self.add_loss(self.commitment * _mean_square(vectors - quantised))
         if training:
             rows = ops.reshape(rows, (-1,))
-            # Not by bincount, which XLA refuses: its length depends on the rows.
+            # XLA refuses bincount, since its length depends on the rows.
             used = ops.segment_sum(
                 ops.ones_like(rows, dtype=self.counts.dtype),
                 rows,
                 self.n_codebooks * self.n_codes,
             )
             self.counts.assign_add(used)
-        return vectors + ops.stop_gradient(nearby - vectors)
+        return vectors + ops.stop_gradient(quantised - vectors)
 
     def compute_output_shape(self, input_shape):
         """Return the shape unchanged."""
@@ -227,15 +231,12 @@ class Codebook(keras.layers.Layer):
         return super().get_config() | {name: getattr(self, name) for name in names}
 
 
-# By the name that a VQVAE is given.
+# By the `bottleneck` of VQVAE.
 BOTTLENECKS = {"codebook": Codebook}
 
 
-def _to_centres(codes, vectors):
-    """Move each code to the middle of the vectors that it is nearest to.
-
-    One that gets none stays where it is, and is revived later.
-    """
+def _kmeans_step(codes, vectors):
+    """Return the mean of the vectors nearest to each code; codes without any stay."""
     nearest = _nearest(vectors, codes)
     counts = np.bincount(nearest, minlength=len(codes))[:, None]
     sums = [np.bincount(nearest, axis, len(codes)) for axis in vectors.T]
@@ -243,19 +244,19 @@ def _to_centres(codes, vectors):
 
 
 def _nearest(vectors, codes):
-    """Find the nearest code of each of many vectors.
+    """Return the index of the nearest code of each vector.
 
-    A hundred times faster by a tree than by all distances: seconds for 16,384 codes.
-    With more channels, trees come to look at nearly all codes.
+    With few channels a tree is a hundred times faster than all distances (seconds for
+    16,384 codes); with more it would compare nearly all codes.
     """
-    if codes.shape[1] <= _TREE_CHANNELS:
-        # Not where there is nothing to learn: it takes a quarter of a second.
+    if codes.shape[1] <= _MAX_TREE_CHANNELS:
+        # Imported here, since it takes a quarter of a second.
         from scipy.spatial import cKDTree
 
         return cKDTree(codes).query(vectors)[1]
     squares = (codes**2).sum(1)
-    pieces = np.array_split(vectors, max(1, len(vectors) * len(codes) // _DISTANCES))
-    return np.concatenate([(squares - 2 * v @ codes.T).argmin(1) for v in pieces])
+    parts = np.array_split(vectors, max(1, len(vectors) * len(codes) // _MAX_DISTANCES))
+    return np.concatenate([(squares - 2 * v @ codes.T).argmin(1) for v in parts])
 
 
 def _mean_square(difference):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm._utils.checks import LARGEST, InputError, check_shares
+from dipy_ldm._utils.checks import MAX_ABSOLUTE_VALUE, InputError, check_shares
 from dipy_ldm._utils.files import replacing
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm.data import _cache as cache
@@ -144,10 +144,10 @@ def check_trainable(images: np.ndarray, name: str = "image") -> Survey:
         raise InputError(
             f"all {name}s are constant ({summary.low:g}); check how they were read."
         )
-    if max(-summary.low, summary.high) > LARGEST:
+    if max(-summary.low, summary.high) > MAX_ABSOLUTE_VALUE:
         raise InputError(
             f"{name}s have intensities from {summary.low:g} to {summary.high:g}, "
-            f"beyond {LARGEST:g}; scale them down."
+            f"beyond {MAX_ABSOLUTE_VALUE:g}; scale them down."
         )
     return summary
 

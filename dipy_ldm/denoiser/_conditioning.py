@@ -18,7 +18,7 @@ from dipy_ldm._conditions import (
     to_saved,
 )
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.subjects import fingerprint, number_both
+from dipy_ldm._utils.subjects import fingerprint, number_disjoint
 from dipy_ldm._utils.values import Table, as_table
 from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._covariates import as_covariates, summarise
@@ -120,7 +120,7 @@ class Conditioning(NamedTuple):
         """Learn from images, and encode what belongs to them and to held-out ones."""
         sets = examples, held_out
         pairs = ((e.shape[0] if e.shape else 0, e.subjects) for e in sets)
-        subjects = number_both(*pairs)
+        subjects = number_disjoint(*pairs)
         tables = align_tables(*((each.conditions, each.subjects) for each in sets))
         examples, held_out = (
             each._replace(conditions=table) for each, table in zip(sets, tables)

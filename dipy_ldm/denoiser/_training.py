@@ -105,7 +105,7 @@ def needed_memory(architecture: Architecture, options: ResolvedOptions) -> float
     build = partial(architecture.unet, remat=options.remat)
     denoiser = building.build_without_weights(options.precision.name, build)
     before = int(architecture.has_guide)
-    return memory.estimate_training([denoiser], options.share, before=before)
+    return memory.estimate_training([denoiser], options.share, n_earlier=before)
 
 
 def latent_scale(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -235,7 +235,7 @@ class DenoiserStage(Stage):
         """Validate with the averaged weights."""
         return {} if self.validation is None else self.validation(last)
 
-    def verdict(self, figures: dict[str, float]) -> str | None:
+    def failure(self, figures: dict[str, float]) -> str | None:
         """Return the message for a denoiser that learnt nothing, or None."""
         baselines = {"val_loss": self.white_baseline, "loss": self.baseline}
         for name, baseline in baselines.items():

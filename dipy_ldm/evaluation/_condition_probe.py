@@ -14,7 +14,7 @@ from scipy import stats
 from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.subjects import number_subjects
-from dipy_ldm._utils.values import in_order, level_of
+from dipy_ldm._utils.values import level_of, sort_levels
 from dipy_ldm.metrics import Interval, binomial, bootstrap
 from dipy_ldm.prior import _ridge as regression
 
@@ -146,7 +146,7 @@ def _probe(kind, rows, labels, seed=0, subjects=MappingProxyType({})):
         requested = {n: list(map(level_of, column)) for n, column in requested.items()}
     subject_ids = {name: column[places[name]] for name, column in subjects.items()}
     fitted, at = requested.pop("reference"), places.pop("reference")
-    levels = in_order(set(fitted)) if kind == "class" else []
+    levels = sort_levels(set(fitted)) if kind == "class" else []
     targets = _targets(fitted, levels)
     ridges = {
         name: _fit_ridge(by_set["reference"][at], targets, subject_ids.get("reference"))

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from dipy_ldm._utils.checks import at_least
-from dipy_ldm._utils.values import in_order, level_of, take_rows
+from dipy_ldm._utils.values import level_of, sort_levels, take_rows
 from dipy_ldm.diffusion import samplers, schedules
 from dipy_ldm.evaluation.features import Features, downsample
 from dipy_ldm.latent_diffusion import LatentDiffusion
@@ -173,7 +173,7 @@ def count_copies_by_level(
     levels = np.array(["" if value is None else level_of(value) for value in requested])
     suspicious = {name: _suspicious(search) for name, search in searches.items()}
     by_level = {}
-    for level in in_order(set(levels.tolist()) - {""}):
+    for level in sort_levels(set(levels.tolist()) - {""}):
         own = levels == level
         nearer = {name: _share(near[own]) for name, (near, _) in suspicious.items()}
         copies = {name: _share(copy[own]) for name, (_, copy) in suspicious.items()}

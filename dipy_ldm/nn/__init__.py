@@ -1,1 +1,1 @@
-"""Building blocks of all networks, for any number of spatial dimensions."""
+"""Network building blocks for any number of spatial dimensions."""

@@ -1,4 +1,4 @@
-"""The layers that Keras lacks."""
+"""Custom Keras layers."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -14,10 +14,10 @@ from dipy_ldm._utils.directions import N_HARMONICS, harmonics
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class TimeEmbedding(keras.layers.Layer):
-    """Turn times in [0, 1] into sines and cosines :footcite:p:`Vaswani2017`."""
+    """Encode times in [0, 1] as sines and cosines :footcite:p:`Vaswani2017`."""
 
     def __init__(self, width: int, **kwargs) -> None:
-        # Sines of large arguments need all their digits.
+        # Sines of large arguments need float32.
         super().__init__(**kwargs | {"dtype": "float32"})
         self.width = width
 
@@ -32,14 +32,15 @@ class TimeEmbedding(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class ConditionFeatures(keras.layers.Layer):
-    """Turn encoded conditions into features, each condition's of length 1.
+    """Encode conditions as features, a unit vector for each condition.
 
-    Of a class one feature for each level. Of a continuous one sines and cosines
-    :footcite:p:`Tancik2020`, which turn too slowly to tell one example from the next.
-    Of a direction spherical harmonics. And one of each for what is not specified.
+    Classes are one-hot. Continuous conditions are sines and cosines
+    :footcite:p:`Tancik2020` of frequencies too low to distinguish single examples.
+    Directions are spherical harmonics. One more feature per condition marks missing
+    values.
     """
 
-    # Of each continuous one; from one radian over the whole range to this many.
+    # Waves of a continuous condition; frequencies from 1 to FASTEST radians per range.
     WAVES = 8
     FASTEST = 30.0
 
@@ -48,7 +49,7 @@ class ConditionFeatures(keras.layers.Layer):
         self.sizes = list(sizes)
 
     def call(self, numbers):
-        """Map numbers ``(batch, conditions)``, -1 for unspecified, to features."""
+        """Map numbers ``(batch, conditions)``, -1 for missing, to features."""
         features = [
             self._features(numbers[:, i], size) for i, size in enumerate(self.sizes)
         ]
@@ -60,7 +61,7 @@ class ConditionFeatures(keras.layers.Layer):
 
     @classmethod
     def count(cls, size: int) -> int:
-        """Count the features of a condition; the first is for what is not specified."""
+        """Count the features of a condition; the first marks missing values."""
         widths = {CONTINUOUS: 2 * cls.WAVES, DIRECTION: N_HARMONICS}
         return 1 + widths.get(size, size)
 
@@ -77,10 +78,10 @@ class ConditionFeatures(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class SourceFeatures(keras.layers.Layer):
-    """Turn a source image into features of each voxel.
+    """Encode a source image as features of each voxel.
 
-    Of labels one feature for each. Of intensities these, and one that says whether
-    there are any. All are 0 where there is no source.
+    Labels are one-hot; intensities get one more channel that marks where they exist.
+    All features are 0 where there is no source.
     """
 
     def __init__(self, labels: int, **kwargs) -> None:
@@ -88,7 +89,7 @@ class SourceFeatures(keras.layers.Layer):
         self.labels = labels
 
     def call(self, images):
-        """Map ``(batch, *space, channels)``, -1 for nothing, to features."""
+        """Map ``(batch, *space, channels)``, -1 for missing, to features."""
         if self.labels:
             return ops.one_hot(ops.cast(images[..., 0], "int32"), self.labels)
         specified = ops.cast(images[..., :1] >= 0, "float32")
@@ -100,7 +101,7 @@ class SourceFeatures(keras.layers.Layer):
 
 
 def _waves(t, count, fastest):
-    """Return sines and cosines of so many frequencies, from one radian upwards."""
+    """Return sines and cosines at `count` frequencies from 1 to `fastest`."""
     frequencies = ops.exp(
         ops.arange(count, dtype="float32") * (math.log(fastest) / (count - 1))
     )
@@ -108,40 +109,41 @@ def _waves(t, count, fastest):
     return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
 
 
-# Whether upsampling and convolution are one transposed convolution.
+# Whether upsampling and convolution are merged into one transposed convolution.
 TRANSPOSED_UPSAMPLING = True
 
 
 class _Convolution(keras.layers.Layer):
-    """Upsampling, and biases that learn in any precision."""
+    """Convolution with optional upsampling, and biases with float32 gradients."""
 
-    # Along an axis, the kernel of three that sees each position twice, as one of four
-    # that is moved by two.
-    _TWICE = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], "float32")
+    # Along an axis: from a kernel of size 3 on repeated positions to the equivalent
+    # kernel of size 4 and stride 2.
+    _KERNEL_SUMS = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], "float32")
 
     def __init__(self, *args, upsampled: bool = False, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.upsampled = upsampled
 
     def call(self, inputs):
-        """Convolve so that the biases learn in any precision.
+        """Convolve, with bias gradients summed in float32.
 
-        Their gradients are sums over all positions. On processors TensorFlow's of
-        ``bias_add``, by which Keras adds them, and JAX's are summed in the precision of
-        the computation: in bfloat16, 16,384 ones come to 256.
-        ``tests/test_upstream.py`` tells when this may go.
+        On CPUs, TensorFlow's ``bias_add`` (which Keras uses) and JAX sum them in the
+        compute precision: in bfloat16, 16,384 ones add up to 256.
+        ``tests/test_upstream.py`` fails when this workaround is no longer needed.
         """
         x = self.convolution_op(inputs, self.kernel)
         if self.use_bias:
-            x = self._biased(x)
+            x = self._add_bias(x)
         return self.activation(x)
 
     def convolution_op(self, inputs, kernel):
-        """Convolve, without the biases."""
+        """Convolve without biases, upsampled before if asked to."""
         if not self.upsampled:
             return super().convolution_op(inputs, kernel)
         if self.transposed(inputs.shape):
-            return ops.conv_transpose(inputs, self._twice(kernel), 2, padding="same")
+            return ops.conv_transpose(
+                inputs, self._strided_kernel(kernel), 2, padding="same"
+            )
         for axis in range(1, self.rank + 1):
             inputs = ops.repeat(inputs, 2, axis)
         return super().convolution_op(inputs, kernel)
@@ -149,18 +151,18 @@ class _Convolution(keras.layers.Layer):
     def transposed(self, input_shape: Sequence[int | None]) -> bool:
         """Return whether this is computed as a transposed convolution.
 
-        Weights that meet the same position are added first then, and of the 27 products
-        of each position of a volume 8 are left.
+        This sums weights that apply to the same position beforehand: 8 products remain
+        of the 27 per voxel.
 
         Shapes: input_shape ``(batch, *space, channels)``.
         """
         if not (TRANSPOSED_UPSAMPLING and self.upsampled):
             return False
-        few = any(side is not None and side < 4 for side in input_shape[1:-1])
-        return not few and keras.config.backend() != "jax"
+        is_small = any(side is not None and side < 4 for side in input_shape[1:-1])
+        return not is_small and keras.config.backend() != "jax"
 
     def compute_output_shape(self, input_shape):
-        """Return the shape, twice as large if it is upsampled."""
+        """Return the output shape, twice as large if upsampled."""
         if self.upsampled:
             batch, *space, channels = input_shape
             doubled = (None if side is None else 2 * side for side in space)
@@ -171,43 +173,43 @@ class _Convolution(keras.layers.Layer):
         """Return the arguments of the constructor."""
         return super().get_config() | {"upsampled": self.upsampled}
 
-    def _biased(self, x):
+    def _add_bias(self, x):
         bias = ops.reshape(self.bias, (*(1,) * (self.rank + 1), self.filters))
         if self.compute_dtype == "float32":
             return ops.add(x, bias)
         if keras.config.backend() == "tensorflow":
-            # What is added to something, and not what something is added to, is for
-            # Keras a bias; a plain addition's gradient is summed in float32.
+            # In this order: Keras turns `add(x, bias)` into `bias_add`. The gradient of
+            # a plain addition is summed in float32.
             return ops.add(bias, x)
-        # XLA makes one loop of it.
+        # XLA fuses this.
         total = ops.cast(x, "float32") + ops.cast(bias, "float32")
         return ops.cast(total, self.compute_dtype)
 
-    def _twice(self, kernel):
-        """Make the kernel of a transposed convolution of stride 2."""
+    def _strided_kernel(self, kernel):
+        """Return the kernel of the transposed convolution of stride 2."""
         axes = range(self.rank)
-        # Transposed ones are given to which channel before from which.
+        # Kernels of transposed convolutions have output channels before input channels.
         kernel = ops.transpose(kernel, (*axes, self.rank + 1, self.rank))
-        *_, to, channels = kernel.shape
-        sums = reduce(np.kron, [self._TWICE for _ in axes])
+        *_, outputs, channels = kernel.shape
+        sums = reduce(np.kron, [self._KERNEL_SUMS for _ in axes])
         sums = ops.convert_to_tensor(sums, kernel.dtype)
-        kernel = ops.matmul(sums, ops.reshape(kernel, (-1, to * channels)))
-        return ops.reshape(kernel, (*(4 for _ in axes), to, channels))
+        kernel = ops.matmul(sums, ops.reshape(kernel, (-1, outputs * channels)))
+        return ops.reshape(kernel, (*(4 for _ in axes), outputs, channels))
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class Conv1D(_Convolution, keras.layers.Conv1D):
-    """``keras.layers.Conv1D`` that may upsample; biases learn in any precision."""
+    """``keras.layers.Conv1D`` with upsampling and float32 bias gradients."""
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class Conv2D(_Convolution, keras.layers.Conv2D):
-    """``keras.layers.Conv2D`` that may upsample; biases learn in any precision."""
+    """``keras.layers.Conv2D`` with upsampling and float32 bias gradients."""
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class Conv3D(_Convolution, keras.layers.Conv3D):
-    """``keras.layers.Conv3D`` that may upsample; biases learn in any precision."""
+    """``keras.layers.Conv3D`` with upsampling and float32 bias gradients."""
 
 
 # By the number of spatial dimensions.
@@ -216,11 +218,11 @@ CONVOLUTIONS: dict[int, type] = {1: Conv1D, 2: Conv2D, 3: Conv3D}
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class Recomputed(keras.layers.Layer):
-    """Compute a network again for the gradient, instead of keeping its insides.
+    """Recompute a network's activations for the gradient instead of keeping them.
 
-    Gradient checkpointing :footcite:p:`Chen2016`. ``keras.RematScope`` can't do it
-    to whole networks in a graph: the argument ``training``, which Keras adds, is
-    refused there by TensorFlow's custom gradients.
+    Gradient checkpointing :footcite:p:`Chen2016`. ``keras.RematScope`` fails for whole
+    networks in a graph: TensorFlow's custom gradients refuse the argument ``training``
+    that Keras adds.
     """
 
     def __init__(self, block: keras.Model, **kwargs) -> None:
@@ -230,14 +232,14 @@ class Recomputed(keras.layers.Layer):
     def call(self, inputs, training=False):
         """Apply the network to a list of tensors."""
 
-        # When it is computed again, Keras knows no more what for.
+        # Keras does not pass `training` on when it recomputes.
         def apply(*tensors):
             return self.block(list(tensors), training=training)
 
         return keras.remat(apply)(*inputs)
 
     def compute_output_spec(self, inputs, training=False):
-        """Return the network's own output."""
+        """Return the output spec of the network."""
         return self.block.compute_output_spec(inputs)
 
     def get_config(self):
@@ -248,10 +250,10 @@ class Recomputed(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class DepthToSpace(keras.layers.Layer):
-    """Make a larger image of the channels of each position :footcite:p:`Shi2016`."""
+    """Rearrange channels into space :footcite:p:`Shi2016`."""
 
     def __init__(self, times: int, **kwargs) -> None:
-        # Like the images that it makes: what is given is not rounded.
+        # Float32, since the output is images.
         super().__init__(**kwargs | {"dtype": "float32"})
         self.times = times
 
@@ -260,7 +262,7 @@ class DepthToSpace(keras.layers.Layer):
         batch, *space, _ = ops.shape(x)
         rank, channels = len(space), self._channels(x.shape)
         x = ops.reshape(x, (batch, *space, *(self.times,) * rank, channels))
-        # Each axis of the positions is followed by that within them.
+        # Each spatial axis is followed by the axis within its positions.
         pairs = [axis for i in range(1, rank + 1) for axis in (i, i + rank)]
         x = ops.transpose(x, (0, *pairs, 2 * rank + 1))
         return ops.reshape(x, (batch, *(self.times * side for side in space), channels))
@@ -268,8 +270,8 @@ class DepthToSpace(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         """Return the larger shape."""
         batch, *space, _ = input_shape
-        larger = (None if side is None else self.times * side for side in space)
-        return (batch, *larger, self._channels(input_shape))
+        upsampled = (None if side is None else self.times * side for side in space)
+        return (batch, *upsampled, self._channels(input_shape))
 
     def _channels(self, shape):
         return shape[-1] // self.times ** (len(shape) - 2)
@@ -277,10 +279,9 @@ class DepthToSpace(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class Cut(keras.layers.Layer):
-    """Cut an image to a size, at the end of each axis.
+    """Crop an image to a size, at the end of each axis.
 
-    TensorFlow takes sixty times as long for the gradient of what ``keras.layers`` have
-    for it, in bfloat16 on processors.
+    In bfloat16 on CPUs, the gradient of ``keras.layers.Cropping*D`` is 60 times slower.
     """
 
     def __init__(self, space: Sequence[int], **kwargs) -> None:
@@ -299,7 +300,7 @@ class Cut(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class Sum(keras.layers.Layer):
-    """Add up what several networks make of the same tensor."""
+    """Sum the outputs of several networks for the same input."""
 
     def __init__(self, networks: list[keras.Model], **kwargs) -> None:
         super().__init__(**kwargs | {"dtype": "float32"})
@@ -311,5 +312,5 @@ class Sum(keras.layers.Layer):
         return sum(rest, start=first)
 
     def compute_output_shape(self, input_shape):
-        """Return the first network's own."""
+        """Return the output shape of the first network."""
         return self.networks[0].compute_output_shape(input_shape)

@@ -1,7 +1,7 @@
-"""Normalisation and activation: scaled, shifted and activated in one go.
+"""Fused normalisation and activation.
 
-On processors, Keras' own layers pass over a tensor some thirty times for the gradient
-of one normalisation and one activation, and keep it in float32.
+For the gradient of one normalisation and activation on CPUs, Keras' own layers read
+the tensor some thirty times and keep it in float32.
 """
 
 import math
@@ -17,12 +17,11 @@ EPSILON = 1e-5
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class GroupScale(keras.layers.Layer):
-    """Return by how much group normalisation scales and shifts each channel.
+    """Return the scale and shift of each channel by group normalisation.
 
-    Group normalisation :footcite:p:`Wu2018` brings groups of channels, over all
-    positions, to a mean of 0 and a variance of 1, and then each channel to a scale and
-    a shift that are learnt. Both together are one scale and one shift of each channel,
-    by which :class:`Activated` computes; a few numbers, which may be changed before.
+    Group normalisation :footcite:p:`Wu2018` standardises groups of channels over all
+    positions, then applies a learnt scale and shift per channel. Both combine to one
+    scale and shift, which may be modulated before :class:`Activated` applies them.
     """
 
     def __init__(self, groups: int, **kwargs) -> None:
@@ -30,53 +29,52 @@ class GroupScale(keras.layers.Layer):
         self.groups = groups
 
     def build(self, shape):
-        """Make the scale and the shift."""
+        """Create the learnt scale and shift."""
         self.gamma = self.add_weight((shape[-1],), name="gamma", initializer="ones")
         self.beta = self.add_weight((shape[-1],), name="beta", initializer="zeros")
 
     def call(self, x):
         """Map ``(batch, *space, channels)`` to two ``(batch, 1, ..., channels)``."""
-        learnt = (ops.reshape(w, (self.groups, -1)) for w in (self.gamma, self.beta))
-        return _scales_of_groups(x, *learnt)
+        parameters = (
+            ops.reshape(w, (self.groups, -1)) for w in (self.gamma, self.beta)
+        )
+        return _scales_of_groups(x, *parameters)
 
     def compute_output_spec(self, x):
-        """Return two tensors of one number for each channel."""
+        """Return the specs of two tensors of one number per channel."""
         shape = (x.shape[0], *(1 for _ in x.shape[1:-1]), x.shape[-1])
         return keras.KerasTensor(shape), keras.KerasTensor(shape)
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class Activated(keras.layers.Layer):
-    """Scale and shift each channel, and activate the result by swish.
-
-    It computes in float32, and returns the precision of what it is given.
-    """
+    """Scale and shift each channel and apply swish in float32; keep the input dtype."""
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs | {"autocast": False})
 
     def call(self, inputs, training=False):
-        """Map ``(batch, *space, channels)`` and two of each channel to the first."""
+        """Map ``(batch, *space, channels)``, scale and shift to the first's shape."""
         return (_fast_activated if training else _activated)(*inputs)
 
     def compute_output_shape(self, input_shape):
-        """Return the shape of the first."""
+        """Return the shape of the first input."""
         return input_shape[0]
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class PositionActivated(keras.layers.Layer):
-    """Normalise each position over its channels, scale these, and activate by swish.
+    """Normalise each position over its channels, scale these and apply swish.
 
-    Root mean square normalisation :footcite:p:`Zhang2019`. It computes in float32, and
-    returns the precision of what it is given.
+    Root mean square normalisation :footcite:p:`Zhang2019`. It computes in float32 and
+    keeps the dtype of its input.
     """
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs | {"autocast": False})
 
     def build(self, shape):
-        """Make the scale."""
+        """Create the learnt scale."""
         self.scale = self.add_weight((shape[-1],), name="scale", initializer="ones")
 
     def call(self, x, training=False):
@@ -85,20 +83,20 @@ class PositionActivated(keras.layers.Layer):
         return (_fast_position if training else _position)(x, scale)
 
     def compute_output_shape(self, input_shape):
-        """Return the same."""
+        """Return the shape unchanged."""
         return input_shape
 
 
-def _full(*tensors):
+def _as_float32(*tensors):
     return [ops.cast(tensor, "float32") for tensor in tensors]
 
 
-def _sum(x, axes):
+def _sum_float32(x, axes):
     # A sum of bfloat16 is accumulated in float32.
     return ops.cast(ops.sum(x, axes, keepdims=True), "float32")
 
 
-def _positions(x):
+def _spatial_axes(x):
     return tuple(range(1, len(x.shape) - 1))
 
 
@@ -113,127 +111,127 @@ def _swish_derivative(y):
 
 @cached_trace
 def _scales(x, gamma, beta):
-    """Return the scale and the shift of each channel.
+    """Return scale and shift per channel, mean and inverse deviation per group."""
+    (x32,) = _as_float32(x)
+    shape = ops.shape(x)[0], *(1 for _ in _spatial_axes(x)), x.shape[-1]
 
-    After them the mean of each group, and what it is divided by.
-    """
-    (full,) = _full(x)
-    like = ops.shape(x)[0], *(1 for _ in _positions(x)), x.shape[-1]
+    def group_means(values):
+        channel_means = ops.reshape(
+            ops.mean(values, _spatial_axes(x)), (-1, *gamma.shape)
+        )
+        return ops.mean(channel_means, -1, keepdims=True)
 
-    def mean_of_groups(values):
-        of_channels = ops.reshape(ops.mean(values, _positions(x)), (-1, *gamma.shape))
-        return ops.mean(of_channels, -1, keepdims=True)
-
-    mean = mean_of_groups(full)
-    # Squares of what is far from zero would lose all digits of the variance.
-    centred = full - _of_channels(mean, gamma.shape, like)
-    variance = mean_of_groups(ops.square(centred))
+    mean = group_means(x32)
+    # E[x²] - E[x]² would cancel where the mean is large.
+    centred = x32 - _repeat_for_channels(mean, gamma.shape, shape)
+    variance = group_means(ops.square(centred))
     rate = ops.rsqrt(variance + EPSILON)
     gain = gamma * rate
-    return *(ops.reshape(of, like) for of in (gain, beta - mean * gain)), mean, rate
+    return *(ops.reshape(x, shape) for x in (gain, beta - mean * gain)), mean, rate
 
 
 @cached_trace
-def _scales_slopes(of_gain, of_offset, gamma, mean, rate):
-    """Return gradients of mean, variance and parameters.
-
-    The first three are of each channel.
-    """
-    like, shape = ops.shape(of_gain), (-1, *gamma.shape)
-    of_gain, of_offset = ops.reshape(of_gain, shape), ops.reshape(of_offset, shape)
-    of_gain = of_gain - mean * of_offset
-    of_rate, of_mean = (
-        ops.sum(gamma * of, -1, keepdims=True) for of in (of_gain, of_offset)
+def _group_gradients(grad_gain, grad_offset, gamma, mean, rate):
+    """Return gradients of mean and variance, the mean, and gradients of weights."""
+    shape, groups = ops.shape(grad_gain), (-1, *gamma.shape)
+    grad_gain, grad_offset = (
+        ops.reshape(grad_gain, groups),
+        ops.reshape(grad_offset, groups),
     )
-    of_variance = -0.5 * rate * rate * rate * of_rate
-    # Each channel has its part in those of its group.
-    parts = (part / gamma.shape[1] for part in (-rate * of_mean, of_variance))
-    moments = (_of_channels(part, gamma.shape, like) for part in (*parts, mean))
-    return *moments, ops.sum(of_gain * rate, 0), ops.sum(of_offset, 0)
+    grad_gain = grad_gain - mean * grad_offset
+    grad_rate, grad_mean = (
+        ops.sum(gamma * grad, -1, keepdims=True) for grad in (grad_gain, grad_offset)
+    )
+    grad_variance = -0.5 * rate * rate * rate * grad_rate
+    # The gradients of a group are shared equally by its channels.
+    parts = (part / gamma.shape[1] for part in (-rate * grad_mean, grad_variance))
+    moments = (
+        _repeat_for_channels(part, gamma.shape, shape) for part in (*parts, mean)
+    )
+    return *moments, ops.sum(grad_gain * rate, 0), ops.sum(grad_offset, 0)
 
 
-def _of_channels(of_groups, shape, like):
-    """Repeat what each group has for its channels."""
-    return ops.reshape(of_groups * ops.ones(shape, "float32"), like)
+def _repeat_for_channels(values, groups, shape):
+    """Repeat the values of each group for its channels."""
+    return ops.reshape(values * ops.ones(groups, "float32"), shape)
 
 
 @fused
-def _moments_slope(x, of_mean, of_variance, mean):
-    (full,) = _full(x)
-    count = math.prod(ops.shape(x)[axis] for axis in _positions(x))
-    # A size that is known only when it runs is a whole number, which nothing divides.
+def _input_gradient(x, grad_mean, grad_variance, mean):
+    (x32,) = _as_float32(x)
+    count = math.prod(ops.shape(x)[axis] for axis in _spatial_axes(x))
+    # A dynamic size is an integer tensor, which can't divide floats.
     count = ops.cast(count, "float32")
-    slope = of_mean / count + 2 * (of_variance / count) * (full - mean)
-    return ops.cast(slope, x.dtype)
+    grad = grad_mean / count + 2 * (grad_variance / count) * (x32 - mean)
+    return ops.cast(grad, x.dtype)
 
 
 def _scales_gradient(tensors, *upstream):
     x, gamma, _, *kept = tensors
-    *moments, of_gamma, of_beta = _scales_slopes(*upstream, gamma, *kept)
-    return _moments_slope(x, *moments), of_gamma, of_beta
+    *moments, grad_gamma, grad_beta = _group_gradients(*upstream, gamma, *kept)
+    return _input_gradient(x, *moments), grad_gamma, grad_beta
 
 
 def _activated(x, gain, offset):
-    (full,) = _full(x)
-    return ops.cast(_swish(full * gain + offset), x.dtype)
+    (x32,) = _as_float32(x)
+    return ops.cast(_swish(x32 * gain + offset), x.dtype)
 
 
 @fused
-def _activated_slopes(upstream, x, gain, offset):
-    full, upstream = _full(x, upstream)
-    slope = upstream * _swish_derivative(full * gain + offset)
-    return [ops.cast(part, x.dtype) for part in (slope * gain, slope * full, slope)]
+def _elementwise_gradients(upstream, x, gain, offset):
+    x32, upstream = _as_float32(x, upstream)
+    grad = upstream * _swish_derivative(x32 * gain + offset)
+    return [ops.cast(part, x.dtype) for part in (grad * gain, grad * x32, grad)]
 
 
 def _activated_gradient(tensors, upstream):
-    of_x, of_gain, of_offset = _activated_slopes(upstream, *tensors)
-    axes = _positions(of_x)
-    return of_x, _sum(of_gain, axes), _sum(of_offset, axes)
+    grad_x, grad_gain, grad_offset = _elementwise_gradients(upstream, *tensors)
+    axes = _spatial_axes(grad_x)
+    return grad_x, _sum_float32(grad_gain, axes), _sum_float32(grad_offset, axes)
 
 
 def _position(x, scale):
-    (full,) = _full(x)
-    return ops.cast(_swish(full * _inverse_rms(full) * scale), x.dtype)
+    (x32,) = _as_float32(x)
+    return ops.cast(_swish(x32 * _inverse_rms(x32) * scale), x.dtype)
 
 
-def _inverse_rms(full):
-    return ops.rsqrt(ops.mean(ops.square(full), -1, keepdims=True) + EPSILON)
+def _inverse_rms(x32):
+    return ops.rsqrt(ops.mean(ops.square(x32), -1, keepdims=True) + EPSILON)
 
 
 @fused
 def _rms_norm_swish_gradients(upstream, x, scale):
-    full, upstream = _full(x, upstream)
-    rate = _inverse_rms(full)
-    normal = full * rate
-    slope = upstream * _swish_derivative(normal * scale)
-    along = ops.mean(slope * scale * normal, -1, keepdims=True)
-    of_x = rate * (slope * scale - normal * along)
-    return [ops.cast(part, x.dtype) for part in (of_x, slope * normal)]
+    x32, upstream = _as_float32(x, upstream)
+    rate = _inverse_rms(x32)
+    normal = x32 * rate
+    grad = upstream * _swish_derivative(normal * scale)
+    along = ops.mean(grad * scale * normal, -1, keepdims=True)
+    grad_x = rate * (grad * scale - normal * along)
+    return [ops.cast(part, x.dtype) for part in (grad_x, grad * normal)]
 
 
 def _position_gradient(tensors, upstream):
-    of_x, of_scale = _rms_norm_swish_gradients(upstream, *tensors)
-    return of_x, _sum(of_scale, (0, *_positions(of_x)))
+    grad_x, grad_scale = _rms_norm_swish_gradients(upstream, *tensors)
+    return grad_x, _sum_float32(grad_scale, (0, *_spatial_axes(grad_x)))
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 def swish(x):
-    """Activate a tensor :footcite:p:`Ramachandran2017`.
+    """Apply swish :footcite:p:`Ramachandran2017`.
 
-    As Keras does, but for its gradient in TensorFlow, with which each graph is kept for
-    ever.
+    Unlike Keras' own, its gradient in TensorFlow does not keep every graph in memory.
     """
     return _fast_swish(x)
 
 
 @fused
 def _swish_gradient(x, upstream):
-    full, upstream = _full(x, upstream)
-    return ops.cast(upstream * _swish_derivative(full), x.dtype)
+    x32, upstream = _as_float32(x, upstream)
+    return ops.cast(upstream * _swish_derivative(x32), x.dtype)
 
 
 _fast_swish = with_gradient(_swish, lambda of, upstream: _swish_gradient(*of, upstream))
 _scales_of_groups = with_gradient(_scales, _scales_gradient, kept=2)
-# Compiled for each shape, which only pays where many steps are taken.
+# Compiled for each shape, which only pays off over many training steps.
 _fast_activated = with_gradient(fused(_activated), _activated_gradient)
 _fast_position = with_gradient(fused(_position), _position_gradient)

@@ -1,4 +1,4 @@
-"""Training: a stage is what is trained, and one function trains it."""
+"""Training: a stage describes what is trained, and ``train`` trains it."""
 
 from dipy_ldm.training._options import FitOptions, ResolvedOptions, resolve
 from dipy_ldm.training._trainer import Stage, train

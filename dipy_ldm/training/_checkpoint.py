@@ -1,4 +1,4 @@
-"""The history and the best weights of a training, and the file it goes on from."""
+"""History, best weights and checkpoints of a training."""
 
 import json
 import logging
@@ -19,15 +19,15 @@ from dipy_ldm.training._options import Length, require_same_checkpoint
 
 logger = logging.getLogger(__name__)
 
-# The figure by which weights are best, and what they are called in a checkpoint.
+# The metric that selects the best weights, and their name in a checkpoint.
 _LOSS = "val_loss"
 _BEST = "lowest"
-# A rise by less is hardly one; by more, time was spent on memorising images.
-_RISE = 1.02
+# Warn of overfitting if the validation loss rises by more than this factor.
+_OVERFITTING_RISE = 1.02
 
 
 class BestWeights(keras.callbacks.Callback):
-    """Keep the weights of the round in which ``val_loss`` was lowest."""
+    """Keep the weights of the round with the lowest ``val_loss``."""
 
     def __init__(self, title: str, network: keras.Model | None) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class BestWeights(keras.callbacks.Callback):
         if self.network is not None and loss < self.loss:
             self.loss = loss
             weights = _serialization.weights(self.network, _BEST)
-            # Copies: the weights may be changed in place.
+            # Copies, since weights are updated in place.
             self.tensors = {name: np.array(weight) for name, weight in weights.items()}
 
     def restore(self, tensors: dict[str, np.ndarray], history: dict[str, list]) -> None:
@@ -53,7 +53,7 @@ class BestWeights(keras.callbacks.Callback):
             self.loss = min(history[_LOSS])
 
     def figures(self) -> dict[str, float]:
-        """Return what the loss of the weights is."""
+        """Return the loss of the kept weights."""
         return {_LOSS: self.loss} if self.tensors else {}
 
     def restore_to_network(self, history: dict[str, list[Any]]) -> None:
@@ -62,7 +62,7 @@ class BestWeights(keras.callbacks.Callback):
             return
         _serialization.set_weights(self.network, _BEST, self.tensors)
         losses, steps = history[_LOSS], history["step"]
-        if losses[-1] > _RISE * self.loss:
+        if losses[-1] > _OVERFITTING_RISE * self.loss:
             logger.warning(
                 "%s: the validation loss rose from %.3g after %d steps to %.3g after "
                 "%d. Restored the weights with the lowest. Training longer overfits; "
@@ -76,18 +76,17 @@ class BestWeights(keras.callbacks.Callback):
 
 
 class TrainingRecord(keras.callbacks.Callback):
-    """Keep the history, and a checkpoint from which training goes on.
+    """Keep the history, and write checkpoints from which training resumes.
 
-    A checkpoint holds the weights, the optimizer's state (the averaged weights
-    are part of it), those of the lowest loss of held-out images, the figures of the
-    epoch so far and the history; with batches that are functions of the step, a
-    resumed training is the uninterrupted one. The last but one is kept, too.
+    A checkpoint holds the weights, the optimizer state (with the EMA weights), the best
+    weights, the metrics of the current round and the history. Batches are functions of
+    the step, so a resumed training equals an uninterrupted one. The previous checkpoint
+    is kept, too.
     """
 
-    # Checkpoints after rounds shall take no more than this share of the time, and
-    # some seconds in any case.
-    SHARE = 0.05
-    FREE = 5.0
+    # Checkpoints after rounds take at most this share of the time, plus these seconds.
+    TIME_SHARE = 0.05
+    FREE_SECONDS = 5.0
 
     def __init__(
         self,
@@ -107,14 +106,14 @@ class TrainingRecord(keras.callbacks.Callback):
         self.every = every
         self.history: dict[str, list] = {}
         self.done = 0
-        # That which asks other workers to end is not told.
+        # Workers that stop with the one that got a signal don't know which it was.
         self.signal = int(signal.SIGTERM)
         self._figures: list[np.ndarray] = []
-        self._spent = 0.0
+        self._seconds_writing = 0.0
 
     @property
     def rounds(self):
-        """Rounds that are done."""
+        """Number of completed rounds."""
         if self.done == self.length.total:
             return self.length.rounds
         return self.done // self.length.round
@@ -123,13 +122,13 @@ class TrainingRecord(keras.callbacks.Callback):
         """Restore a compiled model from the checkpoint, if there is one."""
         model.optimizer.build(model.trainable_variables)
         if self.path is not None and self.path.exists():
-            whole, (tensors, document) = _serialization.newest(self.path)
+            readable_path, (tensors, document) = _serialization.newest(self.path)
             self.history, self.done = document["history"], document["steps"]
         require_same_checkpoint("steps", self.done)
         if self.done == 0:
             return
-        self._refuse_changed(document["settings"])
-        state = _named(model=model.variables, optimizer=model.optimizer.variables)
+        self._require_same_settings(document["settings"])
+        state = _numbered(model=model.variables, optimizer=model.optimizer.variables)
         if any(
             name not in tensors or tensors[name].shape != tuple(variable.shape)
             for name, variable in state.items()
@@ -137,18 +136,18 @@ class TrainingRecord(keras.callbacks.Callback):
             raise InputError(
                 f"{self.path} was written by an earlier version; remove it."
             )
-        if whole != self.path and _backend.is_chief():
-            whole.replace(self.path)
+        if readable_path != self.path and _backend.is_chief():
+            readable_path.replace(self.path)
         for name, variable in state.items():
             variable.assign(tensors[name])
         self.best.restore(tensors, self.history)
-        # The metrics are made when training begins, and are given these then.
+        # The metrics are created when training begins, and get these values then.
         self._figures = [
             tensors[name] for name in sorted(tensors) if name.startswith("metric.")
         ]
 
-    def _refuse_changed(self, settings):
-        # With a lower rate goes on what came to no end with a higher one.
+    def _require_same_settings(self, settings):
+        # A diverged training may resume with a lower learning rate.
         changed = [
             f"{name} was {settings.get(name)} and is {self.settings.get(name)}"
             for name in sorted((settings | self.settings).keys() - {"learning_rate"})
@@ -162,11 +161,11 @@ class TrainingRecord(keras.callbacks.Callback):
             )
 
     def on_train_begin(self, logs=None) -> None:
-        """Note when the training begins."""
-        self._began = time.monotonic()
+        """Start the timer."""
+        self._start = time.monotonic()
 
     def on_epoch_begin(self, epoch, logs=None) -> None:
-        """Restore the figures of a partial round."""
+        """Restore the metrics of a partial round."""
         self._first, self._end = epoch * self.length.round, self.length.end(epoch)
         if self.done > self._first:
             variables = self.model.metrics_variables
@@ -176,45 +175,45 @@ class TrainingRecord(keras.callbacks.Callback):
                 variable.assign(value)
 
     def on_train_batch_end(self, batch, logs=None) -> None:
-        """Write a checkpoint every so many steps, and before stopping on a signal."""
+        """Write a checkpoint every `every` steps, and before stopping on a signal."""
         self.done += 1
         if self.done == self._end:
-            # Of a round whose beginning was skipped, or that is shorter than others.
+            # End the round early if it was resumed, or is shorter than the others.
             self.model.stop_training = True
         elif self.model.stopping:
             self._write()
-            self.end()
+            self.stop()
         elif (self.done - self._first) % self.every == 0:
             self._write()
 
     def on_epoch_end(self, number, logs=None) -> None:
-        """Note the round's figures and write the checkpoint."""
+        """Record the metrics of the round and write the checkpoint."""
         done = self.done
         if done == self._end:
-            # Otherwise a callback has stopped the training within the round.
+            # Unless a callback has stopped the training within the round.
             self.model.stop_training = False
-        passes, rest = divmod(done, self.length.epoch)
-        epoch = done / self.length.epoch if rest else passes
+        whole_epochs, remainder = divmod(done, self.length.epoch)
+        epoch = done / self.length.epoch if remainder else whole_epochs
         figures = {name: float(value) for name, value in logs.items()}
         for name, value in ({"step": done, "epoch": epoch} | figures).items():
             self.history.setdefault(name, []).append(value)
-        if self.model.stopping or done == self.length.total or self._has_time():
+        if self.model.stopping or done == self.length.total or self._may_write():
             self._write()
         if self.model.stopping:
-            self.end()
+            self.stop()
 
-    def _has_time(self):
+    def _may_write(self):
         """Return whether a checkpoint may be written; the chief decides."""
-        budget = self.FREE + self.SHARE * (time.monotonic() - self._began)
-        return _backend.gather_from_workers(self._spent < budget)[0]
+        budget = self.FREE_SECONDS + self.TIME_SHARE * (time.monotonic() - self._start)
+        return _backend.gather_from_workers(self._seconds_writing < budget)[0]
 
     def _write(self):
-        """Write the checkpoint; all machines must, since some numbers are sums."""
+        """Write the checkpoint; called on all workers, since some values are summed."""
         if self.path is None:
             return
         start = time.monotonic()
         self.model.sync_weights()
-        state = _named(
+        state = _numbered(
             model=self.model.variables,
             optimizer=self.model.optimizer.variables,
             metric=self.model.metrics_variables,
@@ -227,19 +226,19 @@ class TrainingRecord(keras.callbacks.Callback):
             previous = _serialization.before(self.path)
             _serialization.save(self.path, "checkpoint", tensors, document, previous)
             logger.debug("%s holds %s steps", self.path, self.done)
-        self._spent += time.monotonic() - start
+        self._seconds_writing += time.monotonic() - start
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Stop the training on a signal."""
         raise Terminated(
             f"stopped by {signal.Signals(self.signal).name}; the checkpoint is "
-            "written, and the same training goes on from it.",
+            "written: start the same training again to resume from it.",
             self.signal,
         )
 
 
-def _named(**kinds):
-    """Name variables by their kind, so that names sort in their order."""
+def _numbered(**kinds):
+    """Name variables by kind and index, so that names sort in their order."""
     return {
         f"{kind}.{i:05d}": variable
         for kind, variables in kinds.items()

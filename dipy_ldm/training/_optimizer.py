@@ -1,4 +1,4 @@
-"""The optimizer of both stages: Adam and Muon, on many weights as one vector."""
+"""The optimizer of all stages: Adam and Muon on concatenated weights."""
 
 from functools import partial
 import inspect
@@ -12,35 +12,35 @@ import numpy as np
 from dipy_ldm import _backend
 from dipy_ldm._backend.fusion import cached_trace, fused, sum_of_squares
 
-# Weights that are changed as one vector: what lives meanwhile is several times as large
-# as they are. With 0 each weight is changed alone, as by Keras' optimizers.
+# Weights updated as one vector: an update takes several times their memory. With 0 each
+# weight is updated alone, as by Keras' optimizers.
 MAX_GROUP_SIZE = 2**22
 
-# Of Adam, as Keras has them: of both moments, and what is added to roots.
+# Keras' defaults for Adam.
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-7
 
-# What takes singular values between 0.01 and 1 to about 1 in few rounds: of a value s,
-# each makes a s + b s^3 + c s^5. By these it is within 0.33 of 1, and rounding grows
-# eightfold. Others come to within 0.27, but take the largest values down to 0.08 on the
-# way, by which rounding grows a thousandfold.
+# Coefficients of iterations s -> a s + b s^3 + c s^5, which map singular values from
+# 0.01 to 1 to within 0.33 of 1, with rounding errors amplified eightfold. Others reach
+# 0.27, but take the largest values down to 0.08 on the way, which amplifies rounding
+# errors a thousandfold.
 _NEWTON_SCHULZ = (
     (5.2509, -12.1041, 7.3445),
     (3.9194, -5.5138, 2.0506),
     (3.2046, -3.1869, 1.0079),
 )
-# Batches after which weights are averaged, which passes over all of them: at most. With
-# 1 they are averaged after each, as by Keras' optimizers.
+# Maximum number of steps between updates of the averages (EMA), which read all weights.
+# With 1 they are updated after each step, as by Keras' optimizers.
 MAX_AVERAGING_INTERVAL = 4
-# Of the mean square of singular values, what is added to each: in directions that have
-# next to none of the gradient, rounding would become as large as all the rest.
+# Added to squared singular values, as a share of their mean: orthogonalisation would
+# amplify rounding errors in directions with almost no gradient.
 _DAMPING = 0.03
 
 
 class _Group(NamedTuple):
     """Weights that are updated as one vector, and their optimizer state.
 
-    ``places`` are theirs among all weights; without a ``velocity``, they are kernels
-    that change by orthogonal matrices.
+    ``places`` are their indices among all weights; groups without ``velocity`` are
+    kernels that are updated by Muon.
     """
 
     weights: list
@@ -52,20 +52,19 @@ class _Group(NamedTuple):
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class FlatAdam(keras.optimizers.Optimizer):
-    """Adam :footcite:p:`Kingma2015` that works on many weights at once.
+    """Adam :footcite:p:`Kingma2015` on concatenated weights, optionally with Muon.
 
-    To the same as ``keras.optimizers.Adam``. Keras' own takes dozens of operations for
-    each weight of a network, and TensorFlow as much time to trace and to optimise them
-    as for all the rest of the first step; here the gradients are joined to one vector
-    first, or to a few where there are many, one after the other. The gradients of all
-    replicas are summed before anything is done with them: the replicas go on as if each
-    of them were alone, and come to the same.
+    It computes the same as ``keras.optimizers.Adam``, which takes dozens of operations
+    per weight: TensorFlow needs as long to trace and optimise these as for all the rest
+    of the first step. Here gradients are concatenated to one or a few vectors. The
+    gradients of all replicas are summed first, so that all replicas compute the same
+    update.
 
-    If asked to, the kernels of convolutions and of attention change as by Muon
-    :footcite:p:`Jordan2024` instead: by the orthogonal matrix that is next to the
-    momentum, of which each entry is 1 in the mean of squares, times the rate. All
-    directions are learnt in which gradients agree, not only those in which they are
-    large, and nothing but the momentum is kept of these weights.
+    With ``orthogonal``, kernels of convolutions and attention are updated by Muon
+    :footcite:p:`Jordan2024`: by the orthogonal matrix nearest to the momentum, scaled
+    to a root mean square of 1, times the learning rate. It learns all directions in
+    which gradients agree, not only those of large gradients, and keeps no state but the
+    momentum.
     """
 
     def __init__(
@@ -94,78 +93,80 @@ class FlatAdam(keras.optimizers.Optimizer):
         self.orthogonal = orthogonal
         self.initial_scale = initial_scale
         self.growth_steps = growth_steps
-        # By which Keras counts them among what the optimizer changes.
+        # A list, so that Keras tracks them as variables of the optimizer.
         self.averages = list(averages or ())
         if initial_scale:
-            # Which Keras asks for before it asks for anything else.
+            # Keras needs the scale before it builds the optimizer.
             start = keras.initializers.Constant(initial_scale)
             self._scale = self.add_variable((), start, name="scale")
-            self._good = self.add_variable((), dtype="int32", name="good")
+            self._finite_steps = self.add_variable((), dtype="int32", name="good")
 
     def build(self, variables):
         """Create the optimizer state."""
         if self.built:
             return
-        # Keras would take them for the optimizer's own if they were set as usual.
+        # Not by setattr: Keras would track them as variables of the optimizer.
         vars(self)["_trainable_variables"] = list(variables)
-        # TensorFlow's alone have one.
+        # Only TensorFlow optimizers have this attribute.
         strategy = getattr(self, "_distribution_strategy", None)
         with _backend.scope(strategy):
-            vars(self)["_groups"] = list(self._make_groups(variables))
+            vars(self)["_groups"] = list(self._create_groups(variables))
         self.built = True
 
-    def _make_groups(self, variables):
-        """Divide weights into groups that are changed alike, and make their state."""
-        # Kernels that change by orthogonal matrices come first.
-        alike: dict[float | None, list] = {None: []}
+    def _create_groups(self, variables):
+        """Group weights with the same update rule and rate, and create their state."""
+        # Kernels that are updated by Muon come first.
+        places_by_factor: dict[float | None, list] = {None: []}
         for place, weight in enumerate(variables):
             orthogonal = self.orthogonal and _is_kernel(weight)
-            share = None if orthogonal else self._share(weight)
-            alike.setdefault(share, []).append(place)
-        for share, places in alike.items():
+            share = None if orthogonal else self._rate_factor(weight)
+            places_by_factor.setdefault(share, []).append(place)
+        for share, places in places_by_factor.items():
             names = ["momentum"] if share is None else ["momentum", "velocity"]
             if self.gradient_accumulation_steps:
                 names.append("sum")
-            for group in _grouped(variables, places):
+            for group in _size_limited_groups(variables, places):
                 weights = [variables[place] for place in group]
                 shape = (sum(math.prod(weight.shape) for weight in weights),)
                 state = {name: self.add_variable(shape, name=name) for name in names}
                 yield _Group(weights, group, **state)
 
     def scale_loss(self, loss):
-        """Multiply the loss, as Keras asks before it takes the gradients."""
+        """Return the scaled loss, of which Keras takes the gradients."""
         if not self.initial_scale:
             return loss
         return loss * ops.cast(self._scale, loss.dtype)
 
     def apply(self, grads, trainable_variables=None):
-        """Change the weights by their gradients."""
+        """Update the weights by their gradients."""
         if not self.built:
             self.build(list(trainable_variables))
         weights = self._trainable_variables
         variables = weights if trainable_variables is None else trainable_variables
         if list(map(id, variables)) != list(map(id, weights)):
-            raise ValueError("the weights are not those that the optimizer is for.")
-        # What has no part in the loss has no gradient.
+            raise ValueError("the optimizer was built for other weights.")
+        # Weights that don't affect the loss have no gradient.
         grads = [ops.zeros(w.shape) if g is None else g for g, w in zip(grads, weights)]
         gradients = _backend.sum_of_replicas(
-            [_joined([grads[i] for i in group.places]) for group in self._groups]
+            [_concatenated([grads[i] for i in group.places]) for group in self._groups]
         )
         if not self.initial_scale:
-            self._learn(gradients)
+            self._apply_batch(gradients)
             self._iterations.assign_add(1)
             return
         gradients = [gradient / self._scale for gradient in gradients]
-        good = ops.all(
+        is_finite = ops.all(
             ops.stack([ops.all(ops.isfinite(vector)) for vector in gradients])
         )
-        self._if(good, lambda: self._learn(gradients), lambda: None)
-        self._rescale(good)
-        # As if what is left out had not been. Replicas meet here: not in a branch.
-        self._iterations.assign_add(ops.cast(good, self._iterations.dtype))
+        self._conditionally(
+            is_finite, lambda: self._apply_batch(gradients), lambda: None
+        )
+        self._rescale(is_finite)
+        # Skipped steps don't count. Outside of the branch, since replicas synchronise.
+        self._iterations.assign_add(ops.cast(is_finite, self._iterations.dtype))
 
-    def _learn(self, gradients):
-        """Learn from all gradients of a batch."""
+    def _apply_batch(self, gradients):
+        """Apply the gradients of a batch, and update the averages."""
         if self.gradient_accumulation_steps:
             self._accumulate(gradients)
         else:
@@ -174,7 +175,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             self._update_ema()
 
     def _accumulate(self, gradients):
-        """Make a step if there are gradients enough for it, or keep them."""
+        """Add gradients, and make a step once there are enough batches."""
         sums = [group.sum + vector for group, vector in zip(self._groups, gradients)]
         batches = self.gradient_accumulation_steps
 
@@ -187,15 +188,15 @@ class FlatAdam(keras.optimizers.Optimizer):
             for group, total in zip(self._groups, sums):
                 group.sum.assign(total)
 
-        self._if(ops.equal((self._iterations + 1) % batches, 0), step, keep)
+        self._conditionally(ops.equal((self._iterations + 1) % batches, 0), step, keep)
 
-    def _if(self, condition, change, otherwise):
-        """Apply one of two updates, by a condition."""
+    def _conditionally(self, condition, change, otherwise):
+        """Apply one of two updates, depending on a condition."""
         variables = [*self._trainable_variables, *self.variables]
         _backend.conditionally(condition, change, otherwise, variables)
 
     def _step(self, gradients):
-        """Make a step."""
+        """Update all weights, with clipped gradients."""
         rate = ops.cast(self.learning_rate, "float32")
         clip = 1.0
         if self.global_clipnorm:
@@ -205,84 +206,84 @@ class FlatAdam(keras.optimizers.Optimizer):
         time = ops.cast(self.iterations + 1, "float32")
         unbiased = ops.sqrt(1 - _BETA_2**time) / (1 - _BETA_1**time)
         _backend.run_two_at_a_time(
-            partial(self._change, group, vector, rate, clip, unbiased)
+            partial(self._update_group, group, vector, rate, clip, unbiased)
             for group, vector in zip(self._groups, gradients)
         )
 
-    def _change(self, group, gradient, rate, clip, unbiased):
-        """Change the weights of a group, and return by how much."""
-        shares = [self._share(weight) for weight in group.weights]
-        each = {share: rate * share for share in set(shares)}
+    def _update_group(self, group, gradient, rate, clip, unbiased):
+        """Update the weights of a group, and return the changes."""
+        shares = [self._rate_factor(weight) for weight in group.weights]
+        rates = {share: rate * share for share in set(shares)}
         shapes = [weight.shape for weight in group.weights]
-        moment = group.momentum, gradient, clip, 1 - _BETA_1
-        # All is added to where it is. TensorFlow's pool would give what is assigned
-        # other pieces of memory in each step, up to twice as large as they need be.
+        first_moment = group.momentum, gradient, clip, 1 - _BETA_1
+        # Updated in place: TensorFlow would allocate new memory for assigned values in
+        # each step, up to twice as much as needed.
         if group.velocity is None:
-            moved, ahead = _nesterov(*moment)
-            matrices = [_matrix(weight) for weight in group.weights]
-            turned = _orthogonalised(matrices, ahead, [each[share] for share in shares])
-            changes = [ops.reshape(of, shape) for of, shape in zip(turned, shapes)]
+            momentum_change, lookahead = _nesterov(*first_moment)
+            matrices = [_matrix_shape(weight) for weight in group.weights]
+            updates = _orthogonalised(matrices, lookahead, [rates[s] for s in shares])
+            changes = [ops.reshape(x, shape) for x, shape in zip(updates, shapes)]
         else:
-            (rate,) = each.values()
-            further = group.velocity, 1 - _BETA_2, unbiased, _EPSILON, rate
-            moved, squares, change = _adam(*moment, *further)
+            (rate,) = rates.values()
+            second_moment = group.velocity, 1 - _BETA_2, unbiased, _EPSILON, rate
+            momentum_change, squares, change = _adam(*first_moment, *second_moment)
             _backend.add_to(group.velocity, squares)
-            changes = _parts(change, shapes)
-        _backend.add_to(group.momentum, moved)
+            changes = _split(change, shapes)
+        _backend.add_to(group.momentum, momentum_change)
         for weight, change in zip(group.weights, changes):
             _backend.add_to(weight, change)
         return changes
 
     def _update_ema(self):
         """Update the moving averages (EMA), every few batches."""
-        # Few of those over which the average goes, so that it is the same.
+        # Short beside the horizon of the average, so that the result hardly changes.
         interval = int(0.04 / (1 - self.ema_momentum) + 0.5)
         interval = max(1, min(interval, MAX_AVERAGING_INTERVAL))
         due = ops.equal(self._iterations % interval, 0)
-        # Before the first step, however many batches it is of.
+        # With accumulation, in every batch before the first step.
         due = ops.logical_or(due, ops.equal(self.iterations, 0))
-        self._if(due, lambda: self._average(interval), lambda: None)
+        self._conditionally(due, lambda: self._update_ema_now(interval), lambda: None)
 
-    def _average(self, batches):
-        """Update the moving averages as for so many batches."""
-        # The first step's weights are their own average.
+    def _update_ema_now(self, batches):
+        """Update the moving averages by the weight of `batches` steps."""
+        # The average starts at the weights of the first step.
         share = 1 - self.ema_momentum**batches
         share = ops.where(ops.equal(self.iterations, 0), 1.0, share)
         _backend.run_two_at_a_time(
-            partial(self._follow_weights, group, share) for group in self._groups
+            partial(self._update_group_ema, group, share) for group in self._groups
         )
 
-    def _follow_weights(self, group, share):
+    def _update_group_ema(self, group, share):
         """Update a group's moving averages, and return the changes."""
         averages = [self.averages[place] for place in group.places]
         changes = [
-            _nearer(average, weight, share)
+            _change_towards(average, weight, share)
             for average, weight in zip(averages, group.weights)
         ]
         for average, change in zip(averages, changes):
             _backend.add_to(average, change)
         return changes
 
-    def _share(self, weight):
-        """Return how much of the rate a weight has."""
+    def _rate_factor(self, weight):
+        """Return the factor of the learning rate for a weight, by its fan-in."""
         if not self.base_fan_in:
             return 1.0
-        fan_in, _ = _matrix(weight) if _is_kernel(weight) else (1, 1)
+        fan_in, _ = _matrix_shape(weight) if _is_kernel(weight) else (1, 1)
         share = min(1.0, self.base_fan_in / fan_in)
         if self.unnormalised is None or weight.path in self.unnormalised:
             return share
         return math.sqrt(share)
 
-    def _rescale(self, good):
-        """Halve the scale of the loss, or double it now and then."""
-        count = ops.where(good, self._good + 1, 0)
+    def _rescale(self, is_finite):
+        """Halve the loss scale after an overflow; double it after `growth_steps`."""
+        count = ops.where(is_finite, self._finite_steps + 1, 0)
         grows = count == self.growth_steps
-        factor = ops.where(good, ops.where(grows, 2.0, 1.0), 0.5)
+        factor = ops.where(is_finite, ops.where(grows, 2.0, 1.0), 0.5)
         self._scale.assign(self._scale * factor)
-        self._good.assign(ops.where(grows, 0, count))
+        self._finite_steps.assign(ops.where(grows, 0, count))
 
     def get_config(self):
-        """Return the arguments of the constructor, but for the averages."""
+        """Return the arguments of the constructor, except the averages."""
         config = super().get_config()
         names = inspect.signature(FlatAdam.__init__).parameters.keys()
         return {
@@ -291,18 +292,18 @@ class FlatAdam(keras.optimizers.Optimizer):
         }
 
 
-def _joined(tensors):
-    """Join tensors, whatever their shapes, to one vector."""
-    # Most have one axis already, and what need not be done takes no time to trace.
+def _concatenated(tensors):
+    """Flatten and concatenate tensors."""
+    # Most have one axis already; needless operations take time to trace.
     return ops.concatenate(
         [t if len(t.shape) == 1 else ops.reshape(t, (-1,)) for t in tensors]
     )
 
 
-def _parts(vector, shapes):
-    """Cut a vector into tensors of these shapes."""
+def _split(vector, shapes):
+    """Split a vector into tensors of these shapes."""
     ends = np.cumsum([math.prod(shape) for shape in shapes])
-    parts = ops.split(vector, ends.tolist())  # and nothing after the last
+    parts = ops.split(vector, ends.tolist())  # the part after the last end is empty
     return [
         part if len(shape) == 1 else ops.reshape(part, shape)
         for part, shape in zip(parts, shapes)
@@ -311,20 +312,20 @@ def _parts(vector, shapes):
 
 def _is_kernel(weight):
     """Return whether a weight is the kernel of a convolution or of attention."""
-    # Which have three axes and more; biases and tables have fewer.
+    # Kernels have at least three axes; biases and embedding tables have fewer.
     return len(weight.shape) > 2
 
 
-def _matrix(weight):
-    """Return how many inputs and outputs a kernel has."""
-    # Attention projects a position to (heads, each), and not from there.
+def _matrix_shape(weight):
+    """Return the number of inputs and outputs of a kernel."""
+    # Attention projects to (heads, size), and back from it.
     projects = weight.path.split("/")[-2:-1] in (["query"], ["key"], ["value"])
     inputs = math.prod(weight.shape[: 1 if projects else -1])
     return inputs, math.prod(weight.shape) // inputs
 
 
-def _grouped(weights, places):
-    """Divide the places of weights into groups of weights that are not too large."""
+def _size_limited_groups(weights, places):
+    """Divide the indices of weights into groups of limited total size."""
     groups, size = [], MAX_GROUP_SIZE
     for place in places:
         size += math.prod(weights[place].shape)
@@ -335,18 +336,18 @@ def _grouped(weights, places):
     return groups
 
 
-def _nearer(value, aim, share):
-    """Return the change by which a value goes a share of the way."""
-    return (aim - value) * share
+def _change_towards(value, target, share):
+    """Return the change that moves a value a share of the way to a target."""
+    return (target - value) * share
 
 
 @fused
 def _nesterov(momentum, gradient, clip, share):
-    """Return the change of the momentum, and its Nesterov look-ahead."""
+    """Return the change of the momentum, and the Nesterov momentum."""
     gradient = gradient * clip
-    change = _nearer(momentum, gradient, share)
+    change = _change_towards(momentum, gradient, share)
     momentum = momentum + change
-    return change, momentum + _nearer(momentum, gradient, share)
+    return change, momentum + _change_towards(momentum, gradient, share)
 
 
 @fused
@@ -355,26 +356,25 @@ def _adam(
 ):
     """Return the changes of the two moments, and of the weights."""
     gradient = gradient * clip
-    moved = _nearer(momentum, gradient, share)
-    squared = _nearer(squares, ops.square(gradient), of_squares)
-    direction = (momentum + moved) * unbiased
-    return moved, squared, direction * -rate / (ops.sqrt(squares + squared) + epsilon)
+    change = _change_towards(momentum, gradient, share)
+    squared = _change_towards(squares, ops.square(gradient), of_squares)
+    direction = (momentum + change) * unbiased
+    return change, squared, direction * -rate / (ops.sqrt(squares + squared) + epsilon)
 
 
 def _orthogonalised(shapes, vector, rates):
-    """Return changes of kernels: the orthogonal matrices next to those in a vector.
+    """Return updates of kernels: the orthogonal matrices nearest to those in a vector.
 
-    Kernels have the shapes of matrices, inputs and outputs. Of a matrix M that has more
-    rows than columns that is M (M' M + e)^(-1/2), with a small e, and
-    (M M' + e)^(-1/2) M of others. These roots are found by Newton-Schulz iterations of
-    small matrices, all that are of one size together, so that there are two large
-    products of each kernel and no more.
+    Shapes are (inputs, outputs). A matrix M with more rows than columns maps to
+    M (M' M + e)^(-1/2) with a small e, others to (M M' + e)^(-1/2) M. Newton-Schulz
+    iterations compute the roots of all matrices of one size together, so that each
+    kernel takes only two large products.
     """
-    matrices, roots = _parts(vector, shapes), {}
+    matrices, roots = _split(vector, shapes), {}
     for size in sorted(set(map(min, shapes))):
-        alike = [i for i, shape in enumerate(shapes) if min(shape) == size]
-        squares = ops.stack([_square(matrices[i]) for i in alike])
-        roots |= zip(alike, ops.unstack(_inverse_roots(squares), len(alike)))
+        same_size = [i for i, shape in enumerate(shapes) if min(shape) == size]
+        squares = ops.stack([_gram_matrix(matrices[i]) for i in same_size])
+        roots |= zip(same_size, ops.unstack(_inverse_roots(squares), len(same_size)))
     return [
         _orthogonal(matrix, roots[i], -rate)
         for i, (matrix, rate) in enumerate(zip(matrices, rates, strict=True))
@@ -382,8 +382,8 @@ def _orthogonalised(shapes, vector, rates):
 
 
 @cached_trace
-def _square(matrix):
-    """Multiply a matrix with itself, so that the result is as small as it can be."""
+def _gram_matrix(matrix):
+    """Return the smaller Gram matrix of a matrix."""
     rows, columns = matrix.shape
     transposed = ops.transpose(matrix)
     return matrix @ transposed if rows < columns else transposed @ matrix
@@ -391,19 +391,19 @@ def _square(matrix):
 
 @cached_trace
 def _orthogonal(matrix, root, rate):
-    """Return an orthogonal matrix with entries of about a rate."""
+    """Return an orthogonal matrix whose entries have a root mean square of `rate`."""
     rows, columns = matrix.shape
-    # The root is the smaller of the two.
+    # Scale the root, which is smaller than the matrix.
     root = root * (rate * math.sqrt(max(rows, columns)))
     return root @ matrix if rows < columns else matrix @ root
 
 
 @cached_trace
 def _inverse_roots(squares):
-    """Return the inverse roots of positive semidefinite matrices, nearly."""
+    """Return approximate inverse square roots of positive semidefinite matrices."""
     size = squares.shape[-1]
     one = ops.convert_to_tensor(np.eye(size, dtype="float32"))
-    # Singular values are at most as large as all of them together, which become 1.
+    # Normalised by the Frobenius norm, singular values are at most 1.
     powers = ops.sum(squares * one, (-2, -1), keepdims=True)
     scales = ops.rsqrt(powers + 1e-30)
     squares = squares * scales**2 + one * (_DAMPING / size)

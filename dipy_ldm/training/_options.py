@@ -1,4 +1,4 @@
-"""The options that the training of every stage takes, as asked for and as resolved."""
+"""Options of the training of every stage, as given and as resolved."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import math
@@ -13,21 +13,21 @@ from dipy_ldm._utils.checks import InputError, check_counts, check_rate, plain
 from dipy_ldm.training._optimizer import FlatAdam
 from dipy_ldm.training._precision import Precision, choose_precision
 
-# Batches of a round at least; short trainings have so many rounds all the same.
-_MIN_ROUND, _MIN_ROUNDS = 100, 10
+# Minimum number of batches in a round; short trainings still have this many rounds.
+_MIN_ROUND_BATCHES, _MIN_ROUNDS = 100, 10
 
-# Weight updates in which the rate warms up, at most.
+# Maximum number of weight updates for the warm-up of the learning rate.
 _MAX_WARMUP = 500
-# Inputs of a convolution over 3 x 3 pixels of 32 channels: up to there rates are those
-# that are given. Over voxels there are many more.
+# Fan-in of a convolution over 3 x 3 pixels of 32 channels. Weights with a larger one,
+# as those of 3D convolutions, get lower learning rates.
 BASE_FAN_IN = 288
 
 
 class FitOptions(TypedDict, total=False):
     """Options of every ``fit``.
 
-    A network is trained in rounds: epochs, or several where they have few batches.
-    After each it is validated.
+    A network is trained in rounds of one epoch, or of several if an epoch has few
+    batches, and validated after each.
 
     Parameters
     ----------
@@ -38,31 +38,31 @@ class FitOptions(TypedDict, total=False):
     batch_size : int
         Images in a batch.
     accumulate : int
-        Batches whose gradients are averaged for one weight update: as one batch that
-        many times larger, in the memory of one.
+        Batches whose gradients are averaged for one weight update: equivalent to a
+        batch that many times larger, in the memory of one.
     learning_rate : float, optional
-        Highest learning rate; it warms up and falls to zero. Default: 0.002, and 0.004
+        Peak learning rate; it warms up and decays to zero. Default: 0.002, or 0.004
         for the autoencoder of images.
     precision : {"auto", "float32", "bfloat16", "float16"}
         Precision of the computations; ``"auto"`` is the fastest that the devices
-        compute well, or that of the checkpoint. float16 is for GPUs alone.
+        support, or that of the checkpoint. float16 needs GPUs.
     remat : bool
-        Compute parts of the network twice instead of keeping them: less memory, above
-        all for the denoiser, for about a third more time.
+        Gradient checkpointing: recompute activations instead of keeping them. It saves
+        memory, above all for the denoiser, and takes about a third more time.
     strategy : str or tf.distribute.Strategy or None
-        How training is spread over devices, as of :func:`dipy_ldm.make_strategy`. The
-        result is the same.
+        How training is distributed over devices, see :func:`dipy_ldm.make_strategy`.
+        The result is the same.
     checkpoint : str or Path, optional
-        File from which training continues if it exists. It is written after rounds, in
-        at most a twentieth of the time, and at the end. SIGTERM then ends the training
-        with a checkpoint and status 143.
+        File from which training resumes if it exists. It is written after rounds, in at
+        most 5 % of the time, and at the end. On SIGTERM, training writes it and exits
+        with status 143.
     checkpoint_steps : int
-        Batches after which it is written within a round.
+        Number of batches between checkpoints within a round.
     callbacks : callable or keras.callbacks.Callback, or sequence of these
-        Functions are called as ``callback(estimator)`` after each round; ``history_``
-        is up to date then, and ``predict`` works. Callbacks of Keras, such as those of
-        TensorBoard, MLflow and W&B, get each round as an epoch, with the figures under
-        their names in ``history_``.
+        Functions are called as ``callback(estimator)`` after each round, when
+        ``history_`` is up to date and ``predict`` works. Keras callbacks, such as those
+        of TensorBoard, MLflow and W&B, get each round as an epoch, with the metrics
+        named as in ``history_``.
     verbose : bool
         Show a progress bar.
     """
@@ -86,41 +86,40 @@ class FitOptions(TypedDict, total=False):
 
 
 class Length(NamedTuple):
-    """How long a training is, in batches."""
+    """Length of an epoch and of a whole training, in batches."""
 
     epoch: int
     total: int
 
     @property
     def round(self):
-        """Batches after which the network is validated: those of whole epochs.
+        """Number of batches between validations: a multiple of an epoch.
 
-        An epoch of a small cohort has few; to validate after each, to revive codes that
-        none of them happened to need and to write checkpoints would take longer than to
-        train.
+        Epochs of small cohorts have few batches: validation, revived codes and
+        checkpoints after each would take longer than training.
         """
         most = max(1, self.total // self.epoch // _MIN_ROUNDS)
-        return self.epoch * min(math.ceil(_MIN_ROUND / self.epoch), most)
+        return self.epoch * min(math.ceil(_MIN_ROUND_BATCHES / self.epoch), most)
 
     @property
     def rounds(self):
-        """Number of rounds, of which the last may be shorter."""
+        """Number of rounds; the last may be shorter."""
         return math.ceil(self.total / self.round)
 
     def end(self, number: int) -> int:
-        """Count the batches up to the end of a round, from 0."""
+        """Return the number of batches up to the end of a round (counted from 0)."""
         return min(self.total, (number + 1) * self.round)
 
 
 class ResolvedOptions(NamedTuple):
-    """Options of a training, of which none is left open."""
+    """Options of a training, without defaults to be resolved."""
 
     epochs: int = 1
     steps: int | None = None
     batch_size: int = 64
     accumulate: int = 1
     learning_rate: float = 2e-3
-    precision: Precision = Precision("float32", "as asked for")
+    precision: Precision = Precision("float32", "as requested")
     remat: bool = False
     strategy: Any = None
     checkpoint: str | Path | None = None
@@ -129,42 +128,42 @@ class ResolvedOptions(NamedTuple):
     verbose: bool = True
 
     def check(self, n: int) -> None:
-        """Refuse options with which nothing could be trained on so many images."""
+        """Refuse options that are invalid for training on `n` images."""
         names = ("epochs", "steps", "batch_size", "accumulate", "checkpoint_steps")
         check_counts(**{name: getattr(self, name) for name in names})
         check_rate(self.learning_rate)
         if n < self.batch_size:
             raise InputError(
-                f"{n} images are fewer than a batch of {self.batch_size}; give more "
+                f"{n} images are fewer than a batch of {self.batch_size}; use more "
                 f"images or a `batch_size` of at most {n}."
             )
 
     @property
     def share(self):
-        """Images of a batch for each replica."""
+        """Batch size of each replica."""
         return _backend.share_of(self.batch_size, self.strategy)
 
     def length(self, n: int) -> Length:
-        """Return how long the training on so many images is."""
+        """Return the length of a training on `n` images."""
         epoch = n // self.batch_size
         if self.steps is None:
             return Length(epoch, self.epochs * epoch)
         return Length(epoch, self.steps * self.accumulate)
 
     def settings(self) -> dict:
-        """Return all on which the result depends, as a checkpoint has it."""
+        """Return all options that affect the result, for the checkpoint."""
         names = ("epochs", "steps", "batch_size", "accumulate", "learning_rate")
         chosen = {name: getattr(self, name) for name in names}
         return chosen | {"precision": self.precision.name}
 
     def optimizer(self, batches: int, **options) -> FlatAdam:
-        """Make the optimizer of a training of so many batches."""
-        several = self.accumulate > 1
+        """Return the optimizer for a training of `batches` batches."""
+        accumulates = self.accumulate > 1
         return FlatAdam(
             cosine_decay(self.learning_rate, batches, self.accumulate),
-            gradient_accumulation_steps=self.accumulate if several else None,
+            gradient_accumulation_steps=self.accumulate if accumulates else None,
             orthogonal=True,
-            # Of other precisions no gradient is too small.
+            # Only in float16 may gradients underflow.
             initial_scale=2.0**15 if self.precision.name == "float16" else None,
             **options,
         )
@@ -175,15 +174,15 @@ def resolve(
 ) -> ResolvedOptions:
     """Resolve length, learning rate, devices and precision of a training.
 
-    Training may also have begun in other checkpoints than its own.
+    With ``checkpoints`` of earlier stages, an existing one also sets the precision.
     """
     chosen = _presets.of_rank(rank).fit_options(stage, plain(options))
     strategy = _backend.make_strategy(chosen.get("strategy", "auto"))
-    name, began = chosen.get("precision", "auto"), None
+    name, saved = chosen.get("precision", "auto"), None
     if name == "auto":
         with _backend.distributed(strategy):
-            began = _precision_before(chosen.get("checkpoint"), *checkpoints)
-    precision = choose_precision(name, rank, strategy, began)
+            saved = _checkpoint_precision(chosen.get("checkpoint"), *checkpoints)
+    precision = choose_precision(name, rank, strategy, saved)
     chosen |= {"strategy": strategy, "precision": precision}
     if "checkpoint" in chosen:
         chosen["checkpoint"] = os.path.expanduser(chosen["checkpoint"])
@@ -192,33 +191,33 @@ def resolve(
     return ResolvedOptions(**chosen)
 
 
-def _precision_before(*checkpoints):
-    """Return the precision in which a training began, if there is a checkpoint."""
+def _checkpoint_precision(*checkpoints):
+    """Return the precision of the first checkpoint that exists, or None."""
     paths = map(os.path.expanduser, filter(None, checkpoints))
-    began = None
+    saved = None
     if path := next(filter(os.path.exists, paths), None):
         _, document = _serialization.newest(path, _serialization.read_document)
-        began = document["settings"].get("precision")
-    require_same_checkpoint("precision", began)
-    return began
+        saved = document["settings"].get("precision")
+    require_same_checkpoint("precision", saved)
+    return saved
 
 
 def require_same_checkpoint(name: str, value: Any) -> None:
-    """Refuse to go on unless all workers read the same in a checkpoint."""
+    """Refuse to train unless all workers read the same value from a checkpoint."""
     values = _backend.gather_from_workers(value)
     if any(one != value for one in values):
         raise InputError(
-            f"the checkpoint is not the same for all workers ({name} in it: {values}); "
-            "write to a folder that all machines share."
+            f"the checkpoint differs between workers ({name}: {values}); write it to a "
+            "folder that all machines share."
         )
 
 
 def cosine_decay(
     learning_rate: float, batches: int, accumulate: int = 1
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Return a learning rate that warms up and falls to zero along a cosine."""
-    # Of short trainings a large part: with three dimensions a full first step changes
-    # weights by a tenth of their size.
+    """Return a learning rate schedule: linear warm-up, then cosine decay to zero."""
+    # A large part of short trainings: in 3D, a full first step would change weights by
+    # a tenth of their size.
     warmup = min(_MAX_WARMUP * accumulate, batches // 4)
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=learning_rate * (1 / 100 if warmup else 1),

@@ -1,4 +1,4 @@
-"""Precision: in which numbers a machine computes fast, and well."""
+"""Choose the fastest precision that all machines support."""
 
 from functools import cache
 import logging
@@ -14,47 +14,47 @@ from dipy_ldm.nn._building import PRECISIONS
 
 logger = logging.getLogger(__name__)
 
-# From which compute capability on NVIDIA's GPUs have units for them. Older ones have no
-# algorithm for some convolutions.
-_CAPABILITY = {"bfloat16": (8, 0), "float16": (7, 0)}
+# Minimum compute capability of NVIDIA GPUs. Older ones lack algorithms for some
+# convolutions.
+_MIN_CAPABILITY = {"bfloat16": (8, 0), "float16": (7, 0)}
 
-# Of the time of a convolution in float32, which it must be worth: the networks also do
-# what bfloat16 does not make faster.
-_WORTH = 0.9
+# Maximum time of a bfloat16 convolution relative to float32: networks also have
+# operations that bfloat16 does not speed up.
+_MAX_TIME_RATIO = 0.9
 _TRIES = 7
 
 
 class Precision(NamedTuple):
-    """What a training computes in, and why."""
+    """Compute precision of a training, and the reason for it."""
 
     name: str
     reason: str
 
 
 def choose_precision(
-    name: str, rank: int, strategy: Any = None, began: str | None = None
+    name: str, rank: int, strategy: Any = None, saved: str | None = None
 ) -> Precision:
-    """Choose the precision of a training, which goes on in that in which it began."""
+    """Choose the precision of a training; a resumed one keeps its precision."""
     choose("precision", name, {"auto": None, **PRECISIONS})
-    reason = "as asked for"
-    if began is not None:
-        name, reason = began, "as the training began"
+    reason = "as requested"
+    if saved is not None:
+        name, reason = saved, "as in the checkpoint"
     if name == "float32":
         return Precision(name, reason)
-    able, fastest = _of_machines(rank, strategy)
+    supported, fastest = _machine_precisions(rank, strategy)
     if name == "auto":
         return fastest
-    if name in able:
+    if name in supported:
         return Precision(name, reason)
-    if began is not None:
+    if saved is not None:
         raise InputError(
-            f"the training began in {name}, which this machine does not compute; "
-            "resume it on a machine that does, or start again, without the "
-            "checkpoint, with `precision` float32."
+            f"the training began in {name}, which this machine does not support; "
+            "resume it on a machine that does, or start again without the checkpoint "
+            "and with `precision` float32."
         )
     raise InputError(
-        f"this machine does not compute in {name}; choose one of "
-        f"{', '.join(['auto', *able])}."
+        f"this machine does not support {name}; choose one of "
+        f"{', '.join(['auto', *supported])}."
     )
 
 
@@ -65,50 +65,50 @@ def log_precision(precision: Precision) -> Precision:
     return precision
 
 
-def _of_machines(rank, strategy):
-    """Return in what the machines of all workers compute, and the fastest of these."""
+def _machine_precisions(rank, strategy):
+    """Return the precisions that all workers support, and the fastest."""
     gpus = _backend.gpu_capabilities(strategy)
-    own, fastest = _of_gpus(gpus) if gpus else _of_processor(rank)
+    own, fastest = _gpu_precisions(gpus) if gpus else _cpu_precisions(rank)
     with _backend.distributed(strategy):
         machines = _backend.gather_from_workers([own, fastest.name])
-    able = [p for p in PRECISIONS if all(p in supported for supported, _ in machines)]
+    supported = [p for p in PRECISIONS if all(p in each for each, _ in machines)]
     if any(name != fastest.name for _, name in machines):
         fastest = Precision("float32", "the fastest of these machines together")
-    return able, fastest
+    return supported, fastest
 
 
-def _of_gpus(capabilities):
-    """Return in what the least capable GPU computes, and the fastest of these."""
+def _gpu_precisions(capabilities):
+    """Return the precisions that the least capable GPU supports, and the fastest."""
     least = min(capabilities)
-    able = [p for p in PRECISIONS if least >= _CAPABILITY.get(p, least)]
-    fastest = next((p for p in _CAPABILITY if p in able), "float32")
+    supported = [p for p in PRECISIONS if least >= _MIN_CAPABILITY.get(p, least)]
+    fastest = next((p for p in _MIN_CAPABILITY if p in supported), "float32")
     version = ".".join(map(str, least))
-    return able, Precision(fastest, f"for a compute capability of {version}")
+    return supported, Precision(fastest, f"for a compute capability of {version}")
 
 
 @cache
-def _of_processor(rank):
-    """Time a convolution, forward and backward."""
+def _cpu_precisions(rank):
+    """Return the precisions that this CPU supports, and the faster, by timing both."""
     full, half = (_convolution_timer(p, rank) for p in ("float32", "bfloat16"))
-    # The first time, which also compiles it, does not count.
+    # Compile before timing.
     full()
     try:
         half()
-    except Exception:  # each back-end has its own for what it can't compute
-        reason = "this processor does not compute convolutions in bfloat16"
+    except Exception:  # the type depends on the back-end
+        reason = "this processor does not support convolutions in bfloat16"
         return ["float32"], Precision("float32", reason)
-    # The fastest of several: another process may be in the way of some.
+    # The minimum of several trials, since other processes may slow some down.
     times = np.array([(full(), half()) for _ in range(_TRIES)])
     in_full, in_half = times.min(0)
     ratio = in_half / in_full
-    fastest = "bfloat16" if ratio < _WORTH else "float32"
+    fastest = "bfloat16" if ratio < _MAX_TIME_RATIO else "float32"
     reason = f"a convolution in bfloat16 takes {ratio:.1f} times as long as in float32"
     return ["float32", "bfloat16"], Precision(fastest, reason)
 
 
 def _convolution_timer(precision, rank):
     """Return a function that times a convolution, forward and backward, in seconds."""
-    # Some milliseconds in float32; up to thirty times that where it is emulated.
+    # A few milliseconds in float32; up to 30 times as long if bfloat16 is emulated.
     shape = {2: (8, 28, 28, 32), 3: (1, 12, 12, 12, 32)}[rank]
     kernel = (*(3,) * rank, 32, 32)
     inputs = [ops.cast(ops.ones(s), precision) for s in (shape, kernel)]

@@ -1,4 +1,4 @@
-"""A stage, and the one function that trains it."""
+"""Stages of training, and the function that trains them."""
 
 from contextlib import nullcontext
 import logging
@@ -12,7 +12,7 @@ import numpy as np
 from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError, plain
 from dipy_ldm._utils.progress import tqdm
-from dipy_ldm._utils.signals import deferred, noted
+from dipy_ldm._utils.signals import interrupts_noted, stop_deferred
 from dipy_ldm._utils.types import Batches
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._image_checks import Survey, identify
@@ -22,18 +22,17 @@ from dipy_ldm.training._options import BASE_FAN_IN, Length, ResolvedOptions
 
 logger = logging.getLogger(__name__)
 
-# Steps of a training that is meant in earnest: a shorter one is a trial of the way, and
-# what is wrong with its result is said, no more.
+# A shorter training is taken for a trial: warn if it learnt nothing, but don't fail.
 _MIN_STEPS = 100
-# Of its length, what a training may go on without having learnt anything; and not
-# fewer steps than these.
+# Stop a training that has learnt nothing for this share of its length, but not before
+# this many steps.
 _PATIENCE, _MIN_PATIENCE = 0.2, 100
-# What is hardly better than having learnt nothing is no better.
-_MARGIN = 0.98
+# A loss must be below this share of the baseline to count as learning.
+_LEARNT_RATIO = 0.98
 
 
 class TrainingData(NamedTuple):
-    """Images to learn from, in windows of a size, and some for validation.
+    """Training images, the size of the windows drawn from them, and validation images.
 
     Shapes: images, held_out ``(n, *space, channels)``, masks ``(n, *space, 1)``.
     """
@@ -48,7 +47,7 @@ class TrainingData(NamedTuple):
     channels: tuple = ()
 
     def settings(self) -> dict:
-        """Return all on which the result of every stage depends."""
+        """Return the settings that affect the result of every stage."""
         return {
             "size": plain(self.size),
             "images": self.survey.fingerprint,
@@ -57,12 +56,12 @@ class TrainingData(NamedTuple):
 
 
 class Stage:
-    """A network in training: subclasses say how it is built and how rounds end.
+    """A network in training: subclasses define how it is built and how rounds end.
 
-    ``settings`` is all, beside the options, on which the result depends. ``figure`` is
-    judged by its ``baseline``: its value where nothing is learnt. ``averaged`` is the
-    network, if any, with averaged weights, of which the best are kept. After a stage of
-    a ``guide`` the estimator is not fitted yet.
+    ``settings`` are all settings, beside the options, that affect the result.
+    ``baseline`` is the value of the metric ``figure`` if nothing is learnt.
+    ``averaged`` is the network, if any, with EMA weights, of which the best are kept.
+    Training a ``guide`` (autoguidance model) leaves the estimator unfitted.
     """
 
     title: str
@@ -82,35 +81,35 @@ class Stage:
     def compiled(
         self, inputs: Any, outputs: Any, loss: Any, metrics: Any = None, **options
     ) -> Any:
-        """Return a network that is compiled for its training, by a loss."""
+        """Return a model that is compiled for training with a loss."""
         model = _backend.ReplicatedModel(inputs, outputs)
-        # Without a bound, few early batches would rule Adam's moments for long.
+        # Without clipping, a few early batches would dominate Adam's moments for long.
         usual = {"global_clipnorm": 1.0, "base_fan_in": BASE_FAN_IN}
         optimizer = self.options.optimizer(self.length.total, **usual | options)
-        # It scales the loss itself.
+        # The optimizer scales the loss itself.
         model.compile(optimizer, loss=loss, metrics=metrics, auto_scale_loss=False)
         return model
 
     def begin(self, model: keras.Model) -> None:
-        """Prepare the network for its very first step."""
+        """Prepare the network before the first step of a new training."""
 
     def end_round(
         self, model: keras.Model, number: int, last: bool
     ) -> dict[str, float]:
-        """Publish the weights and validate them; return figures."""
+        """Publish the weights, validate them and return metrics."""
         return {}
 
     def finish(self, model: keras.Model) -> None:
         """Publish the weights after the last step."""
 
-    def verdict(self, figures: dict[str, float]) -> str | None:
-        """Return the message for a stage that learnt nothing, or None."""
+    def failure(self, figures: dict[str, float]) -> str | None:
+        """Return an error message if the stage learnt nothing, else None."""
 
 
 def train(estimator: Any, stage: Stage) -> None:
     """Train a stage of an estimator by ``keras.Model.fit``, from its checkpoint on."""
     options = stage.options
-    # Until a round has ended, there is nothing that could be used.
+    # Unfitted until the first round has ended.
     vars(estimator).pop("history_", None)
     settings = stage.settings | options.settings()
     settings |= {"steps of an epoch": stage.length.epoch}
@@ -118,8 +117,8 @@ def train(estimator: Any, stage: Stage) -> None:
     record = TrainingRecord(
         options.checkpoint, settings, stage.length, best, options.checkpoint_steps
     )
-    alike = {"checkpoint_steps": record.every, "having a checkpoint": bool(record.path)}
-    _backend.require_agreement(record.settings | alike)
+    extra = {"checkpoint_steps": record.every, "having a checkpoint": bool(record.path)}
+    _backend.require_agreement(record.settings | extra)
     precision = building.precision(options.precision.name)
     with _backend.scope(options.strategy), precision:
         model = stage.build()
@@ -130,22 +129,22 @@ def train(estimator: Any, stage: Stage) -> None:
     data = _backend.distribute_batches(stage.batches, record.done, options.strategy)
     _backend.release_memory()
     _fit(estimator, model, data, stage, record)
-    # Not with the last round alone: of a training that had ended there is none.
+    # A completed training that is resumed has no more rounds to publish the weights.
     stage.finish(model)
     best.restore_to_network(record.history)
     if not stage.guide:
         estimator.history_ = record.history
     if any(_backend.gather_from_workers(model.stop_requested)):
-        # After the last step.
-        record.end()
-    _judge(stage, record)
+        # The signal came after the last step.
+        record.stop()
+    _check_result(stage, record)
 
 
 def _fit(estimator, model, data, stage, record):
-    """Run ``keras.Model.fit`` with the callbacks that a stage wants around it."""
+    """Run ``keras.Model.fit`` with the callbacks of the stage and of the user."""
     options = stage.options
 
-    def ask(number):
+    def request_stop(number):
         model.stop_requested, record.signal = True, number
 
     def interrupt():
@@ -155,10 +154,10 @@ def _fit(estimator, model, data, stage, record):
         logs |= stage.end_round(model, number, number + 1 == stage.length.rounds)
 
     def report(number, logs):
-        _report(estimator, stage, record, number, logs)
+        _log_round(estimator, stage, record, number, logs)
 
     def stop_together(number, logs):
-        # Those of Keras are the chief's alone, and the others would wait for it.
+        # Keras callbacks run on the chief alone; other workers must stop with it.
         stops = _backend.gather_from_workers(bool(model.stop_training))
         model.stop_training = any(stops)
 
@@ -176,9 +175,9 @@ def _fit(estimator, model, data, stage, record):
         *(c for c in options.callbacks if _is_of_keras(c) and is_chief),
         after_round(on_epoch_end=stop_together),
     ]
-    heeded = nullcontext() if record.path is None else deferred(ask)
+    signals = nullcontext() if record.path is None else stop_deferred(request_stop)
     try:
-        with heeded, noted(interrupt):
+        with signals, interrupts_noted(interrupt):
             model.fit(
                 data,
                 # Keras' epochs are our rounds.
@@ -190,7 +189,7 @@ def _fit(estimator, model, data, stage, record):
                 verbose=0,
             )
     finally:
-        # Or else an interrupted bar is drawn once more, below the last word.
+        # An interrupted bar would be drawn once more, below the last message.
         progress.on_train_end()
 
 
@@ -198,11 +197,11 @@ def _is_of_keras(callback):
     return isinstance(callback, keras.callbacks.Callback)
 
 
-def _judge(stage, record):
-    """Refuse what came of a training, or warn of it if that was short."""
+def _check_result(stage, record):
+    """Raise if a training learnt nothing, or only warn if it was short."""
     last = {name: values[-1] for name, values in record.history.items()}
-    if sentence := stage.verdict(last | record.best.figures()):
-        # A callback may have ended it.
+    if sentence := stage.failure(last | record.best.figures()):
+        # Not the planned number of steps: a callback may have stopped the training.
         sentence = f"after {last['step']} steps {sentence}"
         if last["step"] >= _MIN_STEPS:
             raise InputError(sentence)
@@ -210,7 +209,7 @@ def _judge(stage, record):
 
 
 class _StepTimer(keras.callbacks.Callback):
-    """Log how much of the time was spent in steps, and keep ``step_seconds_``."""
+    """Log the share of time spent in steps, and record ``step_seconds_``."""
 
     def __init__(self, estimator, title):
         super().__init__()
@@ -229,20 +228,20 @@ class _StepTimer(keras.callbacks.Callback):
         self.seconds.append(time.monotonic() - self.step_began)
 
     def on_train_end(self, logs=None):
-        # Where clocks are coarse, a training that had ended takes no time at all.
-        took = time.monotonic() - self.began
-        share = 100 * sum(self.seconds) / took if took else 0.0
-        logger.debug("%s: %.0f s, %.0f %% of it in steps", self.title, took, share)
+        # A completed training that is resumed takes 0 s on a coarse clock.
+        total = time.monotonic() - self.began
+        share = 100 * sum(self.seconds) / total if total else 0.0
+        logger.debug("%s: %.0f s, %.0f %% of it in steps", self.title, total, share)
 
 
-def _report(estimator, stage, record, number, figures):
-    """Log a round, and call the user's functions."""
+def _log_round(estimator, stage, record, number, figures):
+    """Log a round, and call the user's callbacks."""
     if not stage.guide:
         estimator.history_ = record.history
     text = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
     logger.debug("%s, round %d: %s", stage.title, number + 1, text)
     if _backend.is_chief():
-        # What they look at is not spread: the others don't take part.
+        # On the chief alone: other workers don't take part in what callbacks compute.
         with _backend.distributed(None):
             for callback in stage.options.callbacks:
                 if not _is_of_keras(callback):
@@ -250,19 +249,19 @@ def _report(estimator, stage, record, number, figures):
 
 
 class DivergenceCheck(keras.callbacks.Callback):
-    """Stop a training whose loss is not finite any more, or that learns nothing.
+    """Stop a training with a non-finite loss, or that learns nothing.
 
-    Before a checkpoint is written that would have it, too.
+    It runs before a checkpoint with such weights is written.
     """
 
     def __init__(self, stage: Stage, record: TrainingRecord) -> None:
         super().__init__()
         self.stage = stage
         self.record = record
-        self.good_until = record.done
+        self.last_learnt = record.done
 
     def on_train_batch_end(self, batch, logs=None) -> None:
-        """Stop where the loss is not finite."""
+        """Stop if the loss is not finite."""
         if not math.isfinite(logs["loss"]):
             raise InputError(
                 f"the loss of the {self.stage.title} became {logs['loss']}; continue "
@@ -271,24 +270,24 @@ class DivergenceCheck(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch, logs=None) -> None:
-        """Stop where nothing was learnt for long."""
+        """Stop if nothing was learnt for many steps."""
         stage, done = self.stage, self.record.done
         value = logs[stage.figure]
-        # The figures of the first are means from the very beginning on.
-        if epoch == 0 or value < _MARGIN * stage.baseline:
-            self.good_until = done
-        steps = done - self.good_until
+        # The first round's metrics are means that include the untrained network.
+        if epoch == 0 or value < _LEARNT_RATIO * stage.baseline:
+            self.last_learnt = done
+        steps = done - self.last_learnt
         if steps >= max(_MIN_PATIENCE, _PATIENCE * stage.length.total):
             raise InputError(
                 f"the {stage.title} has learnt nothing in {steps} steps "
-                f"({stage.figure} is {value:.3g}; without learning it is "
-                f"{stage.baseline:.3g}); lower the learning rate, and look at the "
+                f"({stage.figure} is {value:.3g}; untrained it is "
+                f"{stage.baseline:.3g}); lower the learning rate and check the "
                 "training images."
             )
 
 
 class Progress(keras.callbacks.Callback):
-    """Show a bar with the loss and the time that is left of all epochs."""
+    """Show a progress bar with the loss and the remaining time of all epochs."""
 
     def __init__(self, stage: Stage, done: int, *, disable: bool = False) -> None:
         super().__init__()
@@ -308,7 +307,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None) -> None:
         """Advance the progress bar by a step."""
-        # The first takes seconds, in which its description is what there is to see.
+        # The initial description is shown while the first step is compiled.
         epoch = self.bar.n // self.length.epoch + 1
         epochs = math.ceil(self.length.total / self.length.epoch)
         self.bar.set_description(f"{self.title}, epoch {epoch}/{epochs}", refresh=False)

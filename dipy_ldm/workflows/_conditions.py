@@ -17,7 +17,7 @@ from dipy_ldm._utils.values import (
     is_unconditional,
     level_of,
     listed,
-    number_of,
+    read_number,
     values_of,
 )
 from dipy_ldm.data import _tables as tables
@@ -185,7 +185,7 @@ def _as_plain(name, condition, value):
         return None
     if condition.kind == "class":
         return level_of(value)
-    return value if condition.kind == "direction" else number_of(name, value)
+    return value if condition.kind == "direction" else read_number(name, value)
 
 
 def read_requested_table(

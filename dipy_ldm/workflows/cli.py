@@ -17,7 +17,7 @@ from dipy.workflows.workflow import Workflow
 from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.progress import reworded
-from dipy_ldm._utils.signals import Terminated, deferred
+from dipy_ldm._utils.signals import Terminated, stop_deferred
 from dipy_ldm.workflows._config import ConfigParser
 from dipy_ldm.workflows._options import as_command_line
 from dipy_ldm.workflows._outputs import name_written
@@ -86,7 +86,7 @@ def _run(flow):
     reword_logs = reworded("dipy_ldm", partial(as_command_line, options=options))
     version = {"action": "version", "version": f"dipy_ldm {__version__}"}
     try:
-        with deferred(_stop), reword_logs:
+        with stop_deferred(_stop), reword_logs:
             flow_runner.run_flow(flow, extra_args={"version": version})
     except ConnectionError as error:
         _exit_with(f"{error} {_RESUME}", _ERROR, at_once=True)

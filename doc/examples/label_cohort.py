@@ -1,23 +1,23 @@
-"""Make a cohort from label maps: heads, or brains, of people who differ in their folds.
+"""Simulate a cohort from label maps: heads or brains with different folds.
 
-Each subject is one of the label maps of a folder: mirrored or not, and deformed, on the
-scale of lobes and on that of gyri. A scan of it gives each tissue a brightness and a
-texture, averages them over its voxels, and adds a bias field and noise; contrast, voxel
-size, orientation and type differ as those of scanners do. ``participants.tsv`` says
-what the labels tell exactly: the volumes of brain, ventricles and hippocampi.
+Each subject is one of the label maps of a folder, mirrored or not, and deformed on the
+scales of lobes and gyri. A scan gives each tissue an intensity and a texture, averages
+them over its voxels, and adds a bias field and noise; contrast, voxel size, orientation
+and data type vary as between scanners. ``participants.tsv`` has exact values from the
+labels: the volumes of brain, ventricles and hippocampi.
 
 Label maps are those of FreeSurfer (``aseg``, ``aparc+aseg``, ``wmparc``) or SynthSeg.
-For whole heads take the 20 that SynthSeg was trained on, which are in the folder
+For whole heads use the 20 that SynthSeg was trained on, in the folder
 ``data/training_label_maps`` of https://github.com/BBillot/SynthSeg (Apache-2.0); if the
-arrays of ``data/labels_classes_priors`` lie with them, they say how bright tissues are
-in T1. Four of the twenty are kept apart always, so that there are heads that no model
-has seen::
+arrays of ``data/labels_classes_priors`` are in the same folder, they set the T1
+intensities of tissues. Always hold out four of the twenty, as heads on which no model
+is trained::
 
     python label_cohort.py train --maps heads --except 05 10 15 20 --n 400
     python label_cohort.py strange --maps heads --only 05 10 15 20 --n 40
 
-Without label maps, subjects are no heads, but random shapes within shapes, for models
-that shall know any volume. Method: [1]_, [2]_.
+Without label maps, subjects are not heads but random nested shapes, for models of any
+kind of volume. Method: [1]_, [2]_.
 
 References
 ----------
@@ -83,13 +83,13 @@ from virtual_cohort import (
 
 from dipy_ldm import InputError
 
-# Side in mm of the voxels of labels, of which those of scans are means.
+# Voxel size of labels in mm; voxels of scans are means of these.
 FINE = 1.0
 # Standard deviations in mm of the Gaussians that make deformations smooth.
 LOBES, GYRI = 10.0, 4.5
-# How far in mm deformations move the edge of a head, and how near to that scans end.
+# Maximum displacement of the edge of a head in mm, and margin of scans around it.
 REACH, EDGE = 12.0, 4.0
-# Standard deviation of what a voxel is a mean of, as a share of its side.
+# Standard deviation of the point spread function, as a share of the voxel size.
 POINT_SPREAD = 0.3, 0.5
 CONTRASTS = ("T1w", "T2w", "random", "shapes")
 MEASURED = {"brain": BRAIN, "ventricles": VENTRICLES, "hippocampi": HIPPOCAMPI}
@@ -108,9 +108,9 @@ COLUMNS = {
 
 
 class Anatomy(NamedTuple):
-    """A subject: ``labels`` as of a map, and the ``axes`` along which they are, in mm.
+    """A subject: ``labels`` as in a map, and their coordinates along ``axes``, in mm.
 
-    The brain is ``alone`` where scans show nothing else.
+    ``alone`` is whether scans show the brain only.
     """
 
     labels: np.ndarray
@@ -119,7 +119,7 @@ class Anatomy(NamedTuple):
 
 
 class Looks(NamedTuple):
-    """What labels look like, as :class:`Tissue` has it, float32 ``(labels,)`` each."""
+    """Appearance of labels, as in :class:`Tissue`, float32 ``(labels,)`` each."""
 
     brightness: np.ndarray
     grain: np.ndarray
@@ -145,12 +145,12 @@ def make_cohort(
     """Write the volumes of a cohort.
 
     Subject ``i`` depends on ``(seed, i)``, the label maps, ``stripped`` and ``variety``
-    alone, so that a cohort can be made in parts.
+    alone, so that a cohort can be simulated in parts.
 
     Parameters
     ----------
     folder : str or Path
-        Where to write ``sub-0000_T1w.nii.gz`` and so on; made if it is not there.
+        Where to write ``sub-0000_T1w.nii.gz`` etc.; created if it does not exist.
     n : int
         Number of subjects.
     maps : str or Path, optional
@@ -164,13 +164,13 @@ def make_cohort(
     voxel_size : tuple of float
         Smallest and largest sides of voxels, in mm.
     stripped : float
-        Share of the subjects whose brain is alone, without the head.
+        Share of the subjects that are skull-stripped.
     variety : float
         How much subjects are deformed, and how much the contrast, texture, bias and
-        noise of their scans vary: 1 is as in scans of many scanners, 0 not at all.
-        Ventricles, voxels, sharpness and contrasts that are random vary as ever.
+        noise of their scans vary: 1 is as between many scanners, 0 not at all.
+        Ventricles, voxels, sharpness and random contrasts always vary.
     only, without : sequence of str
-        Ends of the names of the maps to take, or to leave out.
+        Ends of the names of the maps to use, or to exclude.
     dseg : bool
         Whether to write the labels of each scan, ``sub-0000_T1w_dseg.nii.gz``, too.
     verbose : bool
@@ -184,9 +184,9 @@ def make_cohort(
     Raises
     ------
     InputError
-        If a number makes no sense, or there are no label maps that can be used.
+        If a number is invalid, or there are no usable label maps.
     OSError
-        If the folder can't be made or a file not be written, as one sentence.
+        If the folder can't be created or a file can't be written.
     """
     check_numbers(n, seed, first, voxel_size, stripped, variety)
     of_maps = stripped, only, without, dseg, tuple(contrasts) != ("T1w",), variety != 1
@@ -219,7 +219,7 @@ def make_cohort(
 
 
 def check_numbers(n, seed, first, voxel_size, stripped, variety):
-    """Refuse numbers of :func:`make_cohort` that make no sense."""
+    """Refuse invalid numbers of :func:`make_cohort`."""
     check_range("n", n, 1)
     check_range("seed", seed, 0)
     check_range("first", first, 0)
@@ -233,7 +233,7 @@ def check_numbers(n, seed, first, voxel_size, stripped, variety):
 
 
 def choose_map(files, i, seed):
-    """Choose the label map of a subject; each comes once before one comes again."""
+    """Choose the label map of a subject; all are used equally often."""
     order = np.random.default_rng((seed, i // len(files), 9)).permutation(len(files))
     return files[order[i % len(files)]]
 
@@ -241,7 +241,7 @@ def choose_map(files, i, seed):
 def draw_subject(i, seed, files, stripped, variety=1.0):
     """Draw a subject; return its anatomy, and its values of :data:`COLUMNS`.
 
-    Without files of label maps, it is of random shapes.
+    Without label maps, it consists of random shapes.
     """
     rng = np.random.default_rng((seed, i))
     if not files:
@@ -263,7 +263,7 @@ def draw_subject(i, seed, files, stripped, variety=1.0):
 
 
 def draw_anatomy(rng, source, alone, mirrored, variety=1.0):
-    """Deform a label map; each voxel has the label of the nearest voxel of the map."""
+    """Deform a label map by nearest-neighbour interpolation."""
     mirror = np.diag([-1.0 if mirrored else 1.0, 1, 1, 1])
     to_voxels = source.to_voxels @ mirror @ draw_pose(rng, variety)
     low, high = extent(source, to_voxels, alone)
@@ -292,7 +292,7 @@ def draw_anatomy(rng, source, alone, mirrored, variety=1.0):
 def extent(source, to_voxels, alone):
     """Return the box of a head, or of the brain alone: two corners in mm, ``(3,)``.
 
-    There is room for deformations. Where the neck is cut off, the box ends above.
+    It has a margin for deformations, and ends above a neck that is cut off.
     """
     voxels = source.brain if alone else source.head
     points = apply_affine(np.linalg.inv(to_voxels), voxels)
@@ -305,7 +305,7 @@ def extent(source, to_voxels, alone):
 def nearest(labels, points, weights):
     """Look up labels at points of a coarse grid, interpolated on a fine one.
 
-    Outside of the map they are those of its edge.
+    Points outside the map get the labels of its edge.
 
     Shapes: labels ``(x, y, z)``, points, in voxels, float32 ``(3, u, v, w)``,
     weights along each axis as of :func:`planes`.
@@ -327,7 +327,7 @@ def linear(goals, points):
 
 
 def gaussian(goals, points, sigma):
-    """Return weights of a Gaussian that add up to 1, csr_array ``(goals, points)``."""
+    """Return normalised Gaussian weights, csr_array ``(goals, points)``."""
     away = np.abs(goals[:, None] - points) / sigma
     away -= np.maximum(away.min(1, keepdims=True) - 1, 0)
     weights = np.exp(-(away**2) / 2) * (away < 3)
@@ -337,8 +337,7 @@ def gaussian(goals, points, sigma):
 def planes(volume, weights):
     """Interpolate a volume on a finer grid, plane by plane.
 
-    Points of a grid need no more than this, and it is many times as fast as
-    interpolation at any points.
+    For a grid this is many times faster than interpolation at arbitrary points.
 
     Shapes: volume float32 ``(x, y, z)``, weights ``(u, x)``, ``(v, y)`` and
     ``(w, z)``, each of the u planes float32 ``(v, w)``.
@@ -352,7 +351,7 @@ def planes(volume, weights):
 def average(fine, weights):
     """Average a volume over the voxels of a coarser grid.
 
-    It comes as planes, of which one at a time is in memory.
+    The volume is an iterable of planes, so that only one at a time is in memory.
 
     Shapes: x planes float32 ``(y, z)``, weights ``(u, x)``, ``(v, y)`` and
     ``(w, z)``, result float32 ``(u, v, w)``.
@@ -369,8 +368,8 @@ def average(fine, weights):
 def draw_shapes(rng):
     """Draw random shapes.
 
-    A body with organs, of which each is where one of many smooth random fields is the
-    highest; sheets, where another one is about 0, and vessels, where two are.
+    A body with organs, each where one of many smooth random fields is the highest;
+    sheets, where another field is about 0; and vessels, where two are.
     """
     sides = rng.uniform(110, 190, 3)
     axes = [np.arange(-side / 2, side / 2, FINE) for side in sides]
@@ -395,7 +394,7 @@ def draw_shapes(rng):
 
 
 def noise(rng, axes, scales):
-    """Draw noise of standard deviation 1, smooth over some mm along each axis."""
+    """Draw smooth noise of standard deviation 1."""
     points = [np.arange(a[0] - 3 * s, a[-1] + 4 * s, s) for a, s in zip(axes, scales)]
     white = rng.standard_normal([len(p) for p in points], dtype="float32")
     weights = [gaussian(*every) for every in zip(axes, points, scales)]
@@ -404,7 +403,7 @@ def noise(rng, axes, scales):
 
 
 def draw_looks(rng, contrast, priors, variety=1.0):
-    """Draw what the tissue of each label looks like in a scan of a contrast."""
+    """Draw the appearance of each label in a scan of a contrast."""
     tissues = TISSUES.values()
     level = [t.t2 if contrast == "T2w" else t.t1 for t in tissues]
     uneven = np.array([(t.grain, t.patches, t.septa) for t in tissues]).T
@@ -422,18 +421,18 @@ def draw_looks(rng, contrast, priors, variety=1.0):
 
 
 def draw_priors(rng, looks, priors, variety):
-    """Draw brightness and unevenness of tissues as priors have them, in place."""
+    """Draw intensities and textures of tissues from priors, in place."""
     around = variety * rng.uniform(-1.2, 1.2, (256, 2))
     for index, (one, mean, spread, uneven, change) in priors.items():
         if TISSUE[index]:
             looks[0, index] = max(mean + spread * around[one, 0], 0)
-            # Most of it is on a larger scale than that of voxels.
+            # Most of the texture is coarser than voxels.
             uneven = variety * max(uneven + change * around[one, 1], 0)
             looks[1:3, index] = min(0.3 * uneven, 0.04), 0.5 * uneven
 
 
 def draw_scan(i, seed, anatomy, contrast, priors, voxel_size, variety=1.0):
-    """Draw a scan of a subject; return its image, and that of its voxels' labels."""
+    """Draw a scan of a subject; return its image and its label image."""
     rng = np.random.default_rng((seed, i, 1 + CONTRASTS.index(contrast)))
     looks = draw_looks(rng, contrast, priors, variety)
     sizes = draw_sizes(rng, *voxel_size)
@@ -462,7 +461,7 @@ def draw_scan(i, seed, anatomy, contrast, priors, voxel_size, variety=1.0):
 
 
 def pick(anatomy, centres):
-    """Return the label that is nearest to each voxel's centre, uint8 ``(x, y, z)``."""
+    """Return the label nearest to the centre of each voxel, uint8 ``(x, y, z)``."""
     near = [
         np.rint((centre - axis[0]) / FINE).astype(int)
         for centre, axis in zip(centres, anatomy.axes)
@@ -471,10 +470,7 @@ def pick(anatomy, centres):
 
 
 def paint(rng, anatomy, looks):
-    """Give labels brightness and texture.
-
-    Yields each x plane, before there are voxels, float32 ``(y, z)``.
-    """
+    """Yield the textured intensities of labels as x planes, float32 ``(y, z)``."""
     if anatomy.alone:
         looks = Looks(*(values * members(INSIDE) for values in looks))
     patches = noise(rng, anatomy.axes, [4, 4, 4])
@@ -486,7 +482,7 @@ def paint(rng, anatomy, looks):
 
 
 def strip(rng, anatomy, weights, sizes):
-    """Draw a mask of the brain and what fluid is in its folds, bool ``(x, y, z)``."""
+    """Draw a mask of the brain and the fluid in its folds, bool ``(x, y, z)``."""
     brain = members(BRAIN | VENTRICLES).astype("float32")
     share = average((brain[labels] for labels in anatomy.labels), weights)
     near = gaussian_filter(share, rng.uniform(2, 5) / sizes, truncate=3)
@@ -494,11 +490,11 @@ def strip(rng, anatomy, weights, sizes):
 
 
 def main(arguments=None):
-    """Make the cohort that the command line describes."""
+    """Write a cohort from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", help="where to write the volumes")
     parser.add_argument("--n", type=int, required=True, help="number of subjects")
-    parser.add_argument("--maps", help="folder of label maps; random shapes without")
+    parser.add_argument("--maps", help="folder of label maps; default: random shapes")
     parser.add_argument("--first", type=int, default=0, help="number of the first")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -506,7 +502,7 @@ def main(arguments=None):
         nargs="+",
         choices=CONTRASTS[:3],
         default=["T1w"],
-        help="a scan of each head in each of them",
+        help="contrasts in which each head is scanned",
     )
     parser.add_argument(
         "--voxel_size",
@@ -520,20 +516,20 @@ def main(arguments=None):
         "--stripped",
         type=float,
         default=0.0,
-        help="share of the subjects whose brain is alone, without the head",
+        help="share of the subjects that are skull-stripped",
     )
     parser.add_argument(
         "--variety",
         type=float,
         default=1.0,
         help="how much deformation, contrast, texture, bias and noise vary: 0 is not "
-        "at all, 1 as in scans of many scanners (default: 1)",
+        "at all, 1 as between many scanners (default: 1)",
     )
     parser.add_argument(
-        "--only", nargs="+", default=(), help="maps to take, by the ends of their names"
+        "--only", nargs="+", default=(), help="maps to use, by the ends of their names"
     )
     parser.add_argument(
-        "--except", nargs="+", default=(), dest="without", help="maps to leave out"
+        "--except", nargs="+", default=(), dest="without", help="maps to exclude"
     )
     parser.add_argument(
         "--dseg", action="store_true", help="write the labels of each scan beside it"

@@ -1,8 +1,8 @@
-"""Label maps of heads: which tissues their labels are, and where these lie.
+"""Label maps of heads: the tissues of labels, reading and alignment.
 
-Labels are numbers of FreeSurfer (``aseg``, ``aparc+aseg``, ``wmparc``), as SynthSeg has
-them, too. Those outside of the brain are FreeSurfer's, or those of the 20 whole heads
-that SynthSeg was trained on.
+Labels are those of FreeSurfer (``aseg``, ``aparc+aseg``, ``wmparc``) and SynthSeg;
+outside the brain, those of FreeSurfer or of the 20 whole heads that SynthSeg was
+trained on.
 """
 
 from functools import lru_cache
@@ -21,10 +21,10 @@ from dipy_ldm import InputError
 
 
 class Tissue(NamedTuple):
-    """Labels of a tissue, and its brightness as a share of the brightest.
+    """Labels of a tissue, and its intensities as shares of the brightest.
 
-    ``grain`` is how much it varies from one voxel to the next, ``patches`` over some
-    mm, and ``septa`` how much brighter thin sheets in it are, as fat between muscles.
+    ``grain`` is the variation between voxels, ``patches`` that over several mm, and
+    ``septa`` the extra intensity of thin sheets, such as fat between muscles.
     """
 
     numbers: tuple[int, ...]
@@ -35,7 +35,7 @@ class Tissue(NamedTuple):
     septa: float = 0.0
 
 
-# By numbers of FreeSurfer and, from 500 on, of SynthSeg's heads.
+# By labels of FreeSurfer and, from 500, of SynthSeg's heads.
 TISSUES = {
     "air": Tissue((0, 130), 0, 0, 0, 0),
     "fluid": Tissue((4, 5, 14, 15, 24, 43, 44, 72, 122, 221, 257), 0.15, 0.95),
@@ -63,7 +63,7 @@ TISSUES = {
     "bone": Tissue((121, 129, 135, 165, 515), 0.1, 0.08, 0.02, 0.04),
     "marrow": Tissue((516,), 0.5, 0.4, 0.04, 0.08),
 }
-# Labels of parcels, from and to, and what they are parcels of.
+# First and last label of parcels, and the label of the whole.
 PARCELS = (
     (1000, 1999, 3),
     (2000, 2999, 42),
@@ -82,12 +82,12 @@ SIDES = {
 
 VENTRICLES = {4, 5, 14, 15, 31, 43, 44, 63, 72, 136, 137, 163, 164}
 HIPPOCAMPI = {17, 53}
-# The tissues from fluid to vessels are inside of the skull, but for the cord.
+# The tissues from fluid to vessels are inside the skull, except the cord.
 INSIDE = {n for t in list(TISSUES.values())[1:16] for n in t.numbers}
 INSIDE -= {122, 126, 257, 512}
 BRAIN = INSIDE - VENTRICLES - {*TISSUES["fluid"].numbers, *TISSUES["vessels"].numbers}
 
-# Centres of structures on the left in the world of the template, in mm.
+# Centres of left structures in the template's space, in mm.
 LANDMARKS = {
     8: (-26, -64, -34),
     10: (-12, -19, 7),
@@ -100,7 +100,7 @@ LANDMARKS |= {SIDES[n]: (-x, y, z) for n, (x, y, z) in LANDMARKS.items()}
 
 EXTENSION = re.compile(r"\.(nii(\.gz)?|mg[hz])$")
 
-# In memory labels are indices of these, in one byte each.
+# In memory, labels are indices of these, as uint8.
 NUMBERS = np.array([number for tissue in TISSUES.values() for number in tissue.numbers])
 INDEX = {number: index for index, number in enumerate(NUMBERS.tolist())}
 TISSUE = np.repeat(range(len(TISSUES)), [len(t.numbers) for t in TISSUES.values()])
@@ -109,11 +109,11 @@ MIRRORED = np.array([INDEX[PARTNERS.get(n, n)] for n in NUMBERS.tolist()], "uint
 
 
 class LabelMap(NamedTuple):
-    """Labels, uint8 indices of :data:`NUMBERS`, ``(x, y, z)``, and where they are.
+    """Labels, uint8 indices of :data:`NUMBERS`, ``(x, y, z)``, and their position.
 
-    ``to_voxels`` leads from the template's millimetres to voxels, ``(4, 4)``; ``head``
-    and ``brain`` are voxels on their surfaces, ``(n, 3)``. A head that is ``cut`` ends
-    at the neck, where the map ends, and not in air.
+    ``to_voxels`` maps from the template's millimetres to voxels, ``(4, 4)``; ``head``
+    and ``brain`` are voxels on their surfaces, ``(n, 3)``. ``cut`` is whether the map
+    ends at the neck rather than in air.
     """
 
     labels: np.ndarray
@@ -124,10 +124,10 @@ class LabelMap(NamedTuple):
 
 
 def find_maps(folder, only=(), without=()):
-    """Find the label maps of a folder, in the order of their names.
+    """Find the label maps of a folder, sorted by name.
 
-    Those to take only, or to leave out, are named by the ends of their names, without
-    ``.nii.gz``.
+    ``only`` and ``without`` are ends of the names, without ``.nii.gz``, of maps to use
+    or to exclude.
     """
     files = [
         file for file in sorted(Path(folder).glob("*")) if EXTENSION.search(file.name)
@@ -155,7 +155,7 @@ def find_maps(folder, only=(), without=()):
 
 
 def name_of(file):
-    """Return the name of a file without what it ends in."""
+    """Return the name of a file without its extension."""
     return EXTENSION.sub("", file.name)
 
 
@@ -163,16 +163,15 @@ def name_of(file):
 def read_map(file):
     """Read a label map, NIfTI or MGH.
 
-    Parcels are what they are parcels of, islands outside of the head are gone, and a
-    brain without fluid around it has some.
+    Parcels are merged, islands outside the head are removed, and fluid is added around
+    a brain that has none.
     """
     values, affine = read_integers(file)
     labels = look_up(file, values)
     inside = members(INSIDE)[labels]
     if not members(BRAIN)[labels].any():
         raise InputError(
-            f"{file} has no label of a brain; leave it out, or give labels with "
-            "FreeSurfer's numbers."
+            f"{file} has no label of a brain; leave it out, or use FreeSurfer's labels."
         )
     labels[inside & ~largest(inside)] = 0
     fluid = labels == INDEX[24]
@@ -185,21 +184,21 @@ def read_map(file):
 
 
 def largest(mask):
-    """Return the largest piece of a mask, which touches itself by sides of voxels."""
+    """Return the largest connected component of a mask."""
     pieces, _ = ndimage.label(mask)
     return pieces == 1 + np.bincount(pieces[mask])[1:].argmax()
 
 
 def place(labels, to_world):
-    """Surround a head by air, but where the map cuts the neck off.
+    """Pad a head with air, except where the map cuts off the neck.
 
-    The first planes at the neck, which may be half empty, are gone.
+    The first planes at a cut neck, which may be half empty, are removed.
     """
     areas = np.count_nonzero(labels, axis=(0, 1))
     cut = bool(areas[0] > 0.1 * areas.max())
     lost = 2 if cut else -1
     labels = np.pad(labels[:, :, max(lost, 0) :], ((1, 1), (1, 1), (max(-lost, 0), 1)))
-    # NIfTI is read in Fortran's order, and labels are looked up in C's.
+    # NIfTI is read in Fortran order, but labels are looked up in C order.
     labels = np.ascontiguousarray(labels)
     offset = from_matvec(np.eye(3), [1, 1, -lost])
     head, brain = ends(labels > 0), ends(members(BRAIN)[labels])
@@ -207,15 +206,15 @@ def place(labels, to_world):
 
 
 def ends(mask):
-    """Return where a mask begins and ends in each column, int16 ``(n, 3)``."""
+    """Return the first and last voxels of a mask in each column, int16 ``(n, 3)``."""
     edges = np.diff(mask, axis=2, prepend=False, append=False)
     return np.argwhere(edges).astype("int16")
 
 
 def read_integers(file):
-    """Read whole numbers, int32 ``(x, y, z)``, and their affine, ``(4, 4)``.
+    """Read integers, int32 ``(x, y, z)``, and their affine, ``(4, 4)``.
 
-    Axes go to the right, the front and the top; all is cropped to what is not 0.
+    Axes are RAS+; the volume is cropped to nonzero voxels.
     """
     try:
         image = nib.as_closest_canonical(nib.funcs.squeeze_image(nib.load(file)))
@@ -226,13 +225,13 @@ def read_integers(file):
         ) from error
     if data.ndim != 3:
         raise InputError(
-            f"{file} has {data.ndim} dimensions, and a label map has 3; give one "
-            "volume a file."
+            f"{file} has {data.ndim} dimensions, but a label map has 3; use one "
+            "volume per file."
         )
     if data.dtype.kind not in "iufb" or not np.array_equal(data, np.rint(data)):
         raise InputError(
-            f"{file} has numbers that are not whole, and labels are; give the "
-            "segmentation, resampled to the nearest voxel if at all."
+            f"{file} has fractions, but labels are whole numbers; use the "
+            "segmentation, resampled by nearest neighbour if at all."
         )
     if not data.any():
         raise InputError(f"{file} is empty; leave it out.")
@@ -250,13 +249,13 @@ def corners(mask):
 
 
 def look_up(file, values):
-    """Turn labels into indices of :data:`NUMBERS`, uint8."""
+    """Map labels to indices of :data:`NUMBERS`, uint8."""
     unknown = len(NUMBERS)
     indices = np.full(max(values.max(), PARCELS[-1][1], NUMBERS.max()) + 2, unknown)
     for first, last, whole in PARCELS:
         indices[first : last + 1] = INDEX[whole]
     indices[NUMBERS] = np.arange(unknown)
-    # What is below 0 is looked up at the end, where nothing is.
+    # Negative labels are looked up at the last index, which is unknown.
     labels = indices.astype("uint8")[np.maximum(values, -1)]
     if labels.max() == unknown:
         others = [str(n) for n in np.unique(values[labels == unknown])]
@@ -269,10 +268,10 @@ def look_up(file, values):
 
 
 def align(labels, affine):
-    """Turn and shift a head so that structures are where the template has them.
+    """Return a rigid alignment of structures to the template, ``(4, 4)``.
 
-    From voxels to the millimetres of the template, ``(4, 4)``, by least squares; sizes
-    stay. Without three structures, the brain is only shifted.
+    It maps from voxels to the template's millimetres, by least squares. With fewer than
+    three structures, the brain is only shifted.
     """
     voxels = {n: np.argwhere(labels == INDEX[n]) for n in LANDMARKS}
     voxels = {n: indices for n, indices in voxels.items() if len(indices)}
@@ -289,10 +288,10 @@ def align(labels, affine):
 
 
 def read_priors(folder):
-    """Read how bright tissues are in T1, if SynthSeg's arrays are with the maps.
+    """Read T1 intensities of tissues from SynthSeg's arrays, if the folder has them.
 
-    For each index of :data:`NUMBERS` that they have, mean and spread of the brightness,
-    and of the texture, as shares of the brightest; empty without.
+    For each index of :data:`NUMBERS`, mean and spread of the intensity and of the
+    texture, as shares of the brightest; empty without these arrays.
     """
     names = (
         *("generation_labels", "generation_classes_contrast_specific"),
@@ -309,5 +308,5 @@ def read_priors(folder):
 
 
 def members(numbers):
-    """Return for each index of :data:`NUMBERS` whether it is one of some labels."""
+    """Return for each index of :data:`NUMBERS` whether it is among these labels."""
     return np.isin(NUMBERS, list(numbers))

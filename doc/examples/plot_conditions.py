@@ -2,8 +2,8 @@
 Generate by conditions
 ======================
 
-A model that was conditioned on labels or ages generates samples by them. With the same
-noise for all samples, they differ only by their conditions.
+A model that was trained with conditions, such as labels or ages, generates samples from
+them. With the same noise for all samples, they differ only by their conditions.
 """
 
 # sphinx_gallery_thumbnail_number = 1
@@ -15,16 +15,16 @@ from dipy_ldm import LatentDiffusion
 from dipy_ldm.plots import montage
 
 # %%
-# The model of digits that comes with the package is conditioned on labels. The model
-# file has their names and counts:
+# The packaged model of digits is conditioned on labels. The model file has their names
+# and counts:
 
 model = LatentDiffusion.load("mnist")
 for name, condition in model.conditions_.items():
     print(f"{name}: {condition.kind}; {condition}")
 
 # %%
-# The same noise for all labels. Each row begins with a noise of its own, and the
-# handwriting, its slant and its width, is the same for all ten digits.
+# The same noise for all labels: each row starts from one noise, and the slant and width
+# of the handwriting are the same for all ten digits.
 
 labels = np.arange(10)
 rows = [
@@ -35,11 +35,11 @@ rows = [
 figure, ax = plt.subplots(figsize=(7.5, 3.9), layout="constrained")
 ax.imshow(montage(np.concatenate(rows), columns=10), cmap="gray")
 middles = np.linspace(0, ax.get_xlim()[1], 21)[1::2]
-ax.set(xticks=middles, xticklabels=labels, yticks=[], xlabel="asked for")
+ax.set(xticks=middles, xticklabels=labels, yticks=[], xlabel="requested label")
 plt.show()
 
 # %%
-# Conditions that are not given are drawn, in the proportions of the training digits.
+# Without given conditions, labels are drawn in the proportions of the training digits.
 
 print(model.draw_conditions(20, seed=1))
 
@@ -49,7 +49,7 @@ ax.set_axis_off()
 plt.show()
 
 # %%
-# Guidance makes samples follow their condition more surely, and more alike.
+# Guidance makes samples follow their condition more closely, and vary less.
 
 GUIDANCE = (1.0, 2.0, 4.0)
 

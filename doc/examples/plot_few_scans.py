@@ -1,11 +1,11 @@
 """
-Few scans: begin from the packaged autoencoder
+Few scans: start from the packaged autoencoder
 ==============================================
 
-An autoencoder that learns from a dozen scans is a poor one for all others. The packaged
-one has seen no person's scan, but heads of many shapes and contrasts, drawn from label
-maps: it takes yours as they are, or learns a little more from them. Here are 12 brains
-to learn from, and others to see what comes of it.
+An autoencoder that is trained on a dozen scans generalises poorly. The packaged one was
+trained on no person's scans, but on heads of many shapes and contrasts, simulated from
+label maps: use it as it is, or fine-tune it on your scans. This example trains on 12
+brains and tests on others.
 """
 
 # sphinx_gallery_thumbnail_number = 1
@@ -24,7 +24,7 @@ from dipy_ldm.metrics import detail_correlation, psnr
 from dipy_ldm.plots import planes
 
 # %%
-# Virtual brains stand for your scans. Put a folder of your own in their place.
+# Virtual brains stand in for your scans. Use a folder of your own instead.
 
 scratch = tempfile.TemporaryDirectory()
 folder = Path(scratch.name)
@@ -36,8 +36,8 @@ images = np.asarray(volumes.images, "float32")
 few, others = images[:12], images[12:]
 
 # %%
-# Three ways to an autoencoder: as it is packaged, which takes no training; fine-tuned
-# on the scans; and from scratch, for as many steps.
+# Three autoencoders: the packaged one, without training; the packaged one, fine-tuned
+# on the scans; and one trained from scratch, for as many steps.
 
 
 def train(init=None):
@@ -56,15 +56,15 @@ ways = {
 print(f"{time.perf_counter() - start:.0f} s for both trainings")
 
 # %%
-# How near reconstructions of the other brains come to them, inside of the head, and how
-# much of the fine detail is true.
+# The error of reconstructions of the other brains inside the head, and the correlation
+# of their fine detail with the truth.
 
 inside = (others > 0.05).any(-1)
 reconstructed = {name: vqvae.predict(others) for name, vqvae in ways.items()}
 for name, result in reconstructed.items():
     near = psnr(result, others, inside).mean()
     true = detail_correlation(result, others, inside).mean()
-    print(f"{name:13} {near:.1f} dB, {true:.2f} of the detail")
+    print(f"{name:13} {near:.1f} dB, detail r = {true:.2f}")
 
 figure, axes = plt.subplots(4, 1, figsize=(6, 7), layout="constrained")
 for ax, (name, stack) in zip(axes, {"a brain": others, **reconstructed}.items()):
@@ -74,8 +74,9 @@ for ax, (name, stack) in zip(axes, {"a brain": others, **reconstructed}.items())
 plt.show()
 
 # %%
-# The diffusion model is then trained on the latents of either, as of any other
-# autoencoder: ``LatentDiffusion(ways["packaged"]).fit(few)``. On the command line all
-# of it is ``dipy_train_ldm scans/ --init volumes``, and ``--steps_vqvae 100`` is for
-# fine-tuning. Of so few scans train it briefly, and look for copies among its samples
-# (``dipy_audit_ldm``): :ref:`guide-planning` says after how many steps there are any.
+# The diffusion model is then trained on the latents of any of them:
+# ``LatentDiffusion(ways["packaged"]).fit(few)``. On the command line, use
+# ``dipy_train_ldm scans/ --init volumes``, with ``--steps_vqvae 100`` for fine-tuning.
+# With so few scans, train it briefly and check its samples for copies of training
+# images (``dipy_audit_ldm``): :ref:`guide-planning` has the numbers of steps after
+# which they occur.

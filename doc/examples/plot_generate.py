@@ -2,9 +2,9 @@
 Generate digits: samplers and steps
 ===================================
 
-A sampler walks back from noise to a clean latent. Each step costs one call of the
-network, so that the number of steps is the price of a sample. What do the samplers make
-of few steps, and of many?
+A sampler turns noise into a clean latent, step by step. Each step costs one call of the
+network, so the time of a sample is proportional to the number of steps. How good are
+samples of few steps, and of many?
 """
 
 # sphinx_gallery_thumbnail_number = 2
@@ -17,15 +17,15 @@ from dipy_ldm import LatentDiffusion
 from dipy_ldm.plots import montage, plot_samples
 
 # %%
-# The model of digits that comes with the package. Some samples, as they come:
+# Samples of the packaged model of digits, with the default options:
 
 model = LatentDiffusion.load("mnist")
 digits = model.predict(60, seed=1)
 plot_samples(digits, columns=20)
 
 # %%
-# Now the same noise for three samplers and several numbers of steps. The first call of
-# the network compiles it, so that it is left out of the times.
+# Now the same noise for three samplers and several numbers of steps. The network was
+# compiled above, so the times do not include that.
 
 SAMPLERS = ("ddpm", "ddim", "dpm++")
 STEPS = (3, 5, 10, 20, 50)
@@ -47,13 +47,13 @@ for ax, steps in zip(axes[:, 0], STEPS):
 plt.show()
 
 # %%
-# The time grows with the steps and hardly differs between samplers. ``dpm++``, the
-# default, and ``ddim`` end with the same digits, since both follow the same path from
-# the same noise; ``dpm++`` gets there in fewer steps. ``ddpm`` adds fresh noise at each
-# step, comes to other digits, and needs the most steps.
+# The time grows with the number of steps and hardly differs between samplers.
+# ``dpm++``, the default, and ``ddim`` converge to the same digits, since both solve the
+# same differential equation from the same noise; ``dpm++`` needs fewer steps. ``ddpm``
+# adds new noise at each step, generates other digits, and needs the most steps.
 #
-# Guidance is another choice: how far estimates are extrapolated away from those of a
-# smaller network. More makes clearer digits, which vary less.
+# Guidance extrapolates estimates away from those of a smaller network (autoguidance).
+# More guidance gives clearer digits, which vary less.
 
 GUIDANCE = (1.0, 2.0, 4.0)
 

@@ -1,9 +1,9 @@
 """
-Look into the latent space
-==========================
+Explore the latent space
+========================
 
-What do latents look like, are they what a diffusion model wants, and what lies between
-two of them?
+What do latents look like, how are they scaled for the diffusion model, and what lies
+between two of them?
 """
 
 # sphinx_gallery_thumbnail_number = 4
@@ -16,9 +16,9 @@ from dipy_ldm.data import load_mnist
 from dipy_ldm.plots import montage, plot_latents
 
 # %%
-# The packaged model has the autoencoder in ``vqvae``. Each digit becomes 7 × 7 places
-# with three channels, here shown as colours. They still look like the digit: the
-# latents are an image, only smaller.
+# The packaged model has its autoencoder in ``vqvae``. Each digit is encoded as 7 × 7
+# positions with three channels, shown here as colours. They still resemble the digit:
+# latents are smaller images.
 
 model = LatentDiffusion.load("mnist")
 digits, labels = load_mnist("test")
@@ -26,8 +26,8 @@ latents = model.vqvae.encode(digits[:2000])
 plot_latents(latents[:16], columns=16)
 
 # %%
-# Each vector is replaced by the nearest of 1024 codes. The digits of this page use them
-# all, the more often the larger the point.
+# Each vector is replaced by the nearest of 1024 codes. Larger points are codes that the
+# digits of this page use more often.
 
 codes = model.vqvae.codes(latents)
 counts = np.bincount(codes.ravel(), minlength=model.vqvae.n_codes)
@@ -38,15 +38,16 @@ low, high = np.percentile(book, (1, 99), axis=0)
 figure = plt.figure(figsize=(9, 3.8), layout="constrained")
 ax = figure.add_subplot(1, 2, 1, projection="3d")
 ax.scatter(*book.T, s=2 * np.sqrt(counts), c=np.clip((book - low) / (high - low), 0, 1))
-ax.set_title("the codes, in colours of their own")
+ax.set_title("codes, in the colours of their channels")
 ax = figure.add_subplot(1, 2, 2)
 ax.plot(np.sort(counts)[::-1])
-ax.set(yscale="log", xlabel="codes, in order", ylabel="times used")
+ax.set(yscale="log", xlabel="codes, sorted by use", ylabel="times used")
 plt.show()
 
 # %%
-# A diffusion model wants each channel to have about the spread of the noise, 1. The
-# latents have another one. The model knows mean and spread, and scales by them.
+# A diffusion model needs channels with about the standard deviation of the noise, 1.
+# That of latents differs, so the model scales them by their mean and standard
+# deviation.
 
 scaled = (latents - model.latent_mean_) / model.latent_scale_
 
@@ -58,8 +59,8 @@ for ax, values, title in zip(axes, (latents, scaled), ("latents", "scaled")):
 plt.show()
 
 # %%
-# The two directions in which latents of digits differ most, by principal components.
-# Digits of a kind lie together, though the autoencoder was trained without labels.
+# The first two principal components of the latents. Equal digits form clusters, though
+# the autoencoder was trained without labels.
 
 rows = latents.reshape(len(latents), -1)
 _, _, directions = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
@@ -72,9 +73,9 @@ ax.set(xlabel="first component", ylabel="second component")
 plt.show()
 
 # %%
-# Between two digits: the straight line between their latents, decoded (above), and the
-# same after noising and walking back to what the model finds likely (below). On the
-# straight line one digit fades into the other; the model makes digits on the way.
+# Between two digits: the decoded linear interpolation of their latents (above), and the
+# same after noising and denoising by the model (below). In the interpolation one digit
+# fades into the other; denoising turns the steps in between into digits.
 
 ends = latents[[0, 2]]
 way = np.linspace(0, 1, 12)[:, None, None, None]

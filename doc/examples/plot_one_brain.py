@@ -1,11 +1,11 @@
 """
-One brain, as it might be: conditions of volumes
-================================================
+One brain with several conditions
+=================================
 
-A model that is conditioned on the size of the ventricles generates one brain with small
-ones and with large ones; with ages in place of millilitres, it would be one brain
-through the years. To keep this page short, the cohort is small, the voxels are large,
-and training ends after minutes.
+A model that is conditioned on the volume of the ventricles generates one brain with
+small ones and with large ones; conditioned on age, it would show one brain over the
+years. To keep this page short, the cohort is small, the voxels are large, and training
+takes minutes.
 """
 
 # sphinx_gallery_thumbnail_number = 2
@@ -22,8 +22,8 @@ from dipy_ldm.data import load_volumes, read_covariates
 from dipy_ldm.plots import planes
 
 # %%
-# Virtual subjects, with their covariates in a table, as ``participants.tsv`` of a BIDS
-# dataset has them. One in ten values is missing.
+# Virtual subjects, with their covariates in a table like ``participants.tsv`` of a BIDS
+# dataset. One in ten values is missing.
 
 scratch = tempfile.TemporaryDirectory()
 folder = Path(scratch.name)
@@ -31,7 +31,7 @@ make_cohort(folder, 100, covariates=True, verbose=False)
 print("".join((folder / "participants.tsv").open().readlines()[:5]))
 
 # %%
-# Covariates are read by the names of the files, in the order of the volumes.
+# Covariates are matched by file names, in the order of the volumes.
 
 volumes = load_volumes([folder], voxel_size=6)
 images = np.asarray(volumes.images, "float32")
@@ -72,7 +72,7 @@ model.fit(
 print(model.conditions_["ventricles"])
 
 # %%
-# One noise for all conditions: the brains differ by the condition alone.
+# With the same noise for all conditions, brains differ by the condition alone.
 
 SIZES = [8, 14, 20, 26, 32]
 
@@ -85,10 +85,10 @@ for ax, picture, size in zip(axes, planes(brains, volumes.affine), SIZES):
 plt.show()
 
 # %%
-# The last minus the first shows what the condition changes, here as the mean of eight
-# brains: the middle gets darker, and its surroundings move outwards. For your own scan
+# The last minus the first shows what the condition changes, averaged over eight brains:
+# the ventricles expand, so the centre gets darker. For your own scan,
 # ``dipy_denoise_ldm --conditions ventricles=30 --strength 0.6 --difference`` writes the
-# same, with the opposite sign.
+# same with the opposite sign.
 
 few, many = (
     planes(model.predict(8, conditions={"ventricles": size}, seed=3), volumes.affine)
@@ -99,5 +99,5 @@ limit = np.abs(change).max()
 figure, ax = plt.subplots(figsize=(6, 2.4), layout="constrained")
 shown = ax.imshow(change, cmap="RdBu_r", vmin=-limit, vmax=limit)
 ax.set_axis_off()
-figure.colorbar(shown, ax=ax, label="of the range")
+figure.colorbar(shown, ax=ax, label="share of the range")
 plt.show()

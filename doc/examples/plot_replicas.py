@@ -1,10 +1,10 @@
 """
-One replica and two give the same
-=================================
+One and two replicas give the same result
+=========================================
 
-Several GPUs share each batch of a training. Here two devices are simulated on one
-processor, so that the example runs anywhere; with GPUs leave out the first lines, and
-the default ``strategy="auto"`` uses all of them.
+Several GPUs share each batch of a training. Here two devices are simulated on one CPU,
+so that the example runs anywhere; with GPUs omit the first lines, and the default
+``strategy="auto"`` uses all of them.
 """
 
 from dipy_ldm import VQVAE, make_strategy
@@ -16,17 +16,17 @@ import numpy as np
 import tensorflow as tf  # after dipy_ldm, which turns oneDNN on
 
 # %%
-# Two devices from one processor, before anything else uses TensorFlow.
+# Simulate two devices on one CPU, before anything else uses TensorFlow.
 
 (processor,) = tf.config.list_physical_devices("CPU")
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(processor, two)
 
 # %%
-# The batch size is that of all replicas: each of two gets 32 of 64 digits. In float32,
-# and at a lower rate than by default, so that the rounding by which they differ stays
-# small on every processor; over many steps it adds up, the faster the higher the rate,
-# until a latent between two codes takes the other one.
+# The batch size is that of all replicas together: each of two gets 32 of 64 digits.
+# Float32 and a low learning rate keep rounding differences small on every CPU; over
+# many steps they add up, faster at higher rates, until a latent between two codes is
+# quantised to the other one.
 
 digits, _ = load_mnist("train")
 
@@ -48,8 +48,8 @@ one = train("none")
 both = train(make_strategy("mirrored", ["CPU:0", "CPU:1"]))
 
 # %%
-# Losses, errors on digits that were held out (an odd number of them), and codes in use
-# are the same, but for the rounding of the computer.
+# Losses, errors on held-out digits (an odd number of them) and codes in use are the
+# same up to rounding.
 
 for name in ("loss", "mse", "val_mse", "usage"):
     a, b = (np.array(vqvae.history_[name]) for vqvae in (one, both))
@@ -61,7 +61,7 @@ plt.plot(epochs, one.history_["val_mse"], "o-", label="one replica")
 plt.plot(epochs, both.history_["val_mse"], "x--", label="two replicas")
 plt.xticks(epochs)
 plt.xlabel("epoch")
-plt.ylabel("error of digits that were held out")
+plt.ylabel("error of held-out digits")
 plt.legend()
 plt.show()
 

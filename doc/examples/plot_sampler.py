@@ -2,8 +2,9 @@ r"""
 Add a sampler of your own
 =========================
 
-A sampler is one function that takes the noisy latent at one level to the next lower
-one. We write one, try it where the right answer is known, and generate digits with it.
+A sampler is a function that takes the noisy latent from one noise level to the next
+lower one. This example adds one, checks its order of convergence on data with a known
+solution, and generates digits with it.
 """
 
 import matplotlib.pyplot as plt
@@ -15,16 +16,16 @@ from dipy_ldm.diffusion.schedules import path, uniform_log_snr
 from dipy_ldm.plots import montage
 
 # %%
-# DDIM assumes that the noise ``eps`` in the latent stays as it is until the next level.
-# Better is to follow its trend: the method of Adams and Bashforth extrapolates from
-# this estimate and the one before,
+# DDIM assumes that the noise ``eps`` in the latent is constant until the next level.
+# The Adams-Bashforth method is more accurate: it extrapolates from this estimate and
+# the previous one,
 #
 # .. math:: \hat\epsilon = \epsilon + \tfrac{1}{2} r\,(\epsilon - \epsilon_{before})
 #
-# where ``r`` is the width of this step as a share of the one before, in the variable in
+# where ``r`` is the width of this step relative to the previous one, in the variable in
 # which DDIM is Euler's method, :math:`\sigma / \alpha`. The step function gets the
-# estimate of the clean latent and the two levels, and a ``state`` in which it may
-# remember what it likes.
+# estimate of the clean latent, the two levels, and a ``state`` that it returned in the
+# previous step.
 
 
 def adams_bashforth(x, clean, now, after, noise, state):
@@ -41,15 +42,15 @@ def adams_bashforth(x, clean, now, after, noise, state):
 
 
 # %%
-# One entry in a dictionary makes it known, with the grid of times that it shall use.
+# Register it in a dictionary, with its grid of times.
 
 samplers.SAMPLERS["ab2"] = samplers.Sampler(adams_bashforth, uniform_log_snr)
 
 # %%
-# Is it right? If the data are normally distributed with spread ``s``, the best denoiser
-# is a formula, and so is the end of the path: noise ``x`` arrives at ``s * x``, but for
-# the little signal that is left at time 1. The error of a method of second order falls
-# to a quarter when the steps are doubled; that of the first order to a half.
+# Is it correct? For normally distributed data with standard deviation ``s``, the best
+# denoiser and the exact solution are known: noise ``x`` is mapped to ``s * x``, except
+# for the little signal that remains at time 1. Doubling the number of steps reduces the
+# error of a second-order method to a quarter, that of a first-order method to a half.
 
 SPREAD = 0.5
 NUMBERS = (5, 10, 20, 40, 80, 160)
@@ -81,7 +82,7 @@ ax.legend()
 plt.show()
 
 # %%
-# It generates by its name, like those that come with the package.
+# Generate with it by its name, as with the packaged samplers.
 
 model = LatentDiffusion.load("mnist")
 
@@ -94,6 +95,6 @@ for ax, name in zip(axes, ("ddim", "dpm++", "ab2")):
 plt.show()
 
 # %%
-# To give it to others: write it into ``dipy_ldm/diffusion/samplers.py`` with its
-# equation and its source, add the line to ``SAMPLERS``, and name its order of
-# convergence in ``tests/diffusion/test_samplers.py``, which checks it.
+# To contribute it, add it to ``dipy_ldm/diffusion/samplers.py`` with its equation and
+# its source, add the line to ``SAMPLERS``, and its order of convergence to
+# ``tests/diffusion/test_samplers.py``, which checks it.

@@ -3,11 +3,11 @@ Diffusion tensors: b = 0 and directions together
 ================================================
 
 Channels need not be scans. Here DIPY fits tensors to simulated diffusion series, and
-one model learns the b = 0 image, which has no unit, and the tensor of each voxel
-together. It learns the logarithm of tensors, six maps with a range and a unit of their
-own: whatever six numbers it generates, their exponential is a tensor, whose FA is below
-1 and whose diffusivities are positive, and which has a direction. The example is short,
-so that what is generated is smoother than what it was learnt from.
+one model is trained on the b = 0 image, which has no unit, and the tensor of each voxel
+together. It is trained on the logarithm of tensors, six maps with a known range and
+unit: for any six generated numbers, the exponential is a valid tensor, with FA below 1
+and positive diffusivities. The example is short, so generated maps are smoother than
+training maps.
 """
 
 # sphinx_gallery_thumbnail_number = 2
@@ -36,8 +36,8 @@ from dipy_ldm.data.channels import split_channels
 from dipy_ldm.plots import plot_samples
 
 # %%
-# Anatomy is that of virtual brains, all of one scanner, by how bright a voxel is in T1:
-# fluid is dark, white matter is bright.
+# The anatomy is that of virtual brains of one scanner. Tissues are derived from the T1
+# intensity: fluid is dark, white matter is bright.
 
 scratch = tempfile.TemporaryDirectory()
 folder = Path(scratch.name)
@@ -52,9 +52,9 @@ fluid = np.clip((0.42 - brightness) / 0.2, 0, 1)
 grey = 1 - white - fluid
 
 # %%
-# A series has 6 images at b = 0 and 30 directions at b = 1000 s/mm². Fibres turn from
-# place to place, in each brain a little differently. Water moves along them three times
-# as easily as across, in grey matter equally in all directions, and freely in fluid.
+# A series has 6 images at b = 0 and 30 directions at b = 1000 s/mm². Fibre directions
+# vary in space, slightly differently in each brain. Water diffuses three times as fast
+# along fibres as across, isotropically in grey matter, and freely in fluid.
 
 rng = np.random.default_rng(0)
 start = rng.normal(size=(30, 3))
@@ -82,11 +82,10 @@ def simulate(white, grey, fluid):
 
 # %%
 # DIPY's :class:`~dipy.reconst.dti.TensorModel` fits tensors. Their logarithm
-# :footcite:p:`Arsigny2006` has the same eigenvectors, and the logarithms of their
-# eigenvalues. With diffusivities in µm²/ms, 1 becomes 0, which is also what is outside
-# of brains. Eigenvalues below 0.3 and above 3.3 µm²/ms are noise here and are clipped,
-# so that all six numbers are between -1.2 and 1.2. Each is a map, in a file with a name
-# of BIDS.
+# :footcite:p:`Arsigny2006` has the same eigenvectors, and the logarithms of the
+# eigenvalues. Diffusivities are in µm²/ms, so that 1 becomes 0, the value outside
+# brains. Eigenvalues below 0.3 and above 3.3 µm²/ms are noise here and are clipped, so
+# that all six numbers are between -1.2 and 1.2. Each map is a file with a BIDS name.
 
 LIMIT = 1.2
 TENSOR = [f"desc-log{axes}" for axes in ("XX", "XY", "YY", "XZ", "YZ", "ZZ")]
@@ -115,15 +114,15 @@ for channel in volumes.channels:
     print(channel)
 
 # %%
-# Each row is a channel, and each column a subject: three planes of b = 0 and of the six
-# maps, in which 0 is grey.
+# Rows are channels and columns are subjects: three planes of b = 0 and of the six maps,
+# in which 0 is grey.
 
 images = np.asarray(volumes.images, "float32")
 affine, channels = volumes.affine, volumes.channels
 plot_samples(images[:3], affine=affine, channels=channels, columns=3)
 
 # %%
-# One autoencoder and one diffusion model learn all of them.
+# One autoencoder and one diffusion model are trained on all channels.
 
 vqvae = VQVAE(widths=(16, 32), n_codes=256, n_codebooks=4, code_dim=8)
 vqvae.fit(
@@ -135,9 +134,9 @@ model.fit(images, epochs=120, batch_size=8, verbose=False)
 generated = model.predict(40, seed=1)
 
 # %%
-# The exponential has the same eigenvectors again. FA is shown in the colours of
-# directions, of three simulated brains above, and of generated ones below: red leads to
-# the side, green to the front, and blue to the top.
+# The exponential has the same eigenvectors. Direction-encoded colour maps of FA, of
+# three simulated brains (above) and generated ones (below): red is left-right, green
+# anterior-posterior, and blue superior-inferior.
 
 
 def read_tensors(images):
@@ -145,7 +144,7 @@ def read_tensors(images):
     maps = split_channels(images, channels)
     logs = from_lower_triangular(np.stack([maps[name] for name in TENSOR], -1))
     values, vectors = np.linalg.eigh(logs)
-    # DIPY has the largest first.
+    # DIPY sorts them from the largest.
     values, vectors = np.exp(values[..., ::-1]), vectors[..., ::-1]
     fa = fractional_anisotropy(values)
     return fa, values.mean(-1), color_fa(fa, vectors)
@@ -156,9 +155,9 @@ colours = np.concatenate([colours[:3] for *_, colours in tensors.values()])
 plot_samples(colours, affine=affine, columns=3)
 
 # %%
-# No FA is above 1. How often FA and MD occur together says whether the six maps belong
-# to each other: white matter has high FA and an MD of about 0.8 µm²/ms, fluid has no FA
-# and a high MD.
+# No FA is above 1. The joint distribution of FA and MD shows whether the six maps are
+# consistent: white matter has high FA and an MD of about 0.8 µm²/ms, fluid has FA near
+# 0 and a high MD.
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.6), layout="constrained", sharey=True)
 for ax, stack, (title, (fa, md, _)) in zip(axes, (images, generated), tensors.items()):

@@ -2,10 +2,9 @@
 Train on volumes
 ================
 
-From a folder of T1 volumes to new ones. To keep this page short, the cohort is small,
-the voxels are large, and training ends after minutes: what comes out are brains, none
-of which would be taken for real. The same steps with more of each are in :ref:`the
-guide <guide-first-volumes>`.
+From a folder of T1 volumes to generated ones. To keep this page short, the cohort is
+small, the voxels are large, and training takes minutes, so generated brains do not look
+real. The same steps at full size are in :ref:`the guide <guide-first-volumes>`.
 """
 
 # sphinx_gallery_thumbnail_number = 4
@@ -23,9 +22,9 @@ from dipy_ldm.metrics import multiscale_ssim
 from dipy_ldm.plots import plot_history, plot_reconstructions, plot_samples
 
 # %%
-# A cohort of virtual subjects, made from the MNI152 template that comes with nilearn.
-# The script beside this one does it, :download:`virtual_cohort.py
-# <../examples/virtual_cohort.py>`. Put the files of your own in its place.
+# A cohort of virtual subjects, simulated from the MNI152 template of nilearn by
+# :download:`virtual_cohort.py <../examples/virtual_cohort.py>`. Use your own files
+# instead.
 
 scratch = tempfile.TemporaryDirectory()
 folder = Path(scratch.name)
@@ -39,8 +38,8 @@ for file in files[:4]:
     print(f"{file.name}  {image.shape}  {sizes} mm  {axes}  {image.get_data_dtype()}")
 
 # %%
-# The files differ as those of several scanners do. They are brought to one grid, here
-# of 8 mm, and to intensities from 0 to 1.
+# The files differ like those of several scanners. They are resampled to one grid, here
+# of 8 mm, and scaled to intensities from 0 to 1.
 
 volumes = load_volumes(files, voxel_size=8, cache_dir=folder / "cache")
 images = np.asarray(volumes.images, "float32")
@@ -49,8 +48,8 @@ print(images.shape)
 plot_samples(train[:4], affine=volumes.affine, columns=4)
 
 # %%
-# First the autoencoder. Held-out volumes, and below each its reconstruction, show
-# whether it is good enough; the similarity of two equal volumes is 1.
+# First train the autoencoder. Compare held-out volumes with their reconstructions
+# (below each) to see whether it is good enough; the similarity of equal volumes is 1.
 
 vqvae = VQVAE(widths=(16, 32), n_codes=256, n_codebooks=4, code_dim=8)
 vqvae.fit(
@@ -67,7 +66,7 @@ print(f"similarity {multiscale_ssim(held_out, reconstructed).mean():.3f}")
 plot_reconstructions(held_out[:4], reconstructed[:4], affine=volumes.affine)
 
 # %%
-# Then the diffusion model of its latents.
+# Then train the diffusion model on its latents.
 
 model = LatentDiffusion(vqvae, widths=(32, 64))
 model.fit(
@@ -80,7 +79,7 @@ model.fit(
 plot_history(model)
 
 # %%
-# New volumes from noise, as NIfTI images: the grid of the model has an affine.
+# Generate new volumes from noise, as NIfTI images on the grid of the model.
 
 generated = model.predict(4, seed=1, as_images=True)
 for number, image in enumerate(generated):

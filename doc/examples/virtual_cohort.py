@@ -1,26 +1,26 @@
-"""Make a cohort of virtual brains: volumes of many subjects, without a download.
+"""Simulate a cohort of virtual brains: volumes of many subjects, without a download.
 
-Each subject is the MNI152 template, skull-stripped, which comes with nilearn, after a
-random diffeomorphism: the flow along a smooth random velocity field, in which the
-ventricles swell or shrink too. The subjects differ in size, pose, contrast of the
-tissues, bias field and noise, and the files as those of many scanners do: in
-orientation, voxel size, type, unit and version of the format. Detailed subjects have
-voxels of 1 to 1.6 mm, edges sharper than those of the template, which is a mean of
-many people, cortex that is displaced on a finer scale, and texture within tissues.
+Each subject is the skull-stripped MNI152 template of nilearn after a random
+diffeomorphism: the flow along a smooth random velocity field, in which ventricles swell
+or shrink, too. Subjects differ in size, pose, tissue contrast, bias field and noise,
+and files differ as between many scanners: in orientation, voxel size, data type, unit
+and version of the format. Detailed subjects have voxels of 1 to 1.6 mm, sharper edges
+than the template (which is a mean of many people), cortex that is displaced on a finer
+scale, and texture within tissues.
 
-With covariates, subjects differ more, some have a lesion, and ``participants.tsv`` says
-of each how large the ventricles are, how far they lie off the middle, how bright grey
-matter is beside white, and the group; some of it is missing.
+With covariates, subjects differ more, some have a lesion, and ``participants.tsv`` has
+the volume of the ventricles, their offset from the middle, the ratio of grey to white
+matter intensity, and the group; some values are missing.
 
-With several contrasts there is a T2 volume of each head, too: tissues that are dark in
-the one are bright in the other. It is another scan, with voxels, bias field and noise
-of its own.
+With several contrasts each head has a T2 volume, too: tissues that are dark in one are
+bright in the other. It is a separate scan, with its own voxels, bias field and noise.
 
-Of a site, scans are those of one scanner, with its voxels, contrast and noise. The same
-head can be scanned at several: what differs is the scanner's, and the truth is known.
+With a site, all scans are from one scanner, with its voxels, contrast and noise. The
+same head can be scanned at several sites: only the scanner differs, and the truth is
+known.
 
-The cohort is for trying things out. Subjects share the folds of the template, so that
-they differ less than people do, and nothing about people can be learnt from them.
+The cohort is for examples and tests. Subjects share the folds of the template, so they
+differ less than people do, and allow no conclusions about people.
 """
 
 import argparse
@@ -48,40 +48,40 @@ from tqdm import tqdm
 
 from dipy_ldm import InputError
 
-# The world is that of the template, in mm to the right, the front and the top.
+# Coordinates are those of the template, in mm, RAS+.
 BRAIN_CENTRE = np.array([0.0, -22.0, 9.0])
 BRAIN_LOW, BRAIN_HIGH = np.array([[-92, -128, -92], [92, 93, 102]])
 VENTRICLES_CENTRE = np.array([0.0, -16.0, 14.0])
 VENTRICLES_REACH = np.array([24.0, 34.0, 20.0])
 
-# Of the template as it is used, in mm, and the largest voxels of a scan.
+# Voxel size of the template as it is used, and maximum voxel size of scans, in mm.
 SPACING, COARSEST = 1.5, 3.0
 # The same of detailed subjects.
 FINE_SPACING, FINE_COARSEST = 1.0, 1.6
 FIELD_SPACING = 4.0
-# Farther out than any voxel of a subject, with room to fade to zero in.
+# Beyond all voxels of a subject, with a margin in which fields fade to zero.
 FIELD_MARGIN = 24.0
 # After a Gaussian of 9 mm most of the energy lies near the wavelength 2 pi 9 = 57 mm.
 FIELD_SMOOTHNESS = 9.0
-# Of what detailed subjects have beside it, so that folds differ one by one.
+# A finer deformation of detailed subjects, so that single folds differ.
 FINE_SMOOTHNESS = 4.5
-# Standard deviations, in mm, of the Gaussians between which texture lies.
+# Standard deviations, in mm, of the two Gaussians whose difference is texture.
 TEXTURE = 0.8, 2.5
-# Each squaring doubles the time of the flow; before, no voxel moves by 0.2 voxels.
+# Each squaring doubles the time of the flow; before, voxels move less than 0.2 voxels.
 SQUARINGS = 6
 
-# Where lesions of patients are, in the white matter of the right frontal lobe.
+# Position of lesions of patients, in the white matter of the right frontal lobe.
 LESION_CENTRE = np.array([26.0, 24.0, 24.0])
-# How often a covariate is missing.
+# Share of missing covariates.
 MISSING = 0.1
 COVARIATES = {
     "ventricles": {"Description": "volume of the lateral ventricles", "Units": "mL"},
     "offset": {
-        "Description": "how far the ventricles lie to the right of the brain's centre",
+        "Description": "offset of the ventricles to the right of the brain's centre",
         "Units": "mm",
     },
     "contrast": {
-        "Description": "brightness of grey matter over that of white matter",
+        "Description": "intensity of grey matter over that of white matter",
         "Units": "%",
     },
     "group": {
@@ -90,7 +90,7 @@ COVARIATES = {
     },
 }
 
-SITE = {"site": {"Description": "where the scanner is that made the scan"}}
+SITE = {"site": {"Description": "site of the scanner"}}
 
 ORIENTATIONS = ("RAS", "LPS", "LAS", "RPI", "PIR", "ASR", "PSR", "SRA")
 DTYPES = ("int16", "uint8", "float32")
@@ -111,10 +111,10 @@ class Deformation(NamedTuple):
 
 
 class Scanner(NamedTuple):
-    """What scans of a scanner are like.
+    """Properties of the scans of a scanner.
 
-    Ranges of the exponent of their brightness, of what is added to grey and to white
-    matter, and of the noise; ``voxel`` is its side in mm, or None if any is.
+    Ranges of the exponent of intensities, of offsets of grey and white matter, and of
+    the noise; ``voxel`` is the voxel size in mm, or None for any.
     """
 
     exponent: tuple = (0.8, 1.3)
@@ -125,7 +125,7 @@ class Scanner(NamedTuple):
 
 
 ANY = Scanner()
-# An old one, of low contrast and resolution, and a new one.
+# An old scanner, of low contrast and resolution, and a new one.
 SITES = {
     "A": Scanner((0.82, 0.88), (0.03, 0.06), (-0.05, -0.02), (0.02, 0.025), 2.6),
     "B": Scanner((1.22, 1.28), (-0.08, -0.05), (0.05, 0.08), (0.006, 0.01), 1.7),
@@ -133,7 +133,7 @@ SITES = {
 
 
 class Lesion(NamedTuple):
-    """What a lesion is like: its ``diameter`` in mm, and the share that it takes."""
+    """A lesion: its ``diameter`` in mm, and the share of intensity that it removes."""
 
     diameter: float = 20.0
     darkness: float = 0.5
@@ -143,10 +143,10 @@ LESION = Lesion()
 
 
 class Traits(NamedTuple):
-    """What subjects with covariates have beside what all are drawn.
+    """Additional traits of subjects with covariates.
 
     ``swelling`` of the ventricles and their ``shift`` to the right, in mm, are terms of
-    the velocity; ``lesion`` is None where there is none.
+    the velocity; ``lesion`` is None if there is none.
     """
 
     swelling: float
@@ -168,12 +168,12 @@ def make_cohort(
 ):
     """Write the volumes of a cohort.
 
-    Volume ``i`` depends on ``(seed, i)`` alone, so that a cohort can be made in parts.
+    Volume ``i`` depends on ``(seed, i)`` alone: a cohort can be simulated in parts.
 
     Parameters
     ----------
     folder : str or Path
-        Where to write ``sub-0000_T1w.nii.gz`` and so on; made if it is not there.
+        Where to write ``sub-0000_T1w.nii.gz`` etc.; created if it does not exist.
     n : int
         Number of volumes.
     seed : int
@@ -181,17 +181,17 @@ def make_cohort(
     first : int
         Number of the first volume.
     detailed : bool
-        Whether they have detail.
+        Whether to simulate detailed subjects.
     verbose : bool
         Whether to show a progress bar.
     covariates : bool
         Whether to draw traits and write ``participants.tsv`` and its ``.json``, too.
     contrasts : sequence of str
-        Of each head: ``T1w``, ``T2w``, or both.
+        Contrasts of each head: ``T1w``, ``T2w``, or both.
     lesion : Lesion
-        That of patients.
+        Lesion of patients.
     site : str, optional
-        Where all are scanned, which is written into ``participants.tsv``, too.
+        Site of all scans, which is written to ``participants.tsv``, too.
 
     Returns
     -------
@@ -201,23 +201,23 @@ def make_cohort(
     Raises
     ------
     InputError
-        If a number makes no sense.
+        If a number is invalid.
     OSError
-        If the folder can't be made or a file not be written, as one sentence.
+        If the folder can't be created or a file can't be written.
     """
     check_range("n", n, 1)
     check_range("seed", seed, 0)
     check_range("first", first, 0)
     check_range("lesion's diameter", lesion.diameter, 1)
     check_range("darkness", lesion.darkness, 0, 1)
-    templates(detailed)  # says what is not installed
+    templates(detailed)  # raises early if nilearn is not installed
     make_folder(folder)
     folder, files = Path(folder), []
     covariates_of: dict[str, dict] = {}
     numbers = range(first, first + n)
     for i in tqdm(numbers, "virtual subjects", disable=not verbose):
         traits = draw_traits(i, seed, lesion) if covariates else None
-        # What is known of a head is measured in its T1.
+        # Covariates of a head are measured in its T1.
         for contrast in sorted({*contrasts, "T1w"} if covariates else contrasts):
             image, facts = make_subject(i, seed, detailed, traits, contrast, site)
             covariates_of.setdefault(f"sub-{i:04d}", facts)
@@ -231,7 +231,7 @@ def make_cohort(
         for facts in covariates_of.values():
             facts["site"] = site
     columns = (COVARIATES if covariates else {}) | (SITE if site else {})
-    # Rows of an earlier cohort are not of these files.
+    # Remove rows of an earlier cohort.
     if columns or (folder / "participants.tsv").is_file():
         write_table(folder, covariates_of, columns)
     return files
@@ -249,29 +249,29 @@ def check_range(name, value, lowest, highest=math.inf):
 
 
 def make_folder(path):
-    """Make a folder, and those that it is in, if it is not there."""
+    """Create a folder and its parents if they do not exist."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
-            f"can't make the folder {path} ({error.strerror}); name another place."
+            f"can't create the folder {path} ({error.strerror}); name another place."
         ) from error
 
 
 def write_file(file, content):
-    """Write bytes beside their place, and move them there when they are whole."""
+    """Write bytes to a partial file, and rename it when complete."""
     partial = file.with_name(f".{file.name}.partial")
     partial.write_bytes(content)
     partial.replace(file)
 
 
 def write_image(file, image):
-    """Write an image, compressed, to the same bytes each time."""
+    """Write a compressed image, reproducible to the byte."""
     write_file(file, gzip.compress(image.to_bytes(), 1, mtime=0))
 
 
 def omit(rng, subjects):
-    """Leave out a tenth of the covariates, ``{subject: {name: value}}``."""
+    """Remove a tenth of the covariates, ``{subject: {name: value}}``."""
     return {
         subject: {name: values[name] for name in COVARIATES if rng.random() >= MISSING}
         for subject, values in subjects.items()
@@ -281,9 +281,9 @@ def omit(rng, subjects):
 def write_table(folder, subjects, columns):
     """Write ``participants.tsv`` and ``participants.json``.
 
-    Subjects are ``{subject: {column: value}}``, of which what is missing is ``n/a``;
-    columns say what they mean, as BIDS has it. Subjects of earlier parts of a cohort
-    stay, with their columns.
+    Subjects are ``{subject: {column: value}}``; missing values become ``n/a``. Columns
+    are BIDS descriptions. Subjects of earlier parts of a cohort stay, with their
+    columns.
     """
     path, description = folder / "participants.tsv", folder / "participants.json"
     earlier = {n: row for n, row in earlier_rows(path).items() if n not in subjects}
@@ -309,7 +309,7 @@ def earlier_rows(path):
 def draw_traits(i, seed=0, lesion=LESION):
     """Draw the traits of a subject; half of the subjects are patients.
 
-    They are drawn by themselves, so that all else is that of a subject without.
+    They have their own random numbers, so that all else is as without traits.
     """
     rng = np.random.default_rng((seed, i, 1))
     swelling, shift = rng.uniform(-0.2, 0.4), rng.uniform(-8, 8)
@@ -317,16 +317,16 @@ def draw_traits(i, seed=0, lesion=LESION):
 
 
 def make_subject(i, seed=0, detailed=False, traits=None, contrast="T1w", site=None):
-    """Make a volume of a subject; return the image and its covariates.
+    """Simulate a volume of a subject; return the image and its covariates.
 
-    The brain is skull-stripped: outside of it all is 0. Without traits there are
-    no covariates.
+    The brain is skull-stripped: voxels outside are 0. Without traits there are no
+    covariates.
     """
     rng = np.random.default_rng((seed, i))
     deformation = draw_deformation(rng, detailed, traits)
     pose = draw_pose(rng)
     if contrast != "T1w":
-        # All but the head itself is of this scan.
+        # All except the head itself is specific to this scan.
         rng = np.random.default_rng((seed, i, 3))
     if site:
         rng = np.random.default_rng((seed, i, 4, *site.encode(), *contrast.encode()))
@@ -338,14 +338,14 @@ def make_subject(i, seed=0, detailed=False, traits=None, contrast="T1w", site=No
         covariates = describe(brain, grid, deformation, pose, detailed)
         covariates["group"] = "patient" if traits.lesion else "control"
         if traits.lesion:
-            # What is dark in a T1 is bright in a T2.
+            # Lesions are dark in T1 and bright in T2.
             sign = -1 if contrast == "T1w" else 1
             brain = brain * (1 + sign * darkness(traits.lesion, detailed))
     if detailed:
         brain = add_detail(rng, brain)
     brain = np.clip(brain, 0, 1)
     brain = warp(blur(brain, grid, detailed), grid, deformation, pose, detailed)
-    # What interpolation leaves of the edge is no brain.
+    # Remove the blurred edge that interpolation adds.
     inside = brain > 0.05
     brain *= draw_bias(rng, grid)
     brain = add_noise(rng, brain, rng.uniform(*scanner.noise))
@@ -353,7 +353,7 @@ def make_subject(i, seed=0, detailed=False, traits=None, contrast="T1w", site=No
 
 
 def describe(brain, grid, deformation, pose, detailed=False):
-    """Measure ventricles, offset and contrast where they are exact: without noise."""
+    """Return exact ventricles, offset and contrast, measured without noise."""
     (t1, grey, white), affine = templates(detailed)
     off = (places(t1.shape, affine) - VENTRICLES_CENTRE) / VENTRICLES_REACH
     dark = (t1 < 0.4) & (grey + white < 0.4) & ((off**2).sum(-1) < 1.5)
@@ -373,7 +373,7 @@ def describe(brain, grid, deformation, pose, detailed=False):
 
 
 def darkness(lesion, detailed=False):
-    """Return how much darker each place of the template is where a lesion is.
+    """Return how much a lesion darkens each voxel of the template.
 
     Shares, float32, fall off over a fifth of the diameter.
     """
@@ -384,7 +384,7 @@ def darkness(lesion, detailed=False):
 
 
 def places(shape, affine):
-    """Return where voxels are, in mm, ``(*shape, 3)``."""
+    """Return the coordinates of voxels in mm, ``(*shape, 3)``."""
     return np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
 
 
@@ -395,14 +395,14 @@ def spacing(detailed):
 
 @cache
 def templates(detailed=False):
-    """Read T1, grey and white matter, coarser, which saves most of the time.
+    """Read T1, grey and white matter, downsampled, which saves most of the time.
 
     Shapes: maps, each from 0 to 1, float32 ``(3, x, y, z)``, affine ``(4, 4)``.
     """
     try:
         from nilearn import datasets
     except ModuleNotFoundError as error:
-        raise InputError("the template comes with nilearn; pip install it.") from error
+        raise InputError("the template is part of nilearn; pip install it.") from error
     images = [
         datasets.load_mni152_template(resolution=1),
         datasets.load_mni152_gm_template(resolution=1),
@@ -420,7 +420,7 @@ def templates(detailed=False):
 def downsample(volume, step, shape):
     """Interpolate a volume linearly on a coarser grid, after a low-pass filter.
 
-    The step is from indices of the new grid to those of the volume, ``(4, 4)``.
+    The step maps indices of the new grid to those of the volume, ``(4, 4)``.
     """
     width = np.linalg.norm(step[:3, :3], axis=1)
     sigma = np.sqrt(np.maximum(width**2 - 1, 0) / (8 * np.log(2)))
@@ -428,14 +428,14 @@ def downsample(volume, step, shape):
     mapping = AffineMap(
         step, domain_grid_shape=tuple(shape), codomain_grid_shape=volume.shape
     )
-    # The weights add up to 1 but for rounding.
+    # The weights add up to 1 up to rounding.
     return mapping.transform(smooth).clip(volume.min(), volume.max()).astype("float32")
 
 
 def draw_deformation(rng, detailed=False, traits=None):
     """Draw a diffeomorphism, from the subject to the template.
 
-    Of detailed subjects neighbouring folds are displaced differently.
+    In detailed subjects, neighbouring folds are displaced differently.
     """
     shape, affine = field_grid()
     velocity = rng.uniform(1.6, 2.8) * np.stack(
@@ -462,16 +462,16 @@ def field_grid(low=BRAIN_LOW, high=BRAIN_HIGH):
 
 
 def smooth_noise(rng, shape, smoothness):
-    """Draw a random field, smooth over some mm, of standard deviation 1, float32."""
+    """Draw a smooth random field of standard deviation 1, float32."""
     noise = rng.standard_normal(shape, dtype=np.float32)
     smooth = gaussian_filter(noise, smoothness / FIELD_SPACING, mode="wrap")
     return smooth / smooth.std()
 
 
 def swelling(shape, affine):
-    """Return the velocity that makes the ventricles larger, in mm, ``(*shape, 3)``.
+    """Return the velocity that enlarges the ventricles, in mm, ``(*shape, 3)``.
 
-    It is towards their centre, since it leads from a subject to the template, whose
+    It points towards their centre, since it maps from a subject to the template, whose
     ventricles are smaller.
     """
     inwards = VENTRICLES_CENTRE - places(shape, affine)
@@ -503,8 +503,8 @@ def fade(shape):
 def integrate(velocity):
     """Follow a stationary velocity field, 0 at the edges, for one unit of time.
 
-    Scaling and squaring: a short step, composed with itself again and again. Unlike
-    the sum of steps at fixed places, this neither folds nor tears.
+    Scaling and squaring: a short step, composed with itself repeatedly. Unlike a sum of
+    steps at fixed positions, the result is a diffeomorphism.
 
     Shapes: velocity and displacement in mm, float32 ``(x, y, z, 3)``.
     """
@@ -518,10 +518,10 @@ def integrate(velocity):
 
 
 def draw_pose(rng, variety=1.0):
-    """Draw the size of a head, along each axis, and how it is turned, ``(4, 4)``.
+    """Draw the scale and rotation of a head as an affine, ``(4, 4)``.
 
-    From the subject's millimetres to those of the template; the centre of the brain
-    stays where it is.
+    It maps from the subject's millimetres to the template's; the centre of the brain is
+    fixed.
     """
     turns = variety * rng.uniform(-4, 4, 3)
     sizes = 1 + variety * rng.uniform(-0.06, 0.06, 3)
@@ -532,9 +532,9 @@ def draw_pose(rng, variety=1.0):
 
 
 def draw_grid(rng, detailed=False, voxel=None):
-    """Draw the voxels of a scan, in any order of axes, that hold the brain.
+    """Draw the grid of a scan around the brain, in any order of axes.
 
-    They have 1.5 to 3 mm or, of detailed subjects, 1 to 1.6 mm, unless it is given.
+    Voxels have 1.5 to 3 mm or, in detailed subjects, 1 to 1.6 mm, unless given.
     """
     finest = spacing(detailed)
     coarsest = FINE_COARSEST if detailed else COARSEST
@@ -549,7 +549,7 @@ def draw_grid(rng, detailed=False, voxel=None):
 
 
 def draw_sizes(rng, finest, coarsest):
-    """Draw the sides of voxels, in mm, ``(3,)``; those of four in ten scans differ."""
+    """Draw voxel sizes in mm, ``(3,)``; in 40 % of scans they are anisotropic."""
     sizes = np.round(np.repeat(rng.uniform(finest, coarsest), 3), 2)
     if rng.random() < 0.4:
         sizes[rng.integers(3)] = np.round(rng.uniform(finest, coarsest), 2)
@@ -557,19 +557,19 @@ def draw_sizes(rng, finest, coarsest):
 
 
 def turn_axes(shape, affine, axes):
-    """Reorder the axes of a grid, to the right, the front and the top, and flip some.
+    """Reorder and flip the axes of an RAS+ grid.
 
-    For each new axis, the old one and 1 or -1, ``(3, 2)``, as nibabel has them.
+    ``axes`` has the old axis and 1 or -1 for each new one, ``(3, 2)``, as in nibabel.
     """
     order = axes[:, 0].astype(int)
-    # nibabel says for each old axis which new one it becomes.
+    # nibabel maps old axes to new ones.
     becomes = np.stack([np.argsort(order), axes[np.argsort(order), 1]], -1)
     turned = affine @ inv_ornt_aff(becomes, shape)
     return Grid(tuple(int(shape[axis]) for axis in order), turned)
 
 
 def draw_contrast(rng, detailed=False, scanner=ANY):
-    """Draw how bright the tissues of the template are, about 0 to 1."""
+    """Draw the T1 intensities of the template, about 0 to 1."""
     (t1, grey, white), _ = templates(detailed)
     exponent = rng.uniform(*scanner.exponent)
     more_grey, more_white = rng.uniform(*zip(scanner.grey, scanner.white))
@@ -577,7 +577,7 @@ def draw_contrast(rng, detailed=False, scanner=ANY):
 
 
 def draw_t2(rng, detailed=False, scanner=ANY):
-    """Draw how bright the tissues are in a T2 of any scanner; 0 outside.
+    """Draw the T2 intensities of the template; 0 outside.
 
     From bright to dark: fluid, grey and white matter.
     """
@@ -594,7 +594,7 @@ CONTRASTS = {"T1w": draw_contrast, "T2w": draw_t2}
 def add_detail(rng, brain):
     """Sharpen the edges of a fine template, and draw texture.
 
-    Texture has 0.02 of the brightness as its standard deviation.
+    The standard deviation of texture is 0.02 of the intensity.
     """
     sharp = brain + 0.7 * (brain - gaussian_filter(brain, 1.5))
     noise = rng.standard_normal(brain.shape, dtype=np.float32)
@@ -603,15 +603,15 @@ def add_detail(rng, brain):
 
 
 def blur(brain, grid, detailed=False):
-    """Blur the template, ``(x, y, z)``, as the larger voxels of a grid do."""
+    """Blur the template, ``(x, y, z)``, to the larger voxels of a grid."""
     sizes = np.abs(grid.affine[:3, :3]).sum(axis=1)
-    # Full widths at half maximum, as in `conform`: what makes up the difference.
+    # Full widths at half maximum that make up the difference, as in `conform`.
     missing = np.maximum((sizes / spacing(detailed)) ** 2 - 1, 0)
     return gaussian_filter(brain, np.sqrt(missing / (8 * np.log(2))), truncate=3)
 
 
 def warp(brain, grid, deformation, pose, detailed=False):
-    """Bring the template, float32 ``(x, y, z)``, to a subject, ``(*grid.shape,)``.
+    """Warp the template, float32 ``(x, y, z)``, to a subject, ``(*grid.shape,)``.
 
     The deformation is from the subject to the template, before the pose, ``(4, 4)``.
     """
@@ -630,7 +630,7 @@ def warp(brain, grid, deformation, pose, detailed=False):
 
 
 def draw_bias(rng, grid):
-    """Draw how much brighter the coil makes each place: factors from 0.85 to 1.15."""
+    """Draw a bias field of the coil: factors from 0.85 to 1.15."""
     shape, affine = field_grid()
     field = smooth_noise(rng, shape, smoothness=32)
     field *= np.float32(0.15) / np.abs(field).max()
@@ -641,13 +641,13 @@ def draw_bias(rng, grid):
 
 
 def add_noise(rng, brain, level):
-    """Add Rician noise, that of magnitudes of complex numbers."""
+    """Add Rician noise, that of magnitude images."""
     real, imaginary = level * rng.standard_normal((2, *brain.shape), dtype="float32")
     return np.hypot(brain + real, imaginary)
 
 
 def draw_image(rng, brain, affine):
-    """Draw the unit and the type of the numbers, and the version of the format.
+    """Draw intensity scale, data type and NIfTI version of an image.
 
     The sform and the qform of the image are the affine.
     """
@@ -664,19 +664,19 @@ def draw_image(rng, brain, affine):
 
 
 def add_lesion(parser):
-    """Add the option of what lesions are like, two numbers of a :class:`Lesion`."""
+    """Add the option for the two numbers of a :class:`Lesion`."""
     parser.add_argument(
         "--lesion",
         nargs=2,
         type=float,
         metavar=("DIAMETER", "DARKNESS"),
         default=LESION,
-        help="of patients, in mm and as a share of the brightness (default: 20 0.5)",
+        help="of patients, in mm and as a share of the intensity (default: 20 0.5)",
     )
 
 
 def main(arguments=None):
-    """Make the cohort that the command line describes."""
+    """Write a cohort from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", help="where to write the volumes")
     parser.add_argument("--n", type=int, required=True, help="number of volumes")
@@ -688,17 +688,17 @@ def main(arguments=None):
     parser.add_argument(
         "--covariates",
         action="store_true",
-        help="larger differences, known from participants.tsv",
+        help="larger differences, with their values in participants.tsv",
     )
     parser.add_argument(
         "--contrasts",
         nargs="+",
         choices=CONTRASTS,
         default=["T1w"],
-        help="a scan of each head in each of them",
+        help="contrasts in which each head is scanned",
     )
     add_lesion(parser)
-    parser.add_argument("--site", choices=SITES, help="where all are scanned")
+    parser.add_argument("--site", choices=SITES, help="site of all scans")
     options = parser.parse_args(arguments)
     if options.lesion != LESION and not options.covariates:
         parser.error("only subjects with --covariates have a --lesion.")

@@ -35,11 +35,16 @@ def test_add_lesions_changes_tissue_within_the_mask_only(space):
     assert 0.14 < min(strengths) < 0.3 and 0.3 < max(strengths) < 0.7
 
 
-@pytest.mark.parametrize("bent", [True, False])
-def test_lesions_are_no_brighter_than_scans_can_be(bent):
+@pytest.mark.parametrize("deformed", [True, False])
+def test_lesions_are_no_brighter_than_scans_can_be(deformed):
     images = np.minimum(1.6 * brains(SPACES[0]), 1)
     atlas = Atlas.learn(images, (0.0, 1.0))
-    options = {"size": SPACES[0], "bounds": (0.0, 1.0), "atlas": atlas, "bent": bent}
+    options = {
+        "size": SPACES[0],
+        "bounds": (0.0, 1.0),
+        "atlas": atlas,
+        "deformed": deformed,
+    }
     given, masks = lesion_batches(images, 4, seed=1, **options).of(0)
     inside = given[..., :1][masks > 0.5]
     assert inside.min() >= 0 and inside.max() == 1
@@ -115,7 +120,7 @@ def test_no_image_is_shown_twice_unless_it_is_held_out():
     atlas = Atlas.learn(images, (0.0, 1.0))
     options = {"size": SPACES[0], "bounds": (0.0, 1.0), "atlas": atlas}
     shown = lesion_batches(images, 2, seed=0, **options).of(0)
-    given, masks = lesion_batches(images, 2, seed=0, bent=False, **options).of(0)
+    given, masks = lesion_batches(images, 2, seed=0, deformed=False, **options).of(0)
     outside = masks[..., 0] == 0
     both = outside[0] & outside[1]
     npt.assert_array_equal(given[0, both, 0], given[1, both, 0])

@@ -22,8 +22,8 @@ def test_the_autoencoder_starts_at_the_slowest_waves(space, channels):
     assert latents.shape == (2, *(size // 4 for size in space), 3)
     # The first is how bright a piece is, and these are all that a smooth image has.
     size = 4 ** len(space) * channels
-    piece = images[(slice(None), *(slice(4) for _ in space))]
-    mean = piece.mean(axis=tuple(range(1, piece.ndim))) * np.sqrt(size)
+    block = images[(slice(None), *(slice(4) for _ in space))]
+    mean = block.mean(axis=tuple(range(1, block.ndim))) * np.sqrt(size)
     first = to_numpy(latents)[(slice(None), *(0 for _ in space), 0)]
     npt.assert_allclose(first, mean, rtol=1e-5)
     reconstructed = to_numpy(decoder(latents))
@@ -34,15 +34,15 @@ def test_the_autoencoder_starts_at_the_slowest_waves(space, channels):
     npt.assert_allclose(again, reconstructed, atol=1e-5)
 
 
-@pytest.mark.parametrize("piece", [(4,), (4, 4), (4, 4, 4), (2, 3, 2)])
-def test_waves_are_orthonormal_and_the_slowest_come_first(piece):
-    size = np.prod(piece)
-    waves = cosines(piece, size + 1).reshape(size, size + 1)
+@pytest.mark.parametrize("block", [(4,), (4, 4), (4, 4, 4), (2, 3, 2)])
+def test_waves_are_orthonormal_and_the_slowest_come_first(block):
+    size = np.prod(block)
+    waves = cosines(block, size + 1).reshape(size, size + 1)
     npt.assert_allclose(waves[:, :-1].T @ waves[:, :-1], np.eye(size), atol=1e-12)
     npt.assert_array_equal(waves[:, -1], 0)
     npt.assert_allclose(waves[:, 0], size**-0.5)
     # Changes from voxel to voxel grow.
-    if len(piece) == 1:
+    if len(block) == 1:
         changes = np.sum(np.diff(waves[:, :-1], axis=0) ** 2, axis=0)
         assert (np.diff(changes) > 0).all()
 

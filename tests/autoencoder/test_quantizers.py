@@ -48,7 +48,7 @@ def _total(_, outputs):
 
 @pytest.mark.parametrize("channels", [1, 3, 12])
 def test_codes_start_as_of_scipys_k_means(channels, monkeypatch):
-    monkeypatch.setattr(bottlenecks, "_DISTANCES", 1000)
+    monkeypatch.setattr(bottlenecks, "_MAX_DISTANCES", 1000)
     vectors = np.random.default_rng(4).standard_normal((220, channels))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -172,5 +172,5 @@ def test_a_code_that_no_vector_is_nearest_to_stays(channels):
     def alike(*numbers):
         return np.repeat(np.array(numbers)[:, None], channels, 1)
 
-    codes = bottlenecks._to_centres(alike(1.0, 100.0), alike(1.0, 2.0))
+    codes = bottlenecks._kmeans_step(alike(1.0, 100.0), alike(1.0, 2.0))
     npt.assert_allclose(codes, alike(1.5, 100.0))

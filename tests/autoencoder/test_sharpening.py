@@ -11,7 +11,7 @@ from scipy.ndimage import convolve1d, gaussian_filter
 from dipy_ldm import VQVAE, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.autoencoder import _sharpening as sharpening
-from dipy_ldm.autoencoder._sharpening import MOST, detail, sharpened
+from dipy_ldm.autoencoder._sharpening import MAX_GAIN, detail, sharpened
 from dipy_ldm.autoencoder._training import AutoencoderStage
 from dipy_ldm.data.channels import Channel, Labels
 
@@ -51,7 +51,7 @@ def test_as_much_detail_is_added_as_is_missing():
     rest = 0.3 * textured(seed=1)
     made, images = made + gaussian_filter(rest, (0, 2, 2, 2, 0)), images
     gain = found(images, made)
-    assert 0.02 < gain < MOST
+    assert 0.02 < gain < MAX_GAIN
     both = images, sharpened(made, gain)
     energies = [np.mean(ops.convert_to_numpy(detail(some)) ** 2) for some in both]
     npt.assert_allclose(*energies, rtol=1e-3)
@@ -62,7 +62,7 @@ def test_the_error_grows_by_a_twentieth_at_most(rng):
     # What is told, and what is not.
     images = made + 0.6 * rest
     gain = found(images, made)
-    assert 0 < gain < MOST
+    assert 0 < gain < MAX_GAIN
     both = made, ops.convert_to_numpy(sharpened(made, gain))
     errors = [np.mean((some - images) ** 2) for some in both]
     npt.assert_allclose(errors[1], 1.05 * errors[0], rtol=1e-3)
@@ -71,7 +71,7 @@ def test_the_error_grows_by_a_twentieth_at_most(rng):
 def test_of_noise_not_more_than_half_is_added():
     images = gaussian_filter(textured(side=24), (0, 3, 3, 3, 0)) * 20
     noise = np.random.default_rng(1).standard_normal(images.shape)
-    assert found((images + noise).astype("float32"), images) == MOST
+    assert found((images + noise).astype("float32"), images) == MAX_GAIN
 
 
 @pytest.mark.parametrize("made", ["zeros", "rough", "the same"])
@@ -94,10 +94,10 @@ def test_labels_are_neither_measured_nor_sharpened():
         shape = (*images.shape[1:-1], len(channels))
         codec = SimpleNamespace(rank=3, shape=shape, encode=np.copy, decode=decode)
         data = SimpleNamespace(images=np.concatenate(columns, -1), channels=channels)
-        stage = SimpleNamespace(codec=codec, data=data, affordable=np.copy)
+        stage = SimpleNamespace(codec=codec, data=data, validation_subset=np.copy)
         return AutoencoderStage.sharpening(stage)
 
-    assert 0 < gain(scan) == gain(labels, scan) < MOST
+    assert 0 < gain(scan) == gain(labels, scan) < MAX_GAIN
     assert gain(labels) == 0
     both = np.concatenate([images, images], -1)
     sharper = ops.convert_to_numpy(sharpened(both, np.array([0.0, 0.5])))
@@ -121,7 +121,7 @@ def fitted():
 
 def test_reconstructions_of_volumes_are_as_sharp_as_they_may_be(fitted):
     vqvae, volumes = fitted
-    assert 0 < vqvae.sharpening_ <= MOST
+    assert 0 < vqvae.sharpening_ <= MAX_GAIN
     made = vqvae.predict(volumes)
     smooth = vqvae._snapshot()
     smooth.sharpening_ = 0.0

@@ -80,11 +80,11 @@ on_others = skipif(keras.config.backend() == "tensorflow", reason="it has strate
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ({"name": "mirrored"}, "the strategy mirrored is for TensorFlow"),
-        ({"name": "multi_worker"}, "the strategy multi_worker is for TensorFlow"),
+        ({"name": "mirrored"}, "the strategy mirrored needs TensorFlow"),
+        ({"name": "multi_worker"}, "the strategy multi_worker needs TensorFlow"),
         ({"name": "x"}, "auto, none, mirrored, multi_worker"),
-        ({"devices": ["GPU:0"]}, "devices are chosen for TensorFlow alone"),
-        ({"name": object()}, "object at .* is for TensorFlow, and Keras"),
+        ({"devices": ["GPU:0"]}, "devices can only be chosen with TensorFlow"),
+        ({"name": object()}, "object at .* needs TensorFlow, but Keras"),
     ],
 )
 def test_strategies_are_refused_without_tensorflow(asked, sentence):

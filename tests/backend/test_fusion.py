@@ -14,7 +14,7 @@ HACKS = [
     (fusion, "CANONICAL_NAMES"),
     (layers, "TRANSPOSED_UPSAMPLING"),
     (memory, "RELEASES_MEMORY"),
-    (sharing, "SKETCHES_METRICS"),
+    (sharing, "INFERS_METRIC_SHAPES"),
 ]
 
 

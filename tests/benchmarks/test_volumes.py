@@ -92,5 +92,5 @@ def test_copies_of_training_volumes_are_detected(quality):
 
 def test_held_out_volumes_that_were_trained_on_are_refused(quality):
     both = soft_balls(5, 2)
-    with pytest.raises(InputError, match="3 volumes of --real are in --train too"):
+    with pytest.raises(InputError, match="3 volumes of --real are in --train, too"):
         quality.measure_novelty(both[:3], both)

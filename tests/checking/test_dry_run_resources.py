@@ -78,7 +78,7 @@ def test_devices_and_precision_are_reported_with_reasons(recipe):
     chosen = {"autoencoder": resolve("vqvae", 2, recipe.of_vqvae), "diffusion": second}
     message = plans.check_device(second).message
     assert message.startswith("Training runs on ")
-    assert message.endswith(", in float32: as asked for.")
+    assert message.endswith(", in float32: as requested.")
     finding = plans.check_memory(recipe, chosen, IMAGES.shape)
     assert finding.state == "green"
     assert [row[0] for row in finding.table[1:]] == ["autoencoder", "diffusion"]

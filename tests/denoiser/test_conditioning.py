@@ -12,4 +12,4 @@ def test_missing_class_codes_warn_once(caplog):
     examples = SimpleNamespace(conditions=groups, shape=(3, 8, 8, 1))
     learnt = _learn_conditions(examples, None, None, np.arange(3))
     assert learnt["group"].levels == {"0": 1, "1": 1}
-    assert caplog.text.count("is taken for a class with codes") == 1
+    assert caplog.text.count("is taken for a class with missing values") == 1

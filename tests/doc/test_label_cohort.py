@@ -326,7 +326,7 @@ def refusal(cohort, folder, maps, *options):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda labels: labels * 1.5, "numbers that are not whole"),
+        (lambda labels: labels * 1.5, "has fractions, but labels are whole numbers"),
         (lambda labels: np.where(labels == 2, np.nan, labels), "not whole"),
         (lambda labels: np.stack([labels] * 2, -1), "has 4 dimensions"),
         (lambda labels: np.where(labels == 2, 9999, labels), r"table \(9999\); add"),

@@ -218,7 +218,7 @@ def test_bad_arguments_get_one_sentence(cohort, tmp_path, arguments, message):
 
 def test_a_place_that_can_not_be_written_gets_one_sentence(cohort, tmp_path):
     (tmp_path / "file").write_text("")
-    sentence = "can't make the folder .*file \\(File exists\\); name"
+    sentence = "can't create the folder .*file \\(File exists\\); name"
     with pytest.raises(SystemExit, match=sentence):
         cohort.main([str(tmp_path / "file"), "--n", "1"])
 
@@ -259,7 +259,7 @@ def test_covariates_are_of_the_t1_and_of_these_files(cohort, tmp_path):
 def test_the_template_needs_nilearn(cohort, tmp_path, monkeypatch):
     cohort.templates.cache_clear()
     monkeypatch.setitem(sys.modules, "nilearn", None)
-    with pytest.raises(SystemExit, match="comes with nilearn; pip install it"):
+    with pytest.raises(SystemExit, match="is part of nilearn; pip install it"):
         cohort.main([str(tmp_path / "new"), "--n", "1"])
     assert not (tmp_path / "new").exists()
 

@@ -558,7 +558,7 @@ def test_an_audit_knows_whose_images_are(diffusion, blobs, tmp_path, monkeypatch
     files = [f"sub-{i}_T1w.nii" for i in range(40)]
     named = [Volumes(x, None, np.eye(4), files[: len(x)]) for x in sets]
     for given in ([tmp_path / "train", tmp_path / "held_out"], named):
-        with pytest.raises(InputError, match=r"the same subjects \(sub-0, sub-1, "):
+        with pytest.raises(InputError, match=r"share subjects \(sub-0, sub-1, "):
             audit(diffusion, *given)
     conditions_of_model = {"age": Condition("continuous", {}, [0.0, 1.0])}
     monkeypatch.setattr(diffusion, "conditions_", conditions_of_model)

@@ -85,5 +85,5 @@ def test_tiles_of_an_encoder_give_the_whole(widths, blocks, rng):
 def test_receptive_radius_of_global_layers_is_refused():
     latents = keras.Input((None, None, 2))
     decoder = keras.Model(latents, keras.layers.GroupNormalization(1)(latents))
-    with pytest.raises(TypeError, match="how far does the layer"):
+    with pytest.raises(TypeError, match="unknown receptive field of layer"):
         analysis.receptive_radius(decoder)

@@ -429,10 +429,10 @@ def test_loss_of_the_linear_estimate_matches_the_network(trained, volumes):
 def test_a_training_that_learns_nothing_beyond_it_is_refused():
     stage = object.__new__(DenoiserStage)
     stage.baseline, stage.white_baseline = 0.08, 0.9
-    verdict = stage.verdict
-    assert verdict({"loss": 0.07}) is verdict({"loss": 0.07, "val_loss": 0.2}) is None
-    assert "learnt nothing of the images (its loss is 0.08" in verdict({"loss": 0.08})
-    late = verdict({"loss": 0.01, "val_loss": 0.95})
+    failure = stage.failure
+    assert failure({"loss": 0.07}) is failure({"loss": 0.07, "val_loss": 0.2}) is None
+    assert "learnt nothing of the images (its loss is 0.08" in failure({"loss": 0.08})
+    late = failure({"loss": 0.01, "val_loss": 0.95})
     assert "(its val_loss is 0.95, and 0.9 without any training)" in late
 
 

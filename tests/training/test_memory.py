@@ -71,10 +71,10 @@ def test_variables_do_not_have_names_of_their_own():
 def test_work_that_does_not_fit_is_refused(diffusion, monkeypatch):
     monkeypatch.setattr(_backend, "free_memory", lambda strategy: 1e6)
     with pytest.raises(
-        InputError, match=r"0.0 GiB can be had; give a smaller `batch_size`"
+        InputError, match=r"0.0 GiB are available; use a smaller `batch_size`"
     ):
         diffusion.check_memory()
-    with pytest.raises(InputError, match=r"give a smaller `tile`"):
+    with pytest.raises(InputError, match=r"use a smaller `tile`"):
         diffusion.check_memory(1)
     monkeypatch.setattr(_backend, "free_memory", lambda strategy: 1e9)
     diffusion.check_memory()

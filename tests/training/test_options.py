@@ -29,5 +29,6 @@ def test_a_checkpoint_that_other_workers_lack_is_refused(monkeypatch, tmp_path):
     gathered = lambda value: [value, "bfloat16"]  # noqa: E731
     monkeypatch.setattr(_backend, "gather_from_workers", gathered)
     options = {"strategy": None, "checkpoint": tmp_path / "missing"}
-    with pytest.raises(InputError, match=r"\[None, 'bfloat16'\]\); write to a folder"):
+    sentence = r"\[None, 'bfloat16'\]\); write it to a folder"
+    with pytest.raises(InputError, match=sentence):
         resolve("vqvae", 2, options)

@@ -25,7 +25,7 @@ def pretend_processor(monkeypatch, seconds):
 
         return time
 
-    precision._of_processor.cache_clear()
+    precision._cpu_precisions.cache_clear()
     monkeypatch.setattr(precision, "_convolution_timer", convolution_timer)
     monkeypatch.setattr(_backend, "gpu_capabilities", lambda strategy: [])
 
@@ -37,7 +37,7 @@ def pretend_gpus(monkeypatch, *capabilities):
 @pytest.fixture(autouse=True)
 def _measured_anew():
     yield
-    precision._of_processor.cache_clear()
+    precision._cpu_precisions.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def _measured_anew():
         (0.6, "bfloat16", "takes 0.6 times as long"),
         (0.95, "float32", "takes 0.9 times as long"),  # not worth it
         (10, "float32", "takes 10.0 times as long"),
-        (None, "float32", "does not compute"),
+        (None, "float32", "does not support"),
     ],
 )
 def test_a_processor_is_timed(monkeypatch, seconds, name, reason):
@@ -72,11 +72,11 @@ def test_gpus_have_a_compute_capability(monkeypatch, capabilities, name):
 
 def test_unsupported_precision_is_refused_with_the_choices(monkeypatch):
     pretend_gpus(monkeypatch, (7, 5))
-    assert choose_precision("float16", 3) == Precision("float16", "as asked for")
+    assert choose_precision("float16", 3) == Precision("float16", "as requested")
     with pytest.raises(InputError, match="choose one of auto, float32, float16"):
         choose_precision("bfloat16", 3)
     pretend_processor(monkeypatch, 2)
-    assert choose_precision("bfloat16", 3) == Precision("bfloat16", "as asked for")
+    assert choose_precision("bfloat16", 3) == Precision("bfloat16", "as requested")
     with pytest.raises(InputError, match="choose one of auto, float32, bfloat16"):
         choose_precision("float16", 3)
     pretend_processor(monkeypatch, None)
@@ -86,14 +86,16 @@ def test_unsupported_precision_is_refused_with_the_choices(monkeypatch):
 
 def test_resuming_in_an_unsupported_precision_is_refused(monkeypatch):
     pretend_gpus(monkeypatch, (8, 0))
-    assert choose_precision("auto", 3, began="bfloat16").reason.endswith("began")
+    assert choose_precision("auto", 3, saved="bfloat16").reason.endswith(
+        "in the checkpoint"
+    )
     for pretend in (
         lambda: pretend_gpus(monkeypatch, (7, 5)),
         lambda: pretend_processor(monkeypatch, None),
     ):
         pretend()
         with pytest.raises(InputError, match="began in bfloat16, which this machine"):
-            choose_precision("auto", 3, began="bfloat16")
+            choose_precision("auto", 3, saved="bfloat16")
 
 
 def test_machines_of_different_kinds_train_together(monkeypatch):
@@ -125,7 +127,7 @@ def test_a_training_goes_on_in_the_precision_that_it_began_with(monkeypatch, tmp
         VQVAE(**tiny).fit(images, callbacks=[stop], **fit)
     pretend_processor(monkeypatch, 0.5)
     vqvae = VQVAE(**tiny).fit(images, **fit)
-    assert vqvae.precision_ == Precision("float32", "as the training began")
+    assert vqvae.precision_ == Precision("float32", "as in the checkpoint")
     vqvae.save(tmp_path / "vqvae.safetensors")
     assert VQVAE.load(tmp_path / "vqvae.safetensors").precision_ == vqvae.precision_
     with pytest.raises(InputError, match="precision was float32 and is bfloat16"):

@@ -142,7 +142,7 @@ def test_short_trials_are_not_stopped():
         length = Length(1, steps)
         watch = watching(staged("autoencoder", length, "mse", 0.1))
         end_rounds(watch, *[0.2] * length.rounds)
-        return watch.good_until
+        return watch.last_learnt
 
     assert learn_nothing(90) == 9  # the first round
     with pytest.raises(InputError, match="learnt nothing in 108 steps"):
@@ -151,14 +151,14 @@ def test_short_trials_are_not_stopped():
 
 def test_verdict_names_actual_steps(caplog):
     stage = staged("autoencoder", Length(10, 4000))
-    stage.verdict = lambda figures: "nothing is learnt."
+    stage.failure = lambda figures: "nothing is learnt."
     best = BestWeights("autoencoder", None)
     record = SimpleNamespace(history={"step": [30, 60]}, best=best)
-    trainer._judge(stage, record)
+    trainer._check_result(stage, record)
     assert "after 60 steps nothing is learnt." in caplog.text
     record.history["step"] += [4000]
     with pytest.raises(InputError, match="^after 4000 steps nothing"):
-        trainer._judge(stage, record)
+        trainer._check_result(stage, record)
 
 
 @pytest.mark.parametrize("loss", [np.nan, np.inf])
@@ -183,7 +183,7 @@ def test_with_a_guide_alone_a_model_is_not_fitted(guide):
     model, record = SimpleNamespace(), SimpleNamespace(history={"step": [1]})
     stage = staged("diffusion", Length(1, 2))
     stage.guide, stage.options = guide, ResolvedOptions()
-    trainer._report(model, stage, record, 0, {"loss": 1.0})
+    trainer._log_round(model, stage, record, 0, {"loss": 1.0})
     assert hasattr(model, "history_") == (not guide)
 
 

@@ -12,7 +12,12 @@ import pytest
 
 from dipy_ldm._utils import cluster as clusters
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.cluster import Cluster, difference, find_cluster, meet
+from dipy_ldm._utils.cluster import (
+    Cluster,
+    difference_message,
+    find_cluster,
+    wait_for_workers,
+)
 
 
 @pytest.fixture
@@ -136,7 +141,9 @@ def meet_all(facts, limit=10, only=None):
 
     def one(index):
         try:
-            told[index] = meet(Cluster(addresses, index), facts[index], limit)
+            told[index] = wait_for_workers(
+                Cluster(addresses, index), facts[index], limit
+            )
         except InputError as error:
             told[index] = str(error)
 
@@ -180,7 +187,7 @@ def chief(environment):
     (port, other) = free_ports(2)
     cluster = Cluster((f"127.0.0.1:{port}", f"127.0.0.1:{other}"), 0)
     with ThreadPoolExecutor() as threads:
-        waiting = threads.submit(meet, cluster, {"a": 1}, 20)
+        waiting = threads.submit(wait_for_workers, cluster, {"a": 1}, 20)
         time.sleep(0.2)
         yield port, cluster._replace(index=1)
         waiting.result()
@@ -205,7 +212,7 @@ def test_strangers_at_the_port_are_ignored(chief, word):
     with socket.create_connection(("127.0.0.1", port)) as link:
         with suppress(ConnectionError):
             link.sendall(word)
-        meet(cluster, {"a": 1}, 20)
+        wait_for_workers(cluster, {"a": 1}, 20)
 
 
 def test_the_silent_hold_nobody_up(chief):
@@ -214,7 +221,7 @@ def test_the_silent_hold_nobody_up(chief):
         for _ in range(3):
             stack.enter_context(socket.create_connection(("127.0.0.1", port)))
         # Less than any of them would be waited for.
-        meet(cluster, {"a": 1}, 20)
+        wait_for_workers(cluster, {"a": 1}, 20)
 
 
 def test_a_hello_may_come_in_pieces_and_a_worker_again(chief):
@@ -224,7 +231,7 @@ def test_a_hello_may_come_in_pieces_and_a_worker_again(chief):
         for piece in (hello[:9], hello[9:-1]):
             link.sendall(piece)
             time.sleep(0.05)
-    meet(cluster, {"a": 1}, 20)
+    wait_for_workers(cluster, {"a": 1}, 20)
 
 
 def test_a_chief_of_another_job_is_not_listened_to():
@@ -240,7 +247,7 @@ def test_a_chief_of_another_job_is_not_listened_to():
         with ThreadPoolExecutor() as threads:
             threads.submit(answer)
             with pytest.raises(InputError, match="did not answer"):
-                meet(cluster, {}, 1)
+                wait_for_workers(cluster, {}, 1)
 
 
 def test_a_port_that_is_taken():
@@ -248,11 +255,11 @@ def test_a_port_that_is_taken():
         port = server.getsockname()[1]
         cluster = Cluster((f"127.0.0.1:{port}", "127.0.0.1:1"), 0)
         with pytest.raises(InputError, match=f"port {port} of this machine"):
-            meet(cluster, {}, 1)
+            wait_for_workers(cluster, {}, 1)
 
 
 def test_differences_are_named():
-    assert difference({"a": 1, "b": 2}, {"b": 2, "a": 1}, 1) is None
-    sentence = difference({"a": 1}, {"b": 2}, 3)
+    assert difference_message({"a": 1, "b": 2}, {"b": 2, "a": 1}, 1) is None
+    sentence = difference_message({"a": 1}, {"b": 2}, 3)
     assert "worker 3" in sentence
     assert "a is None there and 1 for the chief" in sentence

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm._utils.directions import N_HARMONICS, harmonics, number_of_direction
+from dipy_ldm._utils.directions import N_HARMONICS, direction_index, harmonics
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +20,8 @@ def vectors():
 
 def test_opposite_directions_have_one_number(vectors):
     for vector in vectors:
-        assert number_of_direction(vector) == number_of_direction(-2 * vector)
-        assert number_of_direction(vector) == np.float32(number_of_direction(vector))
+        assert direction_index(vector) == direction_index(-2 * vector)
+        assert direction_index(vector) == np.float32(direction_index(vector))
 
 
 def test_features_are_the_even_harmonics_of_dipy(vectors):
@@ -32,7 +32,7 @@ def test_features_are_the_even_harmonics_of_dipy(vectors):
     arguments = (orders, degrees, polar, azimuth)
     basis = real_sh_descoteaux_from_index(*arguments, legacy=False)
     dipys = np.sqrt(4 * np.pi) * basis
-    numbers = np.array([number_of_direction(v) for v in vectors], "float32")
+    numbers = np.array([direction_index(v) for v in vectors], "float32")
     features = harmonics(numbers)
     assert features.shape == (len(vectors), N_HARMONICS)
     # The same functions, whatever their signs and order in the basis.

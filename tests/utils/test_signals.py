@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from dipy_ldm import VQVAE, _serialization
-from dipy_ldm._utils.signals import Terminated, deferred, reinstall
+from dipy_ldm._utils.signals import Terminated, reinstall_sigterm, stop_deferred
 
 ENDS = [signal.SIGTERM, signal.SIGHUP]
 
@@ -24,7 +24,7 @@ def heeded():
 @pytest.mark.parametrize("number", ENDS)
 def test_deferred_signal_handler_is_restored(heeded, number):
     asked = []
-    with deferred(asked.append):
+    with stop_deferred(asked.append):
         signal.raise_signal(number)
     assert asked == [number]
     assert not heeded
@@ -35,7 +35,7 @@ def test_deferred_signal_handler_is_restored(heeded, number):
 def test_ignored_hangup_stays_ignored(heeded):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     asked = []
-    with deferred(asked.append):
+    with stop_deferred(asked.append):
         signal.raise_signal(signal.SIGHUP)
     assert not asked
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
@@ -44,9 +44,9 @@ def test_ignored_hangup_stays_ignored(heeded):
 def test_the_handler_of_a_program_that_python_runs_in_is_let_be(monkeypatch):
     monkeypatch.setattr(signal, "getsignal", lambda number: None)
     monkeypatch.delattr(signal, "signal")
-    with deferred(None):
+    with stop_deferred(None):
         pass
-    reinstall()
+    reinstall_sigterm()
 
 
 def test_a_lost_connection_leaves_a_checkpoint(heeded, blobs, tmp_path):

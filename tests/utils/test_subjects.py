@@ -7,7 +7,7 @@ import pytest
 
 from dipy_ldm._utils import subjects
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.subjects import number_both, number_subjects
+from dipy_ldm._utils.subjects import number_disjoint, number_subjects
 
 
 def test_subjects_are_numbered():
@@ -29,17 +29,17 @@ def test_invalid_subjects_are_refused(names):
 
 
 def test_subjects_on_both_sides_are_refused():
-    found = number_both((3, ["a", "b", "a"]), (2, ["c", None]))
+    found = number_disjoint((3, ["a", "b", "a"]), (2, ["c", None]))
     npt.assert_array_equal(np.concatenate(found), [0, 1, 0, 0, 1])
-    assert len(number_both((3, None), (0, None))[1]) == 0
+    assert len(number_disjoint((3, None), (0, None))[1]) == 0
     sentence = "^b are in both `subjects` and `validation_subjects`"
     with pytest.raises(InputError, match=sentence):
-        number_both((3, ["a", "b", "a"]), (2, ["c", "b"]))
+        number_disjoint((3, ["a", "b", "a"]), (2, ["c", "b"]))
     codes = pd.Series([1, 2, 1]).astype("category")
     with pytest.raises(InputError, match="^2 are in both"):
-        number_both((3, codes), (2, [3, 2]))
+        number_disjoint((3, codes), (2, [3, 2]))
     with pytest.raises(InputError, match="each of 0 images"):
-        number_both((3, None), (0, ["a"]))
+        number_disjoint((3, None), (0, ["a"]))
 
 
 def test_a_fingerprint_tells_who_has_several_images():

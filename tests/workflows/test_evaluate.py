@@ -298,7 +298,7 @@ def test_shared_subjects_are_refused(tmp_path):
     train, held_out = (
         read_for(document, [tmp_path / name], name) for name in ("train", "held")
     )
-    sentence = r"same subjects \(sub-c, sub-d\), which hides"
+    sentence = r"share subjects \(sub-c, sub-d\), which hides"
     with pytest.raises(InputError, match=sentence):
         refuse_same_subjects(train.subjects, held_out.subjects)
     # Others are no reason, and nor are images whose subjects nobody knows.

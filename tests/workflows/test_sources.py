@@ -142,7 +142,7 @@ def test_models_with_sources_are_evaluated_and_audited(trained, tmp_path):
     # They go as far as to count the volumes, and to look whose they are.
     for name, words, sentence in (
         ("evaluate", "--real T2", "needs 40 real images"),
-        ("audit", "--train T2 --held_out T2", "of the same subjects (sub-0"),
+        ("audit", "--train T2 --held_out T2", "images share subjects (sub-0"),
     ):
         words = (name, "ldm.safetensors", *words.split())
         output = execute(*words, cwd=folder, status=2)
