@@ -426,9 +426,15 @@ def test_documents_of_populations(told, assert_unreadable):
         (right | {"cells": [[[0, 0], [-2, 0]]]}, "population can't be"),
         (right | {"cells": [[[0, 0], [1, 0]]]}, "population can't be"),
         (right | {"cells": [[[0, 0], [1]]]}, "population can't be"),
-        (right | {"counts": right["counts"][1:]}, "must have cells of the conditions"),
-        (right | {"cells": [], "counts": []}, "must have cells of the conditions"),
-        (right | {"cells": [[[0, 0]]], "counts": [9]}, "must have cells of the cond"),
+        (
+            right | {"counts": right["counts"][1:]},
+            "must have cells that match the conditions",
+        ),
+        (
+            right | {"cells": [], "counts": []},
+            "must have cells that match the conditions",
+        ),
+        (right | {"cells": [[[0, 0]]], "counts": [9]}, "must have cells that match"),
         (right | {"cells": [[[0, 0], [0, 99]]], "counts": [9]}, "cells of the cond"),
     ):
         assert_unreadable(tensors, document | {"population": wrong}, sentence)

@@ -90,7 +90,7 @@ older = partial(of_format, _serialization.FORMAT_VERSION - 1)
         (partial(saying, "once upon a time"), "not JSON that can be read"),
         (partial(saying, "[" * 200_000), "not JSON that can be read"),
         (partial(saying, "9" * 5000), "not JSON that can be read"),
-        (partial(saying, "[2]"), "its document is no dictionary"),
+        (partial(saying, "[2]"), "its document is not a dictionary"),
     ],
 )
 def test_spoilt_files_are_refused(model, spoil, sentence):
@@ -182,7 +182,7 @@ def test_find_packaged_names_and_paths(tmp_path, monkeypatch, caplog):
     (tmp_path / "brains").mkdir()
     (tmp_path / "brains" / "ldm.safetensors").write_text("mine")
     assert _serialization.find("brains").parent == _serialization.PRETRAINED
-    assert "yours is brains/ldm.safetensors" in caplog.text
+    assert "your model is brains/ldm.safetensors" in caplog.text
     (tmp_path / "mnist").write_text("mine")
     assert str(_serialization.find("mnist")) == "mnist"
 

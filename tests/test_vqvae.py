@@ -430,7 +430,7 @@ def test_masks_without_effect_are_warned_of(volumes, caplog, monkeypatch):
         assert "have no effect" not in caplog.text
         with pytest.raises(KeyboardInterrupt):
             VQVAE(**TINY).fit(masked, background=background, **FIT)
-    assert "masks of the volumes have no effect with a `background` of 1" in caplog.text
+    assert "masks of the volumes have no effect while `background` is 1" in caplog.text
 
 
 @pytest.mark.parametrize("call", ["encode", "predict"])
@@ -640,8 +640,8 @@ def test_weights_of_other_shapes_start_at_random(vqvae, caplog):
     ("parameters", "space", "message"),
     [
         ({"widths": (16, 16)}, (8, 8), "`init` has other networks"),
-        ({"blocks": 2}, (8, 8), "`init` was trained with the blocks 1, not 2"),
-        ({}, (8, 8, 8), "`init` is of 2 dimensions, and the images are of 3"),
+        ({"blocks": 2}, (8, 8), "`init` was trained with blocks = 1, not 2"),
+        ({}, (8, 8, 8), "`init` is for images of 2 dimensions, and these have 3"),
     ],
 )
 def test_refused_init_leaves_the_estimator_as_it_was(vqvae, parameters, space, message):
