@@ -57,7 +57,7 @@ from dipy_ldm.denoiser._networks import (
     Parameters,
     expected_shapes,
 )
-from dipy_ldm.denoiser._transfer import check_alike, take_over
+from dipy_ldm.denoiser._transfer import check_compatible, transfer_weights
 from dipy_ldm.diffusion import _inpainting as inpainting, samplers
 from dipy_ldm.diffusion._denoisers import pinned
 from dipy_ldm.diffusion._options import (
@@ -979,7 +979,7 @@ class LatentDiffusion(Estimator):
         # Without conditions, whose memory is negligible.
         new = Architecture(parameters, latent_shape, self.vqvae.factor, {}, source)
         if init is not None:
-            check_alike(new, init._denoiser.architecture)
+            check_compatible(new, init._denoiser.architecture)
             check_same_sources(source_channels, init.source_channels_, "`init`")
         return new
 
@@ -1016,7 +1016,7 @@ class LatentDiffusion(Estimator):
         )
         self._denoiser = ConditionalDenoiser(architecture, prior)
         if init is not None:
-            take_over(self._denoiser, init._denoiser)
+            transfer_weights(self._denoiser, init._denoiser)
         self.denoiser_, self.guide_ = self._denoiser.network, self._denoiser.guide
 
     @property
@@ -1112,7 +1112,7 @@ class LatentDiffusion(Estimator):
         """Encode images to unscaled latents."""
         batch_size = self._coding_batch_size(chosen.batch_size)
         latents = self.vqvae_.encode(images, batch_size=batch_size, tile=chosen.tile)
-        self._denoiser.warn_of_unlike(self._scaled(latents))
+        self._denoiser.warn_of_outliers(self._scaled(latents))
         return latents
 
     def _decode(self, latents, tile):

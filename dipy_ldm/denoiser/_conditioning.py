@@ -78,7 +78,7 @@ class Latents(NamedTuple):
         mean, square = sums * len(start) / self.clean.size
         return start + mean, np.sqrt(np.maximum(square - mean**2, 0))
 
-    def numbered(self) -> Self:
+    def for_validation(self) -> Self:
         """Repeat few latents; the last of their conditions is who the subject is."""
         n = len(self.clean)
         numbers = np.tile(np.arange(n), math.ceil(MIN_MEASURED / n))
@@ -173,7 +173,7 @@ def _merged(table, own, added):
 def _encode(examples, conditions, source, factor):
     """Encode conditions and sources of a training; None if there are none."""
     if examples.shape is None or not (conditions or source):
-        _refuse_useless(examples, conditions, source)
+        _refuse_unused(examples, conditions, source)
         return None
     n, *space, _ = examples.shape
     if conditions and examples.conditions is None:
@@ -191,7 +191,7 @@ def _encode(examples, conditions, source, factor):
     return ConditioningInputs.of(encoded.numbers, source, images, factor)
 
 
-def _refuse_useless(examples, conditions, source):
+def _refuse_unused(examples, conditions, source):
     """Refuse validation conditions or sources without validation images."""
     if examples.conditions is not None:
         missing = "validation_data" if conditions else "conditions"

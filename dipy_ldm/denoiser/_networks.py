@@ -158,7 +158,7 @@ class ConditionalDenoiser:
             if (columns != UNSPECIFIED).any():
                 dropped = (np.full_like(inputs[0], UNSPECIFIED), *inputs[1:])
                 unconditional = self._denoiser(self.predict_guide, dropped, no_mean)
-                weak = denoisers.mixed(weak, unconditional, UNCONDITIONAL_SHARE)
+                weak = denoisers.interpolated(weak, unconditional, UNCONDITIONAL_SHARE)
         schedule = self.architecture.parameters.schedule
         interval = schedules.times_of_equal_noise(schedule, _GUIDED_TIMES)
         denoise = denoisers.guided(strong, weak, guidance, tuple(interval))
@@ -179,7 +179,7 @@ class ConditionalDenoiser:
         mean = self._conditional_mean(conditioning)
         return self.prior.gaussian.mean + (0 if mean is None else mean)
 
-    def warn_of_unlike(self, latents: np.ndarray) -> None:
+    def warn_of_outliers(self, latents: np.ndarray) -> None:
         """Warn of latents far from those of the training, where these are aligned.
 
         Shapes: latents ``(n, *space, channels)``.

@@ -291,9 +291,9 @@ class Validation:
         # Noised alike for every round, so that losses compare; sources are read later,
         # as many at once as memory suffices for, and the conditional mean is taken away
         # each time.
-        numbered = latents.numbered()
-        n = len(numbered.clean)
-        batch = noisy_latents(denoiser, numbered, n, shift=1, dropped=0.0)
+        examples = latents.for_validation()
+        n = len(examples.clean)
+        batch = noisy_latents(denoiser, examples, n, shift=1, dropped=0.0)
         (self.noisy, self.times, table), self.target = batch.of(0)
         self.table, self.subjects = table[:, :-1], table[:, -1]
         architecture = denoiser.architecture

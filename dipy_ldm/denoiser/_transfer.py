@@ -21,16 +21,16 @@ logger = logging.getLogger("dipy_ldm")
 _CONDITIONS = "conditions"
 
 
-def take_over(denoiser: ConditionalDenoiser, init: ConditionalDenoiser) -> None:
+def transfer_weights(denoiser: ConditionalDenoiser, init: ConditionalDenoiser) -> None:
     """Give the networks of a denoiser the weights of another's, as far as they fit."""
     pair = denoiser.architecture, init.architecture
     _log_conditions(*(a.conditions for a in pair))
     for name, network in denoiser.networks.items():
         if name in init.networks:
-            _take_over(network, init.networks[name], *pair)
+            _transfer_network(network, init.networks[name], *pair)
 
 
-def check_alike(architecture: Architecture, init: Architecture) -> None:
+def check_compatible(architecture: Architecture, init: Architecture) -> None:
     """Refuse to begin from a denoiser whose inputs and results mean something else."""
     for name in ("schedule", "target", "widths", "blocks", "attention"):
         own, other = (getattr(a.parameters, name) for a in (architecture, init))
@@ -58,13 +58,13 @@ def check_alike(architecture: Architecture, init: Architecture) -> None:
         )
 
 
-def _take_over(network, init, architecture, init_architecture):
+def _transfer_network(network, init, architecture, init_architecture):
     weights, tensors = _by_role(network), _by_role(init)
     tensors = {name: np.asarray(weight) for name, weight in tensors.items()}
     name = _first_kernel(network, architecture, weights)
     width = weights[name].shape[-1]
     before, after = (_inputs(a, width) for a in (init_architecture, architecture))
-    tensors[name] = _rearranged(tensors[name], before, after)
+    tensors[name] = _rearrange_inputs(tensors[name], before, after)
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     if architecture.conditions:
         # What is new says nothing until it is learnt, and disturbs nothing.
@@ -149,7 +149,7 @@ def _first_kernel(network, architecture, weights):
     )
 
 
-def _rearranged(kernel, before, after):
+def _rearrange_inputs(kernel, before, after):
     """Bring the input channels of a kernel into the order of other inputs.
 
     What was no input is 0 at first: it says nothing, and disturbs nothing.

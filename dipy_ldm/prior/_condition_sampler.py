@@ -12,8 +12,8 @@ import numpy as np
 
 from dipy_ldm._conditions import (
     DIRECTION,
-    FEW,
-    SHARES,
+    MAX_BINS,
+    MIN_GROUP_SIZE,
     UNSPECIFIED,
     Condition,
     ConditionsLike,
@@ -57,18 +57,18 @@ class Population(NamedTuple):
         # No finer than the quantiles of each number, which a model file has, too; of a
         # b-value it has the limits alone.
         shares = [len(c.quantiles) - 1 for c in conditions.values() if c.quantiles]
-        most = SHARES if shares else 1
+        most = MAX_BINS if shares else 1
         bins = min((share for share in shares if share > 1), default=most)
         codes = _codes(numbers[:, : len(conditions)], conditions, bins)
         whose = np.arange(len(codes)) if subjects is None else subjects
         is_number = np.array([bool(c.quantiles) for c in conditions.values()])
         fixed = np.where(is_number, np.minimum(codes, 0), codes)
         _, group_of = np.unique(fixed, axis=0, return_inverse=True)
-        fewest = max(FEW, math.ceil(len(np.unique(whose)) / _MAX_CELLS))
+        fewest = max(MIN_GROUP_SIZE, math.ceil(len(np.unique(whose)) / _MAX_CELLS))
         cells = [
             codes[rows]
             for group in range(group_of.max() + 1)
-            for rows in _halved(
+            for rows in _split_cells(
                 codes, np.flatnonzero(group_of.ravel() == group), whose, fewest
             )
         ]
@@ -94,9 +94,9 @@ class Population(NamedTuple):
         return cells[np.searchsorted(sums, chance * sums[-1], side="right")]
 
 
-def _halved(codes, rows, subjects, fewest):
+def _split_cells(codes, rows, subjects, fewest):
     """Yield the rows of cells, none of which has fewer subjects than that."""
-    if len(np.unique(subjects[rows])) < FEW:
+    if len(np.unique(subjects[rows])) < MIN_GROUP_SIZE:
         return
     own = codes[rows]
     for column in np.argsort(-np.ptp(own, 0), kind="stable"):
@@ -106,7 +106,7 @@ def _halved(codes, rows, subjects, fewest):
         halves = rows[below], rows[~below]
         if all(len(np.unique(subjects[half])) >= fewest for half in halves):
             for half in halves:
-                yield from _halved(codes, half, subjects, fewest)
+                yield from _split_cells(codes, half, subjects, fewest)
             return
     yield rows
 
@@ -130,7 +130,7 @@ def draw_conditions(
     samples = range(first, first + (1 if same else n))
     # One of each condition and, where there are cells, one for the cell.
     count = len(conditions) + (population is not None)
-    pairs = zip(rows, _chances(seed, samples, count))
+    pairs = zip(rows, _quasi_random(seed, samples, count))
     drawn = [_draw_row(row, conditions, population, chances) for row, chances in pairs]
     filled = [
         [own if value is None else value for value, own in zip(row, drawn_row)]
@@ -139,7 +139,7 @@ def draw_conditions(
     return {name: list(values) for name, values in zip(table, zip(*filled))}
 
 
-def _chances(seed, numbers, count):
+def _quasi_random(seed, numbers, count):
     """Return numbers from 0 to 1 of each sample, ``(n, count)``.
 
     Any samples in a row are spread more evenly than by chance: multiples of powers of

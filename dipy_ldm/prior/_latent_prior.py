@@ -4,7 +4,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm._conditions import FEW, UNSPECIFIED, Condition
+from dipy_ldm._conditions import MIN_GROUP_SIZE, UNSPECIFIED, Condition
 from dipy_ldm.prior._gaussian import Gaussian, choose_examples, is_aligned
 from dipy_ldm.prior._probe import LinearProbe, n_readings
 from dipy_ldm.prior._ridge import ConditionalMean, n_features
@@ -123,6 +123,6 @@ def _without_rare_levels(numbers, conditions, subjects):
     for column, condition in enumerate(conditions.values()):
         for level in range(condition.size):
             having = numbers[:, column] == level
-            if len(np.unique(subjects[having])) < FEW:
+            if len(np.unique(subjects[having])) < MIN_GROUP_SIZE:
                 numbers[having, column] = UNSPECIFIED
     return numbers

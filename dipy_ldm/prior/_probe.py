@@ -38,7 +38,7 @@ from keras import ops
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from dipy_ldm._conditions import CONTINUOUS, FEW, UNSPECIFIED, Condition
+from dipy_ldm._conditions import CONTINUOUS, MIN_GROUP_SIZE, UNSPECIFIED, Condition
 from dipy_ldm._utils.types import Tensor
 from dipy_ldm.diffusion.schedules import rates
 from dipy_ldm.prior._gaussian import Gaussian
@@ -178,7 +178,7 @@ def _probe_targets(numbers, conditions):
         column = column[:, None]
         if condition.size > 0:
             targets = np.where(column == np.arange(condition.size), 1.0, -1.0)
-            readable = np.array(list(condition.levels.values())) >= FEW
+            readable = np.array(list(condition.levels.values())) >= MIN_GROUP_SIZE
         else:
             targets = 2.0 * column - 1
             readable = condition.size == CONTINUOUS

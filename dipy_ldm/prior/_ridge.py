@@ -28,7 +28,13 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.polynomial import legendre
 
-from dipy_ldm._conditions import CONTINUOUS, DIRECTION, FEW, UNSPECIFIED, Condition
+from dipy_ldm._conditions import (
+    CONTINUOUS,
+    DIRECTION,
+    MIN_GROUP_SIZE,
+    UNSPECIFIED,
+    Condition,
+)
 from dipy_ldm._utils.directions import N_HARMONICS, harmonics
 from dipy_ldm._utils.subjects import blocks
 
@@ -266,7 +272,7 @@ def _condition_features(column, condition):
     if condition.size > 0:
         counts = np.array(list(condition.levels.values()))
         # Of rare levels nothing is expected: it would be nearly one of their examples.
-        counts = np.where(counts >= FEW, counts, 0)
+        counts = np.where(counts >= MIN_GROUP_SIZE, counts, 0)
         levels = (column[:, None] == np.arange(condition.size)) & (counts > 0)
         specified = levels.any(1, keepdims=True)
         return specified * (levels - counts / max(counts.sum(), 1))

@@ -180,7 +180,7 @@ def count_of(request: dict | str) -> int | None:
 
 
 def _plain(name, condition, value):
-    if condition.leaves_out(value):
+    if condition.is_unspecified(value):
         return None
     if condition.kind == "class":
         return level_of(value)
