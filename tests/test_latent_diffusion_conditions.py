@@ -194,7 +194,11 @@ def test_invalid_training_conditions_are_refused(vqvae, blobs, known_of):
     for conditions, others, sentence in (
         (some(known_of, 9), {}, "row must have 64 values, one for each image, not 9"),
         ({"row": [1] * 64}, {}, "row is 1 for all images"),
-        (None, {"validation_conditions": known_of}, "of no use without conditions"),
+        (
+            None,
+            {"validation_conditions": known_of},
+            "no effect without conditions",
+        ),
         (known_of, {"validation_conditions": known_of}, "without validation_data"),
         (known_of, nine, "row must have one value or 9"),
     ):

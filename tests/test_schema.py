@@ -40,7 +40,7 @@ WRONG = [
     ("target", "score", "latent_diffusion", "unknown target 'score'; choose one of v"),
     ("widths", [60_000, 16], "latent_diffusion", "need more tensors than it has"),
     ("attention", [1], "latent_diffusion", r"attention can't be \[1\]"),
-    ("attention", [True], "latent_diffusion", "one entry a level: 2, not 1"),
+    ("attention", [True], "latent_diffusion", "one entry per level: 2, not 1"),
     ("shape", [13, 10], None, r"shape can't be \[13, 10\]"),
     ("shape", [10**6, 10**6, 1], None, r"shape can't be \[1000000, 1"),
     ("intensity", [20, -5], None, r"intensity can't be \[20, -5\]"),
