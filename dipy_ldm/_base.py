@@ -238,13 +238,13 @@ class Estimator:
 
     def _restore(self, tensors, document):
         """Restore the fitted state without changing the parameters."""
-        self._describe(document)
+        self._restore_attributes(document)
         self._build()
         for name, network in self._networks().items():
             _serialization.set_weights(network, name, tensors)
         return self
 
-    def _describe(self, document):
+    def _restore_attributes(self, document):
         """Restore everything but the weights from a document."""
         self._fitted_with = document[self._kind]
         for entry in self._entries:

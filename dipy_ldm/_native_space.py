@@ -253,7 +253,7 @@ class MaskedScan(NamedTuple):
         """Resample a hole to the grid of a volume."""
         grid = Grid(data.shape[:3], affine)
         if not same_grid(grid, Grid(hole.shape, hole_affine)):
-            # Larger voxels that it touches are in it, smaller ones by more than half.
+            # Larger voxels are in the hole if it touches them, smaller ones by half.
             volumes = [abs(np.linalg.det(a[:3, :3])) for a in (affine, hole_affine)]
             min_share = _MIN_HOLE_SHARE if volumes[0] > volumes[1] else 0.5
             hole = on_grid(hole, hole_affine, grid, min_share)
@@ -283,7 +283,7 @@ class MaskedScan(NamedTuple):
         volume[self.hole] = values
         return volume
 
-    def only(self, values: npt.ArrayLike) -> np.ndarray:
+    def hole_only(self, values: npt.ArrayLike) -> np.ndarray:
         """Return values ``(voxels, channels)`` in the hole, and 0 elsewhere."""
         return self._replace(data=np.zeros_like(self.data)).filled(values)
 

@@ -117,14 +117,14 @@ def load(
     return tensors, document
 
 
-def before(checkpoint: str | Path) -> Path:
+def previous_path(checkpoint: str | Path) -> Path:
     """Return the path of the checkpoint before the last one."""
     return Path(f"{checkpoint}.previous")
 
 
-def newest(checkpoint: str | Path, read: Callable = load) -> tuple:
+def load_newest(checkpoint: str | Path, read: Callable = load) -> tuple:
     """Read the last checkpoint or, if that is damaged, the one before."""
-    path, previous = Path(checkpoint), before(checkpoint)
+    path, previous = Path(checkpoint), previous_path(checkpoint)
     try:
         return path, read(path, "checkpoint")
     except InputError as error:
@@ -191,7 +191,7 @@ def set_weights(
         variable.assign(tensors[f"{prefix}.{i:03d}"])
 
 
-def fitting(
+def matching_weights(
     expected: dict[str, tuple[int, ...]], tensors: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Return the tensors whose names and shapes match expected weights.

@@ -683,7 +683,7 @@ class LatentDiffusion(Estimator):
         inside = inpainting.check_masks(np.asarray(masks), images.shape[:-1])
         is_filled = chosen_columns(channels, self.vqvae_._channels())
         shares = inpainting.hole_shares(inside, self.vqvae_.factor)[..., None]
-        inpainting.check_covered(shares)
+        inpainting.refuse_covering_masks(shares)
         path = chosen.path(self._schedule)
         release = inpainting.release_times(shares, self._schedule, path[-2][0])
         alpha, sigma = path[0][1]

@@ -672,4 +672,6 @@ def _initial_weights(init, parameters, shape):
             f"`init` was trained with blocks = {blocks}, not {parameters.blocks}; use "
             "the same."
         )
-    return _serialization.fitting(parameters.weight_shapes(shape), init.to_tensors())
+    return _serialization.matching_weights(
+        parameters.weight_shapes(shape), init.to_tensors()
+    )

@@ -159,7 +159,7 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_is_taken(
     assert_same(resumed, whole)
     assert resumed.history_ == whole.history_
     # Both are whole again, and if neither is, it is said so.
-    for spoilt in (_serialization.before(path), path):
+    for spoilt in (_serialization.previous_path(path), path):
         _serialization.read_document(spoilt, "checkpoint")
         spoilt.write_bytes(b"")
     with pytest.raises(InputError, match="c.previous is truncated; remove it"):

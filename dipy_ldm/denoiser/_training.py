@@ -302,7 +302,7 @@ class Validation:
 
     def __call__(self, last: bool) -> dict[str, float]:
         """Return metrics; after the last round, warn of conditions without effect."""
-        figures = {"val_loss": float(np.mean(self._squares(self.table)))}
+        figures = {"val_loss": float(np.mean(self._squared_errors(self.table)))}
         if not self.names:
             return figures
         return figures | ablation_gains(
@@ -310,9 +310,9 @@ class Validation:
         )
 
     def _losses(self, table):
-        return self._squares(table).mean(axis=tuple(range(1, self.noisy.ndim)))
+        return self._squared_errors(table).mean(axis=tuple(range(1, self.noisy.ndim)))
 
-    def _squares(self, table):
+    def _squared_errors(self, table):
         """Return squared errors given conditions, ``(n, *space, channels)``."""
         numbers = np.arange(len(self.noisy))
         predict = partial(self._predict, table)
@@ -334,7 +334,7 @@ class Validation:
         )
         inputs = alpha * mean, *inputs
         predicted = self.denoiser.predict(noisy - alpha * mean, times, *inputs)
-        # PyTorch can not add GPU tensors to numpy arrays.
+        # PyTorch cannot add GPU tensors to numpy arrays.
         predicted = ops.convert_to_numpy(predicted)
         mean_target = schedules.to_target(parameters.target, mean, 0.0, alpha, sigma)
         return predicted + mean_target
@@ -382,7 +382,7 @@ def ablation_gains(
         if n < 2 or np.ptp(encoded[specified, column]) == 0:
             continue
         gain, error = _mean_over_subjects(
-            losses(_permuted(encoded, column)) - true, subjects, specified
+            losses(_shuffled(encoded, column)) - true, subjects, specified
         )
         figures[f"val_gain_{name}"] = gain
         testable = warn and n >= FEWEST_SUBJECTS
@@ -395,7 +395,7 @@ def ablation_gains(
     return figures
 
 
-def _permuted(encoded, column):
+def _shuffled(encoded, column):
     """Replace each value by the one half of all ranks away."""
     encoded = encoded.copy()
     (specified,) = np.nonzero(encoded[:, column] != UNSPECIFIED)

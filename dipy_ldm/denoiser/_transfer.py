@@ -59,26 +59,28 @@ def check_compatible(architecture: Architecture, init: Architecture) -> None:
 
 
 def _transfer_network(network, init, architecture, init_architecture):
-    weights, tensors = _by_role(network), _by_role(init)
+    weights, tensors = _weights_by_role(network), _weights_by_role(init)
     tensors = {name: np.asarray(weight) for name, weight in tensors.items()}
-    name = _first_kernel(network, architecture, weights)
+    name = _input_kernel(network, architecture, weights)
     width = weights[name].shape[-1]
-    before, after = (_inputs(a, width) for a in (init_architecture, architecture))
+    before, after = (
+        _input_channels(a, width) for a in (init_architecture, architecture)
+    )
     tensors[name] = _rearrange_inputs(tensors[name], before, after)
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     if architecture.conditions:
         # New features start at zero, without effect.
         kernel = np.zeros(shapes[_CONDITIONS], "float32")
-        old = _features(init_architecture.conditions)
-        new = _features(architecture.conditions)
+        old = _feature_indices(init_architecture.conditions)
+        new = _feature_indices(architecture.conditions)
         for key in new.keys() & old.keys():
             kernel[new[key]] = tensors[_CONDITIONS][old[key]]
         tensors[_CONDITIONS] = kernel
-    for name, tensor in _serialization.fitting(shapes, tensors).items():
+    for name, tensor in _serialization.matching_weights(shapes, tensors).items():
         weights[name].assign(tensor)
 
 
-def _features(conditions: dict[str, Condition]) -> dict[tuple, int]:
+def _feature_indices(conditions: dict[str, Condition]) -> dict[tuple, int]:
     """Return the indices of features, by condition, kind, and level or position."""
     names = [
         (name, condition.kind, level)
@@ -101,7 +103,7 @@ def _describe_missing(features, old_features):
 
 def _log_conditions(conditions, of_init):
     """Log which conditions and levels are new, and which are dropped."""
-    new_features, old_features = _features(conditions), _features(of_init)
+    new_features, old_features = _feature_indices(conditions), _feature_indices(of_init)
     if new := _describe_missing(new_features, old_features):
         logger.info("conditions that `init` does not have: %s.", new)
     for name in [name for name in conditions if name in of_init]:
@@ -113,7 +115,7 @@ def _log_conditions(conditions, of_init):
         logger.info("conditions of `init` that are dropped: %s.", lost)
 
 
-def _by_role(network: keras.Model) -> dict:
+def _weights_by_role(network: keras.Model) -> dict:
     """Name weights by position, with the kernel of conditions, if any, apart."""
     of_conditions = [
         layer.kernel.path
@@ -127,7 +129,7 @@ def _by_role(network: keras.Model) -> dict:
     }
 
 
-def _inputs(architecture: Architecture, width: int) -> dict[str, int]:
+def _input_channels(architecture: Architecture, width: int) -> dict[str, int]:
     """Return the numbers of channels of the concatenated inputs, in order."""
     channels = architecture.latent_shape[-1]
     return {
@@ -138,14 +140,15 @@ def _inputs(architecture: Architecture, width: int) -> dict[str, int]:
     }
 
 
-def _first_kernel(network, architecture, weights):
+def _input_kernel(network, architecture, weights):
     """Return the name of the kernel of the concatenated inputs."""
     paths = unnormalised(network)
     return next(
         name
         for name, weight in weights.items()
         if weight.path in paths
-        and weight.shape[-2] == sum(_inputs(architecture, weight.shape[-1]).values())
+        and weight.shape[-2]
+        == sum(_input_channels(architecture, weight.shape[-1]).values())
     )
 
 

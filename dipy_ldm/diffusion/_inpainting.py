@@ -34,7 +34,7 @@ _TOLERANCE = 1e-4
 def release_times(shares: np.ndarray, schedule: str, last: float) -> np.ndarray:
     """Return the time from which each latent is sampled; 0 for those outside holes.
 
-    Shapes: shares ``(n, *space)``, as of :func:`hole_shares`.
+    Shapes: shares ``(n, *space)``, as in :func:`hole_shares`.
     """
     times = np.clip(_RELEASE_SLOPE * shares, _MIN_RELEASE, 1)
     # Before the last step, or nothing would be sampled.
@@ -99,7 +99,7 @@ def fill(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
     for image, hole in zip(filled, holes):
         if hole.any() and not hole.all():
             box = _box_around(hole, [1] * hole.ndim)
-            image[box][hole[box]] = _harmonic(image[box], hole[box])
+            image[box][hole[box]] = _solve_laplace(image[box], hole[box])
     return filled
 
 
@@ -112,7 +112,7 @@ def _box_around(hole, margins):
     )
 
 
-def _harmonic(image, hole):
+def _solve_laplace(image, hole):
     """Solve the Laplace equation in a hole; return ``(voxels, channels)``."""
     from scipy.sparse import coo_array, diags_array
     from scipy.sparse.linalg import cg
@@ -181,7 +181,7 @@ def blend(images: np.ndarray, inpainted: np.ndarray, holes: np.ndarray) -> np.nd
     return np.where(inside, np.clip(result, low, high), around)
 
 
-def check_covered(shares: np.ndarray) -> None:
+def refuse_covering_masks(shares: np.ndarray) -> None:
     """Refuse masks whose shares ``(n, *space, 1)`` touch all latents."""
     covered = (shares > 0).all(tuple(range(1, shares.ndim)))
     if covered.any():

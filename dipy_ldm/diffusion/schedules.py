@@ -140,7 +140,7 @@ def lognormal_times(
     # Shares of uniform times are below 0 here.
     normal = ndtri(np.clip(normal_shares, 1e-6, 1 - 1e-6))
     log_noise = math.log(deviation) + _LOG_NOISE_MEAN + _LOG_NOISE_STD * normal
-    fine, _, increasing = _table(schedule)
+    fine, _, increasing = _noise_table(schedule)
     lognormal = np.interp(log_noise, increasing, fine)
     return np.where(shares < _UNIFORM_SHARE, shares / _UNIFORM_SHARE, lognormal)
 
@@ -176,7 +176,7 @@ def times_of_equal_noise(schedule: str, times: npt.ArrayLike) -> np.ndarray:
     times = np.asarray(times, "float64")
     if schedule == "cosine":
         return times
-    fine, _, increasing = _table(schedule)
+    fine, _, increasing = _noise_table(schedule)
     equal = np.interp(-half_log_snr(*cosine(times)), increasing, fine)
     return np.where(times < 1, equal, 1.0)
 
@@ -200,14 +200,14 @@ def half_log_snr(
         return np.log(alpha) - np.log(sigma)
 
 
-def _table(schedule):
+def _noise_table(schedule):
     """Tabulate times, noise rates, and logarithms of noise over signal."""
-    return _tabulated(choose("schedule", schedule, SCHEDULES))
+    return _tabulate(choose("schedule", schedule, SCHEDULES))
 
 
 # Cached by function, since the function of a name may be replaced.
 @lru_cache(maxsize=8)
-def _tabulated(mix):
+def _tabulate(mix):
     fine = np.linspace(0, 1, 10_001)
     alpha, sigma = mix(fine)
     return fine, sigma, -half_log_snr(alpha, sigma)
@@ -255,7 +255,7 @@ def uniform_log_snr(
     ndarray
         Decreasing times, shape ``(steps,)``.
     """
-    fine, sigma, increasing = _table(schedule)
+    fine, sigma, increasing = _noise_table(schedule)
     end = max(sigma[0], min(end, 0.8 * np.interp(start, fine, sigma)))
     stop = -half_log_snr(math.sqrt(1 - end**2), end)
     first = np.interp(start, fine, increasing)

@@ -161,10 +161,10 @@ def _draw_row(row, conditions, population, chances):
         is_class = np.array([bool(c.levels) for c in conditions.values()])
         cell = population.choose(codes, is_class, chance)
     parts = zip(conditions.values(), cell, chances)
-    return [_value(condition, *box, bins, u) for condition, box, u in parts]
+    return [_value_at(condition, *box, bins, u) for condition, box, u in parts]
 
 
-def _value(condition, first, last, bins, chance):
+def _value_at(condition, first, last, bins, chance):
     """Return the level or number at a quantile, and None for a direction."""
     if condition.size == DIRECTION:
         return None

@@ -123,7 +123,7 @@ class TrainingRecord(keras.callbacks.Callback):
         """Restore a compiled model from the checkpoint, if there is one."""
         model.optimizer.build(model.trainable_variables)
         if self.path is not None and self.path.exists():
-            whole, (tensors, document) = _serialization.newest(self.path)
+            whole, (tensors, document) = _serialization.load_newest(self.path)
             self.history, self.done = document["history"], document["steps"]
         require_same_checkpoint("steps", self.done)
         if self.done == 0:
@@ -224,7 +224,7 @@ class TrainingRecord(keras.callbacks.Callback):
         if _backend.is_chief():
             document = {"settings": self.settings, "history": self.history}
             document["steps"] = self.done
-            previous = _serialization.before(self.path)
+            previous = _serialization.previous_path(self.path)
             _serialization.save(self.path, "checkpoint", tensors, document, previous)
             logger.debug("%s holds %s steps", self.path, self.done)
         self._spent += time.monotonic() - start

@@ -197,7 +197,7 @@ def _precision_before(*checkpoints):
     paths = map(os.path.expanduser, filter(None, checkpoints))
     began = None
     if path := next(filter(os.path.exists, paths), None):
-        _, document = _serialization.newest(path, _serialization.read_document)
+        _, document = _serialization.load_newest(path, _serialization.read_document)
         began = document["settings"].get("precision")
     require_same_checkpoint("precision", began)
     return began
