@@ -334,10 +334,10 @@ def test_names_in_any_script_are_text():
 def test_held_out_images_without_conditions_are_warned_of(caplog):
     examples = Examples((4, 8, 8, 1), {"age": [61.5, 70, 55, 80]})
     for conditions in ({"age": [60, 70]}, None):
-        assert "give `validation_conditions`" not in caplog.text
+        assert "pass `validation_conditions`" not in caplog.text
         held_out = Examples((2, 8, 8, 1), conditions)
         Conditioning.learn(examples, held_out, 4, None, None)
-    assert "give `validation_conditions`" in caplog.text
+    assert "pass `validation_conditions`" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -439,7 +439,7 @@ def test_documents_of_populations(told, assert_unreadable):
             "must have cells that match the conditions",
         ),
         (right | {"cells": [[[0, 0]]], "counts": [9]}, "must have cells that match"),
-        (right | {"cells": [[[0, 0], [0, 99]]], "counts": [9]}, "cells of the cond"),
+        (right | {"cells": [[[0, 0], [0, 99]]], "counts": [9]}, "cells that match"),
     ):
         assert_unreadable(tensors, document | {"population": wrong}, sentence)
 

@@ -276,7 +276,7 @@ def test_holes_by_voxel_size_of_channel():
     assert scan.hole[1, 1, 1]
     assert not scan.hole[:, :, 3].any()
     hole[:] = True
-    with pytest.raises(InputError, match="the mask covers all of FA.nii, and leaves"):
+    with pytest.raises(InputError, match="the mask covers all of FA.nii; use a smaller"):
         MaskedScan.of(Unnamed(), Path("FA.nii"), data, coarse, hole, affine)
 
 

@@ -150,8 +150,8 @@ class ConditionalDenoiser:
         no_mean = None if mean is None else 0 * mean
         strong = self._denoiser(self.predict, inputs, mean)
         if self.predict_guide is None:
-            dropped = [np.full_like(array, UNSPECIFIED) for array in inputs]
-            weak = self._denoiser(self.predict, dropped, no_mean)
+            unspecified = [np.full_like(array, UNSPECIFIED) for array in inputs]
+            weak = self._denoiser(self.predict, unspecified, no_mean)
         else:
             weak = self._denoiser(self.predict_guide, inputs, mean)
             columns = conditioning.table[:, : len(self.architecture.conditions)]
