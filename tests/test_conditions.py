@@ -346,7 +346,7 @@ def test_held_out_images_without_conditions_are_warned_of(caplog):
         ({"units": {"size": "ml"}}, "have 'size', which is no condition; choose one"),
         ({"meanings": {"size": {}}}, "have 'size', which is no condition"),
         ({"units": {"age": 5}}, "the unit of age must be text, not 5"),
-        ({"meanings": {"group": {1: "patient"}}}, "of group must be texts by its lev"),
+        ({"meanings": {"group": {1: "patient"}}}, "of group must map its lev"),
         ({"meanings": {"group": "patients"}}, "of group must map its levels to texts"),
     ],
 )

@@ -410,7 +410,7 @@ def test_conditions_are_taken_over_by_their_names(vqvae, blobs, caplog):
     [
         ({"target": "clean"}, "`init` was trained with target = 'v', not 'clean'"),
         ({"schedule": "linear"}, "with the schedule 'cosine', not 'linear'"),
-        ({"blocks": 2}, "with the blocks 1, not 2"),
+        ({"blocks": 2}, "with blocks = 1, not 2"),
         ({"attention": True}, r"with the attention None, not \[True, True\]"),
         ({"widths": (24, 24)}, r"with the widths \[8, 16\], not \[24, 24\]"),
     ],

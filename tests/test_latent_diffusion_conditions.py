@@ -165,7 +165,7 @@ def test_guidance_leads_away_from_a_less_conditioned_guide(told, monkeypatch):
 def test_numbers_outside_of_the_training_are_warned_of(told, caplog):
     with caplog.at_level(logging.WARNING):
         far = told.predict(1, conditions={"row": 99}, steps=2)
-    assert "row 99 lies outside of the 2.5 to " in caplog.text
+    assert "row 99 is outside the model's range of 2.5 to " in caplog.text
     last = told.conditions_["row"].quantiles[-1]
     npt.assert_array_equal(told.predict(1, conditions={"row": last}, steps=2), far)
 
