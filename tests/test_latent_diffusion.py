@@ -409,10 +409,10 @@ def test_conditions_are_taken_over_by_their_names(vqvae, blobs, caplog):
     ("parameters", "sentence"),
     [
         ({"target": "clean"}, "`init` was trained with target = 'v', not 'clean'"),
-        ({"schedule": "linear"}, "with the schedule 'cosine', not 'linear'"),
+        ({"schedule": "linear"}, "with schedule = 'cosine', not 'linear'"),
         ({"blocks": 2}, "with blocks = 1, not 2"),
-        ({"attention": True}, r"with the attention None, not \[True, True\]"),
-        ({"widths": (24, 24)}, r"with the widths \[8, 16\], not \[24, 24\]"),
+        ({"attention": True}, r"with attention = None, not \[True, True\]"),
+        ({"widths": (24, 24)}, r"with widths = \[8, 16\], not \[24, 24\]"),
     ],
 )
 def test_another_init_is_refused(diffusion, vqvae, blobs, parameters, sentence):
