@@ -71,7 +71,7 @@ class Training:
         with claimed(self.model):
             done, state = 0, np.ones(999)
             if self.checkpoint.exists():
-                path, (tensors, document) = _serialization.newest(self.checkpoint)
+                path, (tensors, document) = _serialization.load_newest(self.checkpoint)
                 if path != self.checkpoint:
                     os.replace(path, self.checkpoint)
                 done, state = document["steps"], tensors["w"]
@@ -79,9 +79,14 @@ class Training:
                 state = np.cos(state * (step + 1.5))
                 facts = {"settings": {}, "history": {}, "steps": step + 1}
                 written = self.checkpoint, "checkpoint", {"w": state}, facts
-                _serialization.save(*written, _serialization.before(self.checkpoint))
+                _serialization.save(
+                    *written, _serialization.previous_path(self.checkpoint)
+                )
             self._save({"w": state})
-            for path in (_serialization.before(self.checkpoint), self.checkpoint):
+            for path in (
+                _serialization.previous_path(self.checkpoint),
+                self.checkpoint,
+            ):
                 path.unlink(missing_ok=True)
 
     def _save(self, tensors):
@@ -94,7 +99,7 @@ class Training:
     def inspect(self):
         """Count what is half written, and what is under a name that is not its own."""
         kinds = {self.model: "notes", self.checkpoint: "checkpoint"}
-        kinds[_serialization.before(self.checkpoint)] = "checkpoint"
+        kinds[_serialization.previous_path(self.checkpoint)] = "checkpoint"
         half = 0
         for path, kind in kinds.items():
             with contextlib.suppress(InputError):

@@ -1,14 +1,14 @@
 """Latent diffusion for medical images, a plug-in of DIPY.
 
-An autoencoder maps images to latents; a schedule mixes latents with noise; a denoiser
-learns to undo it; a sampler walks back.
+An autoencoder encodes images to latents; a schedule mixes latents with noise; a
+denoiser learns to remove it; a sampler generates latents from noise.
 """
 
 from importlib import import_module
 import os
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # what editors and type checkers see
+if TYPE_CHECKING:  # for editors and type checkers
     from dipy_ldm._backend import make_strategy
     from dipy_ldm._utils.checks import InputError
     from dipy_ldm.latent_diffusion import LatentDiffusion
@@ -18,7 +18,7 @@ __version__ = "0.2.0"
 
 __all__ = ["VQVAE", "InputError", "LatentDiffusion", "__version__", "make_strategy"]
 
-_HOMES = {
+_MODULES = {
     "VQVAE": ".vqvae",
     "LatentDiffusion": ".latent_diffusion",
     "InputError": "._utils.checks",
@@ -26,22 +26,22 @@ _HOMES = {
 }
 
 
-# TensorFlow reads this when it is imported, and leaves oneDNN off on processors without
-# AVX512: convolutions then take up to ten times as long, and twice the memory. What the
-# user set stays. dipy_ldm._backend says so where it is too late.
+# TensorFlow reads this on import, and disables oneDNN on processors without AVX512:
+# convolutions then take up to ten times as long, and twice the memory. A value set by
+# the user stays. dipy_ldm._backend warns where TensorFlow was imported before.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-# And this: its greetings would be red in notebooks, and hide what a user should read.
-# Whoever looks for a GPU sees them with 0.
+# Start-up messages of TensorFlow appear in red in notebooks and bury real warnings; 0
+# shows them, for example to find out why a GPU is not used.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def __getattr__(name):
-    # Keras takes seconds to import: it waits until an estimator is asked for (PEP 562).
-    if name in _HOMES:
+    # Estimators are imported on first access, since Keras takes seconds (PEP 562).
+    if name in _MODULES:
         from dipy_ldm._utils.startup import gc_disabled
 
         with gc_disabled():
-            return getattr(import_module(_HOMES[name], __name__), name)
+            return getattr(import_module(_MODULES[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

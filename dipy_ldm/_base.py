@@ -1,4 +1,4 @@
-"""What all estimators share: parameters by their names, files, and copies."""
+"""Base class of all estimators: parameters, model files and copies."""
 
 from base64 import b64encode
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ Method = TypeVar("Method", bound=Callable)
 def show_options(options: type) -> Callable[[Method], Method]:
     """Show each of a method's ``**options`` in its signature, and refuse others.
 
-    Notebooks ask for the signature; type checkers know options by the annotation alone.
+    Notebooks use the signature; type checkers get the options from the annotation.
     """
 
     def show(method):
@@ -47,7 +47,7 @@ def show_options(options: type) -> Callable[[Method], Method]:
 
 
 def keeps_earlier_fit(fit: Method) -> Method:
-    """Let an estimator be what it was before a fit that ends before its first step."""
+    """Restore the estimator if a fit fails before its first step."""
 
     @wraps(fit)
     def fit_or_restore(self, *args, **options):
@@ -66,12 +66,12 @@ def keeps_earlier_fit(fit: Method) -> Method:
 
 
 def as_saved(value: object) -> object:
-    """Return a record, or what else JSON can have, as a document has it."""
+    """Convert a record or other value to JSON types."""
     return plain(value._asdict() if hasattr(value, "_asdict") else value)
 
 
 class Entry(NamedTuple):
-    """A fitted attribute, and how a document has it."""
+    """A fitted attribute, and its conversion from and to an entry of a document."""
 
     name: str
     attribute: str
@@ -80,38 +80,38 @@ class Entry(NamedTuple):
 
     @classmethod
     def of_record(cls, name: str, attribute: str, kind: type) -> Self:
-        """Return an entry that has a record of a kind, or null."""
+        """Return an entry that holds a record of a kind, or null."""
         return cls(name, attribute, lambda saved: saved and kind(**saved))
 
 
 class Estimator:
     """An estimator whose parameters are the arguments of its constructor.
 
-    As those of scikit-learn, which can clone it. Of one that is fitted, pickles and
-    copies hold what a model file does: networks are rebuilt where they are read.
+    It follows scikit-learn, which can clone it. Pickles and copies of a fitted
+    estimator hold what a model file does; networks are rebuilt when they are loaded.
     """
 
     widths: Sequence[int] | None
     _kind: str
     _entries: tuple[Entry, ...]
-    # Parameters of which None is for what suits the data, and their presets.
+    # Parameters whose default, None, depends on the data, and their presets.
     _presets: dict[str, str] = {}
-    # The parameters of the last fit, of which none is left open.
+    # The parameters of the last fit, with defaults filled in.
     _fitted_with: dict = {}
     step_seconds_: dict[str, list[float]]
     history_: dict[str, list]
     fingerprint_: str
 
     def _networks(self) -> dict[str, keras.Model]:
-        """Return the networks of a model file by their names."""
+        """Return the networks by their names in a model file."""
         raise NotImplementedError
 
     def _build(self) -> None:
-        """Build the networks, once all entries are there."""
+        """Build the networks, after all entries are set."""
         raise NotImplementedError
 
     def _is_fitted(self) -> bool:
-        """Return whether a training has ended, or at least a round of it."""
+        """Return whether at least one round of a training has ended."""
         return hasattr(self, "history_")
 
     @classmethod
@@ -120,15 +120,15 @@ class Estimator:
         raise NotImplementedError
 
     def _resolved(self, rank: int, init: Self | None = None) -> dict:
-        """Return the parameters of a fit as JSON can have them, but for estimators.
+        """Return the parameters of a fit as JSON types, without estimators.
 
-        Those of None are as of what it begins from, or else as suits the data.
+        Those of None are taken from `init`, or else are the defaults for the data.
         """
-        usual = _presets.of_rank(rank)
+        defaults = _presets.of_rank(rank)
         chosen = {}
         for name, value in self.get_params(deep=False).items():
             if value is None and name in self._presets:
-                value = getattr(usual, self._presets[name])
+                value = getattr(defaults, self._presets[name])
                 value = init._fitted_with[name] if init else value
             if not isinstance(value, Estimator):
                 chosen[name] = plain(value)
@@ -149,9 +149,9 @@ class Estimator:
         return params | nested
 
     def set_params(self, **params) -> Self:
-        """Change parameters; what is fitted stays as it is until the next fit."""
+        """Change parameters; fitted attributes stay until the next fit."""
         names = self.get_params(deep=False)
-        # An estimator goes before its own parameters, which are of the new one.
+        # A nested estimator before its parameters, which apply to the new one.
         for name, value in sorted(params.items(), key=lambda item: "__" in item[0]):
             outer, _, inner = name.partition("__")
             nested = names.get(outer)
@@ -179,35 +179,35 @@ class Estimator:
         Parameters
         ----------
         path : str or Path
-            File to read, or the name of a packaged model: ``"mnist"``,
-            ``"brains"`` or, of an autoencoder, ``"volumes"``. An autoencoder is also
-            read from the file of a whole model.
+            File to read, or the name of a packaged model: ``"mnist"``, ``"brains"``
+            or, for an autoencoder, ``"volumes"``. An autoencoder is also read from the
+            file of a diffusion model.
 
         Returns
         -------
         Estimator
-            Fitted.
+            The fitted estimator.
 
         Raises
         ------
         InputError
-            If the file is not that of such an estimator.
+            If the file holds no such estimator.
         """
-        # What is wrong with Keras is not wrong with the file.
+        # Before reading, so that a problem of Keras is not blamed on the file.
         building.check_keras()
         return cls.from_saved(*cls._read_file(_serialization.find(path)))
 
     @classmethod
     def _read_file(cls, path):
-        """Read tensors and document of a model file."""
+        """Read tensors and document from a model file."""
         return _serialization.load(path, cls._kind, cls._expected_shapes)
 
     @classmethod
     def _read_init(cls, init):
-        """Return the fitted estimator that a fit begins from; None for none."""
+        """Return the fitted estimator to fine-tune, or None."""
         if isinstance(init, cls):
             init._check_fitted()
-            # A fit may begin from the estimator that it changes.
+            # `init` may be the estimator that is being fitted.
             return init._snapshot()
         if isinstance(init, str | Path):
             return cls.load(init)
@@ -226,7 +226,7 @@ class Estimator:
         return tensors
 
     def to_document(self) -> dict:
-        """Return all but the weights, as JSON can have it."""
+        """Return everything but the weights, as JSON types."""
         self._check_fitted()
         entries = {e.name: e.write(getattr(self, e.attribute)) for e in self._entries}
         return {self._kind: self._fitted_with} | entries
@@ -237,14 +237,14 @@ class Estimator:
         return cls(**document[cls._kind])._restore(tensors, document)
 
     def _restore(self, tensors, document):
-        """Restore the fitted state, whatever the parameters of the next fit are."""
-        self._describe(document)
+        """Restore the fitted state without changing the parameters."""
+        self._restore_attributes(document)
         self._build()
         for name, network in self._networks().items():
             _serialization.set_weights(network, name, tensors)
         return self
 
-    def _describe(self, document):
+    def _restore_attributes(self, document):
         """Restore everything but the weights from a document."""
         self._fitted_with = document[self._kind]
         for entry in self._entries:
@@ -252,7 +252,7 @@ class Estimator:
         return self
 
     def _check_fitted(self, kind: type[Exception] = InputError):
-        """Refuse what is not fitted; of attributes, hasattr looks for another kind."""
+        """Raise an error if it is not fitted; `hasattr` expects an AttributeError."""
         if not self._is_fitted():
             name = type(self).__name__
             raise kind(
@@ -261,12 +261,12 @@ class Estimator:
             )
 
     def _facts(self, n, **options):
-        """Describe how each of so many images is made, as sidecars do."""
+        """Return the provenance of each of `n` images, as in sidecars."""
         fingerprint = _serialization.checksum(self.to_tensors())
         return [model_facts(type(self).__name__, fingerprint)] * n
 
     def _snapshot(self):
-        """Copy the estimator but not its networks, since another fit makes new ones."""
+        """Copy the estimator but not its networks, which a new fit replaces."""
         copy = type(self).__new__(type(self))
         vars(copy).update(vars(self))
         return copy
@@ -286,7 +286,7 @@ class Estimator:
         return "\n".join(lines)
 
     def _repr_html_(self):
-        """Return the same as a table for notebooks, with the course of the training."""
+        """Return the same as a table for notebooks, with training curves."""
         head, *_ = repr(self).splitlines()
         if not self._is_fitted():
             return f"<p><code>{escape(head)}</code>, not fitted</p>"
@@ -299,11 +299,11 @@ class Estimator:
         png = b64encode(as_png(plot_history(self))).decode()
         return (
             f"<p><code>{escape(head)}</code></p><table>{rows}</table>"
-            f'<img alt="course of the training" src="data:image/png;base64,{png}">'
+            f'<img alt="training curves" src="data:image/png;base64,{png}">'
         )
 
     def _summary(self) -> dict[str, str]:
-        """Describe what is fitted, and on what."""
+        """Return a summary of the fitted state."""
         networks, history = self._networks().values(), self.history_
         n_weights = sum(network.count_params() for network in networks)
         rounds = {name: values for name, values in history.items() if values}
@@ -311,7 +311,7 @@ class Estimator:
         length = [
             f"{rounds.pop(n)[-1]:{how}} {n}s" for n, how in lengths if n in rounds
         ]
-        # Of the round with the lowest one, the network has the weights.
+        # Weights are those of the round with the lowest validation loss.
         losses = rounds.get("val_loss", [])
         best = losses.index(min(losses)) if losses else -1
         figures = [f"{name} {values[best]:.3g}" for name, values in rounds.items()]
@@ -322,12 +322,12 @@ class Estimator:
         }
 
     def __getstate__(self):
-        """Return the parameters and, if it is fitted, what a model file holds."""
+        """Return the parameters and, if fitted, the contents of a model file."""
         fitted = self._is_fitted() and (self.to_tensors(), self.to_document())
         return {"parameters": self.get_params(deep=False), "fitted": fitted}
 
     def __setstate__(self, state):
-        """Build what :meth:`__getstate__` returned."""
+        """Restore the state that :meth:`__getstate__` returned."""
         type(self).__init__(self, **state["parameters"])
         if state["fitted"]:
             self._restore(*state["fitted"])

@@ -1,10 +1,10 @@
-"""Conditions: what is known of each image beside its voxels, in the user's own words.
+"""Conditions: labels and numbers that an image is generated from.
 
-A condition has a name and is of one of three kinds: a class, with levels, continuous,
-in its own units, or a direction. A network is told of all conditions by one row of
-numbers for each example: of a class the number of the level, of a continuous one its
-rank from 0 to 1 among those that were learnt from, of a direction its place on a half
-sphere, and ``UNSPECIFIED`` where nothing is said.
+A condition has a name and one of three kinds: a class with levels, a continuous number
+with units, or a direction. A network gets one row of numbers per example: for a class
+the number of the level, for a continuous condition the rank from 0 to 1 among the
+training images, for a direction its place on a half sphere, and ``UNSPECIFIED`` for
+missing values.
 """
 
 from collections import Counter
@@ -35,36 +35,35 @@ from dipy_ldm._utils.values import (
 
 logger = logging.getLogger("dipy_ldm")
 
-# Values by the names of conditions, as a dictionary or a table of pandas; or values
-# alone.
+# Values by the names of conditions, as a dictionary or pandas table; or only values.
 ConditionsLike: TypeAlias = Any
 # A level, a number, a vector of three, or None.
 Value: TypeAlias = Any
 
 UNSPECIFIED = -1.0
-# More levels than these that are numbers written as text are a mistake.
-_TEXT_NUMBERS = 100
-# More levels than these, and than half of the subjects, are names rather than classes.
+# More levels that are numbers written as text are a mistake.
+_MAX_NUMBERS_AS_TEXT = 100
+# More levels, if there are more than half as many as subjects, identify subjects.
 _FEW_LEVELS = 10
-_NAME = re.compile("sub-.")
-# Equal shares of the examples between which ranks are told, at most.
-SHARES = 32
-# With fewer examples, a level may be one person's.
-FEW = 5
-# The b-value in s/mm^2: few shells, and so no ranks but the number itself, within what
-# was learnt from and this share of it.
+_SUBJECT_NAME = re.compile("sub-.")
+# Quantiles divide the examples into at most so many equal bins.
+MAX_BINS = 32
+# Subjects; statistics of smaller groups could identify a person.
+MIN_GROUP_SIZE = 5
+# The b-value in s/mm^2 has few shells: instead of its rank, the number itself is scaled
+# to the range of the training images, extended by this share.
 BVAL = "bval"
 _MARGIN = 0.05
-# Sizes of conditions that have no levels.
+# Sizes of conditions without levels.
 CONTINUOUS, DIRECTION = 0, -1
 
 
 class Condition(NamedTuple):
     """Kind, levels or quantiles, and units of a condition.
 
-    Of a class, how many examples each level has; of a continuous one, quantiles between
-    which equal shares of the examples lie: the lowest number first, the median in the
-    middle, the highest last. ``missing`` is the share of examples without a value.
+    ``levels`` are the counts of the levels of a class; ``quantiles`` divide the values
+    of a continuous condition into equal shares, from the lowest number by the median to
+    the highest; ``missing`` is the share of examples without a value.
     """
 
     kind: str
@@ -80,11 +79,11 @@ class Condition(NamedTuple):
         return DIRECTION if self.kind == "direction" else len(self.levels)
 
     def __str__(self):
-        """Describe it in a few words."""
+        """Return a short description."""
         if self.kind == "class":
             text = ", ".join(f"{level} ({n})" for level, n in self.levels.items())
         elif self.kind == "direction":
-            text = "any, as that opposite to it"
+            text = "any direction, same as its opposite"
         else:
             low, *between, high = self.quantiles
             text = f"{low:g} to {high:g}" + (f" {self.units}" if self.units else "")
@@ -92,8 +91,8 @@ class Condition(NamedTuple):
                 text += f", median {between[len(between) // 2]:g}"
         return text + (f"; missing {self.missing:.1%}" if self.missing else "")
 
-    def leaves_out(self, value: Value) -> bool:
-        """Return whether a value stands for "unspecified"."""
+    def is_unspecified(self, value: Value) -> bool:
+        """Return whether a value leaves the condition unspecified."""
         return value is None or (is_unconditional(value) and value not in self.levels)
 
     def encode(
@@ -101,20 +100,19 @@ class Condition(NamedTuple):
     ) -> tuple[float, str | None]:
         """Return the number of a level, a rank, or ``UNSPECIFIED``; and a warning.
 
-        None, and ``"none"`` where that is no level, are for what is not specified; so
-        is, if lenient, an unknown level. A warning, if any, is about an unusual but
-        valid value.
+        None, ``"none"`` unless it is a level and, if `lenient`, unknown levels are
+        unspecified. A warning is about an unusual but valid value.
         """
-        if self.leaves_out(value):
+        if self.is_unspecified(value):
             return UNSPECIFIED, None
         if self.kind == "direction":
-            return direction_index(_vector(name, value)), None
+            return direction_index(_check_direction(name, value)), None
         if self.kind == "class":
             levels, level = list(self.levels), level_of(value)
             if level in levels:
                 return float(levels.index(level)), None
             if lenient:
-                return UNSPECIFIED, f"{name} {level} is not known, and left out."
+                return UNSPECIFIED, f"{name} {level} is an unknown level, and ignored."
             choices = listed(map(repr, levels))
             raise InputError(f"{name} has no level {level!r}; choose one of {choices}.")
         number, warning = read_number(name, value), None
@@ -122,10 +120,10 @@ class Condition(NamedTuple):
         if not low <= number <= high:
             nearest = low if number < low else high
             warning = (
-                f"{name} {number:g} lies outside of the {low:g} to {high:g} that this "
-                f"model takes, and is taken for {nearest:g}."
+                f"{name} {number:g} is outside the model's range of {low:g} to "
+                f"{high:g}, and replaced by {nearest:g}."
             )
-        # Where several quantiles are the same, the mean of their ranks.
+        # Equal quantiles have the mean of their ranks.
         knots, place = np.unique(self.quantiles, return_inverse=True)
         ranks = np.linspace(0, 1, len(self.quantiles))
         means = np.bincount(place, ranks) / np.bincount(place)
@@ -133,7 +131,7 @@ class Condition(NamedTuple):
 
 
 class ConditionBatch(NamedTuple):
-    """Encoded conditions ``(n, conditions)``, and sentences on surprising values."""
+    """Encoded conditions ``(n, conditions)``, and warnings about unusual values."""
 
     numbers: np.ndarray
     range_warnings: list[str]
@@ -147,7 +145,7 @@ class ConditionBatch(NamedTuple):
         *,
         lenient: bool = False,
     ) -> Self:
-        """Encode requested conditions for so many examples."""
+        """Encode requested conditions for `n` examples."""
         table = requested(conditions, request, n)
         n = len(next(iter(table.values()), [None])) if n is None else n
         numbers = np.full((n, len(conditions)), UNSPECIFIED, "float32")
@@ -165,10 +163,10 @@ class ConditionBatch(NamedTuple):
 def requested(
     conditions: dict[str, Condition], request: ConditionsLike, n: int | None = None
 ) -> dict[str, list]:
-    """Return the values that are requested, one for each example, by their names.
+    """Return the requested values of each condition, one for each example.
 
-    One value is for all examples; of a single condition also the values alone will do.
-    Nothing is specified if None or ``"none"``.
+    A single value is repeated; values without a name suffice for a single condition.
+    None and ``"none"`` specify nothing.
     """
     table = {}
     for name, values in check_names(conditions, request).items():
@@ -185,17 +183,17 @@ def requested(
     return {name: v * n if len(v) == 1 else v for name, v in table.items()}
 
 
-def without_unknown(
+def without_unknown_levels(
     conditions: Mapping[str, Condition], table: Mapping[str, list] | None
 ) -> dict[str, list]:
-    """Return values of images without unknown levels, of which a warning tells."""
+    """Return values of images with unknown levels set to None, after a warning."""
     columns = dict(table or {})
     for name, condition in conditions.items():
         if condition.kind != "class" or name not in columns:
             continue
-        complaints = [condition.encode(name, v, lenient=True)[1] for v in columns[name]]
-        columns[name] = [None if c else v for v, c in zip(columns[name], complaints)]
-        if unknown := list(filter(None, complaints)):
+        warnings = [condition.encode(name, v, lenient=True)[1] for v in columns[name]]
+        columns[name] = [None if w else v for v, w in zip(columns[name], warnings)]
+        if unknown := list(filter(None, warnings)):
             text = " ".join(list(dict.fromkeys(unknown))[:9])
             logger.warning("%d real images: %s", len(unknown), text)
     return columns
@@ -208,11 +206,11 @@ def learn(
     meanings: dict[str, dict[str, str]] | None = None,
     subjects: Sequence | None = None,
 ) -> dict[str, Condition]:
-    """Learn the conditions of so many images, each of another subject if None is given.
+    """Learn the conditions of `n` images; without `subjects`, each has its own.
 
-    Text and truth values are classes, and so are whole numbers without gaps from 0 or 1
-    on (of the type of whole numbers, up to 32; where some are missing, arrays have them
-    as floats); other numbers are continuous, and vectors of three are directions.
+    Text and booleans are classes, and so are integers without gaps from 0 or 1 on (of
+    integer type up to 32, or as floats because of missing values); other numbers are
+    continuous, and vectors of three are directions.
     """
     if conditions is None:
         return {}
@@ -221,25 +219,25 @@ def learn(
         if len(values) != n:
             raise InputError(
                 f"{name} must have {n} values, one for each image, not {len(values)}; "
-                "give None for those that are not known."
+                "use None for missing values."
             )
     units, meanings = units or {}, meanings or {}
     subjects = range(n) if subjects is None else subjects
     _check_descriptions(table, units, meanings)
     learnt = {
-        name: Condition(*_learn(name, values, subjects))._replace(
+        name: Condition(*_summarise(name, values, subjects))._replace(
             units=units.get(name), meanings=meanings.get(name)
         )
         for name, values in table.items()
     }
     for name, condition in learnt.items():
         _refuse_identifiers(name, condition, len(set(subjects)))
-        _refuse_more_than_text(name, condition)
+        _refuse_unsafe_text(name, condition)
     return learnt
 
 
 def _check_descriptions(table, units, meanings):
-    """Refuse units and meanings of no condition, or that are not text."""
+    """Refuse units and meanings of unknown conditions, or that are not text."""
     if unknown := [name for name in (*units, *meanings) if name not in table]:
         raise InputError(
             f"`units` or `meanings` have {unknown[0]!r}, which is no condition; choose "
@@ -252,23 +250,23 @@ def _check_descriptions(table, units, meanings):
         pairs = levels.items() if isinstance(levels, dict) else [(None, levels)]
         if not all(isinstance(text, str) for pair in pairs for text in pair):
             raise InputError(
-                f"the meanings of {name} must be texts by its levels, such as "
+                f"the meanings of {name} must map its levels to texts, such as "
                 f"{{'1': 'patient'}}, not {levels!r}."
             )
 
 
-def _refuse_more_than_text(name, condition):
-    """Refuse what terminals and tables take for more than names."""
+def _refuse_unsafe_text(name, condition):
+    """Refuse names that terminals or tables would interpret."""
     for text in (name, *condition.levels, condition.units or ""):
         if not is_label(text):
             raise InputError(
-                f"the condition {name!r} has {text!r} for a name, level or unit; "
-                "rename it, without control characters, nor = at its beginning."
+                f"the condition {name!r} has the name, level or unit {text!r}; rename "
+                "it, without control characters or a leading =."
             )
 
 
 def to_saved(conditions: dict[str, Condition]) -> dict[str, dict]:
-    """Return conditions as JSON can have them."""
+    """Convert conditions to JSON types."""
     return {name: condition._asdict() for name, condition in conditions.items()}
 
 
@@ -291,7 +289,7 @@ def check_names(
     table = columns_of(request)
     if table is None:
         if len(conditions) > 1:
-            raise InputError(f"conditions need their names: {listed(conditions)}.")
+            raise InputError(f"pass conditions by name: {listed(conditions)}.")
         table = {next(iter(conditions)): request}
     if unknown := [name for name in table if name not in conditions]:
         raise InputError(
@@ -300,13 +298,13 @@ def check_names(
     return table
 
 
-def _learn(name, values, subjects):
-    """Infer the kind of a condition, and summarise its values."""
+def _summarise(name, values, subjects):
+    """Return the kind of a condition, and a summary of its values."""
     present = check_values(name, values)
     missing = 1 - len(present) / len(values)
     if any(isinstance(value, tuple) for value in present):
         for value in present:
-            _vector(name, value)
+            _check_direction(name, value)
         return "direction", {}, [], missing
     if name == BVAL:
         bvals = [read_number(name, value) for value in present]
@@ -324,26 +322,26 @@ def _learn(name, values, subjects):
 
 
 def check_values(name: str, values: Iterable) -> list:
-    """Return values that are not missing; refuse none, or numbers beside text."""
+    """Return values that are not missing; refuse none, or numbers mixed with text."""
     present = [value for value in values if value is not None]
     if not present:
         raise InputError(f"{name} is missing for all images; leave it out.")
     texts = [value for value in present if isinstance(value, str | bool)]
     if 0 < len(texts) < len(present):
         raise InputError(
-            f"{name} has numbers and also {texts[0]!r}; give numbers or text alone, "
-            "and None for what is missing."
+            f"{name} mixes numbers with {texts[0]!r}; use only numbers or only text, "
+            "and None for missing values."
         )
     return present
 
 
 def is_class(name: str, present: list) -> bool:
-    """Return whether values are of a class: text, truth values or codes."""
+    """Return whether values are of a class: text, booleans or codes."""
     return name != BVAL and (isinstance(present[0], str | bool) or are_codes(present))
 
 
-def _vector(name, value):
-    """Return a direction, or refuse what is none."""
+def _check_direction(name, value):
+    """Return a direction, or refuse another value."""
     if isinstance(value, tuple):
         return value
     raise InputError(
@@ -352,54 +350,54 @@ def _vector(name, value):
 
 
 def _quantiles(numbers, subjects):
-    """Return quantiles as means of neighbours; only the ends are single values.
+    """Return quantiles as means of neighbours, so that only the ends are single values.
 
-    They are of one value of each subject, and each is the mean of the two or three that
-    are nearest to it, with 5 subjects at least between two of them. Of fewer than 20
-    subjects there is the median alone, which of one subject is a single value, too.
+    They are computed from one value of each subject: each is the mean of the two or
+    three nearest, with 5 subjects at least between two quantiles. With fewer than 20
+    subjects there is only the median, and with one subject it is a single value.
     """
     values_by_subject = grouped(zip(subjects, numbers))
-    # Steps of the golden ratio spread over each one's scans, however few subjects there
-    # are: the first scans of all may be those of the lowest values.
+    # Steps of the golden ratio choose scans evenly, however few subjects there are: the
+    # first scans of all subjects may have the lowest values.
     chosen = [
         sorted(own)[int(len(own) * ((0.5 + 0.618034 * i) % 1))]
         for i, own in enumerate(values_by_subject.values())
     ]
     ordered = np.sort(np.array(chosen, float))
-    shares = min(SHARES, 2 * max(1, len(ordered) // (2 * FEW)))
+    shares = min(MAX_BINS, 2 * max(1, len(ordered) // (2 * MIN_GROUP_SIZE)))
     inner = np.arange(1, shares) / shares * (len(ordered) - 1)
-    around = (
+    neighbours = (
         ordered[math.floor(place - 0.5) : math.ceil(place + 0.5) + 1] for place in inner
     )
-    # Of equal values the mean is the same to the bit.
-    means = [some[0] + np.mean(some - some[0]) for some in around]
+    # For equal values, this mean is bitwise the same.
+    means = [near[0] + np.mean(near - near[0]) for near in neighbours]
     return np.sort([min(numbers), *means, max(numbers)]).tolist()
 
 
 def _refuse_identifiers(name, condition, n):
-    """Refuse identifiers, which would bring subjects' names into the model."""
+    """Refuse identifiers of subjects, which the model would store."""
     levels = condition.levels
     many = len(levels) > _FEW_LEVELS and len(levels) > n / 2
-    n_names = sum(bool(_NAME.match(level)) for level in levels)
-    # One in three may be sub-acute.
+    n_names = sum(bool(_SUBJECT_NAME.match(level)) for level in levels)
+    # Not already if any level matches: it may be sub-acute.
     named = name.lower() in IDENTIFIERS or 2 * n_names > len(levels)
     if named or many:
         reason = (
             f"has {len(levels)} levels for {n} subjects" if many else "names subjects"
         )
         raise InputError(
-            f"{name} {reason}, so that the model would know them by name; leave it "
-            "out, or join levels."
+            f"{name} {reason}, which would identify them in the model; leave it out, "
+            "or merge levels."
         )
 
 
 def _refuse_numbers_as_text(name, counts):
-    """Refuse numbers that were most likely read from a file as text."""
-    if len(counts) <= _TEXT_NUMBERS:
+    """Refuse numbers that were probably read from a file as text."""
+    if len(counts) <= _MAX_NUMBERS_AS_TEXT:
         return
     try:
         list(map(float, counts))
     except ValueError:
         return
     n = len(counts)
-    raise InputError(f"{name} has {n} levels that are numbers as text; give numbers.")
+    raise InputError(f"{name} has {n} levels that are numbers as text; convert them.")

@@ -1,4 +1,4 @@
-"""Work on scans in their own space: to a model's grid, and back."""
+"""Process scans in their native space: resample them to a model's grid, and back."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -33,18 +33,18 @@ from dipy_ldm.diffusion import _inpainting as inpainting
 
 logger = logging.getLogger("dipy_ldm")
 
-# Of a voxel: with less of it in the mask, none of it is inpainted.
+# Share of a voxel that must lie in the mask for the voxel to be inpainted.
 _MIN_HOLE_SHARE = 0.05
-# Of a mask, outside of the model's grid.
+# Share of a mask that may lie outside the model's grid without a warning.
 _MAX_SHARE_OUTSIDE = 0.01
 
 P = ParamSpec("P")
 
 
 def accepts_scans(method: Callable[P, Any]) -> Callable[P, Any]:
-    """Let a method that works on arrays take scans, and return them in their space.
+    """Make a method on arrays accept scans, and return results in their space.
 
-    It returns an array, and the options by which that was made.
+    The method returns an array and the options for the sidecars.
     """
 
     @wraps(method)
@@ -56,13 +56,13 @@ def accepts_scans(method: Callable[P, Any]) -> Callable[P, Any]:
         grid, channels = self._grid()
         on_grid, origins = read_scans(images, grid, channels)
         files = [[origin.file for origin in own] for own in origins]
-        kwargs, sources = _joined(self, kwargs, files)
+        kwargs, sources = _match_to_scans(self, kwargs, files)
         results, used = run(self, on_grid, *args, **kwargs)
         if not origins:
             return results
         facts = with_sources(self._facts(len(results), **used), files, sources)
         restored = [
-            _restored(result, channels, own, about)
+            _to_scan_space(result, channels, own, about)
             for result, own, about in zip(results, origins, facts)
         ]
         return restored[0] if is_single_scan(images) else restored
@@ -70,8 +70,8 @@ def accepts_scans(method: Callable[P, Any]) -> Callable[P, Any]:
     return cast(Callable[P, Any], apply)
 
 
-def _joined(model, kwargs, files):
-    """Join conditions and sources to scans by names; return the sources' files, too."""
+def _match_to_scans(model, kwargs, files):
+    """Match conditions and sources to scans by name; return arguments and files."""
     firsts, sources = [own[0] for own in files], []
     if "conditions" in kwargs:
         rows = join_to_files(kwargs["conditions"], firsts)
@@ -83,7 +83,7 @@ def _joined(model, kwargs, files):
 
 
 def with_sources(facts: list[dict], *files: list[list[Path]]) -> list[dict]:
-    """Add the files that each image is made of to facts; one list is that of all."""
+    """Add source files to the facts of each image; a single list is for all."""
     n = len(facts)
     lists = [each if len(each) == n else each * n for each in files if each]
     if not lists:
@@ -94,8 +94,8 @@ def with_sources(facts: list[dict], *files: list[list[Path]]) -> list[dict]:
     ]
 
 
-def _restored(result, channels, origins, facts):
-    """Bring an image, or a map of probabilities without channels, to a scan's space."""
+def _to_scan_space(result, channels, origins, facts):
+    """Resample an image, or a probability map without channels, to a scan's space."""
     if result.ndim == 3:
         volume, first = origins[0].restore(result[..., None], 0.0), origins[0]
         facts = facts | {"Role": "probability map"}
@@ -108,7 +108,7 @@ def _restored(result, channels, origins, facts):
 def bring_back(
     image: np.ndarray, channels: Sequence[Channel], origins: Sequence[Origin]
 ) -> list[np.ndarray]:
-    """Bring channels of ``(*grid.shape, columns)`` to the space of their files."""
+    """Resample channels of ``(*grid.shape, columns)`` to the space of their files."""
     return [
         channel.bring_back(image[..., columns], origin)
         for (channel, columns), origin in zip(channel_slices(channels), origins)
@@ -121,7 +121,7 @@ def as_images(
     places: Sequence[tuple[np.ndarray, int]],
     facts: dict,
 ) -> Any:
-    """Return volumes as images, by the names of their channels if they have some.
+    """Return volumes as images, in a dictionary if their channels are named.
 
     Each has its place: affine, and code of its space.
     """
@@ -135,7 +135,7 @@ def as_images(
 def as_sample(
     image: np.ndarray, channels: Sequence[Channel], affine: np.ndarray, facts: dict
 ) -> Any:
-    """Return ``(*grid.shape, columns)`` as an image of nibabel, or one a channel."""
+    """Return ``(*grid.shape, columns)`` as a nibabel image, or one per channel."""
     volumes = [
         c.restore(image[..., columns]) for c, columns in channel_slices(channels)
     ]
@@ -143,9 +143,9 @@ def as_sample(
 
 
 def accepts_masked_scans(method: Callable[P, Any]) -> Callable[P, Any]:
-    """Let a method that inpaints arrays take scans and their masks.
+    """Make a method that inpaints arrays accept scans and their masks.
 
-    It returns an array, and the options by which that was made.
+    The method returns an array and the options for the sidecars.
     """
 
     @wraps(method)
@@ -157,7 +157,7 @@ def accepts_masked_scans(method: Callable[P, Any]) -> Callable[P, Any]:
         grid, channels = self._grid()
         chosen = choose_channels(kwargs.get("channels"), channels)
         masked, files = _read_masked(images, masks, grid, channels)
-        kwargs, sources = _joined(self, kwargs, files)
+        kwargs, sources = _match_to_scans(self, kwargs, files)
         arrays, holes, origins = zip(*(conformed(parts, grid) for parts in masked))
         results, used = inpaint(self, np.stack(arrays), np.stack(holes), **kwargs)
         several = kwargs.get("n_samples") is not None
@@ -186,9 +186,9 @@ def _inpainted(parts, sample, origins, facts, chosen):
 
 
 def _read_masked(scans, masks, grid, channels):
-    """Read volumes and masks of the grid of the first channel; name their files."""
+    """Read volumes, and masks on the grid of the first channel; return their files."""
     if grid is None:
-        raise InputError("masks of two-dimensional images are arrays; give both so.")
+        raise InputError("masks of 2D images must be arrays, and so must the images.")
     with (
         files_of(scans) as (files, folder),
         files_of(masks) as (mask_files, other),
@@ -218,7 +218,7 @@ def read_masked(
     hole: np.ndarray,
     affine: np.ndarray,
 ) -> list["MaskedScan"]:
-    """Read all channels of a scan, with a hole of the grid of the first."""
+    """Read all channels of a scan, with a hole on the grid of the first."""
     return [
         MaskedScan.of(channel, file, *channel.load(file), hole, affine)
         for channel, file in zip(channels, files, strict=True)
@@ -228,7 +228,7 @@ def read_masked(
 def conformed(
     scans: Sequence["MaskedScan"], grid: Grid
 ) -> tuple[np.ndarray, np.ndarray, list[Origin]]:
-    """Return all channels of a scan and their hole on a grid, and the ways back."""
+    """Resample all channels of a scan and their hole to a grid; return origins, too."""
     images, origins = zip(*(scan.conformed(grid) for scan in scans))
     holes = [on_grid(scan.hole, scan.affine, grid) for scan in scans]
     return np.concatenate(images, -1), np.any(holes, 0), list(origins)
@@ -237,8 +237,8 @@ def conformed(
 class MaskedScan(NamedTuple):
     """A volume, and the mask to inpaint.
 
-    ``data`` are ``(x, y, z, channels)``, ``affine`` takes their indices to millimetres,
-    ``hole`` says which are inpainted, bool ``(x, y, z)``, and ``space`` is its code.
+    ``data`` are ``(x, y, z, channels)``, with ``affine`` from indices to millimetres
+    and the code of its ``space``; ``hole``, bool ``(x, y, z)``, is to be inpainted.
     """
 
     channel: Channel
@@ -250,25 +250,25 @@ class MaskedScan(NamedTuple):
 
     @classmethod
     def of(cls, channel, file, data, affine, hole, hole_affine) -> Self:
-        """Bring a hole to the grid of a volume."""
+        """Resample a hole to the grid of a volume."""
         grid = Grid(data.shape[:3], affine)
         if not same_grid(grid, Grid(hole.shape, hole_affine)):
-            # Of larger voxels it takes those that it touches, of smaller ones its own.
+            # Larger voxels are in the hole if it touches them, smaller ones by half.
             volumes = [abs(np.linalg.det(a[:3, :3])) for a in (affine, hole_affine)]
-            least = _MIN_HOLE_SHARE if volumes[0] > volumes[1] else 0.5
-            hole = on_grid(hole, hole_affine, grid, least)
+            min_share = _MIN_HOLE_SHARE if volumes[0] > volumes[1] else 0.5
+            hole = on_grid(hole, hole_affine, grid, min_share)
         if hole.all():
             raise InputError(
-                f"the mask covers all of {file}, and leaves nothing to go by; give a "
-                "smaller mask, or a volume that reaches beyond it."
+                f"the mask covers all of {file}; use a smaller mask, or a volume that "
+                "extends beyond it."
             )
         return cls(channel, file, data, affine, hole)
 
     def conformed(self, grid: Grid) -> tuple[np.ndarray, Origin]:
-        """Return the volume on a grid, and the way back.
+        """Return the volume on a grid, and its origin.
 
-        What is in the hole changes neither the range of the intensities nor, by the
-        blur of larger voxels, what is around it: it is filled first.
+        The hole is filled first, so that it changes neither the intensity range nor, by
+        the blur of larger voxels, its surroundings.
         """
         if self.channel.continuous:
             filled = inpainting.fill(self.data[None], self.hole[None])[0]
@@ -278,12 +278,12 @@ class MaskedScan(NamedTuple):
         return self.channel.conform(self.file, filled, self.affine, grid)
 
     def filled(self, values: npt.ArrayLike) -> np.ndarray:
-        """Return the volume with other values ``(voxels, channels)`` in its hole."""
+        """Return the volume with new values ``(voxels, channels)`` in its hole."""
         volume = self.data.copy()
         volume[self.hole] = values
         return volume
 
-    def only(self, values: npt.ArrayLike) -> np.ndarray:
+    def hole_only(self, values: npt.ArrayLike) -> np.ndarray:
         """Return values ``(voxels, channels)`` in the hole, and 0 elsewhere."""
         return self._replace(data=np.zeros_like(self.data)).filled(values)
 
@@ -296,17 +296,17 @@ class MaskedScan(NamedTuple):
 
 
 def warn_of_probabilities(file: Path, mask: np.ndarray) -> None:
-    """Warn of a mask that has low probabilities, all of which are inpainted."""
+    """Warn of a mask with many low probabilities, which are inpainted, too."""
     if np.mean(mask[mask > 0] < 0.5) > 0.5:
-        text = "all of the mask %s that is above 0 is inpainted, and most of that is "
-        text += "below 0.5; if these are probabilities, threshold it first."
+        text = "all voxels of the mask %s above 0 are inpainted, but most are below "
+        text += "0.5; if they are probabilities, threshold the mask first."
         logger.warning(text, file)
 
 
 def check_on_grid(
     file: Path, hole: np.ndarray, affine: np.ndarray, grid: Grid
 ) -> np.ndarray:
-    """Return the hole of a mask file on the model's grid; refuse one outside of it."""
+    """Resample the hole of a mask file to the model's grid; refuse one outside it."""
     result = on_grid(hole, affine, grid)
     inside = coverage(grid, Grid(hole.shape, affine))[hole] >= 0.5
     if not inside.any() and not result.any():
@@ -317,18 +317,18 @@ def check_on_grid(
         )
     if not result.any():
         raise InputError(
-            f"the mask {file} is too small for the voxels of the model; give a larger "
+            f"the mask {file} is too small for the voxels of the model; use a larger "
             "one."
         )
     if (share := 1 - inside.mean()) > _MAX_SHARE_OUTSIDE:
-        text = "%.0f %% of the mask %s lies outside of the grid of the model, and is "
+        text = "%.0f %% of the mask %s lies outside the grid of the model, and is "
         logger.warning(text + "filled smoothly, without the model.", 100 * share, file)
     return result
 
 
 def on_grid(
-    hole: np.ndarray, affine: np.ndarray, grid: Grid, least: float = _MIN_HOLE_SHARE
+    hole: np.ndarray, affine: np.ndarray, grid: Grid, min_share: float = _MIN_HOLE_SHARE
 ) -> np.ndarray:
-    """Return of which voxels of another grid a hole ``(x, y, z)`` takes a share."""
+    """Return the voxels of a grid of which a hole ``(x, y, z)`` covers a share."""
     shares = conform(hole[..., None].astype("float32"), affine, grid)[..., 0]
-    return shares >= least
+    return shares >= min_share

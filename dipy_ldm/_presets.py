@@ -1,4 +1,4 @@
-"""Presets: defaults for images and for volumes, of classes and commands alike."""
+"""Defaults of classes and commands, for images and for volumes."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from dipy_ldm.data._batches import Augmentation
 class Settings(NamedTuple):
     """Parameters and options of all stages whose defaults depend on the data.
 
-    The defaults of these are for images.
+    Default: those for images.
     """
 
     epochs_vqvae: int = 5
@@ -33,38 +33,38 @@ class Settings(NamedTuple):
     rate_detector: float = 2e-3
 
     def length(self, stage):
-        """Return how long a stage is trained, as its ``fit`` takes it."""
+        """Return the training length of a stage, as options of its ``fit``."""
         steps = getattr(self, f"steps_{stage}")
         if steps is not None:
             return {"steps": steps}
         return {"epochs": getattr(self, f"epochs_{stage}")}
 
     def fit_options(self, stage: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Complete the options of a ``fit`` by the kind of data."""
-        # A strategy of None is for one device; others are for the default.
+        """Fill in the defaults of the options of a ``fit``."""
+        # None stands for the default, but as a strategy for a single device.
         options = {n: v for n, v in options.items() if v is not None or n == "strategy"}
-        usual = self.length(stage) | {"batch_size": self.batch_size}
-        usual["learning_rate"] = getattr(self, f"rate_{stage}")
+        defaults = self.length(stage) | {"batch_size": self.batch_size}
+        defaults["learning_rate"] = getattr(self, f"rate_{stage}")
         if "epochs" in options:
             if "steps" in options:
                 raise InputError("give `epochs` or `steps`, not both.")
-            usual["steps"] = None
-        return usual | options
+            defaults["steps"] = None
+        return defaults | options
 
 
 IMAGES = Settings()
 VOLUMES = Settings(
     epochs_vqvae=1,
     epochs_ldm=1,
-    # Sets of volumes are of very different sizes.
+    # In steps, since numbers of volumes differ widely between data sets.
     steps_vqvae=4000,
     steps_ldm=6000,
     batch_size=4,
     widths_ldm=(64, 128, 256),
-    # Eight numbers and 40 bits for 64 voxels: folds are lost with much less.
+    # Eight numbers and 40 bits for 64 voxels; with much less, gyri and sulci are lost.
     code_dim=8,
     n_codebooks=4,
-    # More than the autoencoder looks at; steps on whole volumes would take far longer.
+    # More than the receptive field; steps on whole volumes would take far longer.
     patch=(48, 48, 48),
     augment=Augmentation(False, 2, 0.05, 0.1),
     rate_vqvae=2e-3,

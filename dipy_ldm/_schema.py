@@ -1,7 +1,6 @@
-"""Documents: what a model file must say, whoever wrote it.
+"""Schema of the JSON document in a model file.
 
-Nothing is built here, and neither Keras nor TensorFlow is needed: what is wrong is
-found before anything is made of it.
+Documents are checked before anything is built, without Keras and TensorFlow.
 """
 
 import math
@@ -27,26 +26,26 @@ Shapes = dict[str, tuple[int, ...]]
 
 # Voxels of an image (of one channel, eight gibibytes), and levels of a network.
 _MAX_VOXELS, _MAX_LEVELS = 2**31, 32
-# Characters of a value that a sentence has room for.
+# Characters of a value that are shown in a message.
 _MAX_TEXT = 160
 
 
 def _is_condition(facts):
-    """Return whether a class has levels, or a number quantiles that rise."""
+    """Return whether a class has levels, or a number increasing quantiles."""
     levels, quantiles = facts["levels"], facts["quantiles"]
     if facts["kind"] == "direction":
         return not levels and not quantiles
     if facts["kind"] == "class":
         return bool(levels) and not quantiles
-    rises = quantiles == sorted(quantiles) and quantiles[:1] != quantiles[-1:]
-    return facts["kind"] == "continuous" and not levels and rises
+    is_increasing = quantiles == sorted(quantiles) and quantiles[:1] != quantiles[-1:]
+    return facts["kind"] == "continuous" and not levels and is_increasing
 
 
 # Types of entries, with their limits.
 _Size = Annotated[int, lambda n: n > 0]
 _Sizes = Annotated[list[_Size], lambda sizes: 1 <= len(sizes) <= _MAX_LEVELS]
 _Seed = Annotated[int, lambda n: 0 <= n < 2**32]
-# NaN is neither above nor below.
+# A comparison with NaN is false.
 _Number = Annotated[float, lambda x: -MAX_ABSOLUTE_VALUE <= x <= MAX_ABSOLUTE_VALUE]
 _Share = Annotated[float, lambda x: 0 <= x <= 1]
 _Scale = Annotated[_Number, lambda x: x >= 1e-30]
@@ -173,7 +172,7 @@ _KINDS: dict[str, type] = {
 
 
 def check(document: dict) -> None:
-    """Refuse a document that does not have what its kind of file must."""
+    """Refuse a document that violates the schema of its kind of file."""
     if document["kind"] in _KINDS:
         _check_entries("", document, _KINDS[document["kind"]])
     if document["kind"] == "latent_diffusion":
@@ -181,7 +180,7 @@ def check(document: dict) -> None:
 
 
 def _check_entries(where, entries, kind):
-    """Refuse entries that are missing or of another type."""
+    """Refuse missing entries and entries of another type."""
     for name, expected in get_type_hints(kind, include_extras=True).items():
         if name not in entries:
             if name in kind.__required_keys__:
@@ -203,15 +202,15 @@ def _check_agreement(document):
     detector_shape = document.get("lesion_detector", document)["shape"]
     if detector_shape != document["shape"]:
         raise InputError(
-            f"the detector is of images of the shape {short(detector_shape)}, and the "
-            f"model of {document['shape']}"
+            f"the detector is for images of shape {short(detector_shape)}, but the "
+            f"model for {document['shape']}"
         )
     if document["population"]:
         _check_population(document["population"], document["conditions"])
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Return whether a value of JSON is of a type, and within its limits."""
+    """Return whether a JSON value has a type, and is within its limits."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Annotated, NotRequired):
         limits = arguments[1:]
@@ -235,19 +234,19 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def check_sizes(parameters: dict, shapes: Shapes) -> None:
-    """Refuse hyper-parameters that ask for more than the tensors are.
+    """Refuse hyper-parameters of larger networks than the tensors allow.
 
-    A network of them is as cheap to sketch as the file is small, then.
+    Building the network without weights is then as cheap as the file is small.
     """
     largest = max((side for shape in shapes.values() for side in shape), default=0)
     sizes = [*parameters["widths"], parameters.get("code_dim", 1)]
     # Each width is the length of a bias, and each block has tensors of its own.
     if max(sizes) > largest or parameters["blocks"] * len(sizes) > len(shapes) + 1:
-        raise InputError("its hyper-parameters ask for more tensors than it has")
+        raise InputError("its hyper-parameters need more tensors than it has")
 
 
 def check_shapes(saved: Shapes, expected: Shapes) -> None:
-    """Refuse tensors of other names or shapes than those of the networks."""
+    """Refuse tensors whose names or shapes differ from those of the networks."""
     if different := sorted(saved.keys() ^ expected.keys()):
         problem = "missing" if different[0] in expected else "unexpected"
         raise InputError(f"the tensor {short(different[0])} is {problem}")
@@ -259,7 +258,7 @@ def check_shapes(saved: Shapes, expected: Shapes) -> None:
 
 
 def _check_population(population, conditions):
-    """Refuse cells of other conditions than those of the document."""
+    """Refuse cells that do not match the conditions of the document."""
     bins, cells, counts = (population[name] for name in ("bins", "cells", "counts"))
     sizes = [len(facts["levels"]) or bins for facts in conditions.values()]
     fitting = len(cells) == len(counts) > 0 and all(
@@ -269,11 +268,11 @@ def _check_population(population, conditions):
     )
     if not fitting:
         raise InputError(
-            f"population must have cells of the conditions, not {short(cells)}"
+            f"population must have cells that match the conditions, not {short(cells)}"
         )
 
 
 def short(value: Any) -> str:
-    """Write a value in some words, however long and deep it is."""
+    """Return the text of a value, shortened if it is long or deep."""
     text = reprlib.repr(value).replace("\n", " ")
     return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."

@@ -24,10 +24,10 @@ if TYPE_CHECKING:  # it takes seconds to import
 logger = logging.getLogger("dipy_ldm")
 
 FORMAT_VERSION = 11
-# Types of the numbers of networks; optimizers count in integers, too.
+# Types of network weights; optimizers also have integers.
 _FLOATS = ("F32", "F16")
 _TYPES = ("F32", "F16", "F64", "I64", "I32", "U32", "BOOL")
-# What a file holds, in everyday words.
+# Descriptions of the contents of a file, for messages.
 _CONTENTS = {
     "vqvae": "an autoencoder alone",
     "latent_diffusion": "a diffusion model",
@@ -43,7 +43,7 @@ def save(
     document: dict,
     previous: str | Path | None = None,
 ) -> None:
-    """Write tensors and a document to a file, all or nothing."""
+    """Write tensors and a document to a file, atomically."""
     versions = {"format_version": FORMAT_VERSION, "package_version": __version__}
     header = versions | {"kind": kind} | document
     if name := _not_finite(tensors):
@@ -55,19 +55,19 @@ def save(
         text = json.dumps(plain(header), allow_nan=False)
     except ValueError as error:
         raise InputError(
-            f"a number that shall be written to {path} is NaN or infinite; look for it "
-            "in the history and the affine of the model."
+            f"{path} can't be written: a number is NaN or infinite; check the history "
+            "and the affine of the model."
         ) from error
-    # Of what does not lie in order, the numbers would be written as they lie.
+    # safetensors ignores strides, and writes the numbers in the order of the memory.
     ordered = {name: np.asarray(x, order="C") for name, x in tensors.items()}
     metadata = {"dipy_ldm": text, "sha256": checksum(ordered)}
     with replacing(path, previous) as partial:
-        # Not by safetensors, which writes a file of its own that none would remove.
+        # safetensors would write a temporary file of its own, which may be left over.
         partial.write_bytes(to_bytes(ordered, metadata))
 
 
 def halved(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Round weights to 16 bits, which reach as far as 65504."""
+    """Round weights to 16 bits; refuse any above 65504."""
     for name, weights in tensors.items():
         if np.abs(weights).max(initial=0) > np.finfo("float16").max:
             raise InputError(
@@ -83,7 +83,7 @@ def find(name: str | Path) -> Path:
     if not packaged.is_file() or Path(name).is_file():
         return Path(name)
     if (own := Path(name) / "ldm.safetensors").is_file():
-        logger.warning("%s is the packaged model; yours is %s.", name, own)
+        logger.warning("%s is the packaged model; your model is %s.", name, own)
     return packaged
 
 
@@ -92,7 +92,7 @@ def load(
     kind: str,
     expected_shapes: Callable[[dict, _schema.Shapes], _schema.Shapes] | None = None,
 ) -> tuple[dict[str, np.ndarray], dict]:
-    """Read tensors and document of a file, and check the tensors' shapes."""
+    """Read tensors and document from a file, and check the shapes of the tensors."""
     document = read_document(path, kind)
     allowed = _TYPES if expected_shapes is None else _FLOATS
     with safe_open(path, "numpy") as file, _naming(path, kind):
@@ -107,7 +107,7 @@ def load(
             saved = {name: tuple(s.get_shape()) for name, s in slices.items()}
             _schema.check_shapes(saved, expected_shapes(document, saved))
         tensors = {name: file.get_tensor(name) for name in slices}
-        # What others wrote has none.
+        # Files by other software have none.
         if file.metadata().get("sha256") not in (None, checksum(tensors)):
             raise InputError("its checksum is wrong")
         if name := _not_finite(tensors):
@@ -117,20 +117,20 @@ def load(
     return tensors, document
 
 
-def before(checkpoint: str | Path) -> Path:
-    """Name the checkpoint before the last one."""
+def previous_path(checkpoint: str | Path) -> Path:
+    """Return the path of the checkpoint before the last one."""
     return Path(f"{checkpoint}.previous")
 
 
-def newest(checkpoint: str | Path, read: Callable = load) -> tuple:
+def load_newest(checkpoint: str | Path, read: Callable = load) -> tuple:
     """Read the last checkpoint or, if that is damaged, the one before."""
-    path, previous = Path(checkpoint), before(checkpoint)
+    path, previous = Path(checkpoint), previous_path(checkpoint)
     try:
         return path, read(path, "checkpoint")
     except InputError as error:
         if not previous.exists():
             raise
-        logger.warning("%s Training goes on from the checkpoint before.", error)
+        logger.warning("%s Training resumes from the checkpoint before.", error)
         return previous, read(previous, "checkpoint")
 
 
@@ -146,7 +146,7 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
     if "dipy_ldm" not in metadata:
         raise InputError(
             f"{path} is a safetensors file, but not of dipy_ldm; "
-            "give one that dipy_train_ldm wrote."
+            "choose one that dipy_train_ldm wrote."
         )
     with _naming(path, kind):
         document = _parse(metadata["dipy_ldm"])
@@ -156,19 +156,19 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
         cure = "upgrade dipy_ldm" if newer else _cure(kind, "train it again")
         raise InputError(
             f"{path} has format {_schema.short(version)}, and this version of dipy_ldm "
-            f"knows {FORMAT_VERSION}; {cure}."
+            f"reads {FORMAT_VERSION}; {cure}."
         )
     if kind is not None and document["kind"] != kind:
         content, expected = map(_content, (document["kind"], kind))
         expected = expected.removesuffix(" alone")
-        raise InputError(f"{path} holds {content}, not {expected}; name another file.")
+        raise InputError(f"{path} holds {content}, not {expected}; choose another.")
     with _naming(path, kind):
         _schema.check(document)
     return document
 
 
 def shapes(network: "keras.Model", prefix: str) -> _schema.Shapes:
-    """Return what shapes the weights of a network have that were trained."""
+    """Return the shapes of the trainable weights of a network, by name."""
     return {
         f"{prefix}.{i:03d}": tuple(variable.shape)
         for i, variable in enumerate(network.trainable_variables)
@@ -176,7 +176,7 @@ def shapes(network: "keras.Model", prefix: str) -> _schema.Shapes:
 
 
 def weights(network: "keras.Model", prefix: str) -> dict[str, np.ndarray]:
-    """Name the weights of a network that were trained."""
+    """Return the trainable weights of a network, by name."""
     return {
         f"{prefix}.{i:03d}": np.asarray(variable)
         for i, variable in enumerate(network.trainable_variables)
@@ -191,34 +191,33 @@ def set_weights(
         variable.assign(tensors[f"{prefix}.{i:03d}"])
 
 
-def fitting(
+def matching_weights(
     expected: dict[str, tuple[int, ...]], tensors: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Choose the tensors that have the names and shapes of weights to begin with.
+    """Return the tensors whose names and shapes match expected weights.
 
-    If these are less than half of the weights, another network is meant, and they are
-    refused.
+    Raise an error if they are less than half of the weights: the networks differ.
     """
-    fit = {
+    matching = {
         name: tensors[name]
         for name, shape in expected.items()
         if name in tensors and tensors[name].shape == tuple(shape)
     }
     total = sum(math.prod(shape) for shape in expected.values())
-    if sum(tensor.size for tensor in fit.values()) < total / 2:
+    if sum(tensor.size for tensor in matching.values()) < total / 2:
         raise InputError(
-            f"`init` has other networks: {len(fit)} of {len(expected)} weights have "
-            "the same shapes; give the same widths, or images of as many dimensions."
+            f"`init` has other networks: {len(matching)} of {len(expected)} weights "
+            "have the same shapes; use the same widths and number of dimensions."
         )
-    if n_random := len(expected) - len(fit):
+    if n_random := len(expected) - len(matching):
         text = "%d of %d weights start at random: those of `init` have other shapes."
         logger.warning(text, n_random, len(expected))
-    return fit
+    return matching
 
 
 @contextmanager
 def _naming(path, kind):
-    """Add file and cure to errors about a file, within this context."""
+    """Add file and cure to errors raised in this context."""
     try:
         yield
     except InputError as error:
@@ -230,18 +229,18 @@ def _naming(path, kind):
 
 
 def _cure(kind, cure="copy or train it again"):
-    """Return what to do about a file that can't be used."""
+    """Return the advice for an unusable file."""
     return "remove it" if kind == "checkpoint" else cure
 
 
 def _parse(text):
-    """Read a document that is at least one of ours."""
+    """Parse a document, and check that it has a version and a kind."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError("its document is not JSON that can be read") from error
+        raise InputError("its document is not readable JSON") from error
     if not isinstance(document, dict):
-        raise InputError("its document is no dictionary")
+        raise InputError("its document is not a dictionary")
     for name, kind in (("format_version", int), ("kind", str)):
         # Not isinstance: to Python, True is an int.
         if type(document.get(name)) is not kind:
@@ -250,7 +249,7 @@ def _parse(text):
 
 
 def checksum(tensors: Mapping[str, np.ndarray]) -> str:
-    """Hash the numbers of all tensors, in the order of their names."""
+    """Return the SHA-256 hash of all tensors, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(tensors[name].tobytes())
@@ -258,20 +257,20 @@ def checksum(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def _not_finite(tensors):
-    """Name the first tensor that has NaN or infinite values, if there is one."""
+    """Return the name of the first tensor with NaN or infinite values, or None."""
     bad = (name for name, tensor in tensors.items() if not np.isfinite(tensor).all())
     return next(bad, None)
 
 
 def _unreadable(path, kind):
-    """Return whether a file was cut off or never was one of ours."""
+    """Return the message for a truncated file or one of another format."""
     with open(path, "rb") as file:
         start = file.read(9)
     # A safetensors file starts with the length of its JSON header.
     length = int.from_bytes(start[:8], "little")
     if start[8:] in (b"", b"{") and length < 100_000_000:
         return f"{path} is truncated; {_cure(kind)}."
-    return f"{path} is not a model file; give one that dipy_train_ldm wrote."
+    return f"{path} is not a model file; choose one that dipy_train_ldm wrote."
 
 
 def _content(kind):

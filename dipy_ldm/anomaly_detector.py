@@ -1,4 +1,4 @@
-"""The detector: where an image is not as those that it was learnt from."""
+"""The anomaly detector: find where images differ from the training images."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from dipy_ldm.training import FitOptions, resolve, train
 from dipy_ldm.training._precision import Precision, log_precision
 from dipy_ldm.training._trainer import TrainingData
 
-# The network halves what it is given, so that what it says of an image changes a
-# little where that is moved by a voxel: the mean of both is better than either.
+# Since the network halves the resolution, its output changes a little when an image is
+# shifted by a voxel: the mean over both shifts is better than either.
 _SHIFTS = 0, 1
 # Names of the atlas in a model file.
 _ATLAS = [f"atlas.{name}" for name in Atlas._fields]
@@ -35,19 +35,19 @@ _ATLAS = [f"atlas.{name}" for name in Atlas._fields]
 class AnomalyDetector(Estimator):
     """Anomaly detector that is trained on synthetic lesions.
 
-    A network is shown windows of images in which parts were made brighter or darker,
-    beside what images are like at that place, and learns to say which parts
-    :footcite:p:`Tan2022`. It needs no lesion that somebody has marked, and knows none
-    of any disease: it finds what has no place in images like those that it was shown.
+    A network gets patches of images, parts of which were made brighter or darker, with
+    the mean and deviation of the training images there, and learns to segment these
+    parts :footcite:p:`Tan2022`. It needs no annotated lesions and is specific to no
+    disease: it detects what is unusual among the training images.
 
     Parameters
     ----------
     widths : sequence of int
         Channels of each level; each halves the resolution.
     blocks : int
-        Residual blocks of each level, on the way down and on the way up.
+        Residual blocks of each level, in the encoder and in the decoder.
     seed : int
-        Seed of everything random.
+        Random seed.
 
     Attributes
     ----------
@@ -56,11 +56,10 @@ class AnomalyDetector(Estimator):
     atlas_ : Atlas
         Mean and standard deviation of the training images at each place.
     shape_, intensity_, fingerprint_, precision_, step_seconds_
-        As of :class:`dipy_ldm.VQVAE`.
+        As in :class:`dipy_ldm.VQVAE`.
     history_ : dict of str to list
-        Figures of each round: ``step``, ``epoch``, ``loss``, and of validation
-        ``val_dice``, the Dice coefficient of lesions planted in images that are held
-        out.
+        Metrics of each round: ``step``, ``epoch``, ``loss`` and, on validation data,
+        ``val_dice``, the Dice coefficient of synthetic lesions in held-out images.
 
     References
     ----------
@@ -79,7 +78,7 @@ class AnomalyDetector(Estimator):
     shape_: tuple[int, ...]
     intensity_: tuple[float, float]
     network_: Any
-    # Compiled: what the network is given to logarithms of odds.
+    # Compiled: from inputs of the network to log odds.
     _detect: Callable
 
     def __init__(
@@ -99,17 +98,17 @@ class AnomalyDetector(Estimator):
         patch: int | Sequence[int] | None = None,
         **options: Unpack[FitOptions],
     ) -> Self:
-        """Learn what images without lesions are like.
+        """Train on images without lesions.
 
         Parameters
         ----------
         images : array_like
             Images, ``(n, *space, channels)``, of any range.
         validation_data : array_like, optional
-            Images on which it is validated after each round.
+            Held-out images for validation after each round.
         patch : int or sequence of int, optional
-            Pixels or voxels along each side of the windows that are drawn of them; 48
-            if None, or all that there are.
+            Side lengths in pixels or voxels of the random patches; shorter sides are
+            taken whole. Default: 48.
         **options
             See :class:`dipy_ldm.training.FitOptions`. Default: 10 epochs.
 
@@ -121,7 +120,7 @@ class AnomalyDetector(Estimator):
         Raises
         ------
         InputError
-            If the images or an option can't be used, or nothing was learnt.
+            If the images or an option are invalid, or nothing was learnt.
         """
         images = checks.as_array(images)
         parameters, resolved = self._plan_fit(images.shape, patch, options)
@@ -153,10 +152,10 @@ class AnomalyDetector(Estimator):
         patch: int | Sequence[int] | None = None,
         **options: Unpack[FitOptions],
     ) -> None:
-        """Refuse a fit that can't be done, or would not fit into the memory.
+        """Refuse a fit that is invalid or would exceed the memory.
 
-        The shape is that of all images, ``(n, *space, channels)``; the rest, and what
-        is raised, is as of :meth:`fit`.
+        ``shape`` is that of all images, ``(n, *space, channels)``; other arguments and
+        errors are as in :meth:`fit`.
         """
         self._plan_fit(shape, patch, options)
 
@@ -175,29 +174,28 @@ class AnomalyDetector(Estimator):
         batch_size: int | None = None,
         tile: int | None = None,
     ) -> np.ndarray:
-        """Return how likely each pixel or voxel is in a lesion.
+        """Return the probability that each pixel or voxel is in a lesion.
 
         Parameters
         ----------
         images : array_like
-            Images, ``(n, *space, channels)``, of the shape of those that it was fitted
-            to.
+            Images, ``(n, *space, channels)``, of the shape of the training images.
         batch_size : int, optional
-            Images at once; as many as safely fit into memory if None.
+            Images per batch. Default: as many as safely fit into memory.
         tile : int, optional
-            Voxels along a side of the tiles in which large images are worked on; the
+            Side length in voxels of the tiles in which large images are processed; the
             result is the same.
 
         Returns
         -------
         ndarray
-            Probabilities, float32 ``(n, *space)``, as if lesions were as frequent as
-            those that were planted.
+            Probabilities, float32 ``(n, *space)``, for lesions as frequent as the
+            synthetic ones.
 
         Raises
         ------
         InputError
-            If the images or an option can't be used.
+            If the images or an option are invalid.
         """
         self._check_fitted()
         check_counts(batch_size=batch_size, tile=tile)
@@ -225,8 +223,8 @@ class AnomalyDetector(Estimator):
         return _backend.in_batches(detect, np.arange(len(images)), batch_size)
 
     def _log_odds(self, inputs):
-        """Return the log odds of a lesion, ``(n, *space, 1)``, by images and atlas."""
-        # In training, lesions count more than they are.
+        """Return log odds of lesions, ``(n, *space, 1)``, from images and atlas."""
+        # Undo the weight of lesions in the training loss.
         weighted = ops.convert_to_numpy(self._detect(inputs))
         return weighted - np.float32(math.log(LESION_WEIGHT))
 
@@ -253,7 +251,7 @@ class AnomalyDetector(Estimator):
         return {"detector": self.network_}
 
     def _build(self):
-        """Make the network that detects, in full precision."""
+        """Build the network in full precision."""
         *space, channels = self.shape_
         with building.precision("float32"):
             parameters = Parameters(**self._fitted_with)

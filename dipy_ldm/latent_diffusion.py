@@ -1,4 +1,4 @@
-"""Latent diffusion: new images from noise, by way of the autoencoder's latents."""
+"""Latent diffusion: generate images from noise in the latent space."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ from dipy_ldm.denoiser._networks import (
     Parameters,
     expected_shapes,
 )
-from dipy_ldm.denoiser._transfer import check_alike, take_over
+from dipy_ldm.denoiser._transfer import check_compatible, transfer_weights
 from dipy_ldm.diffusion import _inpainting as inpainting, samplers
 from dipy_ldm.diffusion._denoisers import pinned
 from dipy_ldm.diffusion._options import (
@@ -71,13 +71,13 @@ from dipy_ldm.training import FitOptions, _memory as memory, resolve, train
 from dipy_ldm.training._precision import Precision, log_precision
 from dipy_ldm.vqvae import VQVAE
 
-if TYPE_CHECKING:  # what can't be imported is refused by the back-end
+if TYPE_CHECKING:  # the back-end reports a missing Keras
     import keras
 
 logger = logging.getLogger(__name__)
 
 
-# Options that sidecars leave out: the result is the same, or has them in other words.
+# Options that sidecars omit: they do not change the result, or are in other entries.
 _UNRECORDED = ("first", "batch_size", "tile")
 
 
@@ -88,70 +88,70 @@ def _float32(numbers):
 class LatentDiffusion(Estimator):
     """Diffusion model of the latents of an autoencoder :footcite:p:`Rombach2022`.
 
-    A U-Net learns to take noise away from the latents; sampling starts from pure
-    noise, and the decoder turns what remains into images. A second, smaller U-Net
-    that is trained for a short time guides it: where the two differ, the larger one
-    is followed further than it goes :footcite:p:`Karras2024`. Both may be given
-    conditions, of which each may be left out, and a source image.
+    A U-Net learns to remove noise from latents; sampling starts from pure noise, and
+    the decoder turns the sampled latents into images. A second, smaller and briefly
+    trained U-Net guides it (autoguidance): samples are extrapolated from the estimate
+    of the guide beyond that of the denoiser :footcite:p:`Karras2024`. Both may have
+    conditions, each of which may be unspecified, and a source image.
 
     Parameters
     ----------
     vqvae : VQVAE
-        A fitted autoencoder. Clones of scikit-learn keep it fitted.
+        A fitted autoencoder. It stays fitted in clones of scikit-learn.
     widths : sequence of int, optional
         Channels of the U-Net's levels; each but the first halves the resolution.
         Default: 128 and 128 for images; 64, 128 and 256 for volumes.
     blocks : int
         Residual blocks of each level.
     attention : bool or sequence of bool, optional
-        Whether a level has self-attention, one entry a level or one for all; the
+        Whether each level has self-attention, one entry per level or one for all; the
         middle always has. Default: no level.
     schedule : {"cosine", "linear"}
-        How noise grows with time.
+        Noise schedule.
     target : {"v", "noise", "clean"}
         What the network predicts.
     guide : bool, optional
-        Whether a guide is trained. Default: for images alone; volumes are better
-        without guidance.
+        Whether to train a guide. Default: only for images; volumes are better without
+        guidance.
     seed : int
-        Seed of everything random in training.
+        Random seed of the training.
 
     Attributes
     ----------
     vqvae_ : VQVAE
-        The autoencoder as it was when this was fitted: a further fit of ``vqvae``
-        changes nothing here.
+        Snapshot of the autoencoder at the fit; later fits of ``vqvae`` do not change
+        it.
     denoiser_, guide_ : keras.Model
-        The U-Nets, with averaged weights; no guide is None.
+        The U-Nets, with EMA weights; None if there is no guide.
     conditions_ : dict of str to Condition
-        Levels with their counts or quantiles, units, and the share that was missing.
+        Levels with their counts or quantiles, units, and the share of missing values.
     population_ : Population or None
-        How often conditions came together; None if there are less than two.
+        Joint distribution of conditions; None if there are less than two.
     source_ : Source or None
-        Channels and range of source images, or their labels; None if there are none.
+        Channels and range, or labels, of source images; None if there are none.
     source_channels_ : tuple of Channel
-        What the channels of source images are; none where they have no names.
+        Channels of source images; empty if unnamed.
     conditional_mean_ : ConditionalMean or None
         Conditional mean of latents; None if there are no conditions.
     gaussian_ : Gaussian or None
-        Low-rank Gaussian of the latents of aligned volumes about it; None of others.
+        Low-rank Gaussian of latents about that mean; only for aligned volumes.
     probe_ : LinearProbe or None
-        Conditions read from such latents, by which samples are guided; else None.
+        Linear probe that guides samples of such latents towards their conditions.
     detector_ : AnomalyDetector or None
-        The anomaly detector; None before :meth:`fit_detector`.
+        Anomaly detector; None before :meth:`fit_detector`.
     latent_mean_, latent_scale_ : ndarray
-        Mean of each channel of the latents, and the standard deviation of all of them
-        once for each.
+        Mean of each channel of the latents, and their common standard deviation,
+        repeated for each channel.
     latent_shape_ : tuple of int
         Shape of a latent, ``(*space, channels)``.
     history_ : dict of str to list
-        Figures of each round (an epoch, or several short ones): ``step`` (batches so
-        far), ``epoch``, ``loss``, and ``val_loss`` with averaged weights; the model
-        keeps those of the round where it was lowest. ``val_gain_name`` is how much it
-        rises where the condition ``name``, or ``source``, is that of another image: 0
-        is no effect.
+        Metrics of each round (an epoch, or several short ones): ``step`` (batches so
+        far), ``epoch``, ``loss``, and ``val_loss`` with EMA weights; the model keeps
+        the weights of the round where it was lowest. ``val_gain_name`` is its increase
+        when the condition ``name``, or ``source``, is shuffled across images: 0 means
+        no effect.
     fingerprint_, step_seconds_, precision_
-        As of :class:`dipy_ldm.VQVAE`.
+        As in :class:`dipy_ldm.VQVAE`.
 
     References
     ----------
@@ -238,44 +238,42 @@ class LatentDiffusion(Estimator):
         Parameters
         ----------
         images : array_like, path, NIfTI image, list of these, or Volumes
-            Images, ``(n, *space, channels)``, of the shape of those that the
-            autoencoder was fitted to. Files and images of nibabel are brought to its
-            grid; they tell ``subjects`` by their names, and volumes of
+            Images, ``(n, *space, channels)``, of the shape of the autoencoder's
+            training images. Files and nibabel images are resampled to its grid;
+            ``subjects`` are inferred from their names, and volumes of
             :func:`dipy_ldm.data.load_volumes` also have a ``source``.
         conditions : dict, DataFrame or array_like, optional
-            What is known of each image: values by the names of the conditions, or one
-            array of labels, which is called ``label``. Text and truth values are
-            classes, and so are whole numbers without gaps from 0 or 1 on and all of an
-            array of whole numbers given alone, also where an array has them as floats
-            since some are missing; other numbers are continuous. None, NaN, ``""``,
-            ``n/a`` and ``nan`` are missing. Rows with names, in a column
-            ``participant_id`` or an index, are joined to ``subjects``; others are in
-            the order of the images.
+            Values of each image by the names of the conditions, or one array of labels,
+            which is named ``label``. Text and booleans are classes, and so are integers
+            without gaps from 0 or 1 on and all integers of an unnamed array, also if an
+            array has them as floats because of missing values; other numbers are
+            continuous. None, NaN, ``""``, ``n/a`` and ``nan`` are missing. Rows with
+            names, in a column ``participant_id`` or an index, are joined to
+            ``subjects``; others are in the order of the images.
         init : LatentDiffusion, str or Path, optional
-            A fitted model, or a file, with whose denoiser to begin; ``widths`` of None
-            are its. The images may be of other sizes. Conditions and levels are known
-            by their names; new ones say nothing at first. Of its autoencoder nothing is
-            taken: see :meth:`VQVAE.adapt`.
+            Fitted model, or a file, whose denoiser is fine-tuned; ``widths`` of None
+            are taken from it. Image sizes may differ. Conditions and levels are matched
+            by name; new ones have no effect at first. Its autoencoder is not used: see
+            :meth:`VQVAE.adapt`.
         source : array_like or Volumes, optional
-            What each image shall be made of, on its grid: another contrast, a coarser
-            scan or a segmentation, ``(n, *space, channels)`` or ``(n, *space)``. Whole
-            numbers are labels, others intensities.
+            Source image of each image, on its grid: another contrast, a coarser scan or
+            a segmentation, ``(n, *space, channels)`` or ``(n, *space)``. Integers are
+            labels, other numbers intensities.
         source_channels : sequence of Channel, optional
-            What the channels of ``source`` are, as :func:`dipy_ldm.data.load_volumes`
-            returns them.
+            Channels of ``source``, as returned by :func:`dipy_ldm.data.load_volumes`.
         subjects : array_like, optional
-            Subject of each image, such as ``"sub-01"``. Effects of conditions are
-            learnt of subjects and not of images: where some have several, this is
-            needed. Default: each image is of another one.
+            Subject of each image, such as ``"sub-01"``, needed if some have several
+            images: effects of conditions are estimated across subjects. Default: each
+            image has its own subject.
         validation_data : as images, optional
-            Images on which the loss is measured after each round. In the end the
-            networks have the weights with which it was lowest.
+            Held-out images for the validation loss after each round. The networks end
+            with the weights with which it was lowest.
         validation_conditions : dict, DataFrame or array_like, optional
-            What is known of these. Levels that ``conditions`` have not are left out.
+            Their conditions. Levels that are not in ``conditions`` are unspecified.
         validation_source : array_like, optional
-            Their sources. Labels that ``source`` has not are left out.
+            Their source images. Labels that are not in ``source`` are left out.
         validation_subjects : array_like, optional
-            Their subjects; none of ``subjects``.
+            Their subjects, none of which is in ``subjects``.
         units, meanings : dict of str, optional
             For ``conditions_``: units of numbers, and meanings of levels.
         **options
@@ -291,8 +289,7 @@ class LatentDiffusion(Estimator):
         Raises
         ------
         InputError
-            If the images or an option can't be used, or nothing can be taken from
-            `init`.
+            If the images, `init` or an option are invalid.
         """
         self._check_vqvae()
         verbose = options.get("verbose", True)
@@ -333,7 +330,7 @@ class LatentDiffusion(Estimator):
             "init": start and _serialization.checksum(start.to_tensors()),
         }
         with _backend.distributed(resolved.strategy):
-            # Before anything is exchanged.
+            # Before workers exchange data.
             _backend.require_agreement(settings | resolved.settings())
             latents = self._learn_latents(loaded, conditioning)
             held_out = self._encode_held_out(held_out, conditioning)
@@ -343,8 +340,7 @@ class LatentDiffusion(Estimator):
             )
             for number, stage in enumerate(stages):
                 if number:
-                    # What is left of the first refers to itself in circles, which
-                    # Python finds late.
+                    # The first stage has reference cycles, which Python frees late.
                     gc.collect()
                 train(self, stage)
         return self
@@ -352,11 +348,11 @@ class LatentDiffusion(Estimator):
     def _read_examples(
         self, images, conditions, source, subjects, verbose, source_channels=()
     ):
-        """Load images and what belongs to them, as far as it is not given."""
+        """Load images, with their sources and subjects unless these are passed."""
         if source is not None and are_scans(source):
             raise InputError(
-                "sources of a training must be arrays; give them as such or, as "
-                "images, load_volumes(files, source_files=...), which has them."
+                "sources of a training must be arrays; pass arrays or, as images, "
+                "load_volumes(files, source_files=...), which includes them."
             )
         if images is None:
             return None, Examples(None, conditions, source, subjects)
@@ -369,12 +365,12 @@ class LatentDiffusion(Estimator):
         return cohort.images, Examples(cohort.shape, *own)
 
     def _learn_latents(self, images, conditioning):
-        """Encode images, and learn the scale and the prior of their latents."""
+        """Encode images, and fit the scale and the prior of their latents."""
         inputs, subjects = conditioning.inputs, conditioning.subjects
         latents = self.vqvae_.encode(images)
         self.latent_mean_, self.latent_scale_ = training.latent_scale(latents)
         self.latent_shape_ = latents.shape[1:]
-        # The only copy: of thousands of volumes they take gigabytes.
+        # Keep no other copy: latents of thousands of volumes take gigabytes.
         latents = self._scaled(latents)
         numbers = None if inputs is None else inputs.table
         self.population_ = Population.learn(numbers, self.conditions_, subjects)
@@ -403,11 +399,11 @@ class LatentDiffusion(Estimator):
         init: Self | str | Path | None = None,
         **options: Unpack[FitOptions],
     ) -> None:
-        """Refuse a fit that can't be done, or would not fit into the memory.
+        """Refuse a fit that is invalid or would exceed the memory.
 
-        The shape is that of all images, ``(n, *space, channels)``, and ``source`` and
-        ``source_channels`` say what source images are like; the rest, and what is
-        raised, is as of :meth:`fit`. The autoencoder need not be fitted yet.
+        ``shape`` is that of all images, ``(n, *space, channels)``; ``source`` and
+        ``source_channels`` describe source images; other arguments and errors are as in
+        :meth:`fit`. The autoencoder need not be fitted yet.
         """
         self._check_vqvae()
         resolved = resolve("ldm", len(shape) - 2, options)
@@ -450,45 +446,45 @@ class LatentDiffusion(Estimator):
     ) -> Any:
         """Generate images.
 
-        Sample ``i`` depends on ``(seed, i)``, its conditions and its source alone, not
-        on the batch it is in.
+        Sample ``i`` depends only on ``(seed, i)``, its conditions and its source, and
+        not on its batch.
 
         Parameters
         ----------
         n : int, optional
-            Number of images. Default: as many as ``conditions`` have values, or there
-            are sources, or 1.
+            Number of images. Default: the number of values of ``conditions`` or of
+            sources, or 1.
         conditions : dict, DataFrame or object, optional
-            What is asked for, by the names in ``conditions_``: one value for all
-            images, or a list with one for each; of a single condition also the values
-            alone. What is left out, or None, is drawn as of :meth:`draw_conditions`.
-            ``"none"``, for all or as a value, leaves conditions unspecified.
+            Requested values by the names in ``conditions_``: one for all images, or a
+            list with one for each; for a single condition also the values alone.
+            Missing conditions and values of None are drawn as in
+            :meth:`draw_conditions`. ``"none"``, for all or as a value, leaves
+            conditions unspecified.
         source : array_like, path, NIfTI image, or list of these, optional
-            Source images, where the model is conditioned on such: one for all, or one
-            for each, ``(n, *space, channels)`` or ``(n, *space)``, with the intensities
-            or labels of those of the training, or scans of any space. To scans, rows
-            of conditions with names are joined, as of :meth:`fit`.
-            ``np.repeat(source, 3, 0)`` makes three samples of each.
+            Source images, for models conditioned on them: one for all, or one for each,
+            ``(n, *space, channels)`` or ``(n, *space)``, with intensities or labels as
+            in the training, or scans of any space. Rows of conditions with names are
+            joined to scans as in :meth:`fit`. ``np.repeat(source, 3, 0)`` makes three
+            samples of each.
         same_noise : bool
-            Make all images from the noise of the first: what differs between them is
-            due to their conditions.
+            Generate all images from the noise of the first, so that they differ only by
+            their conditions.
         guidance : float, optional
-            Guidance scale: how far to follow the denoiser away from its guide or, if it
-            has none, from its estimate without conditions. 1 is without guidance, and
-            faster; the higher, the clearer the images and the less they vary. There is
-            guidance at times from 0.4 to 0.9 of the cosine schedule, and at the same
-            noise of others.
-            Default: :attr:`default_guidance`, or 1 where there is neither a guide nor
-            a condition or source.
+            Guidance scale: extrapolate the denoiser away from its guide or, without a
+            guide, from its unconditional estimate. 1 is without guidance, and faster;
+            the higher, the clearer the images and the less they vary. Guidance acts at
+            times from 0.4 to 0.9 of the cosine schedule, or at equal noise of others.
+            Default: :attr:`default_guidance`, or 1 without guide, conditions and
+            source.
         strategy : str or tf.distribute.Strategy or None
-            How the work is spread over devices, as of :func:`dipy_ldm.make_strategy`;
-            ``"auto"`` is for this machine alone. The result is the same.
+            Distribution over devices, as in :func:`dipy_ldm.make_strategy`; ``"auto"``
+            uses this machine only. The result is the same.
         verbose : bool
             Show a progress bar.
         as_images : bool
-            Volumes: return NIfTI images, with the affine of the training volumes.
+            Return volumes as NIfTI images, with the affine of the training volumes.
         **options
-            ``sampler``, ``steps`` (calls of the network for each image), ``eta``,
+            ``sampler``, ``steps`` (network calls per image), ``eta``,
             ``seed``, ``first``, ``batch_size`` and ``tile``; see
             :class:`dipy_ldm.diffusion.SamplingOptions`.
 
@@ -496,13 +492,13 @@ class LatentDiffusion(Estimator):
         -------
         ndarray or list of NIfTI images
             Images, float32 ``(n, *space, channels)``, in the intensity range of
-            the training images. ``to_filename`` of NIfTI images also writes how they
-            were made, into a JSON file.
+            the training images. ``to_filename`` of NIfTI images also writes their
+            provenance to a JSON file.
 
         Raises
         ------
         InputError
-            If the model is not fitted, or an option can't be used.
+            If the model is not fitted, or an option is invalid.
         """
         self._check_fitted()
         if as_images and self._of_images():
@@ -514,7 +510,7 @@ class LatentDiffusion(Estimator):
         requested_guidance = 1.0 if guidance is None else guidance
         chosen = self.check_sampling(n, guidance=requested_guidance, **options)
         first = chosen.first
-        # The details of images are no finer than what quantisation takes anyway.
+        # Finer details of images would be lost in quantisation anyway.
         path = chosen.path(self._schedule, fine=not self._of_images())
         conditions = self.draw_conditions(
             n, conditions, seed=chosen.seed, first=first, same_noise=same_noise
@@ -525,7 +521,7 @@ class LatentDiffusion(Estimator):
             own = np.zeros_like(numbers) if same_noise else numbers
             noise = chosen.noise(own, self.latent_shape_)
             batch = inputs.take(numbers)
-            # Of all that latents have in common, hardly any signal is still some.
+            # Little signal is left at the start, but the common mean matters.
             start = noise()
             start += np.float32(path[0][1][0]) * self._denoiser.mean(batch)
             denoise = self._denoiser.guided(batch, guidance)
@@ -556,40 +552,39 @@ class LatentDiffusion(Estimator):
         strength: float = 0.1,
         **options: Unpack[SamplingOptions],
     ) -> Any:
-        """Noise the latents of images to a level, and walk back from there.
+        """Add noise to the latents of images, and denoise them from there.
 
-        The more noise, the more is resampled; after :footcite:p:`Meng2022`. There is
-        no guidance: the likely image is sought, not a clear one.
+        The more noise, the more is resampled; after :footcite:p:`Meng2022`. There is no
+        guidance, since the aim is a likely image rather than a clear one.
 
         Parameters
         ----------
         images : array_like, path, NIfTI image, or list of these
             Images, ``(n, *space, channels)``, of the shape of the training images, or
-            scans of any space and intensities. Those of named channels are found by
-            their names in folders and files of BIDS, or given in a dictionary.
+            scans of any space and intensities. Named channels are matched by name in
+            BIDS folders and files, or passed as a dictionary.
         conditions, source
-            As of :meth:`predict`; conditions that are left out are not specified, and
-            rows with names are joined to scans, as of :meth:`fit`. Several sources in
-            files belong to scans by their names, as of
-            :func:`dipy_ldm.data.load_volumes`.
+            As in :meth:`predict`; missing conditions are unspecified, and rows with
+            names are joined to scans as in :meth:`fit`. Several sources in files are
+            matched to scans by name, as in :func:`dipy_ldm.data.load_volumes`.
         strength : float
-            Time in [0, 1] to which the latents are noised. At 0 the result is the
-            autoencoder's reconstruction, at 1 nothing of the image is left.
+            Time in [0, 1] up to which noise is added. At 0 the result is the
+            autoencoder's reconstruction, at 1 it does not depend on the image.
         **options
-            As of :meth:`predict`; ``steps`` are those from ``strength`` on. Default:
+            As in :meth:`predict`; ``steps`` are counted from ``strength``. Default:
             :meth:`default_denoising_steps`, one at the default strength.
 
         Returns
         -------
         ndarray, NIfTI image, or list of images
-            Images, float32, of the shape of ``images``; of scans in their own space and
-            intensities, of named channels in a dictionary. ``to_filename`` of NIfTI
-            images also writes how they were made, into a JSON file.
+            Images, float32, of the shape of ``images``; those of scans in their space
+            and intensity range, named channels in a dictionary. ``to_filename`` of
+            NIfTI images also writes their provenance to a JSON file.
 
         Raises
         ------
         InputError
-            If the model is not fitted, or an argument can't be used.
+            If the model is not fitted, or an argument is invalid.
 
         References
         ----------
@@ -608,8 +603,8 @@ class LatentDiffusion(Estimator):
 
         def denoise(numbers):
             if strength == 0:
-                # As they are: scaled there and back, rounding chooses between codes
-                # that are as near.
+                # Unscaled: scaling and rescaling would round, and so choose other codes
+                # among equally near ones.
                 return self.vqvae_.decode(encoded[numbers], tile=chosen.tile)
             noise = chosen.noise(numbers, self.latent_shape_)
             x = alpha * self._scaled(encoded[numbers]) + sigma * noise()
@@ -639,45 +634,45 @@ class LatentDiffusion(Estimator):
     ) -> Any:
         """Inpaint masks, so that they fit their surroundings.
 
-        What images have in their masks is never looked at. Latents whose place lies in
-        a mask are sampled from noise, or from less noise where it is less than half
-        of it, and the others held; what is decoded is put into the masks alone, without
-        a seam.
+        Voxels inside the masks are never used. Latents inside a mask are sampled from
+        noise, or from less noise if less than half of their voxels are inside; others
+        are fixed. The decoded image is blended into the masks only, without a seam.
 
         Parameters
         ----------
         images : array_like, path, NIfTI image, or list of these
-            As of :meth:`denoise`.
+            As in :meth:`denoise`.
         masks : as images
-            Where they are inpainted: ``(n, *space)`` or, for all of them, ``(*space)``;
-            everything above 0 is inside. Those of scans have their grids.
+            Masks to inpaint, ``(n, *space)`` or, for all images, ``(*space)``; values
+            above 0 are inside. Masks of scans are on the grids of the scans.
         conditions, source
-            As of :meth:`denoise`.
+            As in :meth:`denoise`.
         channels : sequence of str, optional
-            Named channels that are filled; the others stay as they are, and what they
-            have in the masks is not looked at, either. Default: all.
+            Named channels to fill; the others are unchanged, but not used inside the
+            masks, either. Default: all.
         n_samples : int, optional
-            How many ways each image is filled in. Default: one, without an axis for it.
+            Number of samples for each image. Default: one, without a sample axis.
         resamplings : int
-            How often each step is taken, with the noise put back between.
+            Number of times that each step is taken, with its noise added again in
+            between.
         **options
-            As of :meth:`predict`. Default: 10 steps, for which the network is called
-            ``steps * resamplings`` times. The noise of image ``i`` is of the samples
-            ``first + i * n_samples`` and on.
+            As in :meth:`predict`. Default: 10 steps, with ``steps * resamplings`` calls
+            of the network. Image ``i`` uses the noise of the samples ``first + i *
+            n_samples`` and following.
 
         Returns
         -------
         ndarray, NIfTI image, or list of images
             Images, float32 of the shape of ``images`` or, with ``n_samples``,
-            ``(n, n_samples, *space, channels)``; of scans in their own space, or a list
-            of ``n_samples`` for each. Outside of the masks they are equal to ``images``
-            in float32, to the bit.
+            ``(n, n_samples, *space, channels)``; those of scans in their space, or a
+            list of ``n_samples`` for each. Outside the masks they are bitwise equal to
+            ``images`` in float32.
 
         Raises
         ------
         InputError
-            If the model is not fitted, an argument can't be used, or a mask is empty or
-            leaves nothing to go by.
+            If the model is not fitted, an argument is invalid, or a mask is empty or
+            covers the whole image.
         """
         images, _ = self._read_images(images)
         inputs = self._inputs(conditions, source, len(images))
@@ -688,7 +683,7 @@ class LatentDiffusion(Estimator):
         inside = inpainting.check_masks(np.asarray(masks), images.shape[:-1])
         is_filled = chosen_columns(channels, self.vqvae_._channels())
         shares = inpainting.hole_shares(inside, self.vqvae_.factor)[..., None]
-        inpainting.check_covered(shares)
+        inpainting.refuse_covering_masks(shares)
         path = chosen.path(self._schedule)
         release = inpainting.release_times(shares, self._schedule, path[-2][0])
         alpha, sigma = path[0][1]
@@ -728,11 +723,11 @@ class LatentDiffusion(Estimator):
         patch: int | Sequence[int] | None = None,
         **options: Unpack[FitOptions],
     ) -> Self:
-        """Fit an anomaly detector; the rest of a fitted model stays as it is.
+        """Fit an anomaly detector; the rest of a fitted model does not change.
 
-        It learns from synthetic lesions, without annotated ones. Arguments are as of
-        :meth:`dipy_ldm.anomaly_detector.AnomalyDetector.fit`, images those without
-        lesions, or with few, as of :meth:`fit`.
+        It is trained on synthetic lesions, without annotated ones. Arguments are as in
+        :meth:`dipy_ldm.anomaly_detector.AnomalyDetector.fit`; images have no or few
+        lesions, and otherwise are as in :meth:`fit`.
         """
         images, _ = self._read_images(images)
         require_intensity_channels(self.channels_)
@@ -751,11 +746,11 @@ class LatentDiffusion(Estimator):
         batch_size: int | None = None,
         tile: int | None = None,
     ) -> Any:
-        """Return how likely each voxel is in a lesion, by :meth:`fit_detector`.
+        """Return lesion probabilities of voxels, after :meth:`fit_detector`.
 
-        Arguments and result are as of
-        :meth:`dipy_ldm.anomaly_detector.AnomalyDetector.predict`; of scans, as those
-        of :meth:`denoise`, NIfTI images in their own space.
+        Arguments and result are as in
+        :meth:`dipy_ldm.anomaly_detector.AnomalyDetector.predict`; for scans, as in
+        :meth:`denoise`, the result is NIfTI images in their space.
         """
         self._check_fitted()
         if self.detector_ is None:
@@ -772,20 +767,19 @@ class LatentDiffusion(Estimator):
         conditions: ConditionsLike = None,
         source: ImagesLike | None = None,
     ) -> Callable:
-        """Return the function that samplers walk with.
+        """Return the denoising function that samplers call.
 
         Parameters
         ----------
         guidance, conditions, source
-            As of :meth:`predict`, for all latents, or with one value for each of those
-            that are denoised together; what is left out is not specified.
+            As in :meth:`predict`, with one value for all latents or one for each of a
+            batch; missing conditions are unspecified.
 
         Returns
         -------
         callable
-            ``denoise(x, t)``: from latents of unit variance with noise,
-            ``(batch, *space, channels)``, and their time in [0, 1] to an estimate of
-            the clean ones.
+            ``denoise(x, t)``, which estimates clean latents of unit variance from noisy
+            ones ``(batch, *space, channels)`` and their time in [0, 1].
         """
         n = self._count(conditions, source)
         self.check_sampling(n, guidance=guidance)
@@ -801,21 +795,21 @@ class LatentDiffusion(Estimator):
         first: int = 0,
         same_noise: bool = False,
     ) -> Any:
-        """Draw the conditions that are not given, as :meth:`predict` does.
+        """Draw missing conditions, as :meth:`predict` does.
 
-        They come from the distribution of the training images: of several conditions
-        together where enough images had them, and such as go with what is given.
+        They are drawn from the distribution in the training images, given the requested
+        ones: from the joint distribution if enough images had several conditions.
 
         Parameters
         ----------
         n, conditions, seed, first, same_noise
-            As of :meth:`predict`.
+            As in :meth:`predict`.
 
         Returns
         -------
         dict of str to list, str or None
-            A value of each condition for each image; ``"none"`` if that was given, and
-            None of a model without conditions.
+            A value of each condition for each image; ``"none"`` if that was requested,
+            and None for a model without conditions.
         """
         self.check_sampling(n, seed=seed, first=first)
         learnt = self.conditions_, self.population_
@@ -827,43 +821,43 @@ class LatentDiffusion(Estimator):
     def check_sampling(
         self, n: int = 1, *, guidance: float = 1.0, **options: Unpack[SamplingOptions]
     ) -> Sampling:
-        """Refuse options with which nothing could be generated; see :meth:`predict`.
+        """Refuse invalid options of :meth:`predict`.
 
         Returns
         -------
         Sampling
-            The options, of which none is left open.
+            The options, with defaults filled in.
         """
         self._check_fitted()
         checks.check_counts(n=n)
         checks.at_least("guidance", guidance, 0)
         if guidance != 1 and not (self.guide_ or self.conditions_ or self.source_):
             raise InputError(
-                f"this model has no guide for a guidance of {guidance}; leave it out, "
-                "or train with conditions or guide=True."
+                f"this model has no guide for a guidance of {guidance}; omit it, or "
+                "train with conditions or guide=True."
             )
         return resolve_sampling(options)
 
     @property
     def channels_(self):
-        """What the channels of images are; none where they have no names."""
+        """Channels of the images; empty if unnamed."""
         return self.vqvae_.channels_
 
     @property
     def default_guidance(self):
-        """The best as measured: 2 for images, 1 for volumes, 3 for diffusion series."""
+        """Best measured scale: 2 for images, 1 for volumes, 3 for diffusion series."""
         self._check_fitted(AttributeError)
-        # Without it, what directions change is half of what it should be.
+        # Without guidance, effects of directions are half as large as they should be.
         if any(each.kind == "direction" for each in self.conditions_.values()):
             return 3.0
         return 2.0 if self._of_images() and self.guide_ else 1.0
 
     def default_denoising_steps(self, sampler: str, strength: float) -> int:
-        """Return how many steps suffice to walk back from a strength.
+        """Return how many steps suffice for denoising from a strength.
 
-        As many as 20 steps on the whole way from 1 have from there on; with ``dpm++`` 1
-        up to a strength of about 0.1, 3 at 0.2 and 5 at 0.4. More were not measured to
-        come nearer to the truth.
+        This is the number of steps below the strength in a grid of 20 steps from 1: for
+        ``dpm++`` 1 up to a strength of about 0.1, 3 at 0.2 and 5 at 0.4. More steps did
+        not improve the measured accuracy.
         """
         self._check_fitted()
         times = samplers.make_sampler(sampler).grid(self._schedule, 20)
@@ -872,7 +866,7 @@ class LatentDiffusion(Estimator):
     def needed_memory(
         self, batch_size: int | None = None, tile: int | None = None
     ) -> float:
-        """Estimate the bytes that :meth:`predict` takes, beside the images."""
+        """Estimate the bytes that :meth:`predict` needs, without the images."""
         self._check_fitted()
         coded = self._coding_batch_size(batch_size)
         coding = max(self.vqvae_.needed_memory(batch_size=coded, tile=tile))
@@ -885,10 +879,10 @@ class LatentDiffusion(Estimator):
         tile: int | None = None,
         strategy: Any = None,
     ) -> None:
-        """Refuse to generate or denoise what would not fit into the memory.
+        """Refuse to generate or denoise if it would exceed the memory.
 
-        For a new process: what can be used again of earlier work counts as taken.
-        Arguments are as of :meth:`predict`.
+        It assumes a new process: memory that earlier work could release counts as used.
+        Arguments are as in :meth:`predict`.
         """
         cure = "`tile` (64, say)" if batch_size == 1 else "`batch_size`"
         needed = self.needed_memory(batch_size, tile)
@@ -902,8 +896,8 @@ class LatentDiffusion(Estimator):
         path : str or Path
             File to write.
         half : bool
-            Round the weights to 16 bits: half the size, and samples that differ
-            by less than can be seen.
+            Round the weights to 16 bits: half the size, with invisible changes of
+            samples.
         """
         tensors = self.to_tensors()
         if half:
@@ -927,7 +921,7 @@ class LatentDiffusion(Estimator):
         return tensors | (self.detector_.to_tensors() if self.detector_ else {})
 
     def to_document(self) -> dict:
-        """Return all but the weights, as JSON can have it."""
+        """Return everything but the weights, as JSON types."""
         self._check_fitted()
         document = self.vqvae_.to_document() | super().to_document()
         if self.detector_ is None:
@@ -936,7 +930,7 @@ class LatentDiffusion(Estimator):
 
     def _restore(self, tensors, document):
         self.vqvae_ = VQVAE.from_saved(tensors, document)
-        # Before networks are built, to which it is given.
+        # Before networks are built, since these include the prior.
         conditions = from_saved(document["conditions"])
         self._set_prior(LatentPrior.from_tensors(tensors, conditions))
         detector = document.get("lesion_detector")
@@ -960,7 +954,7 @@ class LatentDiffusion(Estimator):
         return expected
 
     def __sklearn_clone__(self):
-        """Clone it with its fitted autoencoder, and parameters of its own."""
+        """Clone the model with its fitted autoencoder and copied parameters."""
         params = self.get_params(deep=False)
         vqvae = params.pop("vqvae")
         vqvae = vqvae._snapshot() if isinstance(vqvae, VQVAE) else vqvae
@@ -969,7 +963,7 @@ class LatentDiffusion(Estimator):
     def _resolved(self, rank, init=None):
         chosen = super()._resolved(rank, init)
         levels, guide = chosen["attention"], chosen["guide"]
-        # As types that a model file may have.
+        # As types that model files allow.
         if levels is not None:
             if not isinstance(levels, list):
                 levels = [levels] * len(chosen["widths"])
@@ -982,10 +976,10 @@ class LatentDiffusion(Estimator):
         """Return the architecture of a fit's networks, without the prior."""
         parameters = Parameters(**self._resolved(len(shape) - 2, init))
         latent_shape = self.vqvae.latent_shape(shape[1:])
-        # What conditions take is next to nothing.
+        # Without conditions, whose memory is negligible.
         new = Architecture(parameters, latent_shape, self.vqvae.factor, {}, source)
         if init is not None:
-            check_alike(new, init._denoiser.architecture)
+            check_compatible(new, init._denoiser.architecture)
             check_same_sources(source_channels, init.source_channels_, "`init`")
         return new
 
@@ -1022,7 +1016,7 @@ class LatentDiffusion(Estimator):
         )
         self._denoiser = ConditionalDenoiser(architecture, prior)
         if init is not None:
-            take_over(self._denoiser, init._denoiser)
+            transfer_weights(self._denoiser, init._denoiser)
         self.denoiser_, self.guide_ = self._denoiser.network, self._denoiser.guide
 
     @property
@@ -1035,14 +1029,14 @@ class LatentDiffusion(Estimator):
     def _check_vqvae(self):
         if not isinstance(self.vqvae, VQVAE):
             raise InputError(
-                f"`vqvae` must be a VQVAE, not {self.vqvae!r}; of a file it is "
+                f"`vqvae` must be a VQVAE, not {self.vqvae!r}; load a file with "
                 "VQVAE.load(path)."
             )
 
     def _read_images(
         self, images: ImagesLike, subjects: Any = None
     ) -> tuple[np.ndarray, Any]:
-        """Return images as an array of the autoencoder's shape, and whose they are."""
+        """Return images as an array of the autoencoder's shape, and their subjects."""
         self._check_fitted()
         cohort = self.vqvae_._read_cohort(images)
         array = image_checks.require_shape(cohort.images, self.vqvae_.shape_)
@@ -1053,9 +1047,9 @@ class LatentDiffusion(Estimator):
         return self.vqvae_._grid()
 
     def _read_source(self, source, scans=()):
-        """Return sources as an array, those in files by the names of scans; and files.
+        """Return source images as an array, matched to scans by name, and their files.
 
-        Arrays stay as they are, and have no files.
+        Arrays are returned unchanged, without files.
         """
         if self.source_ is None or not are_scans(source):
             return source, []
@@ -1063,7 +1057,7 @@ class LatentDiffusion(Estimator):
         return read_sources(source, self.source_, grid, self.source_channels_, scans)
 
     def _facts(self, n, conditions=None, noise=None, **options):
-        """Describe how each of so many images is made, as sidecars of commands do."""
+        """Return the provenance of each of `n` images, as in sidecars of commands."""
         [facts] = super()._facts(1)
         for name, value in options.items():
             if value is not None and name not in _UNRECORDED:
@@ -1075,7 +1069,7 @@ class LatentDiffusion(Estimator):
         return [facts | row | place for row, place in zip(rows or [{}] * n, places)]
 
     def _count(self, conditions, source):
-        """Count the images that conditions and sources are for."""
+        """Return the number of images that conditions and sources request."""
         self._check_fitted()
         images = self._check_source(source)
         n = 1 if images is None else len(images)
@@ -1086,7 +1080,7 @@ class LatentDiffusion(Estimator):
         return sources.check(self.source_, source, self.vqvae_.shape_[:-1], n=n)
 
     def _inputs(self, conditions, source, n):
-        """Encode conditions and sources for so many images."""
+        """Encode conditions and sources for `n` images."""
         images = self._check_source(source, n)
         encoded = ConditionBatch.of(self.conditions_, conditions, n)
         for sentence in encoded.range_warnings:
@@ -1097,28 +1091,28 @@ class LatentDiffusion(Estimator):
         )
 
     def _guided_inputs(self, guidance, conditions, source, n):
-        """Encode conditions and sources; choose guidance, or refuse it."""
+        """Encode conditions and sources; choose or check the guidance."""
         inputs = self._inputs(conditions, source, n)
         unguided = self.guide_ is None and (inputs.table == UNSPECIFIED).all()
         if guidance is None:
             return inputs, 1.0 if unguided else self.default_guidance
         if guidance != 1 and unguided:
             raise InputError(
-                "this model has no guide, so that a guidance of "
-                f"{guidance} needs conditions; give `conditions`, or leave it out."
+                f"this model has no guide: a guidance of {guidance} needs conditions; "
+                "pass `conditions`, or omit the guidance."
             )
         return inputs, guidance
 
     def _in_batches(self, make, n, chosen, title=None):
-        """Make so many images by their numbers, as many at once as memory allows."""
+        """Make `n` images by their numbers, in batches that fit into memory."""
         batch_size = self._batch_size(chosen.batch_size)
         return _backend.in_batches(make, np.arange(n), batch_size, title)
 
     def _encode(self, images, chosen):
-        """Encode images to latents that are not scaled yet."""
+        """Encode images to unscaled latents."""
         batch_size = self._coding_batch_size(chosen.batch_size)
         latents = self.vqvae_.encode(images, batch_size=batch_size, tile=chosen.tile)
-        self._denoiser.warn_of_unlike(self._scaled(latents))
+        self._denoiser.warn_of_outliers(self._scaled(latents))
         return latents
 
     def _decode(self, latents, tile):

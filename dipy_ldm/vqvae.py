@@ -1,4 +1,4 @@
-"""The autoencoder: images to latents and back, through a codebook."""
+"""The autoencoder: encode images to quantised latents, and decode them."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class VQVAE(Estimator):
     """Vector-quantised autoencoder :footcite:p:`vandenOord2017`.
 
     Residual convolutional encoder and decoder for images of two or three dimensions
-    and any size. The codebook starts from the encoded data (k-means), and codes that
-    are no longer used are revived after every round.
+    and any size. The codebook is initialised by k-means of encoded images, and unused
+    codes are revived after every round.
 
     Parameters
     ----------
@@ -69,19 +69,18 @@ class VQVAE(Estimator):
     n_codes : int
         Number of codes in a codebook.
     n_codebooks : int, optional
-        Number of codebooks; each has codes for what those before it leave of a latent.
+        Number of codebooks; each quantises the residual of those before it.
         Default: 1 for images, 4 for volumes.
     code_dim : int, optional
         Channels of the latents. Default: 3 for images, 8 for volumes.
     commitment : float
-        Weight of the loss that keeps the latents near their codes.
+        Weight of the commitment loss, which keeps latents near their codes.
     loss : {"squared"}
-        How reconstructions are compared with images; see
-        :mod:`dipy_ldm.autoencoder.losses`.
+        Reconstruction loss; see :mod:`dipy_ldm.autoencoder.losses`.
     bottleneck : {"codebook"}
-        What quantises the latents; see :mod:`dipy_ldm.autoencoder.quantizers`.
+        How latents are quantised; see :mod:`dipy_ldm.autoencoder.quantizers`.
     seed : int
-        Seed of everything random.
+        Random seed.
 
     Attributes
     ----------
@@ -94,26 +93,26 @@ class VQVAE(Estimator):
     intensity_ : tuple of float
         Lowest and highest value of the training images.
     affine_ : ndarray or None
-        From voxels of the training images to millimetres, ``(4, 4)``.
+        Affine from voxels of the training images to millimetres, ``(4, 4)``.
     suffix_ : str or None
         BIDS suffix of the training images, such as T1w.
     channels_ : tuple of Channel
-        What the channels of the training images are; none where they have no names.
+        Channels of the training images; empty if unnamed.
     precision_ : Precision or None
-        Precision of the training, and why; None if the file does not say.
+        Precision of the training and the reason for it; None if the file has none.
     history_ : dict of str to list
-        Figures of each round (an epoch, or several short ones): ``step`` (batches so
-        far), ``epoch``, ``loss``, ``mse``, ``perplexity``, ``usage``, ``revived``, and
-        of validation ``val_mse`` and ``val_detail``, the correlation of the finest
-        detail of reconstructions with that of the images.
+        Metrics of each round (an epoch, or several short ones): ``step`` (batches so
+        far), ``epoch``, ``loss``, ``mse``, ``perplexity``, ``usage``, ``revived`` and,
+        on validation data, ``val_mse`` and ``val_detail``, the correlation of the
+        finest detail of reconstructions with that of the images.
     sharpening_ : float
-        How much of their finest detail is added to decoded volumes, so that they have
-        as much of it as the training volumes; 0 for images, and for channels that are
-        labels. Set it to 0 for the least error.
+        Share of their finest detail that is added to decoded volumes, to match the
+        training volumes; 0 for images and for channels of labels. Set it to 0 for the
+        smallest error.
     fingerprint_ : str
         Hash of the training images.
     step_seconds_ : dict of str to list of float
-        Duration of each step, by the name of the stage, in this process.
+        Duration of each step in this process, by stage.
 
     References
     ----------
@@ -188,45 +187,46 @@ class VQVAE(Estimator):
         augment: Augmentation | None = None,
         **options: Unpack[FitOptions],
     ) -> Self:
-        """Learn to reconstruct images.
+        """Train the autoencoder to reconstruct images.
 
         Parameters
         ----------
         images : array_like, path, NIfTI image, list of these, or Volumes
-            Images, ``(n, *space, channels)``, of any range. A mapped file is read
-            as it is needed and may be larger than the memory. There is a warning for
-            two-dimensional images with more than four channels: volumes without an
-            axis of channels look like them. Files, folders and images of nibabel are
-            read by :func:`dipy_ldm.data.load_volumes`, whose result has its own grid,
-            masks and suffix, or :func:`dipy_ldm.data.load_images`.
+            Images, ``(n, *space, channels)``, of any range. Memory-mapped arrays are
+            read in parts and may be larger than the memory. Two-dimensional images with
+            more than four channels cause a warning, since volumes without a channel
+            axis look like them. Files, folders and nibabel images are read by
+            :func:`dipy_ldm.data.load_volumes`, whose result has its own grid, masks and
+            suffix, or :func:`dipy_ldm.data.load_images`.
         init : VQVAE, str or Path, optional
-            What to begin from: a fitted autoencoder, or a file that has one. Parameters
-            that are None are as it has them. Weights of other shapes start at random,
-            such as those of other channels.
+            Fitted autoencoder to fine-tune, or a file with one. Parameters of None are
+            taken from it. Weights whose shapes differ, such as those of other channels,
+            start at random.
         validation_data : as images, optional
-            Images that are reconstructed after each round, not learnt from; no more of
-            them than are done in a tenth of the time.
+            Held-out images that are reconstructed after each round; as many of them as
+            take a tenth of the time at most.
         affine : array_like, optional
-            From voxels to millimetres, ``(4, 4)``; kept with the model. A model takes
-            files, which are brought to 0 to 1, if its training images lie there, too.
+            Affine from voxels to millimetres, ``(4, 4)``; saved with the model. The
+            model accepts files, which are rescaled to [0, 1], only if its training
+            images are in that range, too.
         suffix : str, optional
-            BIDS suffix, such as T1w; kept with the model.
+            BIDS suffix, such as T1w; saved with the model.
         channels : sequence of str or Channel
-            Names of the channels of files, as of :func:`dipy_ldm.data.load_volumes`, or
-            what those of arrays are, as it returns it; kept with the model. Labels have
-            a loss of their own, and what is decoded is one label or none in each voxel.
+            Names of the channels of files, as in :func:`dipy_ldm.data.load_volumes`, or
+            for arrays the channels that it returns; saved with the model. Labels have
+            their own loss, and each decoded voxel has one label or none.
         masks : array_like, optional
-            What matters on the images, ``(n, *space)``, if ``background`` is not 1.
-            Default: where they are brighter than the darkest voxel of all.
+            Foreground of the images, ``(n, *space)``, if ``background`` is not 1.
+            Default: voxels brighter than the darkest of all.
         background : float
-            Weight in the loss of a voxel outside of the mask; inside it is 1.
+            Weight in the loss of a voxel outside the mask; inside it is 1.
         patch : int or sequence of int, optional
-            Voxels along each side of the piece that is drawn of an image, from a
-            random place; the whole side if there are no more. Default: the whole
-            image, and 48 voxels of volumes.
+            Side lengths in voxels of the random patch that is drawn from each image;
+            shorter sides are taken whole. Default: the whole image, or 48 voxels of
+            volumes.
         augment : Augmentation, optional
-            How images are changed before they are seen; ``Augmentation()`` is for not
-            at all. Default: volumes are moved, brightened and noised a little.
+            Augmentation of the training images; ``Augmentation()`` for none. Default:
+            volumes are slightly shifted, brightened and noised.
         **options
             See :class:`dipy_ldm.training.FitOptions`. Default: 5 epochs in batches of
             64 images, or 4,000 steps of 4 volumes.
@@ -239,19 +239,18 @@ class VQVAE(Estimator):
         Raises
         ------
         InputError
-            If the images or an option can't be used, or nothing was learnt: if
+            If the images, `init` or an option are invalid, or nothing was learnt:
             reconstructions are no better than the mean of the images, or all latents
-            have one code, or nothing can be taken from `init`. A training of less than
-            100 steps only warns of what was not learnt.
+            have one code. Of the latter, trainings of less than 100 steps only warn.
         """
         verbose = options.get("verbose", True)
-        cohort = _read_described(images, affine, suffix, channels, verbose)
+        cohort = _read_training_images(images, affine, suffix, channels, verbose)
         images, affine = cohort.images, cohort.affine
         check_columns(cohort.channels, images.shape[-1])
         held_out = None
         if validation_data is not None:
             own = images.shape[1:], affine, cohort.channels
-            held_out = _read_alike(validation_data, *own).images
+            held_out = _read_on_grid(validation_data, *own).images
             held_out = checks.check_validation(held_out, images.shape)
         masks = _masks_of(cohort, background) if masks is None else masks
         masks = checks.check_masks(masks, background, images.shape[:-1])
@@ -285,15 +284,15 @@ class VQVAE(Estimator):
         patch: int | Sequence[int] | None = None,
         **options: Unpack[FitOptions],
     ) -> None:
-        """Refuse a fit that can't be done, or would not fit into the memory.
+        """Refuse a fit that is invalid or would exceed the memory.
 
-        The shape is that of all images, ``(n, *space, channels)``; the rest, and what
-        is raised, is as of :meth:`fit`.
+        ``shape`` is that of all images, ``(n, *space, channels)``; other arguments and
+        errors are as in :meth:`fit`.
         """
         self._plan_fit(shape, init, patch, options)
 
     def _plan_fit(self, shape, init, patch, options, augment=None):
-        """Check a fit; return its parameters, patch, options and first weights."""
+        """Check a fit; return its parameters, patch, options and initial weights."""
         if augment and not isinstance(augment, Augmentation):
             raise InputError(f"`augment` must be an Augmentation, not {augment!r}.")
         rank = len(shape) - 2
@@ -303,7 +302,7 @@ class VQVAE(Estimator):
         chosen = self._resolved(rank, start)
         parameters = Parameters(**chosen)
         check(parameters, shape, patch, resolved)
-        return chosen, patch, resolved, _initial(start, parameters, shape[1:])
+        return chosen, patch, resolved, _initial_weights(start, parameters, shape[1:])
 
     def adapt(
         self,
@@ -317,11 +316,11 @@ class VQVAE(Estimator):
 
         Parameters
         ----------
-        images : as of fit
-            Images, ``(n, *space, channels)``, of any size and range, and of as many
-            dimensions and channels.
+        images : as in fit
+            Images, ``(n, *space, channels)``, of any size and range, with the same
+            number of dimensions and channels.
         affine, suffix, channels
-            As of :meth:`fit`; labels must be those of the training.
+            As in :meth:`fit`; labels must be those of the training.
 
         Returns
         -------
@@ -331,7 +330,7 @@ class VQVAE(Estimator):
         Raises
         ------
         InputError
-            If it is not fitted, or the images can't be used.
+            If it is not fitted, or the images are invalid.
 
         Examples
         --------
@@ -341,15 +340,15 @@ class VQVAE(Estimator):
         """
         self._check_fitted()
         channels = channels or self.channels_
-        cohort = _read_described(images, affine, suffix, channels)
+        cohort = _read_training_images(images, affine, suffix, channels)
         refuse_other_images(self, cohort.shape[1:], cohort.channels)
         check_columns(cohort.channels, cohort.shape[-1])
         self._record_images(cohort)
-        # With networks of its own: others may have those that there were.
+        # New networks, since copies of the estimator may share the old ones.
         return self._restore(self.to_tensors(), self.to_document())
 
     def _record_images(self, cohort):
-        """Keep what the images of a fit are like, and return their survey."""
+        """Set the attributes that describe images, and return their survey."""
         survey = checks.check_trainable(cohort.images)
         self.shape_, self.channels_ = cohort.shape[1:], cohort.channels
         self.affine_, self.suffix_ = cohort.affine, cohort.suffix
@@ -364,17 +363,17 @@ class VQVAE(Estimator):
         batch_size: int | None = None,
         tile: int | None = None,
     ) -> np.ndarray:
-        """Map images to latents, before quantisation.
+        """Encode images to latents, before quantisation.
 
         Parameters
         ----------
         images : array_like, path, NIfTI image, or list of these
-            Images, ``(n, *space, channels)``; scans are brought to the model's grid.
+            Images, ``(n, *space, channels)``; scans are resampled to the model's grid.
         batch_size : int, optional
-            Images that are encoded at once. Default: as many as safely fit into memory.
+            Images encoded at once. Default: as many as safely fit into memory.
         tile : int, optional
-            Voxels along a side of the tiles in which large images are encoded, without
-            their overlap, to the same result. Default: by the size of the images.
+            Side length in voxels, without overlap, of the tiles in which large images
+            are encoded; the result is the same. Default: depends on the image size.
 
         Returns
         -------
@@ -384,7 +383,7 @@ class VQVAE(Estimator):
         Raises
         ------
         InputError
-            If the images or an option can't be used.
+            If the images or an option are invalid.
         """
         self._check_fitted()
         check_counts(batch_size=batch_size, tile=tile)
@@ -403,7 +402,7 @@ class VQVAE(Estimator):
         batch_size: int | None = None,
         tile: int | None = None,
     ) -> np.ndarray:
-        """Quantise latents and map them to images.
+        """Quantise latents and decode them to images.
 
         Parameters
         ----------
@@ -412,7 +411,7 @@ class VQVAE(Estimator):
         space : tuple of int, optional
             Size of the images. Default: that of the training images.
         batch_size, tile : int, optional
-            As of :meth:`encode`.
+            As in :meth:`encode`.
 
         Returns
         -------
@@ -423,7 +422,7 @@ class VQVAE(Estimator):
         Raises
         ------
         InputError
-            If the latents or an option can't be used.
+            If the latents or an option are invalid.
         """
         self._check_fitted()
         check_counts(batch_size=batch_size, tile=tile)
@@ -449,18 +448,18 @@ class VQVAE(Estimator):
         images : array_like, path, NIfTI image, or list of these
             Images, ``(n, *space, channels)``.
         batch_size, tile : int, optional
-            As of :meth:`encode`.
+            As in :meth:`encode`.
 
         Returns
         -------
         ndarray, NIfTI image, or list of images
-            Reconstructions, float32, of the shape of ``images``; of scans in their own
-            space and intensities.
+            Reconstructions, float32, of the shape of ``images``; those of scans in
+            their space and intensity range.
 
         Raises
         ------
         InputError
-            If the images or an option can't be used.
+            If the images or an option are invalid.
         """
         images = self._read_cohort(images, any_size=True).images
         latents = self.encode(images, batch_size=batch_size, tile=tile)
@@ -469,7 +468,7 @@ class VQVAE(Estimator):
         return images, {}
 
     def codes(self, latents: np.ndarray) -> np.ndarray:
-        """Return which codes each latent vector is nearest to.
+        """Return the codes nearest to each latent vector.
 
         Parameters
         ----------
@@ -479,8 +478,8 @@ class VQVAE(Estimator):
         Returns
         -------
         ndarray of int
-            Rows of ``codebook_``, one of each codebook, ``(n, *space, n_codebooks)``;
-            the sum of these codes is what is decoded.
+            Row numbers of ``codebook_``, one for each codebook, ``(n, *space,
+            n_codebooks)``; the sum of these codes is decoded.
         """
         self._check_fitted()
         checks.check_channels("latents", latents, self._parameters().code_dim)
@@ -493,14 +492,14 @@ class VQVAE(Estimator):
         batch_size: int | None = None,
         tile: int | None = None,
     ) -> tuple[float, float]:
-        """Estimate the bytes that encoding and decoding take, beside their results."""
+        """Estimate the bytes that encoding and decoding need, without their results."""
         self._check_fitted()
         space = self.shape_[:-1] if space is None else space
         return self._codec.needed_memory(space, batch_size, tile, self._gains())
 
     @property
     def factor(self):
-        """How many times smaller than images latents are, per side."""
+        """Downsampling factor of latents, per side."""
         return self._parameters().factor
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -546,12 +545,12 @@ class VQVAE(Estimator):
 
     @classmethod
     def _read_file(cls, path):
-        """Read the file of an autoencoder, or of a whole model, which has one."""
+        """Read the autoencoder from its own file or from that of a whole model."""
         if _serialization.read_document(path)["kind"] != "latent_diffusion":
             return super()._read_file(path)
 
         def expected(document, shapes):
-            # It has an autoencoder, beside much that is not looked at here.
+            # Only the tensors of the autoencoder are checked.
             return shapes | cls._expected_shapes(document, shapes)
 
         return _serialization.load(path, "latent_diffusion", expected)
@@ -559,42 +558,42 @@ class VQVAE(Estimator):
     def _read_cohort(
         self, images: ImagesLike, verbose: bool = False, any_size: bool = False
     ) -> Cohort:
-        """Load images on the grid of the training images; arrays stay as they are."""
+        """Load images on the grid of the training images; return arrays unchanged."""
         self._check_fitted()
         affine = None if any_size else self.affine_
-        cohort = _read_alike(images, self.shape_, affine, self.channels_, verbose)
+        cohort = _read_on_grid(images, self.shape_, affine, self.channels_, verbose)
         if len(self.shape_) == 4 and cohort.affine is not None:
             refuse_other_range(self.intensity_)
         return cohort
 
     def _grid(self):
-        """Return the grid of volumes, None of images, and the channels."""
+        """Return the grid, None for images, and the channels."""
         return self._grid_for(self.intensity_), self._channels()
 
     def _grid_for(self, intensity):
-        """Return the grid of files, None of images; refuse a range beyond 0 to 1."""
+        """Return the grid of files, None for images; refuse ranges beyond [0, 1]."""
         own = self.shape_, self.affine_, intensity
         return grid_for_files(*own) if len(self.shape_) == 4 else None
 
     def _channels(self):
-        """Return the channels, which without names are one that has all columns."""
+        """Return the channels; unnamed ones are a single one with all columns."""
         return self.channels_ or (Unnamed(n=self.shape_[-1]),)
 
     def _gains(self):
-        """Return how much sharper each column becomes, ``(channels,)``."""
+        """Return the sharpening of each column, ``(channels,)``."""
         return self.sharpening_ * continuous_columns(self.channels_, self.shape_[-1])
 
     def _summary(self):
         *space, channels = self.shape_
         low, high = self.intensity_
         names = ", ".join(channel.name for channel in self.channels_) or channels
-        images = f"{_times(space)}, channels: {names}, from {low:.3g} to {high:.3g}"
+        images = f"{_size_text(space)}, channels: {names}, from {low:.3g} to {high:.3g}"
         if self.affine_ is not None:
             sizes = np.linalg.norm(self.affine_[:3, :3], axis=0)
-            images += f", voxels of {_times(np.round(sizes, 2).tolist())} mm"
+            images += f", voxels of {_size_text(np.round(sizes, 2).tolist())} mm"
         if self.suffix_:
             images += f", {self.suffix_}"
-        latents = _times(self.latent_shape(self.shape_))
+        latents = _size_text(self.latent_shape(self.shape_))
         return {"images": images, "latents": latents} | super()._summary()
 
     def _networks(self):
@@ -607,8 +606,8 @@ class VQVAE(Estimator):
         self.quantizer_: Any = codec.quantizer
 
 
-def _read_described(images, affine, suffix, channels, verbose=False) -> Cohort:
-    """Load what a fit learns from, with what is not given as the files have it."""
+def _read_training_images(images, affine, suffix, channels, verbose=False) -> Cohort:
+    """Load training images; files provide the metadata that is not passed."""
     cohort = read_cohort(images, channels=channels, verbose=verbose)
     return cohort._replace(
         images=checks.as_array(cohort.images),
@@ -618,8 +617,8 @@ def _read_described(images, affine, suffix, channels, verbose=False) -> Cohort:
     )
 
 
-def _read_alike(images, shape, affine, channels, verbose=False) -> Cohort:
-    """Load images on the grid of others ``(*space, channels)``; arrays stay."""
+def _read_on_grid(images, shape, affine, channels, verbose=False) -> Cohort:
+    """Load images on the grid of shape and affine; return arrays unchanged."""
     grid = grid_of(shape, affine)
     cohort = read_cohort(images, grid, channels, verbose=verbose)
     if cohort.channels:
@@ -628,11 +627,11 @@ def _read_alike(images, shape, affine, channels, verbose=False) -> Cohort:
 
 
 def _masks_of(cohort, background):
-    """Return the masks of volumes, if any; warn where they would have no effect."""
+    """Return the masks of volumes, if any; warn if they have no effect."""
     if background == 1 and cohort.masks is not None:
         logger.warning(
-            "the masks of the volumes have no effect with a `background` of 1; lower "
-            "it, to 0.1 say."
+            "masks of the volumes have no effect while `background` is 1; lower it, to "
+            "0.1 for example."
         )
     return None if background == 1 else cohort.masks
 
@@ -640,8 +639,8 @@ def _masks_of(cohort, background):
 def refuse_other_images(
     vqvae: VQVAE, shape: tuple[int, ...], channels: Sequence[Channel]
 ) -> None:
-    """Refuse ``(*space, channels)`` that a fitted autoencoder is not for."""
-    # Each label is a column: of other labels it is said that they are others.
+    """Refuse images ``(*space, channels)`` that an autoencoder was not fitted for."""
+    # Labels first, since each is a column: they also change the number of columns.
     check_same(channels, vqvae.channels_)
     own = vqvae.shape_
     if (len(own), own[-1]) != (len(shape), shape[-1]):
@@ -650,27 +649,29 @@ def refuse_other_images(
         raise InputError(
             f"the autoencoder is for images of {len(own) - 1} dimensions with "
             f"{counted(own[-1], 'channel')}, and these have {len(shape) - 1} with "
-            f"{shape[-1]}; {cure}name another."
+            f"{shape[-1]}; {cure}choose another."
         )
 
 
-def _times(numbers):
+def _size_text(numbers):
     return " x ".join(f"{number:g}" for number in numbers)
 
 
-def _initial(init, parameters, shape):
-    """Choose the weights to begin with, for images ``(*space, channels)``."""
+def _initial_weights(init, parameters, shape):
+    """Return the weights of `init` that fit images ``(*space, channels)``."""
     if init is None:
         return {}
     if len(init.shape_) != len(shape):
         raise InputError(
-            f"`init` is of {len(init.shape_) - 1} dimensions, and the images are of "
-            f"{len(shape) - 1}; name another file, or train without it."
+            f"`init` is for images of {len(init.shape_) - 1} dimensions, and these "
+            f"have {len(shape) - 1}; choose another, or train without `init`."
         )
     blocks = init._fitted_with["blocks"]
     if blocks != parameters.blocks:
         raise InputError(
-            f"`init` was trained with the blocks {blocks}, not {parameters.blocks}; "
-            "give the same."
+            f"`init` was trained with blocks = {blocks}, not {parameters.blocks}; use "
+            "the same."
         )
-    return _serialization.fitting(parameters.weight_shapes(shape), init.to_tensors())
+    return _serialization.matching_weights(
+        parameters.weight_shapes(shape), init.to_tensors()
+    )

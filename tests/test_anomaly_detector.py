@@ -170,5 +170,5 @@ def test_a_detector_of_other_images_is_refused(model, fitted, tmp_path):
     model.detector_ = detector
     model.detector_.shape_ = (9, 9, 1)
     model.save(tmp_path / "bad.safetensors")
-    with pytest.raises(InputError, match="the detector is of images of the shape"):
+    with pytest.raises(InputError, match="the detector is for images of shape"):
         LatentDiffusion.load(tmp_path / "bad.safetensors")

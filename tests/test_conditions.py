@@ -190,7 +190,7 @@ def test_a_series_keeps_its_name():
 def test_identifying_columns_are_refused(table, subjects):
     n = len(next(iter(table.values())))
     (name,) = table
-    with pytest.raises(InputError, match=f"{name} .* by name; leave it out"):
+    with pytest.raises(InputError, match=f"{name} .* identify them .*; leave it out"):
         learn(table, n, subjects=subjects)
     assert learn({"site": [f"x{i % 10}" for i in range(20)]}, 20)
     assert learn({"phase": ["acute", "sub-acute", "chronic"]}, 3)
@@ -224,16 +224,15 @@ def test_numbers_outside_of_the_training_range_are_reported(known):
     npt.assert_allclose(told.numbers[:, 0], [1, 0.5, 1, 0])
     first, second = told.range_warnings
     assert first == (
-        "age 95 lies outside of the 20 to 80 that this model takes, and is taken for "
-        "80."
+        "age 95 is outside the model's range of 20 to 80, and replaced by 80."
     )
-    assert "age 1 lies outside" in second
+    assert "age 1 is outside" in second
 
 
 def test_unknown_levels_are_dropped_where_allowed(known):
     told = ConditionBatch.of(known, {"sex": ["F", "X"]}, lenient=True)
     npt.assert_array_equal(told.numbers[:, 1], [0, UNSPECIFIED])
-    assert told.range_warnings == ["sex X is not known, and left out."]
+    assert told.range_warnings == ["sex X is an unknown level, and ignored."]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +247,7 @@ def test_unknown_levels_are_dropped_where_allowed(known):
         ({"age": [50, 60, 70]}, "age must have one value or 2, one for each image"),
         ({1: 2}, "names of conditions must be text"),
         ({"age": {0: 50, 1: 60}}, "age must have a list of values, not a dict"),
-        (70, "conditions need their names: age, sex, patient, site"),
+        (70, "pass conditions by name: age, sex, patient, site"),
     ],
 )
 def test_invalid_requests_are_refused(known, given, sentence):
@@ -266,7 +265,7 @@ def test_requests_without_conditions_are_refused():
     ("given", "sentence"),
     [
         ({"age": [70, 60]}, "age must have 3 values, one for each image, not 2"),
-        ({"age": [70, "old", 60]}, "age has numbers and also 'old'; give numbers or"),
+        ({"age": [70, "old", 60]}, "age mixes numbers with 'old'; use only numbers or"),
         ({"age": [None] * 3}, "age is missing for all images"),
         ({"sex": ["F", "", "F"]}, "sex is 'F' for all images; leave it out"),
         ({"age": [70, 60, 1j]}, "age must have text or finite numbers"),
@@ -335,10 +334,10 @@ def test_names_in_any_script_are_text():
 def test_held_out_images_without_conditions_are_warned_of(caplog):
     examples = Examples((4, 8, 8, 1), {"age": [61.5, 70, 55, 80]})
     for conditions in ({"age": [60, 70]}, None):
-        assert "give `validation_conditions`" not in caplog.text
+        assert "pass `validation_conditions`" not in caplog.text
         held_out = Examples((2, 8, 8, 1), conditions)
         Conditioning.learn(examples, held_out, 4, None, None)
-    assert "give `validation_conditions`" in caplog.text
+    assert "pass `validation_conditions`" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -347,8 +346,8 @@ def test_held_out_images_without_conditions_are_warned_of(caplog):
         ({"units": {"size": "ml"}}, "have 'size', which is no condition; choose one"),
         ({"meanings": {"size": {}}}, "have 'size', which is no condition"),
         ({"units": {"age": 5}}, "the unit of age must be text, not 5"),
-        ({"meanings": {"group": {1: "patient"}}}, "of group must be texts by its lev"),
-        ({"meanings": {"group": "patients"}}, "of group must be texts by its levels"),
+        ({"meanings": {"group": {1: "patient"}}}, "of group must map its lev"),
+        ({"meanings": {"group": "patients"}}, "of group must map its levels to texts"),
     ],
 )
 def test_wrong_units_and_meanings_are_refused(options, sentence):
@@ -378,7 +377,7 @@ def test_directions_are_vectors_of_which_opposite_ones_are_one():
     numbers = encode({"bval": [1000, 1500, 2000]}).numbers[:, 0]
     npt.assert_allclose(np.diff(numbers, 2), 0, atol=1e-6)
     (warning,) = encode({"bval": 3000}).range_warnings
-    assert "outside of the 950 to 2100" in warning
+    assert "range of 950 to 2100" in warning
     assert learn({"bval": [700, 700]}, 2)["bval"].kind == "continuous"
     for one in ((0, 0, 1), np.array([0, 0, 1.0])):
         numbers = encode({"bval": [1000, 2000], "direction": one}).numbers

@@ -165,7 +165,7 @@ def test_guidance_leads_away_from_a_less_conditioned_guide(told, monkeypatch):
 def test_numbers_outside_of_the_training_are_warned_of(told, caplog):
     with caplog.at_level(logging.WARNING):
         far = told.predict(1, conditions={"row": 99}, steps=2)
-    assert "row 99 lies outside of the 2.5 to " in caplog.text
+    assert "row 99 is outside the model's range of 2.5 to " in caplog.text
     last = told.conditions_["row"].quantiles[-1]
     npt.assert_array_equal(told.predict(1, conditions={"row": last}, steps=2), far)
 
@@ -194,7 +194,11 @@ def test_invalid_training_conditions_are_refused(vqvae, blobs, known_of):
     for conditions, others, sentence in (
         (some(known_of, 9), {}, "row must have 64 values, one for each image, not 9"),
         ({"row": [1] * 64}, {}, "row is 1 for all images"),
-        (None, {"validation_conditions": known_of}, "of no use without conditions"),
+        (
+            None,
+            {"validation_conditions": known_of},
+            "no effect without conditions",
+        ),
         (known_of, {"validation_conditions": known_of}, "without validation_data"),
         (known_of, nine, "row must have one value or 9"),
     ):
@@ -426,10 +430,16 @@ def test_documents_of_populations(told, assert_unreadable):
         (right | {"cells": [[[0, 0], [-2, 0]]]}, "population can't be"),
         (right | {"cells": [[[0, 0], [1, 0]]]}, "population can't be"),
         (right | {"cells": [[[0, 0], [1]]]}, "population can't be"),
-        (right | {"counts": right["counts"][1:]}, "must have cells of the conditions"),
-        (right | {"cells": [], "counts": []}, "must have cells of the conditions"),
-        (right | {"cells": [[[0, 0]]], "counts": [9]}, "must have cells of the cond"),
-        (right | {"cells": [[[0, 0], [0, 99]]], "counts": [9]}, "cells of the cond"),
+        (
+            right | {"counts": right["counts"][1:]},
+            "must have cells that match the conditions",
+        ),
+        (
+            right | {"cells": [], "counts": []},
+            "must have cells that match the conditions",
+        ),
+        (right | {"cells": [[[0, 0]]], "counts": [9]}, "must have cells that match"),
+        (right | {"cells": [[[0, 0], [0, 99]]], "counts": [9]}, "cells that match"),
     ):
         assert_unreadable(tensors, document | {"population": wrong}, sentence)
 

@@ -153,8 +153,12 @@ def test_invalid_training_sources_are_refused(vqvae, blobs, others):
             {},
             "segmentation with one channel, not 2",
         ),
-        (others, {"validation_source": others}, "is of no use without validation_data"),
-        (None, {"validation_source": others}, "is of no use without source"),
+        (
+            others,
+            {"validation_source": others},
+            "no effect without validation_data",
+        ),
+        (None, {"validation_source": others}, "no effect without source"),
         (others, held_out, "give them as `validation_source`"),
         (
             *(others, held_out | {"validation_source": others[:2]}),

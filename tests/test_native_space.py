@@ -276,7 +276,7 @@ def test_holes_by_voxel_size_of_channel():
     assert scan.hole[1, 1, 1]
     assert not scan.hole[:, :, 3].any()
     hole[:] = True
-    with pytest.raises(InputError, match="the mask covers all of FA.nii, and leaves"):
+    with pytest.raises(InputError, match="the mask covers all of FA.nii; use"):
         MaskedScan.of(Unnamed(), Path("FA.nii"), data, coarse, hole, affine)
 
 
@@ -301,7 +301,7 @@ def test_masks_that_leave_the_grid_are_warned_of(caplog):
     assert not caplog.text
     hole[8:12, 2:6, 2:6] = True
     check_on_grid(file, hole, np.eye(4), grid)
-    assert "50 % of the mask mask.nii lies outside of the grid" in caplog.text
+    assert "50 % of the mask mask.nii lies outside the grid" in caplog.text
     hole[:8] = False
     with pytest.raises(InputError, match="has nothing on the grid of the model"):
         check_on_grid(file, hole, np.eye(4), grid)
@@ -316,12 +316,13 @@ def test_probabilities_are_no_mask(caplog):
     warn_of_probabilities(Path("mask.nii"), shares)
     assert not caplog.text
     warn_of_probabilities(Path("mask.nii"), shares**2)
-    assert "mask.nii that is above 0 is inpainted" in caplog.text
+    assert "mask.nii above 0 are inpainted" in caplog.text
 
 
 def test_conditions_are_joined_to_scans():
     files = [[Path(f"sub-{i}_ses-a_T1w.nii.gz")] for i in (1, 2)]
-    join = lambda given, files: _native_space._joined(None, given, files)[0]  # noqa: E731
+    match = _native_space._match_to_scans
+    join = lambda given, files: match(None, given, files)[0]  # noqa: E731
     table = {"participant_id": ["2", "1"], "age": [20, 10]}
     assert join({"conditions": table}, files)["conditions"] == {"age": [10, 20]}
     with pytest.raises(InputError, match="1 of 1 images have no row"):

@@ -87,10 +87,10 @@ older = partial(of_format, _serialization.FORMAT_VERSION - 1)
         (older, "train it again"),
         (partial(of_format, True), "format_version is missing, or of another type"),
         (partial(of_format, 10**400), "upgrade dipy_ldm"),
-        (partial(saying, "once upon a time"), "not JSON that can be read"),
-        (partial(saying, "[" * 200_000), "not JSON that can be read"),
-        (partial(saying, "9" * 5000), "not JSON that can be read"),
-        (partial(saying, "[2]"), "its document is no dictionary"),
+        (partial(saying, "once upon a time"), "is not readable JSON"),
+        (partial(saying, "[" * 200_000), "is not readable JSON"),
+        (partial(saying, "9" * 5000), "is not readable JSON"),
+        (partial(saying, "[2]"), "its document is not a dictionary"),
     ],
 )
 def test_spoilt_files_are_refused(model, spoil, sentence):
@@ -105,7 +105,7 @@ def test_spoilt_files_are_refused(model, spoil, sentence):
 def test_a_checkpoint_is_no_model(tmp_path, kind):
     document = {"settings": {}, "history": {}, "steps": 1}
     _serialization.save(tmp_path / "c", "checkpoint", {}, document)
-    with pytest.raises(InputError, match="holds a 'checkpoint', not an? .*[rl]; name"):
+    with pytest.raises(InputError, match="holds a 'checkpoint', not an? .*; choose"):
         _serialization.read_document(tmp_path / "c", kind)
 
 
@@ -114,7 +114,7 @@ def test_non_finite_weights_are_neither_written_nor_read(tmp_path, bad):
     tensors = {"a": np.zeros(1), "b": np.array([1, bad], "float32")}
     with pytest.raises(InputError, match="tensor b has NaN .* lower learning rate"):
         _serialization.save(tmp_path / "m", "notes", tensors, {})
-    with pytest.raises(InputError, match="look for it in the history"):
+    with pytest.raises(InputError, match="check the history"):
         _serialization.save(tmp_path / "m", "notes", {}, {"history": {"loss": [bad]}})
     assert not list(tmp_path.iterdir())
     version = _serialization.FORMAT_VERSION
@@ -182,7 +182,7 @@ def test_find_packaged_names_and_paths(tmp_path, monkeypatch, caplog):
     (tmp_path / "brains").mkdir()
     (tmp_path / "brains" / "ldm.safetensors").write_text("mine")
     assert _serialization.find("brains").parent == _serialization.PRETRAINED
-    assert "yours is brains/ldm.safetensors" in caplog.text
+    assert "your model is brains/ldm.safetensors" in caplog.text
     (tmp_path / "mnist").write_text("mine")
     assert str(_serialization.find("mnist")) == "mnist"
 

@@ -78,12 +78,12 @@ def whole(request, tmp_path_factory):
     """Return kind, tensors and metadata of a file, and a place to change it."""
     path = tmp_path_factory.mktemp("fuzz") / "model.safetensors"
     rng = np.random.default_rng(0)
-    model = VQVAE(**DOCUMENT["vqvae"])._describe(DOCUMENT)
+    model = VQVAE(**DOCUMENT["vqvae"])._restore_attributes(DOCUMENT)
     model._build()
     if request.param == "latent_diffusion":
         described = LatentDiffusion(model, **DOCUMENT["latent_diffusion"])
         described.vqvae_ = model
-        model = described._describe(DOCUMENT)
+        model = described._restore_attributes(DOCUMENT)
         saved = dict.fromkeys(["expectation", "gaussian.mean", "reading.weights"], ())
         saved["gaussian.loadings"] = (2,)
         shapes = LatentPrior.shapes(saved, model.latent_shape_, model.conditions_)

@@ -159,7 +159,7 @@ def test_where_the_last_checkpoint_is_damaged_the_one_before_is_taken(
     assert_same(resumed, whole)
     assert resumed.history_ == whole.history_
     # Both are whole again, and if neither is, it is said so.
-    for spoilt in (_serialization.before(path), path):
+    for spoilt in (_serialization.previous_path(path), path):
         _serialization.read_document(spoilt, "checkpoint")
         spoilt.write_bytes(b"")
     with pytest.raises(InputError, match="c.previous is truncated; remove it"):
@@ -430,7 +430,7 @@ def test_masks_without_effect_are_warned_of(volumes, caplog, monkeypatch):
         assert "have no effect" not in caplog.text
         with pytest.raises(KeyboardInterrupt):
             VQVAE(**TINY).fit(masked, background=background, **FIT)
-    assert "masks of the volumes have no effect with a `background` of 1" in caplog.text
+    assert "masks of the volumes have no effect while `background` is 1" in caplog.text
 
 
 @pytest.mark.parametrize("call", ["encode", "predict"])
@@ -640,8 +640,8 @@ def test_weights_of_other_shapes_start_at_random(vqvae, caplog):
     ("parameters", "space", "message"),
     [
         ({"widths": (16, 16)}, (8, 8), "`init` has other networks"),
-        ({"blocks": 2}, (8, 8), "`init` was trained with the blocks 1, not 2"),
-        ({}, (8, 8, 8), "`init` is of 2 dimensions, and the images are of 3"),
+        ({"blocks": 2}, (8, 8), "`init` was trained with blocks = 1, not 2"),
+        ({}, (8, 8, 8), "`init` is for images of 2 dimensions, and these have 3"),
     ],
 )
 def test_refused_init_leaves_the_estimator_as_it_was(vqvae, parameters, space, message):

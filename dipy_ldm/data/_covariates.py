@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dipy_ldm._conditions import FEW, Condition, check_values, is_class
+from dipy_ldm._conditions import MIN_GROUP_SIZE, Condition, check_values, is_class
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import as_table, counted, grouped, level_of, listed
 from dipy_ldm.data._table_rows import MatchedRows, find_rows, find_subjects
@@ -282,11 +282,11 @@ def _warnings(covariates):
     lines = []
     for name, values in covariates.values.items():
         owners = grouped(zip(values, covariates.subjects))
-        few = [value for value, own in owners.items() if len(set(own)) < FEW]
+        few = [value for value, own in owners.items() if len(set(own)) < MIN_GROUP_SIZE]
         if rare := sorted(value for value in few if isinstance(value, str)):
             lines.append(
-                f"{name} has classes of fewer than {FEW} subjects, who could be "
-                f"re-identified: {listed(rare)}"
+                f"{name} has classes of fewer than {MIN_GROUP_SIZE} subjects, who "
+                f"could be re-identified: {listed(rare)}"
             )
     if alone := count_identifiable(covariates):
         lines.append(

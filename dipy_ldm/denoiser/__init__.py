@@ -1,1 +1,1 @@
-"""The denoiser: a U-Net, what it is conditioned on, and its training."""
+"""The denoiser: a U-Net, its conditioning and its training."""

@@ -1,4 +1,4 @@
-"""What a denoiser is conditioned on in training."""
+"""Conditioning of a denoiser in training."""
 
 from collections.abc import Sequence
 import hashlib
@@ -29,7 +29,7 @@ from dipy_ldm.prior._ridge import ConditionalMean
 
 logger = logging.getLogger("dipy_ldm")
 
-# What is measured of fewer latents is measured several times, with other noise.
+# The validation loss of fewer latents is measured several times, with other noise.
 MIN_MEASURED = 32
 MAX_SUMMED = 16
 
@@ -47,12 +47,12 @@ class Latents(NamedTuple):
 
     @property
     def inputs(self) -> ConditioningInputs:
-        """The conditioning, of no condition ``(n, 0)`` if there is none."""
-        nothing = np.empty((len(self.clean), 0), "float32")
-        return self.conditioning or ConditioningInputs(nothing)
+        """The conditioning; without conditions, an empty table ``(n, 0)``."""
+        table = np.empty((len(self.clean), 0), "float32")
+        return self.conditioning or ConditioningInputs(table)
 
     def residual(self, numbers: slice | list[int]) -> np.ndarray:
-        """Return latents less their conditional mean.
+        """Return latents minus their conditional mean.
 
         Shapes: result ``(n, *space, channels)``.
         """
@@ -62,15 +62,15 @@ class Latents(NamedTuple):
         return self.clean[numbers] - mean
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Measure mean and standard deviation of each channel of the residuals.
+        """Return mean and standard deviation of each channel of the residuals.
 
         Shapes: mean, spread ``(channels,)``.
         """
-        # About a first guess of the mean, so that no digits cancel.
+        # About a rough mean, against cancellation.
         start = self.residual([0]).reshape(-1, self.clean.shape[-1])[0].astype(float)
         sums = np.zeros((2, len(start)))
-        # In float32, sums of more than some millions stop growing; in float64, all of
-        # thousands of volumes take gigabytes, and so some are at once.
+        # Float32 sums saturate beyond some millions; in float64, thousands of volumes
+        # would take gigabytes, and so are summed in parts.
         for first in range(0, len(self.clean), MAX_SUMMED):
             residual = self.residual(slice(first, first + MAX_SUMMED))
             flat = residual.reshape(-1, len(start)).astype("float64") - start
@@ -78,8 +78,8 @@ class Latents(NamedTuple):
         mean, square = sums * len(start) / self.clean.size
         return start + mean, np.sqrt(np.maximum(square - mean**2, 0))
 
-    def numbered(self) -> Self:
-        """Repeat few latents; the last of their conditions is who the subject is."""
+    def for_validation(self) -> Self:
+        """Return latents, repeated if few, with subjects as the last condition."""
         n = len(self.clean)
         numbers = np.tile(np.arange(n), math.ceil(MIN_MEASURED / n))
         subjects = np.arange(n) if self.subjects is None else self.subjects
@@ -89,7 +89,7 @@ class Latents(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """What a fit or its validation is given beside images of a shape, if any."""
+    """Shape of the images of a fit or validation, and their metadata."""
 
     shape: tuple[int, ...] | None
     conditions: ConditionsLike = None
@@ -99,7 +99,7 @@ class Examples(NamedTuple):
 
 
 class Conditioning(NamedTuple):
-    """What a fit learns of conditions and source images, and their encoded values."""
+    """Conditions and source of a fit, and their encoded values for all images."""
 
     conditions: dict[str, Condition]
     source: Source | None
@@ -117,7 +117,7 @@ class Conditioning(NamedTuple):
         units: dict[str, str] | None,
         meanings: dict[str, dict[str, str]] | None,
     ) -> Self:
-        """Learn from images, and encode what belongs to them and to held-out ones."""
+        """Learn from training images; encode their and the held-out conditioning."""
         sets = examples, held_out
         pairs = ((e.shape[0] if e.shape else 0, e.subjects) for e in sets)
         subjects = number_disjoint(*pairs)
@@ -136,7 +136,7 @@ class Conditioning(NamedTuple):
         return cls(*learnt, *inputs, *subjects)
 
     def settings(self) -> dict:
-        """Return all on which the result of a training depends."""
+        """Return the settings on which the result of a training depends."""
         settings: dict[str, str | None] = {"conditions": None, SOURCE: None}
         if self.inputs is not None and self.conditions:
             numbers = self.inputs.table[:, : len(self.conditions)]
@@ -150,13 +150,13 @@ class Conditioning(NamedTuple):
 
 
 def _learn_conditions(examples, units, meanings, subjects):
-    """Learn conditions, and log a summary of those that no table did."""
+    """Learn conditions; log a summary unless reading a table has logged one."""
     table = examples.conditions
     if isinstance(table, Table):
         units = _merged(table, table.units, units)
         meanings = _merged(table, table.meanings, meanings)
     elif table is not None:
-        # Once, as it warns of codes.
+        # Only once, since it warns of codes.
         table = as_table(table)
     learnt = learn(table, examples.shape[0], units, meanings, subjects.tolist())
     if learnt and units is None:
@@ -165,7 +165,7 @@ def _learn_conditions(examples, units, meanings, subjects):
 
 
 def _merged(table, own, added):
-    """Add to what a table says of its columns."""
+    """Merge entries of a table for its columns with added ones."""
     own = {name: entry for name, entry in (own or {}).items() if name in table}
     return own | (added or {})
 
@@ -173,13 +173,13 @@ def _merged(table, own, added):
 def _encode(examples, conditions, source, factor):
     """Encode conditions and sources of a training; None if there are none."""
     if examples.shape is None or not (conditions or source):
-        _refuse_useless(examples, conditions, source)
+        _refuse_unused(examples, conditions, source)
         return None
     n, *space, _ = examples.shape
     if conditions and examples.conditions is None:
         logger.warning(
-            "validation_data has no conditions, without which its loss, by which the "
-            "best weights are chosen, is higher; give `validation_conditions`."
+            "validation_data has no conditions, so that its loss, which selects the "
+            "best weights, is higher; pass `validation_conditions`."
         )
     encoded = ConditionBatch.of(conditions, examples.conditions, n, lenient=True)
     if encoded.range_warnings:
@@ -191,11 +191,11 @@ def _encode(examples, conditions, source, factor):
     return ConditioningInputs.of(encoded.numbers, source, images, factor)
 
 
-def _refuse_useless(examples, conditions, source):
+def _refuse_unused(examples, conditions, source):
     """Refuse validation conditions or sources without validation images."""
     if examples.conditions is not None:
         missing = "validation_data" if conditions else "conditions"
-        raise InputError(f"validation_conditions are of no use without {missing}.")
+        raise InputError(f"validation_conditions have no effect without {missing}.")
     if examples.source is not None:
         missing = "validation_data" if source else SOURCE
-        raise InputError(f"validation_source is of no use without {missing}.")
+        raise InputError(f"validation_source has no effect without {missing}.")

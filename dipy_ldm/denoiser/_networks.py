@@ -1,4 +1,4 @@
-"""The networks of a diffusion model, and the denoisers that samplers see of them."""
+"""Networks of a diffusion model, and the denoisers made from them for samplers."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,21 +17,21 @@ from dipy_ldm.diffusion import _denoisers as denoisers, schedules
 from dipy_ldm.nn import _building as building
 from dipy_ldm.prior._latent_prior import LatentPrior
 
-# As which the whole model warns: commands name the volume in what comes from there.
+# The public module, since commands add the volume to its warnings.
 logger = logging.getLogger("dipy_ldm.latent_diffusion")
 
-# The guide is to be worse than the denoiser in the same way: narrower.
+# The guide is a degraded version of the denoiser: narrower.
 _GUIDE_WIDTH = 4
-# Times at which the guide guides, by the noise that the cosine schedule has then:
-# before and after, samples are better without.
+# Times with guidance, by the noise of the cosine schedule: at other times, samples are
+# better without.
 _GUIDED_TIMES = (0.4, 0.9)
-# Share of the guide's estimate without conditions: samples are surer to be what was
-# asked for than where the guide has all of them (doc/decisions/digits.md).
+# Weight of the guide's unconditional estimate: samples agree with requested conditions
+# more reliably than with a purely conditional guide (doc/decisions/digits.md).
 UNCONDITIONAL_SHARE = 0.1
 
 
 class Parameters(NamedTuple):
-    """Parameters of a diffusion model, of which none is left open."""
+    """Parameters of a diffusion model, with defaults filled in."""
 
     widths: list[int]
     blocks: int
@@ -42,7 +42,7 @@ class Parameters(NamedTuple):
     seed: int
 
     def check(self) -> None:
-        """Refuse parameters with which nothing can be built."""
+        """Refuse invalid parameters."""
         check_seed(self.seed)
         check_sizes(widths=self.widths)
         whole("blocks", self.blocks, 1)
@@ -51,9 +51,9 @@ class Parameters(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """All that the networks of a diffusion model are built for.
+    """Everything that determines the networks of a diffusion model.
 
-    ``factor`` is how much larger sources are than latents; ``with_mean`` whether there
+    ``factor`` is the size of sources relative to latents; ``with_mean`` whether there
     is a conditional mean, and ``directions`` the rank of the Gaussian prior, if any.
 
     Shapes: latent_shape ``(*space, channels)``.
@@ -74,7 +74,7 @@ class Architecture(NamedTuple):
 
     @property
     def has_guide(self):
-        """Whether there is a guide: if requested, or for images."""
+        """Whether there is a guide. Default: only for images."""
         guide = self.parameters.guide
         return not self.of_volumes if guide is None else guide
 
@@ -143,22 +143,22 @@ class ConditionalDenoiser:
         self.predict_guide = None if self.guide is None else _compiled(self.guide)
 
     def guided(self, conditioning: ConditioningInputs, guidance: float) -> Callable:
-        """Return ``denoise(x, t)`` under conditions, with guidance."""
+        """Return ``denoise(x, t)`` for a conditioning, with guidance."""
         inputs = conditioning.arrays()
         mean = self._conditional_mean(conditioning)
-        # Where nothing is specified, nothing is expected.
+        # Without conditions, the conditional mean is 0.
         no_mean = None if mean is None else 0 * mean
         strong = self._denoiser(self.predict, inputs, mean)
         if self.predict_guide is None:
-            nothing = [np.full_like(array, UNSPECIFIED) for array in inputs]
-            weak = self._denoiser(self.predict, nothing, no_mean)
+            unspecified = [np.full_like(array, UNSPECIFIED) for array in inputs]
+            weak = self._denoiser(self.predict, unspecified, no_mean)
         else:
             weak = self._denoiser(self.predict_guide, inputs, mean)
             columns = conditioning.table[:, : len(self.architecture.conditions)]
             if (columns != UNSPECIFIED).any():
                 dropped = (np.full_like(inputs[0], UNSPECIFIED), *inputs[1:])
                 unconditional = self._denoiser(self.predict_guide, dropped, no_mean)
-                weak = denoisers.mixed(weak, unconditional, UNCONDITIONAL_SHARE)
+                weak = denoisers.interpolated(weak, unconditional, UNCONDITIONAL_SHARE)
         schedule = self.architecture.parameters.schedule
         interval = schedules.times_of_equal_noise(schedule, _GUIDED_TIMES)
         denoise = denoisers.guided(strong, weak, guidance, tuple(interval))
@@ -170,7 +170,7 @@ class ConditionalDenoiser:
         )
 
     def mean(self, conditioning: ConditioningInputs) -> np.ndarray | float:
-        """Return the mean of latents under conditions; 0 where it is not known.
+        """Return the mean of latents given conditions; 0 without a Gaussian prior.
 
         Shapes: result ``(n, *space, channels)``.
         """
@@ -179,8 +179,8 @@ class ConditionalDenoiser:
         mean = self._conditional_mean(conditioning)
         return self.prior.gaussian.mean + (0 if mean is None else mean)
 
-    def warn_of_unlike(self, latents: np.ndarray) -> None:
-        """Warn of latents far from those of the training, where these are aligned.
+    def warn_of_outliers(self, latents: np.ndarray) -> None:
+        """Warn of latents far from those of aligned training images.
 
         Shapes: latents ``(n, *space, channels)``.
         """
@@ -188,15 +188,15 @@ class ConditionalDenoiser:
         if gaussian is None:
             return
         if mean is not None:
-            # Conditions may be any that the training had.
+            # Allow for any conditions of the training.
             loadings = np.concatenate([gaussian.loadings, mean.loadings()])
             gaussian = gaussian._replace(loadings=loadings)
         distances = gaussian.relative_distances(latents)
         for number in np.flatnonzero(distances > gaussian.max_distance):
             logger.warning(
                 "%s is unlike the training images (%.1f times as far from their mean "
-                "as they are), and the result may mean nothing: bring it to their "
-                "place, size and contrast, with or without a skull, as they are.",
+                "as they are), and the result may be meaningless: match their "
+                "position, size, contrast and skull stripping.",
                 f"image {number}" if len(latents) > 1 else "the image",
                 distances[number] ** 0.5,
             )
@@ -206,16 +206,16 @@ class ConditionalDenoiser:
         return None if mean is None else mean.predict(conditioning.table)
 
     def _denoiser(self, predict, inputs, mean):
-        """Return a denoiser of a network that is given the same at every time."""
+        """Return a denoiser of a network with the same inputs at every time."""
         predict = partial(_predict_with, predict, inputs)
         chosen = self.architecture.parameters
         return denoisers.from_network(predict, chosen.schedule, chosen.target, mean)
 
 
 def _predict_with(predict, inputs, x, times, *mean):
-    """Predict with the same inputs for all latents, or with those of each."""
-    each = (np.broadcast_to(array, (len(x), *array.shape[1:])) for array in inputs)
-    return predict(x, times, *mean, *each)
+    """Predict, with inputs for each latent or the same for all."""
+    inputs = (np.broadcast_to(array, (len(x), *array.shape[1:])) for array in inputs)
+    return predict(x, times, *mean, *inputs)
 
 
 def _compiled(unet):

@@ -1,4 +1,4 @@
-"""How the denoiser and its guide are trained: noised latents, and a stage for each."""
+"""Training of the denoiser and its guide: noisy latents, and a stage for each."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -43,8 +43,8 @@ def noisy_batches(
 ) -> Batches:
     """Draw endless batches of noisy latents, their conditioning, and targets.
 
-    Within an epoch the times are those of a low-discrepancy sequence, so that
-    each batch has its share of every noise level.
+    Within an epoch, times form a low-discrepancy sequence, so that each batch covers
+    all noise levels evenly.
 
     Shapes: result ``((noisy latents, times, ...), target)``.
     """
@@ -71,7 +71,7 @@ def noisy_batches(
 
 
 def _drop_conditions(conditions, streams, share):
-    """Drop all conditions of an example, each of several, or none."""
+    """Drop all conditions of some examples, and some of several conditions."""
     n = conditions.shape[1]
     numbers = np.array([s.random(n + 1) for s in streams]).reshape(-1, n + 1)
     dropped = numbers[:, :1] < share
@@ -82,18 +82,17 @@ def _drop_conditions(conditions, streams, share):
 
 logger = logging.getLogger(__name__)
 
-# The guide is to be worse than the denoiser in the same way: narrower, and trained
-# for a sixteenth of the steps. With fewer than these it would know nothing at all.
+# The guide is a degraded version of the denoiser: narrower, and trained for a sixteenth
+# of the steps. With fewer than the minimum it would learn nothing.
 _GUIDE_SHARE, _MIN_GUIDE_STEPS = 16, 300
-# Of the average of weights, from one step to the next.
+# Per step.
 _EMA_MOMENTUM = 0.999
-# Noised latents of which the loss before any training is measured, and their numbers at
-# most; in batches.
-_MEASURED, _MAX_NUMBERS, _MEASURED_BATCH = 1024, 2**27, 32
+# Noisy latents for the loss before training, their maximum total size, and batch size.
+_N_MEASURED, _MAX_NUMBERS, _MEASURED_BATCH = 1024, 2**27, 32
 
 
 def check(architecture: Architecture, n: int, options: ResolvedOptions) -> None:
-    """Refuse a training on so many images that can't be done, or would not fit."""
+    """Refuse a training on `n` images that is invalid or would exceed the memory."""
     architecture.parameters.check()
     options.check(n)
     needed = needed_memory(architecture, options)
@@ -101,7 +100,7 @@ def check(architecture: Architecture, n: int, options: ResolvedOptions) -> None:
 
 
 def needed_memory(architecture: Architecture, options: ResolvedOptions) -> float:
-    """Estimate the bytes that training the denoiser takes."""
+    """Estimate the bytes that training the denoiser needs."""
     build = partial(architecture.unet, remat=options.remat)
     denoiser = building.build_without_weights(options.precision.name, build)
     before = int(architecture.has_guide)
@@ -109,10 +108,10 @@ def needed_memory(architecture: Architecture, options: ResolvedOptions) -> float
 
 
 def latent_scale(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Learn what brings latents to mean 0 and variance 1.
+    """Return mean and scale that normalise latents to mean 0 and variance 1.
 
-    One scale for all channels: those of little variance are details, and what would be
-    noise in them alone is not to weigh as much as the tissues.
+    There is one scale for all channels: those of little variance are details, in which
+    noise should not weigh as much as tissues.
 
     Shapes: latents ``(n, *space, channels)``, mean, scale ``(channels,)``.
     """
@@ -120,8 +119,8 @@ def latent_scale(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scale = np.sqrt(np.square(spreads).mean())
     if scale <= 1e-6:
         raise InputError(
-            "all latents of the autoencoder are the same: it has learnt nothing of "
-            "the images; train it again, with a lower learning rate."
+            "all latents of the autoencoder are the same: it has learnt nothing; train "
+            "it again, with a lower learning rate."
         )
     return mean.astype("float32"), np.full(mean.shape, scale, "float32")
 
@@ -133,9 +132,9 @@ def stages(
     options: ResolvedOptions,
     settings: dict,
 ) -> list[Stage]:
-    """Return the stages in which guide, if any, and denoiser are trained."""
+    """Return the training stages of the guide, if any, and of the denoiser."""
     parameters = denoiser.architecture.parameters
-    # Over all latents, and so once for both.
+    # Once for both, since it takes a pass over all latents.
     _, spreads = latents.moments()
     times = training_times(denoiser)
     white = schedules.baseline_loss(
@@ -144,32 +143,32 @@ def stages(
     gaussian = denoiser.prior.gaussian
     linear = white if gaussian is None else linear_loss(denoiser, latents)
     validation = held_out and Validation(denoiser, held_out, options.batch_size)
-    describe = partial(
+    make_stage = partial(
         DenoiserStage, denoiser, latents, settings=settings, baselines=(linear, white)
     )
-    main = describe(options, validation=validation)
+    main = make_stage(options, validation=validation)
     if denoiser.guide is None:
         return [main]
     guided = options._replace(checkpoint=guide_path(options.checkpoint), callbacks=())
-    return [describe(guided, guide=True), main]
+    return [make_stage(guided, guide=True), main]
 
 
 def guide_path(checkpoint: str | Path | None) -> str | None:
-    """Name the guide's checkpoint after the denoiser's."""
+    """Return the path of the guide's checkpoint beside the denoiser's."""
     return f"{checkpoint}.guide" if checkpoint else None
 
 
 def guide_batches(batches: int, accumulate: int) -> int:
-    """Return on how many batches the guide is trained, by those of the denoiser."""
-    least = _MIN_GUIDE_STEPS * accumulate
-    return min(batches, max(batches // _GUIDE_SHARE, least))
+    """Return the number of training batches of the guide, from the denoiser's."""
+    minimum = _MIN_GUIDE_STEPS * accumulate
+    return min(batches, max(batches // _GUIDE_SHARE, minimum))
 
 
 class DenoiserStage(Stage):
-    """A denoiser or its guide in training.
+    """Training stage of a denoiser or its guide.
 
-    ``baselines`` are the losses of the best linear denoiser, and of one that takes
-    latents for white noise.
+    ``baselines`` are the losses of the best linear denoiser, and of the best one for
+    latents that are white noise.
     """
 
     averaged: keras.Model
@@ -200,7 +199,7 @@ class DenoiserStage(Stage):
         self.batches = noisy_latents(denoiser, latents, options.batch_size)
 
     def build(self) -> Any:
-        """Build the network that is trained, in the precision of the training."""
+        """Build the network to train, in the precision of the training."""
         architecture = self.denoiser.architecture
         network = architecture.unet(self.guide, self.options.remat)
         unet_network.set_prior(network, self.denoiser.prior.gaussian)
@@ -209,30 +208,30 @@ class DenoiserStage(Stage):
             network.inputs,
             network.outputs,
             "mse",
-            # The less is left to learn, the smaller gradients are, but for some.
+            # The better the linear estimate, the smaller most gradients are.
             global_clipnorm=self.baseline / self.white_baseline,
-            # With as many inputs as there are over voxels, kernels between blocks let
-            # what is the same everywhere grow until nothing else is seen; blocks take
-            # it away.
+            # It scales learning rates by fan-in, which is large for volumes: otherwise
+            # outputs of unnormalised kernels grow, constant over space, until they
+            # dominate.
             base_fan_in=BASE_FAN_IN if architecture.of_volumes else None,
             unnormalised=unet_network.unnormalised(network),
             averages=self.averaged.trainable_variables,
-            # It averages after batches, over so many steps. A short training must not
-            # average over what it began with.
+            # Weights are averaged after each batch, and the momentum is per step. Short
+            # trainings must not average over the initial weights.
             ema_momentum=max(0.0, min(momentum, 1 - 10 / self.length.total)),
         )
 
     def begin(self, model: keras.Model) -> None:
-        """Let it begin with the weights of the seed, or with what was taken over."""
+        """Set the initial weights: those of the seed, or transferred ones."""
         variables = model.trainable_variables, self.averaged.trainable_variables
         for weight, initial in zip(*variables):
-            # JAX would share one buffer, which no step may be given twice.
+            # A copy, since JAX would share the buffer, which a step may get only once.
             weight.assign(ops.copy(initial))
 
     def end_round(
         self, model: keras.Model, number: int, last: bool
     ) -> dict[str, float]:
-        """Validate with the averaged weights."""
+        """Validate with the EMA weights."""
         return {} if self.validation is None else self.validation(last)
 
     def failure(self, figures: dict[str, float]) -> str | None:
@@ -242,19 +241,19 @@ class DenoiserStage(Stage):
             if (loss := figures.get(name, 0)) >= baseline:
                 return (
                     f"the denoiser has learnt nothing of the images (its {name} is "
-                    f"{loss:.3g}, and {baseline:.3g} without any training); train for "
-                    "more steps, or with a lower learning rate."
+                    f"{loss:.3g}, and {baseline:.3g} without training); train for more "
+                    "steps, or with a lower learning rate."
                 )
         return None
 
 
 def training_times(denoiser: ConditionalDenoiser) -> partial | None:
-    """Return from which times the denoiser learns; None for all alike."""
+    """Return the map from uniform numbers to training times; None for identity."""
     architecture, gaussian = denoiser.architecture, denoiser.prior.gaussian
-    # Sources tell at the strongest noise all that is to be known.
+    # Sources are informative even at the strongest noise.
     if not architecture.of_volumes or architecture.source is not None:
         return None
-    # Where places are not alike, latents differ by all that they vary.
+    # Latents that are not aligned have deviation 1.
     deviation = 1.0 if gaussian is None else gaussian.deviation
     schedule = architecture.parameters.schedule
     return partial(schedules.lognormal_times, schedule, deviation=deviation)
@@ -267,7 +266,7 @@ def noisy_latents(
     shift: int = 0,
     **options,
 ) -> Batches:
-    """Return batches of noisy latents; the shift changes the noise."""
+    """Return batches of noisy latents; `shift` changes the noise."""
     parameters = denoiser.architecture.parameters
     return noisy_batches(
         latents,
@@ -281,19 +280,18 @@ def noisy_latents(
 
 
 class Validation:
-    """The loss of held-out latents, and what each condition adds to it."""
+    """Validation loss of held-out latents, and ablation of each condition."""
 
     def __init__(
         self, denoiser: ConditionalDenoiser, latents: Latents, batch_size: int
     ) -> None:
         self.denoiser = denoiser
         self.sources = latents.inputs.sources
-        # Noised alike for every round, so that losses compare; sources are read later,
-        # as many at once as memory suffices for, and the conditional mean is taken away
-        # each time.
-        numbered = latents.numbered()
-        n = len(numbered.clean)
-        batch = noisy_latents(denoiser, numbered, n, shift=1, dropped=0.0)
+        # The same noise in every round, so that losses are comparable; sources are read
+        # later, in batches, and the conditional mean is subtracted each time.
+        examples = latents.for_validation()
+        n = len(examples.clean)
+        batch = noisy_latents(denoiser, examples, n, shift=1, dropped=0.0)
         (self.noisy, self.times, table), self.target = batch.of(0)
         self.table, self.subjects = table[:, :-1], table[:, -1]
         architecture = denoiser.architecture
@@ -303,8 +301,8 @@ class Validation:
         self.names = [*architecture.conditions, *([SOURCE] if self.sources else [])]
 
     def __call__(self, last: bool) -> dict[str, float]:
-        """Return figures; after the last round, warn of conditions without effect."""
-        figures = {"val_loss": float(np.mean(self._squares(self.table)))}
+        """Return metrics; after the last round, warn of conditions without effect."""
+        figures = {"val_loss": float(np.mean(self._squared_errors(self.table)))}
         if not self.names:
             return figures
         return figures | ablation_gains(
@@ -312,17 +310,17 @@ class Validation:
         )
 
     def _losses(self, table):
-        return self._squares(table).mean(axis=tuple(range(1, self.noisy.ndim)))
+        return self._squared_errors(table).mean(axis=tuple(range(1, self.noisy.ndim)))
 
-    def _squares(self, table):
-        """Return squared errors under conditions, ``(n, *space, channels)``."""
+    def _squared_errors(self, table):
+        """Return squared errors given conditions, ``(n, *space, channels)``."""
         numbers = np.arange(len(self.noisy))
         predict = partial(self._predict, table)
         predicted = _backend.in_batches(predict, numbers, self.batch_size)
         return (predicted - self.target) ** 2
 
     def _predict(self, table, numbers):
-        """Predict the target of some latents."""
+        """Predict the target of numbered latents."""
         noisy, times, table = self.noisy[numbers], self.times[numbers], table[numbers]
         inputs = ConditioningInputs(table, self.sources).arrays()
         conditional_mean = self.denoiser.prior.conditional_mean
@@ -336,19 +334,19 @@ class Validation:
         )
         inputs = alpha * mean, *inputs
         predicted = self.denoiser.predict(noisy - alpha * mean, times, *inputs)
-        # On a GPU PyTorch's are not added to numpy's arrays.
+        # PyTorch cannot add GPU tensors to numpy arrays.
         predicted = ops.convert_to_numpy(predicted)
-        more = schedules.to_target(parameters.target, mean, 0.0, alpha, sigma)
-        return predicted + more
+        mean_target = schedules.to_target(parameters.target, mean, 0.0, alpha, sigma)
+        return predicted + mean_target
 
 
 def linear_loss(denoiser: ConditionalDenoiser, latents: Latents) -> float:
-    """Measure the loss of the best linear denoiser, with which training begins."""
+    """Return the loss of the best linear denoiser, that at the start of training."""
     estimate = unet_network.linear_estimate(denoiser.network)
     size = min(len(latents.clean), _MEASURED_BATCH)
     batches = noisy_latents(denoiser, latents, size, shift=2)
     losses = []
-    count = min(_MEASURED, _MAX_NUMBERS // math.prod(latents.clean.shape[1:]))
+    count = min(_N_MEASURED, _MAX_NUMBERS // math.prod(latents.clean.shape[1:]))
     for step in range(max(1, count // size)):
         (noisy, times, *_), target = batches.of(step)
         _, _, predicted, _ = estimate(noisy, times)
@@ -356,10 +354,10 @@ def linear_loss(denoiser: ConditionalDenoiser, latents: Latents) -> float:
     return float(np.mean(losses))
 
 
-# A gain of fewer standard errors may be chance.
+# A smaller gain may be chance.
 MIN_STANDARD_ERRORS = 3.0
-# Where gains deviate by as much as their mean, 10 subjects reach these errors in 58 %
-# of trainings, and 2 to 5 in 35 % (noncentral t): a warning of fewer says nothing.
+# If gains deviate by as much as their mean, 10 subjects reach these errors in 58 % of
+# trainings, and 2 to 5 in 35 % (noncentral t): warnings for fewer are meaningless.
 FEWEST_SUBJECTS = 10
 
 
@@ -371,35 +369,34 @@ def ablation_gains(
     *,
     warn: bool,
 ) -> dict[str, float]:
-    """Measure how much the loss rises where a condition is shuffled, one at a time.
+    """Return the increase of the loss when a condition is shuffled, one at a time.
 
-    Conditions that are not known of two subjects, or are alike for all, get no figure.
-    ``losses`` returns those of each example, ``(n,)``. Shapes: encoded ``(n,
-    conditions)``.
+    Conditions with less than two subjects or only one value are left out. ``losses``
+    returns the loss of each example, ``(n,)``. Shapes: encoded ``(n, conditions)``.
     """
     true, figures = losses(encoded), {}
     for column, name in enumerate(names):
         specified = encoded[:, column] != UNSPECIFIED
         n = len(np.unique(subjects[specified]))
-        # Of one value for all, such as one shell, there is no effect to be told.
+        # A single value, such as one shell, has no measurable effect.
         if n < 2 or np.ptp(encoded[specified, column]) == 0:
             continue
         gain, error = _mean_over_subjects(
-            losses(_permuted(encoded, column)) - true, subjects, specified
+            losses(_shuffled(encoded, column)) - true, subjects, specified
         )
         figures[f"val_gain_{name}"] = gain
         testable = warn and n >= FEWEST_SUBJECTS
         if testable and not gain > MIN_STANDARD_ERRORS * error:
             text = (
-                "the condition %s has no measurable effect: with the values of others "
-                "the validation loss is %.2g higher (standard error %.2g; %d subjects)."
+                "the condition %s has no measurable effect: shuffling it raises the "
+                "validation loss by %.2g (standard error %.2g; %d subjects)."
             )
             logger.warning(text, name, gain, error, n)
     return figures
 
 
-def _permuted(encoded, column):
-    """Exchange values with those that are half of all away in their order."""
+def _shuffled(encoded, column):
+    """Replace each value by the one half of all ranks away."""
     encoded = encoded.copy()
     (specified,) = np.nonzero(encoded[:, column] != UNSPECIFIED)
     order = specified[np.argsort(encoded[specified, column], kind="stable")]
@@ -408,9 +405,9 @@ def _permuted(encoded, column):
 
 
 def _mean_over_subjects(differences, subjects, specified):
-    """Return the mean of differences of subjects, and its standard error."""
-    each = [
+    """Return the mean over subjects of differences, and its standard error."""
+    means = [
         differences[specified & (subjects == number)].mean()
         for number in set(subjects[specified])
     ]
-    return float(np.mean(each)), float(np.std(each, ddof=1) / math.sqrt(len(each)))
+    return float(np.mean(means)), float(np.std(means, ddof=1) / math.sqrt(len(means)))

@@ -1,4 +1,4 @@
-"""Weights of one denoiser for another, which may have other conditions."""
+"""Transfer weights between denoisers, which may have different conditions."""
 
 from itertools import count
 import logging
@@ -17,69 +17,71 @@ from dipy_ldm.nn._layers import ConditionFeatures
 
 logger = logging.getLogger("dipy_ldm")
 
-# Name of the kernel that the features of conditions are multiplied with.
+# Name of the kernel of the features of conditions.
 _CONDITIONS = "conditions"
 
 
-def take_over(denoiser: ConditionalDenoiser, init: ConditionalDenoiser) -> None:
-    """Give the networks of a denoiser the weights of another's, as far as they fit."""
+def transfer_weights(denoiser: ConditionalDenoiser, init: ConditionalDenoiser) -> None:
+    """Copy the weights of another denoiser's networks, as far as they fit."""
     pair = denoiser.architecture, init.architecture
     _log_conditions(*(a.conditions for a in pair))
     for name, network in denoiser.networks.items():
         if name in init.networks:
-            _take_over(network, init.networks[name], *pair)
+            _transfer_network(network, init.networks[name], *pair)
 
 
-def check_alike(architecture: Architecture, init: Architecture) -> None:
-    """Refuse to begin from a denoiser whose inputs and results mean something else."""
+def check_compatible(architecture: Architecture, init: Architecture) -> None:
+    """Refuse to fine-tune a denoiser with other inputs or outputs."""
     for name in ("schedule", "target", "widths", "blocks", "attention"):
         own, other = (getattr(a.parameters, name) for a in (architecture, init))
-        if name == "attention":  # of no level, however that is written
+        if name == "attention":  # None and all False are the same
             own, other = (each if any(each or ()) else None for each in (own, other))
         if own != other:
             raise InputError(
-                f"`init` was trained with the {name} {other!r}, not {own!r}; give "
-                "the same."
+                f"`init` was trained with {name} = {other!r}, not {own!r}; use the "
+                "same."
             )
     own, other = architecture.latent_shape, init.latent_shape
     if (len(own), own[-1]) != (len(other), other[-1]):
         raise InputError(
             f"`init` is for latents of the shape {other}, and these have the shape "
-            f"{own}; begin from a model of as many dimensions and channels."
+            f"{own}; choose a model with the same dimensions and channels."
         )
     own, other = (a.source for a in (architecture, init))
     kinds = [s and (s.channels, bool(s.labels)) for s in (own, other)]
-    # Before files are read, labels are not known but for that there are any.
+    # Before files are read, it is only known whether there are labels.
     unlike = own and other and len(own.labels) > 1 and own.labels != other.labels
     if kinds[0] != kinds[1] or unlike:
         raise InputError(
-            "`init` was trained with other sources, or one of the two has none; begin "
-            "from a model with sources of the same kind."
+            "`init` was trained with other sources, or one of the two has none; choose "
+            "a model with sources of the same kind."
         )
 
 
-def _take_over(network, init, architecture, init_architecture):
-    weights, tensors = _by_role(network), _by_role(init)
+def _transfer_network(network, init, architecture, init_architecture):
+    weights, tensors = _weights_by_role(network), _weights_by_role(init)
     tensors = {name: np.asarray(weight) for name, weight in tensors.items()}
-    name = _first_kernel(network, architecture, weights)
+    name = _input_kernel(network, architecture, weights)
     width = weights[name].shape[-1]
-    before, after = (_inputs(a, width) for a in (init_architecture, architecture))
-    tensors[name] = _rearranged(tensors[name], before, after)
+    before, after = (
+        _input_channels(a, width) for a in (init_architecture, architecture)
+    )
+    tensors[name] = _rearrange_inputs(tensors[name], before, after)
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     if architecture.conditions:
-        # What is new says nothing until it is learnt, and disturbs nothing.
+        # New features start at zero, without effect.
         kernel = np.zeros(shapes[_CONDITIONS], "float32")
-        old = _features(init_architecture.conditions)
-        new = _features(architecture.conditions)
+        old = _feature_indices(init_architecture.conditions)
+        new = _feature_indices(architecture.conditions)
         for key in new.keys() & old.keys():
             kernel[new[key]] = tensors[_CONDITIONS][old[key]]
         tensors[_CONDITIONS] = kernel
-    for name, tensor in _serialization.fitting(shapes, tensors).items():
+    for name, tensor in _serialization.matching_weights(shapes, tensors).items():
         weights[name].assign(tensor)
 
 
-def _features(conditions: dict[str, Condition]) -> dict[tuple, int]:
-    """Return the numbers of features, by condition, kind, and level or place."""
+def _feature_indices(conditions: dict[str, Condition]) -> dict[tuple, int]:
+    """Return the indices of features, by condition, kind, and level or position."""
     names = [
         (name, condition.kind, level)
         for name, condition in conditions.items()
@@ -92,7 +94,7 @@ def _features(conditions: dict[str, Condition]) -> dict[tuple, int]:
 
 
 def _describe_missing(features, old_features):
-    """Describe the conditions, or levels, that are not among old features."""
+    """Return the names of conditions, or levels, that are not among old features."""
     missing = [key for key in features if key not in old_features]
     whole = {name for name, _, level in missing if level is None}
     texts = (name if name in whole else f"{name} {level}" for name, _, level in missing)
@@ -100,21 +102,21 @@ def _describe_missing(features, old_features):
 
 
 def _log_conditions(conditions, of_init):
-    """Log which conditions and levels are new, and which are not taken over."""
-    new_features, old_features = _features(conditions), _features(of_init)
+    """Log which conditions and levels are new, and which are dropped."""
+    new_features, old_features = _feature_indices(conditions), _feature_indices(of_init)
     if new := _describe_missing(new_features, old_features):
-        logger.info("conditions that `init` does not know: %s.", new)
+        logger.info("conditions that `init` does not have: %s.", new)
     for name in [name for name in conditions if name in of_init]:
         ranks, old = conditions[name].quantiles, of_init[name].quantiles
         if ranks and old and (ranks[0], ranks[-1]) != (old[0], old[-1]):
-            text = "%s from %g to %g of `init` becomes %g to %g."
+            text = "%s: the range of %g to %g in `init` becomes %g to %g."
             logger.info(text, name, old[0], old[-1], ranks[0], ranks[-1])
     if lost := _describe_missing(old_features, new_features):
-        logger.info("conditions of `init` that are not taken over: %s.", lost)
+        logger.info("conditions of `init` that are dropped: %s.", lost)
 
 
-def _by_role(network: keras.Model) -> dict:
-    """Name weights by their places, whether there are conditions or not."""
+def _weights_by_role(network: keras.Model) -> dict:
+    """Name weights by position, with the kernel of conditions, if any, apart."""
     of_conditions = [
         layer.kernel.path
         for layer in network.layers
@@ -127,8 +129,8 @@ def _by_role(network: keras.Model) -> dict:
     }
 
 
-def _inputs(architecture: Architecture, width: int) -> dict[str, int]:
-    """Return how many channels the joined inputs have, in their order."""
+def _input_channels(architecture: Architecture, width: int) -> dict[str, int]:
+    """Return the numbers of channels of the concatenated inputs, in order."""
     channels = architecture.latent_shape[-1]
     return {
         "latents": channels,
@@ -138,21 +140,22 @@ def _inputs(architecture: Architecture, width: int) -> dict[str, int]:
     }
 
 
-def _first_kernel(network, architecture, weights):
-    """Name the kernel that the joined inputs are convolved with."""
+def _input_kernel(network, architecture, weights):
+    """Return the name of the kernel of the concatenated inputs."""
     paths = unnormalised(network)
     return next(
         name
         for name, weight in weights.items()
         if weight.path in paths
-        and weight.shape[-2] == sum(_inputs(architecture, weight.shape[-1]).values())
+        and weight.shape[-2]
+        == sum(_input_channels(architecture, weight.shape[-1]).values())
     )
 
 
-def _rearranged(kernel, before, after):
-    """Bring the input channels of a kernel into the order of other inputs.
+def _rearrange_inputs(kernel, before, after):
+    """Adapt the input channels of a kernel to other inputs.
 
-    What was no input is 0 at first: it says nothing, and disturbs nothing.
+    Channels of new inputs start at zero, without effect.
     """
     parts = np.split(kernel, np.cumsum([*before.values()])[:-1], axis=-2)
     for place, name in enumerate(before):

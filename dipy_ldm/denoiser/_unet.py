@@ -32,10 +32,10 @@ from dipy_ldm.prior._gaussian import Gaussian
 
 @keras.saving.register_keras_serializable("dipy_ldm")
 class LinearEstimate(keras.layers.Layer):
-    """Estimate clean latents as well as a linear function of noisy ones can.
+    """Best linear estimate of clean latents from noisy ones.
 
-    The prior is a Gaussian, which is not trained but set (:meth:`set_prior`). Along its
-    directions the estimate is Wiener's, and the rest is estimated number by number.
+    The Gaussian prior is not trained but set (:meth:`set_prior`). Estimates are joint
+    along its directions (Wiener), and separate for each number otherwise.
     """
 
     def __init__(self, directions: int, schedule: str, target: str, **kwargs) -> None:
@@ -45,7 +45,7 @@ class LinearEstimate(keras.layers.Layer):
         self.target = target
 
     def build(self, noisy_shape, times_shape):
-        """Make room for the Gaussian."""
+        """Create the weights of the Gaussian."""
         shape = tuple(noisy_shape[1:])
         options = {"initializer": "zeros", "trainable": False}
         self.mean = self.add_weight(shape, name="mean", **options)
@@ -54,43 +54,43 @@ class LinearEstimate(keras.layers.Layer):
         self.rest = self.add_weight(shape, name="rest", **options)
 
     def set_prior(self, gaussian: Gaussian) -> None:
-        """Set mean, loadings and remaining variances."""
+        """Set mean, loadings and residual variances."""
         for weight, value in zip(self.weights, gaussian, strict=True):
             weight.assign(value)
 
     def call(self, noisy, times):
-        """Return Wiener estimate and inputs for noisy latents and times.
+        """Return inputs and Wiener estimate for noisy latents and times.
 
-        Of the shape of the latents: these, and the clean ones as they are estimated,
-        both about 0 and of unit variance on average; and what a network would predict
-        for the estimate. For each of the batch, ``(batch, 1, ...)``, the standard
-        deviation of its error, but along the directions.
+        Of the shape of the latents: noisy and estimated clean latents, both of mean 0
+        and unit variance on average; and the prediction target of the estimate. For
+        each example, ``(batch, 1, ...)``: the standard deviation of its error, except
+        along the directions.
         """
         rates = schedules.SCHEDULES[self.schedule](times, ops)
         alpha, sigma = (ops.expand_dims(rate, 1) for rate in rates)
         size = math.prod(self.mean.shape)
         mean, rest = (ops.reshape(w, (1, size)) for w in (self.mean, self.rest))
         flat = ops.reshape(noisy, (-1, size))
-        off = flat - alpha * mean
-        clean = off * alpha * rest / (alpha**2 * rest + sigma**2)
+        delta = flat - alpha * mean
+        clean = delta * alpha * rest / (alpha**2 * rest + sigma**2)
         power = rest
         if self.directions:
             loadings = ops.reshape(self.loadings, (self.directions, size))
             squares = ops.square(loadings)
             lengths = ops.sum(squares, 1)
-            # In lengths of the loadings, and instead of what is there already.
-            along = ops.matmul(off, ops.transpose(loadings))
+            # In lengths of the loadings; replaces the separate estimate there.
+            along = ops.matmul(delta, ops.transpose(loadings))
             along = along * alpha / (alpha**2 * lengths + sigma**2)
             before = ops.matmul(clean, ops.transpose(loadings)) / lengths
             clean = clean + ops.matmul(along - before, loadings)
             power = rest + ops.sum(squares, 0)
-        # One scale for all: what is the same elsewhere looks the same to the network.
+        # One scale for all, so that equal structures are equal inputs everywhere.
         power = ops.mean(power)
-        scaled = off / ops.sqrt(alpha**2 * power + sigma**2), clean / ops.sqrt(power)
+        scaled = delta / ops.sqrt(alpha**2 * power + sigma**2), clean / ops.sqrt(power)
         clean = mean + clean
         noise = (flat - alpha * clean) / sigma
         prediction = schedules.to_target(self.target, clean, noise, alpha, sigma)
-        # What clean latents lack, the noise has too much.
+        # An error of the clean latents implies the opposite error of the noise.
         error = sigma * ops.sqrt(rest / (alpha**2 * rest + sigma**2))
         mixed = error, -error * alpha / sigma
         error = schedules.to_target(self.target, *mixed, alpha, sigma)
@@ -123,7 +123,7 @@ def unet(
     Residual blocks conditioned on the time, self-attention at chosen levels, skip
     connections, and a middle of two residual blocks around attention, after
     :footcite:p:`Ho2020`. The last convolution starts at zero. Sizes need not be
-    even: on the way up each level is cut to the size that it had on the way down.
+    even: each level of the decoder is cropped to the size of that in the encoder.
     Source images are ``factor`` times as large as the latents, per side.
 
     Shapes: shape ``(*space, channels)``, result ``(batch, *shape)``.
@@ -131,7 +131,7 @@ def unet(
     attention = attention or [False] * len(widths)
     if len(attention) != len(widths):
         raise InputError(
-            f"attention needs one entry a level: {len(widths)}, not {len(attention)}."
+            f"attention needs one entry per level: {len(widths)}, not {len(attention)}."
         )
     latents, times = keras.Input(shape), keras.Input(())
     mean = [keras.Input(shape)] if with_mean else []
@@ -163,23 +163,23 @@ def set_prior(network: keras.Model, gaussian: Gaussian | None) -> None:
 
 
 def linear_estimate(network: keras.Model) -> LinearEstimate:
-    """Return the layer of a network that makes the linear estimate."""
+    """Return the linear-estimate layer of a network."""
     (layer,) = (x for x in network.layers if isinstance(x, LinearEstimate))
     return layer
 
 
 def unnormalised(network: keras.Model) -> list[str]:
-    """Name the kernels that work on what no block has normalised."""
+    """Return the paths of the kernels with inputs that no block has normalised."""
     kinds: tuple[Any, ...] = tuple(CONVOLUTIONS.values())
     return [x.kernel.path for x in network.layers if isinstance(x, kinds)]
 
 
 def _stem(image, n_labels, factor, width, remat):
-    """Map a source image to the grid of the latents."""
+    """Downsample a source image to the grid of the latents."""
 
     def build(x):
         x = SourceFeatures(n_labels)(x)
-        # All voxels of a latent at once, whose positions within it are told apart.
+        # One convolution over all voxels of a latent keeps their positions.
         draw = SeededInitializer("LecunNormal")
         return conv(x, width, size=factor, strides=factor, kernel_initializer=draw)
 
@@ -228,7 +228,7 @@ def _attend(x):
 
 
 def _embed(times, encoded, sizes):
-    """Embed times and conditions into the features that modulate every block."""
+    """Embed times and conditions as features that modulate every block."""
     width = 128
 
     def dense(x):
@@ -237,7 +237,7 @@ def _embed(times, encoded, sizes):
 
     x = dense(TimeEmbedding(width)(times))
     for values in encoded:
-        # Before the last layer, in which what they mean together is learnt.
+        # Before the last layer, which learns interactions.
         features = ConditionFeatures(sizes)(values)
         draw = SeededInitializer("RandomNormal", stddev=0.5)
         learnt = layers.Dense(width, use_bias=False, kernel_initializer=draw)

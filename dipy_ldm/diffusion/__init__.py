@@ -9,7 +9,7 @@ __all__ = ["Sampling", "SamplingOptions"]
 
 
 def __getattr__(name):
-    # Samplers import Keras, which takes seconds: the help of commands needs none.
+    # Imported on access: samplers import Keras, which would slow the help of commands.
     if name in __all__:
         from dipy_ldm.diffusion import _options
 

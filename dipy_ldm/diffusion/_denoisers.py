@@ -4,8 +4,8 @@ A denoiser is one function
 
 ``denoise(x, t) -> clean``
 
-of noisy latents ``x``, ``(batch, *space, channels)``, and the time ``t`` in [0, 1] at
-which they are. It is all that a sampler sees of networks, targets and guidance.
+of noisy latents ``x``, ``(batch, *space, channels)``, at the time ``t`` in [0, 1]. It
+hides networks, targets and guidance from samplers.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from dipy_ldm.diffusion.schedules import rates, to_clean
 def from_network(
     predict: Callable, schedule: str, target: str, expected: npt.ArrayLike | None = None
 ) -> Callable:
-    """Make a denoiser of a network, to whose latents what was expected is added.
+    """Make a denoiser from a network of residuals about an expected mean.
 
     Shapes: expected is broadcast against ``(batch, *space, channels)``.
     """
@@ -49,10 +49,10 @@ def guided(
     weight: float,
     interval: tuple[float, ...] = (0.0, 1.0),
 ) -> Callable:
-    """Follow a denoiser away from a worse one :footcite:p:`Karras2024`.
+    """Extrapolate from a weak denoiser beyond a strong one :footcite:p:`Karras2024`.
 
-    A weight of 1 is for the strong one, more for beyond; within an interval of times
-    alone :footcite:p:`Kynkaanniemi2024`, and outside of it the strong one is followed.
+    A weight of 1 gives the strong one, larger weights extrapolate, only in an interval
+    of times :footcite:p:`Kynkaanniemi2024`; elsewhere it is the strong one.
     """
     first, last = interval
 
@@ -66,18 +66,17 @@ def guided(
     return denoise
 
 
-def mixed(one: Callable, other: Callable, share: float) -> Callable:
-    """Return a denoiser that estimates the weighted mean of two."""
+def interpolated(one: Callable, other: Callable, share: float) -> Callable:
+    """Return the weighted mean of two denoisers."""
     return lambda x, t: (1 - share) * one(x, t) + share * other(x, t)
 
 
-def pinned(denoise: Callable, latents: np.ndarray, freedom: np.ndarray) -> Callable:
-    """Replace a denoiser's estimate outside of holes by the known latents.
+def pinned(denoise: Callable, latents: np.ndarray, release: np.ndarray) -> Callable:
+    """Replace a denoiser's estimate outside holes by the known latents.
 
-    A latent whose place is partly in a hole is held at first, while coarse things are
-    settled, and set free below a time :footcite:p:`Levin2023`: 0 outside of holes, and
-    1 inside.
+    A latent partly in a hole is fixed at first, while the coarse structure forms, and
+    released below a time :footcite:p:`Levin2023`: 0 outside holes, and 1 inside.
 
-    Shapes: latents ``(batch, *space, channels)``, freedom ``(batch, *space, 1)``.
+    Shapes: latents ``(batch, *space, channels)``, release ``(batch, *space, 1)``.
     """
-    return lambda x, t: ops.where(t <= freedom, denoise(x, t), latents)
+    return lambda x, t: ops.where(t <= release, denoise(x, t), latents)

@@ -1,11 +1,11 @@
-"""Inpainting: sample what lies in a hole, so that it fits what is around it.
+"""Inpainting: sample latents in a hole, so that they fit their surroundings.
 
-Where latents are known, :func:`dipy_ldm.diffusion._denoisers.pinned` puts them into a
-denoiser's estimate; a sampler that walks with it keeps them, noised to each level, and
-learns from them what fits between. That is not enough by itself: what is sampled near a
-known latent was begun before it was influenced by it. So each step is taken several
-times, with the noise that it has removed put back between
-(:func:`dipy_ldm.diffusion.samplers.sample`, after :footcite:p:`Lugmayr2022`).
+:func:`dipy_ldm.diffusion._denoisers.pinned` replaces a denoiser's estimate by the known
+latents, so that a sampler keeps them, with the noise of each level, and conditions the
+others on them. This alone is not enough, since sampled latents only react to known ones
+after each step. So each step is taken several times, with the removed noise added again
+in between (:func:`dipy_ldm.diffusion.samplers.sample`, after
+:footcite:p:`Lugmayr2022`).
 
 References
 ----------
@@ -18,24 +18,23 @@ import numpy.typing as npt
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.diffusion import schedules
 
-# Steps, and how often each is taken. With these the distribution of what is missing of
-# a Gaussian is met, and more of either brought nothing.
+# Steps, and how often each is taken: with these, the conditional distribution of a
+# Gaussian is met, and more of either did not improve it.
 STEPS, RESAMPLINGS = 10, 5
-# Time up to which latents are sampled, by the share of their place that is in a hole:
-# those of which half is are sampled from pure noise. At the least, so that samples
-# differ in small holes too. These are times of the cosine schedule, and stand for its
-# noise.
+# Time from which latents are sampled, by the share of their voxels in a hole: from pure
+# noise if it is half. The minimum lets samples differ in small holes, too. Times are
+# those of the cosine schedule, for any schedule of equal noise.
 _RELEASE_SLOPE, _MIN_RELEASE = 2.0, 0.25
-# Of neighbours: enough that what touches nothing known has a value, and no more.
+# Just enough for voxels without known neighbours to have a value.
 _REGULARISATION = 1e-6
-# Of the differences between neighbours, relative to those around the hole.
+# Of the differences between neighbours, relative to those at the rim of the hole.
 _TOLERANCE = 1e-4
 
 
 def release_times(shares: np.ndarray, schedule: str, last: float) -> np.ndarray:
-    """Return the time up to which each latent is sampled; 0 for those not touched.
+    """Return the time from which each latent is sampled; 0 for those outside holes.
 
-    Shapes: shares ``(n, *space)``, as of :func:`hole_shares`.
+    Shapes: shares ``(n, *space)``, as in :func:`hole_shares`.
     """
     times = np.clip(_RELEASE_SLOPE * shares, _MIN_RELEASE, 1)
     # Before the last step, or nothing would be sampled.
@@ -44,14 +43,14 @@ def release_times(shares: np.ndarray, schedule: str, last: float) -> np.ndarray:
 
 
 def check_masks(masks: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-    """Return masks as holes of bool, of the shape ``(n, *space)``, or refuse them."""
+    """Convert masks to boolean holes ``(n, *space)``, or refuse them."""
     masks = np.asarray(masks)
     if masks.shape in (shape[1:] + (1,), shape + (1,)):
         masks = masks[..., 0]
     if masks.shape not in (shape[1:], shape) or masks.dtype.kind not in "biuf":
         raise InputError(
             f"masks must be numbers of the shape {shape} of the images, or {shape[1:]} "
-            f"for all of them, not {masks.dtype} {masks.shape}."
+            f"for all, not {masks.dtype} {masks.shape}."
         )
     if np.isnan(masks).any():
         raise InputError("masks have NaN; replace it by 0.")
@@ -65,10 +64,10 @@ def check_masks(masks: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def dilated(hole: np.ndarray, reach: float, sizes: npt.ArrayLike) -> np.ndarray:
-    """Make a hole larger."""
+    """Dilate a hole by a distance, in the units of voxel sizes."""
     from scipy.ndimage import distance_transform_edt
 
-    # Not of the whole image: it would take seconds, and many times its memory.
+    # For the whole image it would take seconds, and many times its memory.
     margins = np.floor(reach / np.asarray(sizes)).astype(int) + 1
     box = _box_around(hole, margins)
     result = hole.copy()
@@ -100,12 +99,12 @@ def fill(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
     for image, hole in zip(filled, holes):
         if hole.any() and not hole.all():
             box = _box_around(hole, [1] * hole.ndim)
-            image[box][hole[box]] = _harmonic(image[box], hole[box])
+            image[box][hole[box]] = _solve_laplace(image[box], hole[box])
     return filled
 
 
 def _box_around(hole, margins):
-    """Return slices of all that is in a hole, and of some voxels around it."""
+    """Return slices of the bounding box of a hole, with margins in voxels."""
     indices = np.nonzero(hole)
     return tuple(
         slice(max(0, i.min() - margin), i.max() + margin + 1)
@@ -113,7 +112,7 @@ def _box_around(hole, margins):
     )
 
 
-def _harmonic(image, hole):
+def _solve_laplace(image, hole):
     """Solve the Laplace equation in a hole; return ``(voxels, channels)``."""
     from scipy.sparse import coo_array, diags_array
     from scipy.sparse.linalg import cg
@@ -131,14 +130,14 @@ def _harmonic(image, hole):
     for channel, column in zip(values.T, result.T):
         rim = channel[neighbours[~inside]]
         mean = rim.mean()
-        # Of what deviates from the mean, to which the pull leads.
+        # Of deviations from the mean, since the regularisation pulls towards zero.
         sums = np.bincount(number[voxels[~inside]], rim - mean, minlength=n)
         column[:] = mean + cg(matrix, sums, rtol=_TOLERANCE)[0]
     return result
 
 
 def _neighbours(hole):
-    """List voxels of a hole and all their neighbours, as indices of the flat array."""
+    """Return voxels of a hole and all their neighbours, as flat indices."""
     index = np.arange(hole.size).reshape(hole.shape)
     pairs = [
         (index.take(range(n - 1), axis).ravel(), index.take(range(1, n), axis).ravel())
@@ -151,12 +150,12 @@ def _neighbours(hole):
 
 
 def hole_shares(holes: np.ndarray, factor: int) -> np.ndarray:
-    """Return how much of the place of each latent is in a hole.
+    """Return the share of the voxels of each latent that is in a hole.
 
     Shapes: holes ``(n, *space)``, result ``(n, *ceil(space / factor))``.
     """
     space = holes.shape[1:]
-    # As the images are padded, by their edge.
+    # As images are padded for the encoder.
     padded = np.pad(holes, [(0, 0), *((0, -n % factor) for n in space)], mode="edge")
     sides = [n for size in padded.shape[1:] for n in (size // factor, factor)]
     blocks = padded.reshape(len(holes), *sides)
@@ -166,27 +165,27 @@ def hole_shares(holes: np.ndarray, factor: int) -> np.ndarray:
 def blend(images: np.ndarray, inpainted: np.ndarray, holes: np.ndarray) -> np.ndarray:
     """Blend inpainted images into holes, without a seam.
 
-    What it differs by from the image around a hole is continued into the hole as
-    smoothly as can be, and taken away :footcite:p:`Perez2003`.
+    The difference to the image around a hole is continued smoothly into the hole, and
+    subtracted :footcite:p:`Perez2003`.
 
     Shapes: images ``(n, *space, channels)``, holes ``(n, *space)``.
     """
     inside = holes[..., None]
-    # What stands in the holes may be anything, NaN too.
+    # Values in holes are arbitrary, even NaN.
     around = np.where(inside, 0, images).astype("float32")
     result = np.where(inside, inpainted + fill(around - inpainted, holes), around)
     rank = tuple(range(1, images.ndim - 1))
     low = np.min(around, rank, keepdims=True, where=~inside, initial=np.inf)
     high = np.max(around, rank, keepdims=True, where=~inside, initial=-np.inf)
-    # Neither darker nor brighter than anything around.
+    # Within the range of the image around the hole.
     return np.where(inside, np.clip(result, low, high), around)
 
 
-def check_covered(shares: np.ndarray) -> None:
-    """Refuse masks of which shares ``(n, *space, 1)`` leave no latent untouched."""
+def refuse_covering_masks(shares: np.ndarray) -> None:
+    """Refuse masks whose shares ``(n, *space, 1)`` touch all latents."""
     covered = (shares > 0).all(tuple(range(1, shares.ndim)))
     if covered.any():
         raise InputError(
-            f"mask {covered.argmax()} covers the whole image at the resolution of the "
-            "latents; give a smaller mask."
+            f"mask {covered.argmax()} covers the whole image at latent resolution; "
+            "use a smaller mask."
         )

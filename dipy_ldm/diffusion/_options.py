@@ -1,4 +1,4 @@
-"""The options of everything that samples latents, as asked for and as resolved."""
+"""Sampling options, as passed and as resolved."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypedDict
@@ -10,15 +10,15 @@ from dipy_ldm.diffusion import samplers, schedules
 
 
 class SamplingOptions(TypedDict, total=False):
-    """Options of everything that samples latents.
+    """Options of all methods that sample latents.
 
     Parameters
     ----------
     sampler : {"dpm++", "ddim", "ddpm"}
-        How to walk back from noise. Default: ``"dpm++"``.
+        Sampler, from noise to latents. Default: ``"dpm++"``.
     steps : int, optional
-        Calls of the network for each image. Default: 10 of ``dpm++``, 50 of the others,
-        which suffice as measured on digits and volumes.
+        Network calls per image. Default: 10 for ``dpm++``, 50 for the others, which
+        were measured to suffice for digits and volumes.
     eta : float
         Share of fresh noise in each step of ``dpm++`` or ``ddim``, from 0 to 1.
         Default: 0.
@@ -27,10 +27,10 @@ class SamplingOptions(TypedDict, total=False):
     first : int
         Number of the first sample. Default: 0.
     batch_size : int, optional
-        Images that are made at once. Default: as many as safely fit into memory.
+        Images per batch. Default: as many as safely fit into memory.
     tile : int, optional
-        Voxels along a side of the tiles in which large images are encoded and decoded,
-        as of :meth:`dipy_ldm.VQVAE.decode`.
+        Side length in voxels of the tiles in which large images are encoded and
+        decoded, as in :meth:`dipy_ldm.VQVAE.decode`.
     """
 
     sampler: str
@@ -43,7 +43,7 @@ class SamplingOptions(TypedDict, total=False):
 
 
 class Sampling(NamedTuple):
-    """Options of a sampling, of which none is left open."""
+    """Sampling options, with defaults filled in."""
 
     sampler: str = "dpm++"
     steps: int | None = None
@@ -59,7 +59,7 @@ class Sampling(NamedTuple):
         return samplers.make_sampler(self.sampler, self.eta).step
 
     def path(self, schedule: str, start: float = 1.0, fine: bool = False) -> list:
-        """Return times and levels from a start on, if need be to fine details."""
+        """Return times and noise levels from a start on, optionally to fine details."""
         _, grid, fine_grid = samplers.SAMPLERS[self.sampler]
         if fine and fine_grid is not None:
             grid = fine_grid
@@ -67,12 +67,12 @@ class Sampling(NamedTuple):
         return schedules.path(schedule, grid(schedule, self.steps, *where))
 
     def noise(self, numbers: np.ndarray, shape: tuple[int, ...]) -> Callable:
-        """Return the source of noise of samples, counted from the first."""
+        """Return the noise source of samples, whose numbers count from the first."""
         return samplers.noise_source(self.seed, self.first + numbers, shape)
 
 
 def default_steps(sampler: str) -> int:
-    """Return how many steps of a sampler suffice, as measured on digits and volumes."""
+    """Return how many steps of a sampler were measured to suffice."""
     return 10 if sampler == "dpm++" else 50
 
 

@@ -1,14 +1,14 @@
-r"""Samplers: walk back from noise to a clean latent.
+r"""Samplers: denoise latents step by step.
 
 A sampler is one function
 
 ``step(x, clean, now, after, noise, state) -> (x, state)``
 
-that takes the noisy latent ``x`` at the level ``now = (alpha, sigma)`` and the
-network's estimate ``clean`` of what is behind it to the lower level ``after``.
+that takes the noisy latent ``x`` at the level ``now = (alpha, sigma)`` to the
+lower level ``after``, by the network's estimate ``clean`` of the clean latent.
 ``noise()`` draws standard normal numbers of the shape of ``x``; ``state`` is
-whatever the sampler wants to remember, None at first. There is one loop,
-:func:`sample`, for all of them.
+what the sampler passes to its next step, None at first. One loop,
+:func:`sample`, serves all samplers.
 
 With ``eps = (x - alpha * clean) / sigma`` and levels ``t`` (now) and ``s``
 (after), DDIM :footcite:p:`Song2021ddim` is
@@ -51,7 +51,7 @@ def ddim(
     state: None,
     eta: float = 0.0,
 ) -> tuple[np.ndarray, None]:
-    """Step to a lower noise level, along the mean and a share of fresh noise.
+    """Step to a lower noise level, with a share of fresh noise.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def ddim(
     x : ndarray
         Latent at the level ``after``.
     state : None
-        Nothing is remembered.
+        Always None.
     """
     (alpha_t, sigma_t), (alpha_s, sigma_s) = now, after
     tau = eta**2 * (1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2)
@@ -89,7 +89,7 @@ def dpm_solver(
     state: tuple | None,
     eta: float = 0.0,
 ) -> tuple[np.ndarray, tuple]:
-    """Step with DPM-Solver++(2M): second order, one network call a step.
+    """Step with DPM-Solver++(2M): second order, one network call per step.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def dpm_solver(
     noise : callable
         Draws standard normal numbers of the shape of ``x``.
     state : tuple or None
-        Estimate and lambda of the step before.
+        Estimate and lambda of the previous step.
     eta : float
         Share of fresh noise: none at 0 (deterministic), all of it at 1, which is
         SDE-DPM-Solver++(2M).
@@ -115,7 +115,7 @@ def dpm_solver(
     (_, sigma_t), (alpha_s, sigma_s) = now, after
     lambda_t, width = half_log_snr(*now), half_log_snr(*after) - half_log_snr(*now)
     slope = 0.0
-    # The last step goes to lambda = infinity: only the first order is defined there.
+    # The last step goes to lambda = infinity, where only the first order is defined.
     if state is not None and math.isfinite(width):
         clean_before, lambda_before = state
         slope = 0.5 * width / (lambda_t - lambda_before) * (clean - clean_before)
@@ -128,11 +128,11 @@ def dpm_solver(
 
 
 class Sampler(NamedTuple):
-    """A step function and the time grid on which it is at its best.
+    """A step function and its best time grid.
 
-    ``grid(schedule, steps)`` gives times from 1 on; ``grid(schedule, steps, start)``,
-    which denoising needs, from another on. ``fine(schedule, steps)`` is the grid for
-    samples with details that little noise hides, if it is another one.
+    ``grid(schedule, steps)`` returns times from 1 on, and ``grid(schedule, steps,
+    start)``, for denoising, from ``start`` on. ``fine(schedule, steps)`` is the grid
+    for samples with fine details, if it differs.
     """
 
     step: Callable
@@ -140,21 +140,21 @@ class Sampler(NamedTuple):
     fine: Callable | None = None
 
 
-# Noise rate at which samples with details end. Latents have one scale, and of those of
-# volumes the last channels a tenth of its deviation.
-_DETAILS = 0.02
+# Last noise rate for samples with fine details: with one scale for all channels of
+# latents, the last ones of volumes have a tenth of its deviation.
+_FINE_END = 0.02
 
 SAMPLERS = {
     "ddpm": Sampler(partial(ddim, eta=1.0), uniform_time),
     "ddim": Sampler(ddim, uniform_time),
     "dpm++": Sampler(
-        dpm_solver, uniform_log_snr, partial(uniform_log_snr, end=_DETAILS)
+        dpm_solver, uniform_log_snr, partial(uniform_log_snr, end=_FINE_END)
     ),
 }
 
 
 def make_sampler(name: str, eta: float = 0.0) -> Sampler:
-    """Look up a sampler by its name.
+    """Return the sampler of a name.
 
     Parameters
     ----------
@@ -166,19 +166,19 @@ def make_sampler(name: str, eta: float = 0.0) -> Sampler:
     Returns
     -------
     Sampler
-        Its step function and its grids.
+        Step function and grids.
 
     Raises
     ------
     InputError
-        If there is no such sampler, or ``eta`` can't be used.
+        If there is no such sampler, or ``eta`` is invalid.
     """
     sampler = choose("sampler", name, SAMPLERS)
     check_shares(eta=eta)
     if eta == 0:
         return sampler
     if name == "ddpm":
-        raise InputError("ddpm has all of the fresh noise; leave eta out.")
+        raise InputError("ddpm always has eta = 1; leave eta out.")
     return sampler._replace(step=partial(sampler.step, eta=eta))
 
 
@@ -190,16 +190,16 @@ def sample(
     noise: Callable | None = None,
     resamplings: int = 1,
 ) -> np.ndarray:
-    """Walk from the first level of a path to its last.
+    """Sample latents along a path, from its first level to its last.
 
     Parameters
     ----------
     denoise : callable
-        ``denoise(x, t)`` estimates the clean latent behind ``x`` at time ``t``.
+        ``denoise(x, t)`` estimates the clean latent from ``x`` at time ``t``.
     x : ndarray
         Latents at the first level, ``(batch, *space, channels)``.
     path : list of tuple
-        ``(t, (alpha, sigma))`` with falling noise, as of
+        ``(t, (alpha, sigma))`` with decreasing noise, as in
         :func:`dipy_ldm.diffusion.schedules.path`.
     step : callable
         The step function of a sampler.
@@ -207,8 +207,8 @@ def sample(
         Draws standard normal numbers of the shape of ``x``; deterministic
         samplers need none.
     resamplings : int
-        How often each step is taken, with the noise put back between; more than once
-        for inpainting :footcite:p:`Lugmayr2022`.
+        How often each step is taken, with its noise added again in between; more than
+        once for inpainting :footcite:p:`Lugmayr2022`.
 
     Returns
     -------
@@ -227,7 +227,7 @@ def sample(
         return ops.cast(draw(), dtype)
 
     for (t, now), (_, after) in pairwise(path):
-        # What a sampler remembers is of the level before, whatever was tried here.
+        # Every repetition starts from the state of the previous level.
         before = state
         for again in range(resamplings):
             if again:
@@ -239,7 +239,7 @@ def sample(
 def renoised(
     x: np.ndarray, now: tuple[float, ...], before: tuple[float, ...], noise: Callable
 ) -> np.ndarray:
-    """Add noise again, up to the level before.
+    """Add noise up to the previous level.
 
     Shapes: x ``(batch, *space, channels)``.
     """
@@ -249,10 +249,10 @@ def renoised(
 
 
 def noise_source(seed: int, numbers: Iterable[int], shape: tuple[int, ...]) -> Callable:
-    """Return a source of noise in which each sample has a stream of its own.
+    """Return a source of noise with a separate random stream for each sample.
 
-    What sample ``i`` gets depends on ``(seed, i)`` and on how often it was drawn
-    before, and on nothing else: not on its batch, not on the other samples.
+    The noise of sample ``i`` depends only on ``(seed, i)`` and on the number of
+    earlier draws, not on its batch or on other samples.
 
     Parameters
     ----------
@@ -266,7 +266,7 @@ def noise_source(seed: int, numbers: Iterable[int], shape: tuple[int, ...]) -> C
     Returns
     -------
     callable
-        Each call gives new numbers, float32 ``(len(numbers), *shape)``.
+        Each call draws new numbers, float32 ``(len(numbers), *shape)``.
     """
     at_least("seed", seed, 0)
     streams = [np.random.default_rng([seed, number]) for number in numbers]

@@ -1,4 +1,4 @@
-r"""Schedules: how much signal and how much noise there is at a time.
+r"""Noise schedules: signal and noise rates over time.
 
 A schedule maps a time ``t`` in [0, 1] to a pair ``(alpha, sigma)`` with
 ``alpha**2 + sigma**2 = 1``. A clean latent ``z`` and standard normal noise
@@ -11,12 +11,12 @@ signal-to-noise ratio ``alpha**2 / sigma**2`` is so small that sampling may
 start from pure noise. ``lambda = log(alpha / sigma)`` is half the log-SNR.
 
 A network learns one of three *targets*: the ``noise`` eps, the ``clean``
-latent z, or the velocity ``v = alpha * eps - sigma * z``. Each can be turned
-into the clean latent, which is all that a sampler ever sees.
+latent z, or the velocity ``v = alpha * eps - sigma * z``. Samplers get the clean
+latent, which follows from each.
 
-A *grid* is a decreasing sequence of times, at which a sampler calls the network. It
-begins at 1, or where images are denoised at their strength, and is chosen apart from
-the schedule.
+A *grid* is a decreasing sequence of times at which a sampler calls the network. It
+begins at 1, or at the strength of denoising, and does not depend on the choice of
+schedule.
 """
 
 from collections.abc import Callable
@@ -34,12 +34,12 @@ from dipy_ldm._utils.types import Tensor
 # At t = 0 a little noise remains (sigma of about 0.01), so that lambda is finite.
 _SIGMA_START = 0.01
 # At t = 1 a little signal remains (SNR of 4e-5), so that a noise prediction can be
-# divided by alpha; it is far below what a network or an eye can find.
+# divided by alpha; it is far too little to be detected.
 _ALPHA_END = 0.0065
 
-# Of `lognormal_times`: where most times are, by the logarithm of noise over signal, how
-# widely they are spread there, and the share of those that are drawn anywhere.
-_CENTRE, _WIDTH, _ANYWHERE = 0.6, 0.7, 0.2
+# Of `lognormal_times`: mean and deviation of the logarithm of noise over signal, and
+# the share of times that are uniform.
+_LOG_NOISE_MEAN, _LOG_NOISE_STD, _UNIFORM_SHARE = 0.6, 0.7, 0.2
 
 
 def cosine(t: Tensor, xp: ModuleType = np) -> tuple[Tensor, Tensor]:
@@ -53,7 +53,7 @@ def cosine(t: Tensor, xp: ModuleType = np) -> tuple[Tensor, Tensor]:
     t : array_like or tensor
         Times in [0, 1].
     xp : module
-        Where functions of arrays are: ``numpy``, or ``keras.ops`` for tensors.
+        Module of array functions: ``numpy``, or ``keras.ops`` for tensors.
 
     Returns
     -------
@@ -73,16 +73,15 @@ def linear(t: Tensor, xp: ModuleType = np) -> tuple[Tensor, Tensor]:
     """Return the rates of linearly growing betas.
 
     The variance-preserving schedule of :footcite:p:`Ho2020` in the continuous
-    limit of :footcite:p:`Song2021`, with rates from 0.1 to 20: whatever the
-    number of steps, it ends at the noise level that 1,000 steps of the betas
-    1e-4 to 0.02 reach.
+    limit of :footcite:p:`Song2021`, with rates from 0.1 to 20: for any number of
+    steps, it ends at the noise level of 1,000 steps with betas from 1e-4 to 0.02.
 
     Parameters
     ----------
     t : array_like or tensor
         Times in [0, 1].
     xp : module
-        Where functions of arrays are: ``numpy``, or ``keras.ops`` for tensors.
+        Module of array functions: ``numpy``, or ``keras.ops`` for tensors.
 
     Returns
     -------
@@ -122,11 +121,11 @@ def rates(schedule: str, t: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 def lognormal_times(
     schedule: str, shares: npt.ArrayLike, deviation: float
 ) -> np.ndarray:
-    """Turn even shares into times, most of which are where most is to be learnt.
+    """Map uniform shares to times at which the training is most effective.
 
-    At far less noise than what latents differ by, all is seen; at far more, nothing
-    is. Most times are about where noise is a little stronger, normally in its
-    logarithm as of :footcite:p:`Karras2022`; a fifth of them are anywhere.
+    With far less noise than the deviation of latents, denoising is trivial, and with
+    far more it is impossible. Most times are log-normal about slightly more noise than
+    that, as in :footcite:p:`Karras2022`; a fifth of them are uniform.
 
     Shapes: shares of any shape, from 0 to 1, result the same.
 
@@ -137,13 +136,13 @@ def lognormal_times(
     from scipy.special import ndtri
 
     shares = np.asarray(shares, "float64")
-    normal_shares = (shares - _ANYWHERE) / (1 - _ANYWHERE)
-    # Those that are drawn anywhere are below 0 here.
+    normal_shares = (shares - _UNIFORM_SHARE) / (1 - _UNIFORM_SHARE)
+    # Shares of uniform times are below 0 here.
     normal = ndtri(np.clip(normal_shares, 1e-6, 1 - 1e-6))
-    log_noise = math.log(deviation) + _CENTRE + _WIDTH * normal
-    fine, _, increasing = _table(schedule)
+    log_noise = math.log(deviation) + _LOG_NOISE_MEAN + _LOG_NOISE_STD * normal
+    fine, _, increasing = _noise_table(schedule)
     lognormal = np.interp(log_noise, increasing, fine)
-    return np.where(shares < _ANYWHERE, shares / _ANYWHERE, lognormal)
+    return np.where(shares < _UNIFORM_SHARE, shares / _UNIFORM_SHARE, lognormal)
 
 
 def baseline_loss(
@@ -152,10 +151,10 @@ def baseline_loss(
     spreads: npt.ArrayLike = (1.0,),
     times: Callable | None = None,
 ) -> float:
-    """Return the loss of the best network that takes latents for white noise.
+    """Return the loss of the best denoiser of latents that are white noise.
 
-    It knows the mean and the variance of each channel, and nothing else. Times are
-    those to which numbers from 0 to 1 are mapped; the same if None.
+    It uses only the mean and the variance of each channel. ``times`` maps uniform
+    numbers from 0 to 1 to times. Default: identity.
 
     Shapes: spreads ``(channels,)``.
     """
@@ -168,17 +167,16 @@ def baseline_loss(
 
 
 def times_of_equal_noise(schedule: str, times: npt.ArrayLike) -> np.ndarray:
-    """Return the times at which a schedule has the noise of the cosine one.
+    """Return the times at which a schedule has the noise of the cosine schedule.
 
-    What is to be done at some levels of noise is written as times of that one. At 1
-    any has as much noise as can be.
+    Noise levels are specified as times of the cosine schedule. Time 1 stays 1.
 
     Shapes: times of any shape, result the same.
     """
     times = np.asarray(times, "float64")
     if schedule == "cosine":
         return times
-    fine, _, increasing = _table(schedule)
+    fine, _, increasing = _noise_table(schedule)
     equal = np.interp(-half_log_snr(*cosine(times)), increasing, fine)
     return np.where(times < 1, equal, 1.0)
 
@@ -202,14 +200,14 @@ def half_log_snr(
         return np.log(alpha) - np.log(sigma)
 
 
-def _table(schedule):
+def _noise_table(schedule):
     """Tabulate times, noise rates, and logarithms of noise over signal."""
-    return _tabulated(choose("schedule", schedule, SCHEDULES))
+    return _tabulate(choose("schedule", schedule, SCHEDULES))
 
 
-# By the function, since a name may be given to another one.
+# Cached by function, since the function of a name may be replaced.
 @lru_cache(maxsize=8)
-def _tabulated(mix):
+def _tabulate(mix):
     fine = np.linspace(0, 1, 10_001)
     alpha, sigma = mix(fine)
     return fine, sigma, -half_log_snr(alpha, sigma)
@@ -221,11 +219,11 @@ def uniform_time(schedule: str, steps: int, start: float = 1.0) -> np.ndarray:
     Parameters
     ----------
     schedule : str
-        Name of a schedule; it makes no difference here.
+        Not used.
     steps : int
         Number of times.
     start : float
-        The first of them.
+        The first time.
 
     Returns
     -------
@@ -249,16 +247,15 @@ def uniform_log_snr(
     start : float
         The first time.
     end : float
-        Noise rate of the last time; from there the sampler goes to the clean
-        latent at once. Where it begins with little more noise than that, or less, the
-        end is four fifths of what it begins with.
+        Noise rate of the last time, from which the sampler steps to the clean latent.
+        It is at most four fifths of the noise rate at the start.
 
     Returns
     -------
     ndarray
         Decreasing times, shape ``(steps,)``.
     """
-    fine, sigma, increasing = _table(schedule)
+    fine, sigma, increasing = _noise_table(schedule)
     end = max(sigma[0], min(end, 0.8 * np.interp(start, fine, sigma)))
     stop = -half_log_snr(math.sqrt(1 - end**2), end)
     first = np.interp(start, fine, increasing)
@@ -266,7 +263,7 @@ def uniform_log_snr(
 
 
 def path(schedule: str, times: np.ndarray) -> list[tuple]:
-    """Pair each time with its rates, and end where there is no noise.
+    """Pair each time with its rates, and append the level without noise.
 
     Parameters
     ----------
@@ -278,7 +275,7 @@ def path(schedule: str, times: np.ndarray) -> list[tuple]:
     Returns
     -------
     list of tuple
-        ``(t, (alpha, sigma))``, ``steps + 1`` of them, the last one clean.
+        ``(t, (alpha, sigma))``, ``steps + 1`` of them, the last without noise.
     """
     levels = zip(*(rate.tolist() for rate in rates(schedule, times)))
     return [*zip(np.asarray(times).tolist(), levels), (0.0, (1.0, 0.0))]
@@ -322,7 +319,7 @@ def to_clean(
     prediction : tensor
         Output of the network.
     x : tensor
-        Noisy latent that the network saw.
+        Noisy latent, the network's input.
     alpha, sigma : tensor
         Rates, broadcast against ``x``.
 
@@ -335,7 +332,7 @@ def to_clean(
 
 
 class Target(NamedTuple):
-    """What a network predicts: how it is made, and how it is undone."""
+    """A prediction target: functions from clean latents to it, and back."""
 
     make: Callable
     undo: Callable

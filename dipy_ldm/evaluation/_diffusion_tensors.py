@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm._conditions import BVAL, without_unknown
+from dipy_ldm._conditions import BVAL, without_unknown_levels
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import counted, grouped, take_rows
 from dipy_ldm.data._bvals_bvecs import B0_LIMIT, DIRECTION
@@ -132,7 +132,7 @@ def _conditions_of(model, real):
             values |= real.conditions(name)
         except InputError as error:
             logger.warning("%s of the real series is drawn at random: %s", name, error)
-    return without_unknown(model.conditions_, values)
+    return without_unknown_levels(model.conditions_, values)
 
 
 def _rows_of_series(volumes):

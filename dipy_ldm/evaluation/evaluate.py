@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm._conditions import ConditionsLike, check_names, without_unknown
+from dipy_ldm._conditions import ConditionsLike, check_names, without_unknown_levels
 from dipy_ldm._utils.checks import InputError, check_seed, whole
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.subjects import number_subjects
@@ -230,7 +230,7 @@ def read_conditions(
 
 def read_usable(model: LatentDiffusion, *of_images: Any) -> dict[str, list] | None:
     """Return conditions as :func:`read_conditions`, without unknown levels."""
-    return without_unknown(model.conditions_, read_conditions(model, *of_images))
+    return without_unknown_levels(model.conditions_, read_conditions(model, *of_images))
 
 
 def sources_of(

@@ -1,1 +1,1 @@
-"""The latent prior: mean, covariance and linear probe, before any training."""
+"""The latent prior: mean, covariance and linear probe, fitted before any training."""

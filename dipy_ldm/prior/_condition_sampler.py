@@ -1,8 +1,8 @@
-"""Missing conditions, drawn from their distribution in the training images.
+"""Draw missing conditions from their distribution in the training images.
 
-What a model file remembers of the training images gives nobody away: of each condition
-the counts of its levels or its quantiles, and of several together boxes of numbers that
-go with the same levels, none of which has fewer than five subjects.
+A model file identifies no subject: it has the counts of levels or the quantiles of each
+condition and, for their joint distribution, cells of levels and ranges of numbers, none
+of which has fewer than five subjects.
 """
 
 import math
@@ -12,8 +12,8 @@ import numpy as np
 
 from dipy_ldm._conditions import (
     DIRECTION,
-    FEW,
-    SHARES,
+    MAX_BINS,
+    MIN_GROUP_SIZE,
     UNSPECIFIED,
     Condition,
     ConditionsLike,
@@ -21,17 +21,17 @@ from dipy_ldm._conditions import (
 )
 from dipy_ldm._utils.values import is_unconditional
 
-# Share of the images that must be in cells that may be kept, and cells at most.
+# Minimum share of the images in large enough cells, and maximum number of cells.
 _MIN_KEPT, _MAX_CELLS = 0.9, 400
-# Further keys of the random numbers, which are not those of any sample's noise.
+# Keys of the random stream, which differ from those of any sample's noise.
 _STREAM = 0, 0, 1
 
 
 class Population(NamedTuple):
-    """How often conditions came together.
+    """Joint distribution of conditions, as counts of cells.
 
-    Ranks of numbers are in ``bins`` equal shares. A cell has the first and the last
-    share of each number, a level twice, and -1 where nothing is specified.
+    Ranks of numbers are divided into ``bins`` equal bins. A cell has the first and the
+    last bin of each number, a level twice, and -1 for missing values.
     """
 
     bins: int
@@ -45,31 +45,30 @@ class Population(NamedTuple):
         conditions: dict[str, Condition],
         subjects: np.ndarray | None = None,
     ) -> Self | None:
-        """Count combinations of conditions, in cells as small as privacy allows.
+        """Count combinations of conditions in cells as small as privacy allows.
 
-        Images with the same levels are halved, at the median of the number that varies
+        Images with the same levels are split at the median of the number that varies
         most, until halves would have too few subjects.
 
         Shapes: numbers ``(n, conditions)``, subjects ``(n,)``.
         """
         if numbers is None or len(conditions) < 2:
             return None
-        # No finer than the quantiles of each number, which a model file has, too; of a
-        # b-value it has the limits alone.
+        # No finer than the quantiles in the model file; a b-value only has limits.
         shares = [len(c.quantiles) - 1 for c in conditions.values() if c.quantiles]
-        most = SHARES if shares else 1
-        bins = min((share for share in shares if share > 1), default=most)
+        default = MAX_BINS if shares else 1
+        bins = min((share for share in shares if share > 1), default=default)
         codes = _codes(numbers[:, : len(conditions)], conditions, bins)
-        whose = np.arange(len(codes)) if subjects is None else subjects
+        subjects = np.arange(len(codes)) if subjects is None else subjects
         is_number = np.array([bool(c.quantiles) for c in conditions.values()])
         fixed = np.where(is_number, np.minimum(codes, 0), codes)
         _, group_of = np.unique(fixed, axis=0, return_inverse=True)
-        fewest = max(FEW, math.ceil(len(np.unique(whose)) / _MAX_CELLS))
+        min_size = max(MIN_GROUP_SIZE, math.ceil(len(np.unique(subjects)) / _MAX_CELLS))
         cells = [
             codes[rows]
             for group in range(group_of.max() + 1)
-            for rows in _halved(
-                codes, np.flatnonzero(group_of.ravel() == group), whose, fewest
+            for rows in _split_cells(
+                codes, np.flatnonzero(group_of.ravel() == group), subjects, min_size
             )
         ]
         if sum(map(len, cells)) < _MIN_KEPT * len(codes):
@@ -80,23 +79,23 @@ class Population(NamedTuple):
     def choose(
         self, codes: np.ndarray, is_class: np.ndarray, chance: float
     ) -> np.ndarray:
-        """Choose one of the cells that agree best with specified codes.
+        """Draw one of the cells that are nearest to the specified codes.
 
         Shapes: codes, is_class ``(conditions,)``, result ``(conditions, 2)``.
         """
         cells = np.array(self.cells)
         first, last = cells[..., 0], cells[..., 1]
-        off = np.maximum(np.maximum(first - codes, codes - last), 0)
+        gaps = np.maximum(np.maximum(first - codes, codes - last), 0)
         # Another level is further away than any number.
-        off = np.where(is_class, (off > 0) * self.bins * len(codes), off)
-        off = np.where(codes < 0, 0, off).sum(1)
-        sums = np.cumsum((off == off.min()) * np.array(self.counts))
+        gaps = np.where(is_class, (gaps > 0) * self.bins * len(codes), gaps)
+        gaps = np.where(codes < 0, 0, gaps).sum(1)
+        sums = np.cumsum((gaps == gaps.min()) * np.array(self.counts))
         return cells[np.searchsorted(sums, chance * sums[-1], side="right")]
 
 
-def _halved(codes, rows, subjects, fewest):
-    """Yield the rows of cells, none of which has fewer subjects than that."""
-    if len(np.unique(subjects[rows])) < FEW:
+def _split_cells(codes, rows, subjects, min_size):
+    """Yield the rows of cells with at least `min_size` subjects each."""
+    if len(np.unique(subjects[rows])) < MIN_GROUP_SIZE:
         return
     own = codes[rows]
     for column in np.argsort(-np.ptp(own, 0), kind="stable"):
@@ -104,9 +103,9 @@ def _halved(codes, rows, subjects, fewest):
         if below.all():
             below = own[:, column] < np.median(own[:, column])
         halves = rows[below], rows[~below]
-        if all(len(np.unique(subjects[half])) >= fewest for half in halves):
+        if all(len(np.unique(subjects[half])) >= min_size for half in halves):
             for half in halves:
-                yield from _halved(codes, half, subjects, fewest)
+                yield from _split_cells(codes, half, subjects, min_size)
             return
     yield rows
 
@@ -121,16 +120,16 @@ def draw_conditions(
     first: int = 0,
     same: bool = False,
 ) -> Any:
-    """Draw missing conditions, as a function of seed, sample and the rest."""
+    """Draw missing conditions, given seed, sample number and requested values."""
     if not conditions or is_unconditional(requested_values):
         return requested_values
     table = {name: [None] * n for name in conditions}
     table |= requested(conditions, requested_values, n)
     rows = list(zip(*table.values(), strict=True))
     samples = range(first, first + (1 if same else n))
-    # One of each condition and, where there are cells, one for the cell.
+    # One number for each condition and, for a joint distribution, one for the cell.
     count = len(conditions) + (population is not None)
-    pairs = zip(rows, _chances(seed, samples, count))
+    pairs = zip(rows, _quasi_random(seed, samples, count))
     drawn = [_draw_row(row, conditions, population, chances) for row, chances in pairs]
     filled = [
         [own if value is None else value for value, own in zip(row, drawn_row)]
@@ -139,11 +138,11 @@ def draw_conditions(
     return {name: list(values) for name, values in zip(table, zip(*filled))}
 
 
-def _chances(seed, numbers, count):
-    """Return numbers from 0 to 1 of each sample, ``(n, count)``.
+def _quasi_random(seed, numbers, count):
+    """Return quasi-random numbers from 0 to 1, ``(n, count)``.
 
-    Any samples in a row are spread more evenly than by chance: multiples of powers of
-    the generalised golden ratio, from a start that the seed draws.
+    Consecutive samples are spread more evenly than at random: multiples of powers of
+    the generalised golden ratio, from a start drawn by the seed.
     """
     ratio = 2.0
     for _ in range(64):
@@ -162,31 +161,31 @@ def _draw_row(row, conditions, population, chances):
         is_class = np.array([bool(c.levels) for c in conditions.values()])
         cell = population.choose(codes, is_class, chance)
     parts = zip(conditions.values(), cell, chances)
-    return [_value(condition, *box, bins, u) for condition, box, u in parts]
+    return [_value_at(condition, *box, bins, u) for condition, box, u in parts]
 
 
-def _value(condition, first, last, bins, chance):
-    """Return the level or the number at a quantile; a direction is never drawn."""
+def _value_at(condition, first, last, bins, chance):
+    """Return the level or number at a quantile, and None for a direction."""
     if condition.size == DIRECTION:
         return None
     if condition.size:
         levels = list(condition.levels)
         sums = np.cumsum(list(condition.levels.values()))
         by_chance = int(np.searchsorted(sums, chance * sums[-1], side="right"))
-        # Of a file without counts, the last.
+        # The last level, if a file has no counts.
         return levels[first if first >= 0 else min(by_chance, len(levels) - 1)]
     rank = (first + chance * (last + 1 - first)) / bins if first >= 0 else chance
     ranks = np.linspace(0, 1, len(condition.quantiles))
     number = np.interp(rank, ranks, condition.quantiles)
     low, high = condition.quantiles[0], condition.quantiles[-1]
-    # No more digits than anybody measures, but of a narrow range enough to differ.
+    # Digits as in measurements, but more in a narrow range, so that values differ.
     ratio = max(abs(low), abs(high)) / ((high - low) or 1)
     digits = 4 + math.floor(math.log10(max(1, ratio)))
     return min(max(low, float(f"{number:.{digits}g}")), high)
 
 
 def _codes(numbers, conditions, bins):
-    """Return numbers of levels and shares, ``(n, conditions)``; -1 where missing."""
+    """Return numbers of levels and bins, ``(n, conditions)``; -1 where missing."""
     shares = np.minimum(np.floor(numbers * bins), bins - 1)
     sizes = np.array([condition.size for condition in conditions.values()])
     codes = np.where(sizes > 0, numbers, shares)

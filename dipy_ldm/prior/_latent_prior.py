@@ -1,15 +1,15 @@
-"""The latent prior: all that is learnt of latents before a network is trained."""
+"""The latent prior: statistics of latents, fitted before a network is trained."""
 
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from dipy_ldm._conditions import FEW, UNSPECIFIED, Condition
+from dipy_ldm._conditions import MIN_GROUP_SIZE, UNSPECIFIED, Condition
 from dipy_ldm.prior._gaussian import Gaussian, choose_examples, is_aligned
 from dipy_ldm.prior._probe import LinearProbe, n_readings
 from dipy_ldm.prior._ridge import ConditionalMean, n_features
 
-# Of what each part has learnt, in a model file.
+# Names of the tensors of each part in a model file.
 _NAMES = (
     ("expectation",),
     ("gaussian.mean", "gaussian.loadings", "gaussian.rest"),
@@ -54,7 +54,7 @@ class LatentPrior(NamedTuple):
         if not is_aligned(residual):
             return cls(mean)
         gaussian, probe = Gaussian.learn(residual, subjects[chosen]), None
-        # Of large volumes both would take gigabytes.
+        # Free it first: together they would take gigabytes for large volumes.
         del residual
         if any(map(n_readings, conditions.values())):
             examples = latents[chosen], shared[chosen], conditions, subjects[chosen]
@@ -62,12 +62,12 @@ class LatentPrior(NamedTuple):
         return cls(mean, gaussian, probe)
 
     def to_tensors(self) -> dict[str, np.ndarray]:
-        """Return all tensors by the names that they are saved under."""
+        """Return all tensors by their names in a model file."""
         tensors: dict[str, np.ndarray] = {}
         part: Any
         for names, part in zip(_NAMES, self):
             if part is not None:
-                # What is known of conditions, which comes first, is no tensor.
+                # The first field may be the conditions, which are not a tensor.
                 tensors |= zip(names, part[-len(names) :])
         return tensors
 
@@ -75,12 +75,12 @@ class LatentPrior(NamedTuple):
     def from_tensors(
         cls, tensors: dict[str, np.ndarray], conditions: dict[str, Condition]
     ) -> Self:
-        """Build it from the tensors of a model file."""
+        """Build the prior from the tensors of a model file."""
 
         def take(kind, names, *conditions_of):
             if names[0] not in tensors:
                 return None
-            # A file may have 16 bits, in which sums of squares are too large.
+            # Sums of squares would overflow the 16 bits that a file may have.
             parts = (tensors[name].astype("float32", copy=False) for name in names)
             return kind(*conditions_of, *parts)
 
@@ -118,11 +118,11 @@ class LatentPrior(NamedTuple):
 
 
 def _without_rare_levels(numbers, conditions, subjects):
-    """Unspecify levels that few subjects have, however many images they have."""
+    """Set levels with few subjects to unspecified, however many images they have."""
     numbers = numbers.copy()
     for column, condition in enumerate(conditions.values()):
         for level in range(condition.size):
-            having = numbers[:, column] == level
-            if len(np.unique(subjects[having])) < FEW:
-                numbers[having, column] = UNSPECIFIED
+            rows = numbers[:, column] == level
+            if len(np.unique(subjects[rows])) < MIN_GROUP_SIZE:
+                numbers[rows, column] = UNSPECIFIED
     return numbers

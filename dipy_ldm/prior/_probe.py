@@ -1,30 +1,30 @@
-r"""A linear probe reads conditions from latents, and guides samples towards them.
+r"""Linear probe: read conditions from latents, and guide samples towards them.
 
-A network that is conditioned on the width of ventricles errs by more than a straight
-line that reads their width in the latents. What is requested is therefore taken for an
-observation of the clean latents,
+Samples of a network conditioned on ventricle width deviate more from it than the error
+of a linear regression of the width on latents. The requested value is therefore used as
+an observation of the clean latents,
 
 .. math::
 
     y = w^T z + b + \epsilon ,
 
 with a reading :math:`w`, :math:`b` and the variance :math:`\tau^2` of its error
-:math:`\epsilon`. Of what is known of latents that were noised, the clean ones have the
-covariance :math:`P = \sigma^2 \Sigma (\alpha^2 \Sigma + \sigma^2 I)^{-1}`, and a
-denoiser's estimate :math:`z` of them becomes
+:math:`\epsilon`. Given noisy latents, the clean ones have the covariance
+:math:`P = \sigma^2 \Sigma (\alpha^2 \Sigma + \sigma^2 I)^{-1}`, and a denoiser's
+estimate :math:`z` of them becomes
 
 .. math::
 
     z + P w\, (w^T P w + \tau^2)^{-1} (y - w^T z - b) ,
 
-as that of a Kalman filter by a measurement :footcite:p:`Kalman1960`; that a denoiser
-may be guided by an observation this way is due to :footcite:p:`Boys2023`. What is not
-specified changes nothing, nor does what can't be read.
+the update of a Kalman filter :footcite:p:`Kalman1960`; such guidance of a denoiser by
+an observation is due to :footcite:p:`Boys2023`. Unspecified conditions and those that
+the probe does not predict have no effect.
 
-Where ventricles end, a few places tell of, and thousands do not, each of which adds
-what a few hundred examples happen to have there. So it is read twice: first alike
-everywhere, and then with weights that are the freer at a place, the more it showed,
-in the way of an automatic relevance determination :footcite:p:`Tipping2001`.
+A few positions are informative about ventricle width; thousands of others only add
+chance correlations of a few hundred examples. So the probe is fitted twice: first with
+equal prior variances, then with a larger prior variance of weights at informative
+positions, similar to automatic relevance determination :footcite:p:`Tipping2001`.
 
 References
 ----------
@@ -38,43 +38,43 @@ from keras import ops
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from dipy_ldm._conditions import CONTINUOUS, FEW, UNSPECIFIED, Condition
+from dipy_ldm._conditions import CONTINUOUS, MIN_GROUP_SIZE, UNSPECIFIED, Condition
 from dipy_ldm._utils.types import Tensor
 from dipy_ldm.diffusion.schedules import rates
 from dipy_ldm.prior._gaussian import Gaussian
 from dipy_ldm.prior._ridge import fit_kernel_ridge
 
-# Ridges that are tried, in variances of the latents of an example.
+# Candidate ridges, in variances of the latents of an example.
 _RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-# Relevance of the weights at any place at least, where the mean is 1, and how far, in
-# latents, what tells is taken to reach.
+# Minimum relevance of weights, relative to a mean of 1, and standard deviation of its
+# smoothing, in latents.
 _MIN_RELEVANCE = 0.02
 _REACH = 1.0
-# Of classes with more levels nothing is read.
+# Classes with more levels are not read.
 _MAX_LEVELS = 8
-# Numbers of each example of which products are taken at once.
+# Numbers of each example that are multiplied at once.
 MAX_MULTIPLIED = 2**14
-# Correlation with the truth, of what is read alike everywhere by a fit to others,
-# without which nothing is held to it. Of 16 subjects one in 40 has as much by chance.
+# Minimum correlation of held-out predictions of the first fit with the truth; with less
+# there is no guidance. For 16 subjects, chance exceeds it in one of 40 cases.
 MIN_CORRELATION = 0.5
-# Subjects that it takes.
+# Minimum number of subjects.
 MIN_SUBJECTS = 16
-# Relevance was found by all examples, those left out among them, so that errors of few
-# are larger than they seem: by such a part, over the number of subjects.
+# Relevance is estimated from all examples, including left-out ones, so that held-out
+# errors are too small, by this factor over the number of subjects.
 _SHARED_RELEVANCE = 4
-# Samples are held so many times as firmly as the variance of the error allows, to which
-# what makes one brain's reading err belongs, too: so they are measured to be nearer to
-# what was asked for, and vary as much.
+# Factor by which guidance is firmer than the error variance implies, since this has
+# deviations of individual brains, too: samples were measured to be nearer to the
+# request, and to vary as much.
 _FIRMNESS = 10
 
 
 class LinearProbe(NamedTuple):
-    """Linear readings of latents: numbers from -1 to 1, by their ranks.
+    """Linear readings of conditions from latents, as numbers from -1 to 1.
 
-    One reading for each continuous condition, and one for each level of a class, which
-    is 1 where an example has that level, and -1 where it has another. Directions, whose
-    reading would be no straight line, are not read, nor are classes of many levels,
-    which would take as much memory as everything else.
+    There is one reading for each continuous condition, its rank, and one for each level
+    of a class: 1 for examples with that level, -1 for others. Directions are not read,
+    since they are not linear, nor are classes with many levels, which would need as
+    much memory as everything else.
 
     Shapes: weights ``(readings, *space, channels)``, offsets ``(readings,)``, errors
     ``(readings,)``.
@@ -93,9 +93,9 @@ class LinearProbe(NamedTuple):
         conditions: dict[str, Condition],
         subjects: np.ndarray | None = None,
     ) -> Self:
-        """Learn to read by ridge regression.
+        """Fit the readings by ridge regression.
 
-        Ridges and errors are those of what is read by a fit to the other subjects.
+        Ridges and errors are those of predictions by a fit to other subjects.
 
         Shapes: latents ``(n, *space, channels)``, numbers ``(n, conditions)``, subjects
         ``(n,)``.
@@ -107,7 +107,7 @@ class LinearProbe(NamedTuple):
         values, specified = _probe_targets(numbers, conditions)
         uniform = _products(rows, np.ones(rows.shape[1], "float32"))
         examples = rows, uniform, latents.shape[1:-1], subjects
-        fits = [_learn_reading(*examples, *pair) for pair in zip(values.T, specified.T)]
+        fits = [_fit_reading(*examples, *pair) for pair in zip(values.T, specified.T)]
         weights, offsets, errors = (np.array(p, "float32") for p in zip(*fits))
         return cls(
             conditions,
@@ -127,7 +127,7 @@ class LinearProbe(NamedTuple):
     ) -> Callable:
         """Guide a denoiser towards observed conditions."""
         targets, specified = _probe_targets(numbers, self.conditions)
-        # Another level says no more than the one that is asked for.
+        # Levels that are not requested add nothing.
         specified &= (self.errors > 0) & ((targets > -1) | self._continuous())
         if not specified.any():
             return denoise
@@ -137,9 +137,9 @@ class LinearProbe(NamedTuple):
             clean = denoise(x, t)
             alpha, sigma = map(float, rates(schedule, t))
             columns = gaussian.posterior_covariance_product(self.weights, alpha, sigma)
-            off = ops.subtract(targets.astype("float32"), self.predict(clean))
-            off = ops.matmul(off[:, None, :], self._gains(columns, specified))[:, 0]
-            change = ops.matmul(off, columns)
+            error = ops.subtract(targets.astype("float32"), self.predict(clean))
+            error = ops.matmul(error[:, None, :], self._gains(columns, specified))[:, 0]
+            change = ops.matmul(error, columns)
             return clean + ops.reshape(change, ops.shape(clean))
 
         return guided
@@ -170,7 +170,7 @@ def n_readings(condition: Condition) -> int:
 
 
 def _probe_targets(numbers, conditions):
-    """Return true readings, and which are specified: ``(n, readings)``."""
+    """Return true readings and whether they are specified, ``(n, readings)``."""
     values, specified = [], []
     for column, condition in zip(numbers.T, conditions.values()):
         if not n_readings(condition):
@@ -178,7 +178,7 @@ def _probe_targets(numbers, conditions):
         column = column[:, None]
         if condition.size > 0:
             targets = np.where(column == np.arange(condition.size), 1.0, -1.0)
-            readable = np.array(list(condition.levels.values())) >= FEW
+            readable = np.array(list(condition.levels.values())) >= MIN_GROUP_SIZE
         else:
             targets = 2.0 * column - 1
             readable = condition.size == CONTINUOUS
@@ -187,35 +187,35 @@ def _probe_targets(numbers, conditions):
     return np.concatenate(values, 1), np.concatenate(specified, 1)
 
 
-def _learn_reading(rows, uniform, space, subjects, values, specified):
-    """Learn to read one number: weights, offset and error.
+def _fit_reading(rows, uniform, space, subjects, values, specified):
+    """Fit one reading; return its weights, offset and error.
 
     Shapes: rows ``(n, numbers)``, uniform ``(n, n)``, their products.
     """
     examples = np.flatnonzero(specified)
     targets, n_subjects = values[examples], len(np.unique(subjects[examples]))
-    nothing = np.zeros(rows.shape[1]), 0.0, 0.0
+    no_reading = np.zeros(rows.shape[1]), 0.0, 0.0
     if n_subjects < MIN_SUBJECTS or np.ptp(targets) == 0:
-        return nothing
+        return no_reading
     dual, _, predicted = _fit(uniform, targets, examples, subjects)
     pair = predicted, targets
     if np.ptp(predicted) == 0 or np.corrcoef(*pair)[0, 1] < MIN_CORRELATION:
-        return nothing
+        return no_reading
     relevance = _relevance(dual.astype("float32") @ rows, space)
     products = _products(rows, relevance)
     dual, offset, predicted = _fit(products, targets, examples, subjects)
-    # What is read lies too near to the mean, which is made up for.
-    slope, start = np.polyfit(targets, predicted, 1)
-    error = np.std(predicted - slope * targets - start) / slope
+    # Undo the shrinkage of predictions towards the mean.
+    slope, intercept = np.polyfit(targets, predicted, 1)
+    error = np.std(predicted - slope * targets - intercept) / slope
     error *= 1 + _SHARED_RELEVANCE / n_subjects
     weights = (dual / slope).astype("float32") @ rows * relevance
-    return weights, (offset - start) / slope, error
+    return weights, (offset - intercept) / slope, error
 
 
 def _fit(products, targets, examples, subjects):
-    """Fit a kernel ridge regression whose ridge is best for left-out examples.
+    """Fit kernel ridge regression with the ridge that predicts left-out subjects best.
 
-    Its dual weights are of all examples, 0 of those of which nothing is specified.
+    Dual weights are those of all examples, 0 for unspecified ones.
     """
     own = products[np.ix_(examples, examples)]
     penalties = np.multiply(_RIDGES, own.trace() / len(examples))
@@ -226,10 +226,10 @@ def _fit(products, targets, examples, subjects):
 
 
 def _products(rows, relevance):
-    """Multiply each example with each, its numbers weighted: ``(n, n)``."""
+    """Return inner products of examples, weighted by relevance, ``(n, n)``."""
     products = np.zeros((len(rows), len(rows)))
     for start in range(0, rows.shape[1], MAX_MULTIPLIED):
-        # No copy of all of them: of large volumes they take hundreds of megabytes.
+        # In parts: a copy of large volumes would take hundreds of megabytes.
         part = rows[:, start : start + MAX_MULTIPLIED]
         products += (part * relevance[start : start + MAX_MULTIPLIED]) @ part.T
     return products

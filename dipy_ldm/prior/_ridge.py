@@ -1,19 +1,18 @@
-r"""Ridge regression, and by it the conditional mean of latents.
+r"""Ridge regression, and with it the conditional mean of latents.
 
-Denoisers learn conditions slowly: what an age or a small lesion changes is a hundredth
-of what brains differ by, and less of the loss. But what a straight line knows needs no
-training. It is learnt at once, by ridge regression of the latents on features of the
-conditions, and taken from the latents before they are diffused, so that the network
-learns what is left. The denoiser of all is then
+Denoisers learn conditions slowly: the effect of age or of a small lesion is a hundredth
+of the differences between brains, and less of the loss. Linear effects need no
+training: they are fitted by ridge regression of latents on features of the conditions,
+and subtracted from the latents before noise is added, so that the network learns the
+residuals. The whole denoiser is then
 
 .. math::
 
     D(x, t, c) = m(c) + D_r(x - \alpha_t\, m(c), t, c)
 
 with the conditional mean :math:`m(c)`, which is 0 without conditions, and the network's
-denoiser :math:`D_r`; nothing else needs to know of it. A mean that follows from what is
-given, instead of one for all, is due to :footcite:p:`Lee2022`, the choice of the ridge
-by what is left out to :footcite:p:`Allen1974`.
+denoiser :math:`D_r`. A data-dependent mean is due to :footcite:p:`Lee2022`, the choice
+of the ridge by leave-one-out errors to :footcite:p:`Allen1974`.
 
 References
 ----------
@@ -28,13 +27,19 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.polynomial import legendre
 
-from dipy_ldm._conditions import CONTINUOUS, DIRECTION, FEW, UNSPECIFIED, Condition
+from dipy_ldm._conditions import (
+    CONTINUOUS,
+    DIRECTION,
+    MIN_GROUP_SIZE,
+    UNSPECIFIED,
+    Condition,
+)
 from dipy_ldm._utils.directions import N_HARMONICS, harmonics
 from dipy_ldm._utils.subjects import blocks
 
 
 class Ridge(NamedTuple):
-    """A fit in the basis of a decomposition.
+    """A ridge regression in the basis of a decomposition.
 
     Shapes: shrunk ``(k,)``, coefficients ``(k, targets)``, held_out ``(n, targets)``.
     """
@@ -46,7 +51,7 @@ class Ridge(NamedTuple):
 
 
 def decompose(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Decompose rows about their mean, without directions in which nothing varies.
+    """Return the SVD of rows about their mean, without directions of no variance.
 
     Shapes: rows ``(n, features)``, result ``(n, k)``, ``(k,)``, ``(k, features)``.
     """
@@ -57,16 +62,16 @@ def decompose(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def shrinkage(spreads: np.ndarray, penalty: float) -> np.ndarray:
-    """Return how much of each direction ridge regression takes."""
+    """Return the shrinkage factor of each direction in ridge regression."""
     return spreads**2 / (spreads**2 + penalty)
 
 
 def residual_blocks(
     basis: np.ndarray, shrunk: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
-    """Return one less the hat matrix for the rows of each subject.
+    """Return the identity minus the hat matrix, for the rows of each subject.
 
-    Residuals are these times the errors of a fit to all other subjects.
+    It maps errors of a fit to all other subjects to residuals.
 
     Shapes: basis ``(n, k)``, rows ``(subjects, images)``, result ``(subjects, images,
     images)``.
@@ -125,20 +130,20 @@ def fit_kernel_ridge(
     return weights, offset, fit.held_out[:, 0]
 
 
-# Of each continuous condition; the higher ones are smaller, and so fitted with less
-# trust.
+# Polynomial degree of continuous conditions; features of higher degrees are smaller,
+# and so regularised more.
 _DEGREES = 3
 _FEATURES = {CONTINUOUS: _DEGREES, DIRECTION: N_HARMONICS}
-# Ranks of a number, at equal distances.
+# Equidistant ranks of a number.
 _RANKS = 16
 _MIDDLES = (np.arange(_RANKS) + 0.5) / _RANKS
-# Ridges that are tried, in variances of a feature. The last leaves nothing; of smaller
-# ones than the first, float32 has not the digits that tell how good they are.
+# Candidate ridges, in variances of a feature. The last gives zero weights; float32 is
+# not precise enough to evaluate smaller ones than the first.
 _RIDGES = (*np.logspace(-2, 2, 17), math.inf)
 
 
 class ConditionalMean(NamedTuple):
-    """The mean of latents given conditions, less the mean of all.
+    """The mean of latents given conditions, minus their overall mean.
 
     Shapes: weights ``(features, *space, channels)``.
     """
@@ -156,22 +161,21 @@ class ConditionalMean(NamedTuple):
     ) -> Self:
         """Fit the weights by ridge regression.
 
-        The ridge is that with which each latent is predicted best by those of other
-        subjects: the fewer there are, and the less conditions say, the less is
-        expected.
+        The ridge predicts the latents of left-out subjects best: the fewer subjects and
+        the weaker the effects of conditions, the smaller the weights.
 
         Shapes: latents ``(n, *space, channels)``, numbers ``(n, conditions)``, subjects
         ``(n,)``.
         """
         rows = latents.reshape(len(latents), -1)
-        # Levels that too few subjects have are not there.
+        # Levels with too few subjects are absent.
         present = (_features(numbers, conditions) > 0).any(0)
         features = _features(numbers, _without_absent(conditions, present))
         vectors, spreads, right = decompose(features)
         coefficients = vectors.T.astype("float32") @ rows
         subjects = np.arange(len(rows)) if subjects is None else subjects
         error = _held_out_error(rows, vectors, coefficients, blocks(subjects))
-        # Of one subject alone nothing is to be known of others.
+        # One subject alone does not generalise.
         ridges = _RIDGES if np.ptp(subjects) else _RIDGES[-1:]
         shrunk = [shrinkage(spreads, ridge * len(rows)) for ridge in ridges]
         best = min(shrunk, key=error)
@@ -186,10 +190,10 @@ class ConditionalMean(NamedTuple):
         return np.tensordot(features.astype("float32"), self.weights, 1)
 
     def loadings(self) -> np.ndarray:
-        """Return in which directions conditions move the mean, and how far.
+        """Return the directions in which conditions change the mean, scaled by effect.
 
-        Their squares add up to the variance that is due to conditions, as they were in
-        the training. Shapes: result ``(directions, *space, channels)``.
+        Their squares sum to the variance due to conditions in the training. Shapes:
+        result ``(directions, *space, channels)``.
         """
         rows = [np.zeros((0, *self.weights.shape[1:]), "float32")]
         for column, condition in enumerate(self.conditions.values()):
@@ -212,9 +216,9 @@ def n_features(condition: Condition) -> int:
 
 
 def _held_out_error(rows, vectors, coefficients, subjects):
-    """Return how to measure fits to all other subjects, by their shrinkage.
+    """Return a function from shrinkage factors to held-out sums of squared errors.
 
-    The sum of squared errors for the rows of each subject.
+    Errors are those of fits to all other subjects.
 
     Shapes: rows ``(n, numbers)``, vectors ``(n, k)``, coefficients ``(k, numbers)``.
     """
@@ -228,25 +232,25 @@ def _held_out_error(rows, vectors, coefficients, subjects):
         for rows_of, squares in zip(subjects, squares_of):
             fitted = shrunk * vectors[rows_of]
             mixed = fitted @ np.swapaxes(along[rows_of], 1, 2)
-            # Products of the residuals of a subject with each other.
+            # Inner products of the residuals of each subject.
             squares = squares - mixed - np.swapaxes(mixed, 1, 2)
             squares += fitted @ products @ np.swapaxes(fitted, 1, 2)
-            back = np.linalg.inv(residual_blocks(vectors, shrunk, rows_of))
-            total += ((back @ squares) * back).sum()
+            inverse = np.linalg.inv(residual_blocks(vectors, shrunk, rows_of))
+            total += ((inverse @ squares) * inverse).sum()
         return total
 
     return error
 
 
 def _subject_products(rows, mean, subjects):
-    """Multiply rows of each subject, about the mean: ``(subjects, rows, rows)``."""
-    # One by one: copies of all of them may not fit into the memory.
-    off = (rows[numbers] - mean for numbers in subjects)
-    return np.array([each @ each.T for each in off], "float64")
+    """Return inner products of centred rows per subject, ``(subjects, rows, rows)``."""
+    # One by one, since copies of all may exceed the memory.
+    centred = (rows[numbers] - mean for numbers in subjects)
+    return np.array([each @ each.T for each in centred], "float64")
 
 
 def _without_absent(conditions, present):
-    """Give levels no examples whose features ``(features,)`` are not present."""
+    """Set the counts of levels whose features ``(features,)`` are not present to 0."""
     flags, result = iter(present), {}
     for name, condition in conditions.items():
         own = list(islice(flags, n_features(condition)))
@@ -257,7 +261,7 @@ def _without_absent(conditions, present):
 
 
 def _features(numbers, conditions):
-    """Turn numbers into features of mean 0; all are 0 where nothing is specified."""
+    """Return features of mean 0 of encoded conditions; all 0 where unspecified."""
     pairs = zip(numbers.T, conditions.values())
     return np.concatenate([_condition_features(*pair) for pair in pairs], 1)
 
@@ -265,8 +269,8 @@ def _features(numbers, conditions):
 def _condition_features(column, condition):
     if condition.size > 0:
         counts = np.array(list(condition.levels.values()))
-        # Of rare levels nothing is expected: it would be nearly one of their examples.
-        counts = np.where(counts >= FEW, counts, 0)
+        # Rare levels have no effect: their mean would resemble one of their examples.
+        counts = np.where(counts >= MIN_GROUP_SIZE, counts, 0)
         levels = (column[:, None] == np.arange(condition.size)) & (counts > 0)
         specified = levels.any(1, keepdims=True)
         return specified * (levels - counts / max(counts.sum(), 1))
@@ -274,6 +278,6 @@ def _condition_features(column, condition):
     if condition.size == DIRECTION:
         return specified * harmonics(column)
     degrees = np.arange(1, _DEGREES + 1)
-    # Ranks are spread evenly, and so these are orthogonal, of mean 0.
+    # Ranks are uniform, so that these are orthogonal with mean 0.
     values = legendre.legvander(2 * column - 1, _DEGREES)[:, 1:]
     return specified * values * np.sqrt(2 * degrees + 1) / degrees

@@ -122,7 +122,7 @@ class TrainingRecord(keras.callbacks.Callback):
         """Restore a compiled model from the checkpoint, if there is one."""
         model.optimizer.build(model.trainable_variables)
         if self.path is not None and self.path.exists():
-            readable_path, (tensors, document) = _serialization.newest(self.path)
+            readable_path, (tensors, document) = _serialization.load_newest(self.path)
             self.history, self.done = document["history"], document["steps"]
         require_same_checkpoint("steps", self.done)
         if self.done == 0:
@@ -223,7 +223,7 @@ class TrainingRecord(keras.callbacks.Callback):
         if _backend.is_chief():
             document = {"settings": self.settings, "history": self.history}
             document["steps"] = self.done
-            previous = _serialization.before(self.path)
+            previous = _serialization.previous_path(self.path)
             _serialization.save(self.path, "checkpoint", tensors, document, previous)
             logger.debug("%s holds %s steps", self.path, self.done)
         self._seconds_writing += time.monotonic() - start

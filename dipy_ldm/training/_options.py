@@ -196,7 +196,7 @@ def _checkpoint_precision(*checkpoints):
     paths = map(os.path.expanduser, filter(None, checkpoints))
     saved = None
     if path := next(filter(os.path.exists, paths), None):
-        _, document = _serialization.newest(path, _serialization.read_document)
+        _, document = _serialization.load_newest(path, _serialization.read_document)
         saved = document["settings"].get("precision")
     require_same_checkpoint("precision", saved)
     return saved

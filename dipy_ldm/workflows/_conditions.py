@@ -181,7 +181,7 @@ def count_requested(request: dict | str) -> int | None:
 
 
 def _as_plain(name, condition, value):
-    if condition.leaves_out(value):
+    if condition.is_unspecified(value):
         return None
     if condition.kind == "class":
         return level_of(value)

@@ -258,7 +258,7 @@ def _write_inpainted(part, scan, lesions, samples, task, options):
         extra = {"Difference": "scan minus result"}
         maps.append((scan.data[scan.hole] - mean, extra))
     for other, (values, extra) in zip(further, maps, strict=True):
-        volume = scan.only(values)
+        volume = scan.hole_only(values)
         write(other, volume, scan.affine, options.dtype, facts | extra)
     write(mask, lesions, scan.affine, "uint8", facts | {"Role": "mask"})
     return scan.data, scan.filled(mean), scan.affine

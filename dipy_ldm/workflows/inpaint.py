@@ -184,6 +184,6 @@ def _write(part, scan, samples, facts):
         middle, deviation = part.channel.summarise(samples)
         process_scans.write_inpainted(mean, scan, middle, facts)
         about = entries | {"Deviation": part.channel.deviation}
-        write(std, scan.only(deviation), scan.affine, "float32", about)
+        write(std, scan.hole_only(deviation), scan.affine, "float32", about)
     write(mask, scan.hole, scan.affine, "uint8", entries | {"Role": "mask"})
     return scan.data, scan.filled(samples[0]), scan.affine

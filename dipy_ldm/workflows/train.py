@@ -397,7 +397,7 @@ class TrainLDMFlow(LDMFlow):
     def _remove_checkpoints(self):
         for checkpoint in self.checkpoints:
             # In this order: without the last checkpoint, the previous one is not read.
-            _serialization.before(checkpoint).unlink(missing_ok=True)
+            _serialization.previous_path(checkpoint).unlink(missing_ok=True)
             checkpoint.unlink(missing_ok=True)
 
 

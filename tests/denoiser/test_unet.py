@@ -114,7 +114,7 @@ def test_unet_depends_on_the_time(rng):
 
 
 def test_attention_needs_an_entry_a_level():
-    with pytest.raises(InputError, match="one entry a level: 2, not 1"):
+    with pytest.raises(InputError, match="one entry per level: 2, not 1"):
         unet((7, 7, 2), attention=(True,))
 
 

@@ -4,14 +4,14 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm.diffusion._denoisers import from_network, guided, mixed
+from dipy_ldm.diffusion._denoisers import from_network, guided, interpolated
 from dipy_ldm.diffusion.schedules import SCHEDULES, TARGETS, rates, to_target
 
 SHAPE = (3, 4, 5, 2)
 
 
 def test_a_mixture_is_the_mean_of_two():
-    denoise = mixed(lambda x, t: x + t, lambda x, t: 3 * x, 0.25)
+    denoise = interpolated(lambda x, t: x + t, lambda x, t: 3 * x, 0.25)
     npt.assert_allclose(denoise(np.full(2, 4.0), 0.5), 0.75 * 4.5 + 0.25 * 12)
 
 

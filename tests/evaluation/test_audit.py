@@ -453,7 +453,7 @@ def test_fingerprints_know_copies(train, diffusion, tmp_path):
     with pytest.raises(InputError, match="of another model; create new ones"):
         CopyFilter.load(tmp_path / "guard.safetensors", "b" * 64)
     diffusion.save(tmp_path / "ldm.safetensors")
-    with pytest.raises(InputError, match="not fingerprints of training images; name"):
+    with pytest.raises(InputError, match="not fingerprints of training images; choose"):
         CopyFilter.load(tmp_path / "ldm.safetensors", "a" * 64)
 
 

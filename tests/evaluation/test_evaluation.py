@@ -690,7 +690,8 @@ def test_levels_that_the_model_does_not_know_are_left_out(
     monkeypatch.setattr("dipy_ldm.evaluation.evaluate.generate", stop)
     with pytest.raises(InputError, match="so good"):
         evaluate(diffusion, blobs, conditions={"site": ["A", "C"] * 32})
-    assert caplog.messages == ["32 real images: site C is not known, and left out."]
+    sentence = "32 real images: site C is an unknown level, and ignored."
+    assert caplog.messages == [sentence]
 
 
 def test_arguments_that_do_not_fit_are_refused(diffusion, vqvae, blobs):

@@ -57,7 +57,7 @@ def test_generated_volumes_record_requested_conditions(brains):
         asked = {"age": age, "group": "control"}
         assert facts["Conditions"] == asked
         assert facts["SameNoise"] is True
-        warned = "age 99 lies outside of the 50 to 80" in str(facts.get("Warnings"))
+        warned = "age 99 is outside the model's range" in str(facts.get("Warnings"))
         assert warned == (age == 99)
         image = nib.load(brains / f"samples-000{number}.nii.gz")
         assert comment_of(image)["Conditions"] == asked

@@ -151,7 +151,7 @@ def test_b_values_beyond_the_training_are_warned_of(trained):
     np.savetxt(trained / "high.bval", [[0, 3000, 1000, 1000, 1000, 1000, 1000, 1000]])
     table = ("--bvals", "high.bval", "--bvecs", "table.bvec", "--out_samples", "high")
     output = generate(trained, *table)
-    assert "bval 3000 lies outside of the 950 to 1050" in output
+    assert "bval 3000 is outside the model's range of 950 to 1050" in output
 
 
 def test_tables_are_for_models_of_series(model_path, tmp_path):

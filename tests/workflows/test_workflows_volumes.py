@@ -405,7 +405,7 @@ def assert_refused(command, name, arguments, sentence, model_path, folder):
 
 
 BAD_GENERATING = {
-    "a text": ("text", "text is not a model file; give one"),
+    "a text": ("text", "text is not a model file; choose one"),
     "no such path": ("nowhere", "there is no model file nowhere; check"),
     "below a file": ("MODEL --out_dir text/b", "text is a file; name another"),
     "another type": ("MODEL --dtype int17", "choose one of float32"),
