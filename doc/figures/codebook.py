@@ -1,4 +1,4 @@
-"""What the codebook does: a digit as 49 codes, codes among vectors, and their use."""
+"""The codebook: a digit as 49 codes, codes among latent vectors, and their usage."""
 
 from matplotlib import pyplot as plt
 import numpy as np
@@ -8,7 +8,7 @@ from dipy_ldm.data import load_mnist
 
 
 def draw():
-    """Draw the digit and its codes, the vectors and the codes, and the counts."""
+    """Draw a digit and its codes, latent vectors and codes, and the counts of codes."""
     model = packaged()
     vqvae = model.vqvae
     digits = load_mnist("test")[0][:2000]
@@ -36,7 +36,5 @@ def draw():
     ax = right.subplots()
     counts = np.sort(np.bincount(codes.ravel(), minlength=vqvae.n_codes))[::-1]
     ax.semilogy(np.arange(1, len(counts) + 1), np.maximum(counts, 0.5), color=BLUE)
-    ax.set(
-        xlabel="code, the most used first", ylabel="times used", title="use of codes"
-    )
+    ax.set(xlabel="codes, by usage", ylabel="times used", title="usage of codes")
     ax.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Samples beside their nearest training digits: of many digits, and of few."""
+"""Samples and their nearest training digits: models of many digits, and of few."""
 
 from matplotlib import pyplot as plt
 import numpy as np
@@ -12,7 +12,7 @@ N = 12
 
 
 def draw():
-    """Draw samples above their neighbours, of both models."""
+    """Draw samples of both models above their nearest training digits."""
     figure, axes = plt.subplots(2, 1, figsize=(10, 4.4), layout="constrained")
     kinds = {"57,000 digits": (packaged(), 60_000), "16 digits": (memorised(), 16)}
     for ax, (label, (model, n)) in zip(axes, kinds.items()):

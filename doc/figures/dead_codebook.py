@@ -1,4 +1,4 @@
-"""A dead codebook: codes that nothing prevents from dying."""
+"""A dead codebook, without initialisation by k-means and revival of codes."""
 
 from matplotlib import pyplot as plt
 import numpy as np
@@ -12,7 +12,7 @@ N = 8
 
 
 def draw():
-    """Draw error and perplexity of both, and what they make of digits."""
+    """Draw error, perplexity and reconstructions of both."""
     kinds = dict(zip(("k-means and revival", "neither"), autoencoders()))
     digits = load_mnist("test")[0][:N]
     figure = plt.figure(figsize=(11, 3.4), layout="constrained")

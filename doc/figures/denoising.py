@@ -1,4 +1,4 @@
-"""Noisy digits, and what is made of them at rising strength."""
+"""Noisy digits, denoised with increasing strength."""
 
 from matplotlib import pyplot as plt
 import numpy as np
@@ -10,7 +10,7 @@ STRENGTHS = (0, 0.1, 0.2, 0.4, 0.8)
 
 
 def draw():
-    """Draw originals, noisy digits, and the results, a column each."""
+    """Draw originals, noisy digits and results, one column each."""
     model = packaged()
     digits = load_mnist("test")[0][[2, 4, 7, 18]]
     noise = np.random.default_rng(0).normal(0, 0.5, digits.shape)

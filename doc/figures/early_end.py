@@ -1,4 +1,4 @@
-"""A schedule that ends too early: sampling begins where the network never was."""
+"""A schedule that ends too early: sampling starts from pure noise, training did not."""
 
 from matplotlib import pyplot as plt
 import numpy as np
@@ -21,7 +21,7 @@ STEPS = (50, 100, 200, 1000)
 
 
 def draw():
-    """Draw the loss at each time, and samples that begin at pure noise too early."""
+    """Draw the loss at each time, and samples that start from pure noise too early."""
     model = packaged()
     figure = plt.figure(figsize=(11, 3.2), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 2.2))
@@ -41,7 +41,7 @@ def draw():
 
 
 def last_time(steps):
-    """Find the time at which the noise is that where the betas end."""
+    """Return the time with the noise at which the betas end, and its alpha."""
     alpha = np.prod(1 - np.linspace(1e-4, 0.02, steps)) ** 0.5
     fine = np.linspace(0, 1, 10_001)
     full_rates, _ = rates("cosine", fine)
@@ -49,16 +49,16 @@ def last_time(steps):
 
 
 def samples_from(model, end):
-    """Take pure noise for the latent at a time, as sampling with that schedule does."""
-    chosen = SAMPLERS["ddim"]
-    path = levels(model, end * chosen.grid(model.schedule, 10))
+    """Sample from pure noise at the last time, as that schedule does."""
+    sampler = SAMPLERS["ddim"]
+    path = levels(model, end * sampler.grid(model.schedule, 10))
     noise = noise_source(0, range(25), model.latent_shape_)
-    clean = sample(model.denoiser(), noise(), path, chosen.step, noise)
+    clean = sample(model.denoiser(), noise(), path, sampler.step, noise)
     return decoded(model, clean.astype("float32"))
 
 
 def loss(model, t):
-    """Measure the loss at one time, on digits that were not learnt from."""
+    """Return the loss at one time, on held-out digits."""
     clean = scaled(model, load_mnist("test")[0][:100])
     noise = noise_source(1, range(len(clean)), clean.shape[1:])()
     alpha, sigma = rates(model.schedule, t)

@@ -11,7 +11,7 @@ TIMES = (0, 0.2, 0.4, 0.6, 0.8, 1)
 
 
 def draw():
-    """Draw the latent above, and what the decoder makes of it below."""
+    """Draw the latent above, and decoded below."""
     model = packaged()
     digit = load_mnist("test")[0][:1]
     clean = scaled(model, digit)

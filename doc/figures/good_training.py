@@ -1,11 +1,11 @@
-"""The course of a good training: that of the packaged model."""
+"""Curves of a good training: that of the packaged model."""
 
 from matplotlib import pyplot as plt
 from panels import BLUE, GREEN, ORANGE, curve, packaged
 
 
 def draw():
-    """Draw the figures that ``training.png`` shows, of both stages."""
+    """Draw the curves of ``training.png``, of both stages."""
     model = packaged()
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
     first, second = model.vqvae.history_, model.history_

@@ -1,4 +1,4 @@
-"""The same samples with more and more guidance."""
+"""The same samples with increasing guidance."""
 
 from matplotlib import pyplot as plt
 from panels import packaged, show
@@ -9,7 +9,7 @@ VALUES = (1, 1.5, 2, 4)
 
 
 def draw():
-    """Draw sixteen samples for each value of the guidance."""
+    """Draw sixteen samples for each guidance scale."""
     model = packaged()
     figure, axes = plt.subplots(1, len(VALUES), figsize=(11, 3), layout="constrained")
     for ax, guidance in zip(axes, VALUES):

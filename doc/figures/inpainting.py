@@ -1,4 +1,4 @@
-"""Digits with a hole, and ways to fill it."""
+"""Digits with a hole, filled in several ways."""
 
 from matplotlib import pyplot as plt
 import numpy as np
@@ -9,7 +9,7 @@ from dipy_ldm.diffusion import _inpainting as inpainting
 
 
 def draw():
-    """Draw originals, holes, and the fillings, a column each."""
+    """Draw originals, holes and fillings, one column each."""
     digits = load_mnist("test")[0][[2, 4, 7, 18]]
     y, x = np.mgrid[:28, :28]
     masks = np.broadcast_to((y - 16) ** 2 + (x - 14) ** 2 <= 25, digits.shape[:3])
@@ -17,7 +17,7 @@ def draw():
     columns = {
         "original": digits,
         "hole": np.where(masks[..., None], 0.5, digits),
-        "smooth": inpainting.fill(digits, masks),
+        "smooth filling": inpainting.fill(digits, masks),
         **{f"sample {i}": samples[:, i] for i in range(3)},
         "mean of 8": samples.mean(1),
         "spread": samples.std(1, ddof=1) * 2,

@@ -1,4 +1,4 @@
-"""Latents that are not brought to unit variance."""
+"""Training on latents that are not scaled to unit variance."""
 
 from matplotlib import pyplot as plt
 from panels import BLUE, ORANGE, curve, show

@@ -1,4 +1,4 @@
-"""Estimated memory for training, by the size of patches and of latents."""
+"""Estimated memory of trainings by the size of patches and of latents."""
 
 from matplotlib import pyplot as plt
 import numpy as np

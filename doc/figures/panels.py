@@ -1,4 +1,4 @@
-"""What the figures of the guide share: the packaged model, and panels of images."""
+"""Shared code of the guide's figures: the packaged model, and panels of images."""
 
 from functools import cache
 import os
@@ -16,7 +16,7 @@ BLUE, ORANGE, GREEN, GREY = "#1f77b4", "#e8710a", "#2a9d4a", "#888888"
 
 @cache
 def packaged():
-    """Load the model of digits that comes with the package."""
+    """Load the packaged model of digits."""
     return LatentDiffusion.load("mnist")
 
 
@@ -31,12 +31,12 @@ def decoded(model, latents):
 
 
 def levels(model, times):
-    """Return the levels through which a sampler walks."""
+    """Return the noise levels of a sampler."""
     return path(model.schedule, times)
 
 
 def show(ax, image, title=None, **options):
-    """Show a grey image, ``(h, w, 1)``, or one of colours, without axes."""
+    """Show a grey image, ``(h, w, 1)``, or a coloured one, without axes."""
     grey = {} if image.shape[-1] == 3 else {"cmap": "gray", "vmin": 0, "vmax": 1}
     ax.imshow(image.squeeze(), interpolation="nearest", **grey | options)
     ax.set(xticks=[], yticks=[])
@@ -50,7 +50,7 @@ def as_colours(latent):
 
 
 def curve(ax, values, label, colour=None, **options):
-    """Draw the figures of an epoch each."""
+    """Plot one value per epoch."""
     epochs = np.arange(1, len(values) + 1)
     ax.plot(epochs, values, ".-", label=label, color=colour, **options)
     ax.set_xlabel("epoch")

@@ -1,4 +1,4 @@
-"""Schedules: their rates, their signal-to-noise ratio, and the samplers' grids."""
+"""Schedules: rates, signal-to-noise ratios, and time grids of samplers."""
 
 from matplotlib import pyplot as plt
 import numpy as np

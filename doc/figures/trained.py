@@ -1,6 +1,6 @@
-"""Small, fast trainings for the guide, good ones and ones made to fail.
+"""Small, fast trainings for the guide, some of them made to fail.
 
-What the package does so that trainings succeed is undone here, one thing at a time.
+Each failure switches off one thing that the package does to avoid it.
 """
 
 from functools import cache
@@ -13,17 +13,16 @@ from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm.autoencoder.quantizers import BOTTLENECKS, Codebook
 from dipy_ldm.data import load_mnist
 
-# For all trainings of the pages.
-QUIETLY: dict[str, Any] = {"strategy": None, "verbose": False}
+FIT_OPTIONS: dict[str, Any] = {"strategy": None, "verbose": False}
 
 
 def digits(n):
-    """Return some training digits."""
+    """Return the first training digits."""
     return load_mnist("train")[0][:n]
 
 
 class Neglected(Codebook):
-    """Starts anywhere, most codes far from the encoded images, and revives none."""
+    """Start with random codes, most far from the encoded images, and revive none."""
 
     def initial(self, draw, rng):
         return rng.normal(0, 20, self.codebook.shape)
@@ -46,7 +45,7 @@ def autoencoders():
             validation_data=held_out,
             epochs=6,
             learning_rate=3e-3,
-            **QUIETLY,
+            **FIT_OPTIONS,
         )
         for bottleneck in ("codebook", "neglected")
     ]
@@ -54,13 +53,13 @@ def autoencoders():
 
 def fit_diffusion(images, epochs, kind=LatentDiffusion):
     """Train a small diffusion model on the latents of the packaged autoencoder."""
-    # Nothing here is guided, and time is short.
+    # Figures use no guidance, and must be fast.
     return kind(packaged().vqvae, widths=(64, 64), guide=False).fit(
         images,
         epochs=epochs,
         batch_size=32,
         learning_rate=4e-3,
-        **QUIETLY,
+        **FIT_OPTIONS,
     )
 
 
@@ -71,7 +70,7 @@ def good():
 
 
 class WithoutScale(LatentDiffusion):
-    """Takes latents as they come, here ten times smaller than unit variance."""
+    """Train on latents that are ten times smaller than unit variance."""
 
     def _scaled(self, latents):
         return super()._scaled(latents) / 10
@@ -82,7 +81,7 @@ class WithoutScale(LatentDiffusion):
 
 @cache
 def without_scale():
-    """Train on latents that are not brought to unit variance."""
+    """Train on latents that are not scaled to unit variance."""
     return fit_diffusion(digits(3200), epochs=5, kind=WithoutScale)
 
 

@@ -1,4 +1,4 @@
-"""One sample walking back: its noisy latents and the estimates of the clean one."""
+"""One sample, step by step: noisy latents, and estimates of the clean one."""
 
 from matplotlib import pyplot as plt
 from panels import decoded, levels, packaged, show
@@ -11,18 +11,18 @@ STEPS = 10
 def draw():
     """Draw each step: the noisy latent above, the estimate below, both decoded."""
     model = packaged()
-    chosen = SAMPLERS["dpm++"]
-    path = levels(model, chosen.grid(model.schedule, STEPS))
+    sampler = SAMPLERS["dpm++"]
+    path = levels(model, sampler.grid(model.schedule, STEPS))
     denoise = model.denoiser(model.default_guidance)
     estimates = []
 
-    def watch(x, t):
+    def record(x, t):
         clean = denoise(x, t)
         estimates.append((x, clean))
         return clean
 
     noise = noise_source(0, [4], model.latent_shape_)
-    sample(watch, noise(), path, chosen.step, noise)
+    sample(record, noise(), path, sampler.step, noise)
     figure, axes = plt.subplots(2, STEPS, figsize=(11, 2.8), layout="constrained")
     for (above, below), (x, clean), (_, (alpha, sigma)) in zip(axes.T, estimates, path):
         show(
