@@ -437,7 +437,7 @@ def test_check_refuses_a_wrong_init(diffusion, vqvae, blobs):
     model = LatentDiffusion(vqvae)
     model.check(blobs.shape, init=diffusion)
     model.set_params(attention=False).check(blobs.shape, init=diffusion)
-    with pytest.raises(InputError, match="the target 'v', not 'clean'"):
+    with pytest.raises(InputError, match="target = 'v', not 'clean'"):
         model.set_params(target="clean").check(blobs.shape, init=diffusion)
 
 

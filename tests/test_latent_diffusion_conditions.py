@@ -352,13 +352,13 @@ def test_ignored_conditions_are_warned_of(caplog, rng):
 
 def test_few_are_measured_with_several_noises():
     latents = Latents(np.zeros((5, 2, 1)), ConditioningInputs(np.arange(5)[:, None]))
-    numbered = latents.numbered()
+    numbered = latents.for_validation()
     assert numbered.clean.shape == (35, 2, 1)
     table = numbered.conditioning.table
     npt.assert_array_equal(table[:, 0], table[:, 1])
     # Those of a subject are one of which the mean is taken.
     latents = latents._replace(subjects=np.array([0, 1, 1, 0, 2]))
-    table = latents.numbered().conditioning.table
+    table = latents.for_validation().conditioning.table
     npt.assert_array_equal(table[:5, 1], [0, 1, 1, 0, 2])
     assert Latents(np.zeros((5, 2, 1))).numbered().clean.shape == (35, 2, 1)
 

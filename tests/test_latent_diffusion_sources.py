@@ -91,7 +91,9 @@ def test_models_with_sources_are_evaluated_and_audited(seeing, blobs, others):
     # Of training sources, samples are near to training images by design.
     expected = seeing.predict(source=others[40:], steps=1)
     npt.assert_allclose(audited.generated, scaled(expected, seeing.vqvae_), atol=1e-4)
-    assert "A sample was made of the source image of each" in audited.notes[-1]
+    assert (
+        "Samples were generated from the source images of held-out" in audited.notes[-1]
+    )
     assert np.isfinite(audited.members["denoiser"].train).all()
     # Losses depend on what the images are made of.
     of_others = membership.denoising_losses(seeing, blobs[:40], source=others[40:41])

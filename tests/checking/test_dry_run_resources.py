@@ -69,7 +69,7 @@ def test_few_volumes_may_begin_from_the_packaged_autoencoder():
 def test_too_few_images_are_red():
     finding = plans.check_split(Cohort(IMAGES), 0.05, 0, 64)
     assert finding.state == "red"
-    assert finding.message.startswith("Of 20 images, 19 are left")
+    assert finding.message.startswith("Of 20 images, 19 remain")
     assert "batch_size" in finding.cure
 
 

@@ -327,7 +327,7 @@ def refusal(cohort, folder, maps, *options):
     ("change", "message"),
     [
         (lambda labels: labels * 1.5, "has fractions, but labels are whole numbers"),
-        (lambda labels: np.where(labels == 2, np.nan, labels), "not whole"),
+        (lambda labels: np.where(labels == 2, np.nan, labels), "has fractions"),
         (lambda labels: np.stack([labels] * 2, -1), "has 4 dimensions"),
         (lambda labels: np.where(labels == 2, 9999, labels), r"table \(9999\); add"),
         (lambda labels: np.where(labels == 2, -7, labels), r"table \(-7\); add"),

@@ -362,7 +362,7 @@ def test_samples_are_no_real_images(tmp_path, caplog):
     refuse_samples_beside_real(result, real)
     assert not caplog.text
     refuse_samples_beside_real(of_source, sample)
-    assert "of a model that was not trained on them" in caplog.text
+    assert "only valid for a model that was trained on them" in caplog.text
 
 
 def test_no_option_skips_bad_files(tmp_path):
@@ -420,11 +420,11 @@ def test_held_out_training_volumes_are_named(audit, tmp_path):
         (f"{AUDIT} --reference nothing", "there is no model file nothing"),
         (
             f"{AUDIT} --reference mnist",
-            "the reference of images of shape (28, 28, 1); give as --reference a model",
+            "the reference of images of shape (28, 28, 1); give a --reference",
         ),
         (
             f"{AUDIT} --reference V/coarse.safetensors",
-            "reference of volumes of 1 channels and voxels of 4 x 4 x 4 mm; give as",
+            "reference of volumes of 1 channels and voxels of 4 x 4 x 4 mm; give a --reference",
         ),
     ],
 )

@@ -263,7 +263,7 @@ def test_outputs_of_two_runs_are_not_taken_for_one(written):
             process_scans._is_done(task, force=False)
     # A JSON file of others is theirs, too, where there is no volume.
     task.outputs[0].unlink()
-    with pytest.raises(InputError, match="out.json exists, and no JSON file says"):
+    with pytest.raises(InputError, match="out.json exists, and has no JSON file"):
         process_scans._is_done(task, force=False)
     assert not process_scans._is_done(task, force=True)
 
@@ -320,7 +320,7 @@ BAD = {
     "an empty mask": ("scan.nii.gz -m empty.nii", "empty.nii is empty; give"),
     "another grid": (
         "scan.nii.gz -m moved.nii",
-        "the mask moved.nii has another grid (shape or affine) than scan.nii.gz; bring",
+        "the mask moved.nii has another grid (shape or affine) than scan.nii.gz; resample",
     ),
     "two masks": (
         "scan.nii.gz -m good.nii empty.nii",

@@ -157,7 +157,7 @@ def test_sources_of_an_audit_need_subject_names(tmp_path):
     named, other = (str(tmp_path / n) for n in ("sub-1_T1w.nii.gz", "one.nii.gz"))
     refuse_unnamed(None, [other])
     refuse_unnamed([named], [named])
-    sentence = "one.nii.gz has no sub- in its name, by which"
+    sentence = "one.nii.gz has no sub- in its name, which"
     with pytest.raises(InputError, match=sentence):
         refuse_unnamed([named], [other], [named])
 
@@ -424,7 +424,7 @@ def test_the_folder_of_a_study_pairs_no_sources(folder, tmp_path):
                 folder / kind / f"sub-{i}_{kind}w.nii.gz", study / f"{i}_{kind}w.nii.gz"
             )
     t1, t2 = ([study / f"*_{kind}w.nii.gz"] for kind in ("T1", "T2"))
-    with pytest.raises(InputError, match="1_T1w.nii.gz has no sub- in its name, by"):
+    with pytest.raises(InputError, match="1_T1w.nii.gz has no sub- in its name, which"):
         load_volumes(t2, source_channels=["T1w"], source_files=t1)
 
 

@@ -317,7 +317,7 @@ BAD_TRAINING = {
     "no checkpoints": ("blobs.npy TINY --checkpoint_steps 0", "at least 1"),
     "no augmentation": ("blobs.npy --no_augment", "--no_augment is for volumes"),
     "a cache": ("mnist --cache_dir cache", "--cache_dir is for volumes; leave"),
-    "a time": ("blobs.npy --seconds 9", "--seconds is for --check; add it, or"),
+    "a time": ("blobs.npy --seconds 9", "--seconds is for --check; add --check, or"),
     "several machines": ("blobs.npy TINY --strategy multi_worker", NO_MACHINES),
 }
 

@@ -383,7 +383,7 @@ def test_memory_and_devices_are_checked_before_reading(
     monkeypatch.setattr(_backend, "free_memory", lambda strategy: 1e6)
     assert "GiB of memory" in answer(train("--cache_dir", "cache"))
     monkeypatch.setattr(_backend.sharing, "count_replicas", lambda strategy: 3)
-    assert "give a --batch_size of 3 or 6" in answer(train("--cache_dir", "cache"))
+    assert "use a --batch_size of 3 or 6" in answer(train("--cache_dir", "cache"))
     assert [path.name for path in tmp_path.iterdir()] == ["volumes"]
 
 
@@ -455,7 +455,10 @@ BAD_DENOISING = {
         "MODEL both.nii --channels",
         "model is of 1 channels, and both.nii has 2; give",
     ),
-    "no dataset": ("MODEL volumes --skull_stripped", "is for --bids; add it"),
+    "no dataset": (
+        "MODEL volumes --skull_stripped",
+        "is for --bids; add --bids, or remove",
+    ),
     "repeats of no effect": (
         "MODEL volumes --strength 0 --repeats 2",
         "--repeats has no effect at --strength 0",
