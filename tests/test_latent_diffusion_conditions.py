@@ -360,7 +360,7 @@ def test_few_are_measured_with_several_noises():
     latents = latents._replace(subjects=np.array([0, 1, 1, 0, 2]))
     table = latents.for_validation().conditioning.table
     npt.assert_array_equal(table[:5, 1], [0, 1, 1, 0, 2])
-    assert Latents(np.zeros((5, 2, 1))).numbered().clean.shape == (35, 2, 1)
+    assert Latents(np.zeros((5, 2, 1))).for_validation().clean.shape == (35, 2, 1)
 
 
 def test_digits_follow_the_requested_labels(digits, caplog):

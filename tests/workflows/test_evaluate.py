@@ -424,7 +424,7 @@ def test_held_out_training_volumes_are_named(audit, tmp_path):
         ),
         (
             f"{AUDIT} --reference V/coarse.safetensors",
-            "reference of volumes of 1 channels and voxels of 4 x 4 x 4 mm; give a --reference",
+            "1 channels and voxels of 4 x 4 x 4 mm; give a --reference",
         ),
     ],
 )

@@ -320,7 +320,7 @@ BAD = {
     "an empty mask": ("scan.nii.gz -m empty.nii", "empty.nii is empty; give"),
     "another grid": (
         "scan.nii.gz -m moved.nii",
-        "the mask moved.nii has another grid (shape or affine) than scan.nii.gz; resample",
+        "mask moved.nii has another grid (shape or affine) than scan.nii.gz; resample",
     ),
     "two masks": (
         "scan.nii.gz -m good.nii empty.nii",
