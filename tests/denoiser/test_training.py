@@ -54,10 +54,10 @@ def test_datasets_have_each_batch_whole_and_with_its_shapes(strategy):
     (x, times), target = dataset.element_spec
     assert (x.shape, times.shape, target.shape) == ((4, 2, 1), (4,), (4, 2, 1))
     for step, ((x, times), target) in zip(range(7, 12), dataset, strict=False):
-        (right, at), wanted = data.of(step)
+        (right, at), expected = data.of(step)
         npt.assert_array_equal(x, right)
         npt.assert_array_equal(times, at)
-        npt.assert_array_equal(target, wanted)
+        npt.assert_array_equal(target, expected)
 
 
 def test_pieces_put_together_are_the_batch():
@@ -156,13 +156,13 @@ def test_each_batch_has_its_share_of_every_time():
 
 @pytest.mark.parametrize("target", schedules.TARGETS)
 def test_mixture_and_target_agree(target):
-    x, times, wanted = noisy(2, target=target)
+    x, times, expected = noisy(2, target=target)
     alpha, sigma = (rate[:, None, None] for rate in schedules.rates("cosine", times))
-    clean = schedules.to_clean(target, wanted, x, alpha, sigma)
+    clean = schedules.to_clean(target, expected, x, alpha, sigma)
     latents = np.random.default_rng(0).standard_normal((8, 3, 2)).astype("float32")
     # The low rates at high noise magnify rounding when noise is divided out.
-    found = np.abs(clean[:, None] - latents).max((2, 3)).min(1)
-    npt.assert_array_less(found, 1e-2)
+    distances = np.abs(clean[:, None] - latents).max((2, 3)).min(1)
+    npt.assert_array_less(distances, 1e-2)
 
 
 @pytest.mark.parametrize(

@@ -9,20 +9,20 @@ from dipy_ldm.data._sources import ConditioningInputs
 from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._training import noisy_batches
 from dipy_ldm.diffusion.schedules import rates
-from dipy_ldm.prior import _ridge as expectation
+from dipy_ldm.prior import _ridge as conditional_mean
 from dipy_ldm.prior._ridge import ConditionalMean, fit_kernel_ridge
 
 
 def test_held_out_values_come_from_fits_to_other_subjects(rng):
-    rows, wanted = rng.standard_normal((9, 4)), rng.standard_normal(9)
+    rows, targets = rng.standard_normal((9, 4)), rng.standard_normal(9)
     whose = np.array([0, 1, 1, 2, 0, 3, 3, 3, 4])
-    _, _, found = fit_kernel_ridge(rows @ rows.T, wanted, [0.5], whose)
+    _, _, predicted = fit_kernel_ridge(rows @ rows.T, targets, [0.5], whose)
     for one in range(5):
         others = rows[whose != one]
-        given = others @ others.T, wanted[whose != one], [0.5], np.arange(len(others))
-        shares, offset, _ = fit_kernel_ridge(*given)
-        told = rows[whose == one] @ others.T @ shares + offset
-        npt.assert_allclose(found[whose == one], told)
+        own = others @ others.T, targets[whose != one], [0.5], np.arange(len(others))
+        shares, offset, _ = fit_kernel_ridge(*own)
+        held_out = rows[whose == one] @ others.T @ shares + offset
+        npt.assert_allclose(predicted[whose == one], held_out)
 
 
 SHAPE = (4, 3, 2)
@@ -35,8 +35,8 @@ def cohort(n, effect=1.0, seed=0):
     conditions["sex"] = rng.choice(["F", "M"], n, p=[0.7, 0.3]).tolist()
     conditions["age"][0] = conditions["sex"][1] = None
     conditions["sex"][2:4] = "F", "M"
-    known = learn(conditions, n)
-    numbers = ConditionBatch.of(known, conditions, n).numbers
+    fitted = learn(conditions, n)
+    numbers = ConditionBatch.of(fitted, conditions, n).numbers
     of_age, of_sex, latents = rng.standard_normal((3, n, *SHAPE)).astype("float32")
     truth = np.zeros_like(latents)
     for row, (age, sex) in enumerate(numbers):
@@ -44,14 +44,14 @@ def cohort(n, effect=1.0, seed=0):
             truth[row] += of_age[0] * (2 * age - 1)
         if sex >= 0:
             truth[row] += of_sex[0] * (sex - 0.3)
-    return latents + effect * truth, numbers, known, effect * truth
+    return latents + effect * truth, numbers, fitted, effect * truth
 
 
 def test_effects_of_conditions_are_fitted():
-    latents, numbers, known, truth = cohort(600, effect=2.0)
-    found = ConditionalMean.learn(latents, numbers, known).predict(numbers)
-    assert found.dtype == np.float32
-    assert ((found - truth) ** 2).mean() < 0.02 * (truth**2).mean()
+    latents, numbers, fitted, truth = cohort(600, effect=2.0)
+    predicted = ConditionalMean.learn(latents, numbers, fitted).predict(numbers)
+    assert predicted.dtype == np.float32
+    assert ((predicted - truth) ** 2).mean() < 0.02 * (truth**2).mean()
 
 
 def test_loadings_have_the_variance_that_is_due_to_conditions():
@@ -62,8 +62,8 @@ def test_loadings_have_the_variance_that_is_due_to_conditions():
 
 
 def test_mean_is_zero_without_conditions():
-    latents, numbers, known, _ = cohort(60)
-    learnt = ConditionalMean.learn(latents, numbers, known)
+    latents, numbers, fitted, _ = cohort(60)
+    learnt = ConditionalMean.learn(latents, numbers, fitted)
     npt.assert_array_equal(learnt.predict(np.full((2, 2), -1.0)), 0)
     both, age, sex = learnt.predict(np.array([[0.4, 1], [0.4, -1], [-1, 1]]))
     npt.assert_allclose(age + sex, both, atol=1e-6)
@@ -71,12 +71,12 @@ def test_mean_is_zero_without_conditions():
 
 def test_nothing_is_expected_of_levels_that_few_have():
     latents, _, _, _ = cohort(60)
-    given = {"site": ["A"] * 30 + ["B"] * 26 + ["C"] * 4}
+    values = {"site": ["A"] * 30 + ["B"] * 26 + ["C"] * 4}
     latents[:30] += 2
     latents[56:] -= 5
-    known = learn(given, 60)
-    numbers = ConditionBatch.of(known, given, 60).numbers
-    learnt = ConditionalMean.learn(latents, numbers, known)
+    fitted = learn(values, 60)
+    numbers = ConditionBatch.of(fitted, values, 60).numbers
+    learnt = ConditionalMean.learn(latents, numbers, fitted)
     of_a, of_b, of_c = learnt.predict(numbers[[0, 30, 59]])
     assert (of_a - of_b).mean() > 1.5
     npt.assert_array_equal(of_c, 0)
@@ -86,9 +86,9 @@ def test_nothing_is_expected_of_levels_that_few_have():
 def test_of_conditions_that_mean_nothing_next_to_nothing_is_expected(n):
     shares = []
     for seed in range(20):
-        latents, numbers, known, _ = cohort(n, effect=0.0, seed=seed)
-        found = ConditionalMean.learn(latents, numbers, known).predict(numbers)
-        shares.append((found**2).mean() / (latents**2).mean())
+        latents, numbers, fitted, _ = cohort(n, effect=0.0, seed=seed)
+        predicted = ConditionalMean.learn(latents, numbers, fitted).predict(numbers)
+        shares.append((predicted**2).mean() / (latents**2).mean())
     assert np.mean(shares) < 0.02
 
 
@@ -97,34 +97,34 @@ def test_of_conditions_that_mean_nothing_next_to_nothing_is_expected(n):
 def test_errors_equal_leave_one_out_fits(n, scans, monkeypatch, rng):
     # Of six, six features know all; and as brains, they have most in common.
     latents = rng.standard_normal((n, 20, 20, 20, 1), "float32") + 5
-    given = {"a": rng.uniform(0, 9.5, n).tolist(), "b": rng.uniform(0, 1, n).tolist()}
-    known = learn(given, n)
-    numbers = ConditionBatch.of(known, given, n).numbers
+    values = {"a": rng.uniform(0, 9.5, n).tolist(), "b": rng.uniform(0, 1, n).tolist()}
+    fitted = learn(values, n)
+    numbers = ConditionBatch.of(fitted, values, n).numbers
     rows, errors = latents.reshape(n, -1).astype("float64"), []
     # One is alone, and scans of a subject are no neighbours.
     whose = np.r_[n, np.arange(1, n) % (n // scans)]
-    features = expectation._features(numbers, known)
-    for ridge in expectation._RIDGES[:-1]:
+    features = conditional_mean._features(numbers, fitted)
+    for ridge in conditional_mean._RIDGES[:-1]:
         error = 0.0
         for person in set(whose):
             one, others = whose == person, whose != person
             terms = np.c_[np.ones(others.sum()), features[others]]
             # The mean is not made smaller.
             penalty = n * ridge * np.diag([0.0, *np.ones(features.shape[1])])
-            wanted = terms.T @ rows[others]
-            weights = np.linalg.solve(terms.T @ terms + penalty, wanted)
+            products = terms.T @ rows[others]
+            weights = np.linalg.solve(terms.T @ terms + penalty, products)
             terms = np.c_[np.ones(one.sum()), features[one]]
             error += ((terms @ weights - rows[one]) ** 2).sum()
         errors.append(error)
-    found, measure = [], expectation._held_out_error
+    measured, measure = [], conditional_mean._held_out_error
 
     def keep(*rows_and_fits):
         error = measure(*rows_and_fits)
-        return lambda shares: found.append(error(shares)) or 0
+        return lambda shares: measured.append(error(shares)) or 0
 
-    monkeypatch.setattr(expectation, "_held_out_error", keep)
-    ConditionalMean.learn(latents, numbers, known, whose)
-    npt.assert_allclose(found[:-1], errors, rtol=0.05)
+    monkeypatch.setattr(conditional_mean, "_held_out_error", keep)
+    ConditionalMean.learn(latents, numbers, fitted, whose)
+    npt.assert_allclose(measured[:-1], errors, rtol=0.05)
 
 
 def test_chance_differences_of_subjects_are_not_fitted():
@@ -134,11 +134,11 @@ def test_chance_differences_of_subjects_are_not_fitted():
         whose = np.repeat(np.arange(20), 2)
         people = rng.standard_normal((20, *SHAPE)).astype("float32")
         latents = people[whose] - people.mean(0)
-        given = {"age": rng.uniform(20, 80, 20)[whose].tolist()}
-        known = learn(given, 40)
-        numbers = ConditionBatch.of(known, given, 40).numbers
+        values = {"age": rng.uniform(20, 80, 20)[whose].tolist()}
+        fitted = learn(values, 40)
+        numbers = ConditionBatch.of(fitted, values, 40).numbers
         for subjects in (whose, None):
-            learnt = ConditionalMean.learn(latents, numbers, known, subjects)
+            learnt = ConditionalMean.learn(latents, numbers, fitted, subjects)
             shares.append((learnt.predict(numbers) ** 2).mean() / (latents**2).mean())
     by_subject, by_image = np.reshape(shares, (12, 2)).mean(0)
     assert by_subject < 0.02
@@ -146,36 +146,36 @@ def test_chance_differences_of_subjects_are_not_fitted():
 
 
 def test_one_subject_gives_no_conditional_mean():
-    latents, numbers, known, _ = cohort(30)
-    learnt = ConditionalMean.learn(latents, numbers, known, np.zeros(30, int))
+    latents, numbers, fitted, _ = cohort(30)
+    learnt = ConditionalMean.learn(latents, numbers, fitted, np.zeros(30, int))
     npt.assert_array_equal(learnt.weights, 0)
 
 
 def test_batches_hold_residuals():
-    latents, numbers, known, _ = cohort(8)
-    learnt = ConditionalMean.learn(latents, numbers, known)
+    latents, numbers, fitted, _ = cohort(8)
+    learnt = ConditionalMean.learn(latents, numbers, fitted)
     options = {"schedule": "cosine", "target": "clean", "seed": 0}
     latents = Latents(latents, ConditioningInputs(numbers))
     plain = noisy_batches(latents, 4, **options).of(0)
     residuals = latents._replace(conditional_mean=learnt)
-    (x, times, known, told), clean = noisy_batches(residuals, 4, **options).of(0)
+    (x, times, means, told), clean = noisy_batches(residuals, 4, **options).of(0)
     npt.assert_array_equal(told, plain[0][2])
     npt.assert_allclose(clean, plain[1] - learnt.predict(told), atol=1e-6)
     alpha, _ = rates("cosine", times)
     taken = alpha.reshape(-1, 1, 1, 1) * learnt.predict(told)
-    npt.assert_allclose(known, taken, atol=1e-6)
-    assert known.dtype == np.float32
+    npt.assert_allclose(means, taken, atol=1e-6)
+    assert means.dtype == np.float32
     npt.assert_allclose(x, plain[0][0] - taken, atol=1e-5)
 
 
 def test_spreads_are_those_of_residuals():
-    latents, numbers, known, _ = cohort(200)
-    learnt = ConditionalMean.learn(latents, numbers, known)
+    latents, numbers, fitted, _ = cohort(200)
+    learnt = ConditionalMean.learn(latents, numbers, fitted)
     left = latents - learnt.predict(numbers)
     # A last column, as sources have it, makes no difference.
-    given = ConditioningInputs(np.c_[numbers, np.arange(200)])
-    _, found = Latents(latents, given, learnt).moments()
-    npt.assert_allclose(found, left.std((0, 1, 2)), rtol=1e-5)
+    inputs = ConditioningInputs(np.c_[numbers, np.arange(200)])
+    _, spread = Latents(latents, inputs, learnt).moments()
+    npt.assert_allclose(spread, left.std((0, 1, 2)), rtol=1e-5)
     axes = (0, 1, 2)
     mean, spread = Latents(latents).moments()
     npt.assert_allclose(mean, latents.mean(axes), atol=1e-6)

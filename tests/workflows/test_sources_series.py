@@ -307,7 +307,7 @@ def test_series_to_compare_have_the_conditions_of_measured_ones(tmp_path, caplog
     assert "1 series of 1 subject; intervals need two subjects." in pieces["tensors"]
 
 
-def test_series_without_a_tensor_are_refused_before_any_is_made(tmp_path):
+def test_series_without_a_tensor_are_refused_before_any_is_generated(tmp_path):
     for number, n in enumerate((6, 4)):
         save_series(tmp_path, number, n)
     files = sorted(tmp_path.glob("*_dwi.nii.gz"))
