@@ -2,20 +2,18 @@
 
 from functools import partial
 import json
-from types import SimpleNamespace
 from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import answer, execute, load_model, skipped_training
+from processes import execute, load_model, skipped_training
 import pytest
 
 from dipy_ldm import LatentDiffusion, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._sidecars import sidecar
-from dipy_ldm.workflows import generate as generating
 from dipy_ldm.workflows.generate import GenerateLDMFlow
 
 TINY = (
@@ -54,36 +52,23 @@ def trained(folder):
     return folder, output
 
 
-def test_model_keeps_conditions_from_tables(trained):
+def test_train_keeps_conditions_from_tables(trained):
     folder, said = trained
     path = folder / "out" / "ldm.safetensors"
     document = _serialization.read_document(path, "latent_diffusion")
-    known = document["conditions"]
-    assert known["age"]["kind"] == "continuous"
-    assert known["age"]["units"] == "years"
-    assert all(age % 5 == 0 for age in known["age"]["quantiles"][::2])
-    assert set(known["sex"]["levels"]) == {"F", "M"}
-    assert known["sex"]["meanings"] == {"F": "female"}
+    age, sex = document["conditions"]["age"], document["conditions"]["sex"]
+    assert (age["kind"], age["units"]) == ("continuous", "years")
+    assert all(number % 5 == 0 for number in age["quantiles"][::2])
+    assert sex["levels"].keys() == {"F", "M"}
+    assert sex["meanings"] == {"F": "female"}
     assert document["suffix"] == "T2w"
     assert "conditions of 9 images of 8 subjects, from " in said
     assert "bids/participants.tsv:" in said
-    assert "age (years): 25 to 80, mean" in said
-    assert "have a unique combination of these conditions" in said
     assert "use fewer or coarser ones (--coarsen)" in said
 
 
-def test_errors_in_tables_are_one_sentence(folder):
-    train = partial(execute, "train", "bids", *TINY, cwd=folder, status=2)
-    output = answer(train("--conditions", "age,site", "--out_dir", "no"))
-    assert "there is no column site" in output
-    assert "they have age, sex" in output
-    output = answer(train("--coarsen", "age=5", "--out_dir", "no"))
-    assert "--coarsen is for --conditions" in output
-    assert not (folder / "no").exists()
-
-
 def generate(folder, out_dir, force=False, **options):
-    """Run the workflow in this process, without the seconds that a new one takes."""
+    """Run the workflow, with a model that is loaded once."""
     flow = GenerateLDMFlow()
     flow._force_overwrite = force
     options = {"steps": 1, "out_dir": str(out_dir)} | options
@@ -92,69 +77,85 @@ def generate(folder, out_dir, force=False, **options):
         flow.run(str(folder / "out" / "ldm.safetensors"), **options)
 
 
-def lines_of(dataset):
+@pytest.fixture
+def table(tmp_path):
+    """Return the file of a table of two samples."""
+    rows = "x\t70\tfemale\t99", "y\t\tM\t98"
+    (tmp_path / "wanted.tsv").write_text(
+        "\n".join(["participant_id\tage\tsex\tiq", *rows, ""])
+    )
+    return str(tmp_path / "wanted.tsv")
+
+
+def volume_of(dataset, number):
+    name = f"sub-S000{number}"
+    return dataset / name / "anat" / f"{name}_desc-synthetic_T2w.nii.gz"
+
+
+def rows_of(dataset):
     return (dataset / "participants.tsv").read_text().splitlines()
 
 
-def test_samples_are_taken_to_have_a_skull(caplog):
-    caplog.set_level("INFO")
-    options = {"seed": 0, "bids": True, "suffix": None, "out_samples": "samples"}
-    for stripped in (True, False):
-        options |= {"dtype": "float32", "skull_stripped": stripped}
-        generating._check_options(SimpleNamespace(**options), is_volume=True)
-    sentence = "samples are recorded with a skull; if not, add --skull_stripped."
-    assert caplog.messages == [sentence]
-
-
-def test_a_table_asks_for_a_dataset(trained, tmp_path, caplog):
+def test_generate_a_dataset_from_a_table(trained, table, tmp_path, caplog):
     folder, _ = trained
-    table = tmp_path / "wanted.tsv"
-    table.write_text("participant_id\tage\tsex\tiq\nx\t70\tfemale\t99\ny\t\tM\t98\n")
     dataset = tmp_path / "made"
-    generate(folder, dataset, table=str(table), bids=True, first_sample=1)
-    header, *lines = lines_of(dataset)
+    with caplog.at_level("INFO", "dipy_ldm"):
+        generate(folder, dataset, table=table, bids=True, first_sample=1)
+    assert "are ignored" in caplog.text
+    assert "recorded with a skull; if not, add --skull_stripped." in caplog.text
+    header, first, second = rows_of(dataset)
     assert header == "participant_id\tage\tsex"
-    assert lines[0] == "sub-S0001\t70\tF"
-    name, age, sex = lines[1].split("\t")
+    assert first == "sub-S0001\t70\tF"
+    name, age, sex = second.split("\t")
     # What the table leaves open is drawn.
     assert (name, sex) == ("sub-S0002", "M") and 25 <= float(age) <= 80
-    assert "are ignored" in caplog.text
-    scan = dataset / "sub-S0001" / "anat" / "sub-S0001_desc-synthetic_T2w.nii.gz"
-    facts = json.loads(sidecar(scan).read_text())
+    facts = json.loads(sidecar(volume_of(dataset, 1)).read_text())
     assert facts["Conditions"] == {"age": 70, "sex": "F"}
     assert (facts["Sample"], facts["SkullStripped"]) == (1, False)
-    said = json.loads((dataset / "participants.json").read_text())
-    assert said["age"]["Units"] == "years"
-    assert said["sex"]["Levels"]["F"] == "female"
+    columns = json.loads((dataset / "participants.json").read_text())
+    description = "Requested or drawn age of the sample."
+    assert columns["age"] == {"Description": description, "Units": "years"}
+    assert columns["sex"]["Levels"] == {"F": "female", "M": "M"}
     assert not list(dataset.glob("*.png"))
-    # Volumes are added, and none is overwritten.
-    with pytest.raises(InputError, match="exist already; .* --first_sample"):
-        generate(folder, dataset, table=str(table), bids=True, first_sample=2)
-    nothing = {"n_samples": 1, "bids": True, "conditions": ["none"]}
-    generate(folder, dataset, first_sample=3, **nothing)
-    assert lines_of(dataset)[1:] == [*lines, "sub-S0003\tn/a\tn/a"]
-    generate(folder, dataset, True, first_sample=1, **nothing)
-    assert lines_of(dataset)[1] == "sub-S0001\tn/a\tn/a"
     # The same sample as one that is asked for in words, elsewhere.
     generate(folder, tmp_path, n_samples=1, conditions=["sex=M"], first_sample=2)
-    other = dataset / "sub-S0002" / "anat" / "sub-S0002_desc-synthetic_T2w.nii.gz"
-    (one, _), (same, _) = map(read_volume, (tmp_path / "samples-0002.nii.gz", other))
-    npt.assert_array_equal(one, same)
+    files = tmp_path / "samples-0002.nii.gz", volume_of(dataset, 2)
+    (alone, _), (of_dataset, _) = map(read_volume, files)
+    npt.assert_array_equal(alone, of_dataset)
 
 
-def test_invalid_datasets_are_refused(trained, tmp_path):
+def test_generate_adds_to_a_dataset(trained, table, tmp_path, caplog):
+    folder, _ = trained
+    dataset = tmp_path / "made"
+    caplog.set_level("INFO", "dipy_ldm")
+    how = {"bids": True, "skull_stripped": True}
+    generate(folder, dataset, table=table, first_sample=1, **how)
+    rows = rows_of(dataset)
+    with pytest.raises(InputError, match="exist already; .* --first_sample"):
+        generate(folder, dataset, table=table, first_sample=2, **how)
+    how |= {"n_samples": 1, "conditions": ["none"]}
+    generate(folder, dataset, first_sample=3, **how)
+    assert rows_of(dataset) == [*rows, "sub-S0003\tn/a\tn/a"]
+    generate(folder, dataset, force=True, first_sample=1, **how)
+    assert rows_of(dataset)[1] == "sub-S0001\tn/a\tn/a"
+    facts = json.loads(sidecar(volume_of(dataset, 3)).read_text())
+    assert facts["SkullStripped"] is True
+    assert "recorded with a skull" not in caplog.text
+
+
+def test_generate_refuses_wrong_datasets_and_conditions(trained, table, tmp_path):
     folder, _ = trained
     with pytest.raises(InputError, match="holds another dataset"):
         generate(folder, folder / "bids", bids=True)
     with pytest.raises(InputError, match="`bids` is for volumes"):
         GenerateLDMFlow().run("mnist", bids=True, out_dir=str(tmp_path))
-    table = tmp_path / "wanted.tsv"
-    table.write_text("age\n70\n")
+    with pytest.raises(InputError, match="age must have one value or 3"):
+        generate(folder, tmp_path, n_samples=3, conditions=["age=60,70"])
     for words, sentence in (
         (["none"], "none leaves all unspecified; remove it, or the `table`"),
         (["none", "age=70"], "must be name=value"),
         (["age=7"], "age is in `conditions` and in the `table`"),
     ):
         with pytest.raises(InputError, match=sentence):
-            generate(folder, tmp_path, conditions=words, table=str(table))
+            generate(folder, tmp_path, conditions=words, table=table)
     assert [path.name for path in tmp_path.iterdir()] == ["wanted.tsv"]

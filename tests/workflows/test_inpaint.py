@@ -5,8 +5,6 @@ import gzip
 import json
 import os
 from pathlib import Path
-import shutil
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -15,12 +13,10 @@ from processes import answer
 import pytest
 from scans import KINDS, make_scan, raw_voxels, save
 
-from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sidecars import sidecar, write_with_sidecar
 from dipy_ldm.data.channels import Unnamed
 from dipy_ldm.workflows import _outputs as outputs, _process_scans as process_scans
-from dipy_ldm.workflows.inpaint import InpaintLDMFlow
 
 FAST = ("--steps", 2, "--resamplings", 2)
 
@@ -36,16 +32,16 @@ def content(path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_outside_of_the_mask_all_is_the_same(command, model_path, tmp_path, kind):
+def test_inpaint_changes_voxels_of_the_mask_alone(command, model_path, tmp_path, kind):
     path, raw, affine = make_scan(tmp_path, kind)
     save(tmp_path / "lesion.nii", ball(), affine)
-    command(*("inpaint", model_path, path, "--mask_files", "lesion.nii", *FAST))
+    options = ("--mask_files", "lesion.nii", *FAST)
+    command("inpaint", model_path, path, *options)
     made = tmp_path / "scan_inpainted.nii.gz"
     voxels = raw_voxels(made)
     assert voxels.dtype == raw.dtype
     npt.assert_array_equal(voxels[~ball()], raw[~ball()])
-    changed = voxels[ball()] != raw[ball()]
-    assert changed.mean() > 0.8
+    assert (voxels[ball()] != raw[ball()]).mean() > 0.8
     # Of the header, too, but for what says that it is synthetic.
     before, after = content(path), content(made)
     offset = nib.load(path).dataobj.offset
@@ -60,9 +56,14 @@ def test_outside_of_the_mask_all_is_the_same(command, model_path, tmp_path, kind
     facts = json.loads((tmp_path / "scan_inpainted.json").read_text())
     assert facts["Synthetic"] and facts["Steps"] == 2 and facts["Resamplings"] == 2
     assert facts["Sources"] == [str(path), "lesion.nii"]
+    # Results and masks among the volumes are not inpainted.
+    files = sorted(tmp_path.iterdir())
+    results = (made, tmp_path / "scan_inpainted_mask.nii.gz")
+    command("inpaint", model_path, path, *results, *options, "--resume")
+    assert sorted(tmp_path.iterdir()) == files
 
 
-def test_content_under_the_mask_is_ignored(command, model_path, tmp_path):
+def test_inpaint_ignores_content_under_the_mask(command, model_path, tmp_path):
     path, raw, affine = make_scan(tmp_path, "float64", "a")
     spoilt = np.where(ball(), 1e4, raw)
     # Of the same name, and thus of the same noise.
@@ -76,36 +77,29 @@ def test_content_under_the_mask_is_ignored(command, model_path, tmp_path):
     npt.assert_allclose(a[ball()], b[ball()], rtol=1e-5)
 
 
-NOISY = {
-    "denoise": ("--strength", 0.9, "--steps", 2, "--repeats", 2),
-    "inpaint": ("--mask_files", "lesion.nii", *FAST),
-}
-
-
-@pytest.mark.parametrize("name", NOISY)
-def test_each_volume_has_noise_of_its_own(command, model_path, tmp_path, name):
+def test_inpaint_with_noise_of_each_volume(command, model_path, tmp_path):
+    # One scan under three names.
     for stem in "abc":
         path, _, affine = make_scan(tmp_path, "float64", stem)
     save(tmp_path / "lesion.nii", ball(), affine)
 
-    def made(*stems, to):
+    def inpaint(stems, folder):
         files = [f"{stem}.nii.gz" for stem in stems]
-        options = (*NOISY[name], "--out_dir", to)
-        command(name, model_path, *files, *options)
-        ends = [f"{stem}_{name.removesuffix('e')}ed" for stem in stems]
-        facts = [json.loads((tmp_path / to / f"{e}.json").read_text()) for e in ends]
-        voxels = [raw_voxels(tmp_path / to / f"{end}.nii.gz") for end in ends]
+        options = ("--mask_files", "lesion.nii", *FAST, "--out_dir", folder)
+        command("inpaint", model_path, *files, *options)
+        paths = [tmp_path / folder / f"{stem}_inpainted" for stem in stems]
+        facts = [json.loads(path.with_suffix(".json").read_text()) for path in paths]
+        voxels = [raw_voxels(path.with_suffix(".nii.gz")) for path in paths]
         return voxels, [fact["Noise"] for fact in facts]
 
-    # One scan under three names.
-    (a, b, c), noise = made(*"abc", to="all")
-    assert len(set(noise)) == 3
+    (a, b, c), numbers = inpaint("abc", "all")
+    assert len(set(numbers)) == 3
     assert not np.allclose(a, b) and not np.allclose(b, c)
     # Wherever a volume stands, and beside whatever others.
-    (again, others), numbers = made(*"ba", to="two")
-    assert numbers == noise[1::-1]
-    npt.assert_array_equal(again, b)
-    npt.assert_array_equal(others, a)
+    (b_again, a_again), some_numbers = inpaint("ba", "two")
+    assert some_numbers == numbers[1::-1]
+    npt.assert_array_equal(b_again, b)
+    npt.assert_array_equal(a_again, a)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +122,7 @@ def test_each_volume_has_noise_of_its_own(command, model_path, tmp_path, name):
         ("sub-1", "denoised", "sub-1_denoised", "sub-1_denoised_mask"),
     ],
 )
-def test_volumes_of_bids_get_names_of_bids(stem, end, name, mask):
+def test_bids_name_and_further_output(stem, end, name, mask):
     file = Path(f"cohort/{stem}.nii.gz")
     names = outputs.name_outputs([file], Path("out", end), "x", outputs.bids_name)
     assert names == {file: Path(f"out/{name}.nii.gz")}
@@ -137,7 +131,7 @@ def test_volumes_of_bids_get_names_of_bids(stem, end, name, mask):
     assert numbered.endswith(("-0002.nii.gz", "0002_T1w.nii.gz", "0002_bold.nii.gz"))
 
 
-def test_noise_is_numbered_by_the_name_within_the_inputs():
+def test_number_noise_by_the_name_within_the_inputs():
     files = [Path(f"/data/sub-{i}/T1.nii.gz") for i in range(500)]
     noise = outputs.number_noise(files)
     assert len(set(noise.values())) == 500
@@ -152,7 +146,7 @@ def test_noise_is_numbered_by_the_name_within_the_inputs():
     assert outputs.number_noise([Path(os.fsdecode(b"scan\xe9.nii.gz"))])
 
 
-def test_samples_their_mean_and_spread_and_a_wider_mask(command, model_path, tmp_path):
+def test_inpaint_samples_within_a_dilated_mask(command, model_path, tmp_path):
     path, raw, affine = make_scan(tmp_path, "float64")
     save(tmp_path / "lesion.nii", ball(3), affine)
     arguments = ("inpaint", model_path, path, "--mask_files", "lesion.nii", *FAST)
@@ -219,7 +213,7 @@ def with_strength(task, strength):
 
 
 @pytest.mark.parametrize("at", ["the volume", "its place", "the sidecar"])
-def test_a_volume_has_no_sidecar_of_another(written, monkeypatch, at):
+def test_is_done_after_a_write_that_failed(written, monkeypatch, at):
     task, make = written
     other = with_strength(task, 0.8)
     made, facts = task.outputs[0], sidecar(task.outputs[0])
@@ -241,7 +235,7 @@ def test_a_volume_has_no_sidecar_of_another(written, monkeypatch, at):
     assert not process_scans._is_done(other, force=True)
 
 
-def test_outputs_of_two_runs_are_not_taken_for_one(written):
+def test_is_done_refuses_outputs_of_other_runs(written):
     task, _ = written
     # As if a second run had ended after its first volume.
     facts = sidecar(task.outputs[0])
@@ -268,7 +262,7 @@ def test_outputs_of_two_runs_are_not_taken_for_one(written):
     assert not process_scans._is_done(task, force=True)
 
 
-def test_an_input_that_has_changed_is_noticed(written):
+def test_is_done_after_a_change_of_inputs(written):
     task, make = written
     assert process_scans._is_done(task, force=False)
     content = task.file.read_bytes()
@@ -292,80 +286,39 @@ def test_an_input_that_has_changed_is_noticed(written):
         process_scans._is_done(task, force=False)
 
 
-def test_results_among_the_volumes_need_no_masks(model_path, tmp_path):
-    path, _, _ = make_scan(tmp_path)
-    names = ["scan.nii.gz", "scan_inpainted.nii.gz", "scan_inpainted_mask.nii.gz"]
-    for name in names[1:]:
-        shutil.copy(path, tmp_path / name)
-    options = dict.fromkeys(("suffix", "filter", "conditions", "source_files"))
-    options |= {"channels": None, "strategy": "none", "resume": True, "bids": False}
-    options["skull_stripped"] = False
-    options |= {"model_file": model_path, "out_dir": str(tmp_path)}
-    options["out_inpainted"] = "inpainted"
-    files = [str(tmp_path / name) for name in names]
-    job = process_scans.prepare(
-        InpaintLDMFlow(mix_names=True),
-        SimpleNamespace(**options, input_files=files),
-        "inpaint",
-        lambda name: [name, outputs.further_output(name, "_mask")],
-    )
-    assert list(job.noise) == list(job.parts) == [path]
-    # Which have the names of their volumes anyway.
-    assert job.end.name == "inpainted"
-
-
-BAD = {
-    "no mask": ("scan.nii.gz", "name one with --mask_files"),
-    "no such mask": ("scan.nii.gz -m gone.nii", "there is no file gone.nii"),
-    "an empty mask": ("scan.nii.gz -m empty.nii", "empty.nii is empty; give"),
-    "another grid": (
-        "scan.nii.gz -m moved.nii",
-        "mask moved.nii has another grid (shape or affine) than scan.nii.gz; resample",
-    ),
-    "two masks": (
-        "scan.nii.gz -m good.nii empty.nii",
-        "there are 2 masks for 1 volumes, and not all have names to pair",
-    ),
-    "all of it": ("scan.nii.gz -m all.nii", "all.nii covers the whole image"),
-    "nearly all of it": ("scan.nii.gz -m most.nii", "covers the whole image"),
-    "elsewhere": ("far.nii -m far_mask.nii", "far_mask.nii has nothing on the"),
-    "a model of images": (
-        "scan.nii.gz -m good.nii",
-        "inpaint them with LatentDiffusion.inpaint, or give a model of volumes",
-    ),
-    "shrunk": ("scan.nii.gz -m good.nii --dilate -1", "--dilate must be at least 0"),
-    "none": ("scan.nii.gz -m good.nii --n_samples 0", "--n_samples must be at least 1"),
-    "no steps": ("scan.nii.gz -m good.nii --steps 0", "--steps must be at least 1"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input(command, model_path, tmp_path, case):
-    arguments, sentence = BAD[case]
-    arguments = arguments.replace("-m ", "--mask_files ").split()
-    _, raw, affine = make_scan(tmp_path)
-    masks = {"good": ball(), "empty": ball() & False, "all": ball() | True}
-    for name, mask in (masks | {"most": ball(19)}).items():
-        save(tmp_path / f"{name}.nii", mask, affine)
-    save(tmp_path / "moved.nii", ball(), affine + np.eye(4, 4, 3) * 20)
-    far = np.eye(4)
-    far[:3, 3] = 30, 30, 900
-    save(tmp_path / "far.nii", raw, far)
-    save(tmp_path / "far_mask.nii", ball(6), far)
-    if case == "a model of images":
-        model_path = _serialization.find("mnist")
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("", "name one with --mask_files"),
+        ("--mask_files gone.nii", "there is no file gone.nii"),
+        ("--mask_files most.nii", "covers the whole image"),
+        ("--mask_files far_mask.nii", "far_mask.nii has nothing on the"),
+        ("--mask_files most.nii --dilate -1", "--dilate must be at least 0"),
+        ("--mask_files most.nii --n_samples 0", "--n_samples must be at least 1"),
+        ("--mask_files most.nii --steps 0", "--steps must be at least 1"),
+    ],
+)
+def test_inpaint_refuses(command, model_path, tmp_path, options, sentence):
+    path, raw, affine = make_scan(tmp_path)
+    save(tmp_path / "most.nii", ball(19), affine)
+    if "far" in options:
+        path, far = tmp_path / "far.nii", np.eye(4)
+        far[:3, 3] = 30, 30, 900
+        save(path, raw, far)
+        save(tmp_path / "far_mask.nii", ball(6), far)
     before = sorted(tmp_path.iterdir())
-    assert sentence in answer(command("inpaint", model_path, *arguments, status=2))
+    output = command("inpaint", model_path, path, *options.split(), status=2)
+    assert sentence in answer(output)
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_all_bad_masks_are_reported_at_once(command, model_path, tmp_path):
+def test_inpaint_reports_all_bad_masks_at_once(command, model_path, tmp_path):
     for name in "abc":
         _, _, affine = make_scan(tmp_path, name=name)
     masks = {"good": ball(), "empty": ball() & False, "all": ball() | True}
     for name, mask in masks.items():
         save(tmp_path / f"{name}.nii", mask, affine)
-        save(tmp_path / f"{name}-moved.nii", ball(), affine + np.eye(4, 4, 3) * 20)
+        save(tmp_path / f"{name}-moved.nii", mask, affine + np.eye(4, 4, 3) * 20)
 
     def refuse(*masks):
         scans = (f"{name}.nii.gz" for name in "abc")
@@ -377,11 +330,14 @@ def test_all_bad_masks_are_reported_at_once(command, model_path, tmp_path):
     assert "empty.nii is empty; give" in output
     assert "all.nii covers the whole image" in output
     output = refuse("good", "empty-moved", "all-moved")
-    assert "empty-moved.nii has another grid" in output
-    assert "all-moved.nii has another grid" in output
+    sentence = (
+        "mask {}-moved.nii has another grid (shape or affine) than {}.nii.gz; res"
+    )
+    assert sentence.format("empty", "b") in output
+    assert sentence.format("all", "c") in output
 
 
-def test_workers_share_the_volumes(model_path, command, tmp_path, monkeypatch):
+def test_inpaint_by_workers(model_path, command, tmp_path, monkeypatch):
     for name in "abc":
         _, _, affine = make_scan(tmp_path, name=name)
         save(tmp_path / f"{name}_lesion.nii", ball(ord(name) - 95), affine)
