@@ -42,21 +42,24 @@ def test_detector_finds_lesions_in_unseen_images():
     options = FIT | {"steps": 500, "batch_size": 8, "learning_rate": 5e-3}
     detector = AnomalyDetector(widths=(16, 16), blocks=1)
     detector.fit(data[8:], validation_data=data[:8], **options)
-    found = detector.history_
-    assert found["val_dice"][-1] > 0.7 > 0.3 > found["val_dice"][0]
+    dices = detector.history_["val_dice"]
+    assert dices[-1] > 0.7 > 0.3 > dices[0]
     changed, masks = data[:8].copy(), np.zeros(data[:8].shape[:-1], "float32")
     for number, (window, mask) in enumerate(zip(changed, masks, strict=True)):
         add_lesions(window, mask, np.random.default_rng(number))
-    likely = detector.predict(changed)
-    assert dice(likely > 0.5, masks > 0.5) > 0.7
+    assert dice(detector.predict(changed) > 0.5, masks > 0.5) > 0.7
     assert (detector.predict(data[:8]) > 0.5).mean() < 0.02
 
 
-def test_shape_and_range_of_probabilities(fitted):
+def test_predict_returns_probabilities_whatever_tiles_and_batches(fitted):
     detector, data = fitted
     likely = detector.predict(data)
     assert likely.shape == data.shape[:-1] and likely.dtype == np.float32
     assert 0 < likely.min() <= likely.max() < 1
+    for options in ({"tile": 4}, {"batch_size": 2}):
+        npt.assert_allclose(
+            detector.predict(data[:3], **options), likely[:3], atol=1e-6
+        )
     with pytest.raises(InputError, match="that the detector was fitted to, not"):
         detector.predict(data[:, 1:])
 
@@ -73,13 +76,6 @@ def test_the_range_of_images_is_that_of_the_training(fitted):
     npt.assert_allclose(scaled, likely, atol=1e-4)
 
 
-def test_tiles_and_batches_make_no_difference(fitted):
-    detector, data = fitted
-    whole = detector.predict(data[:3])
-    npt.assert_allclose(detector.predict(data[:3], tile=4), whole, atol=1e-6)
-    npt.assert_allclose(detector.predict(data[:3], batch_size=2), whole, atol=1e-6)
-
-
 def test_file_and_pickle_say_the_same(fitted, tmp_path):
     detector, data = fitted
     detector.save(tmp_path / "a.safetensors")
@@ -92,7 +88,6 @@ def test_file_and_pickle_say_the_same(fitted, tmp_path):
 @of_images
 def test_resumed_training_is_the_uninterrupted(fitted, tmp_path):
     detector, data = fitted
-
     options = FIT | {"checkpoint": tmp_path / "checkpoint"}
     with pytest.raises(StopError):
         AnomalyDetector(**SMALL).fit(data, **options, callbacks=[stop_after(1)])
@@ -101,7 +96,7 @@ def test_resumed_training_is_the_uninterrupted(fitted, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("options", "sentence"),
     [
         ({"steps": 0}, "steps must"),
         ({"patch": 0}, "patch"),
@@ -110,10 +105,10 @@ def test_resumed_training_is_the_uninterrupted(fitted, tmp_path):
         ({"validation_data": 255 * images(2, 2)}, "validation image 0 has values"),
     ],
 )
-def test_refused_at_once(given, said):
+def test_fit_refuses(options, sentence):
     detector = AnomalyDetector(**SMALL)
-    with pytest.raises(InputError, match=said):
-        detector.fit(images(2), **FIT | given)
+    with pytest.raises(InputError, match=sentence):
+        detector.fit(images(2), **FIT | options)
     with pytest.raises(InputError, match="not fitted"):
         detector.predict(images(2))
 
@@ -121,11 +116,11 @@ def test_refused_at_once(given, said):
 def test_the_loss_of_nothing_is_that_of_the_best_constant():
     masks = np.zeros((2, 8, 8, 1), "float32")
     masks[:, :2, :2] = 1
-    found = [
+    losses = [
         float(keras.ops.mean(lesion_loss(masks, np.full_like(masks, odds))))
         for odds in np.linspace(-5, 5, 401)
     ]
-    npt.assert_allclose(min(found), baseline_loss(4 / 64), rtol=1e-4)
+    npt.assert_allclose(min(losses), baseline_loss(4 / 64), rtol=1e-4)
 
 
 def test_compiled_by_xla(compile_by_xla):

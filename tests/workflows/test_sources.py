@@ -192,9 +192,10 @@ def test_generate_refuses_sources(trained, command, monkeypatch, options, senten
     assert not Path("none").exists()
 
 
-def test_generate_refuses_sources_of_a_model_without(command, model_path):
-    output = command("generate", model_path, "--source_files", "x.nii.gz", status=2)
-    assert "trained without source images; leave out --source_files" in output
+def test_source_inputs_of_a_model_without_are_refused():
+    path = Path(__file__).parents[1] / "files" / "format-11.safetensors"
+    with pytest.raises(InputError, match="trained without source images; leave out"):
+        SourceInputs.of(_serialization.read_document(path), ["x.nii.gz"])
 
 
 @pytest.mark.parametrize(
@@ -327,10 +328,12 @@ def test_load_volumes_with_source_channels(bids, caplog):
         assert (source[..., 1:].sum(-1) <= 1).all()
 
 
-def test_commands_with_source_channels(bids, command, monkeypatch):
+def test_commands_with_source_channels(
+    bids, command, monkeypatch, untrained, untrained_autoencoders
+):
     monkeypatch.chdir(bids.parent)
     sources = ("--suffix", "T2w", "--source_channels", "T1w", "dseg")
-    short = (*SHORT, "--steps_ldm", 1, "--steps_vqvae", 1, "--out_dir", "named")
+    short = (*SHORT, "--out_dir", "named")
     command("train", "bids", *short, *sources, "--cache_dir", "cache")
     model = load_model("named/ldm.safetensors")
     assert [channel.name for channel in model.source_channels_] == ["T1w", "dseg"]
