@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 import os
 from pathlib import Path
 import subprocess
@@ -151,10 +150,12 @@ LEARNT = {
 }
 
 
-def test_parse_conditions():
+def test_parse_and_count_conditions():
     words = ["age=70", "sex=F,M", "site=Boston, MA"]
     parsed = {"age": "70", "sex": ["F", "M"], "site": "Boston, MA"}
     assert parse_conditions(words, {"conditions": to_saved(LEARNT)}) == parsed
+    assert count_requested(parsed) == 2
+    assert count_requested({"age": "60"}) is count_requested("none") is None
 
 
 @pytest.mark.parametrize(
@@ -170,12 +171,6 @@ def test_parse_conditions():
 def test_parse_conditions_refuses(words, sentence):
     with pytest.raises(InputError, match=sentence):
         parse_conditions(words.split(), {"conditions": to_saved(LEARNT)})
-
-
-def test_count_requested():
-    assert count_requested({"age": ["60", "70"], "group": "x"}) == 2
-    assert count_requested({"age": "60"}) is None
-    assert count_requested("none") is None
 
 
 @pytest.mark.parametrize("request_", [{}, "none"])
@@ -262,13 +257,6 @@ def test_read_requested_table(read, caplog, text, levels, expected):
     sex = Condition("class", dict.fromkeys(levels, 5), [])
     assert read(text, {"age": LEARNT["age"], "sex": sex}) == expected
     assert not caplog.messages
-
-
-def test_read_requested_table_names_ignored_columns(read, caplog):
-    with caplog.at_level(logging.WARNING, "dipy_ldm"):
-        assert read("age\tiq\n70\t99\n", LEARNT) == {"age": [70]}
-    assert "columns iq of" in caplog.text
-    assert "are ignored: the model has the conditions age, sex, site" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,16 @@
 
 from functools import partial
 import json
-from unittest.mock import patch
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import execute, load_model, skipped_training
+from processes import answer, execute, skipped_training
 import pytest
 
-from dipy_ldm import LatentDiffusion, _serialization
-from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._nifti import read_volume
+from dipy_ldm import _serialization
 from dipy_ldm.data._sidecars import sidecar
-from dipy_ldm.workflows.generate import GenerateLDMFlow
 
 TINY = (
     "--batch_size 2 --n_codes 16 --code_dim 2 --widths_vqvae 8 --widths_ldm 8 "
@@ -67,95 +64,86 @@ def test_train_keeps_conditions_from_tables(trained):
     assert "use fewer or coarser ones (--coarsen)" in said
 
 
-def generate(folder, out_dir, force=False, **options):
-    """Run the workflow, with a model that is loaded once."""
-    flow = GenerateLDMFlow()
-    flow._force_overwrite = force
-    options = {"steps": 1, "out_dir": str(out_dir)} | options
-    load = partial(load_model, load=LatentDiffusion.load)
-    with patch.object(LatentDiffusion, "load", load):
-        flow.run(str(folder / "out" / "ldm.safetensors"), **options)
-
-
 @pytest.fixture
-def table(tmp_path):
-    """Return the file of a table of two samples."""
-    rows = "x\t70\tfemale\t99", "y\t\tM\t98"
-    (tmp_path / "wanted.tsv").write_text(
-        "\n".join(["participant_id\tage\tsex\tiq", *rows, ""])
-    )
-    return str(tmp_path / "wanted.tsv")
+def generate(trained, command):
+    """Return what generates samples in one step, beside a table of two."""
+    rows = "participant_id\tage\tsex\tiq", "x\t70\tfemale\t99", "y\t\tM\t98"
+    Path("wanted.tsv").write_text("\n".join(rows))
+    path = trained[0] / "out" / "ldm.safetensors"
+    return partial(command, "generate", path, "--steps", 1)
 
 
-def volume_of(dataset, number):
+def volume_of(number):
     name = f"sub-S000{number}"
-    return dataset / name / "anat" / f"{name}_desc-synthetic_T2w.nii.gz"
+    return Path("made", name, "anat", f"{name}_desc-synthetic_T2w.nii.gz")
 
 
-def rows_of(dataset):
-    return (dataset / "participants.tsv").read_text().splitlines()
+def read_rows():
+    return Path("made/participants.tsv").read_text().splitlines()
 
 
-def test_generate_a_dataset_from_a_table(trained, table, tmp_path, caplog):
-    folder, _ = trained
-    dataset = tmp_path / "made"
-    with caplog.at_level("INFO", "dipy_ldm"):
-        generate(folder, dataset, table=table, bids=True, first_sample=1)
-    assert "are ignored" in caplog.text
-    assert "recorded with a skull; if not, add --skull_stripped." in caplog.text
-    header, first, second = rows_of(dataset)
+def test_generate_a_dataset_from_a_table(generate):
+    table = ("--bids", "--out_dir", "made", "--table", "wanted.tsv")
+    output = generate(*table, "--first_sample", 1)
+    assert "columns iq of wanted.tsv are ignored: the model has the cond" in output
+    assert "recorded with a skull; if not, add --skull_stripped." in output
+    header, first, second = read_rows()
     assert header == "participant_id\tage\tsex"
     assert first == "sub-S0001\t70\tF"
     name, age, sex = second.split("\t")
     # What the table leaves open is drawn.
     assert (name, sex) == ("sub-S0002", "M") and 25 <= float(age) <= 80
-    facts = json.loads(sidecar(volume_of(dataset, 1)).read_text())
+    facts = json.loads(sidecar(volume_of(1)).read_text())
     assert facts["Conditions"] == {"age": 70, "sex": "F"}
     assert (facts["Sample"], facts["SkullStripped"]) == (1, False)
-    columns = json.loads((dataset / "participants.json").read_text())
+    columns = json.loads(Path("made/participants.json").read_text())
     description = "Requested or drawn age of the sample."
     assert columns["age"] == {"Description": description, "Units": "years"}
     assert columns["sex"]["Levels"] == {"F": "female", "M": "M"}
-    assert not list(dataset.glob("*.png"))
+    assert not list(Path("made").glob("*.png"))
     # The same sample as one that is asked for in words, elsewhere.
-    generate(folder, tmp_path, n_samples=1, conditions=["sex=M"], first_sample=2)
-    files = tmp_path / "samples-0002.nii.gz", volume_of(dataset, 2)
-    (alone, _), (of_dataset, _) = map(read_volume, files)
-    npt.assert_array_equal(alone, of_dataset)
+    generate("--n_samples", 1, "--conditions", "sex=M", "--first_sample", 2)
+    alone, of_dataset = map(nib.load, ("samples-0002.nii.gz", volume_of(2)))
+    npt.assert_array_equal(alone.get_fdata(), of_dataset.get_fdata())
 
 
-def test_generate_adds_to_a_dataset(trained, table, tmp_path, caplog):
-    folder, _ = trained
-    dataset = tmp_path / "made"
-    caplog.set_level("INFO", "dipy_ldm")
-    how = {"bids": True, "skull_stripped": True}
-    generate(folder, dataset, table=table, first_sample=1, **how)
-    rows = rows_of(dataset)
-    with pytest.raises(InputError, match="exist already; .* --first_sample"):
-        generate(folder, dataset, table=table, first_sample=2, **how)
-    how |= {"n_samples": 1, "conditions": ["none"]}
-    generate(folder, dataset, first_sample=3, **how)
-    assert rows_of(dataset) == [*rows, "sub-S0003\tn/a\tn/a"]
-    generate(folder, dataset, force=True, first_sample=1, **how)
-    assert rows_of(dataset)[1] == "sub-S0001\tn/a\tn/a"
-    facts = json.loads(sidecar(volume_of(dataset, 3)).read_text())
-    assert facts["SkullStripped"] is True
-    assert "recorded with a skull" not in caplog.text
+def test_generate_adds_to_a_dataset(generate):
+    dataset = ("--bids", "--out_dir", "made", "--skull_stripped")
+    table = ("--table", "wanted.tsv", "--first_sample")
+    output = generate(*dataset, *table, 1)
+    assert "recorded with a skull" not in output
+    rows = read_rows()
+    output = generate(*dataset, *table, 2, status=2)
+    assert "exist already; add --force to overwrite, or give another" in answer(output)
+    one = (*dataset, "--n_samples", 1, "--conditions", "none", "--first_sample")
+    generate(*one, 3)
+    assert read_rows() == [*rows, "sub-S0003\tn/a\tn/a"]
+    assert json.loads(sidecar(volume_of(3)).read_text())["SkullStripped"] is True
+    generate(*one, 1, "--force")
+    assert read_rows()[1] == "sub-S0001\tn/a\tn/a"
 
 
-def test_generate_refuses_wrong_datasets_and_conditions(trained, table, tmp_path):
-    folder, _ = trained
-    with pytest.raises(InputError, match="holds another dataset"):
-        generate(folder, folder / "bids", bids=True)
-    with pytest.raises(InputError, match="`bids` is for volumes"):
-        GenerateLDMFlow().run("mnist", bids=True, out_dir=str(tmp_path))
-    with pytest.raises(InputError, match="age must have one value or 3"):
-        generate(folder, tmp_path, n_samples=3, conditions=["age=60,70"])
-    for words, sentence in (
-        (["none"], "none leaves all unspecified; remove it, or the `table`"),
-        (["none", "age=70"], "must be name=value"),
-        (["age=7"], "age is in `conditions` and in the `table`"),
-    ):
-        with pytest.raises(InputError, match=sentence):
-            generate(folder, tmp_path, conditions=words, table=table)
-    assert [path.name for path in tmp_path.iterdir()] == ["wanted.tsv"]
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--bids --out_dir theirs", "holds another dataset"),
+        ("--n_samples 3 --conditions age=60,70", "age must have one value or 3"),
+        ("--table wanted.tsv --conditions none", "remove it, or the --table"),
+        ("--table wanted.tsv --conditions none age=70", "must be name=value"),
+        ("--table wanted.tsv --conditions age=7", "in --conditions and in the --table"),
+    ],
+)
+def test_generate_refuses_datasets_and_conditions(generate, words, sentence):
+    Path("theirs").mkdir()
+    Path("theirs/participants.tsv").touch()
+    assert sentence in answer(generate(*words.split(), status=2))
+    assert sorted(map(str, Path().rglob("*"))) == [
+        "theirs",
+        "theirs/participants.tsv",
+        "wanted.tsv",
+    ]
+
+
+def test_generate_refuses_a_dataset_of_images(command):
+    output = command("generate", "mnist", "--bids", status=2)
+    assert "--bids is for volumes" in answer(output)

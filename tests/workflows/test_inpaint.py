@@ -105,21 +105,16 @@ def test_inpaint_with_noise_of_each_volume(command, model_path, tmp_path):
 @pytest.mark.parametrize(
     ("stem", "end", "name", "mask"),
     [
-        ("scan", "denoised", "scan_denoised", "scan_denoised_mask"),
+        ("scan", "x", "scan_x", "scan_x_mask"),
         (
             "sub-1_ses-a_T1w",
-            "denoised",
-            "sub-1_ses-a_desc-denoised_T1w",
-            "sub-1_ses-a_desc-denoisedMask_T1w",
+            "x",
+            "sub-1_ses-a_desc-x_T1w",
+            "sub-1_ses-a_desc-xMask_T1w",
         ),
-        (
-            "sub-1_desc-preproc_bold",
-            "inpainted",
-            "sub-1_desc-preprocInpainted_bold",
-            "sub-1_desc-preprocInpaintedMask_bold",
-        ),
+        ("sub-1_desc-y_bold", "x", "sub-1_desc-yX_bold", "sub-1_desc-yXMask_bold"),
         ("sub-1_T1w", "my_own", "sub-1_T1w_my_own", "sub-1_T1w_my_own_mask"),
-        ("sub-1", "denoised", "sub-1_denoised", "sub-1_denoised_mask"),
+        ("sub-1", "x", "sub-1_x", "sub-1_x_mask"),
     ],
 )
 def test_bids_name_and_further_output(stem, end, name, mask):
@@ -237,45 +232,38 @@ def test_is_done_after_a_write_that_failed(written, monkeypatch, at):
 
 def test_is_done_refuses_outputs_of_other_runs(written):
     task, _ = written
+    volume, facts = task.outputs[0], sidecar(task.outputs[0])
     # As if a second run had ended after its first volume.
-    facts = sidecar(task.outputs[0])
     facts.write_text(facts.read_text().replace("0.3", "0.8"))
     for strength, said in ((0.3, "was 0.8 and is 0.3"), (0.8, "was 0.3 and is 0.8")):
         with pytest.raises(InputError, match=f"of another run .Strength {said}"):
             process_scans._is_done(with_strength(task, strength), force=False)
     # Nor where the second makes others, too.
     facts.unlink()
-    task.outputs[0].unlink()
+    volume.unlink()
     with pytest.raises(InputError, match="out_mask.nii.gz is of another run .Strength"):
         process_scans._is_done(with_strength(task, 0.8), force=False)
     assert not process_scans._is_done(task, force=False)
-    # Or where others than dipy_ldm made one, and perhaps say so.
-    task.outputs[0].touch()
-    for text in ("", '{"GeneratedBy": [{"Name": "others"}]}'):
+    # Or where others than dipy_ldm made the volume, or its JSON file alone.
+    volume.touch()
+    of_others = '{"GeneratedBy": [{"Name": "others"}]}'
+    for text, name in (("", "out.nii.gz"), (of_others, "out.json")):
         facts.write_text(text)
-        with pytest.raises(InputError, match="out.nii.gz exists, and has no JSON file"):
+        with pytest.raises(InputError, match=f"{name} exists, and has no JSON file"):
             process_scans._is_done(task, force=False)
-    # A JSON file of others is theirs, too, where there is no volume.
-    task.outputs[0].unlink()
-    with pytest.raises(InputError, match="out.json exists, and has no JSON file"):
-        process_scans._is_done(task, force=False)
+        volume.unlink(missing_ok=True)
     assert not process_scans._is_done(task, force=True)
 
 
 def test_is_done_after_a_change_of_inputs(written):
     task, make = written
     assert process_scans._is_done(task, force=False)
-    content = task.file.read_bytes()
-    task.file.unlink()
-    # A copy of the same is none.
-    task.file.write_bytes(content)
-    assert process_scans._is_done(task, force=False)
-    # Nor is one elsewhere.
+    # The same elsewhere is no change.
     moved = task.file.with_name("moved.nii")
-    moved.write_bytes(content)
+    moved.write_bytes(task.file.read_bytes())
     elsewhere = task._replace(facts=task.facts | {"Sources": [str(moved)]})
     assert process_scans._is_done(elsewhere, force=False)
-    task.file.write_bytes(content[::-1])
+    task.file.write_bytes(b"others")
     with pytest.raises(InputError, match=r"scan.nii has changed\); resume with"):
         process_scans._is_done(task, force=False)
     assert not process_scans._is_done(task, force=True)

@@ -22,7 +22,7 @@ from dipy_ldm.data._sources import Source
 from dipy_ldm.data.volumes import load_volumes, plan_volumes
 from dipy_ldm.workflows import _inputs as inputs, _training as report
 from dipy_ldm.workflows._conditions import RequestedConditions
-from dipy_ldm.workflows._evaluation_images import read_for, refuse_unnamed
+from dipy_ldm.workflows._evaluation_images import read_for
 from dipy_ldm.workflows._sources import SourceInputs
 
 SHORT = (
@@ -141,25 +141,17 @@ def test_evaluate_and_audit_with_sources(trained, tmp_path):
         own = folder / "T1" / file.name.replace("T2w", "T1w")
         npt.assert_allclose(source, conform_source(own, grid), atol=1e-5)
     # They go as far as to count the volumes, and to look whose they are.
+    shutil.copy(folder / "T2/sub-1_T2w.nii.gz", folder / "one.nii.gz")
     for name, options, sentence in (
         ("evaluate", "--real T2", "needs 40 real images"),
         ("audit", "--train T2 --held_out T2", "images share subjects (sub-0"),
+        ("audit", "--train T2 --held_out one.nii.gz", "one.nii.gz has no sub- in its"),
     ):
         words = (name, "ldm.safetensors", *options.split())
         output = execute(*words, cwd=folder, status=2)
         assert "conditioned on source images; give them as --source_files" in output
         further = ("--source_files", "T1", "--cache_dir", "kept")
         assert sentence in execute(*words, *further, cwd=folder, status=2)
-
-
-def test_refuse_unnamed_sources(tmp_path):
-    for name in ("sub-1_T1w.nii.gz", "one.nii.gz"):
-        save(tmp_path / name, np.zeros((2, 2, 2)))
-    named, other = (str(tmp_path / n) for n in ("sub-1_T1w.nii.gz", "one.nii.gz"))
-    refuse_unnamed(None, [other])
-    refuse_unnamed([named], [named])
-    with pytest.raises(InputError, match="one.nii.gz has no sub- in its name, which"):
-        refuse_unnamed([named], [other], [named])
 
 
 @pytest.mark.parametrize(
@@ -329,11 +321,11 @@ def test_load_volumes_with_source_channels(bids, caplog):
 
 
 def test_commands_with_source_channels(
-    bids, command, monkeypatch, untrained, untrained_autoencoders
+    bids, command, monkeypatch, untrained_autoencoders
 ):
     monkeypatch.chdir(bids.parent)
     sources = ("--suffix", "T2w", "--source_channels", "T1w", "dseg")
-    short = (*SHORT, "--out_dir", "named")
+    short = (*SHORT, "--steps_ldm", 1, "--out_dir", "named")
     command("train", "bids", *short, *sources, "--cache_dir", "cache")
     model = load_model("named/ldm.safetensors")
     assert [channel.name for channel in model.source_channels_] == ["T1w", "dseg"]
@@ -390,19 +382,6 @@ def test_plan_volumes_needs_one_source_of_each(bids, tmp_path):
     sentence = "both the T1w of .*; name one of them in `source_files`"
     with pytest.raises(InputError, match=sentence):
         plan_volumes([bids / "sub-0"], **how)
-
-
-def test_load_volumes_pairs_no_sources_by_the_folder_of_a_study(folder, tmp_path):
-    study = tmp_path / "sub-cortical"
-    study.mkdir()
-    for i in (1, 2):
-        for kind in ("T1", "T2"):
-            shutil.copy(
-                folder / kind / f"sub-{i}_{kind}w.nii.gz", study / f"{i}_{kind}w.nii.gz"
-            )
-    t1, t2 = ([study / f"*_{kind}w.nii.gz"] for kind in ("T1", "T2"))
-    with pytest.raises(InputError, match="1_T1w.nii.gz has no sub- in its name, which"):
-        load_volumes(t2, source_channels=["T1w"], source_files=t1)
 
 
 def test_source_inputs_of_several_kinds_are_refused(tmp_path):
