@@ -7,14 +7,10 @@ from pathlib import Path
 import subprocess
 import sys
 
-import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import execute, load_model
 import pytest
-from scans import comment_of
 
-from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._conditions import Condition, to_saved
 from dipy_ldm._serialization import read_document
 from dipy_ldm._utils.checks import InputError
@@ -28,96 +24,7 @@ from dipy_ldm.workflows._conditions import (
     read_requested_table,
 )
 
-AFFINE = np.diag([2.0, 2, 2, 1])
 WITHOUT = Path(__file__).parents[1] / "files" / "format-11.safetensors"
-FIT = {"steps": 4, "batch_size": 4, "verbose": False, "precision": "float32"}
-
-
-@pytest.fixture(scope="module")
-def brains(tmp_path_factory):
-    """Return a folder with a model of tiny volumes and conditions, and a volume."""
-    folder = tmp_path_factory.mktemp("conditions")
-    volumes = np.random.default_rng(0).random((8, 8, 9, 10, 1), "float32")
-    vqvae = VQVAE(widths=(4,), n_codes=4, code_dim=1)
-    vqvae.fit(volumes, affine=AFFINE, **FIT)
-    model = LatentDiffusion(vqvae, widths=(4,), guide=False)
-    ages = np.linspace(50, 80, 8)
-    model.fit(volumes, {"age": ages, "group": ["control", "patient"] * 4}, **FIT)
-    model.save(folder / "m.safetensors")
-    image = nib.Nifti1Image(volumes[0, ..., 0], AFFINE)
-    nib.save(image, folder / "scan.nii.gz")
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("words", "conditions"),
-    [
-        ("", None),
-        ("--conditions none", "none"),
-        ("--conditions group=control", {"group": "control"}),
-        (
-            "--same_noise --conditions age=60,99 group=control",
-            {"age": [60, 99], "group": "control"},
-        ),
-    ],
-)
-def test_generate_records_requested_and_drawn_conditions(
-    brains, command, words, conditions
-):
-    how = {"seed": 5, "first": 3, "same_noise": "--same_noise" in words}
-    options = "--steps 2 --n_samples 2 --seed 5 --first_sample 3".split()
-    command("generate", brains / "m.safetensors", *options, *words.split())
-    model = load_model(brains / "m.safetensors")
-    if conditions == "none":
-        table, drawn = dict.fromkeys(("age", "group"), ["n/a"] * 2), []
-    else:
-        table = model.draw_conditions(2, conditions, **how)
-        drawn = [name for name in table if name not in (conditions or {})]
-    images = model.predict(2, conditions=conditions, steps=2, **how)
-    for i, image in enumerate(images):
-        facts = json.loads(Path(f"samples-000{3 + i}.json").read_text())
-        file = nib.load(f"samples-000{3 + i}.nii.gz")
-        npt.assert_allclose(file.get_fdata(), image[..., 0], atol=1e-4)
-        own = {name: values[i] for name, values in table.items()}
-        assert facts["Conditions"] == comment_of(file)["Conditions"] == own
-        assert facts.get("DrawnConditions", []) == drawn
-        assert facts["SameNoise"] == how["same_noise"]
-        warned = "age 99 is outside the model's range" in str(facts.get("Warnings"))
-        assert warned == (own["age"] == 99)
-
-
-def test_denoise_difference_is_the_effect_of_conditions(brains):
-    words = ("m.safetensors", "scan.nii.gz", "--strength", 1, "--difference")
-    conditions = ("--conditions", "age=50", "group=control", "--repeats", 2)
-    execute("denoise", *words, "--out_denoised", "plain", cwd=brains)
-    execute("denoise", *words, "--out_denoised", "asked", *conditions, cwd=brains)
-
-    def read(name):
-        facts = (brains / f"{name}.json").read_text()
-        return nib.load(brains / f"{name}.nii.gz").get_fdata(), json.loads(facts)
-
-    (plain, _), (difference, facts) = map(read, ("scan_plain", "scan_plain_difference"))
-    scan = nib.load(brains / "scan.nii.gz").get_fdata()
-    assert facts["Difference"] == "scan minus result"
-    npt.assert_allclose(difference, scan - plain, atol=1e-5)
-    (_, facts), (difference, about) = map(read, ("scan_asked", "scan_asked_difference"))
-    assert facts["Conditions"] == {"age": 50, "group": "control"}
-    assert "Difference" not in facts
-    assert about["Difference"] == "result without conditions minus result"
-    model = load_model(brains / "m.safetensors")
-
-    def denoise(conditions):
-        how = {"strength": 1, "conditions": conditions}
-        numbers = (facts["Noise"], facts["Noise"] + 1)
-        image = scan[None, ..., None]
-        return np.mean([model.denoise(image, first=n, **how) for n in numbers], axis=0)
-
-    expected = denoise(None) - denoise({"age": 50, "group": "control"})
-    assert np.abs(expected).max() > 1e-3
-    # In the intensities of the scan, which are those of the model but for a percentile;
-    # and a latent between two codes may become either, by rounding.
-    close = np.isclose(difference, expected[0, ..., 0], rtol=0.02, atol=1e-4)
-    assert close.mean() > 0.9
 
 
 def test_train_digits_by_label(command, tmp_path, monkeypatch, unguided):
@@ -148,6 +55,8 @@ LEARNT = {
     "sex": Condition("class", {"F": 5, "M": 7}, []),
     "site": Condition("class", {"Boston, MA": 9, "Leeds": 9}, []),
 }
+AGE_AND_SEX = to_saved({name: LEARNT[name] for name in ("age", "sex")})
+DOCUMENT = {"conditions": AGE_AND_SEX, "population": None}
 
 
 def test_parse_and_count_conditions():
@@ -184,41 +93,38 @@ def test_requested_conditions_of_a_model_without(request_, seed):
         RequestedConditions.of(document, {"label": "7"}, range(2), seed=seed)
 
 
-def test_requested_conditions_without_a_seed_draw_nothing(brains):
-    document = read_document(brains / "m.safetensors")
+def test_requested_conditions_without_a_seed_draw_nothing():
     ages = {"age": ["60", "n/a", "70.5"]}
-    requested = RequestedConditions.of(document, ages, range(5, 8))
-    assert requested.table == {"age": [60, None, 70.5], "group": [None] * 3}
-    assert requested.subset(range(6, 8)) == {"age": [None, 70.5], "group": [None] * 2}
-    assert requested.facts(range(6, 7)) == {
-        "Conditions": {"age": "n/a", "group": "n/a"}
-    }
+    requested = RequestedConditions.of(DOCUMENT, ages, range(5, 8))
+    assert requested.table == {"age": [60, None, 70.5], "sex": [None] * 3}
+    assert requested.subset(range(6, 8)) == {"age": [None, 70.5], "sex": [None] * 2}
+    assert requested.facts(range(6, 7)) == {"Conditions": {"age": "n/a", "sex": "n/a"}}
     ages = requested.arrays(range(5, 7))["condition_age"]
     npt.assert_array_equal(ages, [60, float("nan")])
 
 
-def test_requested_conditions_are_those_of_each_sample(brains):
-    document = read_document(brains / "m.safetensors")
+def test_requested_conditions_are_those_of_each_sample():
     request = {"age": ["60", "n/a", "99"]}
-    requested = RequestedConditions.of(document, request, range(5, 8), seed=0)
+    requested = RequestedConditions.of(DOCUMENT, request, range(5, 8), seed=0)
     facts = [requested.facts(range(i, i + 1)) for i in range(5, 8)]
     drawn = [own["DrawnConditions"] for own in facts]
-    assert drawn == [["group"], ["age", "group"], ["group"]]
+    assert drawn == [["sex"], ["age", "sex"], ["sex"]]
     assert ["Warnings" in own for own in facts] == [False, False, True]
     assert requested.captions(range(5, 8)) == ["age=60", "", "age=99"]
-    groups = requested.arrays(range(5, 8))["condition_group"]
-    assert groups.tolist() == requested.table["group"]
-    some = RequestedConditions.of(document, {"age": ["none", "60"]}, range(2), seed=0)
+    assert (
+        requested.arrays(range(5, 8))["condition_sex"].tolist()
+        == (requested.table["sex"])
+    )
+    some = RequestedConditions.of(DOCUMENT, {"age": ["none", "60"]}, range(2), seed=0)
     assert some.subset(range(2))["age"] == ["none", 60]
-    assert RequestedConditions.of(document, None, range(2), 0).captions(range(2)) == []
-    none = RequestedConditions.of(document, "none", range(2), seed=0)
+    assert RequestedConditions.of(DOCUMENT, None, range(2), 0).captions(range(2)) == []
+    none = RequestedConditions.of(DOCUMENT, "none", range(2), seed=0)
     assert none.subset(range(1)) == "none"
 
 
 def test_classes_are_spelled_as_the_model_does():
-    document = {"conditions": to_saved({"age": LEARNT["age"], "sex": LEARNT["sex"]})}
     request = {"sex": ["male", "F", "n/a"], "age": "70"}
-    table = RequestedConditions.of(document, request, range(3)).table
+    table = RequestedConditions.of(DOCUMENT, request, range(3)).table
     assert table == {"age": [70] * 3, "sex": ["M", "F", None]}
     # One that the model does not know stays what it is.
     table = {"age": [61.0], "sex": ["female", None, "O"]}

@@ -7,10 +7,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import answer, execute, skipped_training
+from processes import answer, execute, load_model
 import pytest
+from scans import comment_of
 
-from dipy_ldm import _serialization
+from dipy_ldm._serialization import read_document
+from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._sidecars import sidecar
 
 TINY = (
@@ -44,24 +46,21 @@ def folder(tmp_path_factory):
 def trained(folder):
     """Return the folder with a model in ``out``, and what the command said."""
     arguments = ("bids", "--conditions", "age,sex", "--coarsen", "age=5", *TINY)
-    with skipped_training("latent_diffusion"):
-        output = execute("train", *arguments, "--out_dir", "out", cwd=folder)
-    return folder, output
+    return folder, execute("train", *arguments, "--out_dir", "out", cwd=folder)
 
 
 def test_train_keeps_conditions_from_tables(trained):
-    folder, said = trained
-    path = folder / "out" / "ldm.safetensors"
-    document = _serialization.read_document(path, "latent_diffusion")
+    folder, output = trained
+    document = read_document(folder / "out" / "ldm.safetensors")
     age, sex = document["conditions"]["age"], document["conditions"]["sex"]
     assert (age["kind"], age["units"]) == ("continuous", "years")
     assert all(number % 5 == 0 for number in age["quantiles"][::2])
     assert sex["levels"].keys() == {"F", "M"}
     assert sex["meanings"] == {"F": "female"}
     assert document["suffix"] == "T2w"
-    assert "conditions of 9 images of 8 subjects, from " in said
-    assert "bids/participants.tsv:" in said
-    assert "use fewer or coarser ones (--coarsen)" in said
+    assert "conditions of 9 images of 8 subjects, from " in output
+    assert "bids/participants.tsv:" in output
+    assert "use fewer or coarser ones (--coarsen)" in output
 
 
 @pytest.fixture
@@ -71,6 +70,71 @@ def generate(trained, command):
     Path("wanted.tsv").write_text("\n".join(rows))
     path = trained[0] / "out" / "ldm.safetensors"
     return partial(command, "generate", path, "--steps", 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "conditions"),
+    [
+        ("", None),
+        ("--conditions none", "none"),
+        ("--conditions sex=F", {"sex": "F"}),
+        ("--same_noise --conditions age=60,99 sex=F", {"age": [60, 99], "sex": "F"}),
+    ],
+)
+def test_generate_records_requested_and_drawn_conditions(
+    generate, trained, words, conditions
+):
+    how = {"seed": 5, "first": 3, "same_noise": "--same_noise" in words}
+    options = ("--n_samples", 2, "--seed", 5, "--first_sample", 3)
+    generate(*options, *words.split())
+    model = load_model(trained[0] / "out" / "ldm.safetensors")
+    if conditions == "none":
+        table, drawn = dict.fromkeys(("age", "sex"), ["n/a"] * 2), []
+    else:
+        table = model.draw_conditions(2, conditions, **how)
+        drawn = [name for name in table if name not in (conditions or {})]
+    images = model.predict(2, conditions=conditions, steps=1, **how)
+    for i, image in enumerate(images):
+        facts = json.loads(Path(f"samples-000{3 + i}.json").read_text())
+        file = nib.load(f"samples-000{3 + i}.nii.gz")
+        npt.assert_allclose(file.get_fdata(), image[..., 0], atol=1e-4)
+        own = {name: values[i] for name, values in table.items()}
+        assert facts["Conditions"] == comment_of(file)["Conditions"] == own
+        assert facts.get("DrawnConditions", []) == drawn
+        assert facts["SameNoise"] == how["same_noise"]
+        warned = "age 99 is outside the model's range" in str(facts.get("Warnings"))
+        assert warned == (own["age"] == 99)
+
+
+def test_denoise_difference_is_the_effect_of_conditions(trained, command):
+    path = trained[0] / "out" / "ldm.safetensors"
+    file = trained[0] / "bids" / "sub-01" / "anat" / "sub-01_T2w.nii.gz"
+    words = ("denoise", path, file, "--strength", 1, "--difference", "--out_denoised")
+    command(*words, "plain")
+    command(*words, "asked", "--conditions", "age=50", "sex=M", "--repeats", 2)
+
+    def read(name):
+        facts = Path(f"sub-01_desc-{name}_T2w.json").read_text()
+        return read_volume(f"sub-01_desc-{name}_T2w.nii.gz")[0], json.loads(facts)
+
+    (plain, _), (difference, facts) = map(read, ("plain", "plainDifference"))
+    assert facts["Difference"] == "scan minus result"
+    npt.assert_allclose(difference, read_volume(file)[0] - plain, atol=1e-4)
+    (_, facts), (difference, about) = map(read, ("asked", "askedDifference"))
+    assert facts["Conditions"] == {"age": 50, "sex": "M"}
+    assert "Difference" not in facts
+    assert about["Difference"] == "result without conditions minus result"
+    model = load_model(path)
+
+    def denoise(conditions):
+        how = {"strength": 1, "conditions": conditions}
+        images = [model.denoise(file, first=facts["Noise"] + i, **how) for i in (0, 1)]
+        return np.mean([image.get_fdata() for image in images], axis=0)
+
+    expected = denoise(None) - denoise({"age": 50, "sex": "M"})
+    assert np.abs(expected).max() > 0.1
+    # A latent between two codes may become either, by rounding.
+    assert np.isclose(difference[..., 0], expected, atol=1e-3).mean() > 0.9
 
 
 def volume_of(number):

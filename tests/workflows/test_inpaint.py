@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 from pathlib import Path
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -162,116 +163,106 @@ def test_inpaint_samples_within_a_dilated_mask(command, model_path, tmp_path):
     npt.assert_array_equal(raw_voxels(tmp_path / "scan_inpainted.nii.gz"), samples[0])
 
 
-def fail(patch, at):
-    """Let writing a volume fail at some point."""
-    replace, write = os.replace, Path.write_text
+def run_out_of_space(*arguments, **options):
+    raise OSError(errno.ENOSPC, "no space left")
 
-    def failing_replace(source, target):
-        if at == "its place" and str(target).endswith(".nii.gz"):
-            raise KeyboardInterrupt
-        replace(source, target)
 
-    def failing_write(path, text, *more):
-        if at == "the sidecar":
-            raise OSError(errno.ENOSPC, "no space left")
-        return write(path, text, *more)
+def interrupt(source, target, replace=os.replace):
+    if target.suffix == ".gz":
+        raise KeyboardInterrupt
+    replace(source, target)
 
-    patch.setattr(os, "replace", failing_replace)
-    patch.setattr(Path, "write_text", failing_write)
-    if at == "the volume":
-        patch.setattr(nib.Nifti1Image, "to_stream", lambda *given: 1 / 0)
+
+@pytest.mark.parametrize(
+    ("owner", "name", "fail"),
+    [
+        (nib.Nifti1Image, "to_stream", run_out_of_space),
+        (Path, "write_text", run_out_of_space),
+        (os, "replace", interrupt),
+    ],
+)
+def test_write_with_sidecar_leaves_no_sidecar_of_another(
+    tmp_path, monkeypatch, owner, name, fail
+):
+    def write(value):
+        facts = {"ModelFingerprint": "0", "Value": value}
+        image = np.full((4, 5, 6), value)
+        write_with_sidecar(tmp_path / "a.nii.gz", image, np.eye(4), "int8", facts)
+
+    write(1)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fail)
+        failures = (KeyboardInterrupt, OSError)
+        with pytest.raises(failures, match="^$|gz \\(no space left\\); free"):
+            write(2)
+    # The old one is gone, and the new one not there.
+    expected = {} if fail is interrupt else before
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == expected
+
+
+def write_outputs(task):
+    """Write what a command leaves of a task."""
+    facts = process_scans._with_fingerprints(task).facts
+    for path in task.outputs:
+        write_with_sidecar(path, np.ones((4, 5, 6)), np.eye(4), "int8", facts)
 
 
 @pytest.fixture
-def written(tmp_path):
-    """Return a task that is done, as the command leaves it, and how to do it."""
+def task(tmp_path):
+    """Return a task that is done."""
     scan = tmp_path / "scan.nii"
     scan.write_bytes(b"voxels")
     outputs = [tmp_path / "out.nii.gz", tmp_path / "out_mask.nii.gz"]
-    facts = {"Strength": 0.3, "Sources": [str(scan)]}
-    facts |= {"GeneratedBy": {"Name": "dipy_ldm"}}
-    part = process_scans.Part(Unnamed(), scan, outputs)
-    task = process_scans.Task([part], facts | {"Seed": 0, "ModelFingerprint": "0"})
-
-    def make(task, value=1.0):
-        facts = process_scans._with_fingerprints(task).facts
-        for path in outputs:
-            image = np.full((4, 5, 6), value)
-            write_with_sidecar(path, image, np.eye(4), "int8", facts)
-
-    make(task)
-    return task, make
+    facts = {"Strength": 0.3, "Sources": [str(scan)], "ModelFingerprint": "0"}
+    facts["GeneratedBy"] = {"Name": "dipy_ldm"}
+    task = process_scans.Task([process_scans.Part(Unnamed(), scan, outputs)], facts)
+    write_outputs(task)
+    return task
 
 
-def with_strength(task, strength):
-    return task._replace(facts=task.facts | {"Strength": strength})
+def is_done(task, force=False, **facts):
+    return process_scans._is_done(task._replace(facts=task.facts | facts), force)
 
 
-@pytest.mark.parametrize("at", ["the volume", "its place", "the sidecar"])
-def test_is_done_after_a_write_that_failed(written, monkeypatch, at):
-    task, make = written
-    other = with_strength(task, 0.8)
-    made, facts = task.outputs[0], sidecar(task.outputs[0])
-    before = made.read_bytes(), facts.read_text()
-    with monkeypatch.context() as patch:
-        fail(patch, at)
-        failure = (KeyboardInterrupt, ZeroDivisionError, OSError)
-        with pytest.raises(failure, match="^$|zero|gz \\(no space left\\); free"):
-            make(other, 2.0)
-    assert not list(made.parent.glob(".*"))
-    if at == "its place":
-        # The old one is gone, and the new one not there.
-        assert not made.exists()
-    else:
-        assert (made.read_bytes(), facts.read_text()) == before
-        assert process_scans._is_done(task, force=False)
-    with pytest.raises(InputError, match="Strength was 0.3 and is 0.8"):
-        process_scans._is_done(other, force=False)
-    assert not process_scans._is_done(other, force=True)
-
-
-def test_is_done_refuses_outputs_of_other_runs(written):
-    task, _ = written
+def test_is_done_refuses_outputs_of_other_runs(task):
     volume, facts = task.outputs[0], sidecar(task.outputs[0])
     # As if a second run had ended after its first volume.
     facts.write_text(facts.read_text().replace("0.3", "0.8"))
     for strength, said in ((0.3, "was 0.8 and is 0.3"), (0.8, "was 0.3 and is 0.8")):
         with pytest.raises(InputError, match=f"of another run .Strength {said}"):
-            process_scans._is_done(with_strength(task, strength), force=False)
+            is_done(task, Strength=strength)
     # Nor where the second makes others, too.
     facts.unlink()
     volume.unlink()
     with pytest.raises(InputError, match="out_mask.nii.gz is of another run .Strength"):
-        process_scans._is_done(with_strength(task, 0.8), force=False)
-    assert not process_scans._is_done(task, force=False)
+        is_done(task, Strength=0.8)
+    assert not is_done(task)
     # Or where others than dipy_ldm made the volume, or its JSON file alone.
     volume.touch()
     of_others = '{"GeneratedBy": [{"Name": "others"}]}'
     for text, name in (("", "out.nii.gz"), (of_others, "out.json")):
         facts.write_text(text)
         with pytest.raises(InputError, match=f"{name} exists, and has no JSON file"):
-            process_scans._is_done(task, force=False)
+            is_done(task)
         volume.unlink(missing_ok=True)
-    assert not process_scans._is_done(task, force=True)
+    assert not is_done(task, force=True)
 
 
-def test_is_done_after_a_change_of_inputs(written):
-    task, make = written
-    assert process_scans._is_done(task, force=False)
+def test_is_done_after_a_change_of_inputs(task):
+    assert is_done(task)
     # The same elsewhere is no change.
-    moved = task.file.with_name("moved.nii")
-    moved.write_bytes(task.file.read_bytes())
-    elsewhere = task._replace(facts=task.facts | {"Sources": [str(moved)]})
-    assert process_scans._is_done(elsewhere, force=False)
+    moved = shutil.copy(task.file, task.file.with_name("moved.nii"))
+    assert is_done(task, Sources=[str(moved)])
     task.file.write_bytes(b"others")
     with pytest.raises(InputError, match=r"scan.nii has changed\); resume with"):
-        process_scans._is_done(task, force=False)
-    assert not process_scans._is_done(task, force=True)
-    make(task)
-    assert process_scans._is_done(task, force=False)
+        is_done(task)
+    assert not is_done(task, force=True)
+    write_outputs(task)
+    assert is_done(task)
     task.file.unlink()
     with pytest.raises(InputError, match="scan.nii can't be read .No such file"):
-        process_scans._is_done(task, force=False)
+        is_done(task)
 
 
 @pytest.mark.parametrize(

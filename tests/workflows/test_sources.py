@@ -79,10 +79,20 @@ def test_train_with_sources(trained):
 TWO = ("T1/sub-1_T1w.nii.gz", "T1/sub-5_T1w.nii.gz")
 
 
-def test_generate_samples_named_after_their_sources(trained):
+def test_generate_samples_named_after_their_sources(trained, monkeypatch):
     folder, _ = trained
+    captions = lambda self, numbers: [f"age={number}" for number in numbers]  # noqa: E731
+    monkeypatch.setattr(RequestedConditions, "captions", captions)
+    save_montage = mock.Mock(wraps=plots.save_montage)
+    monkeypatch.setattr(plots, "save_montage", save_montage)
+    read = mock.create_autospec(SourceInputs.read, side_effect=SourceInputs.read)
+    monkeypatch.setattr(SourceInputs, "read", read)
     options = ("--steps", 2, "--n_samples", 2, "--seed", 3, "--source_files", *TWO)
     execute("generate", "ldm.safetensors", *options, cwd=folder)
+    assert read.call_count == 2  # sources, and not samples
+    assert (folder / "samples.png").is_file()
+    shown = save_montage.call_args.kwargs["captions"]
+    assert shown == ["age=0", "age=1", "age=0", "age=1"]
     model = load_model(folder / "ldm.safetensors")
     grid = Grid(model.vqvae.shape_[:3], model.vqvae.affine_)
     for file in TWO:
@@ -97,22 +107,6 @@ def test_generate_samples_named_after_their_sources(trained):
             npt.assert_allclose(image.affine, model.vqvae.affine_)
             npt.assert_allclose(image.get_fdata(), expected[0, ..., 0], atol=1e-4)
             assert comment_of(image) == {"Sources": [file]}
-    assert (folder / "samples.png").is_file()
-
-
-def test_generate_captions_of_each_source(trained, tmp_path, monkeypatch):
-    captions = lambda self, numbers: [f"age={number}" for number in numbers]  # noqa: E731
-    monkeypatch.setattr(RequestedConditions, "captions", captions)
-    save_montage = mock.Mock()
-    monkeypatch.setattr(plots, "save_montage", save_montage)
-    read = mock.create_autospec(SourceInputs.read, side_effect=SourceInputs.read)
-    monkeypatch.setattr(SourceInputs, "read", read)
-    options = ("--steps", 1, "--n_samples", 2, "--out_dir", tmp_path)
-    arguments = ("ldm.safetensors", *options, "--source_files", *TWO)
-    execute("generate", *arguments, cwd=trained[0])
-    shown = save_montage.call_args.kwargs["captions"]
-    assert shown == ["age=0", "age=1", "age=0", "age=1"]
-    assert read.call_count == 2  # sources, and not samples
 
 
 def test_generate_a_dataset_of_sources(trained, command, monkeypatch):

@@ -71,12 +71,15 @@ def trained(tmp_path_factory):
     return folder
 
 
-TABLE = ("--bvals", "table.bval", "--bvecs", "table.bvec")
-FROM_B0 = ("--steps", 2, "--source_files", "b0-1.nii")
+GENERATE = "generate --source_files b0-1.nii"
+FROM_TABLE = f"{GENERATE} --bvals table.bval --bvecs table.bvec"
 
 
-def run(name, folder, *words, status=0):
-    return execute(name, "ldm.safetensors", *words, cwd=folder, status=status)
+def run(folder, words, *further, status=0):
+    """Run a command with the model of a folder."""
+    name, *words = words.split()
+    words = ("ldm.safetensors", *words, *further)
+    return execute(name, *words, cwd=folder, status=status)
 
 
 def fit_tensors(stem, data):
@@ -90,7 +93,7 @@ def fit_tensors(stem, data):
 
 
 def test_generate_series_that_dipy_reads(trained):
-    output = run("generate", trained, *FROM_B0, *TABLE)
+    output = run(trained, f"{FROM_TABLE} --steps 2")
     assert "bval 3000 is outside the model's range of 950 to 1050" in output
     stem = trained / "b0-1_samples"
     image = nib.load(f"{stem}.nii.gz")
@@ -109,7 +112,7 @@ def test_generate_series_that_dipy_reads(trained):
     assert facts["Sources"] == ["b0-1.nii"]
     world = vectors[[1, *range(3, 8)]] * [-1, 1, 1]
     npt.assert_allclose(facts["Conditions"]["direction"], world, atol=1e-6)
-    output = run("generate", trained, *FROM_B0, *TABLE, status=2)
+    output = run(trained, FROM_TABLE, status=2)
     assert "b0-1_samples.bval" in answer(output)
 
 
@@ -143,38 +146,28 @@ def test_train_on_series(trained):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["generate", *FROM_B0], "series; give their b-values as --bvals"),
+        (GENERATE, "series; give their b-values as --bvals"),
+        (f"{GENERATE} --bvals table.bval", "their directions as --bvecs"),
+        (f"{FROM_TABLE} --bvals no.bval", "can't be read as b-values"),
+        (f"{FROM_TABLE} --conditions bval=9", "in the tables of --bvals and"),
+        ("denoise b0-0.nii", "not a diffusion series; give 4-D files (x, y, z, vol"),
         (
-            ["generate", *FROM_B0, "--bvals", "table.bval"],
-            "their directions as --bvecs",
+            "denoise sub-1_dwi.nii.gz --source_files b0-1.nii",
+            "leave out --source_files",
         ),
         (
-            ["generate", *FROM_B0, *TABLE, "--bvals", "no.bval"],
-            "can't be read as b-values",
+            "denoise sub-1_dwi.nii.gz --conditions bval=9",
+            "bval is in the tables beside",
         ),
+        ("denoise sub-1_dwi.nii.gz --lesions", "makes diffusion series"),
         (
-            ["generate", *FROM_B0, *TABLE, "--conditions", "bval=9"],
-            "bval is in the tables of --bvals and",
-        ),
-        (["denoise", "b0-0.nii"], "not a diffusion series; give 4-D files (x, y, z, "),
-        (
-            ["denoise", "sub-1_dwi.nii.gz", "--source_files", "b0-1.nii"],
-            "out --source_files",
-        ),
-        (
-            ["denoise", "sub-1_dwi.nii.gz", "--conditions", "bval=9"],
-            "bval is in the tables besid",
-        ),
-        (["denoise", "sub-1_dwi.nii.gz", "--lesions"], "makes diffusion series"),
-        (
-            ["inpaint", "sub-1_dwi.nii.gz", "--mask_files", "b0-1.nii"],
+            "inpaint sub-1_dwi.nii.gz --mask_files b0-1.nii",
             "makes diffusion series, from a b = 0 that it can't inpaint",
         ),
     ],
 )
 def test_commands_refuse_what_is_not_for_models_of_series(trained, words, sentence):
-    name, *arguments = words
-    assert sentence in answer(run(name, trained, *arguments, status=2))
+    assert sentence in answer(run(trained, words, status=2))
 
 
 def test_denoise_refuses_scans_for_a_model_of_series(trained):
@@ -205,8 +198,8 @@ def test_denoise_series_in_their_own_space(trained, tmp_path):
     for end in (".bval", ".bvec"):
         table = np.loadtxt(trained / f"sub-1_dwi{end}", ndmin=2)[:, order]
         np.savetxt(tmp_path / f"sub-9_dwi{end}", table)
-    how = ("--out_dir", "clean", "--strength", 0)
-    run("denoise", trained, source, moved, *how)
+    words = "denoise --out_dir clean --strength 0"
+    run(trained, f"{words} {source} {moved}")
     stems = [trained / "clean" / f"sub-{i}_desc-denoised_dwi" for i in (1, 9)]
     images = [nib.load(f"{stem}.nii.gz") for stem in stems]
     first, second = (image.get_fdata(dtype="float32") for image in images)
@@ -220,15 +213,15 @@ def test_denoise_series_in_their_own_space(trained, tmp_path):
     assert [Path(file).name for file in facts["Sources"]] == [
         f"sub-9_dwi{end}" for end in (".nii.gz", ".bval", ".bvec")
     ]
-    run("denoise", trained, source, *how, "--resume")
+    run(trained, f"{words} {source} --resume")
     (tmp_path / "sub-9_dwi.bval").write_text("900 900 0 900 900 900")
-    output = run("denoise", trained, moved, *how, "--resume", status=2)
+    output = run(trained, f"{words} {moved} --resume", status=2)
     assert "sub-9_dwi.bval has changed); resume" in answer(output)
 
 
 def test_denoise_series_repeatedly(trained):
-    how = ("--repeats", 2, "--difference", "--out_dir", "clean")
-    run("denoise", trained, "sub-2_dwi.nii.gz", *how)
+    words = "denoise sub-2_dwi.nii.gz --repeats 2 --difference --out_dir clean"
+    run(trained, words)
     name = "clean/sub-2_desc-denoised{}_dwi.nii.gz"
     data = nib.load(trained / "sub-2_dwi.nii.gz").get_fdata()
     mean, std, difference = (
@@ -242,10 +235,9 @@ def test_denoise_series_repeatedly(trained):
 
 
 def test_evaluate_series_by_their_tensors(trained, monkeypatch):
-    files = [f"sub-{i}_dwi.nii.gz" for i in (3, 4)]
-    how = ("--cache_dir", "cache", "--out_evaluation", "tensors", "--force")
-    words = ("--real_files", *files, *how)
-    run("evaluate", trained, *words, "--steps", 2)
+    evaluate = "evaluate --cache_dir cache --out_evaluation tensors --force --real"
+    files = "sub-3_dwi.nii.gz sub-4_dwi.nii.gz"
+    run(trained, f"{evaluate} {files} --steps 2")
     figures = json.loads((trained / "tensors.json").read_text())["Figures"]
     off = figures["direction, error in degrees"]
     assert off["real"]["value"] == 0
@@ -255,16 +247,15 @@ def test_evaluate_series_by_their_tensors(trained, monkeypatch):
     config = tomllib.loads((trained / "tensors.toml").read_text())
     assert "start" not in config["dipy_evaluate_ldm"]
     # Measured series against themselves have no error.
-    run("evaluate", trained, *words, "--generated_files", *files)
+    run(trained, f"{evaluate} {files} --generated_files {files}")
     figures = json.loads((trained / "tensors.json").read_text())["Figures"]
     assert figures["FA, mean error"]["generated"]["value"] == 0
-    for option in (["--n_samples", 3], ["--classifier"]):
-        output = run("evaluate", trained, *words, *option, status=2)
-        assert f"{option[0]} is not for models of diffusion series" in answer(output)
+    for option in ("--n_samples 3", "--classifier"):
+        output = run(trained, f"{evaluate} {files} {option}", status=2)
+        assert f"{option.split()[0]} is not for models of diffusion" in answer(output)
     # Before any is generated.
     monkeypatch.delattr(LatentDiffusion, "predict")
-    words = ("--real_files", "sub-3_dwi.nii.gz", "sub-0_dwi.nii.gz", *how)
-    output = run("evaluate", trained, *words, status=2)
+    output = run(trained, f"{evaluate} {files} sub-0_dwi.nii.gz", status=2)
     assert "sub-0_dwi.nii.gz has 4 diffusion-weighted volumes, but a" in answer(output)
 
 
