@@ -76,6 +76,7 @@ def test_the_range_of_images_is_that_of_the_training(fitted):
     npt.assert_allclose(scaled, likely, atol=1e-4)
 
 
+@of_images
 def test_file_and_pickle_say_the_same(fitted, tmp_path):
     detector, data = fitted
     detector.save(tmp_path / "a.safetensors")
@@ -131,7 +132,11 @@ def test_compiled_by_xla(compile_by_xla):
     assert np.isfinite(detector.history_["loss"]).all()
 
 
-def test_a_model_has_one_when_it_was_trained(diffusion, blobs, tmp_path, untrained):
+def test_a_model_has_one_when_it_was_trained(
+    diffusion, blobs, tmp_path, monkeypatch, untrained
+):
+    defaults = SMALL | {"seed": 0}
+    monkeypatch.setattr(AnomalyDetector.__init__, "__kwdefaults__", defaults)
     model = pickle.loads(pickle.dumps(diffusion))
     model.seed = 3
     with pytest.raises(InputError, match="has no detector; train one"):

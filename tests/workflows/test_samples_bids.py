@@ -81,9 +81,8 @@ def test_participants_table_has_requested_conditions(tmp_path):
 
 
 def test_list_participants_of_samples_that_are_added_at_once(tmp_path):
-    dataset.begin_dataset(tmp_path)
-
     def add(numbers):
+        dataset.begin_dataset(tmp_path)
         for number in numbers:
             put(tmp_path, number, age=float(number))
             bids.list_participants(tmp_path, DESCRIBED)
