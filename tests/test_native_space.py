@@ -335,5 +335,7 @@ def test_scans_and_images_are_for_models_of_volumes(scan):
         require_affine(None)
     with pytest.raises(InputError, match="two-dimensional images, but these are vol"):
         of_images.denoise(scan)
+    with pytest.raises(InputError, match="inpaint them with LatentDiffusion.inpaint,"):
+        _grid_and_channels(of_images.to_document(), "mnist", "inpaint")
     with pytest.raises(InputError, match="`as_images` is for models of volumes"):
         of_images.predict(1, as_images=True)

@@ -93,6 +93,6 @@ def test_copies_of_training_volumes_are_detected(quality):
 
 
 def test_held_out_volumes_that_were_trained_on_are_refused(quality):
-    both = soft_balls(5, 2)
+    train = soft_balls(5, 2)
     with pytest.raises(InputError, match="3 volumes of --real are in --train, too"):
-        quality.measure_novelty(both[:3], both)
+        quality.measure_novelty(train[:3], train)

@@ -340,9 +340,9 @@ def refusal(cohort, folder, maps, *options):
 )
 def test_bad_maps_get_one_sentence(cohort, tmp_path, change, message):
     save(np.asarray(change(draw_head()), "float32"), tmp_path / "maps")
-    said = refusal(cohort, tmp_path / "out", tmp_path / "maps")
-    assert re.search(message, said)
-    assert said.endswith(".") and "head_01" in said
+    sentence = refusal(cohort, tmp_path / "out", tmp_path / "maps")
+    assert re.search(message, sentence)
+    assert sentence.endswith(".") and "head_01" in sentence
 
 
 def test_a_folder_without_maps_gets_one_sentence(cohort, tmp_path):

@@ -175,8 +175,8 @@ def test_detailed_subjects_have_more_detail(cohort, images):
     # On one grid, relative to how much the volumes vary at all.
     finer = Grid((96, 112, 96), GRID.affine @ np.diag([0.5, 0.5, 0.5, 1]))
     shares = []
-    for some in (plain, detailed):
-        data = [conform(i.get_fdata()[..., None], i.affine, finer) for i in some]
+    for subjects in (plain, detailed):
+        data = [conform(i.get_fdata()[..., None], i.affine, finer) for i in subjects]
         fine, whole = octave_energies(np.stack(data))[:, 0], np.var(data, (1, 2, 3, 4))
         shares.append(np.mean(fine / whole))
     assert shares[1] > 2 * shares[0]
@@ -278,8 +278,8 @@ def test_scans_of_a_site_are_those_of_its_scanner(cohort, tmp_path):
     npt.assert_allclose(new.header.get_zooms(), 1.7, rtol=1e-6)
     # Of one head.
     outlines = [conformed(image) > 0.1 for image in (old, new)]
-    both = np.logical_and(*outlines).sum() / np.logical_or(*outlines).sum()
-    assert both > 0.9
+    share = np.logical_and(*outlines).sum() / np.logical_or(*outlines).sum()
+    assert share > 0.9
     table = (tmp_path / "B" / "participants.tsv").read_text()
     assert table == "participant_id\tsite\nsub-0004\tB\n"
 
@@ -309,6 +309,6 @@ def test_covariates_match_measurements(cohort):
 
 
 def test_covariates_need_traits(cohort, images):
-    image, known = cohort.make_subject(4)
-    assert known == {}
+    image, covariates = cohort.make_subject(4)
+    assert covariates == {}
     npt.assert_array_equal(image.get_fdata(), images[4].get_fdata())

@@ -115,8 +115,9 @@ def test_requested_conditions_are_those_of_each_sample():
         requested.arrays(range(5, 8))["condition_sex"].tolist()
         == (requested.table["sex"])
     )
-    some = RequestedConditions.of(DOCUMENT, {"age": ["none", "60"]}, range(2), seed=0)
-    assert some.subset(range(2))["age"] == ["none", 60]
+    request = {"age": ["none", "60"]}
+    requested = RequestedConditions.of(DOCUMENT, request, range(2), seed=0)
+    assert requested.subset(range(2))["age"] == ["none", 60]
     assert RequestedConditions.of(DOCUMENT, None, range(2), 0).captions(range(2)) == []
     none = RequestedConditions.of(DOCUMENT, "none", range(2), seed=0)
     assert none.subset(range(1)) == "none"

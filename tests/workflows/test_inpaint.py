@@ -229,8 +229,8 @@ def test_is_done_refuses_outputs_of_other_runs(task):
     volume, facts = task.outputs[0], sidecar(task.outputs[0])
     # As if a second run had ended after its first volume.
     facts.write_text(facts.read_text().replace("0.3", "0.8"))
-    for strength, said in ((0.3, "was 0.8 and is 0.3"), (0.8, "was 0.3 and is 0.8")):
-        with pytest.raises(InputError, match=f"of another run .Strength {said}"):
+    for strength, change in ((0.3, "was 0.8 and is 0.3"), (0.8, "was 0.3 and is 0.8")):
+        with pytest.raises(InputError, match=f"of another run .Strength {change}"):
             is_done(task, Strength=strength)
     # Nor where the second makes others, too.
     facts.unlink()

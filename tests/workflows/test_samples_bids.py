@@ -14,12 +14,12 @@ from dipy_ldm.workflows import _bids_dataset as dataset, _samples as bids
 DESCRIBED = {"age": {"Description": "asked for", "Units": "years"}}
 
 
-def put(root, number, **asked):
+def put(root, number, **conditions):
     """Put a sample into a dataset, as far as its table needs it."""
     scan = bids.scan_path(root, number, "T1w")
     scan.parent.mkdir(parents=True, exist_ok=True)
     scan.touch()
-    sidecar(scan).write_text(json.dumps({"Conditions": asked}))
+    sidecar(scan).write_text(json.dumps({"Conditions": conditions}))
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,6 @@ def test_plan_skips_bad_sources_with_their_volumes(folder, tmp_path):
     ("options", "sentence"),
     [
         ({"source_labels": True}, "`source_labels` is for `source_files`"),
-        ({"source_files": ["T1/sub-[0-5]*"]}, r"2 of 8 .* no source .*sub-6.*sub-7"),
         ({"source_files": ["T1", "seg"]}, "sub-0_T2w.nii.gz has 2 sources"),
         ({"source_files": ["T1"], "source_labels": True}, "fractional values"),
     ],
@@ -330,17 +329,17 @@ def test_commands_with_source_channels(
     samples = sorted(Path("of-named").rglob("*.nii.gz"))
     assert len(samples) == 7
     assert samples[0].name == "sub-0_desc-synthetic_T2w.nii.gz"
-    both = [f"bids/sub-0/anat/sub-0_{kind}.nii.gz" for kind in ("T1w", "dseg")]
-    assert json.loads(sidecar(samples[0]).read_text())["Sources"] == both
+    files = [f"bids/sub-0/anat/sub-0_{kind}.nii.gz" for kind in ("T1w", "dseg")]
+    assert json.loads(sidecar(samples[0]).read_text())["Sources"] == files
     # The same in Python, of the channels by their names.
-    source = {"T1w": both[0], "dseg": both[1]}
+    source = dict(zip(("T1w", "dseg"), files, strict=True))
     noise = json.loads(sidecar(samples[0]).read_text())["Noise"]
     volume = model.predict(source=source, steps=1, first=noise)
     npt.assert_allclose(volume[0, ..., 0], nib.load(samples[0]).get_fdata(), atol=1e-4)
     scan = "bids/sub-0/anat/sub-0_T2w.nii.gz"
     command("denoise", "named/ldm.safetensors", scan, *how[:2], "--out_dir", "less")
     (path,) = Path("less").glob("*_T2w.nii.gz")
-    assert json.loads(sidecar(path).read_text())["Sources"] == [scan, *both]
+    assert json.loads(sidecar(path).read_text())["Sources"] == [scan, *files]
     output = command(
         "generate", "named/ldm.safetensors", "--source_files", "T1", status=2
     )
@@ -379,8 +378,8 @@ def test_plan_volumes_needs_one_source_of_each(bids, tmp_path):
 
 
 def test_source_inputs_of_several_kinds_are_refused(tmp_path):
-    known = Source(1, [0.0, 1.0], [], "")._asdict()
-    document = {"source": known, "shape": [8, 8, 8, 1], "affine": np.eye(4).tolist()}
+    document = {"shape": [8, 8, 8, 1], "affine": np.eye(4).tolist()}
+    document["source"] = Source(1, [0.0, 1.0], [], "")._asdict()
     for kind in ("T1w", "T2w"):
         save(tmp_path / f"sub-1_{kind}.nii", np.ones((4, 4, 4)), np.eye(4))
     one = SourceInputs.of(document, [str(tmp_path / "*_T1w.nii")])

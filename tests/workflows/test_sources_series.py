@@ -285,9 +285,9 @@ def test_compare_series_of_the_conditions_of_measured_ones(tmp_path, caplog):
     ages = "participant_id\tage\nsub-0\t30\nsub-1\t40\n"
     (tmp_path / "participants.tsv").write_text(ages)
     figures, pieces = compare_series(model, volumes)
-    unknown, _, *known = requested
-    assert unknown.keys() == {"bval", "direction"}
-    assert [own["age"] for own in known] == [[30] * 6, [40] * 6]
+    without_ages, _, *with_ages = requested
+    assert without_ages.keys() == {"bval", "direction"}
+    assert [own["age"] for own in with_ages] == [[30] * 6, [40] * 6]
     assert figures["series"] == figures["subjects"] == 2
     assert "2 series of 2 subjects; 95 % intervals below" in pieces["tensors"]
     alone = load_volumes(files[:1], dwi=True, cache_dir=tmp_path / "cache")
