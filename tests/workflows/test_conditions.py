@@ -27,7 +27,9 @@ from dipy_ldm.workflows._conditions import (
 WITHOUT = Path(__file__).parents[1] / "files" / "format-11.safetensors"
 
 
-def test_train_digits_by_label(command, tmp_path, monkeypatch, unguided):
+def test_train_digits_by_label(
+    command, tmp_path, monkeypatch, unguided, untrained_autoencoders
+):
     # More than those from which is learnt what latents are like.
     few = [part[:2000] for part in load_mnist("train")]
     monkeypatch.setattr(_inputs, "load_mnist", lambda split: few)
