@@ -8,7 +8,7 @@ import numpy.testing as npt
 from processes import StopError, stop_after
 import pytest
 
-from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm import LatentDiffusion
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly._lesions import add_lesions
 from dipy_ldm.anomaly._training import baseline_loss, lesion_loss
@@ -42,21 +42,24 @@ def test_detector_finds_lesions_in_unseen_images():
     options = FIT | {"steps": 500, "batch_size": 8, "learning_rate": 5e-3}
     detector = AnomalyDetector(widths=(16, 16), blocks=1)
     detector.fit(data[8:], validation_data=data[:8], **options)
-    found = detector.history_
-    assert found["val_dice"][-1] > 0.7 > 0.3 > found["val_dice"][0]
+    dices = detector.history_["val_dice"]
+    assert dices[-1] > 0.7 > 0.3 > dices[0]
     changed, masks = data[:8].copy(), np.zeros(data[:8].shape[:-1], "float32")
     for number, (window, mask) in enumerate(zip(changed, masks, strict=True)):
         add_lesions(window, mask, np.random.default_rng(number))
-    likely = detector.predict(changed)
-    assert dice(likely > 0.5, masks > 0.5) > 0.7
+    assert dice(detector.predict(changed) > 0.5, masks > 0.5) > 0.7
     assert (detector.predict(data[:8]) > 0.5).mean() < 0.02
 
 
-def test_shape_and_range_of_probabilities(fitted):
+def test_predict_returns_probabilities_whatever_tiles_and_batches(fitted):
     detector, data = fitted
     likely = detector.predict(data)
     assert likely.shape == data.shape[:-1] and likely.dtype == np.float32
     assert 0 < likely.min() <= likely.max() < 1
+    for options in ({"tile": 4}, {"batch_size": 2}):
+        npt.assert_allclose(
+            detector.predict(data[:3], **options), likely[:3], atol=1e-6
+        )
     with pytest.raises(InputError, match="that the detector was fitted to, not"):
         detector.predict(data[:, 1:])
 
@@ -73,13 +76,7 @@ def test_the_range_of_images_is_that_of_the_training(fitted):
     npt.assert_allclose(scaled, likely, atol=1e-4)
 
 
-def test_tiles_and_batches_make_no_difference(fitted):
-    detector, data = fitted
-    whole = detector.predict(data[:3])
-    npt.assert_allclose(detector.predict(data[:3], tile=4), whole, atol=1e-6)
-    npt.assert_allclose(detector.predict(data[:3], batch_size=2), whole, atol=1e-6)
-
-
+@of_images
 def test_file_and_pickle_say_the_same(fitted, tmp_path):
     detector, data = fitted
     detector.save(tmp_path / "a.safetensors")
@@ -92,7 +89,6 @@ def test_file_and_pickle_say_the_same(fitted, tmp_path):
 @of_images
 def test_resumed_training_is_the_uninterrupted(fitted, tmp_path):
     detector, data = fitted
-
     options = FIT | {"checkpoint": tmp_path / "checkpoint"}
     with pytest.raises(StopError):
         AnomalyDetector(**SMALL).fit(data, **options, callbacks=[stop_after(1)])
@@ -101,7 +97,7 @@ def test_resumed_training_is_the_uninterrupted(fitted, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("options", "sentence"),
     [
         ({"steps": 0}, "steps must"),
         ({"patch": 0}, "patch"),
@@ -110,10 +106,10 @@ def test_resumed_training_is_the_uninterrupted(fitted, tmp_path):
         ({"validation_data": 255 * images(2, 2)}, "validation image 0 has values"),
     ],
 )
-def test_refused_at_once(given, said):
+def test_fit_refuses(options, sentence):
     detector = AnomalyDetector(**SMALL)
-    with pytest.raises(InputError, match=said):
-        detector.fit(images(2), **FIT | given)
+    with pytest.raises(InputError, match=sentence):
+        detector.fit(images(2), **FIT | options)
     with pytest.raises(InputError, match="not fitted"):
         detector.predict(images(2))
 
@@ -121,11 +117,11 @@ def test_refused_at_once(given, said):
 def test_the_loss_of_nothing_is_that_of_the_best_constant():
     masks = np.zeros((2, 8, 8, 1), "float32")
     masks[:, :2, :2] = 1
-    found = [
+    losses = [
         float(keras.ops.mean(lesion_loss(masks, np.full_like(masks, odds))))
         for odds in np.linspace(-5, 5, 401)
     ]
-    npt.assert_allclose(min(found), baseline_loss(4 / 64), rtol=1e-4)
+    npt.assert_allclose(min(losses), baseline_loss(4 / 64), rtol=1e-4)
 
 
 def test_compiled_by_xla(compile_by_xla):
@@ -136,39 +132,30 @@ def test_compiled_by_xla(compile_by_xla):
     assert np.isfinite(detector.history_["loss"]).all()
 
 
-@pytest.fixture(scope="module")
-def model():
-    data = images(2)
-    vqvae = VQVAE(widths=(4,), n_codes=16, code_dim=2).fit(data, **FIT)
-    model = LatentDiffusion(vqvae, widths=(8,), guide=False, seed=3)
-    return model.fit(data, **FIT), data
-
-
-def test_a_model_has_one_when_it_was_trained(model, tmp_path, untrained):
-    model, data = model
+def test_a_model_has_one_when_it_was_trained(
+    diffusion, blobs, tmp_path, monkeypatch, untrained
+):
+    defaults = SMALL | {"seed": 0}
+    monkeypatch.setattr(AnomalyDetector.__init__, "__kwdefaults__", defaults)
+    model = pickle.loads(pickle.dumps(diffusion))
+    model.seed = 3
     with pytest.raises(InputError, match="has no detector; train one"):
-        model.detect(data)
+        model.detect(blobs)
     before = model.predict(2, steps=2)
     model.save(tmp_path / "without.safetensors")
-    assert model.fit_detector(data, **FIT) is model
+    assert model.fit_detector(blobs, **FIT) is model
     assert model.detector_.seed == 3
     npt.assert_array_equal(model.predict(2, steps=2), before)
-    likely = model.detect(data)
+    likely = model.detect(blobs)
     for half in (False, True):
         model.save(tmp_path / "with.safetensors", half=half)
         other = LatentDiffusion.load(tmp_path / "with.safetensors")
-        npt.assert_allclose(other.detect(data), likely, atol=1e-3 if half else 0)
+        npt.assert_allclose(other.detect(blobs), likely, atol=1e-3 if half else 0)
     assert LatentDiffusion.load(tmp_path / "without.safetensors").detector_ is None
-    # What is learnt again is of other images, perhaps.
-    model.fit(data, **FIT)
-    assert model.detector_ is None
-
-
-@of_images
-def test_a_detector_of_other_images_is_refused(model, fitted, tmp_path):
-    model, detector = (pickle.loads(pickle.dumps(x[0])) for x in (model, fitted))
-    model.detector_ = detector
     model.detector_.shape_ = (9, 9, 1)
     model.save(tmp_path / "bad.safetensors")
     with pytest.raises(InputError, match="the detector is for images of shape"):
         LatentDiffusion.load(tmp_path / "bad.safetensors")
+    # What is learnt again is of other images, perhaps.
+    model.fit(blobs, **FIT)
+    assert model.detector_ is None

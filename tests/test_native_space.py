@@ -44,11 +44,13 @@ def folder(tmp_path_factory):
     return path
 
 
-def test_files_folders_images_and_volumes_are_the_same_cohort(folder, untrained):
+def test_files_folders_images_and_volumes_are_the_same_cohort(
+    folder, untrained, untrained_autoencoders
+):
     files = sorted(folder.glob("*.nii.gz"))
     volumes = load_volumes([folder])
-    for given in (str(folder), files, [nib.load(f) for f in files], volumes):
-        cohort = read_cohort(given)
+    for images in (str(folder), files, [nib.load(f) for f in files], volumes):
+        cohort = read_cohort(images)
         assert cohort.suffix == "T1w"
         assert cohort.subjects == [f"sub-{i:02d}" for i in range(8)]
         npt.assert_allclose(cohort.affine, grid_affine())
@@ -64,8 +66,7 @@ def test_files_folders_images_and_volumes_are_the_same_cohort(folder, untrained)
     assert list(model.conditions_) == ["age"]
     with pytest.raises(InputError, match="sub-00 are in both"):
         model.fit(folder, validation_data=files[:1], **FIT)
-    latents = vqvae.encode(files[0])
-    npt.assert_array_equal(latents, vqvae.encode(volumes.images[:1]))
+    npt.assert_array_equal(vqvae.encode(files[0]), vqvae.encode(volumes.images[:1]))
     for use in (vqvae.encode, vqvae.predict, model.denoise):
         npt.assert_array_equal(use(volumes), use(volumes.images))
 
@@ -92,20 +93,21 @@ def test_files_are_refused_by_what_learnt_from_other_intensities(
 ):
     volumes = Volumes(blocky_volumes(), None, grid_affine(), ["a"] * 8)
     monkeypatch.setattr(model.vqvae_, "intensity_", (0.0, 900.0))
+    sentence = "fitted to arrays from 0 to 900; give"
     uses = model.denoise, model.vqvae_.encode, model.vqvae_.predict
-    for use, given in product(uses, (scan, volumes)):
-        with pytest.raises(InputError, match="fitted to arrays from 0 to 900; give"):
-            use(given)
-    document, own = model.to_document(), ("m", "denoise")
-    with pytest.raises(InputError, match="fitted to arrays from 0 to 900; give"):
-        _grid_and_channels(document, *own)
-    monkeypatch.setattr(model, "source_", Source(1, [-900.0, 900.0], [], ""))
-    with pytest.raises(InputError, match="fitted to arrays from -900 to 900; give"):
-        model.predict(source=scan)
-    # Labels are as they were.
-    monkeypatch.setattr(model, "source_", Source(1, [0.0, 7.0], [0, 7], ""))
-    with pytest.raises(InputError, match="not a segmentation"):
-        model.predict(source=scan)
+    for use, images in product(uses, (scan, volumes)):
+        with pytest.raises(InputError, match=sentence):
+            use(images)
+    with pytest.raises(InputError, match=sentence):
+        _grid_and_channels(model.to_document(), "m", "denoise")
+    for source, sentence in (
+        (Source(1, [-900.0, 900.0], [], ""), "fitted to arrays from -900 to 900; give"),
+        # Labels are as they were.
+        (Source(1, [0.0, 7.0], [0, 7], ""), "not a segmentation"),
+    ):
+        monkeypatch.setattr(model, "source_", source)
+        with pytest.raises(InputError, match=sentence):
+            model.predict(source=scan)
 
 
 class Tensor:
@@ -118,17 +120,14 @@ class Tensor:
         return np.zeros((2, 5, 5, 1), "float32")
 
 
-def test_tensors_are_arrays_and_images_of_one_shape():
+def test_read_cohort_of_arrays():
     assert read_cohort(Tensor()).images.shape == (2, 5, 5, 1)
     with pytest.raises(InputError, match="images differ in shape; give one array"):
         read_cohort([np.zeros((5, 5, 1)), np.zeros((5, 6, 1))])
-
-
-def test_masked_values_are_no_images():
     images = np.ma.masked_less(np.eye(5)[None, ..., None] - 1, 0)
-    for given in (images, list(images)):
+    for masked in (images, list(images)):
         with pytest.raises(InputError, match="images have masked values.*filled"):
-            read_cohort(given)
+            read_cohort(masked)
     assert read_cohort(np.ma.array(images.filled(0))).images.max() == 0
 
 
@@ -186,12 +185,18 @@ def test_inpainting_leaves_the_rest_to_the_bit(model, scan):
     npt.assert_allclose(alone.get_fdata(), samples[0].get_fdata(), rtol=1e-4)
 
 
-def test_generated_images_have_their_provenance(model, tmp_path):
+def test_generated_images_are_written_with_their_provenance(
+    model, tmp_path, monkeypatch
+):
     first, second = model.predict(2, seed=5, steps=2, as_images=True)
     npt.assert_allclose(first.affine, grid_affine())
     arrays = model.predict(2, seed=5, steps=2)
     npt.assert_array_equal(second.get_fdata(), arrays[1, ..., 0])
-    second.to_filename(tmp_path / "sample.nii.gz")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    nib.save(second, "~/sample.nii.gz", dtype="int16")
+    written = nib.load(tmp_path / "sample.nii.gz")
+    assert written.get_data_dtype() == np.int16
+    npt.assert_allclose(written.get_fdata(), second.get_fdata(), atol=1e-3)
     facts = json.loads((tmp_path / "sample.json").read_text())
     assert (facts["Sample"], facts["Seed"], facts["Steps"]) == (1, 5, 2)
     # What others make of it is written by nibabel alone.
@@ -199,58 +204,49 @@ def test_generated_images_have_their_provenance(model, tmp_path):
     assert not (tmp_path / "part.json").exists()
     part = nib.load(tmp_path / "part.nii.gz")
     assert bytes(part.header["descrip"]).startswith(b"synthetic: dipy_ldm")
-
-
-def test_generated_images_are_written_in_the_type_that_is_named(model, tmp_path):
-    (image,) = model.predict(1, steps=1, as_images=True)
-    nib.save(image, tmp_path / "a.nii.gz", dtype="int16")
-    written = nib.load(tmp_path / "a.nii.gz")
-    assert written.get_data_dtype() == np.int16
-    npt.assert_allclose(written.get_fdata(), image.get_fdata(), atol=1e-3)
     with pytest.raises(InputError, match="unknown type of voxels 'smallest'"):
-        image.to_filename(tmp_path / "b.nii.gz", dtype="smallest")
+        first.to_filename(tmp_path / "b.nii.gz", dtype="smallest")
     with pytest.raises(InputError, match="mode has no effect on a synthetic image"):
-        image.to_filename(tmp_path / "b.nii.gz", mode="compat")
+        first.to_filename(tmp_path / "b.nii.gz", mode="compat")
 
 
-def test_files_may_be_in_the_home_folder(model, tmp_path, monkeypatch):
+def test_models_may_be_in_the_home_folder(model, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    (image,) = model.predict(1, steps=1, as_images=True)
-    image.to_filename("~/sample.nii.gz")
     model.save("~/ldm.safetensors")
     model.vqvae_.save("~/vqvae.safetensors")
-    for name in ("sample.nii.gz", "sample.json", "ldm.safetensors"):
+    for name in ("ldm.safetensors", "vqvae.safetensors"):
+        assert find(f"~/{name}") == find(Path(f"~/{name}")) == tmp_path / name
         assert (tmp_path / name).is_file()
-    assert find("~/vqvae.safetensors") == tmp_path / "vqvae.safetensors"
-    assert find(Path("~/vqvae.safetensors")).is_file()
+
+
+NOT_FINITE = nib.Nifti1Image(np.full((9, 9, 9), np.nan), np.eye(4))
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("method", "images", "sentence"),
     [
-        (lambda scan: [scan, np.zeros((1, 4, 4, 4))], "arrays and files are mixed"),
-        (lambda scan: "missing.nii.gz", "there is no file missing.nii.gz"),
+        ("denoise", ["a.nii", np.zeros((1, 4, 4, 4))], "arrays and files are mixed"),
+        ("denoise", "missing.nii.gz", "there is no file missing.nii.gz"),
         (
-            lambda scan: iter([scan]),
+            "denoise",
+            iter(["a.nii"]),
             "images are an iterator, .*; give list\\(...\\) of",
         ),
-        (lambda scan: nib.GiftiImage(), "is not a volume but a GiftiImage"),
+        ("denoise", nib.GiftiImage(), "is not a volume but a GiftiImage"),
         (
-            lambda scan: nib.Nifti1Image(np.ones((9, 9, 9), "complex64"), np.eye(4)),
+            "denoise",
+            nib.Nifti1Image(np.ones((9, 9, 9), "complex64"), np.eye(4)),
             "image-0 has complex voxels",
         ),
-        (
-            lambda scan: nib.Nifti1Image(np.full((9, 9, 9), np.nan), np.eye(4)),
-            "^image-0/scan.nii has NaN or infinite values",
-        ),
+        ("denoise", NOT_FINITE, "^image-0/scan.nii has NaN or infinite values"),
+        ("fit", NOT_FINITE, "^image-0/scan.nii has NaN or infinite values"),
     ],
 )
-@pytest.mark.parametrize("method", ["fit", "denoise"])
-def test_bad_input_is_one_sentence(model, scan, given, sentence, method):
+def test_bad_images_are_refused_by_one_sentence(model, method, images, sentence):
     estimator = VQVAE() if method == "fit" else model
-    with pytest.raises(InputError, match=sentence) as caught:
-        getattr(estimator, method)(given(scan))
-    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=sentence) as refusal:
+        getattr(estimator, method)(images)
+    assert "\n" not in str(refusal.value)
 
 
 def test_images_far_apart_have_no_common_grid():
@@ -266,7 +262,7 @@ def test_masks_of_another_grid_are_refused(model, scan):
         model.inpaint(scan, nib.Nifti1Image(np.ones((5, 5, 5), "uint8"), np.eye(4)))
 
 
-def test_holes_by_voxel_size_of_channel():
+def test_masked_scan_of_larger_voxels():
     hole, affine = np.zeros((8, 8, 8), bool), np.eye(4)
     hole[2, 2, 2:4] = True
     coarse = np.diag([2.0, 2, 2, 1])
@@ -280,7 +276,7 @@ def test_holes_by_voxel_size_of_channel():
         MaskedScan.of(Unnamed(), Path("FA.nii"), data, coarse, hole, affine)
 
 
-def test_holes_of_labels_that_leave_the_grid_have_the_nearest_label():
+def test_masked_scan_of_labels_that_leave_the_grid():
     data = np.full((16, 8, 8, 1), 3, "float32")
     data[:, :4] = 7
     hole = np.zeros(data.shape[:3], bool)
@@ -293,7 +289,7 @@ def test_holes_of_labels_that_leave_the_grid_have_the_nearest_label():
     npt.assert_array_equal(labels.restore(columns), data[:8, ..., 0])
 
 
-def test_masks_that_leave_the_grid_are_warned_of(caplog):
+def test_check_on_grid(caplog):
     file, grid = Path("mask.nii"), Grid((8, 8, 8), np.eye(4))
     hole = np.zeros((16, 8, 8), bool)
     hole[4:8, 2:6, 2:6] = True
@@ -311,7 +307,7 @@ def test_masks_that_leave_the_grid_are_warned_of(caplog):
         check_on_grid(file, point, np.diag([0.25, 0.25, 0.25, 1]), grid)
 
 
-def test_probabilities_are_no_mask(caplog):
+def test_warn_of_probabilities(caplog):
     shares = np.linspace(0, 1, 11)
     warn_of_probabilities(Path("mask.nii"), shares)
     assert not caplog.text
@@ -333,16 +329,13 @@ def test_conditions_are_joined_to_scans():
         assert join(arguments, []) == arguments
 
 
-def test_volumes_at_no_place_are_no_images_of_nibabel():
+def test_scans_and_images_are_for_models_of_volumes(scan):
+    of_images = LatentDiffusion.load("mnist")
     with pytest.raises(InputError, match="this model has no affine"):
         require_affine(None)
-
-
-def test_volumes_are_no_images_of_two_dimensions(diffusion, scan):
     with pytest.raises(InputError, match="two-dimensional images, but these are vol"):
-        diffusion.denoise(scan)
-
-
-def test_samples_of_two_dimensions_are_arrays(diffusion):
+        of_images.denoise(scan)
+    with pytest.raises(InputError, match="inpaint them with LatentDiffusion.inpaint,"):
+        _grid_and_channels(of_images.to_document(), "mnist", "inpaint")
     with pytest.raises(InputError, match="`as_images` is for models of volumes"):
-        diffusion.predict(1, as_images=True)
+        of_images.predict(1, as_images=True)

@@ -50,8 +50,7 @@ class Atlas(NamedTuple):
     @classmethod
     def learn(cls, images: np.ndarray, bounds: tuple[float, float]) -> Self:
         """Compute the atlas of images ``(n, *space, channels)``, one at a time."""
-        total = np.zeros(images.shape[1:])
-        squares = np.zeros(images.shape[1:])
+        total, squares = np.zeros((2, *images.shape[1:]))
         for image in images:
             scaled = rescale(image, bounds)
             total += scaled
@@ -68,10 +67,7 @@ class Atlas(NamedTuple):
         """
         size = windows.shape[1:-1]
         none = np.zeros(len(windows), int)
-        mean, spread = (
-            read_patches(array[None], none, corners, size)
-            for array in (self.mean, self.spread)
-        )
+        mean, spread = (read_patches(own[None], none, corners, size) for own in self)
         z_scores = (windows - mean) / (spread + np.float32(_MIN_SPREAD))
         places = np.empty((*windows.shape[:-1], len(size)), "float32")
         for axis, (length, whole) in enumerate(zip(size, self.mean.shape)):

@@ -65,11 +65,7 @@ from dipy_ldm.workflows._conditions import (
 )
 from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._options import parse_channels, parse_filter
-from dipy_ldm.workflows._sources import (
-    SourceInputs,
-    refuse_gradients,
-    require_series_model,
-)
+from dipy_ldm.workflows._sources import SourceInputs, check_series
 
 if TYPE_CHECKING:  # they take seconds to import
     from dipy_ldm.latent_diffusion import LatentDiffusion
@@ -262,8 +258,7 @@ def _check_series(document, options, conditions):
         refuse_series(learnt, _NO_INPAINTING)
     if not makes_series(learnt):
         return False
-    require_series_model(document)
-    refuse_gradients(conditions, "the tables beside each series")
+    check_series(document, conditions, "the tables beside each series")
     refuse_beside_series(options.channels, options.source_files)
     return True
 

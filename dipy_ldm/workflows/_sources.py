@@ -90,13 +90,12 @@ def read_gradients(
                 "or train a model with `dwi`."
             )
         return None
-    require_series_model(document)
+    check_series(document, request, "the tables of `bvals` and `bvecs`")
     if not (bvals and bvecs):
         raise InputError(
             "this model makes diffusion series; give their b-values as `bvals` and "
             "their directions as `bvecs`."
         )
-    refuse_gradients(request, "the tables of `bvals` and `bvecs`")
     gradients = Gradients.read(bvals, bvecs)
     if not gradients.weighted.size:
         raise InputError(
@@ -106,18 +105,14 @@ def read_gradients(
     return gradients
 
 
-def require_series_model(document: dict) -> None:
-    """Refuse a model of directions that was not trained on series with their b = 0."""
+def check_series(document: dict, request: dict | str, where: str) -> None:
+    """Refuse a model of directions without b = 0, and gradients as conditions."""
     is_whole = document["source"] is not None and BVAL in document["conditions"]
     if not is_whole or document.get("channels"):
         raise InputError(
             "this model has directions, but is not one of series and their b = 0; use "
             "it from Python, or train one with `dwi`."
         )
-
-
-def refuse_gradients(request: dict | str, where: str) -> None:
-    """Refuse b-values and directions as conditions: tables list them."""
     if isinstance(request, dict) and (names := {BVAL, DIRECTION} & set(request)):
         raise InputError(f"{min(names)} is in {where}; leave it out of the conditions.")
 

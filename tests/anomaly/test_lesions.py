@@ -35,18 +35,17 @@ def test_add_lesions_changes_tissue_within_the_mask_only(space):
     assert 0.14 < min(strengths) < 0.3 and 0.3 < max(strengths) < 0.7
 
 
-@pytest.mark.parametrize("deformed", [True, False])
-def test_lesions_are_no_brighter_than_scans_can_be(deformed):
+def batches(images, size, seed=0, **options):
+    bounds = (0.0, 1.0)
+    atlas = Atlas.learn(images, bounds)
+    options |= {"seed": seed, "bounds": bounds, "atlas": atlas}
+    return lesion_batches(images, 4, size=size, **options)
+
+
+def test_lesions_are_no_brighter_than_scans_can_be():
     images = np.minimum(1.6 * brains(SPACES[0]), 1)
-    atlas = Atlas.learn(images, (0.0, 1.0))
-    options = {
-        "size": SPACES[0],
-        "bounds": (0.0, 1.0),
-        "atlas": atlas,
-        "deformed": deformed,
-    }
-    given, masks = lesion_batches(images, 4, seed=1, **options).of(0)
-    inside = given[..., :1][masks > 0.5]
+    inputs, masks = batches(images, SPACES[0]).of(0)
+    inside = inputs[..., :1][masks > 0.5]
     assert inside.min() >= 0 and inside.max() == 1
     # Bright ones are there, and others are as before.
     assert (inside == 1).mean() > 0.1 and (inside < 0.9).mean() > 0.1
@@ -59,7 +58,7 @@ def test_add_lesions_needs_tissue():
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_an_atlas_is_mean_and_spread_and_tells_places(space):
+def test_atlas_is_mean_and_spread_and_tells_places(space):
     images = 7 + 2 * brains(space)
     atlas = Atlas.learn(images, (7.0, 9.0))
     scaled = (images - 7) / 2
@@ -67,37 +66,34 @@ def test_an_atlas_is_mean_and_spread_and_tells_places(space):
     npt.assert_allclose(atlas.spread, scaled.std(0), atol=1e-3)
     size, corner = (16,) * len(space), np.arange(len(space)) + 3
     cut = tuple(slice(c, c + 16) for c in corner)
-    given = atlas.describe(scaled[:1][(slice(None), *cut)], corner[None])
-    assert given.shape == (1, *size, lesions.n_features(len(space), 1))
-    npt.assert_array_equal(given[0, ..., 0], scaled[0][cut][..., 0])
-    npt.assert_array_equal(given[0, ..., 2], atlas.mean[cut][..., 0])
-    places = np.moveaxis(given[0, ..., 4:], -1, 0)
+    inputs = atlas.describe(scaled[:1][(slice(None), *cut)], corner[None])
+    assert inputs.shape == (1, *size, lesions.n_features(len(space), 1))
+    npt.assert_array_equal(inputs[0, ..., 0], scaled[0][cut][..., 0])
+    npt.assert_array_equal(inputs[0, ..., 2], atlas.mean[cut][..., 0])
+    places = np.moveaxis(inputs[0, ..., 4:], -1, 0)
     for axis, (place, whole) in enumerate(zip(places, space, strict=True)):
-        wanted = np.linspace(-1, 1, whole)[cut[axis]]
-        found = np.moveaxis(place, axis, 0).reshape(16, -1)[:, 0]
-        npt.assert_allclose(found, wanted, atol=1e-6)
+        expected = np.linspace(-1, 1, whole)[cut[axis]]
+        along = np.moveaxis(place, axis, 0).reshape(16, -1)[:, 0]
+        npt.assert_allclose(along, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("space", SPACES)
 def test_lesions_follow_from_seed_step_and_index(space):
-    images = brains(space)
-    atlas = Atlas.learn(images, (0.0, 1.0))
-    options = {"size": (24,) * len(space), "bounds": (0.0, 1.0), "atlas": atlas}
-    given, masks = lesion_batches(images, 4, seed=1, **options).of(3)
-    assert given.dtype == masks.dtype == np.float32
-    assert given.shape[:-1] == masks.shape[:-1] == (4, *options["size"])
-    again, some = lesion_batches(images, 4, seed=1, **options).draw(3, [2, 0])
-    npt.assert_array_equal(again, given[[2, 0]])
-    npt.assert_array_equal(some, masks[[2, 0]])
-    other, _ = lesion_batches(images, 4, seed=2, **options).of(3)
-    assert (other != given).any()
+    images, size = brains(space), (24,) * len(space)
+    inputs, masks = batches(images, size).of(3)
+    assert inputs.dtype == masks.dtype == np.float32
+    assert inputs.shape[:-1] == masks.shape[:-1] == (4, *size)
+    some_inputs, some_masks = batches(images, size).draw(3, [2, 0])
+    npt.assert_array_equal(some_inputs, inputs[[2, 0]])
+    npt.assert_array_equal(some_masks, masks[[2, 0]])
+    assert (batches(images, size, seed=2).of(3)[0] != inputs).any()
     # A replica may have no example of a batch.
-    none, _ = lesion_batches(images, 4, seed=1, **options).draw(0, range(0))
-    assert none.shape == (0, *given.shape[1:])
+    none, _ = batches(images, size).draw(0, range(0))
+    assert none.shape == (0, *inputs.shape[1:])
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_images_are_bent_a_little_and_smoothly(space):
+def test_deform_moves_a_little_and_smoothly(space):
     # Of voxels that know where they are.
     places = np.stack(np.indices(space), -1).astype("float32")
     size = tuple(length - 8 for length in space)
@@ -116,12 +112,9 @@ def test_images_are_bent_a_little_and_smoothly(space):
 
 
 def test_no_image_is_shown_twice_unless_it_is_held_out():
-    images = brains(SPACES[0], 1).repeat(2, axis=0)
-    atlas = Atlas.learn(images, (0.0, 1.0))
-    options = {"size": SPACES[0], "bounds": (0.0, 1.0), "atlas": atlas}
-    shown = lesion_batches(images, 2, seed=0, **options).of(0)
-    given, masks = lesion_batches(images, 2, seed=0, deformed=False, **options).of(0)
-    outside = masks[..., 0] == 0
-    both = outside[0] & outside[1]
-    npt.assert_array_equal(given[0, both, 0], given[1, both, 0])
-    assert (shown[0][0, ..., 0] != shown[0][1, ..., 0]).mean() > 0.05
+    images = brains(SPACES[0], 1).repeat(4, axis=0)
+    deformed, _ = batches(images, SPACES[0]).of(0)
+    inputs, masks = batches(images, SPACES[0], deformed=False).of(0)
+    outside = (masks[:2, ..., 0] == 0).all(0)
+    npt.assert_array_equal(inputs[0, outside, 0], inputs[1, outside, 0])
+    assert (deformed[0, ..., 0] != deformed[1, ..., 0]).mean() > 0.05

@@ -44,9 +44,9 @@ def test_covariates_are_measured_whatever_the_sharpness(script):
     for name in values:
         measure = script.Measure(table[name], values[name])
         for changed in (others, dull):
-            found = measure(script.features(changed, AFFINE)[name], truth[name])
+            result = measure(script.features(changed, AFFINE)[name], truth[name])
             if name == "group":
-                assert found["right"] == 1
+                assert result["right"] == 1
             else:
-                assert found["r"] > 0.97
-                npt.assert_allclose(found["slope"], 1, atol=0.15)
+                assert result["r"] > 0.97
+                npt.assert_allclose(result["slope"], 1, atol=0.15)

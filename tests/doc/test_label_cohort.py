@@ -1,4 +1,3 @@
-from functools import partial
 import json
 import os
 import re
@@ -73,15 +72,22 @@ def rows_of(folder):
     return [dict(zip(names, line.split("\t"), strict=True)) for line in lines[1:]]
 
 
-def brightness(cohort, folder, maps, contrast, n=2, **options):
-    """Return the brightness of white matter, cortex and ventricles of a scan each."""
-    options |= {"contrasts": [contrast], "dseg": True, "voxel_size": (3, 3)}
-    found = []
+@pytest.fixture(scope="module")
+def many(cohort, heads, tmp_path_factory):
+    """Return the files of a cohort of eight."""
+    folder = tmp_path_factory.mktemp("many")
+    return cohort.make_cohort(folder, 8, heads, voxel_size=(2, 6), dseg=True)
+
+
+def brightness(cohort, folder, maps, contrasts=("T1w",), n=2, **options):
+    """Return the brightness of white matter, cortex and ventricles of each scan."""
+    options |= {"contrasts": contrasts, "dseg": True, "voxel_size": (3, 3)}
+    levels = []
     for file in cohort.make_cohort(folder, n, maps, **options):
         (scan, _), (labels, _) = canonical(file), canonical(labels_of(file))
         groups = (2, 41), (3, 42), (4, 43)
-        found.append([np.median(scan[np.isin(labels, group)]) for group in groups])
-    return np.array(found)
+        levels.append([np.median(scan[np.isin(labels, group)]) for group in groups])
+    return np.array(levels)
 
 
 def test_a_subject_depends_on_seed_and_number_alone(cohort, heads, tmp_path):
@@ -105,7 +111,7 @@ def test_variety_is_how_much_subjects_and_scans_differ(cohort, heads, tmp_path):
     def spreads(variety):
         options = {"variety": variety, "n": 3}
         folder = tmp_path / str(variety)
-        levels = brightness(cohort, folder, heads, "T1w", **options)
+        levels = brightness(cohort, folder, heads, **options)
         scan, _ = canonical(folder / "sub-0000_T1w.nii.gz")
         labels, _ = canonical(folder / "sub-0000_T1w_dseg.nii.gz")
         white = scan[ndimage.binary_erosion(np.isin(labels, (2, 41)))]
@@ -121,38 +127,41 @@ def test_volumes_are_those_of_the_labels(cohort, heads, tmp_path):
     numbers = {"ventricles": (4, 43), "hippocampi": (17, 53)}
     numbers["brain"] = (2, 3, 17, 41, 42, 53)
     for size, tolerance in ((1, 0), (2, 0.06)):
-        folder = tmp_path / str(size)
-        files = cohort.make_cohort(folder, 2, heads, voxel_size=(size,) * 2, dseg=True)
-        for file, row in zip(files, rows_of(folder), strict=True):
-            labels, _ = canonical(labels_of(file))
-            for name, group in numbers.items():
-                counted = np.isin(labels, group).sum() * size**3 / 1000
-                assert np.isclose(counted, float(row[name]), tolerance, atol=0.006)
+        folder, sizes = tmp_path / str(size), (size, size)
+        (file,) = cohort.make_cohort(folder, 1, heads, voxel_size=sizes, dseg=True)
+        (row,), (labels, _) = rows_of(folder), canonical(labels_of(file))
+        for name, group in numbers.items():
+            counted = np.isin(labels, group).sum() * size**3 / 1000
+            assert np.isclose(counted, float(row[name]), tolerance, atol=0.006)
 
 
-def test_volumes_are_covariates(cohort, heads, tmp_path):
-    files = cohort.make_cohort(tmp_path, 3, heads, voxel_size=(4, 4))
-    found = read_covariates(["brain", "ventricles", "hippocampi"], files)
-    assert set(found.units.values()) == {"mL"}
+def test_volumes_are_covariates(cohort, many):
+    covariates = read_covariates(["brain", "ventricles", "hippocampi"], many)
+    assert set(covariates.units.values()) == {"mL"}
     # 14 mL in the map, and subjects differ.
-    assert np.ptp(found.values["ventricles"]) > 1
-    assert 7 < np.mean(found.values["ventricles"]) < 28
-    described = json.loads((tmp_path / "participants.json").read_text())
+    assert np.ptp(covariates.values["ventricles"]) > 1
+    assert 7 < np.mean(covariates.values["ventricles"]) < 28
+    described = json.loads((many[0].parent / "participants.json").read_text())
     assert set(described) == set(cohort.COLUMNS)
 
 
-def test_white_matter_is_bright_in_t1_and_dark_in_t2(cohort, heads, tmp_path):
-    white, grey, fluid = brightness(cohort, tmp_path / "a", heads, "T1w").T
+def test_contrasts_have_their_order_of_tissues(cohort, heads, tmp_path):
+    levels = brightness(cohort, tmp_path, heads, ("T1w", "T2w"))
+    white, grey, fluid = levels[::2].T
     assert (white > 1.1 * grey).all()
     assert (grey > 1.5 * fluid).all()
-    white, grey, fluid = brightness(cohort, tmp_path / "b", heads, "T2w").T
+    white, grey, fluid = levels[1::2].T
     assert (fluid > 1.3 * grey).all()
     assert (grey > 1.1 * white).all()
 
 
-def test_random_contrasts_have_any_order(cohort, heads, tmp_path):
-    values = brightness(cohort, tmp_path, heads, "random", n=4, seed=1)
-    assert len({tuple(np.argsort(row)) for row in values}) > 1
+def test_random_contrasts_have_any_order(cohort):
+    tissues = [cohort.INDEX[label] for label in (2, 3, 4)]
+    looks = [
+        cohort.draw_looks(np.random.default_rng(seed), "random", {})
+        for seed in range(9)
+    ]
+    assert len({tuple(np.argsort(one.brightness[tissues])) for one in looks}) > 1
 
 
 def test_t1_is_as_priors_have_it(cohort, tmp_path):
@@ -167,7 +176,7 @@ def test_t1_is_as_priors_have_it(cohort, tmp_path):
     }
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", np.array(values))
-    white, grey, _ = brightness(cohort, tmp_path / "out", folder, "T1w").T
+    white, grey, _ = brightness(cohort, tmp_path / "out", folder).T
     assert (grey > 1.8 * white).all()
 
 
@@ -210,38 +219,34 @@ def test_heads_end_in_air_but_for_the_neck(cohort, heads, tmp_path):
     assert not labels[0].any() and not labels[:, 0].any()
 
 
-def test_files_are_of_many_kinds(cohort, heads, tmp_path):
-    files = cohort.make_cohort(tmp_path, 8, heads, voxel_size=(2, 6), dseg=True)
-    images = [nib.load(file) for file in files]
+def test_files_are_of_many_kinds(many):
+    images = [nib.load(file) for file in many]
     assert len({nib.aff2axcodes(image.affine) for image in images}) > 2
     assert len({image.get_data_dtype() for image in images}) > 1
     sizes = np.array([image.header.get_zooms() for image in images])
     assert 2 <= sizes.min() < sizes.max() <= 6
-    for file, image in zip(files, images, strict=True):
+    for file, image in zip(many, images, strict=True):
         labels = nib.load(labels_of(file))
         assert labels.shape == image.shape
         npt.assert_allclose(labels.affine, image.affine, atol=1e-4)
 
 
-def test_each_map_comes_once_before_one_comes_again(cohort, heads, tmp_path):
-    cohort.make_cohort(tmp_path, 6, heads, voxel_size=(6, 6))
-    names = [row["anatomy"].split()[0] for row in rows_of(tmp_path)]
-    assert sorted(names[:3]) == sorted(names[3:]) == ["head_01", "head_02", "head_03"]
+def test_each_map_comes_once_before_one_comes_again(many):
+    names = [row["anatomy"].split()[0] for row in rows_of(many[0].parent)]
+    for three in (names[:3], names[3:6]):
+        assert sorted(three) == ["head_01", "head_02", "head_03"]
 
 
-def test_maps_are_kept_apart_by_the_ends_of_their_names(cohort, heads):
+def test_find_maps_by_the_ends_of_their_names(cohort, heads, tmp_path):
     def names(*sides):
         return [file.name[:7] for file in cohort.find_maps(heads, *sides)]
 
     assert names(["01", "3"]) == ["head_01", "head_03"]
     assert names([], ["01", "3"]) == ["head_02"]
-
-
-def test_names_may_have_dots(cohort, tmp_path):
-    names = ["a.01.nii.gz", "a.02.mgz", "a.02.nii"]
-    for name in (*names, "a.02.txt"):
-        (tmp_path / name).write_bytes(b"")
-    assert [file.name for file in cohort.find_maps(tmp_path)] == names
+    dotted = ["a.01.nii.gz", "a.02.mgz", "a.02.nii"]
+    for name in (*dotted, "a.02.txt"):
+        (tmp_path / name).touch()
+    assert [file.name for file in cohort.find_maps(tmp_path)] == dotted
     assert len(cohort.find_maps(tmp_path, ["02"])) == 2
 
 
@@ -306,15 +311,13 @@ def test_brains_without_fluid_get_fluid(cohort, tmp_path):
 
 
 def test_shapes_are_no_heads(cohort, tmp_path):
-    files = cohort.make_cohort(tmp_path, 2, voxel_size=(4, 4))
-    names = [file.name for file in files]
-    assert names == ["sub-0000_shapes.nii.gz", "sub-0001_shapes.nii.gz"]
+    (file,) = cohort.make_cohort(tmp_path, 1, voxel_size=(4, 4))
+    assert file.name == "sub-0000_shapes.nii.gz"
     assert not (tmp_path / "participants.tsv").exists()
-    for file in files:
-        scan, _ = canonical(file)
-        inside = scan > 0.1 * scan.max()
-        assert 0.05 < inside.mean() < 0.9
-        assert scan[inside].std() > 0.05 * scan.max()
+    scan, _ = canonical(file)
+    inside = scan > 0.1 * scan.max()
+    assert 0.05 < inside.mean() < 0.9
+    assert scan[inside].std() > 0.05 * scan.max()
 
 
 def refusal(cohort, folder, maps, *options):
@@ -337,33 +340,34 @@ def refusal(cohort, folder, maps, *options):
 )
 def test_bad_maps_get_one_sentence(cohort, tmp_path, change, message):
     save(np.asarray(change(draw_head()), "float32"), tmp_path / "maps")
-    said = refusal(cohort, tmp_path / "out", tmp_path / "maps")
-    assert re.search(message, said)
-    assert said.endswith(".") and "head_01" in said
+    sentence = refusal(cohort, tmp_path / "out", tmp_path / "maps")
+    assert re.search(message, sentence)
+    assert sentence.endswith(".") and "head_01" in sentence
 
 
-def test_a_folder_without_maps_gets_one_sentence(cohort, heads, tmp_path):
-    refused = partial(refusal, cohort, tmp_path / "out")
+def test_a_folder_without_maps_gets_one_sentence(cohort, tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        assert "there are no label maps" in refused(folder)
-    assert "ends in 07; the first is head_01" in refused(heads, "--except", "07")
-    assert "leave out fewer" in refused(heads, "--except", "1", "2", "3")
+        message = refusal(cohort, tmp_path / "out", folder)
+        assert "there are no label maps" in message
     (tmp_path / "bad.nii.gz").write_bytes(b"no image")
-    assert "bad.nii.gz can't be read" in refused(tmp_path)
+    message = refusal(cohort, tmp_path / "out", tmp_path)
+    assert "bad.nii.gz can't be read" in message
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--n", "0"], "n must be at least 1"),
-        (["--seed", "-1"], "seed must be at least 0"),
-        (["--voxel_size", "3", "2"], "the smaller first, not 3.0 and 2.0"),
-        (["--voxel_size", "nan", "2"], "two numbers from 0.5 to 10 mm"),
-        (["--stripped", "2"], "stripped"),
+        ("--n 0", "n must be at least 1"),
+        ("--seed -1", "seed must be at least 0"),
+        ("--voxel_size 3 2", "the smaller first, not 3.0 and 2.0"),
+        ("--voxel_size nan 2", "two numbers from 0.5 to 10 mm"),
+        ("--stripped 2", "stripped"),
+        ("--except 07", "ends in 07; the first is head_01"),
+        ("--except 1 2 3", "leave out fewer"),
     ],
 )
-def test_bad_numbers_get_one_sentence(cohort, heads, tmp_path, options, message):
-    assert message in refusal(cohort, tmp_path, heads, *options)
+def test_bad_options_get_one_sentence(cohort, heads, tmp_path, options, message):
+    assert message in refusal(cohort, tmp_path, heads, *options.split())
 
 
 def test_shapes_have_no_label_maps(cohort, tmp_path):
@@ -373,7 +377,7 @@ def test_shapes_have_no_label_maps(cohort, tmp_path):
             cohort.main([str(tmp_path), "--n", "1", *option])
 
 
-def test_the_command(heads, tmp_path):
+def test_the_script(heads, tmp_path):
     options = ["--n", 1, "--first", 7, "--maps", heads, "--only", "02", "--dseg"]
     options += ["--voxel_size", 4, 4]
     run_python(SCRIPT, tmp_path / "cohort", *options, env=with_all(os.environ))

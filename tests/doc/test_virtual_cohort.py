@@ -55,23 +55,19 @@ def jacobian_determinants(displacement, spacing):
     return np.linalg.det(np.moveaxis(gradients, (0, 1), (-2, -1)) + np.eye(3))
 
 
-def test_a_volume_depends_on_seed_and_number_alone(cohort, tmp_path):
-    files = cohort.make_cohort(tmp_path / "all", 2, seed=5)
-    (part,) = cohort.make_cohort(tmp_path / "part", 1, seed=5, first=1)
+def test_a_volume_depends_on_seed_and_number_alone(cohort, images, tmp_path):
+    files = cohort.make_cohort(tmp_path / "all", 2)
+    (part,) = cohort.make_cohort(tmp_path / "part", 1, first=1)
     (other,) = cohort.make_cohort(tmp_path / "other", 1, seed=6, first=1)
     names = ["sub-0000_T1w.nii.gz", "sub-0001_T1w.nii.gz"]
     assert [file.name for file in files] == names
     assert part.read_bytes() == files[1].read_bytes() != other.read_bytes()
+    for file, image in zip(files, images[:2], strict=True):
+        npt.assert_array_equal(nib.load(file).get_fdata(), image.get_fdata())
+        npt.assert_array_equal(nib.load(file).affine, image.affine)
     infos, complaints = check_headers(files)
     assert not complaints
     assert all(info.oriented for info in infos)
-
-
-def test_files_hold_the_generated_volumes(cohort, images, tmp_path):
-    (file,) = cohort.make_cohort(tmp_path, 1, first=3)
-    read = nib.load(file)
-    npt.assert_array_equal(read.get_fdata(), images[3].get_fdata())
-    npt.assert_array_equal(read.affine, images[3].affine)
 
 
 def test_files_are_of_many_kinds(cohort):
@@ -173,14 +169,14 @@ def test_outside_of_the_brain_all_is_zero(images):
 
 
 def test_detailed_subjects_have_more_detail(cohort, images):
-    plain = images[:3]
-    detailed = [cohort.make_subject(i, detailed=True)[0] for i in range(3)]
+    plain = images[:2]
+    detailed = [cohort.make_subject(i, detailed=True)[0] for i in range(2)]
     assert all(max(image.header.get_zooms()) <= 1.6 for image in detailed)
     # On one grid, relative to how much the volumes vary at all.
     finer = Grid((96, 112, 96), GRID.affine @ np.diag([0.5, 0.5, 0.5, 1]))
     shares = []
-    for some in (plain, detailed):
-        data = [conform(i.get_fdata()[..., None], i.affine, finer) for i in some]
+    for subjects in (plain, detailed):
+        data = [conform(i.get_fdata()[..., None], i.affine, finer) for i in subjects]
         fine, whole = octave_energies(np.stack(data))[:, 0], np.var(data, (1, 2, 3, 4))
         shares.append(np.mean(fine / whole))
     assert shares[1] > 2 * shares[0]
@@ -195,32 +191,32 @@ def test_detailed_subjects_fold_differently_and_tear_nowhere(cohort):
         assert 0.5 < beside.std() < 1.5
 
 
-def test_the_command(tmp_path):
-    options = (tmp_path / "cohort", "--n", 1, "--first", 7)
-    # nilearn comes with the tests, too.
-    done = run_python(SCRIPT, *options, env=with_all(os.environ))
+def test_main(cohort, tmp_path, capsys):
+    cohort.main([str(tmp_path / "cohort"), "--n", "1", "--first", "7"])
     assert (tmp_path / "cohort" / "sub-0007_T1w.nii.gz").is_file()
-    assert "virtual subjects" in done.stderr
+    assert "virtual subjects" in capsys.readouterr().err
+
+
+def test_the_script_refuses_bad_numbers(tmp_path):
+    words = (tmp_path, "--n", 0)
+    # nilearn comes with the tests, too.
+    ended = run_python(SCRIPT, *words, env=with_all(os.environ), check=False)
+    assert ended.returncode == 1
+    assert "n must be at least 1, not 0." in ended.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("folder", "options", "message"),
     [
-        (["--n", "0"], "n must be at least 1, not 0."),
-        (["--n", "1", "--first", "-1"], "first must be at least 0, not -1."),
-        (["--n", "1", "--seed", "-1"], "seed must be at least 0, not -1."),
+        ("new", ["--first", "-1"], "first must be at least 0, not -1."),
+        ("new", ["--seed", "-1"], "seed must be at least 0, not -1."),
+        ("file", [], "can't create the folder .*file \\(File exists\\); name"),
     ],
 )
-def test_bad_arguments_get_one_sentence(cohort, tmp_path, arguments, message):
+def test_main_refuses(cohort, tmp_path, folder, options, message):
+    (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match=message):
-        cohort.main([str(tmp_path), *arguments])
-
-
-def test_a_place_that_can_not_be_written_gets_one_sentence(cohort, tmp_path):
-    (tmp_path / "file").write_text("")
-    sentence = "can't create the folder .*file \\(File exists\\); name"
-    with pytest.raises(SystemExit, match=sentence):
-        cohort.main([str(tmp_path / "file"), "--n", "1"])
+        cohort.main([str(tmp_path / folder), "--n", "1", *options])
 
 
 def test_lesions_are_checked(cohort, tmp_path):
@@ -231,29 +227,39 @@ def test_lesions_are_checked(cohort, tmp_path):
 
 
 def test_covariates_are_written_beside_the_volumes(cohort, tmp_path):
-    files = cohort.make_cohort(tmp_path, 3, seed=2, covariates=True)
-    found = read_covariates(list(cohort.COVARIATES), files)
-    assert found.units == {"ventricles": "mL", "offset": "mm", "contrast": "%"}
-    assert set(found.levels["group"]) == {"control", "patient"}
-    traits = [cohort.draw_traits(i, 2) for i in range(3)]
-    covariates = [cohort.make_subject(i, 2, traits=traits[i])[1] for i in range(3)]
-    for name, values in found.values.items():
-        for i, value in enumerate(values):
-            assert value in (None, covariates[i][name])
+    cohort.make_cohort(tmp_path, 2, seed=2, covariates=True)
     # The next part leaves the rows of the first.
-    cohort.make_cohort(tmp_path, 1, first=3, seed=2, covariates=True)
-    table = (tmp_path / "participants.tsv").read_text().split("\n")
-    assert [line[:8] for line in table[1:-1]] == [f"sub-{i:04d}" for i in range(4)]
+    cohort.make_cohort(tmp_path, 1, first=2, seed=2, covariates=True)
+    covariates = read_covariates(
+        list(cohort.COVARIATES), sorted(tmp_path.glob("*.nii.gz"))
+    )
+    assert covariates.units == {"ventricles": "mL", "offset": "mm", "contrast": "%"}
+    assert set(covariates.levels["group"]) == {"control", "patient"}
+    _, facts = cohort.make_subject(1, 2, traits=cohort.draw_traits(1, 2))
+    for name, values in covariates.values.items():
+        assert len(values) == 3
+        assert values[1] in (None, facts[name])
 
 
-def test_covariates_are_of_the_t1_and_of_these_files(cohort, tmp_path):
-    tables = []
-    for contrasts in (("T1w",), ("T2w", "T1w"), ("T2w",)):
-        cohort.make_cohort(tmp_path, 1, covariates=True, contrasts=contrasts)
-        tables.append((tmp_path / "participants.tsv").read_text())
-    assert tables[0] == tables[1] == tables[2]
-    cohort.make_cohort(tmp_path, 1)
-    assert (tmp_path / "participants.tsv").read_text() == "participant_id\nsub-0000\n"
+def test_contrasts_of_a_head_have_the_covariates_of_its_t1(cohort, tmp_path):
+    def make(folder, **options):
+        files = cohort.make_cohort(tmp_path / folder, 1, **options)
+        return files, (tmp_path / folder / "participants.tsv")
+
+    files, table = make("both", contrasts=("T1w", "T2w"), covariates=True)
+    names = [file.name for file in files]
+    assert names == ["sub-0000_T1w.nii.gz", "sub-0000_T2w.nii.gz"]
+    t1, t2 = (conformed(nib.load(file)) for file in files)
+    inside = t1 > 0.2
+    # The same head, whose fluid is dark in the one and bright in the other.
+    assert ((t2 > 0.2) == inside).mean() > 0.97
+    assert np.corrcoef(t1[inside], t2[inside])[0, 1] < -0.3
+    (alone,), table_of_one = make("one", contrasts=("T2w",), covariates=True)
+    assert alone.read_bytes() == files[1].read_bytes()
+    assert table_of_one.read_text() == table.read_text()
+    # Those of an earlier cohort go.
+    _, table = make("one")
+    assert table.read_text() == "participant_id\nsub-0000\n"
 
 
 def test_the_template_needs_nilearn(cohort, tmp_path, monkeypatch):
@@ -272,8 +278,8 @@ def test_scans_of_a_site_are_those_of_its_scanner(cohort, tmp_path):
     npt.assert_allclose(new.header.get_zooms(), 1.7, rtol=1e-6)
     # Of one head.
     outlines = [conformed(image) > 0.1 for image in (old, new)]
-    both = np.logical_and(*outlines).sum() / np.logical_or(*outlines).sum()
-    assert both > 0.9
+    share = np.logical_and(*outlines).sum() / np.logical_or(*outlines).sum()
+    assert share > 0.9
     table = (tmp_path / "B" / "participants.tsv").read_text()
     assert table == "participant_id\tsite\nsub-0004\tB\n"
 
@@ -303,19 +309,6 @@ def test_covariates_match_measurements(cohort):
 
 
 def test_covariates_need_traits(cohort, images):
-    image, known = cohort.make_subject(4)
-    assert known == {}
+    image, covariates = cohort.make_subject(4)
+    assert covariates == {}
     npt.assert_array_equal(image.get_fdata(), images[4].get_fdata())
-
-
-def test_a_head_has_another_contrast(cohort, tmp_path):
-    both = cohort.make_cohort(tmp_path / "both", 1, contrasts=("T1w", "T2w"))
-    names = [file.name for file in both]
-    assert names == ["sub-0000_T1w.nii.gz", "sub-0000_T2w.nii.gz"]
-    (alone,) = cohort.make_cohort(tmp_path / "one", 1)
-    assert alone.read_bytes() == both[0].read_bytes()
-    t1, t2 = (conformed(nib.load(file)) for file in both)
-    inside = t1 > 0.2
-    # The same head, whose fluid is dark in the one and bright in the other.
-    assert ((t2 > 0.2) == inside).mean() > 0.97
-    assert np.corrcoef(t1[inside], t2[inside])[0, 1] < -0.3

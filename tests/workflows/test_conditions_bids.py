@@ -2,21 +2,18 @@
 
 from functools import partial
 import json
-from types import SimpleNamespace
-from unittest.mock import patch
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import answer, execute, load_model, skipped_training
+from processes import answer, execute, load_model
 import pytest
+from scans import comment_of
 
-from dipy_ldm import LatentDiffusion, _serialization
-from dipy_ldm._utils.checks import InputError
+from dipy_ldm._serialization import read_document
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._sidecars import sidecar
-from dipy_ldm.workflows import generate as generating
-from dipy_ldm.workflows.generate import GenerateLDMFlow
 
 TINY = (
     "--batch_size 2 --n_codes 16 --code_dim 2 --widths_vqvae 8 --widths_ldm 8 "
@@ -49,112 +46,168 @@ def folder(tmp_path_factory):
 def trained(folder):
     """Return the folder with a model in ``out``, and what the command said."""
     arguments = ("bids", "--conditions", "age,sex", "--coarsen", "age=5", *TINY)
-    with skipped_training("latent_diffusion"):
-        output = execute("train", *arguments, "--out_dir", "out", cwd=folder)
-    return folder, output
+    return folder, execute("train", *arguments, "--out_dir", "out", cwd=folder)
 
 
-def test_model_keeps_conditions_from_tables(trained):
-    folder, said = trained
-    path = folder / "out" / "ldm.safetensors"
-    document = _serialization.read_document(path, "latent_diffusion")
-    known = document["conditions"]
-    assert known["age"]["kind"] == "continuous"
-    assert known["age"]["units"] == "years"
-    assert all(age % 5 == 0 for age in known["age"]["quantiles"][::2])
-    assert set(known["sex"]["levels"]) == {"F", "M"}
-    assert known["sex"]["meanings"] == {"F": "female"}
+def test_train_keeps_conditions_from_tables(trained):
+    folder, output = trained
+    document = read_document(folder / "out" / "ldm.safetensors")
+    age, sex = document["conditions"]["age"], document["conditions"]["sex"]
+    assert (age["kind"], age["units"]) == ("continuous", "years")
+    assert all(number % 5 == 0 for number in age["quantiles"][::2])
+    assert sex["levels"].keys() == {"F", "M"}
+    assert sex["meanings"] == {"F": "female"}
     assert document["suffix"] == "T2w"
-    assert "conditions of 9 images of 8 subjects, from " in said
-    assert "bids/participants.tsv:" in said
-    assert "age (years): 25 to 80, mean" in said
-    assert "have a unique combination of these conditions" in said
-    assert "use fewer or coarser ones (--coarsen)" in said
+    assert "conditions of 9 images of 8 subjects, from " in output
+    assert "bids/participants.tsv:" in output
+    assert "use fewer or coarser ones (--coarsen)" in output
 
 
-def test_errors_in_tables_are_one_sentence(folder):
-    train = partial(execute, "train", "bids", *TINY, cwd=folder, status=2)
-    output = answer(train("--conditions", "age,site", "--out_dir", "no"))
-    assert "there is no column site" in output
-    assert "they have age, sex" in output
-    output = answer(train("--coarsen", "age=5", "--out_dir", "no"))
-    assert "--coarsen is for --conditions" in output
-    assert not (folder / "no").exists()
+@pytest.fixture
+def generate(trained, command):
+    """Return what generates samples in one step, beside a table of two."""
+    rows = "participant_id\tage\tsex\tiq", "x\t70\tfemale\t99", "y\t\tM\t98"
+    Path("wanted.tsv").write_text("\n".join(rows))
+    path = trained[0] / "out" / "ldm.safetensors"
+    return partial(command, "generate", path, "--steps", 1)
 
 
-def generate(folder, out_dir, force=False, **options):
-    """Run the workflow in this process, without the seconds that a new one takes."""
-    flow = GenerateLDMFlow()
-    flow._force_overwrite = force
-    options = {"steps": 1, "out_dir": str(out_dir)} | options
-    load = partial(load_model, load=LatentDiffusion.load)
-    with patch.object(LatentDiffusion, "load", load):
-        flow.run(str(folder / "out" / "ldm.safetensors"), **options)
+@pytest.mark.parametrize(
+    ("words", "conditions"),
+    [
+        ("", None),
+        ("--conditions none", "none"),
+        ("--conditions sex=F", {"sex": "F"}),
+        ("--same_noise --conditions age=60,99 sex=F", {"age": [60, 99], "sex": "F"}),
+    ],
+)
+def test_generate_records_requested_and_drawn_conditions(
+    generate, trained, words, conditions
+):
+    how = {"seed": 5, "first": 3, "same_noise": "--same_noise" in words}
+    options = ("--n_samples", 2, "--seed", 5, "--first_sample", 3)
+    generate(*options, *words.split())
+    model = load_model(trained[0] / "out" / "ldm.safetensors")
+    if conditions == "none":
+        table, drawn = dict.fromkeys(("age", "sex"), ["n/a"] * 2), []
+    else:
+        table = model.draw_conditions(2, conditions, **how)
+        drawn = [name for name in table if name not in (conditions or {})]
+    images = model.predict(2, conditions=conditions, steps=1, **how)
+    for i, image in enumerate(images):
+        facts = json.loads(Path(f"samples-000{3 + i}.json").read_text())
+        file = nib.load(f"samples-000{3 + i}.nii.gz")
+        npt.assert_allclose(file.get_fdata(), image[..., 0], atol=1e-4)
+        own = {name: values[i] for name, values in table.items()}
+        assert facts["Conditions"] == comment_of(file)["Conditions"] == own
+        assert facts.get("DrawnConditions", []) == drawn
+        assert facts["SameNoise"] == how["same_noise"]
+        warned = "age 99 is outside the model's range" in str(facts.get("Warnings"))
+        assert warned == (own["age"] == 99)
 
 
-def lines_of(dataset):
-    return (dataset / "participants.tsv").read_text().splitlines()
+def test_denoise_difference_is_the_effect_of_conditions(trained, command):
+    path = trained[0] / "out" / "ldm.safetensors"
+    file = trained[0] / "bids" / "sub-01" / "anat" / "sub-01_T2w.nii.gz"
+    words = ("denoise", path, file, "--strength", 1, "--difference", "--out_denoised")
+    command(*words, "plain")
+    command(*words, "asked", "--conditions", "age=50", "sex=M", "--repeats", 2)
+
+    def read(name):
+        facts = Path(f"sub-01_desc-{name}_T2w.json").read_text()
+        return read_volume(f"sub-01_desc-{name}_T2w.nii.gz")[0], json.loads(facts)
+
+    (plain, _), (difference, facts) = map(read, ("plain", "plainDifference"))
+    assert facts["Difference"] == "scan minus result"
+    npt.assert_allclose(difference, read_volume(file)[0] - plain, atol=1e-4)
+    (_, facts), (difference, about) = map(read, ("asked", "askedDifference"))
+    assert facts["Conditions"] == {"age": 50, "sex": "M"}
+    assert "Difference" not in facts
+    assert about["Difference"] == "result without conditions minus result"
+    model = load_model(path)
+
+    def denoise(conditions):
+        how = {"strength": 1, "conditions": conditions}
+        images = [model.denoise(file, first=facts["Noise"] + i, **how) for i in (0, 1)]
+        return np.mean([image.get_fdata() for image in images], axis=0)
+
+    expected = denoise(None) - denoise({"age": 50, "sex": "M"})
+    assert np.abs(expected).max() > 0.1
+    # A latent between two codes may become either, by rounding.
+    assert np.isclose(difference[..., 0], expected, atol=1e-3).mean() > 0.9
 
 
-def test_samples_are_taken_to_have_a_skull(caplog):
-    caplog.set_level("INFO")
-    options = {"seed": 0, "bids": True, "suffix": None, "out_samples": "samples"}
-    for stripped in (True, False):
-        options |= {"dtype": "float32", "skull_stripped": stripped}
-        generating._check_options(SimpleNamespace(**options), is_volume=True)
-    sentence = "samples are recorded with a skull; if not, add --skull_stripped."
-    assert caplog.messages == [sentence]
+def volume_of(number):
+    name = f"sub-S000{number}"
+    return Path("made", name, "anat", f"{name}_desc-synthetic_T2w.nii.gz")
 
 
-def test_a_table_asks_for_a_dataset(trained, tmp_path, caplog):
-    folder, _ = trained
-    table = tmp_path / "wanted.tsv"
-    table.write_text("participant_id\tage\tsex\tiq\nx\t70\tfemale\t99\ny\t\tM\t98\n")
-    dataset = tmp_path / "made"
-    generate(folder, dataset, table=str(table), bids=True, first_sample=1)
-    header, *lines = lines_of(dataset)
+def read_rows():
+    return Path("made/participants.tsv").read_text().splitlines()
+
+
+def test_generate_a_dataset_from_a_table(generate):
+    table = ("--bids", "--out_dir", "made", "--table", "wanted.tsv")
+    output = generate(*table, "--first_sample", 1)
+    assert "columns iq of wanted.tsv are ignored: the model has the cond" in output
+    assert "recorded with a skull; if not, add --skull_stripped." in output
+    header, first, second = read_rows()
     assert header == "participant_id\tage\tsex"
-    assert lines[0] == "sub-S0001\t70\tF"
-    name, age, sex = lines[1].split("\t")
+    assert first == "sub-S0001\t70\tF"
+    name, age, sex = second.split("\t")
     # What the table leaves open is drawn.
     assert (name, sex) == ("sub-S0002", "M") and 25 <= float(age) <= 80
-    assert "are ignored" in caplog.text
-    scan = dataset / "sub-S0001" / "anat" / "sub-S0001_desc-synthetic_T2w.nii.gz"
-    facts = json.loads(sidecar(scan).read_text())
+    facts = json.loads(sidecar(volume_of(1)).read_text())
     assert facts["Conditions"] == {"age": 70, "sex": "F"}
     assert (facts["Sample"], facts["SkullStripped"]) == (1, False)
-    said = json.loads((dataset / "participants.json").read_text())
-    assert said["age"]["Units"] == "years"
-    assert said["sex"]["Levels"]["F"] == "female"
-    assert not list(dataset.glob("*.png"))
-    # Volumes are added, and none is overwritten.
-    with pytest.raises(InputError, match="exist already; .* --first_sample"):
-        generate(folder, dataset, table=str(table), bids=True, first_sample=2)
-    nothing = {"n_samples": 1, "bids": True, "conditions": ["none"]}
-    generate(folder, dataset, first_sample=3, **nothing)
-    assert lines_of(dataset)[1:] == [*lines, "sub-S0003\tn/a\tn/a"]
-    generate(folder, dataset, True, first_sample=1, **nothing)
-    assert lines_of(dataset)[1] == "sub-S0001\tn/a\tn/a"
+    columns = json.loads(Path("made/participants.json").read_text())
+    description = "Requested or drawn age of the sample."
+    assert columns["age"] == {"Description": description, "Units": "years"}
+    assert columns["sex"]["Levels"] == {"F": "female", "M": "M"}
+    assert not list(Path("made").glob("*.png"))
     # The same sample as one that is asked for in words, elsewhere.
-    generate(folder, tmp_path, n_samples=1, conditions=["sex=M"], first_sample=2)
-    other = dataset / "sub-S0002" / "anat" / "sub-S0002_desc-synthetic_T2w.nii.gz"
-    (one, _), (same, _) = map(read_volume, (tmp_path / "samples-0002.nii.gz", other))
-    npt.assert_array_equal(one, same)
+    generate("--n_samples", 1, "--conditions", "sex=M", "--first_sample", 2)
+    alone, of_dataset = map(nib.load, ("samples-0002.nii.gz", volume_of(2)))
+    npt.assert_array_equal(alone.get_fdata(), of_dataset.get_fdata())
 
 
-def test_invalid_datasets_are_refused(trained, tmp_path):
-    folder, _ = trained
-    with pytest.raises(InputError, match="holds another dataset"):
-        generate(folder, folder / "bids", bids=True)
-    with pytest.raises(InputError, match="`bids` is for volumes"):
-        GenerateLDMFlow().run("mnist", bids=True, out_dir=str(tmp_path))
-    table = tmp_path / "wanted.tsv"
-    table.write_text("age\n70\n")
-    for words, sentence in (
-        (["none"], "none leaves all unspecified; remove it, or the `table`"),
-        (["none", "age=70"], "must be name=value"),
-        (["age=7"], "age is in `conditions` and in the `table`"),
-    ):
-        with pytest.raises(InputError, match=sentence):
-            generate(folder, tmp_path, conditions=words, table=str(table))
-    assert [path.name for path in tmp_path.iterdir()] == ["wanted.tsv"]
+def test_generate_adds_to_a_dataset(generate):
+    dataset = ("--bids", "--out_dir", "made", "--skull_stripped")
+    table = ("--table", "wanted.tsv", "--first_sample")
+    output = generate(*dataset, *table, 1)
+    assert "recorded with a skull" not in output
+    rows = read_rows()
+    output = generate(*dataset, *table, 2, status=2)
+    assert "exist already; add --force to overwrite, or give another" in answer(output)
+    one = (*dataset, "--n_samples", 1, "--conditions", "none", "--first_sample")
+    generate(*one, 3)
+    assert read_rows() == [*rows, "sub-S0003\tn/a\tn/a"]
+    assert json.loads(sidecar(volume_of(3)).read_text())["SkullStripped"] is True
+    generate(*one, 1, "--force")
+    assert read_rows()[1] == "sub-S0001\tn/a\tn/a"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--bids --out_dir theirs", "holds another dataset"),
+        ("--n_samples 3 --conditions age=60,70", "age must have one value or 3"),
+        ("--table wanted.tsv --conditions none", "remove it, or the --table"),
+        ("--table wanted.tsv --conditions none age=70", "must be name=value"),
+        ("--table wanted.tsv --conditions age=7", "in --conditions and in the --table"),
+    ],
+)
+def test_generate_refuses_datasets_and_conditions(generate, words, sentence):
+    Path("theirs").mkdir()
+    Path("theirs/participants.tsv").touch()
+    assert sentence in answer(generate(*words.split(), status=2))
+    assert sorted(map(str, Path().rglob("*"))) == [
+        "theirs",
+        "theirs/participants.tsv",
+        "wanted.tsv",
+    ]
+
+
+def test_generate_refuses_a_dataset_of_images(command):
+    output = command("generate", "mnist", "--bids", status=2)
+    assert "--bids is for volumes" in answer(output)

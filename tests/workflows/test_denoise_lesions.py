@@ -38,42 +38,39 @@ def detector_path(model_path, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("kind", ["int16", "float64"])
-def test_lesions_alone_are_replaced(command, detector_path, tmp_path, kind):
-    path, raw, affine = make_scan(tmp_path, kind)
+def test_denoise_lesions_replaces_them_alone(command, detector_path, tmp_path):
+    path, raw, affine = make_scan(tmp_path)
     threshold = threshold_for(detector_path, path)
     find = ("--lesions", "--threshold", threshold, "--difference", "--dilate", 4)
-    often = ("--repeats", 2, "--steps", 2)
-    command("denoise", detector_path, path, *find, *often)
+    command("denoise", detector_path, path, *find, "--repeats", 2, "--steps", 2)
 
     def read(end):
-        return nib.load(tmp_path / f"scan_denoised{end}.nii.gz")
+        image = nib.load(tmp_path / f"scan_denoised{end}.nii.gz")
+        npt.assert_allclose(image.affine, nib.load(path).affine, atol=1e-5)
+        facts = (tmp_path / f"scan_denoised{end}.json").read_text()
+        return image.get_fdata(), json.loads(facts)
 
-    found = np.asanyarray(read("_mask").dataobj) > 0
-    changed = dilated(found, 4, np.linalg.norm(affine[:3, :3], axis=0))
-    assert 0 < found.sum() < changed.sum() < changed.size
+    denoised, _ = read("")
+    mask, facts = read("_mask")
+    changed = dilated(mask > 0, 4, np.linalg.norm(affine[:3, :3], axis=0))
+    assert 0 < (mask > 0).sum() < changed.sum() < changed.size
+    assert facts["Role"] == "mask"
+    millilitres = (mask > 0).sum() * np.abs(np.linalg.det(affine)) / 1000
+    npt.assert_allclose(facts["LesionMillilitres"], millilitres, rtol=1e-4)
     voxels = raw_voxels(tmp_path / "scan_denoised.nii.gz")
     npt.assert_array_equal(voxels[~changed], raw[~changed])
-    difference, spread = (read(end).get_fdata() for end in ("_difference", "_std"))
+    (spread, _), (difference, facts) = read("_std"), read("_difference")
     for volume in (difference, spread):
         assert not volume[~changed].any()
         assert (volume[changed] != 0).mean() > 0.8
     # To what the type of the file can hold.
-    before, after = (nib.load(p).get_fdata() for p in (path, read("").get_filename()))
-    npt.assert_allclose(difference, before - after, atol=0.3)
-    for end in ("", "_mask", "_difference", "_std"):
-        npt.assert_allclose(read(end).affine, nib.load(path).affine, atol=1e-5)
-    facts = json.loads((tmp_path / "scan_denoised_difference.json").read_text())
+    npt.assert_allclose(difference, nib.load(path).get_fdata() - denoised, atol=0.3)
+    assert facts["Difference"] == "scan minus result"
     assert facts["Threshold"] == threshold and facts["DilatedBy"] == 4
     assert "Strength" not in facts
-    assert facts["Difference"] == "scan minus result"
-    facts = json.loads((tmp_path / "scan_denoised_mask.json").read_text())
-    assert facts["Role"] == "mask"
-    volume = found.sum() * np.abs(np.linalg.det(affine)) / 1000
-    npt.assert_allclose(facts["LesionMillilitres"], volume, rtol=1e-4)
 
 
-def test_scan_without_lesions_is_unchanged(command, detector_path, tmp_path):
+def test_denoise_lesions_of_a_scan_without(command, detector_path, tmp_path):
     path, raw, _ = make_scan(tmp_path)
     options = ("--lesions", "--threshold", 1, "--difference")
     command("denoise", detector_path, path, *options)
@@ -82,7 +79,7 @@ def test_scan_without_lesions_is_unchanged(command, detector_path, tmp_path):
         assert not nib.load(tmp_path / f"scan_denoised{end}.nii.gz").get_fdata().any()
 
 
-def test_thick_slices_have_the_lesions_that_fill_half_of_them(tmp_path, rng):
+def test_find_lesions_that_fill_half_of_thick_slices(tmp_path, rng):
     likely = np.zeros((1, 20, 20, 20), "float32")
     likely[0, 6:9, 6:9, 4:9] = 1
     files, affines = [], [np.eye(4), np.diag([1.0, 1, 5, 1])]
@@ -101,31 +98,34 @@ def test_thick_slices_have_the_lesions_that_fill_half_of_them(tmp_path, rng):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "sentence"),
     [
-        (("--lesions", "--threshold", 2), "must lie between 0 and 1"),
-        (("--lesions", "--strength", 0.2), "--strength has no effect with --lesions"),
-        (("--lesions", "--dtype", "int16"), "--dtype has no effect with --lesions"),
-        (("--lesions", "--threshold", 0), "is detected as lesion"),
-        (("--threshold", 0.2), "--threshold has no effect without --lesions"),
-        (("--dilate", 1), "--dilate has no effect without --lesions"),
-        (("--lesions", "--dilate", -1), "dilate must be at least 0"),
+        ("--lesions --threshold 2", "must lie between 0 and 1"),
+        ("--lesions --strength 0.2", "--strength has no effect with --lesions"),
+        ("--lesions --dtype int16", "--dtype has no effect with --lesions"),
+        ("--lesions --threshold 0", "is detected as lesion"),
+        ("--threshold 0.2", "--threshold has no effect without --lesions"),
+        ("--dilate 1", "--dilate has no effect without --lesions"),
+        ("--lesions --dilate -1", "dilate must be at least 0"),
     ],
 )
-def test_invalid_options_are_refused(command, detector_path, tmp_path, options, said):
+def test_denoise_lesions_refuses(command, detector_path, tmp_path, options, sentence):
     path, *_ = make_scan(tmp_path)
-    assert said in command("denoise", detector_path, path, *options, status=2)
+    words = (detector_path, path, *options.split())
+    assert sentence in command("denoise", *words, status=2)
     assert not list(tmp_path.glob("*denoised*"))
 
 
-def test_a_model_without_a_detector_is_refused(command, model_path, tmp_path):
+def test_denoise_lesions_refuses_a_model_without_a_detector(
+    command, model_path, tmp_path
+):
     path, *_ = make_scan(tmp_path)
     output = command("denoise", model_path, path, "--lesions", status=2)
     assert "has no anomaly detector; train one" in output
 
 
-def test_a_detector_is_trained_by_the_command(
-    command, tmp_path, monkeypatch, untrained
+def test_train_a_detector(
+    command, tmp_path, monkeypatch, untrained, untrained_autoencoders
 ):
     sizes = {"widths": (4, 4), "blocks": 1}
     monkeypatch.setattr(AnomalyDetector.__init__, "__kwdefaults__", sizes | {"seed": 0})

@@ -1,14 +1,11 @@
 """A dataset of generated volumes."""
 
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 import json
-import multiprocessing
 from pathlib import Path
 
 import pytest
 
-from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data.channels import Channel, Map, Unnamed
@@ -17,32 +14,32 @@ from dipy_ldm.workflows import _bids_dataset as dataset, _samples as bids
 DESCRIBED = {"age": {"Description": "asked for", "Units": "years"}}
 
 
-def put(root, number, **asked):
+def put(root, number, **conditions):
     """Put a sample into a dataset, as far as its table needs it."""
     scan = bids.scan_path(root, number, "T1w")
     scan.parent.mkdir(parents=True, exist_ok=True)
     scan.touch()
-    sidecar(scan).write_text(json.dumps({"Conditions": asked}))
+    sidecar(scan).write_text(json.dumps({"Conditions": conditions}))
 
 
-def add(root, numbers):
-    dataset.begin_dataset(root)
-    for number in numbers:
-        put(root, number, age=float(number))
-        bids.list_participants(root, DESCRIBED)
+@pytest.mark.parametrize(
+    ("number", "kind", "path"),
+    [
+        (1, ["T1w"], "sub-S0001/anat/sub-S0001_desc-synthetic_T1w.nii.gz"),
+        (12345, ["dwi"], "sub-S12345/dwi/sub-S12345_desc-synthetic_dwi.nii.gz"),
+        (1, ["FA", "FA"], "sub-S0001/dwi/sub-S0001_desc-synthetic_FA.nii.gz"),
+        (1, ["bold"], "sub-S0001/func/sub-S0001_desc-synthetic_bold.nii.gz"),
+        (1, ["cbf"], "sub-S0001/perf/sub-S0001_desc-synthetic_cbf.nii.gz"),
+        (1, ["epi"], "sub-S0001/fmap/sub-S0001_desc-synthetic_epi.nii.gz"),
+    ],
+)
+def test_scan_path(number, kind, path):
+    assert bids.scan_path(Path(), number, *kind) == Path(path)
 
 
-def test_files_are_named_as_bids_has_derivatives(tmp_path):
-    file = bids.scan_path(tmp_path, 1, "T1w").relative_to(tmp_path)
-    assert str(file) == "sub-S0001/anat/sub-S0001_desc-synthetic_T1w.nii.gz"
-    file = bids.scan_path(tmp_path, 12345, "dwi").relative_to(tmp_path)
-    assert str(file) == "sub-S12345/dwi/sub-S12345_desc-synthetic_dwi.nii.gz"
-    file = bids.scan_path(tmp_path, 1, "FA", "FA").relative_to(tmp_path)
-    assert str(file) == "sub-S0001/dwi/sub-S0001_desc-synthetic_FA.nii.gz"
-    for kind, folder in (("bold", "func"), ("cbf", "perf"), ("epi", "fmap")):
-        assert bids.scan_path(tmp_path, 1, kind).parent.name == folder
-    place = dataset.place_in_dataset(tmp_path, Path("sub-1_dwi.nii.gz"), "x")
-    assert place == tmp_path / "sub-1" / "dwi" / "x"
+def test_place_in_dataset_of_a_file_beyond_datasets():
+    place = dataset.place_in_dataset(Path(), Path("sub-1_dwi.nii.gz"), "x")
+    assert place == Path("sub-1/dwi/x")
 
 
 def test_maps_of_diffusion_are_ignored_by_validators():
@@ -71,12 +68,6 @@ def test_samples_are_named_after_sources(tmp_path, source, end, kind, name):
     assert str(file) == f"sub-1/ses-2/{folder}/sub-1_ses-2_{name}.nii.gz"
 
 
-def test_samples_of_sources_have_no_number_to_change():
-    for of_sources in (False, True):
-        samples = bids.Samples([], Path(), {}, dataset=Path(), of_sources=of_sources)
-        assert ("--first_sample" in samples.cure) != of_sources
-
-
 def test_participants_table_has_requested_conditions(tmp_path):
     dataset.begin_dataset(tmp_path)
     put(tmp_path, 0, age=70.0, sex="F")
@@ -87,28 +78,26 @@ def test_participants_table_has_requested_conditions(tmp_path):
         "participant_id\tage\tsex\nsub-S0000\t70\tF\nsub-S0002\t61.5\tn/a\n"
         "sub-S10000\tn/a\tn/a\n"
     )
-    said = json.loads((tmp_path / "participants.json").read_text())
-    assert said["age"]["Units"] == "years"
-    document = json.loads((tmp_path / "dataset_description.json").read_text())
-    assert document["DatasetType"] == "derivative"
-    assert document["GeneratedBy"][0]["Name"] == "dipy_ldm"
 
 
-def test_samples_are_added_by_several_at_once(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    parts = [range(i, 24, 3) for i in range(3)]
-    with ProcessPoolExecutor(3, mp_context=context) as processes:
-        list(processes.map(partial(add, tmp_path), parts))
+def test_list_participants_of_samples_that_are_added_at_once(tmp_path):
+    def add(numbers):
+        dataset.begin_dataset(tmp_path)
+        for number in numbers:
+            put(tmp_path, number, age=float(number))
+            bids.list_participants(tmp_path, DESCRIBED)
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(add, [range(i, 24, 3) for i in range(3)]))
     lines = (tmp_path / "participants.tsv").read_text().splitlines()
     names = [line.split("\t")[0] for line in lines[1:]]
     assert names == [f"sub-S{number:04}" for number in range(24)]
     assert lines[-1].endswith("\t23")
 
 
-OTHERS = ["participants.tsv", "sub-01/x", "dataset_description.json"]
-
-
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    "name", ["participants.tsv", "sub-01/x", "dataset_description.json"]
+)
 def test_dataset_of_another_program_is_refused(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text('{"Name": "x", "GeneratedBy": [{"Name": "other"}]}')
@@ -145,14 +134,3 @@ def test_the_suffix_is_the_users_or_that_of_the_model():
     for bad in ("_T1w", "T1 w", "../T1w"):
         with pytest.raises(InputError, match="suffix must be of letters and digits"):
             bids.check_suffix(bad, None)
-
-
-def test_conditions_are_described():
-    known = {
-        "age": Condition("continuous", {}, [20.0, 80.0], units="years"),
-        "group": Condition("class", {"0": 5, "1": 7}, [], meanings={"1": "patient"}),
-    }
-    said = bids.describe_columns(known)
-    description = "Requested or drawn age of the sample."
-    assert said["age"] == {"Description": description, "Units": "years"}
-    assert said["group"]["Levels"] == {"0": "0", "1": "patient"}

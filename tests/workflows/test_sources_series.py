@@ -1,6 +1,5 @@
 """Diffusion series on the command line: training on them, and making them of b = 0."""
 
-from functools import partial
 import json
 from pathlib import Path
 import re
@@ -16,21 +15,20 @@ from dipy.reconst.dti import TensorModel
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import answer, call, execute, load_model
+from processes import answer, call, execute, load_model, skipped_training
 import pytest
 
-from dipy_ldm import InputError
+from dipy_ldm import InputError, LatentDiffusion
 from dipy_ldm._conditions import Condition, to_saved
+from dipy_ldm._serialization import read_document
 from dipy_ldm.data import load_volumes
 from dipy_ldm.evaluation._diffusion_tensors import compare_series
-from dipy_ldm.workflows._evaluation_images import read_series
 from dipy_ldm.workflows._sources import read_gradients
 
 SHORT = (
     "--dwi --batch_size 4 --steps_vqvae 4 --steps_ldm 10 --n_codes 64 "
     "--widths_vqvae 4 --widths_ldm 4 --validation 0.4 --precision float32"
 ).split()
-B0S = "sub-0_b0.nii", "sub-1_b0.nii"
 AFFINE = np.diag([-4.0, 4, 4, 1])
 AFFINE[:3, 3] = 18, -16, -14
 
@@ -59,10 +57,11 @@ def trained(tmp_path_factory):
     for number in range(5):
         save_series(folder, number, 4 + number)
     files = sorted(folder.glob("*_dwi.nii.gz"))
-    output = execute("train", *files, *SHORT, "--cache_dir", "cache", cwd=folder)
+    with skipped_training("vqvae"):
+        output = execute("train", *files, *SHORT, "--cache_dir", "cache", cwd=folder)
     assert "5 series: 30 diffusion-weighted volumes with b of about 1000" in output
     assert re.search("[23] of 5 subjects are held out", output)
-    b = np.array([0, 1000, 20, 1000, 1000, 1000, 1000, 1000])
+    b = np.array([0, 1000, 20, 1000, 1000, 1000, 1000, 3000])
     vectors = np.random.default_rng(9).normal(size=(8, 3))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors[4] = -vectors[3]
@@ -71,14 +70,31 @@ def trained(tmp_path_factory):
     return folder
 
 
-def generate(folder, *arguments, status=0):
-    how = ("ldm.safetensors", "--steps", 2, "--source_files", "b0-1.nii")
-    return execute("generate", *how, *arguments, cwd=folder, status=status)
+GENERATE = "generate --source_files b0-1.nii"
+FROM_TABLE = f"{GENERATE} --bvals table.bval --bvecs table.bvec"
 
 
-def test_generated_series_are_read_by_dipy(trained):
-    generate(trained, *TABLE)
-    stem = str(trained / "b0-1_samples")
+def run(folder, words, *further, status=0):
+    """Run a command with the model of a folder."""
+    name, *words = words.split()
+    words = ("ldm.safetensors", *words, *further)
+    return execute(name, *words, cwd=folder, status=status)
+
+
+def fit_tensors(stem, data):
+    """Fit tensors by DIPY, which must have no complaint about the tables."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bvals, bvecs = read_bvals_bvecs(f"{stem}.bval", f"{stem}.bvec")
+        fit = TensorModel(gradient_table(bvals, bvecs=bvecs)).fit(data)
+    assert np.isfinite(fit.fa).all()
+    return bvecs
+
+
+def test_generate_series_that_dipy_reads(trained):
+    output = run(trained, f"{FROM_TABLE} --steps 2")
+    assert "bval 3000 is outside the model's range of 950 to 1050" in output
+    stem = trained / "b0-1_samples"
     image = nib.load(f"{stem}.nii.gz")
     data = image.get_fdata()
     b0 = nib.as_closest_canonical(nib.load(trained / "b0-1.nii"))
@@ -88,22 +104,18 @@ def test_generated_series_are_read_by_dipy(trained):
     # The opposite direction gives the same volume.
     npt.assert_array_equal(data[..., 3], data[..., 4])
     assert np.abs(data[..., 1] - data[..., 3]).max() > 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        bvals, bvecs = read_bvals_bvecs(f"{stem}.bval", f"{stem}.bvec")
-        fit = TensorModel(gradient_table(bvals, bvecs=bvecs)).fit(data)
-    assert np.isfinite(fit.fa).all()
     # Both grids differ by left and right alone, which FSL's axes don't.
     vectors = np.loadtxt(trained / "table.bvec").T
-    npt.assert_allclose(bvecs, vectors, atol=1e-6)
-    facts = json.loads((trained / "b0-1_samples.json").read_text())
+    npt.assert_allclose(fit_tensors(stem, data), vectors, atol=1e-6)
+    facts = json.loads(stem.with_suffix(".json").read_text())
     assert facts["Sources"] == ["b0-1.nii"]
     world = vectors[[1, *range(3, 8)]] * [-1, 1, 1]
     npt.assert_allclose(facts["Conditions"]["direction"], world, atol=1e-6)
-    assert "b0-1_samples.bval" in answer(generate(trained, *TABLE, status=2))
+    output = run(trained, FROM_TABLE, status=2)
+    assert "b0-1_samples.bval" in answer(output)
 
 
-def test_a_real_series_keeps_its_tensors(tmp_path):
+def test_load_volumes_keeps_the_tensors_of_a_real_series(tmp_path):
     files = [Path(file) for file in get_fnames(name="small_25")]
     for file, end in zip(files, (".nii.gz", ".bval", ".bvec"), strict=True):
         shutil.copy(file, tmp_path / f"sub-1_dwi{end}")
@@ -119,7 +131,7 @@ def test_a_real_series_keeps_its_tensors(tmp_path):
     assert np.corrcoef(tensors.fa.ravel(), expected.fa.ravel())[0, 1] > 0.99
 
 
-def test_a_model_of_series_has_its_conditions(trained):
+def test_train_on_series(trained):
     model = load_model(trained / "ldm.safetensors")
     assert [c.kind for c in model.conditions_.values()] == ["continuous", "direction"]
     assert model.conditions_["bval"].units == "s/mm^2"
@@ -130,50 +142,54 @@ def test_a_model_of_series_has_its_conditions(trained):
     assert images.shape == (1, 10, 9, 8, 1)
 
 
-TABLE = ("--bvals", "table.bval", "--bvecs", "table.bvec")
-
-
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("words", "sentence"),
     [
-        ((), "makes diffusion series; give their b-values as --bvals"),
-        (("--bvals", "table.bval"), "their directions as --bvecs"),
-        (("--bvals", "no.bval", "--bvecs", "table.bvec"), "can't be read as b-values"),
-        (("--bvals", "sub-1_dwi.bval", "--bvecs", "table.bvec"), "6 b-values and"),
-        ((*TABLE, "--conditions", "bval=9"), "bval is in the tables of --bvals and"),
+        (GENERATE, "series; give their b-values as --bvals"),
+        (f"{GENERATE} --bvals table.bval", "their directions as --bvecs"),
+        (f"{FROM_TABLE} --bvals no.bval", "can't be read as b-values"),
+        (f"{FROM_TABLE} --conditions bval=9", "in the tables of --bvals and"),
+        ("denoise b0-0.nii", "not a diffusion series; give 4-D files (x, y, z, vol"),
+        (
+            "denoise sub-1_dwi.nii.gz --source_files b0-1.nii",
+            "leave out --source_files",
+        ),
+        (
+            "denoise sub-1_dwi.nii.gz --conditions bval=9",
+            "bval is in the tables beside",
+        ),
+        ("denoise sub-1_dwi.nii.gz --lesions", "makes diffusion series"),
+        (
+            "inpaint sub-1_dwi.nii.gz --mask_files b0-1.nii",
+            "makes diffusion series, from a b = 0 that it can't inpaint",
+        ),
     ],
 )
-def test_bad_tables_are_refused(trained, arguments, sentence):
-    assert sentence in answer(generate(trained, *arguments, status=2))
+def test_commands_refuse_what_is_not_for_models_of_series(trained, words, sentence):
+    assert sentence in answer(run(trained, words, status=2))
 
 
-def test_b_values_beyond_the_training_are_warned_of(trained):
-    np.savetxt(trained / "high.bval", [[0, 3000, 1000, 1000, 1000, 1000, 1000, 1000]])
-    table = ("--bvals", "high.bval", "--bvecs", "table.bvec", "--out_samples", "high")
-    output = generate(trained, *table)
-    assert "bval 3000 is outside the model's range of 950 to 1050" in output
+def test_denoise_refuses_scans_for_a_model_of_series(trained):
+    model = load_model(trained / "ldm.safetensors")
+    with pytest.raises(InputError, match="makes diffusion series"):
+        model.denoise(trained / "b0-0.nii", source=trained / "b0-0.nii")
 
 
-def test_tables_are_for_models_of_series(model_path, tmp_path):
-    arguments = (model_path, "--bvals", "a.bval", "--bvecs", "a.bvec")
-    output = execute("generate", *arguments, cwd=tmp_path, status=2)
-    assert "trained without dwi; leave out --bvals and --bvecs" in answer(output)
+def test_read_gradients_of_other_models_is_refused():
+    document = read_document(Path(__file__).parents[1] / "files/format-11.safetensors")
+    with pytest.raises(InputError, match="trained without `dwi`; leave out `bvals`"):
+        read_gradients(document, "a.bval", "a.bvec", {})
 
 
 @pytest.mark.parametrize("source", [None, {"channels": 1}])
-def test_series_are_for_models_of_sources_and_b_values(source):
+def test_read_gradients_needs_a_model_of_sources_and_b_values(source):
     conditions = to_saved({"direction": Condition("direction", {}, [])})
     document = {"conditions": conditions, "source": source}
     with pytest.raises(InputError, match="not one of series .* train one with `dwi`"):
         read_gradients(document, "a.bval", "a.bvec", {})
 
 
-def denoise(folder, *arguments, status=0):
-    words = ("ldm.safetensors", *arguments, "--out_dir", "clean")
-    return execute("denoise", *words, cwd=folder, status=status)
-
-
-def test_series_are_denoised_in_their_own_space(trained, tmp_path):
+def test_denoise_series_in_their_own_space(trained, tmp_path):
     # The b = 0 of the second stands between its other volumes.
     source, moved = trained / "sub-1_dwi.nii.gz", tmp_path / "sub-9_dwi.nii.gz"
     data, order = nib.load(source).get_fdata(dtype="float32"), [2, 1, 0, 3, 4, 5]
@@ -181,7 +197,8 @@ def test_series_are_denoised_in_their_own_space(trained, tmp_path):
     for end in (".bval", ".bvec"):
         table = np.loadtxt(trained / f"sub-1_dwi{end}", ndmin=2)[:, order]
         np.savetxt(tmp_path / f"sub-9_dwi{end}", table)
-    denoise(trained, source, moved, "--strength", 0)
+    words = "denoise --out_dir clean --strength 0"
+    run(trained, f"{words} {source} {moved}")
     stems = [trained / "clean" / f"sub-{i}_desc-denoised_dwi" for i in (1, 9)]
     images = [nib.load(f"{stem}.nii.gz") for stem in stems]
     first, second = (image.get_fdata(dtype="float32") for image in images)
@@ -189,24 +206,21 @@ def test_series_are_denoised_in_their_own_space(trained, tmp_path):
     npt.assert_array_equal(first[..., 0], data[..., 0])
     assert all(np.abs(first - data).max((0, 1, 2))[1:] > 1)
     npt.assert_array_equal(images[0].affine, AFFINE)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        bvals, bvecs = read_bvals_bvecs(f"{stems[1]}.bval", f"{stems[1]}.bvec")
-        fit = TensorModel(gradient_table(bvals, bvecs=bvecs)).fit(second)
-    assert np.isfinite(fit.fa).all()
+    fit_tensors(stems[1], second)
     facts = json.loads(stems[1].with_suffix(".json").read_text())
     assert facts["Conditions"]["bval"] == [1000.0] * 5
     assert [Path(file).name for file in facts["Sources"]] == [
         f"sub-9_dwi{end}" for end in (".nii.gz", ".bval", ".bvec")
     ]
-    denoise(trained, source, "--strength", 0, "--resume")
+    run(trained, f"{words} {source} --resume")
     (tmp_path / "sub-9_dwi.bval").write_text("900 900 0 900 900 900")
-    output = denoise(trained, moved, "--strength", 0, "--resume", status=2)
+    output = run(trained, f"{words} {moved} --resume", status=2)
     assert "sub-9_dwi.bval has changed); resume" in answer(output)
 
 
-def test_repeated_series_have_deviations_and_differences(trained):
-    denoise(trained, "sub-2_dwi.nii.gz", "--repeats", 2, "--difference")
+def test_denoise_series_repeatedly(trained):
+    words = "denoise sub-2_dwi.nii.gz --repeats 2 --difference --out_dir clean"
+    run(trained, words)
     name = "clean/sub-2_desc-denoised{}_dwi.nii.gz"
     data = nib.load(trained / "sub-2_dwi.nii.gz").get_fdata()
     mean, std, difference = (
@@ -219,38 +233,10 @@ def test_repeated_series_have_deviations_and_differences(trained):
         assert all(np.abs(volumes).max((0, 1, 2))[1:] > 0)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["b0-0.nii"], "not a diffusion series; give 4-D files (x, y, z, volumes)."),
-        (["sub-1_dwi.nii.gz", "--source_files", "b0-1.nii"], "out --source_files"),
-        (["sub-1_dwi.nii.gz", "--conditions", "bval=9"], "bval is in the tables besid"),
-        (["sub-1_dwi.nii.gz", "--lesions"], "makes diffusion series"),
-    ],
-)
-def test_unusable_options_of_denoising_series_are_refused(trained, arguments, sentence):
-    assert sentence in answer(denoise(trained, *arguments, status=2))
-
-
-def test_series_are_not_inpainted(trained):
-    words = ("sub-1_dwi.nii.gz", "--mask_files", "b0-1.nii")
-    output = execute("inpaint", "ldm.safetensors", *words, cwd=trained, status=2)
-    assert "makes diffusion series, from a b = 0 that it can't inpaint" in answer(
-        output
-    )
-
-
-def test_scans_are_refused_by_a_model_of_series(trained):
-    model = load_model(trained / "ldm.safetensors")
-    with pytest.raises(InputError, match="makes diffusion series"):
-        model.denoise(trained / "b0-0.nii", source=trained / "b0-0.nii")
-
-
-def test_series_are_evaluated_by_their_tensors(trained):
-    files = [f"sub-{i}_dwi.nii.gz" for i in (3, 4)]
-    how = ("--cache_dir", "cache", "--out_evaluation", "tensors")
-    real = ("ldm.safetensors", "--real_files", *files)
-    execute("evaluate", *real, *how, "--steps", 2, cwd=trained)
+def test_evaluate_series_by_their_tensors(trained, monkeypatch):
+    evaluate = "evaluate --cache_dir cache --out_evaluation tensors --force --real"
+    files = "sub-3_dwi.nii.gz sub-4_dwi.nii.gz"
+    run(trained, f"{evaluate} {files} --steps 2")
     figures = json.loads((trained / "tensors.json").read_text())["Figures"]
     off = figures["direction, error in degrees"]
     assert off["real"]["value"] == 0
@@ -260,20 +246,26 @@ def test_series_are_evaluated_by_their_tensors(trained):
     config = tomllib.loads((trained / "tensors.toml").read_text())
     assert "start" not in config["dipy_evaluate_ldm"]
     # Measured series against themselves have no error.
-    generated = ("--generated_files", *files, "--force")
-    execute("evaluate", *real, *generated, *how, cwd=trained)
+    (trained / "made").mkdir()
+    for file in trained.glob("sub-[34]_dwi.*"):
+        shutil.copy(file, trained / "made")
+        facts = {"Synthetic": True, "Sample": 0, "Sources": ["b0.nii"]}
+        (trained / "made" / f"{file.name[:9]}.json").write_text(json.dumps(facts))
+    run(trained, f"{evaluate} {files} --generated_files made")
     figures = json.loads((trained / "tensors.json").read_text())["Figures"]
     assert figures["FA, mean error"]["generated"]["value"] == 0
-    few = ("ldm.safetensors", "--real_files", "sub-0_dwi.nii.gz", "--force")
-    again = {"cwd": trained, "status": 2}
-    for option in (["--n_samples", 3], ["--classifier"]):
-        output = execute("evaluate", *real, *how, *option, "--force", **again)
-        assert f"{option[0]} is not for models of diffusion series" in answer(output)
-    output = execute("evaluate", *few, *how, cwd=trained, status=2)
-    assert "4 diffusion-weighted volumes, but a tensor needs 6" in answer(output)
+    output = run(trained, f"{evaluate} made", status=2)
+    assert "was generated by a model; give real images" in answer(output)
+    for option in ("--n_samples 3", "--classifier"):
+        output = run(trained, f"{evaluate} {files} {option}", status=2)
+        assert f"{option.split()[0]} is not for models of diffusion" in answer(output)
+    # Before any is generated.
+    monkeypatch.delattr(LatentDiffusion, "predict")
+    output = run(trained, f"{evaluate} {files} sub-0_dwi.nii.gz", status=2)
+    assert "sub-0_dwi.nii.gz has 4 diffusion-weighted volumes, but a" in answer(output)
 
 
-def test_series_to_compare_have_the_conditions_of_measured_ones(tmp_path, caplog):
+def test_compare_series_of_the_conditions_of_measured_ones(tmp_path, caplog):
     for number in (0, 1):
         save_series(tmp_path, number, 6)
     files = sorted(tmp_path.glob("*_dwi.nii.gz"))
@@ -293,11 +285,10 @@ def test_series_to_compare_have_the_conditions_of_measured_ones(tmp_path, caplog
     assert sentence in caplog.text
     ages = "participant_id\tage\nsub-0\t30\nsub-1\t40\n"
     (tmp_path / "participants.tsv").write_text(ages)
-    compare_series(model, volumes)
-    unknown, _, *known = requested
-    assert unknown.keys() == {"bval", "direction"}
-    assert [own["age"] for own in known] == [[30] * 6, [40] * 6]
     figures, pieces = compare_series(model, volumes)
+    without_ages, _, *with_ages = requested
+    assert without_ages.keys() == {"bval", "direction"}
+    assert [own["age"] for own in with_ages] == [[30] * 6, [40] * 6]
     assert figures["series"] == figures["subjects"] == 2
     assert "2 series of 2 subjects; 95 % intervals below" in pieces["tensors"]
     alone = load_volumes(files[:1], dwi=True, cache_dir=tmp_path / "cache")
@@ -307,33 +298,7 @@ def test_series_to_compare_have_the_conditions_of_measured_ones(tmp_path, caplog
     assert "1 series of 1 subject; intervals need two subjects." in pieces["tensors"]
 
 
-def test_series_without_a_tensor_are_refused_before_any_is_generated(tmp_path):
-    for number, n in enumerate((6, 4)):
-        save_series(tmp_path, number, n)
-    files = sorted(tmp_path.glob("*_dwi.nii.gz"))
-    volumes = load_volumes(files, dwi=True, cache_dir=tmp_path / "cache")
-    model = SimpleNamespace(conditions_={"bval": None, "direction": None})
-    with pytest.raises(InputError, match=r"sub-1.* has 4 .*, but a tensor needs 6"):
-        compare_series(model, volumes)
-
-
-def test_generated_series_are_no_measured_ones(tmp_path):
-    save_series(tmp_path, 0, 6)
-    facts = {"Synthetic": True, "Sample": 0, "Sources": ["b0-0.nii"]}
-    (tmp_path / "sub-0_dwi.json").write_text(json.dumps(facts))
-    affine = np.diag([4.0, 4, 4, 1])
-    affine[:3, 3] = -18, -16, -14
-    document = {"shape": [10, 9, 8, 1], "affine": affine.tolist()}
-    document["intensity"] = [0.0, 1.0]
-    options = {"source_files": None, "measurements": None}
-    options |= {"cache_dir": tmp_path / "cache"}
-    read = partial(read_series, document, [str(tmp_path / "sub-0_dwi.nii.gz")])
-    with pytest.raises(InputError, match="was generated by a model; give real images"):
-        read(SimpleNamespace(**options), {})
-    assert len(read(SimpleNamespace(**options), {"generated": True}).images) == 6
-
-
-def test_a_folder_of_series_is_checked(trained, command, tmp_path):
+def test_check_a_folder_of_series(trained, command, tmp_path):
     for file in trained.glob("sub-*_dwi.*"):
         shutil.copy(file, tmp_path)
     (tmp_path / "sub-0_dwi.bvec").unlink()
@@ -355,7 +320,7 @@ def test_a_folder_of_series_is_checked(trained, command, tmp_path):
     assert series["table"][0]["most directions"] == 8
 
 
-def test_series_are_audited_by_subject(trained, tmp_path):
+def test_audit_series_by_subject(trained, tmp_path):
     # Other people than those of the training, in turn with other directions.
     for number in range(10, 30):
         save_series(tmp_path, number, 4)
@@ -378,14 +343,11 @@ def test_series_are_audited_by_subject(trained, tmp_path):
     copies = ("--generated_files", *tmp_path.glob("copy-*.nii.gz"), "--force")
     output = execute("audit", "ldm.safetensors", *how, *copies, cwd=trained, status=1)
     assert "more copies of training images than expected by chance" in answer(output)
-    named = ("--train_files", "copy-0_dwi.nii.gz", "--held_out", "copy-1_dwi.nii.gz")
-    output = execute(
-        "audit", trained / "ldm.safetensors", *named, cwd=tmp_path, status=2
-    )
-    assert "has no sub- in its name" in answer(output)
-    named = ("--train_files", "sub-11_dwi.nii.gz", "--held_out", "sub-10_dwi.nii.gz")
-    named += ("--source_files", trained / "b0-0.nii")
-    output = execute(
-        "audit", trained / "ldm.safetensors", *named, cwd=tmp_path, status=2
-    )
-    assert "its b = 0 the source; leave out --source_files" in answer(output)
+    path, b0 = trained / "ldm.safetensors", "--source_files b0-11.nii"
+    for words, sentence in (
+        ("copy-0_dwi.nii.gz --held_out copy-1_dwi.nii.gz", "has no sub- in its name"),
+        (f"sub-11_dwi.nii.gz --held_out sub-10_dwi.nii.gz {b0}", "its b = 0 the sourc"),
+    ):
+        words = ("--train_files", *words.split())
+        output = execute("audit", path, *words, cwd=tmp_path, status=2)
+        assert sentence in answer(output)
