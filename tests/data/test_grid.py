@@ -223,18 +223,22 @@ def test_voxel_sizes_are_the_median_along_the_axes_of_the_body():
     npt.assert_allclose(np.diag(choose_grid(infos).affine)[:3], [1, 2, 3])
 
 
+TRIPLE = "must be one positive number or three, not"
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"voxel_size": 0}, "voxel_size must be one positive number"),
-        ({"voxel_size": (1, 2)}, "voxel_size must be one positive number"),
-        ({"voxel_size": float("nan")}, "voxel_size must be one positive number"),
-        ({"voxel_size": float("inf")}, "voxel_size must be one positive number"),
-        ({"shape": (64, 64, -1)}, "shape must be one positive number"),
-        ({"shape": 6.5}, "shape must be one positive number"),
+        ({"voxel_size": 0}, f"voxel_size {TRIPLE} 0"),
+        ({"voxel_size": (1, 2)}, f"voxel_size {TRIPLE} .1, 2"),
+        ({"voxel_size": float("nan")}, f"voxel_size {TRIPLE} nan"),
+        ({"voxel_size": float("inf")}, f"voxel_size {TRIPLE} inf"),
+        ({"voxel_size": 1e9}, r"size 1000000000.0 exceeds the volumes \(9 x 9 x 9 mm"),
+        ({"shape": (64, 64, -1)}, f"shape {TRIPLE} .64, 64, -1"),
+        ({"shape": 6.5}, f"shape {TRIPLE} 6.5"),
     ],
 )
-def test_options_that_make_no_sense(options, sentence):
+def test_choose_grid_refuses_options_that_make_no_sense(options, sentence):
     with pytest.raises(InputError, match=sentence):
         choose_grid([info_of((9, 9, 9), np.eye(4))], **options)
 
