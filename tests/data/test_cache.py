@@ -62,14 +62,6 @@ def test_filling_makes_a_folder_appear_when_it_is_whole(tmp_path):
     assert [path.name for path in folder.parent.iterdir()] == ["key"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_filling_removes_an_interrupted_folder(tmp_path, error):
-    with pytest.raises(error), cache.filling(tmp_path / "key") as partial:
-        (partial / "a").write_text("half")
-        raise error
-    assert not list(tmp_path.iterdir())
-
-
 def test_filling_keeps_the_first_of_two_folders(tmp_path):
     with (
         cache.filling(tmp_path / "key") as last,

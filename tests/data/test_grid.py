@@ -180,14 +180,6 @@ def test_conform_blurs_an_edge_by_the_width_of_coarse_voxels():
     npt.assert_allclose(profile, norm.cdf(at, middle, sigma), atol=0.02)
 
 
-def test_conform_does_not_darken_edges():
-    shape = (24, 20, 16)
-    affine = affine_of(shape, (1, 1, 1))
-    grid = choose_grid([info_of(shape, affine)], voxel_size=4)
-    ones = np.ones((*shape, 1), "float32")
-    npt.assert_allclose(conform(ones, affine, grid), 1, atol=1e-6)
-
-
 def test_choose_grid_has_median_voxel_sizes_along_the_axes_of_the_body():
     infos = [
         info_of((9, 9, 9), affine_of((9, 9, 9), sizes, order=order, rotation=rotation))
