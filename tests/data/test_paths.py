@@ -306,9 +306,7 @@ def test_entity(file, key, value):
 
 
 def test_suffix():
-    names = (
-        "x/sub-1_T1w.nii.gz sub-1.5_acq-0.8mm_T1w.nii.gz sub-1_T1w.v2.nii.gz".split()
-    )
+    files = ["x/sub-1_T1w.nii.gz", "sub-1.5_acq-0.8mm_T1w.nii", "sub-1_T1w.v2.nii.gz"]
     assert [*map(suffix, files)] == ["T1w"] * 3
     assert common_suffix(files) == "T1w"
     assert common_suffix([*files, "sub-2_T2w.nii"]) is None
