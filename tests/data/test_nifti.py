@@ -175,11 +175,6 @@ def test_read_volume_counts_values_that_are_not_finite(tmp_path, value):
         read_volume(file)
 
 
-def test_read_volume_refuses_a_constant(tmp_path):
-    with pytest.raises(InputError, match=r"a.nii is constant \(7\)"):
-        read_volume(save(tmp_path / "a.nii", np.full((4, 4, 4), 7, "uint8")))
-
-
 def test_check_headers_reports_all_bad_headers(tmp_path, caplog):
     files = [save(tmp_path / f"good-{i}.nii") for i in range(3)]
     for i, (write, _) in enumerate(BAD_HEADERS.values()):

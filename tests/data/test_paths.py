@@ -252,17 +252,6 @@ def test_choose_files_takes_scans_of_one_kind(caplog):
     assert choose_files(dates) == dates
 
 
-def test_choose_files_refuses_several_kinds_with_their_counts():
-    several = r"kinds, T1w \(4\), T2w \(1\); choose with `suffix`, such as T1w"
-    with pytest.raises(InputError, match=several):
-        choose_files([*T1W, *T2W, *OTHER])
-
-
-def test_choose_files_by_decimal_numbers():
-    t1w = [Path(f"sub-1_acq-{size}mm_T1w.nii.gz") for size in (0.7, 0.8)]
-    assert choose_files(t1w, values={"acq": "0.8mm"}) == t1w[1:]
-
-
 def test_choose_files_by_suffix_and_entities(caplog):
     every = [*T1W, *T2W, *OTHER]
     with caplog.at_level("INFO", "dipy_ldm"):
@@ -279,14 +268,15 @@ def test_choose_files_by_suffix_and_entities(caplog):
 @pytest.mark.parametrize(
     ("choice", "sentence"),
     [
+        ((), r"kinds, T1w \(4\), T2w \(1\); choose with `suffix`, such as T1w"),
         (("t1w",), r"no file has the suffix t1w; there are T1w \(4\), T2w \(1\)"),
         ((None, {"ses": "c"}), r"the ses c; there are a \(3\), b \(2\)"),
-        (("T1w", {"task": "rest"}), r"the task rest; there are none \(5\)"),
+        (("T1w", {"task": "rest"}), r"the task rest; there are none \(6\)"),
     ],
 )
-def test_choose_files_names_the_entities_there_are(choice, sentence):
+def test_choose_files_names_the_kinds_and_entities_there_are(choice, sentence):
     with pytest.raises(InputError, match=sentence):
-        choose_files([*T1W, *T2W], *choice)
+        choose_files([*T1W, *T2W, *OTHER], *choice)
 
 
 @pytest.mark.parametrize(

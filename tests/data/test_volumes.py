@@ -290,19 +290,12 @@ def test_load_volumes_of_nothing_good_leaves_no_cache(cohort, load, tmp_path):
     assert not list((tmp_path / "cache").iterdir())
 
 
-@pytest.mark.parametrize(
-    ("shape", "sentence"),
-    [
-        (None, r"3.nii is farthest from the others.* `shape`"),
-        (8, "0.nii.gz has nothing on the grid"),
-    ],
-)
-def test_load_volumes_refuses_a_volume_off_the_grid(cohort, load, shape, sentence):
+def test_load_volumes_refuses_a_volume_off_the_grid(cohort, load):
     affine = np.eye(4)
     affine[0, 3] = 2000
     save(cohort / "3.nii", template(), affine)
-    with pytest.raises(InputError, match=sentence):
-        load(cohort, shape=shape)
+    with pytest.raises(InputError, match="0.nii.gz has nothing on the grid"):
+        load(cohort, shape=8)
 
 
 @pytest.fixture
