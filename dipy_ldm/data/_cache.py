@@ -208,19 +208,14 @@ def writing_rows(
     Not through a memory map, where a full disk kills the process instead of raising.
     """
     kind = np.dtype(dtype)
-    rows = 0
-
-    def append(row):
-        nonlocal rows
-        file.write(np.ascontiguousarray(row, kind).data)
-        rows += 1
-
+    row_size = math.prod(shape) * kind.itemsize
     with open(path, "wb") as file:
         _write_header(file, (length, *shape), kind)
-        size = file.tell() + length * math.prod(shape) * kind.itemsize
-        if size > shutil.disk_usage(path.absolute().parent).free:
+        start = file.tell()
+        if start + length * row_size > shutil.disk_usage(path.absolute().parent).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        yield append
+        yield lambda row: file.write(np.ascontiguousarray(row, kind).data)
+        rows = (file.tell() - start) // row_size
         file.seek(0)
         # Of the same size, as NumPy leaves room for any number of rows.
         _write_header(file, (rows, *shape), kind)

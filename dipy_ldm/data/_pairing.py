@@ -73,15 +73,6 @@ class Task(NamedTuple):
         return [self._replace(volume=i) for i in self.gradients.weighted.tolist()]
 
 
-def with_masks(
-    tasks: list[Task], mask_of: Mapping[Path, Path], skip_bad: bool | None
-) -> list[Task]:
-    """Pair volumes with masks; those without a good mask count as bad."""
-    pairs, complaints = match_masks(tasks, mask_of)
-    refuse_files(complaints, len(pairs), skip_bad)
-    return pairs
-
-
 def match_masks(
     tasks: list[Task], mask_of: Mapping[Path, Path]
 ) -> tuple[list[Task], dict[Path, str]]:
@@ -199,11 +190,13 @@ def plan_channels(
 
 
 def read_channel_sets(
-    sets: Sequence[Sequence[Path]],
+    sets: Sequence[Sequence[Path]], along_axis: bool | None = None
 ) -> tuple[list[list[VolumeInfo]], dict[Path, str]]:
-    """Return the headers of good sets of channels, and complaints about bad files."""
-    # A file of a named channel can't hold several: there is no option to suggest.
-    infos, complaints = read_headers([*chain(*sets)], channels=None)
+    """Return the headers of good sets of channels, and complaints about bad files.
+
+    A file of a named channel can't hold several: no option lets ``along_axis`` do so.
+    """
+    infos, complaints = read_headers([*chain(*sets)], along_axis)
     good = {info.file: info for info in infos}
     whole = [one for one in sets if all(file in good for file in one)]
     return [[good[file] for file in one] for one in whole], complaints

@@ -27,7 +27,12 @@ from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._conforming import conform_channels
 from dipy_ldm.data._grid import Grid, same_grid
-from dipy_ldm.data._pairing import contradict, group_channels, pair_sources
+from dipy_ldm.data._pairing import (
+    contradict,
+    group_channels,
+    pair_sources,
+    read_channel_sets,
+)
 from dipy_ldm.data._paths import (
     choose_files,
     choose_for_channels,
@@ -160,8 +165,7 @@ def read_cohort(
                 "the volumes lie on another grid than the training volumes; load them "
                 "with load_volumes(..., grid=Grid(shape, affine)) of these."
             )
-        names = ["images", "masks", "affine", "subjects", "sources", "channels"]
-        names.append("source_channels")
+        names = "images masks affine subjects sources channels source_channels".split()
         shared: dict[str, Any] = {name: getattr(images, name) for name in names}
         return Cohort(suffix=common_suffix(images.files), **shared)
     if not are_scans(images):
@@ -268,18 +272,16 @@ def check_channel_files(
     start: str = "the model is of",
 ) -> tuple[list[nifti.VolumeInfo], dict[Path, str]]:
     """Return the first header of each good set of channels, and all complaints."""
-    infos, bad = nifti.read_headers([f for own in sets for f in own], along_axis)
-    good = {info.file: info for info in infos}
-    firsts = [good[own[0]] for own in sets if all(file in good for file in own)]
-    nifti.refuse_files(bad, len(firsts) if skip_bad else 0, skip_bad)
-    nifti.warn_of_space(infos)
-    width = 1 if channels[0].name else channels[0].width
-    if infos[0].channels != width:
+    good, bad = read_channel_sets(sets, along_axis)
+    nifti.refuse_files(bad, len(good) if skip_bad else 0, skip_bad)
+    nifti.warn_of_space([*chain(*good)])
+    first, width = good[0][0], 1 if channels[0].name else channels[0].width
+    if first.channels != width:
         raise InputError(
-            f"{start} {width} channels, and {infos[0].file} has {infos[0].channels}; "
+            f"{start} {width} channels, and {first.file} has {first.channels}; "
             "give files like its training data."
         )
-    return firsts, bad
+    return [own[0] for own in good], bad
 
 
 def resolve_channel_files(

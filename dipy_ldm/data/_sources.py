@@ -5,7 +5,7 @@ labels, and ``UNSPECIFIED`` without a source. Sources are read batch by batch: a
 map may be far larger than memory.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 import logging
 from typing import Any, NamedTuple, Self
 
@@ -223,12 +223,7 @@ class ConditioningInputs(NamedTuple):
 
     def arrays(self) -> tuple:
         """Return the network inputs beside latents and times."""
-        read = None if self.sources is None else self.sources.read
-        return network_inputs(self.table, read)
-
-
-def network_inputs(table: Any, read: Callable | None) -> tuple:
-    """Split a table of :class:`ConditioningInputs` into network inputs."""
-    conditions = table if read is None else table[:, :-1]
-    parts = (conditions,) if conditions.shape[1] else ()
-    return parts if read is None else (*parts, read(table[:, -1]))
+        table, sources = self
+        conditions = table if sources is None else table[:, :-1]
+        parts = (conditions,) if conditions.shape[1] else ()
+        return parts if sources is None else (*parts, sources.read(table[:, -1]))

@@ -247,7 +247,7 @@ def _keys_of_subjects(table, columns, subjects, sessions):
     """Return the keys of rows and of images by subject and session, as for paths."""
     name = next((name for name in columns if name.lower() in SUBJECT_COLUMNS), None)
     names = _index_names(table, columns) if name is None else list(columns[name])
-    if names is None or not names:
+    if not names:
         return None
     if subjects is None:
         raise InputError(

@@ -280,7 +280,8 @@ def plan_volumes(
     )
     if mask_files is not None:
         mask_of = plans.pair_masks(files, expand(mask_files, masks=True))
-        tasks = plans.with_masks(tasks, mask_of, skip_bad)
+        tasks, complaints = plans.match_masks(tasks, mask_of)
+        refuse_files(complaints, len(tasks), skip_bad)
     if source_labels and (source_channels or source_files is None):
         raise InputError(
             "`source_labels` is for `source_files` whose channels have no names; give "

@@ -37,7 +37,7 @@ def put(root, subject, end, data, affine=AFFINE):
     return file
 
 
-def test_scans_come_before_maps_and_labels():
+def test_scan_column_is_of_scans_then_maps():
     labels, scan, values = Labels("dseg", labels=(3, 41)), Channel("T1w"), Map("FA")
     assert scan_column([labels, values, scan]) == 3
     assert scan_column([labels, values]) == 2
@@ -69,7 +69,7 @@ def bids(tmp_path, anatomy):
     return tmp_path / "bids"
 
 
-def test_channels_of_complete_subjects_are_put_together(bids, load, anatomy, caplog):
+def test_load_volumes_groups_channels_of_complete_subjects(bids, load, anatomy, caplog):
     caplog.set_level(logging.INFO, "dipy_ldm")
     names = ["T1w", "T2w", "dseg", "desc-FA"]
     volumes = load(bids, channels=names)
@@ -81,13 +81,15 @@ def test_channels_of_complete_subjects_are_put_together(bids, load, anatomy, cap
     parts = split_channels(volumes.images, volumes.channels)
     assert parts["dseg"].dtype == np.int32
     npt.assert_array_equal(parts["dseg"][1], anatomy)
-    truth = nib.load(bids / "sub-01/anat/sub-01_desc-FA_dwimap.nii.gz").get_fdata()
-    npt.assert_allclose(parts["desc-FA"][0], truth, atol=1e-6)
-    alone = load(bids / "sub-01", suffix="T1w")
-    npt.assert_array_equal(parts["T1w"][:1], alone.images[..., 0])
+    fa = nib.load(bids / "sub-01/anat/sub-01_desc-FA_dwimap.nii.gz").get_fdata()
+    npt.assert_allclose(parts["desc-FA"][0], fa, atol=1e-6)
+    for none in (None, ()):  # such as channels_ of a model without any
+        unnamed = load(bids / "sub-01", suffix="T1w", channels=none)
+        assert unnamed.channels == ()
+        npt.assert_array_equal(parts["T1w"][:1], unnamed.images[..., 0])
 
 
-def test_sources_may_have_several_channels_beside_named_ones(bids, load):
+def test_load_volumes_takes_sources_of_several_channels(bids, load):
     both = np.random.default_rng(1).uniform(50, 99, (*SHAPE, 2)).astype("float32")
     for subject in ("sub-01", "sub-02_ses-1", "sub-03"):
         put(bids.parent / "sources", subject, "pair", both)
@@ -98,7 +100,7 @@ def test_sources_may_have_several_channels_beside_named_ones(bids, load):
         load(bids, suffix="T1w", source_files=[source])
 
 
-def test_records_go_through_a_model_file(bids, load):
+def test_from_saved_restores_records(bids, load):
     volumes = load(bids, channels=["dseg", "T1w", "desc-FA=-1:2:mm"])
     records = from_saved(to_saved(volumes.channels))
     assert records == volumes.channels
@@ -113,7 +115,7 @@ def test_records_go_through_a_model_file(bids, load):
     assert labels.texts()[".tsv"].startswith(table)
 
 
-def test_entities_have_the_kind_of_their_suffix(tmp_path, load, anatomy):
+def test_as_channels_gives_entities_the_kind_of_their_suffix(tmp_path, load, anatomy):
     for end in ("desc-aseg_dseg", "label-GM_probseg"):
         put(tmp_path, "sub-1", end, (anatomy > 0).astype("uint8"))
     names = ["desc-aseg", "label-GM"]
@@ -123,13 +125,7 @@ def test_entities_have_the_kind_of_their_suffix(tmp_path, load, anatomy):
     assert type(plain.channels[0]) is Channel
 
 
-@pytest.mark.parametrize("none", [None, ()])
-def test_channels_may_have_no_names(bids, load, none):
-    """Such as channels_ of a model without any."""
-    assert load(bids, suffix="T1w", channels=none).channels == ()
-
-
-def test_names_of_channels_need_not_be_of_bids(bids, load, tmp_path):
+def test_load_volumes_groups_channels_by_other_names(bids, load, tmp_path):
     names = ["T1w", "dseg", "desc-FA"]
     images = load(bids, channels=names).images
     samples, dti = tmp_path / "made", tmp_path / "dti"
@@ -148,13 +144,15 @@ def test_names_of_channels_need_not_be_of_bids(bids, load, tmp_path):
         load(file, channels=["fa"])
 
 
-def test_label_tables_of_other_segmentations_are_not_read(bids, load, anatomy):
+def test_label_tables_are_those_of_their_segmentations(bids, load, anatomy):
     text = (bids / "dseg.tsv").read_text()
     (bids / "desc-aseg_dseg.tsv").write_text(text.replace("cortex", "other"))
     put(bids, "sub-01", "desc-aseg_dseg", anatomy)
-    for name, of_names in (("dseg", "cortex"), ("desc-aseg", "other")):
-        choice = {"desc": "" if name == "dseg" else "aseg"}
-        (labels,) = load(bids, channels=[name], filter=choice).channels
+    for desc, name, of_names in (
+        ("", "dseg", "cortex"),
+        ("aseg", "desc-aseg", "other"),
+    ):
+        (labels,) = load(bids, channels=[name], filter={"desc": desc}).channels
         assert labels.table["3"]["name"] == of_names
     (bids / "dseg.tsv").unlink()
     assert not load(bids, channels=["dseg"], filter={"desc": ""}).channels[0].table
@@ -162,10 +160,11 @@ def test_label_tables_of_other_segmentations_are_not_read(bids, load, anatomy):
 
 def test_label_tables_of_all_files_are_joined(bids, load):
     (bids / "dseg.tsv").unlink()
-    for subject, text in (
-        ("sub-01", "index\tname\n3\tGM\n41\tn/a\n"),
-        ("sub-03", "color\tname\tindex\n#ff0000\tGM\t3\n#00ff00\tWM\t41\n"),
-    ):
+    texts = {
+        "sub-01": "index\tname\n3\tGM\n41\tn/a\n",
+        "sub-03": "color\tname\tindex\n#ff0000\tGM\t3\n#00ff00\tWM\t41\n",
+    }
+    for subject, text in texts.items():
         (bids / subject / "anat" / f"{subject}_dseg.tsv").write_text(text)
     (labels,) = load(bids, channels=["dseg"]).channels
     assert labels._titles() == ["3 (GM)", "41 (WM)", "1000"]
@@ -180,33 +179,32 @@ def test_labels_take_the_largest_part_of_a_coarser_voxel(tmp_path, load):
     # Of each voxel of twice the side, more than half is 2, and the nearest may be 5.
     fine[2:6, 2:6, 2:6] = 2
     fine[2:6:2, 2:6:2, 2:6:2] = 5
-    for subject in ("sub-1", "sub-2"):
-        put(tmp_path / "raw", subject, "dseg", fine, np.diag([2.0, 2, 2, 1]))
-    volumes = load(tmp_path / "raw", channels=["dseg"], voxel_size=4)
-    (labels,) = split_channels(volumes.images, volumes.channels).values()
+    file = put(tmp_path, "sub-1", "dseg", fine, np.diag([2.0, 2, 2, 1]))
+    volumes = load(file, channels=["dseg"], voxel_size=4)
+    labels = volumes.channels[0].restore(volumes.images)
     assert np.unique(labels).tolist() == [0, 2]
-    assert (labels == 2).sum() == 2 * 8
+    assert (labels == 2).sum() == 8
 
 
-@pytest.mark.parametrize(("name", "end"), [("dseg", "dseg"), ("desc-FA", "dwimap")])
+@pytest.mark.parametrize("end", ["dseg", "desc-FA_dwimap"])
 def test_segmentations_and_maps_may_be_empty_but_not_elsewhere(
-    bids, load, anatomy, name, end
+    bids, load, anatomy, end
 ):
-    end = end if name == end else f"{name}_{end}"
+    names = ["T1w", end.partition("_")[0]]
     put(bids, "sub-03", end, 0 * anatomy)
-    images = load(bids, channels=["T1w", name]).images
+    images = load(bids, channels=names).images
     npt.assert_array_equal(images[..., 1:].any((1, 2, 3, 4)), [True, True, False])
     elsewhere = AFFINE.copy()
     elsewhere[0, 3] = 500
-    put(bids, "sub-03", end, anatomy if name == "dseg" else anatomy / 1000, elsewhere)
+    put(bids, "sub-03", end, anatomy if end == "dseg" else anatomy / 1000, elsewhere)
     with pytest.raises(InputError, match=f"sub-03_{end}.* has nothing on the grid"):
-        load(bids, channels=["T1w", name], shape=SHAPE)
+        load(bids, channels=names, shape=SHAPE)
 
 
-def test_decoded_labels_are_training_labels():
-    images = np.random.default_rng(0).normal(0.3, 0.5, (50, 2)).astype("float32")
+def test_labels_harden_to_those_of_files(rng):
+    images = rng.normal(0.3, 0.5, (50, 2)).astype("float32")
     labels = Labels("dseg", labels=(17, 53))
-    assert set(labels.restore(images)) == {0, 17, 53}
+    assert {*labels.restore(images)} == {0, 17, 53}
     hard = labels.harden(images)
     npt.assert_array_equal(labels.restore(hard), labels.restore(images))
     npt.assert_array_equal(labels.harden(hard), hard)
@@ -216,12 +214,11 @@ def test_decoded_labels_are_training_labels():
 
 def test_maps_stay_in_their_range():
     md = Map("MD", low=0.0001, high=0.003, background=0.0001)
-    values = md.restore(np.array([[0.0], [1.0]], "float32"))
-    assert values[0] >= np.float32(0.0001)
-    assert values[1] <= np.float32(0.003)
+    low, high = md.restore(np.array([[0.0], [1.0]], "float32"))
+    assert np.float32(0.0001) <= low and high <= np.float32(0.003)
 
 
-def test_labels_are_measured_by_their_names():
+def test_labels_measure_volumes_and_overlap_by_name():
     table = {"3": {"name": "cortex"}}
     labels = Labels("dseg", labels=(3, 41, 50), table=table)
     numbers = np.array([[0, 1, 1, 2], [1, 1, 0, 0]])
@@ -232,29 +229,34 @@ def test_labels_are_measured_by_their_names():
     assert overlap["3 (cortex), Dice"] == 0.5
     assert overlap["41, Dice"] == 0
     assert np.isnan(overlap["50, Dice"])  # which neither has
-    rows = {title: np.array([value] * 30) for title, value in measured.items()}
-    rows["41, ml"][1:] = 0
-    names = [str(i) for i in range(30)]
+    columns = {title: np.array([value] * 30) for title, value in measured.items()}
+    columns["41, ml"][1:] = 0
     odd = ["41 is in 1 of 30 volumes", "50 is in 0 of 30 volumes"]
-    assert labels.find_odd(rows, names) == odd
+    assert labels.find_odd(columns, range(30)) == odd
 
 
-def test_maps_are_measured_where_there_is_something():
+def test_maps_measure_the_mean_outside_the_background():
     md = Map("MD", high=0.004, unit="mm^2/s")
     # A decoder leaves a little in the background.
     image = np.array([0, 1e-4, 0.25, 0.75], "float32")[:, None, None, None]
     assert md.measure(image, 1.0) == {"mean, mm^2/s": pytest.approx(0.002)}
-    (odd,) = md.find_odd({"mean": np.array([2, 2.2, 1.9, 0.002])}, ["a", "b", "c", "d"])
-    assert odd == "d has a mean of 0.002, the median is 1.95"
-    time = Map("T1map", low=100.0, high=5000.0, background=100.0)
-    (odd,) = time.find_odd({"mean": np.array([1200.0, 1250, 1230, 130])}, "abcd")
-    assert odd == "d has a mean of 130, the median is 1215"
-    # Of both signs, means are near to 0 or not, whatever the scale.
-    signed = Map("logJ", low=-1.0)
-    assert signed.find_odd({"mean": np.array([0.002, -0.003, 0.15])}, "abc") == []
 
 
-def test_channels_are_chosen_by_their_names():
+@pytest.mark.parametrize(
+    ("low", "means", "odd"),
+    [
+        (0.0, [2, 2.2, 1.9, 0.002], ["d has a mean of 0.002, the median is 1.95"]),
+        (100.0, [1200, 1250, 1230, 260], ["d has a mean of 260, the median is 1215"]),
+        # Of both signs, means are near to 0 or not, whatever the scale.
+        (-1.0, [0.002, -0.003, 0.15], []),
+    ],
+)
+def test_maps_of_another_scale_are_odd(low, means, odd):
+    values = Map("T1map", low=low, high=5000.0, background=max(low, 0.0))
+    assert values.find_odd({"mean": np.array(means)}, "abcd") == odd
+
+
+def test_choose_channels_by_name():
     channels = as_channels(["T1w", "dseg"])
     for one in ("dseg", ["dseg"]):
         assert choose_channels(one, channels) == channels[1:]
@@ -279,12 +281,12 @@ def test_channels_are_chosen_by_their_names():
         (["desc-FA=0:0.1", "T2w=0:3"], "(?s)outside of the range of desc-FA, 0 to 0.1"),
     ],
 )
-def test_wrong_channels_are_refused(bids, load, names, message):
+def test_load_volumes_refuses_wrong_channels(bids, load, names, message):
     with pytest.raises(InputError, match=message):
         load(bids, channels=names)
 
 
-def test_all_bad_files_are_reported_at_once(bids, load, anatomy):
+def test_load_volumes_reports_all_bad_files_of_channels(bids, load, anatomy):
     put(bids, "sub-01", "dseg", anatomy * 0.5)
     put(bids, "sub-03", "desc-FA_dwimap", (2.5 * (anatomy > 0)).astype("float32"))
     with pytest.raises(InputError) as error:
@@ -297,21 +299,21 @@ def test_all_bad_files_are_reported_at_once(bids, load, anatomy):
     assert len(load(bids, channels=["T1w", "dseg"], skip_bad=True).images) == 2
 
 
-def test_channels_of_named_files_are_no_option(bids, load, anatomy):
-    """Complete subjects are counted, and not files."""
+def test_load_volumes_counts_complete_subjects_and_not_files(bids, load, anatomy):
     put(bids, "sub-01", "T1w", np.stack([anatomy] * 2, -1))
+    # Channels along an axis of these files are no option.
     with pytest.raises(InputError, match=r"; give one of them\.\nAdd .* \(1 good\)"):
         load(bids, channels=["T1w", "T2w", "dseg"])
-
-
-def test_subjects_without_all_channels_are_named(bids, load):
+    put(bids, "sub-01", "run-2_T1w", anatomy)
+    with pytest.raises(InputError, match="both the T1w of one subject.* `filter`"):
+        load(bids, channels=["T1w", "dseg"])
     for file in bids.glob("**/*_T2w.nii.gz"):
         file.rename(file.with_name(f"sub-9{file.name[5:]}"))
     with pytest.raises(InputError, match=r"0 of \d .* sub-01 \(no T2w\).* missing\."):
-        load(bids, channels=["T1w", "T2w"])
+        load(bids, channels=["dseg", "T2w"])
 
 
-def test_unknown_labels_are_refused(bids):
+def test_labels_refuse_unknown_ones(bids):
     file = bids / "sub-01" / "anat" / "sub-01_dseg.nii.gz"
     with pytest.raises(InputError, match="label 1000; replace it by one of 0, 3, 41"):
         Labels("x", labels=(3, 41)).load(file)
@@ -319,20 +321,15 @@ def test_unknown_labels_are_refused(bids):
 
 def test_labels_that_are_nearly_whole_are_rounded(tmp_path, anatomy):
     file = put(tmp_path, "sub-1", "dseg", (anatomy + 5e-4).astype("float32"))
-    (channel,) = as_channels(["dseg"])
-    npt.assert_array_equal(channel.learn([file]).load(file)[0][..., 0], anatomy)
+    labels = Labels("dseg").learn([file])
+    npt.assert_array_equal(labels.load(file)[0][..., 0], anatomy)
 
 
-def test_two_files_of_a_channel_are_refused(bids, load, anatomy):
-    put(bids, "sub-01", "run-2_T1w", anatomy)
-    with pytest.raises(InputError, match="both the T1w of one subject.* `filter`"):
-        load(bids, channels=["T1w", "dseg"])
-
-
-def test_many_labels_are_refused(tmp_path, load):
-    put(tmp_path, "sub-1", "dseg", np.arange(504, dtype="int16").reshape(SHAPE))
+def test_labels_learn_refuses_many(tmp_path):
+    many = np.arange(504, dtype="int16").reshape(SHAPE)
+    file = put(tmp_path, "sub-1", "dseg", many)
     with pytest.raises(InputError, match=f"503 labels .* 1 to {MAX_LABELS}; merge"):
-        load(tmp_path, channels=["dseg"])
+        Labels("dseg").learn([file])
 
 
 @pytest.mark.parametrize(
@@ -348,51 +345,46 @@ def test_many_labels_are_refused(tmp_path, load):
         [3],
     ],
 )
-def test_damaged_records_are_refused(saved):
+def test_from_saved_refuses_damaged_records(saved):
     with pytest.raises(InputError):
         from_saved(saved)
 
 
-def test_wrong_ranges_of_maps_are_refused():
-    low, high = np.float32(0.25), np.float32(2)
-    assert Map("x", low=low, high=high, background=1).sidecar_entries()["Range"] == [
-        0.25,
-        2.0,
-    ]
+def test_maps_refuse_wrong_ranges():
+    floats = Map("x", low=np.float32(0.25), high=np.float32(2), background=1)
+    assert floats.sidecar_entries()["Range"] == [0.25, 2.0]
     with pytest.raises(InputError, match="the `background` of x must lie in its range"):
         Map("x", low=0.1)
     with pytest.raises(InputError, match="must be two numbers, the lower first"):
         Map("x", high="a")
 
 
-def test_wider_ranges_in_messages_hold_the_values(tmp_path, load):
-    put(tmp_path, "sub-1", "x", np.linspace(0, 1.2349, 504).reshape(SHAPE))
+def test_maps_name_a_range_that_holds_the_values(tmp_path):
+    file = put(tmp_path, "sub-1", "x", np.linspace(0, 1.2349, 504).reshape(SHAPE))
     with pytest.raises(InputError, match=r"as x=0:1\.235\."):
-        load(tmp_path, channels=["x=map"])
-    load(tmp_path, channels=["x=0:1.235"])
+        Map("x").load(file)
+    Map("x", high=1.235).load(file)
 
 
-def test_usual_names_have_their_kinds():
+def test_as_channels_gives_usual_names_their_kinds():
     units = [as_channels(f"MD={x}")[0].unit for x in ("0:0.003", "0:3", "0:3:u", "map")]
     assert units == ["mm^2/s", "", "u", "mm^2/s"]
     assert as_channels("MD=map") == as_channels("MD")
+    assert as_channels("T1w") == (Channel("T1w"),)
     kinds = [channel.kind for channel in as_channels(["T1w", "dseg", "param-MD", "fa"])]
     assert kinds == ["intensity", "labels", "map", "map"]
-    assert as_channels("T1w") == (Channel("T1w"),)
 
 
-def test_channels_of_an_autoencoder_are_compared():
-    t1, t2, fa = map(as_channels, (["T1w"], ["T2w"], ["FA"]))
+def test_check_same_compares_kinds_labels_and_ranges():
+    t1, t2, fa, wide = map(as_channels, ("T1w", "T2w", "FA", "FA=0:2"))
     labels = (Labels("dseg", labels=(1, 2), table={"1": {"name": "CSF"}}),)
     for pair in ((labels, labels), (t1, ()), ((), (*t1, *t2)), ((), ())):
         check_same(*pair)
     for pair in ((labels, ()), ((), fa), (t1, t2), (t1, labels)):
         with pytest.raises(InputError, match="have other channels, labels or ranges"):
             check_same(*pair)
-    wide = as_channels(["FA=0:2"])
     with pytest.raises(InputError, match=r"FA, map, .0.0, 2.0.\) .*p, .0.0, 1.0.\)"):
         check_same(wide, fa)
     check_same_sources(t1, (), "`init`")
-    both = (*t1, *t2), (*t2, *t1)
     with pytest.raises(InputError, match=r"T1w, .* than those of `init` \(T2w, "):
-        check_same_sources(*both, "`init`")
+        check_same_sources((*t1, *t2), (*t2, *t1), "`init`")

@@ -1,13 +1,14 @@
 """What is to be known of images before training."""
 
 import re
+from unittest import mock
 
 import numpy as np
 import numpy.testing as npt
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data import _cache as cache, _image_checks as arrays
+from dipy_ldm.data import _cache as cache, _image_checks as checks
 
 
 @pytest.fixture
@@ -23,62 +24,56 @@ def kept(tmp_path):
     cache.release(folder)
 
 
-def test_the_spread_is_that_of_another_image_around_the_mean(rng):
+def test_survey_gives_the_spread_of_another_image(rng):
     common = rng.normal(0, 5, (8, 8, 8, 1))
     images = common + rng.normal(0, 0.7, (6, 8, 8, 8, 1))
     others = common + rng.normal(0, 0.7, (200, 8, 8, 8, 1))
     expected = np.mean((others - images.mean(0)) ** 2)
-    npt.assert_allclose(arrays.survey(images).spread, expected, rtol=0.05)
-    npt.assert_allclose(arrays.survey(images).variance, images.var(), rtol=1e-6)
+    npt.assert_allclose(checks.survey(images).spread, expected, rtol=0.05)
+    npt.assert_allclose(checks.survey(images).variance, images.var(), rtol=1e-6)
 
 
-def test_volumes_of_the_cache_are_looked_at_once(kept, monkeypatch):
+def test_survey_of_cached_volumes_is_computed_once(kept, monkeypatch):
     parts = [kept, kept[:9], kept[9:], np.asarray(kept)[3:6]]
-    found = [arrays.survey(part) for part in parts]
-    assert found == [arrays.survey(np.array(part)) for part in parts]
-    assert len(set(found)) == len(parts)
-
-    def fail(*args):
-        raise AssertionError("looked at again")
-
-    monkeypatch.setattr(arrays, "_compute_survey", fail)
-    assert [arrays.survey(part) for part in parts] == found
+    surveys = [checks.survey(part) for part in parts]
+    assert surveys == [checks.survey(np.array(part)) for part in parts]
+    assert len({*surveys}) == len(parts)
+    compute = mock.Mock(side_effect=AssertionError("computed again"))
+    monkeypatch.setattr(checks, "_compute_survey", compute)
+    assert [checks.survey(part) for part in parts] == surveys
     # Others are not known, whatever their memory is part of.
     for part in (kept[::2], kept[..., :3, :], kept[1:3], np.array(kept)):
-        with pytest.raises(AssertionError, match="looked at again"):
-            arrays.survey(part)
+        with pytest.raises(AssertionError, match="computed again"):
+            checks.survey(part)
 
 
-def test_half_kept_survey_is_computed_again(kept):
-    found = arrays.survey(kept)
+def test_survey_is_computed_again_if_its_file_is_damaged(kept):
+    first = checks.survey(kept)
     cache.path_beside(kept, "survey").write_text('{"low": 0')
-    assert arrays.survey(kept) == found
+    assert checks.survey(kept) == first
 
 
-def test_a_cache_that_may_only_be_read_is_used_all_the_same(kept, monkeypatch):
-    def refuse(path):
-        raise OSError("read-only file system")
-
-    monkeypatch.setattr(arrays, "replacing", refuse)
-    assert arrays.survey(kept) == arrays.survey(np.array(kept))
-    assert cache.path_beside(np.zeros((2, 3)), "survey") is None
+def test_survey_of_a_cache_that_may_only_be_read(kept, monkeypatch):
+    refuse = mock.Mock(side_effect=OSError("read-only file system"))
+    monkeypatch.setattr(checks, "replacing", refuse)
+    assert checks.survey(kept) == checks.survey(np.array(kept))
 
 
-def test_a_survey_shows_how_far_it_is(capsys):
-    images = np.random.default_rng(0).random((7, 4, 4, 1))
-    arrays.survey(images)
+def test_survey_shows_progress_on_request(capsys):
+    images = np.ones((7, 4, 4, 1))
+    checks.survey(images)
     assert not capsys.readouterr().err
-    arrays.survey(images, verbose=True)
+    checks.survey(images, verbose=True)
     assert "survey: 100%" in capsys.readouterr().err
 
 
-def test_noise_and_a_few_bright_voxels_are_within_a_range():
+def test_check_range_allows_noise_and_a_few_bright_voxels():
     images = np.random.default_rng(0).normal(0, 0.08, (4, 20, 20, 1))
     images[2, 0, :2] = 7
-    assert arrays.check_range(images, (0, 1), range(4)) is images
-    arrays.check_range(images[:0], (0, 1), [])
-    arrays.check_range(images > 0.1, (0, 1), range(4))
-    arrays.check_range(np.full((1, 4, 4, 1), 5.1), (5, 5), [0])
+    assert checks.check_range(images, (0, 1), range(4)) is images
+    checks.check_range(images[:0], (0, 1), [])
+    checks.check_range(images > 0.1, (0, 1), range(4))
+    checks.check_range(np.full((1, 4, 4, 1), 5.1), (5, 5), [0])
 
 
 @pytest.mark.parametrize(
@@ -89,16 +84,16 @@ def test_noise_and_a_few_bright_voxels_are_within_a_range():
         (lambda x: x - 7.5, "from -7.5 to -6.5, 100%"),
     ],
 )
-def test_another_intensity_range_is_refused_with_both_ranges(change, values):
+def test_check_range_refuses_another_with_both_ranges(change, values):
     images = change(np.repeat([0.0, 1.0], 50).reshape(1, 10, 10, 1))
     inside = np.full((1, 10, 10, 1), 0.5)
     sentence = f"scan 6 .*{values} .* outside the 0 to 1 .*scale scans .*clip"
     with pytest.raises(InputError, match=sentence):
-        arrays.check_range(np.concatenate([inside, images]), (0, 1), [5, 6], "scan")
+        checks.check_range(np.concatenate([inside, images]), (0, 1), [5, 6], "scan")
 
 
 @pytest.mark.parametrize(
-    ("shape", "warned"),
+    ("shape", "warning"),
     [
         ((64, 8, 9, 7), "64 two-dimensional .* 8 x 9 pixels with 7 channels; .*None"),
         ((64, 8, 8, 5), "5 channels"),
@@ -106,14 +101,14 @@ def test_another_intensity_range_is_refused_with_both_ranges(change, values):
         ((64, 8, 8, 8, 8), None),
     ],
 )
-def test_volumes_without_channels_are_warned_of(shape, warned, caplog):
-    arrays.warn_of_channels(shape)
-    assert bool(caplog.messages) == bool(warned)
-    assert re.search(warned or "", caplog.text)
+def test_warn_of_channels_that_may_be_voxels(shape, warning, caplog):
+    checks.warn_of_channels(shape)
+    assert bool(caplog.messages) == bool(warning)
+    assert re.search(warning or "", caplog.text)
 
 
 @pytest.mark.parametrize(
-    ("got", "shape", "cure"),
+    ("shape", "expected", "cure"),
     [
         ((5, 6, 1), (5, 6, 1), "give one image as images[None]."),
         ((5, 6), (5, 6, 1), "give one image as images[None, ..., None]."),
@@ -123,7 +118,7 @@ def test_volumes_without_channels_are_warned_of(shape, warned, caplog):
         ((9, 5, 6, 7, 1), (5, 6, 1), "not (9, 5, 6, 7, 1)."),
     ],
 )
-def test_missing_axes_get_a_cure(got, shape, cure):
-    with pytest.raises(InputError) as caught:
-        arrays.as_array(np.zeros(got), shape)
-    assert str(caught.value).endswith(cure)
+def test_as_array_says_how_to_add_missing_axes(shape, expected, cure):
+    with pytest.raises(InputError) as refusal:
+        checks.as_array(np.zeros(shape), expected)
+    assert str(refusal.value).endswith(cure)

@@ -21,7 +21,7 @@ def names(*stems):
     return [Path(f"{stem}.nii.gz") for stem in stems]
 
 
-def test_pairs():
+def test_pair_sources_by_subject_and_session_or_order():
     images = names("sub-1_ses-a_T2w", "sub-1_ses-b_T2w", "sub-2_ses-a_T2w")
     stems = ("sub-2_ses-a_T1w", "sub-1_ses-b_T1w", "sub-1_ses-a_T1w", "sub-3_T1w")
     for sources, order in (
@@ -50,7 +50,7 @@ def test_the_folder_of_a_study_is_no_subject():
     assert group_channels(one, ["T1", "T2"]) == [one]
 
 
-def test_samples_are_grouped_by_sidecars(tmp_path):
+def test_group_channels_of_samples_by_sidecars(tmp_path):
     """Several of a source, as files with numbers and as those of BIDS, of two runs."""
     sets = []
     for run, subject, number in product("ab", (1, 2), (0, 1)):
@@ -69,7 +69,7 @@ def test_samples_are_grouped_by_sidecars(tmp_path):
     assert group_channels(files, names, generated=True) == sets
 
 
-def test_files_of_one_name_are_refused():
+def test_group_channels_refuses_files_of_one_name():
     twins = [Path(f"sub-1_T1w{end}") for end in (".nii", ".nii.gz")]
     with pytest.raises(InputError, match="differ only in their extensions; remove one"):
         group_channels(twins, ["T1w"])
@@ -84,7 +84,7 @@ def test_files_of_one_name_are_refused():
     ],
 )
 @pytest.mark.parametrize("pair", [pair_sources, pair_masks])
-def test_pairing_by_shared_entities(pair, files, partners):
+def test_pairs_share_entities(pair, files, partners):
     files, partners = (
         names(*(f"sub-1_{name}" for name in text.split())) for text in (files, partners)
     )
@@ -92,14 +92,14 @@ def test_pairing_by_shared_entities(pair, files, partners):
 
 
 @pytest.mark.parametrize("twins", ["run-1_T2w run-1_FLAIR", "acq-a_T2w T2w"])
-def test_sources_that_fit_alike_are_refused(twins):
+def test_pair_sources_refuses_those_that_fit_alike(twins):
     sources = names(*(f"sub-1_{name}" for name in twins.split()))
     with pytest.raises(InputError, match="has 2 sources of its subject and sess"):
         pair_sources(names("sub-1_run-1_acq-b_T1w"), sources)
 
 
 @pytest.mark.parametrize("pair", [pair_sources, pair_masks])
-def test_names_within_names_and_their_numbers_tell(pair):
+def test_pairs_by_names_and_their_numbers(pair):
     for stems in (("p1", "p10", "p2"), ("S1", "S1A", "S1-2"), ("S1A", "S1_T1", "S1")):
         files, partners = names(*stems), names(*(f"x_{stem}_mask" for stem in stems))
         all_partners = [*sorted(partners), *names("S12_mask")]
@@ -123,7 +123,7 @@ def test_names_within_names_and_their_numbers_tell(pair):
         ("scan1 scan2", "scan1_mask scan3_mask"),
     ],
 )
-def test_partners_of_another_name_are_refused(pair, files, partners):
+def test_pairs_of_other_names_are_refused(pair, files, partners):
     with pytest.raises(InputError, match="order, but not by their names; give one for"):
         pair(names(*files.split()), names(*partners.split()))
 
@@ -141,24 +141,24 @@ def test_partners_of_another_name_are_refused(pair, files, partners):
         ("T1 T2", "T1_to_T2 lesion"),
     ],
 )
-def test_partners_in_order_are_not_refused(pair, files, partners):
+def test_pairs_by_order(pair, files, partners):
     files, partners = names(*files.split()), names(*partners.split())
     assert list(pair(files, partners).values()) == partners
 
 
-def test_sources_of_other_subjects_are_refused():
+def test_pair_sources_refuses_other_subjects():
     volumes = names("sub-1_T1w", "sub-2_T1w", "template")
     sources = names("MNI", "sub-1_T2w", "sub-2_T2w")
     with pytest.raises(InputError, match="sub-2_T1w.nii.gz would have the source sub"):
         pair_sources(volumes, sources)
 
 
-def test_masks_are_paired_by_order_unless_names_tell_otherwise(caplog):
+def test_pair_masks_by_order_unless_names_tell_otherwise(caplog):
     images = names("sub-1_ses-a_T2w", "sub-1_ses-b_T2w", "sub-2_T2w")
     masks = names("sub-1_ses-a_mask", "sub-1_ses-b_mask", "sub-2_mask")
-    for given in (masks, masks[::-1], [*masks, *names("sub-3_mask")]):
+    for candidates in (masks, masks[::-1], [*masks, *names("sub-3_mask")]):
         with caplog.at_level("INFO"):
-            assert list(pair_masks(images, given).values()) == masks
+            assert list(pair_masks(images, candidates).values()) == masks
     assert "sub-1_ses-a_T2w.nii.gz with sub-1_ses-a_mask.nii.gz; sub-1" in caplog.text
     assert "1 masks belong to no volume" in caplog.text
     # Two scans of a subject, each with a mask of its own.
@@ -183,6 +183,6 @@ def test_masks_are_paired_by_order_unless_names_tell_otherwise(caplog):
         (["mask", "ce-gad_mask"], "not in the order of their volumes, by the"),
     ],
 )
-def test_masks_of_other_subjects_are_refused(masks, sentence):
+def test_pair_masks_refuses_other_subjects(masks, sentence):
     with pytest.raises(InputError, match=sentence):
         pair_masks(names("sub-1_run-1_ce-gad_T2w", "sub-2_run-2_T2w"), names(*masks))

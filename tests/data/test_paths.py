@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data import _paths
 from dipy_ldm.data._paths import (
     choose_files,
+    common_suffix,
     entity,
     expand,
     find_volumes,
@@ -20,12 +20,15 @@ from dipy_ldm.data._paths import (
 )
 
 IMAGE = nib.Nifti1Image(np.zeros((2, 2, 2), "float32"), np.eye(4))
-FILES = ["a/b/3.nii.gz", "a/1.nii", "a/2.NII.GZ", "a/notes.json", "a/._1.nii"]
+FILES = (
+    "a/b/3.nii.gz a/1.nii a/2.NII.GZ a/notes.json a/._1.nii a/.git/annex/4.nii.gz "
+    "b/5.nii c/6.png"
+).split()
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in [*FILES, "a/.git/annex/4.nii.gz", "b/5.nii", "c/6.png"]:
+    for name in FILES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     return tmp_path
@@ -35,17 +38,13 @@ def names(files):
     return [file.name for file in files]
 
 
-def test_find_volumes_sorts_folders_and_skips_hidden_files(folder):
-    assert names(find_volumes([folder / "a"])) == ["1.nii", "2.NII.GZ", "3.nii.gz"]
-
-
-@pytest.mark.parametrize("wrong", [IMAGE, [IMAGE], ["a.nii", float("nan")]])
-def test_values_that_are_not_paths_are_refused(wrong):
+@pytest.mark.parametrize("paths", [IMAGE, [IMAGE], ["a.nii", float("nan")]])
+def test_find_volumes_refuses_values_that_are_not_paths(paths):
     with pytest.raises(InputError, match="a path must be text or a Path, not a "):
-        find_volumes(wrong)
+        find_volumes(paths)
 
 
-def test_folders_that_can_not_be_read_are_named(folder, monkeypatch):
+def test_find_volumes_names_folders_that_can_not_be_read(folder, monkeypatch):
     def scan(path):
         if str(path).endswith("b"):
             raise PermissionError(errno.EACCES, "Permission denied", path)
@@ -57,17 +56,16 @@ def test_folders_that_can_not_be_read_are_named(folder, monkeypatch):
         find_volumes([folder / "a"])
 
 
-def test_folders_that_are_links_are_searched_once(folder, tmp_path_factory):
+def test_find_volumes_searches_links_once(folder, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "7.nii").touch()
-    (folder / "a" / "linked").symlink_to(elsewhere)
-    (folder / "a" / "again").symlink_to(elsewhere)
-    (folder / "a" / "aa_back").symlink_to(folder / "a")
-    (folder / "a" / "aa_b").symlink_to(folder / "a" / "b")
-    (folder / "a" / "gone").symlink_to(folder / "nothing")
-    found = find_volumes([folder / "a"])
-    assert names(found) == ["1.nii", "2.NII.GZ", "7.nii", "3.nii.gz"]
-    assert folder / "a" / "b" / "3.nii.gz" in found
+    targets = {"linked": elsewhere, "again": elsewhere, "gone": folder / "nothing"}
+    targets |= {"aa_back": folder / "a", "aa_b": folder / "a" / "b"}
+    for name, target in targets.items():
+        (folder / "a" / name).symlink_to(target)
+    files = find_volumes([folder / "a"])
+    assert names(files) == ["1.nii", "2.NII.GZ", "7.nii", "3.nii.gz"]
+    assert folder / "a" / "b" / "3.nii.gz" in files
     (folder / "links").mkdir()
     (folder / "links" / "sub-01").symlink_to(elsewhere)
     assert holds_volumes([folder / "links"])
@@ -89,9 +87,9 @@ def test_find_volumes_skips_derivatives_and_sourcedata_unless_named(bids, caplog
     assert "left out: files in derivatives (1), in sourcedata (1); name" in caplog.text
     assert find_volumes([bids.parent]) == find_volumes([bids / "**" / "*"]) == [raw]
     derived = bids / "derivatives" / "x" / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
-    for named in (derived, bids / "derivatives", bids / "derivatives/**/*_T1w.nii*"):
+    for path in (derived, bids / "derivatives", bids / "derivatives/**/*_T1w.nii*"):
         caplog.clear()
-        assert find_volumes([named]) == [derived]
+        assert find_volumes([path]) == [derived]
         assert not caplog.text
     assert find_volumes([bids, bids / "derivatives"]) == [raw, derived]
     (bids / "list.csv").write_text(f"file\n{derived}\n")
@@ -101,58 +99,57 @@ def test_find_volumes_skips_derivatives_and_sourcedata_unless_named(bids, caplog
         find_volumes([bids])
 
 
-def test_find_volumes_skips_derived_files(folder, caplog):
-    by = '{"GeneratedBy": {"Name": "dipy_ldm"}}'
-    for name, text in (("1_std", by), ("1_other", "[1]"), ("1_pipe", '{"a": 1}')):
-        (folder / "b" / f"{name}.nii.gz").touch()
-        (folder / "b" / f"{name}.json").write_text(text)
-    with caplog.at_level("INFO", "dipy_ldm"):
-        scans = names(find_volumes([folder / "b"]))
-    assert scans == ["1_other.nii.gz", "1_pipe.nii.gz", "5.nii"]
-    assert "left out: files made by dipy_ldm (1)" in caplog.text
-    assert len(find_volumes([folder / "b"], generated=True)) == 4
-    assert names(find_volumes([folder / "b" / "*.nii*"])) == scans
-    assert names(find_volumes([folder / "b" / "1_std.nii.gz"])) == ["1_std.nii.gz"]
-    (folder / "made").mkdir()
-    for end in ("nii.gz", "json"):
-        (folder / "b" / f"1_std.{end}").rename(folder / "made" / f"1_std.{end}")
-    assert names(find_volumes([folder / "made"])) == ["1_std.nii.gz"]
+def put_output(folder, name, entries=""):
+    """Write what a command wrote, with further entries of its sidecar."""
+    (folder / f"{name}.nii.gz").touch()
+    text = f'{{"GeneratedBy": {{"Name": "dipy_ldm"}}{entries}}}'
+    (folder / f"{name}.json").write_text(text)
 
 
-def test_outputs_that_are_no_scans_are_left_out_of_folders(folder, caplog):
-    place = folder / "c"
-    for name, role in (("1", ""), ("1_mask", ', "Role": "mask"')):
+def test_find_volumes_skips_outputs_among_scans(folder, caplog):
+    place = folder / "b"
+    put_output(place, "1_std")
+    for name, text in (("1_other", "[1]"), ("1_pipe", '{"a": 1}')):
         (place / f"{name}.nii.gz").touch()
-        text = f'{{"GeneratedBy": {{"Name": "dipy_ldm"}}{role}}}'
         (place / f"{name}.json").write_text(text)
     with caplog.at_level("INFO", "dipy_ldm"):
+        scans = names(find_volumes([place]))
+    assert scans == ["1_other.nii.gz", "1_pipe.nii.gz", "5.nii"]
+    assert "left out: files made by dipy_ldm (1)" in caplog.text
+    assert len(find_volumes([place], generated=True)) == 4
+    assert names(find_volumes([place / "*.nii*"])) == scans
+    assert names(find_volumes([place / "1_std.nii.gz"])) == ["1_std.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    "entry", ['"Role": "mask"', '"Difference": ""', '"Deviation": ""']
+)
+def test_find_volumes_skips_outputs_that_are_no_scans(folder, caplog, entry):
+    place = folder / "c"
+    put_output(place, "1")
+    put_output(place, "1_mask", f", {entry}")
+    with caplog.at_level("INFO", "dipy_ldm"):
         assert names(find_volumes([place])) == ["1.nii.gz"]
-    assert (
-        "left out: files that are masks, maps, differences or deviations (1)"
-        in caplog.text
-    )
+    assert "files that are masks, maps, differences or deviations (1)" in caplog.text
     assert names(find_volumes([place / "*.nii.gz"], generated=True)) == ["1.nii.gz"]
     assert names(find_volumes([place / "*_mask.nii.gz"])) == ["1_mask.nii.gz"]
-    assert names(_paths.expand([place], masks=True)) == ["1_mask.nii.gz"]
-    for entry in ("Difference", "Deviation"):
-        text = f'{{"GeneratedBy": {{"Name": "dipy_ldm"}}, "{entry}": "of something"}}'
-        (place / "1_mask.json").write_text(text)
-        assert names(find_volumes([place])) == ["1.nii.gz"]
+    if "mask" in entry:
+        assert names(expand([place], masks=True)) == ["1_mask.nii.gz"]
     (place / "list.txt").write_text("1.nii.gz\n1_mask.nii.gz\n")
     assert len(find_volumes([place / "list.txt"])) == 2
 
 
-def test_a_volume_that_is_there_twice_is_refused(folder):
+def test_choose_files_refuses_a_volume_that_is_there_twice(folder):
     (folder / "b" / "5.nii.gz").touch()
     for paths in ([folder / "b"], [folder / "b" / "5.nii", folder / "b" / "5.nii.gz"]):
         with pytest.raises(InputError, match=r"5.nii and .*5.nii.gz differ only in"):
             choose_files(find_volumes(paths))
 
 
-def test_files_wildcards_and_folders_keep_their_order_and_count_once(folder):
+def test_find_volumes_keeps_the_order_of_paths_and_counts_files_once(folder):
     paths = [folder / "b" / "5.nii", folder / "a" / "*.nii", str(folder)]
-    found = names(find_volumes(paths))
-    assert found == ["5.nii", "1.nii", "2.NII.GZ", "3.nii.gz"]
+    ordered = ["5.nii", "1.nii", "2.NII.GZ", "3.nii.gz"]
+    assert names(find_volumes(paths)) == ordered
     assert names(expand([folder / "b", folder / "b"])) == ["5.nii", "5.nii"]
     assert names(find_volumes([folder / "**" / "*.nii.gz"])) == ["3.nii.gz"]
     assert names(find_volumes(folder / "b")) == ["5.nii"]
@@ -173,23 +170,23 @@ def test_files_wildcards_and_folders_keep_their_order_and_count_once(folder):
         ("list.tsv", "id\tfile\n1, the first\ta/1.nii\n2\t b/5.nii\n"),
     ],
 )
-def test_lists_of_every_kind(folder, name, text):
+def test_find_volumes_in_lists_of_every_kind(folder, name, text):
     (folder / name).write_text(text, "utf-8")
-    wanted = [folder / "a" / "1.nii", folder / "b" / "5.nii"]
-    assert find_volumes([folder / name]) == wanted
+    files = [folder / "a" / "1.nii", folder / "b" / "5.nii"]
+    assert find_volumes([folder / name]) == files
 
 
-def test_several_columns_of_files_are_warned_of(folder, caplog):
-    (folder / "list.csv").write_text("T1w,end,mask\na/1.nii,.nii,a/2.nii\n")
+@pytest.mark.parametrize(
+    ("text", "warned"), [("a/1.nii,.nii,a/2.nii", True), ("a/1.nii,.nii", False)]
+)
+def test_find_volumes_warns_of_several_columns_of_files(folder, caplog, text, warned):
+    (folder / "list.csv").write_text(f"{text}\n")
     find_volumes([folder / "list.csv"])
-    assert "list.csv has several columns of NIfTI files; the first one" in caplog.text
-    caplog.clear()
-    (folder / "list.csv").write_text("T1w,end\na/1.nii,.nii\n")
-    find_volumes([folder / "list.csv"])
-    assert not caplog.text
+    warning = "list.csv has several columns of NIfTI files; the first one"
+    assert (warning in caplog.text) == bool(caplog.text) == warned
 
 
-def test_paths_in_a_list_may_be_absolute_and_have_commas(folder):
+def test_find_volumes_in_lists_of_absolute_paths_with_commas(folder):
     path = folder / "b" / "5, again.nii"
     path.touch()
     (folder / "list.txt").write_text(f"{path}\n")
@@ -214,7 +211,7 @@ def test_paths_in_a_list_may_be_absolute_and_have_commas(folder):
         ("c/6.png", None, "is no NIfTI file"),
     ],
 )
-def test_bad_paths_are_answered_with_their_cure(folder, name, content, sentence):
+def test_find_volumes_refuses_bad_paths(folder, name, content, sentence):
     if content is not None:
         (folder / name).write_bytes(content)
     with pytest.raises(InputError, match=sentence) as refusal:
@@ -222,7 +219,7 @@ def test_bad_paths_are_answered_with_their_cure(folder, name, content, sentence)
     assert str(folder / name) in str(refusal.value)
 
 
-def test_nothing_is_refused():
+def test_find_volumes_refuses_nothing():
     with pytest.raises(InputError, match="there are no volumes"):
         find_volumes([])
     for find in (find_volumes, holds_volumes):
@@ -230,7 +227,7 @@ def test_nothing_is_refused():
             find([" "])
 
 
-def test_holds_volumes_distinguishes_volumes_from_images(folder):
+def test_holds_volumes_but_not_images(folder):
     (folder / "list.csv").write_text("a/1.nii")
     for path in ("a/1.nii", "a", ".", "a/*.nii", "a/2.NII.GZ", "list.csv", "*"):
         assert holds_volumes([folder / path]), path
@@ -245,31 +242,17 @@ T2W = [Path("sub-1/ses-a/anat/sub-1_acq-fast_T2w.nii.gz")]
 OTHER = [Path("atlas.nii.gz")]
 
 
-def test_scans_of_one_kind_are_taken_as_they_are(caplog):
+def test_choose_files_takes_scans_of_one_kind(caplog):
     with caplog.at_level("INFO", "dipy_ldm"):
         assert choose_files(T1W) == T1W
         assert choose_files([*T1W, *OTHER]) == [*T1W, *OTHER]
     assert "taken: 4 files (T1w (4))" in caplog.text
     assert "left out" not in caplog.text
     dates = [Path(f"sub-{i}_2020010{i}.nii.gz") for i in range(3)]
-    assert _paths.suffix(dates[0]) is None
     assert choose_files(dates) == dates
 
 
-def test_several_kinds_are_refused_with_their_counts():
-    several = r"kinds, T1w \(4\), T2w \(1\); choose with `suffix`, such as T1w"
-    with pytest.raises(InputError, match=several):
-        choose_files([*T1W, *T2W, *OTHER])
-
-
-def test_decimal_numbers_in_names_are_read_whole():
-    t1w = [Path(f"sub-1_acq-{size}mm_T1w.nii.gz") for size in (0.7, 0.8)]
-    assert choose_files(t1w, values={"acq": "0.8mm"}) == t1w[1:]
-    with pytest.raises(InputError, match=r"T1w \(2\), T2w \(1\)"):
-        choose_files([*t1w, Path("sub-1_acq-0.8mm_T2w.nii.gz")])
-
-
-def test_scans_are_chosen_by_suffix_and_entities(caplog):
+def test_choose_files_by_suffix_and_entities(caplog):
     every = [*T1W, *T2W, *OTHER]
     with caplog.at_level("INFO", "dipy_ldm"):
         assert choose_files(every, "T1w") == T1W
@@ -285,31 +268,43 @@ def test_scans_are_chosen_by_suffix_and_entities(caplog):
 @pytest.mark.parametrize(
     ("choice", "sentence"),
     [
+        ((), r"kinds, T1w \(4\), T2w \(1\); choose with `suffix`, such as T1w"),
         (("t1w",), r"no file has the suffix t1w; there are T1w \(4\), T2w \(1\)"),
         ((None, {"ses": "c"}), r"the ses c; there are a \(3\), b \(2\)"),
-        (("T1w", {"task": "rest"}), r"the task rest; there are none \(5\)"),
+        (("T1w", {"task": "rest"}), r"the task rest; there are none \(6\)"),
     ],
 )
-def test_missing_entity_is_refused_with_the_existing_ones(choice, sentence):
+def test_choose_files_names_the_kinds_and_entities_there_are(choice, sentence):
     with pytest.raises(InputError, match=sentence):
-        choose_files([*T1W, *T2W], *choice)
+        choose_files([*T1W, *T2W, *OTHER], *choice)
 
 
-def test_names_are_read_as_bids_has_them():
-    file = "x/sub-01/ses-2/anat/sub-01_ses-2_desc-brain_T1w.nii.gz"
-    assert (entity(file, "sub"), entity(file, "ses")) == ("sub-01", "ses-2")
-    assert (entity("mysub-01.nii", "sub"), entity("a.nii", "ses")) == (None, None)
-    assert suffix(file) == "T1w"
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("x/sub-01/ses-2/anat/sub-01_ses-2_desc-brain_T1w.nii.gz", "sub", "sub-01"),
+        ("x/sub-01/ses-2/anat/T1w.nii.gz", "ses", "ses-2"),
+        ("mysub-01.nii", "sub", None),
+        ("a.nii", "ses", None),
+        ("sub-01.5_acq-0.8mm_T1w.nii.gz", "sub", "sub-01.5"),
+        ("sub-01.5_acq-0.8mm_T1w.nii.gz", "acq", "acq-0.8mm"),
+        ("sub-01.brain.nii.gz", "sub", "sub-01"),
+    ],
+)
+def test_entity(file, key, value):
+    assert entity(file, key) == value
+
+
+def test_suffix():
+    files = ["x/sub-1_T1w.nii.gz", "sub-1.5_acq-0.8mm_T1w.nii", "sub-1_T1w.v2.nii.gz"]
+    assert [*map(suffix, files)] == ["T1w"] * 3
+    assert common_suffix(files) == "T1w"
+    assert common_suffix([*files, "sub-2_T2w.nii"]) is None
     assert suffix("brain_T1w.nii.gz") is suffix("sub-01.nii") is None
-    assert _paths.common_suffix([file, "sub-02_T1w.nii"]) == "T1w"
-    assert _paths.common_suffix([file, "sub-02_T2w.nii"]) is None
-    decimal = "sub-01.5_acq-0.8mm_T1w.nii.gz"
-    assert (entity(decimal, "sub"), entity(decimal, "acq")) == ("sub-01.5", "acq-0.8mm")
-    assert entity("sub-01.brain.nii.gz", "sub") == "sub-01"
-    assert suffix(decimal) == suffix("sub-01_T1w.v2.nii.gz") == "T1w"
+    assert suffix("sub-1_20200101.nii.gz") is None
 
 
-def test_variants_of_a_scan_are_warned_of(caplog):
+def test_choose_files_warns_of_variants_of_a_scan(caplog):
     native = [Path(f"sub-{i}_T1w.nii.gz") for i in range(2)]
     template = [Path(f"sub-{i}_space-MNI_T1w.nii.gz") for i in range(2)]
     assert len(choose_files([*native, *template])) == 4

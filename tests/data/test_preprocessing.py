@@ -26,7 +26,7 @@ def brain(low=20, high=1000, shape=(20, 20, 20, 1)):
     return data
 
 
-def test_zero_stays_the_darkest_and_the_range_is_that_of_the_region():
+def test_scale_intensities_keeps_zero_the_darkest():
     data = brain()
     scaled = scale(data)
     assert scaled.dtype == np.float32
@@ -34,9 +34,11 @@ def test_zero_stays_the_darkest_and_the_range_is_that_of_the_region():
     npt.assert_array_equal(scaled == 0, data == 0)
     # Seven eighths of the voxels are empty: they don't count.
     npt.assert_allclose(measure_range(data).high, 995, atol=10)
+    data[5, 5, :3] = -5
+    assert measure_range(data).low == 0
 
 
-def test_a_few_extreme_voxels_change_little():
+def test_scale_intensities_changes_little_by_a_few_extreme_voxels():
     data = brain()
     extreme = data.copy()
     extreme[7, 7, 7], extreme[8, 8, 8] = 1e6, -1e6
@@ -44,43 +46,35 @@ def test_a_few_extreme_voxels_change_little():
     npt.assert_allclose(measure_range(extreme), measure_range(data), atol=10)
 
 
-def test_scaling_does_not_depend_on_the_unit():
+@pytest.mark.parametrize("unit", [1e-3, 7, 1e4])
+def test_scale_intensities_does_not_depend_on_the_unit(unit):
     data = brain()
-    for unit in (1e-3, 7, 1e4):
-        other = (data * np.float32(unit)).astype("float32")
-        npt.assert_allclose(scale(other), scale(data), atol=1e-5)
+    npt.assert_allclose(scale(data * np.float32(unit)), scale(data), atol=1e-5)
 
 
-def test_unclipped_intensities_are_restored():
-    for data in (brain(), brain(-900, 1500), brain(-1024, -500)):
-        intensities = measure_range(data)
-        inside = (data > intensities.low) & (data < intensities.high)
-        assert inside[5:15, 5:15, 5:15].mean() > 0.98
-        back = unscale_intensities(scale_intensities(data, intensities), intensities)
-        npt.assert_allclose(back[inside], data[inside], rtol=1e-4, atol=1e-2)
+@pytest.mark.parametrize("limits", [(20, 1000), (-900, 1500), (-1024, -500)])
+def test_unscale_intensities_restores_those_within_the_range(limits):
+    data = brain(*limits)
+    intensities = measure_range(data)
+    inside = (data > intensities.low) & (data < intensities.high)
+    assert inside[5:15, 5:15, 5:15].mean() > 0.98
+    restored = unscale_intensities(scale(data), intensities)
+    npt.assert_allclose(restored[inside], data[inside], rtol=1e-4, atol=1e-2)
 
 
-def test_air_of_computed_tomography_is_the_darkest():
-    data = brain(-100, 1500) - 1000 * (brain() == 0)
-    scaled = scale(data)
+def test_scale_intensities_of_tomography_keeps_air_the_darkest():
+    scaled = scale(brain(-100, 1500) - 1000 * (brain() == 0))
     assert (scaled[:5] == 0).all()
     assert scaled[5:15, 5:15, 5:15].min() > 0.2
 
 
-def test_a_few_negative_voxels_leave_zero_where_it_is():
-    data = brain()
-    data[5, 5, :3] = -5
-    assert measure_range(data).low == 0
-
-
-def test_channels_have_ranges_of_their_own():
+def test_scale_intensities_of_each_channel():
     data = np.concatenate([brain(high=30), brain(high=5000)], -1)
-    scaled = scale(data)
-    for i in range(2):
-        npt.assert_array_equal(scaled[..., i : i + 1], scale(data[..., i : i + 1]))
+    scaled = [scale(data[..., [i]]) for i in range(2)]
+    npt.assert_array_equal(scale(data), np.concatenate(scaled, -1))
 
 
-def test_labels_and_constant_channels():
+def test_scale_intensities_of_labels_and_constants():
     label = (brain() > 0).astype("float32")
     npt.assert_array_equal(scale(3 * label), label)
     npt.assert_array_equal(scale(-3 * label), 1 - label)
@@ -97,7 +91,7 @@ def flattened(data):
 
 
 @pytest.mark.parametrize("offset", [1e5, 1e6, 1e9])
-def test_large_offset_flattens_intensities(offset):
+def test_is_flattened_by_a_large_offset(offset):
     noise = RNG.uniform(0, 1000, (20, 20, 20, 1))
     assert flattened(offset + noise)
     # Also of what is inside of zeros, of which a mask would become.
@@ -107,11 +101,11 @@ def test_large_offset_flattens_intensities(offset):
 
 
 @pytest.mark.parametrize("mark", [-3e36, 1e20, -1e6])
-def test_placeholder_of_missing_voxels_flattens_intensities(mark):
+def test_is_flattened_by_a_value_of_missing_voxels(mark):
     assert flattened(np.where(brain() == 0, mark, brain()))
 
 
-def test_images_with_contrast_are_not_flattened():
+def test_is_flattened_not_with_contrast():
     x = np.linspace(0, 1, 4000).reshape(20, 20, 10, 1)
     for data in (brain(), brain(-900, 1500), x, x**6, -x, 1000 + 100 * x):
         assert not flattened(data)

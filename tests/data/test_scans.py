@@ -23,14 +23,14 @@ from dipy_ldm.data._sources import Source
 from dipy_ldm.data.channels import as_channels
 
 
-def test_two_files_of_a_channel_are_refused(tmp_path):
+def test_resolve_channel_files_refuses_two_of_a_channel(tmp_path):
     for stem in ("sub-1_T1w", "sub-1_run-2_T1w", "sub-1_T2w"):
         (tmp_path / f"{stem}.nii").touch()
     with pytest.raises(InputError, match="both the T1w of .*; name one of them"):
         resolve_channel_files([tmp_path], as_channels(["T1w", "T2w"]))
 
 
-def test_images_in_memory_are_called_as_their_files(tmp_path, caplog):
+def test_files_of_images_in_memory_are_called_as_theirs(tmp_path, caplog):
     kinds = {".nii.gz": nib.Nifti1Image, ".mgz": nib.MGHImage, ".img": nib.Nifti1Pair}
     for end, kind in kinds.items():
         image = kind(np.ones((3, 3, 3), "float32"), np.eye(4))
@@ -40,14 +40,14 @@ def test_images_in_memory_are_called_as_their_files(tmp_path, caplog):
     assert caplog.messages == ["image-0/sub-1.1_T1w.nii is dark"] * 3
 
 
-def test_of_images_in_memory_nothing_is_kept(caplog, rng):
+def test_read_cohort_of_images_in_memory_keeps_nothing(caplog, rng):
     images = [nib.Nifti1Image(rng.random((4, 5, 6)), np.eye(4)) for _ in range(2)]
     caplog.set_level("INFO", "dipy_ldm")
     assert read_cohort(images).shape == (2, 4, 5, 6, 1)
     assert "cache" not in caplog.text
 
 
-def test_a_lone_file_of_another_kind_is_warned_of(tmp_path, caplog):
+def test_find_channel_files_warns_of_a_lone_file_of_another_kind(tmp_path, caplog):
     for stem in ("p7_FLAIR", "p7_T1w", "scan"):
         file = tmp_path / f"{stem}.nii"
         file.touch()
@@ -56,7 +56,7 @@ def test_a_lone_file_of_another_kind_is_warned_of(tmp_path, caplog):
     assert caplog.messages == [sentence]
 
 
-def test_sources_are_those_of_the_scans_by_name(tmp_path, rng):
+def test_read_sources_of_scans_by_name(tmp_path, rng):
     info, grid = Source(1, [0.0, 1.0], [], ""), Grid((5, 5, 5), np.eye(4))
     scans = [Path(f"sub-{i}_T2w.nii") for i in "12"]
     files = [tmp_path / f"sub-{i}_T1w.nii" for i in "21"]
@@ -72,7 +72,7 @@ def test_sources_are_those_of_the_scans_by_name(tmp_path, rng):
         read_sources(files[:1], info, grid, scans=scans[:1])
 
 
-def test_sources_with_unknown_labels_are_named(tmp_path):
+def test_read_sources_names_unknown_labels(tmp_path):
     info, grid = Source(1, [0.0, 9.0], [0, 9], ""), Grid((5, 5, 5), np.eye(4))
     save(tmp_path / "sub-1_dseg.nii", np.arange(125).reshape(5, 5, 5))
     sentence = "sub-1_dseg.nii has the unknown label 1; replace it by one of 0, 9"
@@ -80,7 +80,7 @@ def test_sources_with_unknown_labels_are_named(tmp_path):
         read_sources([tmp_path / "sub-1_dseg.nii"], info, grid)
 
 
-def test_images_in_files_have_subjects_and_may_be_sources(tmp_path, rng):
+def test_read_cohort_of_images_in_files(tmp_path, rng):
     arrays = rng.random((2, 2, 6, 5)).astype("float32")
     files = [tmp_path / name for name in ("sub-1.npy", "others.npy")]
     for file, array in zip(files, arrays, strict=True):
@@ -93,7 +93,7 @@ def test_images_in_files_have_subjects_and_may_be_sources(tmp_path, rng):
     assert names == []
 
 
-def test_options_of_the_loader_are_said_to_be_its(tmp_path, rng):
+def test_read_cohort_explains_options_of_the_loader(tmp_path, rng):
     for kind in ("T1w", "T2w"):
         save(tmp_path / f"sub-1_{kind}.nii", rng.random((5, 5, 5)))
     sentence = r"`suffix`[^`]* \(These are options of dipy_ldm.data.load_volumes"
@@ -101,7 +101,7 @@ def test_options_of_the_loader_are_said_to_be_its(tmp_path, rng):
         read_cohort(tmp_path)
 
 
-def test_overshoot_of_interpolation_is_no_other_range():
+def test_refuse_other_range_but_not_overshoot():
     refuse_other_range((-0.04, 1.06))
     with pytest.raises(InputError, match="arrays from 0 to 255; give"):
         refuse_other_range((0, 255))

@@ -11,12 +11,11 @@ from dipy_ldm.data._sources import ConditioningInputs, Source
 from dipy_ldm.data.volumes import Volumes
 
 
-def test_intensities_and_labels_are_scaled_alike():
-    known = Source(1, (100.0, 300.0), [], "")
-    scaled = known.scaled(np.array([[50, 100, 150, 400]]))
+def test_source_scales_intensities_and_labels():
+    scaled = Source(1, (100.0, 300.0), [], "").scaled(np.array([[50, 100, 150, 400]]))
     npt.assert_allclose(scaled, [[0, 0, 0.25, 1]])
-    known = Source(1, (-3.0, 40.0), [-3, 0, 40], "")
-    labels = known.scaled(np.array([[-3, 40.0, 0, 41, -9, 1]]))
+    segmentation = Source(1, (-3.0, 40.0), [-3, 0, 40], "")
+    labels = segmentation.scaled(np.array([[-3, 40.0, 0, 41, -9, 1]]))
     npt.assert_array_equal(labels, [[0, 2, 1, -1, -1, -1]])
 
 
@@ -29,13 +28,13 @@ def test_intensities_and_labels_are_scaled_alike():
         ([True, False, True, True], [0, 1]),
     ],
 )
-def test_labels_are_recognised(values, labels):
+def test_learn_recognises_labels(values, labels):
     array = np.array(values).reshape(2, 1, 2)
     for source in (array, Volumes(array, None, np.eye(4), [])):
         assert sources.learn(source, (2, 1, 2, 1)).labels == labels
 
 
-def test_bytes_of_many_levels_are_no_labels(caplog):
+def test_learn_refuses_bytes_of_many_levels(caplog):
     levels = np.arange(100).reshape(4, 5, 5, 1)
     with caplog.at_level("INFO", "dipy_ldm"):
         assert len(sources.learn(levels, levels.shape).labels) == 100
@@ -46,7 +45,7 @@ def test_bytes_of_many_levels_are_no_labels(caplog):
         sources.learn(levels.astype("uint8"), levels.shape)
 
 
-def test_sources_are_read_by_their_numbers_up_to_the_latents_edge():
+def test_sources_read_fills_up_to_the_edge_of_latents():
     images = np.arange(30.0).reshape(2, 3, 5, 1)
     info, numbers = Source(1, (0.0, 29.0), [], ""), np.zeros((2, 1))
     sources = ConditioningInputs.of(numbers, info, images, 4).sources
@@ -59,22 +58,22 @@ def test_sources_are_read_by_their_numbers_up_to_the_latents_edge():
     assert (read[1] == UNSPECIFIED).all()
 
 
-def test_each_example_has_its_source_or_all_have_one():
+def test_conditioning_inputs_have_one_source_each_or_for_all():
     numbers = np.zeros((3, 2), "float32")
-    for count, which in ((3, [0, 1, 2]), (1, [0, 0, 0])):
+    for count, numbers_of in ((3, [0, 1, 2]), (1, [0, 0, 0])):
         images = np.arange(float(count))[:, None, None, None]
         info = Source(1, (0.0, 2.0), [], "")
         inputs = ConditioningInputs.of(numbers, info, images, 1)
-        npt.assert_array_equal(inputs.table[:, 2], which)
+        npt.assert_array_equal(inputs.table[:, 2], numbers_of)
         conditions, read = inputs.take(np.array([2, 1])).arrays()
         assert conditions.shape == (2, 2)
-        npt.assert_array_equal(read.ravel(), [which[2] / 2, which[1] / 2])
+        npt.assert_array_equal(read.ravel(), [numbers_of[2] / 2, numbers_of[1] / 2])
     for columns, shapes in ((numbers, [(3, 2)]), (numbers[:, :0], [])):
         alone = ConditioningInputs.of(columns, None, None, 4)
         assert [array.shape for array in alone.arrays()] == shapes
 
 
-def test_sources_for_a_model_of_none():
+def test_check_refuses_sources_for_a_model_of_none():
     assert sources.check(None, None, (2, 2)) is None
     with pytest.raises(InputError, match="leave out `other`"):
         sources.check(None, np.ones((1, 2, 2)), (2, 2), name="other")

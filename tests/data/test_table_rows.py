@@ -34,11 +34,11 @@ INDEXED = FRAME.set_index("participant_id")
     ],
     ids=range(9),
 )
-def test_rows_follow_the_subjects(table):
+def test_join_rows_by_subject(table):
     assert join_rows(table, SUBJECTS) == {"age": [52, 61, 52]}
 
 
-def test_codes_and_categories_stay_classes():
+def test_join_rows_keeps_codes_and_categories():
     codes = pd.Categorical([101, None, 205])
     frame = FRAME.assign(group=[0, 1, np.nan], site=codes)
     # A column that nobody asks for may be of any type.
@@ -51,27 +51,39 @@ def test_codes_and_categories_stay_classes():
     joined = join_rows(alone, SUBJECTS)
     assert joined == [None, 7, None]
     assert isinstance(joined[1], int)
-
-
-def test_rows_follow_sessions_and_files_where_they_tell():
-    several = {
-        "participant_id": ["sub-02", "sub-02", "sub-01"],
-        "session_id": ["a", "ses-b", None],
-        "age": [1, 2, 3],
-    }
-    assert join_rows(several, SUBJECTS, SESSIONS) == {"age": [2, 3, 1]}
-    frame = pd.DataFrame(several).assign(session_id=[1, 2, np.nan])
-    assert join_rows(frame, SUBJECTS, ["ses-2", None, "ses-1"]) == {"age": [2, 3, 1]}
-    paths = {"age": [1, 2, 3], "file": ["sub-02/a.nii.gz", "b.nii.gz", FILES[1]]}
-    assert join_rows(paths, SUBJECTS, SESSIONS, FILES) == {"age": [2, 3, 1]}
-    assert join_rows(several | paths, SUBJECTS, None, FILES) == {"age": [2, 3, 1]}
-    alone = TABLE | {"session_id": ["baseline"] * 3}
-    assert join_rows(alone, SUBJECTS, [None] * 3) == {"age": [52, 61, 52]}
     labels = pd.Series([7, 8], index=["sub-01", "sub-02"])
     assert join_rows(labels, SUBJECTS) == [8, 7, 8]
 
 
-def test_names_alone_are_no_conditions():
+SEVERAL = {
+    "participant_id": ["sub-02", "sub-02", "sub-01"],
+    "session_id": ["a", "ses-b", None],
+    "age": [2, 1, 3],
+}
+NUMBERED = pd.DataFrame(SEVERAL).assign(session_id=[1, 2, np.nan])
+PATHS = {"age": [2, 1, 3], "file": ["sub-02/a.nii.gz", "b.nii.gz", FILES[1]]}
+BASELINE = {
+    "participant_id": ["sub-01", "sub-02"],
+    "session_id": ["baseline"] * 2,
+    "age": [3, 1],
+}
+
+
+@pytest.mark.parametrize(
+    ("table", "sessions", "files", "ages"),
+    [
+        (SEVERAL, SESSIONS, None, [1, 3, 2]),
+        (NUMBERED, ["ses-2", None, "ses-1"], None, [1, 3, 2]),
+        (PATHS, SESSIONS, FILES, [1, 3, 2]),
+        (SEVERAL | PATHS, None, FILES, [1, 3, 2]),
+        (BASELINE, [None] * 3, None, [1, 3, 1]),
+    ],
+)
+def test_join_rows_by_session_or_path(table, sessions, files, ages):
+    assert join_rows(table, SUBJECTS, sessions, files) == {"age": ages}
+
+
+def test_join_rows_takes_names_alone_for_no_conditions():
     for table in ({"participant_id": SUBJECTS[:2]}, FRAME[["participant_id"]]):
         assert join_rows(table, SUBJECTS) == {}
 
@@ -79,7 +91,7 @@ def test_names_alone_are_no_conditions():
 @pytest.mark.parametrize(
     "table", [{"age": [1, 2, 3]}, np.arange(3), FRAME[["age"]], FRAME.age, [1, 2, 3]]
 )
-def test_rows_without_names_stay_in_their_order(table):
+def test_join_rows_without_names_gives_none(table):
     assert join_rows(table, SUBJECTS) is None
     assert join_rows(table, None) is None
     assert join_rows({"participant_id": []}, None) is None
@@ -112,12 +124,12 @@ def test_rows_without_names_stay_in_their_order(table):
         ),
     ],
 )
-def test_tables_that_do_not_match_are_refused(table, subjects, sentence):
+def test_join_rows_refuses_tables_that_do_not_match(table, subjects, sentence):
     with pytest.raises(InputError, match=sentence):
         join_rows(table, subjects)
 
 
-def test_training_and_validation_tables_are_joined_separately():
+def test_align_tables_joins_each_to_its_subjects():
     known = Table(TABLE, {"age": "years"})
     first, second = align_tables((known, SUBJECTS), ([1, 2], ["sub-01", "sub-02"]))
     assert (first, first.units) == ({"age": [52, 61, 52]}, {"age": "years"})
@@ -125,23 +137,28 @@ def test_training_and_validation_tables_are_joined_separately():
     assert align_tables((None, SUBJECTS), (None, None)) == [None, None]
 
 
-def test_subjects_come_from_names_or_a_column(tmp_path):
-    for name, none in (("subject", ""), ("Subject", "n/a")):
-        text = f"{name},file\nX,a.nii\nX,b.nii\n{none},c.nii\n"
-        (tmp_path / "list.csv").write_text(text)
-        files = find_volumes([tmp_path / "list.csv"])
-        listed = rows_of_lists([tmp_path / "list.csv"])
-        subjects = ["sub-X", "sub-X", str(tmp_path / "c.nii")]
-        assert find_subjects(files, listed) == subjects
-    files = [Path("sub-1/ses-2/t1.nii"), Path("sub-2_T1w.nii")]
-    assert find_subjects(files) == ["sub-1", "sub-2"]
+@pytest.mark.parametrize(("column", "none"), [("subject", ""), ("Subject", "n/a")])
+def test_find_subjects_in_a_column_of_lists(tmp_path, column, none):
+    text = f"{column},file\nX,a.nii\nX,b.nii\n{none},c.nii\n"
+    (tmp_path / "list.csv").write_text(text)
+    files = find_volumes([tmp_path / "list.csv"])
+    subjects = find_subjects(files, rows_of_lists([tmp_path / "list.csv"]))
+    assert subjects == ["sub-X", "sub-X", str(tmp_path / "c.nii")]
 
 
-def test_the_folder_of_a_study_is_no_subject():
-    study = [Path(f"/data/sub-cortical/IXI{i}/T1.nii.gz") for i in range(3)]
-    assert len(set(find_subjects(study))) == 3
-    folders = [Path(f"/data/sub-{i}/T1.nii.gz") for i in (1, 2)]
-    assert find_subjects(folders) == ["sub-1", "sub-2"]
-    assert find_subjects([folders[0]]) == ["sub-1"]
-    runs = [Path(f"/data/sub-1/sub-1_run-{i}_T1w.nii.gz") for i in (1, 2)]
-    assert find_subjects(runs) == ["sub-1", "sub-1"]
+@pytest.mark.parametrize(
+    ("files", "subjects"),
+    [
+        (["sub-1/ses-2/t1.nii", "sub-2_T1w.nii"], ["sub-1", "sub-2"]),
+        (["/data/sub-1/T1.nii.gz", "/data/sub-2/T1.nii.gz"], ["sub-1", "sub-2"]),
+        (["/data/sub-1/T1.nii.gz"], ["sub-1"]),
+        (["sub-1/sub-1_run-1_T1w.nii", "sub-1/sub-1_run-2_T1w.nii"], ["sub-1"] * 2),
+        # The folder of a study is no subject.
+        (
+            ["/sub-cortical/1.nii", "/sub-cortical/2.nii"],
+            ["/sub-cortical/1.nii", "/sub-cortical/2.nii"],
+        ),
+    ],
+)
+def test_find_subjects_in_names(files, subjects):
+    assert find_subjects([*map(Path, files)]) == subjects

@@ -23,7 +23,7 @@ def write(path, content):
         ("t.csv", "id;age;note\na;61,5;one, two\nb;n/a;;\n;;\n ; ;\n"),
     ],
 )
-def test_tables_of_every_kind(tmp_path, name, text):
+def test_read_table_of_every_kind(tmp_path, name, text):
     rows = read_table(write(tmp_path / name, text))
     assert [row.cells for row in rows] == [
         {"id": "a", "age": "61.5", "note": "one, two"},
@@ -37,20 +37,20 @@ STRAY = [('"see form', '"repeat'), ('"', '"'), *((text, "") for text in ALONE)]
 
 
 @pytest.mark.parametrize("sign", "\u2028\x0b\x0c\x85", ids=ascii)
-def test_rows_end_at_line_feeds_alone(tmp_path, sign):
+def test_read_table_ends_rows_at_line_feeds_alone(tmp_path, sign):
     (row,) = read_table(write(tmp_path / "t.tsv", f"id\tnote\na\tone{sign}two\n"))
     assert row.cells["note"] == f"one{sign}two"
 
 
 @pytest.mark.parametrize(("first", "second"), STRAY, ids=range(5))
-def test_a_stray_quote_gives_no_row_the_cells_of_another(tmp_path, first, second):
+def test_read_table_refuses_stray_quotes(tmp_path, first, second):
     rows = f"04\t32\t{first}\n05\t7\t\n06\t8\t\n07\t41\t{second}\n08\t9\t\n"
     path = write(tmp_path / "t.tsv", f"id\tage\tnotes\n03\t3\tfine\n{rows}")
     with pytest.raises(InputError, match=f"{path}, line 3: .*quote.*; remove"):
         read_table(path)
 
 
-def test_quotes_that_belong_to_a_cell_are_read(tmp_path):
+def test_read_table_keeps_quotes_of_a_cell(tmp_path):
     text = 'id\tnote\na\t5" screen\nb\t"tab\there"\nc\t"""so"" he said"\n'
     notes = [row.cells["note"] for row in read_table(write(tmp_path / "t.tsv", text))]
     assert notes == ['5" screen', "tab\there", '"so" he said']
@@ -70,17 +70,16 @@ def test_quotes_that_belong_to_a_cell_are_read(tmp_path):
         "sep=;\n#;id;age\n1;x;61\n2;y;62\n",
     ],
 )
-def test_delimiter_is_read_from_the_first_line(tmp_path, text):
+def test_read_table_with_any_separator(tmp_path, text):
     rows = read_table(write(tmp_path / "t.csv", text))
     cells = [(row.cells["id"], row.cells["age"]) for row in rows]
     assert cells == [("x", "61"), ("y", "62")]
 
 
-def test_a_column_may_be_called_by_a_number_sign(tmp_path):
-    path = write(tmp_path / "t.csv", "#,path,age\n# as of today, and\n1,a.nii,61\n")
-    assert [row.cells for row in read_table(path)] == [
-        {"#": "1", "path": "a.nii", "age": "61"}
-    ]
+def test_read_table_with_a_column_called_by_a_number_sign(tmp_path):
+    text = "#,path,age\n# as of today, and\n1,a.nii,61\n"
+    (row,) = read_table(write(tmp_path / "t.csv", text))
+    assert row.cells == {"#": "1", "path": "a.nii", "age": "61"}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +98,7 @@ def test_a_column_may_be_called_by_a_number_sign(tmp_path):
         ),
     ],
 )
-def test_bad_tables_are_answered_with_their_cure(tmp_path, name, content, sentence):
+def test_read_table_refuses_bad_tables(tmp_path, name, content, sentence):
     if content is not None:
         write(tmp_path / name, content)
     with pytest.raises(InputError, match=sentence) as refusal:
@@ -107,34 +106,34 @@ def test_bad_tables_are_answered_with_their_cure(tmp_path, name, content, senten
     assert str(tmp_path / name) in str(refusal.value)
 
 
-def test_units_and_levels_are_read(tmp_path):
-    said = {
+def test_read_descriptions_of_units_and_levels(tmp_path):
+    entries = {
         "age": {"Description": "at the scan", "Units": "months"},
         "iq": {"Levels": {"n/a": "not measured"}},
         "group": {"Levels": {"1": "control", "2": {"Description": "patient"}}},
         "site": "no dictionary",
     }
-    write(tmp_path / "participants.json", json.dumps(said))
-    found = read_descriptions(tmp_path / "participants.tsv")
-    assert found["age"].unit == "months"
-    assert found["group"].levels == {"1": "control", "2": "patient"}
-    assert not found["iq"].levels
-    assert "site" not in found
+    write(tmp_path / "participants.json", json.dumps(entries))
+    columns = read_descriptions(tmp_path / "participants.tsv")
+    assert columns["age"].unit == "months"
+    assert columns["group"].levels == {"1": "control", "2": "patient"}
+    assert not columns["iq"].levels
+    assert "site" not in columns
 
 
-def test_json_of_scans_and_sessions_is_inherited(tmp_path):
+def test_read_descriptions_inherits_those_of_sessions(tmp_path):
     write(tmp_path / "sessions.json", '{"age": {"Units": "days"}, "x": {"Units": "m"}}')
     table = tmp_path / "sub-01" / "sub-01_sessions.tsv"
     write(table.with_suffix(".json"), '{"age": {"Units": "weeks"}}')
-    found = read_descriptions(table)
-    assert (found["age"].unit, found["x"].unit) == ("weeks", "m")
+    columns = read_descriptions(table)
+    assert (columns["age"].unit, columns["x"].unit) == ("weeks", "m")
 
 
-def test_bad_json_is_refused(tmp_path):
+def test_read_descriptions_refuses_bad_json(tmp_path):
     write(tmp_path / "t.json", "{")
-    with pytest.raises(InputError, match=r"t.json can't be read as JSON"):
+    with pytest.raises(InputError, match="t.json can't be read as JSON"):
         read_descriptions(tmp_path / "t.tsv")
 
 
-def test_values_are_written_as_bids_has_them():
+def test_as_text_writes_values_as_bids_has_them():
     assert [as_text(v) for v in (70.0, 61.5, "F", None)] == ["70", "61.5", "F", "n/a"]

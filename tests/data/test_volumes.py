@@ -2,7 +2,6 @@
 
 from concurrent.futures import ThreadPoolExecutor
 import errno
-import logging
 import shutil
 from unittest import mock
 
@@ -58,7 +57,7 @@ def no_work(monkeypatch):
     return lambda: monkeypatch.setattr(conformed, "conform_file", fail)
 
 
-def test_orientation_and_unit_make_no_difference(cohort, load):
+def test_load_volumes_of_any_orientation_and_unit(cohort, load):
     images, masks, affine, files, sources = load(cohort)
     assert masks is sources is None
     assert images.shape == (3, *SHAPE, 1)
@@ -68,31 +67,22 @@ def test_orientation_and_unit_make_no_difference(cohort, load):
     assert [file.name for file in files] == ["0.nii.gz", "1.nii.gz", "2.nii.gz"]
     npt.assert_allclose(images[1:], images[[0, 0]], atol=1e-5)
     npt.assert_allclose(images[0, ..., 0] > 0, template() > 0)
-
-
-def test_arrays_are_maps_that_nobody_changes(cohort, load):
-    images = load(cohort).images
     assert isinstance(images, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         images[0] = 0
 
 
-def test_the_second_run_starts_at_once(cohort, load, no_work):
+def test_load_volumes_conforms_files_once_also_if_moved(cohort, load, no_work):
     first = load(cohort)
     no_work()
-    second = load(cohort / "0.nii.gz", cohort, verbose=True)
+    second = load(cohort / "0.nii.gz", cohort)
     npt.assert_array_equal(second.images, first.images)
     assert second.files == first.files
-
-
-def test_moved_files_are_recognised_under_new_names(cohort, load, no_work):
-    load(cohort)
-    no_work()
     moved = cohort.rename(cohort.with_name("moved"))
     assert {file.parent for file in load(moved).files} == {moved}
 
 
-def test_other_content_and_settings_are_other_results(cohort, load):
+def test_load_volumes_of_other_content_and_settings(cohort, load):
     first = load(cohort).images
     assert load(cohort, voxel_size=4).images.shape == (3, 6, 8, 8, 1)
     assert load(cohort, shape=8).images.shape == (3, 8, 8, 8, 1)
@@ -101,48 +91,46 @@ def test_other_content_and_settings_are_other_results(cohort, load):
     assert not np.allclose(load(cohort).images[1], first[1])
 
 
-def test_incomplete_cache_is_rebuilt(cohort, load, tmp_path):
-    first = load(cohort).images
-    for name in ("images.npy", "volumes.json"):
-        (folder,) = (tmp_path / "cache").iterdir()
-        (folder / name).unlink()
-        npt.assert_array_equal(load(cohort).images, first)
-
-
 @pytest.mark.parametrize(
     ("name", "content"),
     [
+        ("volumes.json", None),
         ("volumes.json", b""),
         ("volumes.json", b"[]"),
         ("volumes.json", b'{"kept": [0, 1, 7], "complaints": {}}'),
         ("volumes.json", b'{"kept": [0, 1], "complaints": {}}'),
+        ("images.npy", None),
         ("images.npy", b""),
         ("images.npy", b"\x93NUMPY"),
-        ("images.npy", None),
+        ("images.npy", b"cut off"),
     ],
 )
-def test_damaged_cache_is_rebuilt(cohort, load, tmp_path, no_work, name, content):
+def test_load_volumes_fills_a_damaged_cache_again(
+    cohort, load, tmp_path, no_work, name, content
+):
     first = load(cohort).images.copy()
     (folder,) = (tmp_path / "cache").iterdir()
-    whole = (folder / name).read_bytes()
-    (folder / name).write_bytes(whole[:-1000] if content is None else content)
+    if content is None:
+        (folder / name).unlink()
+    else:
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[:-99] if content == b"cut off" else content)
     npt.assert_array_equal(load(cohort).images, first)
     no_work()
     npt.assert_array_equal(load(cohort).images, first)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
 
 
-def test_a_cache_that_can_not_be_read_now_is_let_be(cohort, load, monkeypatch):
-    first = load(cohort).images
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="stale"):
-        error = OSError(errno.ESTALE, "stale")
-        patch.setattr(volumes.cache, "hold", mock.Mock(side_effect=error))
+def test_load_volumes_keeps_a_cache_that_can_not_be_read_now(cohort, load, monkeypatch):
+    load(cohort)
+    error = OSError(errno.ESTALE, "stale")
+    monkeypatch.setattr(volumes.cache, "hold", mock.Mock(side_effect=error))
+    with pytest.raises(OSError, match="stale"):
         load(cohort)
-    assert len(load(cohort).images) == len(first)
 
 
 @pytest.mark.parametrize("skip_bad", [True, False])
-def test_a_passing_error_of_the_disk_is_not_kept(
+def test_load_volumes_reads_a_file_again_after_an_error_of_the_disk(
     cohort, load, monkeypatch, no_work, skip_bad
 ):
     def fail(file):
@@ -160,7 +148,9 @@ def test_a_passing_error_of_the_disk_is_not_kept(
     assert len(load(cohort).images) == 3
 
 
-def test_an_interrupted_run_leaves_no_cache(cohort, load, tmp_path, monkeypatch):
+def test_load_volumes_leaves_no_cache_when_interrupted(
+    cohort, load, tmp_path, monkeypatch
+):
     whole = load(cohort).images.copy()
     shutil.rmtree(tmp_path / "cache")
 
@@ -177,7 +167,7 @@ def test_an_interrupted_run_leaves_no_cache(cohort, load, tmp_path, monkeypatch)
     npt.assert_array_equal(load(cohort).images, whole)
 
 
-def test_runs_at_the_same_time_do_not_clash(cohort, load, tmp_path):
+def test_load_volumes_in_several_threads(cohort, load, tmp_path):
     with ThreadPoolExecutor(4) as threads:
         loaded = list(threads.map(load, [cohort] * 4))
     for each in loaded:
@@ -185,7 +175,7 @@ def test_runs_at_the_same_time_do_not_clash(cohort, load, tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_threads_keep_the_order(tmp_path, load):
+def test_load_volumes_keeps_the_order_of_files(tmp_path, load):
     for i in range(30):
         data = template()
         data[0, 0, 0] = 1 + i / 100
@@ -197,7 +187,7 @@ def test_threads_keep_the_order(tmp_path, load):
         assert np.corrcoef(image.ravel(), data.clip(0, 1).ravel())[0, 1] > 0.9
 
 
-def test_a_volume_in_metres_is_refused_before_it_is_filtered(cohort):
+def test_conform_file_refuses_a_volume_within_a_voxel(cohort):
     """Filtered, this would take minutes, and all memory."""
     file = save(cohort / "m.nii", template(), np.diag([2e-7, 3e-7, 4e-7, 1]))
     grid = volumes.Grid((12, 10, 8), np.diag([2.0, 3, 4, 1]))
@@ -207,12 +197,7 @@ def test_a_volume_in_metres_is_refused_before_it_is_filtered(cohort):
     assert conform_file(slab, grid)[0].max() > 0
 
 
-def test_a_voxel_size_beyond_the_volumes_is_refused(cohort, load):
-    with pytest.raises(InputError, match="voxel size 1000000000.0 exceeds the volumes"):
-        load(cohort, voxel_size=1e9)
-
-
-def test_volume_larger_than_memory_is_named(tmp_path, monkeypatch):
+def test_read_volume_names_a_file_larger_than_memory(tmp_path, monkeypatch):
     file = save(tmp_path / "large.nii.gz", template())
     monkeypatch.setattr(nifti, "_machine_memory", lambda: 4 * 959)
     sentence = r"large.nii.gz has more voxels \(12 x 10 x 8\) than fit into memory;"
@@ -225,7 +210,7 @@ def test_volume_larger_than_memory_is_named(tmp_path, monkeypatch):
         read_volume(file)
 
 
-def test_conditions_follow_the_volumes(tmp_path, load, caplog):
+def test_conditions_are_in_the_order_of_volumes(tmp_path, load, caplog):
     folder = tmp_path / "bids"
     folder.mkdir()
     for i in range(6):
@@ -252,14 +237,14 @@ def test_conditions_follow_the_volumes(tmp_path, load, caplog):
         loaded.conditions(table={"iq": table["iq"]})
 
 
-def test_rows_of_lists_are_read_of_a_generator_too(cohort):
+def test_plan_volumes_reads_lists_of_a_generator(cohort):
     (cohort / "list.csv").write_text("path,age\n0.nii.gz,61\n")
     planned = plan_volumes(cohort / name for name in ["list.csv"])
     (rows,) = planned.listed.values()
     assert rows[0].cells["age"] == "61"
 
 
-def test_channels(tmp_path, load):
+def test_load_volumes_takes_a_fourth_axis_for_channels(tmp_path, load):
     both = np.stack([template(), template(50)[::-1]], -1)
     nib.save(nib.Nifti1Image(both, np.diag([2, 3, 4, 1.0])), tmp_path / "a.nii.gz")
     images = load(tmp_path, channels=True).images
@@ -269,16 +254,10 @@ def test_channels(tmp_path, load):
         load(tmp_path)
 
 
-def break_file(cohort):
-    """Spoil what only reading finds, in the second volume."""
-    path = cohort / "1.nii.gz"
-    data = np.random.default_rng(0).random((40, 40, 40)).astype("float32")
-    nib.save(nib.Nifti1Image(data, np.eye(4)), path)
-    path.write_bytes(path.read_bytes()[:100_000])
-
-
-def test_all_bad_volumes_are_in_one_report(cohort, load, no_work, caplog):
-    break_file(cohort)
+def test_load_volumes_reports_all_bad_volumes(cohort, load, no_work, caplog):
+    noise = np.random.default_rng(0).random((40, 40, 40)).astype("float32")
+    broken = save(cohort / "1.nii.gz", noise, np.eye(4))
+    broken.write_bytes(broken.read_bytes()[:100_000])
     save(cohort / "3.nii", np.full(SHAPE, 3.0))
     save(cohort / "4.nii", np.full(SHAPE, np.nan))
     with pytest.raises(InputError, match=r"`skip_bad` .* \(2 good\)") as report:
@@ -303,7 +282,7 @@ def test_all_bad_volumes_are_in_one_report(cohort, load, no_work, caplog):
     assert str(moved / wanted[0]) in complaints[0]
 
 
-def test_nothing_good_is_an_error_and_no_cache(cohort, load, tmp_path):
+def test_load_volumes_of_nothing_good_leaves_no_cache(cohort, load, tmp_path):
     for file in cohort.iterdir():
         save(file, np.zeros(SHAPE, "float32"))
     with pytest.raises(InputError, match=r"is constant \(0\)"):
@@ -311,16 +290,12 @@ def test_nothing_good_is_an_error_and_no_cache(cohort, load, tmp_path):
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_volume_outside_of_the_grid_is_refused(cohort, load):
+def test_load_volumes_refuses_a_volume_off_the_grid(cohort, load):
     affine = np.eye(4)
     affine[0, 3] = 2000
     save(cohort / "3.nii", template(), affine)
-    for shape, sentence in (
-        (None, r"3.nii is farthest from the others.* `shape`"),
-        (8, "0.nii.gz has nothing on the grid"),
-    ):
-        with pytest.raises(InputError, match=sentence):
-            load(cohort, shape=shape)
+    with pytest.raises(InputError, match="0.nii.gz has nothing on the grid"):
+        load(cohort, shape=8)
 
 
 @pytest.fixture
@@ -334,7 +309,7 @@ def masked(cohort, tmp_path):
     return folder
 
 
-def test_masks_lie_on_their_volumes(cohort, masked, load, no_work):
+def test_load_volumes_conforms_masks(cohort, masked, load, no_work):
     images, masks, *_ = load(cohort, mask_files=[masked])
     assert isinstance(masks, np.memmap)
     assert masks.dtype == np.uint8
@@ -349,7 +324,7 @@ def test_masks_lie_on_their_volumes(cohort, masked, load, no_work):
         load(cohort)
 
 
-def test_masks_of_one_kind_are_warned_of_together(cohort, load, tmp_path, caplog):
+def test_load_volumes_warns_of_similar_masks_together(cohort, load, tmp_path, caplog):
     files = [tmp_path / f"m{i}.nii" for i in range(3)]
     for file, axes in zip(files, ORIENTATIONS, strict=True):
         save(file, 0.1 + 9 * template(), axes=axes)
@@ -360,7 +335,7 @@ def test_masks_of_one_kind_are_warned_of_together(cohort, load, tmp_path, caplog
     assert message.endswith(f"holds for 2 more: {files[1]}, {files[2]}.")
 
 
-def test_masks_that_do_not_fit(cohort, masked, load):
+def test_load_volumes_refuses_masks_on_other_grids(cohort, masked, load):
     with pytest.raises(InputError, match="there are 2 masks for 3 volumes"):
         load(cohort, mask_files=[masked / "0.nii", masked / "1.nii"])
     save(masked / "1.nii", template()[1:])
@@ -373,33 +348,29 @@ def test_masks_that_do_not_fit(cohort, masked, load):
     assert (len(masks), [file.name for file in files]) == (1, ["0.nii.gz"])
 
 
-def test_bad_masks_take_their_volumes_along(cohort, masked, load):
+def test_load_volumes_skips_volumes_with_bad_masks(cohort, masked, load):
     (masked / "0.nii").write_text("no mask")
     save(masked / "1.nii", np.zeros(SHAPE, "uint8"), axes="LPS")
     with pytest.raises(InputError, match="masks/0.nii can't be read"):
         load(cohort, mask_files=[masked])
     _, masks, _, files, _ = load(cohort, mask_files=[masked], skip_bad=True)
     assert (len(masks), [file.name for file in files]) == (1, ["2.nii.gz"])
-    moved = masked.rename(masked.with_name("moved"))
-    (complaint,) = load(cohort, mask_files=[moved], skip_bad=True).complaints
-    assert str(moved / "1.nii") in complaint
-
-
-def test_no_pair_of_good_files_is_an_error(cohort, masked, load):
-    (masked / "0.nii").write_text("no mask")
+    masked = masked.rename(masked.with_name("moved"))
+    (complaint,) = load(cohort, mask_files=[masked], skip_bad=True).complaints
+    assert str(masked / "1.nii") in complaint
     for i in (1, 2):
         (cohort / f"{i}.nii.gz").write_text("no volume")
-    with pytest.raises(InputError, match="masks/0.nii can't be read"):
+    with pytest.raises(InputError, match="moved/0.nii can't be read"):
         load(cohort, mask_files=[masked], skip_bad=True)
 
 
-def test_a_mask_is_not_mistaken_for_a_volume(cohort, load):
+def test_load_volumes_keeps_masks_and_volumes_apart_in_the_cache(cohort, load):
     image, other = cohort / "0.nii.gz", save(cohort / "other.nii", template(3))
     assert load(image, mask_files=[other]).masks is not None
     assert len(load(image, other).images) == 2
 
 
-def test_one_mask_may_serve_several_volumes(tmp_path, load):
+def test_load_volumes_shares_a_mask(tmp_path, load):
     for i in range(2):
         save(tmp_path / f"{i}.nii", template(1 + i))
     mask = save(tmp_path / "mask.nii.gz", (template() > 0.3).astype("uint8"))
@@ -411,7 +382,16 @@ def test_one_mask_may_serve_several_volumes(tmp_path, load):
     load(tmp_path / "?.nii", mask_files=[mask, mask], skip_bad=True)
 
 
-def test_progress_is_shown_on_request(cohort, load, capfd):
+def test_load_volumes_refuses_masks_that_are_empty_on_the_grid(cohort, masked, load):
+    corner = np.zeros(SHAPE, "uint8")
+    corner[0, 0, 0] = 1
+    for i, axes in enumerate(ORIENTATIONS):
+        save(masked / f"{i}.nii", corner, axes=axes)
+    with pytest.raises(InputError, match=r"masks/0.nii has nothing on the grid"):
+        load(cohort, mask_files=[masked], shape=6)
+
+
+def test_load_volumes_shows_progress_on_request(cohort, load, capfd):
     load(cohort)
     assert capfd.readouterr().err == ""
     load(cohort, shape=8, verbose=True)
@@ -419,14 +399,13 @@ def test_progress_is_shown_on_request(cohort, load, capfd):
 
 
 @pytest.mark.parametrize("shape", [(91, 109, 91), (65, 33, 17)])
-def test_a_file_goes_to_a_grid_and_comes_back(tmp_path, load, shape):
+def test_bring_back_inverts_conform_file(tmp_path, load, shape):
     x, y, z = (np.linspace(-1, 1, n) for n in shape)
     data = 700 * np.exp(-3 * (x[:, None, None] ** 2 + y[:, None] ** 2 + z**2))
     affine = np.diag([-2, 2, 2, 1.0])
     affine[:3, 3] = 90, -126, -72
     file = save(tmp_path / "a.nii", data.astype("float32"), affine)
     own, _ = read_volume(file)
-    grid_affine = load(file, voxel_size=3).affine
     for voxel_size, tolerance in ((2, 1e-3), (3, 60)):
         images, _, grid_affine, *_ = load(file, voxel_size=voxel_size)
         grid = volumes.Grid(images.shape[1:4], grid_affine)
@@ -439,7 +418,7 @@ def test_a_file_goes_to_a_grid_and_comes_back(tmp_path, load, shape):
         npt.assert_allclose(back, clipped, atol=tolerance)
 
 
-def test_a_small_grid_leaves_the_rest_of_the_file_alone(cohort, load):
+def test_bring_back_leaves_what_is_off_the_grid(cohort, load):
     grid = volumes.Grid((6, 6, 4), load(cohort).affine)
     image, origin = conform_file(cohort / "2.nii.gz", grid)
     back = Channel("T1w").bring_back(np.ones_like(image), origin)
@@ -453,56 +432,40 @@ def test_a_small_grid_leaves_the_rest_of_the_file_alone(cohort, load):
     npt.assert_allclose(spread[changed], 0.1 * origin.intensities.high[0], rtol=1e-5)
 
 
-def test_empty_mask_on_the_grid_is_refused(cohort, masked, load):
-    for i, axes in enumerate(ORIENTATIONS):
-        mask = np.zeros(SHAPE, "uint8")
-        mask[0, 0, 0] = 1
-        save(masked / f"{i}.nii", mask, axes=axes)
-    with pytest.raises(InputError, match=r"masks/0.nii has nothing on the grid"):
-        load(cohort, mask_files=[masked], shape=6)
-
-
-def test_cache_folder_and_size_are_logged(cohort, load, tmp_path, caplog):
-    with caplog.at_level(logging.INFO, "dipy_ldm"):
-        load(cohort)
-        load(cohort, shape=8)
-    (told,) = (line for line in caplog.messages if "2 folders" in line)
-    assert str(tmp_path / "cache") in told
-    assert "GB" in told
-
-
 def release_all(root):
     """Do what the end of a process does."""
     for folder in root.iterdir():
         volumes.cache.release(folder)
 
 
-def test_the_cache_has_a_limit(cohort, load, tmp_path):
+def test_load_volumes_limits_the_cache(cohort, load, tmp_path, caplog):
     def count():
         return len(list((tmp_path / "cache").iterdir()))
 
+    caplog.set_level("INFO", "dipy_ldm")
     load(cohort, shape=8)
     load(cohort, shape=6)
+    assert f"cached in {tmp_path / 'cache'}" in caplog.messages[-1]
+    assert "GB in 2 folders" in caplog.messages[-1]
     release_all(tmp_path / "cache")
-    each = 3 * 8**3 * 4
     load(cohort, shape=4, cache_limit=1)
     assert count() == 3
-    load(cohort, shape=4, cache_limit=each / 1e9)
+    load(cohort, shape=4, cache_limit=3 * 8**3 * 4 / 1e9)
     assert count() == 2
     with pytest.raises(InputError, match="cache_limit must be at least 0"):
         load(cohort, cache_limit=-1)
 
 
-def test_space_is_freed_before_it_is_needed(cohort, load, tmp_path, monkeypatch):
+def test_load_volumes_frees_space_before_it_is_needed(
+    cohort, load, tmp_path, monkeypatch
+):
     load(cohort, shape=8)
     release_all(tmp_path / "cache")
-    left = []
 
     def fill(folder, plan, verbose):
-        left.extend((tmp_path / "cache").iterdir())
+        assert not list((tmp_path / "cache").iterdir())
         raise KeyboardInterrupt
 
     monkeypatch.setattr(volumes, "_fill", fill)
     with pytest.raises(KeyboardInterrupt):
         load(cohort, shape=6, cache_limit=3 * 6**3 * 4 / 1e9)
-    assert left == []
