@@ -283,8 +283,6 @@ BAD_TRAINING = {
         "volumes --seed 5000000000",
         "seed must be a whole number from 0 to 4294967295, not",
     ),
-    "precision": ("volumes --precision float8", "float32, bfloat16"),
-    "strategy": ("volumes --strategy all", "auto, none, mirrored, multi_worker"),
     "widths": ("volumes --widths_vqvae 0", "widths_vqvae must be at least 1"),
     "background": (
         "volumes --background 2",
