@@ -143,9 +143,9 @@ def test_generated_volumes_record_their_origin(trained, generated):
         assert min(picture.size) > 50
 
 
-def test_one_sample_alone_and_in_another_type(command, path, generated, tmp_path):
-    options = "--first_sample 2 --steps 10 --seed 7 --dtype int16 --out_samples a.b"
-    command("generate", path, "--n_samples", 1, *options.split())
+def test_samples_are_generated_alone_and_added(command, path, generated, tmp_path):
+    options = "--n_samples 1 --steps 10 --seed 7 --dtype int16 --out_samples a.b"
+    command("generate", path, *options.split(), "--first_sample", 2)
     names = ["a.b-0002.json", "a.b-0002.nii.gz", "a.b.png", "a.b.toml"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     alone = nib.load(tmp_path / "a.b-0002.nii.gz")
@@ -153,17 +153,10 @@ def test_one_sample_alone_and_in_another_type(command, path, generated, tmp_path
     of_three = nib.load(generated / "samples-0002.nii.gz")
     npt.assert_array_equal(alone.affine, of_three.affine)
     npt.assert_allclose(alone.get_fdata(), of_three.get_fdata(), atol=1e-4)
-
-
-def test_samples_that_are_added_have_a_picture_of_their_own(command, path, tmp_path):
-    for first in (0, 1):
-        options = ("--n_samples", 1, "--steps", 1, "--first_sample", first)
-        output = command("generate", path, *options)
-    assert "samples-2.png" in output
-    pictures = {path.name for path in tmp_path.glob("*.png")}
-    configs = {path.name for path in tmp_path.glob("*.toml")}
-    assert pictures == {"samples.png", "samples-2.png"}
-    assert configs == {"samples.toml", "samples-2.toml"}
+    output = command("generate", path, *options.split(), "--first_sample", 0)
+    assert "a.b-2.png" in output
+    added = {f"a.b-{end}" for end in ("0000.json", "0000.nii.gz", "2.png", "2.toml")}
+    assert {path.name for path in tmp_path.iterdir()} == {*names, *added}
 
 
 def test_at_strength_zero_a_volume_comes_back_reconstructed(
@@ -544,7 +537,7 @@ def test_a_disk_too_full_for_results(path, command, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_estimators_get_the_subjects():
+def test_recipe_fit_has_the_subjects():
     class Fitted:
         def fit(self, *images, **options):
             self.options = options
