@@ -206,11 +206,3 @@ def test_jobs_that_end_at_once_have_files_of_their_own(tmp_path):
     texts = [tomllib.loads(file.read_text())["dipy_denoise_ldm"] for file in files]
     assert [table["seed"] for table in texts] == [*range(8)]
     assert sorted(tmp_path.iterdir()) == sorted(files)
-
-
-def test_the_file_of_a_check_says_how_to_check_again(tmp_path):
-    options = config.SimpleNamespace(input_files=["a.npy"], check=True)
-    flow = TrainLDMFlow(force=False)
-    file = config.write_config(flow, tmp_path / "check.json", options)
-    again = "# To repeat this run: dipy_check_ldm --config "
-    assert file.read_text().startswith(again)

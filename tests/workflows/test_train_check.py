@@ -75,6 +75,8 @@ def test_a_cohort_as_it_should_be_is_not_red(cohort, check, tmp_path):
     (kept,) = (tmp_path / "cache").iterdir()
     load_volumes([cohort], voxel_size=8, shuffle=True, cache_dir=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == [kept]
+    again = "# To repeat this run: dipy_check_ldm --config "
+    assert (tmp_path / "check.toml").read_text().startswith(again)
     html = (tmp_path / "check.html").read_text("utf-8")
     links = re.findall(r"""\b(?:src|href)\s*=\s*["']?([^"'\s>]*)""", html)
     assert all(link.startswith("data:image/png") for link in links)
