@@ -161,7 +161,7 @@ def json_and_page(
     **name: str,
 ) -> list[Path]:
     """Name the JSON file, the page and further outputs; refuse existing ones."""
-    (stem,) = output_paths(flow, first, out_dir, **name)
+    (stem,) = output_paths(flow, first, out_dir, mix_names=True, **name)
     ends = [".json", ".html", *further]
     paths = [stem.with_name(f"{stem.name}{end}") for end in ends]
     refuse_overwriting(flow, paths)
