@@ -124,7 +124,7 @@ def read_runs(flow: Workflow, output: Path) -> dict[Path, dict]:
     for file in sorted(output.parent.glob("*.toml")):
         with suppress(InputError):
             if names.fullmatch(file.name):
-                runs[file] = plain_options(SimpleNamespace(**_read(file, command)))
+                runs[file] = plain_options(_read(file, command))
     return runs
 
 
@@ -138,9 +138,9 @@ def remove_runs(flow: Workflow, output: Path, out_model: str) -> None:
             file.unlink()
 
 
-def plain_options(options: SimpleNamespace) -> dict:
+def plain_options(options: dict) -> dict:
     """Return options as files have them, with lists of one replaced by their item."""
-    plain = json.loads(json.dumps(vars(options), default=str))
+    plain = json.loads(json.dumps(options, default=str))
     lists = {n: v for n, v in plain.items() if isinstance(v, list) and len(v) == 1}
     return plain | {name: value[0] for name, value in lists.items()}
 

@@ -14,7 +14,6 @@ from dipy_ldm._utils.checks import (
     check_seed,
     check_shares,
     check_sizes,
-    choose,
 )
 from dipy_ldm.data._tables import as_number
 
@@ -214,7 +213,6 @@ def check_training(options: SimpleNamespace) -> None:
         )
     if options.seconds != 60 and not options.check:
         raise InputError("`seconds` is for `check`; add `check`, or remove `seconds`.")
-    choose("precision", options.precision, dict.fromkeys(PRECISIONS))
     names = "accumulate", "checkpoint_steps"
     check_sizes(**sizes_of(options), **{n: getattr(options, n) for n in names})
     if options.mask_files and options.background == 1:

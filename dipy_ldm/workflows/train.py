@@ -431,7 +431,7 @@ def _has_ended(flow, path, options):
         now[key] = sorted(c.name for c in _channels_of(getattr(options, key)))
     changed = _describe_change(was, now)
     # Of several runs, any may have written the model.
-    chosen = _comparable(config.plain_options(options))
+    chosen = _comparable(config.plain_options(vars(options)))
     runs = config.read_runs(flow, path).values()
     changes = [_describe_change(_comparable(run), chosen) for run in runs]
     if changed or changes and all(changes):

@@ -1,6 +1,5 @@
 """The commands as a BIDS App."""
 
-from functools import partial
 import json
 import sys
 
@@ -9,61 +8,63 @@ from scans import make_scan
 
 from dipy_ldm.workflows import _bids_app as bids_app
 
-APP = "bids", "out", "participant"
-
 
 def run(monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["dipy_ldm_bids", *map(str, words)])
     bids_app.main()
 
 
-def words_of(monkeypatch, *words):
-    """Return the command line that would be run."""
-    for task in ("denoise", "inpaint", "check"):
+@pytest.fixture
+def command_line(monkeypatch):
+    """Return what parses words, and returns the command line that would be run."""
+    for task in ("denoise", "check"):
         monkeypatch.setattr(bids_app.cli, task, lambda: None)
-    run(monkeypatch, *words)
-    return sys.argv
+
+    def command_line(words):
+        run(monkeypatch, "bids", "out", "participant", *words.split())
+        return " ".join(sys.argv)
+
+    return command_line
 
 
-def test_a_bids_app_is_one_of_the_commands(monkeypatch):
-    labels = ("--participant_label", "01", "sub-02", "--model_file", "m.safetensors")
-    check = partial(words_of, monkeypatch, *APP, "--task", "check")
-    assert check("--channels", "T1w", "dseg")[1:4] == ["bids", "--out_dir", "out"]
-    assert check("--channels=T1w,dseg")[1:4] == ["bids", "--out_dir", "out"]
-    assert check("--channels")[1:4] == ["bids", "--suffix", "T1w"]
-    assert check("--channels", "--seconds", 0)[1:4] == ["bids", "--suffix", "T1w"]
-    further = "--strength", 0.2, "--filter", "ses=a"
-    assert words_of(monkeypatch, *APP, *labels, *further) == [
-        *("dipy_denoise_ldm", "m.safetensors", "bids", "--suffix", "T1w"),
-        *("--filter", "sub=01,02", "ses=a", "--bids", "--out_dir", "out"),
-        *("--strength", "0.2"),
-    ]
-    assert words_of(monkeypatch, *APP, "--task", "check", "--suffix", "T2w") == [
-        *("dipy_check_ldm", "bids", "--suffix", "T2w", "--out_dir", "out")
-    ]
-
-
-def test_filters_add_up_and_the_suffix_is_that_of_the_model(monkeypatch):
+def test_command_line_of_all_options(command_line, monkeypatch):
     document = {"suffix": "FLAIR", "channels": []}
     monkeypatch.setattr(bids_app._serialization, "read_document", lambda _: document)
-    filters = "--filter", "ses=a", "--filter", "run=1", "acq=x"
-    assert words_of(monkeypatch, *APP, "--model_file", "m.safetensors", *filters) == [
-        *("dipy_denoise_ldm", "m.safetensors", "bids", "--suffix", "FLAIR"),
-        *("--filter", "ses=a", "run=1", "acq=x", "--bids", "--out_dir", "out"),
-    ]
+    options = "--participant_label 01 sub-02 --model_file brains --strength 0.2"
+    filters = "--filter ses=a --filter run=1 acq=x"
+    assert command_line(f"{options} {filters}") == (
+        "dipy_denoise_ldm brains bids --suffix FLAIR --filter sub=01,02 ses=a run=1 "
+        "acq=x --bids --out_dir out --strength 0.2"
+    )
+    line = command_line("--task check --suffix T2w")
+    assert line == "dipy_check_ldm bids --suffix T2w --out_dir out"
 
 
-def test_a_model_is_needed(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("further", "suffix"),
+    [
+        ("--channels", "--suffix T1w "),
+        ("--channels --seconds 0", "--suffix T1w "),
+        ("--channels T1w dseg", ""),
+        ("--channels=T1w,dseg", ""),
+    ],
+)
+def test_command_line_of_channels(command_line, further, suffix):
+    line = f"dipy_check_ldm bids {suffix}--out_dir out {further}"
+    assert command_line(f"--task check {further}") == line
+
+
+def test_main_refuses_a_missing_or_useless_model(command_line, capsys):
     with pytest.raises(SystemExit):
-        words_of(monkeypatch, *APP)
+        command_line("")
     assert "--task denoise needs a --model_file" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        words_of(monkeypatch, *APP, "--task", "check", "--model_file", "m.safetensors")
+        command_line("--task check --model_file m.safetensors")
     sentence = "--model_file has no effect with --task check; leave it out"
     assert sentence in capsys.readouterr().err
 
 
-def test_subjects_of_a_dataset_are_denoised(monkeypatch, tmp_path, model_path):
+def test_main_denoises_subjects_of_a_dataset(monkeypatch, tmp_path, model_path):
     for name in ("sub-01", "sub-02"):
         folder = tmp_path / "bids" / name / "anat"
         folder.mkdir(parents=True)

@@ -1,5 +1,6 @@
 """The command line: what the library says, in the words of the command."""
 
+import inspect
 import logging
 import re
 import sys
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.workflows import cli
 from dipy_ldm.workflows._config import ConfigParser
-from dipy_ldm.workflows._options import as_command_line, share_descriptions
+from dipy_ldm.workflows._options import as_command_line
 from dipy_ldm.workflows.audit import AuditLDMFlow
 from dipy_ldm.workflows.cli import _log_level, run
 from dipy_ldm.workflows.denoise import DenoiseLDMFlow
@@ -48,16 +49,13 @@ def test_names_in_backticks_are_written_as_options(sentence, expected):
     assert as_command_line(sentence, options) == expected
 
 
-def test_help_has_the_defaults_that_say_something(capsys):
+def test_help_has_defaults_that_say_something_and_groups(capsys):
     text = read_help(capsys)
     assert "Random seed. (default: 0)" in text
     assert "Output directory. (default: current directory)" in text
     assert "Default: 5 epochs (images) or 4,000 steps (volumes). " in text
     assert not re.search(r"default: (None|False|\))", text)
-
-
-def test_help_is_in_groups(capsys):
-    titles = re.findall(r"^([a-z ]+.*):$", read_help(capsys), re.MULTILINE)
+    titles = re.findall(r"^([a-z ]+.*):$", text, re.MULTILINE)
     groups = ["positional arguments", "options", "input", "model", "training"]
     assert titles == [*groups, "machine", "output arguments(optional)"]
 
@@ -87,35 +85,13 @@ def read_help(capsys, command="train"):
     return capsys.readouterr().out
 
 
-class Shared(Workflow):
-    """A command with an option of its own, and one that several share."""
-
-    @share_descriptions
-    def run(self, seed=0, colour="red", out_dir=""):
-        """Paint.
-
-        Parameters
-        ----------
-        colour : string, optional
-            Colour of the paint,
-            which dries.
-        """
-
-
-def test_descriptions_of_shared_options_stand_in_the_order_of_the_signature():
-    lines = Shared.run.__doc__.splitlines()
-    assert lines[:4] == ["Paint.", "", "Parameters", "----------"]
-    assert lines[4:6] == ["seed : int, optional", "    Random seed."]
-    assert lines[7:9] == ["    Colour of the paint,", "    which dries."]
-    assert lines[9] == "out_dir : string or Path, optional"
-
-
-def test_an_option_that_nobody_describes_is_a_mistake():
-    def run(self, unheard=0):
-        """Run."""
-
-    with pytest.raises(KeyError, match="unheard"):
-        share_descriptions(run)
+def test_share_descriptions_in_the_order_of_the_signature():
+    text = EvaluateLDMFlow.run.__doc__
+    names = re.findall(r"^(\w+) : ", text, re.MULTILINE)
+    assert names == [*inspect.signature(EvaluateLDMFlow().run).parameters]
+    assert "\n    Network evaluations per sample. Default: 10.\n" in text
+    # Its own comes before the one that is shared.
+    assert "\n    Random seed of the noise and of all choices.\n" in text
 
 
 def test_log_levels_are_found_by_name():

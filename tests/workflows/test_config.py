@@ -1,6 +1,7 @@
 """Runs that are repeated by their TOML file."""
 
 from concurrent.futures import ThreadPoolExecutor
+import math
 import tomllib
 
 from processes import answer, execute, load_model
@@ -116,32 +117,35 @@ def test_options_of_the_command_line_come_first(tmp_path):
     assert (used["strength"], used.get("steps")) == (0.5, None)
 
 
-def test_epochs_replace_the_steps_of_a_file(tmp_path):
-    text = '[dipy_train_ldm]\ninput_files = "mnist"\nsteps_ldm = 9\nepochs_vqvae = 1\n'
-    file = write(tmp_path / "ldm.toml", text)
-    used = parse(TrainLDMFlow, "--epochs_l", 2, "--config", file)
-    assert (used["epochs_ldm"], used["epochs_vqvae"]) == (2, 1)
-    assert "steps_ldm" not in used
-
-
-def test_conditions_replace_the_number_of_generated_samples_alone(tmp_path):
-    text = 'model_file = "m"\ninput_files = ["a.nii"]\nn_samples = 3\n'
-    file = write(tmp_path / "inpainted.toml", f"[dipy_inpaint_ldm]\n{text}")
-    conditions = ("--conditions", "age=60")
-    assert parse(InpaintLDMFlow, "--config", file, *conditions)["n_samples"] == 3
-    text = '[dipy_generate_ldm]\nmodel_file = "m"\nn_samples = 3\n'
-    file = write(tmp_path / "samples.toml", text)
-    used = parse(GenerateLDMFlow, "--config", file, *conditions)
-    assert "n_samples" not in used
+@pytest.mark.parametrize(
+    ("flow", "options", "words", "kept"),
+    [
+        (TrainLDMFlow, "steps_ldm = 9", "--epochs_l 2", ""),
+        (TrainLDMFlow, "epochs_vqvae = 1", "--epochs_l 2", "epochs_vqvae"),
+        # Samples are counted per volume, independent of conditions.
+        (InpaintLDMFlow, "n_samples = 3", "m --conditions age=60", "n_samples"),
+        (GenerateLDMFlow, "n_samples = 3", "--conditions age=60", ""),
+        (EvaluateLDMFlow, "steps = 9\nguidance = 3.0", "--generated_files a.npy", ""),
+        (TrainLDMFlow, "n_codes = 64\npatch = [8]", "--init volumes", ""),
+        (TrainLDMFlow, "steps_ldm = 5", "--init volumes", "steps_ldm"),
+        (TrainLDMFlow, "widths_ldm = [8]", "--init=volumes", "widths_ldm"),
+        (TrainLDMFlow, "widths_ldm = [8]", "--init=brains", ""),
+        (TrainLDMFlow, "seconds = 9.0", "--check", "seconds"),
+        (TrainLDMFlow, "seconds = 9.0", "", ""),
+    ],
+)
+def test_options_of_a_file_give_way(tmp_path, flow, options, words, kept):
+    text = f"[dipy_{flow.get_short_name()}]\n{options}"
+    file = write(tmp_path / "run.toml", text)
+    used = parse(flow, "a.nii", *words.split(), "--config", file)
+    of_file = tomllib.loads(options)
+    assert " ".join(n for n, v in of_file.items() if used.get(n) == v) == kept
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (
-            "strength 3",
-            r"is not valid TOML \(.*\); give a file that dipy_denoise_ldm wrote",
-        ),
+        ("strength 3", r"is not valid TOML \(.*\); give a file that dipy_denoise_ldm"),
         (
             '[dipy_train_ldm]\ninput_files = "mnist"',
             "has options of dipy_train_ldm, but none of dipy_denoise_ldm; give a file",
@@ -174,7 +178,7 @@ def test_the_command_says_so_in_a_sentence(tmp_path):
 
 def test_the_file_of_another_run_is_kept(tmp_path):
     flow = DenoiseLDMFlow(force=False)
-    options = config.SimpleNamespace(seed=1, odd='a "b"\\c\n', resume=True)
+    options = config.SimpleNamespace(odd='a "b"\\c\n', limit=math.inf, resume=True)
     for seed in (1, 2, 1, 3):
         options.seed = seed
         config.write_config(flow, tmp_path / "denoised", options)
@@ -185,7 +189,7 @@ def test_the_file_of_another_run_is_kept(tmp_path):
         # Which is run where paths among the options begin.
         assert text.partition("\n")[0].endswith(f"--config {tmp_path / file}")
     assert [table["seed"] for table in tables] == [1, 2, 3]
-    assert tables[0]["odd"] == options.odd
+    assert (tables[0]["odd"], tables[0]["limit"]) == (options.odd, math.inf)
     assert len(list(tmp_path.iterdir())) == 3
     flow._force_overwrite = True
     config.write_config(flow, tmp_path / "denoised", options)
@@ -202,50 +206,3 @@ def test_jobs_that_end_at_once_have_files_of_their_own(tmp_path):
     texts = [tomllib.loads(file.read_text())["dipy_denoise_ldm"] for file in files]
     assert [table["seed"] for table in texts] == [*range(8)]
     assert sorted(tmp_path.iterdir()) == sorted(files)
-
-
-def test_the_file_of_a_check_says_how_to_check_again(tmp_path):
-    options = config.SimpleNamespace(input_files=["a.npy"], check=True)
-    flow = TrainLDMFlow(force=False)
-    file = config.write_config(flow, tmp_path / "check.json", options)
-    again = "# To repeat this run: dipy_check_ldm --config "
-    assert file.read_text().startswith(again)
-
-
-def test_a_limit_may_be_infinite(tmp_path):
-    limit = config._toml_value(float("inf"))
-    text = f'[dipy_train_ldm]\ninput_files = ["mnist"]\ncache_limit = {limit}\n'
-    file = write(tmp_path / "ldm.toml", text)
-    assert parse(TrainLDMFlow, "--config", file)["cache_limit"] == float("inf")
-
-
-def test_sizes_of_a_file_give_way_to_a_model_to_begin_from(tmp_path):
-    text = '[dipy_train_ldm]\ninput_files = ["a"]\nn_codes = 64\npatch = [8]\n'
-    file = write(tmp_path / "ldm.toml", f"{text}steps_ldm = 5\n")
-    options = parse(TrainLDMFlow, "--config", file, "--init", "volumes")
-    assert options["steps_ldm"] == 5
-    assert not {"n_codes", "patch"} & options.keys()
-
-
-@pytest.mark.parametrize(("init", "taken"), [("volumes", [8]), ("brains", None)])
-def test_a_whole_model_to_begin_from_has_widths_of_its_own(tmp_path, init, taken):
-    text = '[dipy_train_ldm]\ninput_files = ["a"]\nwidths_ldm = [8]\n'
-    file = write(tmp_path / "ldm.toml", text)
-    options = parse(TrainLDMFlow, "--config", file, f"--init={init}")
-    assert options.get("widths_ldm") == taken
-
-
-def test_samples_replace_how_to_sample(tmp_path):
-    text = '[dipy_evaluate_ldm]\nmodel_file = "m"\nsteps = 10\nguidance = 2.0\n'
-    file = write(tmp_path / "evaluation.toml", text)
-    used = parse(EvaluateLDMFlow, "--config", file, "--generated_files", "a.npy")
-    assert not {"steps", "guidance"} & used.keys()
-
-
-def test_the_check_and_the_training_take_each_others_files(tmp_path):
-    text = '[dipy_train_ldm]\ninput_files = ["a.npy"]\nseconds = 9.0\n'
-    file = write(tmp_path / "check.toml", text)
-    used = parse(TrainLDMFlow, "--config", file, "--check")
-    assert used["check"] and used["input_files"] == ["a.npy"]
-    assert used["seconds"] == 9
-    assert "seconds" not in parse(TrainLDMFlow, "--config", file)

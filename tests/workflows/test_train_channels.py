@@ -18,6 +18,7 @@ from dipy_ldm.workflows._samples import Samples
 
 AFFINE = np.diag([8.0, 8, 8, 1])
 NAMES = ["T1w", "T2w", "dseg", "desc-FA"]
+ENDS = dict(zip(NAMES, [*NAMES[:3], "desc-FA_dwimap"], strict=True))
 LACKING = {(3, "dseg"), (5, "T2w"), (6, "T2w")}
 TRAINING = (
     "--steps_vqvae 6 --steps_ldm 4 --batch_size 2 --n_codes 16 --code_dim 2 "
@@ -165,16 +166,20 @@ def test_channels_are_filled_by_name(folder, bids):
 def scan(bids):
     """Return the channels of a subject in memory, of which one is on a finer grid."""
     stem = str(bids / "sub-0/anat/sub-0")
-    ends = {name: name for name in NAMES} | {"desc-FA": "desc-FA_dwimap"}
-    scan = {name: nib.load(f"{stem}_{end}.nii.gz") for name, end in ends.items()}
+    scan = {name: nib.load(f"{stem}_{end}.nii.gz") for name, end in ENDS.items()}
     fine = np.asarray(scan["dseg"].dataobj).repeat(2, 0).repeat(2, 1).repeat(2, 2)
     affine = np.diag([4.0, 4, 4, 1])
     affine[:3, 3] = -2
     return scan | {"dseg": nib.Nifti1Image(fine, affine)}
 
 
-def test_channels_in_memory_come_back_each_in_its_space(folder, scan, bids, tmp_path):
+def test_channels_in_memory_come_back_each_in_its_space(
+    folder, scan, bids, tmp_path, monkeypatch
+):
     model = LatentDiffusion.load(folder / "ldm.safetensors")
+    monkeypatch.setenv("HOME", str(bids))
+    files = {n: f"~/sub-0/anat/sub-0_{end}.nii.gz" for n, end in ENDS.items()}
+    assert list(model.denoise(files, strength=0)) == NAMES
     clean = model.denoise(scan, strength=0)
     shapes = ({n: i.shape for n, i in images.items()} for images in (clean, scan))
     assert next(shapes) == next(shapes)
@@ -202,25 +207,19 @@ def test_channels_in_memory_come_back_each_in_its_space(folder, scan, bids, tmp_
         model.denoise([scan, scan["T1w"]])
 
 
-def test_files_of_channels_may_be_in_the_home_folder(folder, bids, monkeypatch):
-    monkeypatch.setenv("HOME", str(bids))
-    ends = {name: name for name in NAMES} | {"desc-FA": "desc-FA_dwimap"}
-    files = {name: f"~/sub-0/anat/sub-0_{end}.nii.gz" for name, end in ends.items()}
-    clean = LatentDiffusion.load(folder / "ldm.safetensors").denoise(files, strength=0)
-    assert set(clean) == set(ends)
-
-
 @pytest.mark.parametrize(
-    ("option", "sentence"),
+    ("command", "options", "sentence"),
     [
-        ("--suffix T1w", "channels have suffixes of their own; leave out --suffix"),
-        ("--channels PDw", "unknown channel 'PDw'; choose one of T1w, T2w, dseg"),
-        ("--filter sub=3", "no file has the suffix dseg; there are "),
+        ("denoise", "--suffix T1w", "have suffixes of their own; leave out --suffix"),
+        ("denoise", "--channels PDw", "unknown channel 'PDw'; choose one of T1w, T2w"),
+        ("denoise", "--filter sub=3", "no file has the suffix dseg; there are "),
+        ("generate", "--bids --suffix T1w --out_dir other", "leave out --suffix"),
     ],
 )
-def test_wrong_choices_of_channels_are_refused(folder, bids, option, sentence):
-    words = ("ldm.safetensors", bids, *option.split())
-    assert sentence in execute("denoise", *words, cwd=folder, status=2)
+def test_options_that_do_not_suit_channels(folder, bids, command, options, sentence):
+    scans = [bids] if command == "denoise" else []
+    words = ("ldm.safetensors", *scans, *options.split())
+    assert sentence in execute(command, *words, cwd=folder, status=2)
 
 
 def test_tables_of_labels_are_not_overwritten(folder, bids):
@@ -235,12 +234,6 @@ def test_tables_of_labels_are_not_overwritten(folder, bids):
     scans = bids / "sub-0" / "anat"
     output = execute("denoise", "ldm.safetensors", scans, *how, cwd=folder, status=2)
     assert f"{table.name} exists already" in output
-
-
-def test_suffix_is_of_each_channel(folder):
-    options = ["--bids", "--suffix", "T1w", "--out_dir", "other"]
-    output = execute("generate", "ldm.safetensors", *options, cwd=folder, status=2)
-    assert "leave out --suffix" in output
 
 
 def test_images_to_evaluate_by_are_put_together(folder, bids):

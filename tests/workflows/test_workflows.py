@@ -1,6 +1,7 @@
 """The console scripts as processes: files in, files out, exit statuses."""
 
 import csv
+import inspect
 import json
 from operator import attrgetter
 import os
@@ -32,11 +33,10 @@ import pytest
 from dipy_ldm import LatentDiffusion, __version__, _serialization, plots
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import claimed
-from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._sidecars import fingerprint
 from dipy_ldm.workflows import _training
 from dipy_ldm.workflows._config import write_config
-from dipy_ldm.workflows.train import TrainLDMFlow, _comparable, _has_ended
+from dipy_ldm.workflows.train import TrainLDMFlow, _comparable
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +62,6 @@ def test_training_writes_model_history_and_picture(trained):
     assert {"perplexity", "usage", "val_mse", "val_detail", "val_loss"} < set(rows[0])
     with Image.open(trained / "training.png") as picture:
         assert picture.size == (1200, 800)
-
-
-def test_an_autoencoder_that_is_taken_as_it_is_has_no_curve():
-    shown = _training.Report("a.csv", "a.png", Cohort(np.zeros((1, 8, 8, 1))))
-    stage = SimpleNamespace(history_={"epoch": [1]}, detector_=None)
-    model = SimpleNamespace(history_={"epoch": [2]}, vqvae=stage)
-    shown._collect(model)
-    assert list(shown.histories) == ["autoencoder", "diffusion"]
-    shown.trains_autoencoder = False
-    shown._collect(model)
-    assert list(shown.histories) == ["diffusion"]
 
 
 def test_a_training_that_comes_to_nothing_ends_with_status_2(folder, tmp_path):
@@ -119,7 +108,7 @@ def test_generating_writes_array_and_picture(trained, blobs, monkeypatch):
 
 
 @pytest.mark.tensorflow
-def test_one_sample_alone(trained, tmp_path):
+def test_generating_one_sample_alone(trained, tmp_path):
     model_file = trained / "ldm.safetensors"
     model = load_model(model_file)
     arguments = ("--n_samples", 1, "--first_sample", 7000, "--out_samples", "a.b")
@@ -221,17 +210,16 @@ def test_images_are_there_if_their_picture_is_interrupted(command, monkeypatch):
     assert "the images written so far (2) are complete" in answer(output)
 
 
-@pytest.mark.parametrize("name", ["a" * 244, "é" * 130])
-def test_a_name_that_is_too_long_is_refused_at_once(command, folder, name):
-    options = (folder / "blobs.npy", *TINY, "--out_model", name)
-    output = command("train", *options, status=2)
-    assert "and at most 240 are allowed; give a shorter one" in answer(output)
-
-
-def test_resuming_a_finished_training_is_no_error(command, tmp_path):
+@pytest.fixture
+def ended(tmp_path):
+    """Return the model file of a training of the digits that has ended."""
     path = tmp_path / "ldm.safetensors"
     shutil.copy(_serialization.find("mnist"), path)
-    before = path.read_bytes()
+    return path
+
+
+def test_resuming_an_ended_training(command, ended, tmp_path):
+    before = ended.read_bytes()
     # It was stopped before its last picture.
     checkpoint = tmp_path / "ldm.safetensors.diffusion-checkpoint"
     checkpoint.touch()
@@ -240,54 +228,45 @@ def test_resuming_a_finished_training_is_no_error(command, tmp_path):
     options = ("mnist", "--conditions", "label", "--resume")
     status, _, stderr = call("dipy_train_ldm", *options, cwd=tmp_path)
     assert (status, stderr) == (0, "")
-    output = command("train", *options, "--seed", 5, status=2)
-    assert "is of another training (seed was 0 and is 5); name" in answer(output)
-    output = command("train", *options, "--steps_detector", 5, status=2)
-    assert "(steps_detector was False and is True); name" in answer(output)
-    assert [*tmp_path.iterdir()] == [path] and path.read_bytes() == before
+    assert [*tmp_path.iterdir()] == [ended] and ended.read_bytes() == before
     # A training with --force was interrupted, and did not replace it.
     checkpoint.touch()
     output = command("train", *options, status=2)
     assert "is older than the checkpoint of a training that" in answer(output)
 
 
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        # Sizes that were chosen may be named, and devices may be others.
+        ("mnist --devices 1 --n_codes 1024", None),
+        ("/data/mnist/", None),
+        ("a b", "input_files was mnist and is ['a', 'b']"),
+        ("mnist --seed 5", "seed was 0 and is 5"),
+        ("mnist --steps_ldm 20000", "steps_ldm was 6000 and is 20000"),
+        ("mnist --steps_detector 5", "steps_detector was False and is True"),
+        ("mnist --voxel_size 2", "voxel_size was None and is 2.0"),
+        ("mnist --channels T1w T2w", "channels was [] and is ['T1w', 'T2w']"),
+        ("mnist --source_channels T1w", "source_channels was [] and is ['T1w']"),
+        ("mnist --dwi", "was ['label'] and is ['bval', 'direction', 'label']"),
+    ],
+)
+def test_resuming_an_ended_training_with_options(command, ended, words, change):
+    parameters = inspect.signature(TrainLDMFlow().run).parameters
+    options = SimpleNamespace(**{n: p.default for n, p in parameters.items()})
+    options.input_files, options.conditions = ["mnist"], ["label"]
+    write_config(TrainLDMFlow(), ended, options, steps_ldm=6000, n_codes=1024)
+    resumed = (*words.split(), "--conditions", "label", "--resume")
+    output = command("train", *resumed, status=2 if change else 0)
+    assert (f"{change}); name" if change else "nothing to resume") in output
+
+
 @pytest.mark.parametrize("name", ["channels", "source_channels"])
-def test_channel_options_are_compared_by_meaning(name):
+def test_comparable_channels_have_the_same_meaning(name):
     spelled = (_comparable({name: words}) for words in (["T1w,T2w"], ["T2w", "T1w"]))
     assert next(spelled) == next(spelled)
     ranges = (_comparable({name: words}) for words in (["CBF=0:200"], ["CBF=0:100"]))
     assert next(ranges) != next(ranges)
-    assert _comparable({name: None}) == {name: None}
-
-
-def test_a_finished_training_of_other_options_is_refused(tmp_path):
-    path = tmp_path / "ldm.safetensors"
-    shutil.copy(_serialization.find("mnist"), path)
-    flow, options = TrainLDMFlow(), SimpleNamespace(dwi=False, channels=None, seed=0)
-    options.conditions, options.steps_detector = ["label"], None
-    options.source_channels = None
-    options.input_files, options.devices = ["mnist"], ["0"]
-    options.steps_ldm = options.n_codes = options.voxel_size = None
-    write_config(flow, path, options, steps_ldm=6000, n_codes=1024)
-    assert _has_ended(flow, path, options)
-    # Sizes that were chosen may be named, and devices may be others.
-    options.devices, options.n_codes = ["1"], 1024
-    options.input_files = ["/data/mnist/"]
-    assert _has_ended(flow, path, options)
-    other_channels = "channels was [] and is ['T1w', 'T2w']"
-    other_conditions = "conditions was ['label'] and is ['bval', 'direction', 'label']"
-    for change, text in (
-        ({"steps_ldm": 20_000}, "steps_ldm was 6000 and is 20000"),
-        ({"input_files": ["a", "b"]}, "input_files was mnist and is ['a', 'b']"),
-        ({"voxel_size": [2.0]}, "voxel_size was None and is 2.0"),
-        ({"channels": ["T1w", "T2w"]}, other_channels),
-        ({"source_channels": ["T1w"]}, "source_channels was [] and is ['T1w']"),
-        ({"dwi": True}, other_conditions),
-    ):
-        other = SimpleNamespace(**vars(options) | change)
-        with pytest.raises(InputError) as refusal:
-            _has_ended(flow, path, other)
-        assert f"is of another training ({text}); name" in str(refusal.value)
 
 
 def test_a_training_that_begins_afresh_leaves_no_options_of_earlier_ones(tmp_path):
@@ -312,27 +291,46 @@ def test_a_training_that_begins_afresh_leaves_no_options_of_earlier_ones(tmp_pat
 
 
 BAD_TRAINING = {
-    "no widths": ("blobs.npy TINY --widths_ldm", "length of widths_ldm"),
+    "no widths": ("blobs.npy --widths_ldm", "length of widths_ldm"),
     "all held out": ("blobs.npy --validation 1", "below 1"),
-    "no checkpoints": ("blobs.npy TINY --checkpoint_steps 0", "at least 1"),
+    "no checkpoints": ("blobs.npy --checkpoint_steps 0", "at least 1"),
+    "a name that is too long": (
+        f"blobs.npy --out_model {'é' * 121}",
+        "has 242 bytes, and at most 240 are allowed; give a shorter one",
+    ),
     "no augmentation": ("blobs.npy --no_augment", "--no_augment is for volumes"),
     "a cache": ("mnist --cache_dir cache", "--cache_dir is for volumes; leave"),
     "a time": ("blobs.npy --seconds 9", "--seconds is for --check; add --check, or"),
-    "several machines": ("blobs.npy TINY --strategy multi_worker", NO_MACHINES),
+    "several machines": (
+        "blobs.npy --batch_size 16 --strategy multi_worker",
+        NO_MACHINES,
+    ),
+    "init of images": (
+        "blobs.npy --batch_size 16 --init blobs.npy",
+        "is not a model file",
+    ),
+    "init of nothing": (
+        "blobs.npy --batch_size 16 --init nothing",
+        "there is no model file nothing",
+    ),
+    "init of other channels": (
+        "colours.npy --batch_size 4 --init out/ldm.safetensors",
+        "with 1 channel, and these have 2 with 3",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", BAD_TRAINING)
-def test_bad_input_to_training(folder, case):
+def test_bad_input_to_training(folder, blobs, case):
     arguments, sentence = BAD_TRAINING[case]
-    words = (*arguments.replace("TINY", " ".join(TINY)).split(), "--out_dir", "bad_out")
+    np.save(folder / "colours.npy", np.repeat(blobs[:20], 3, -1))
+    words = (*arguments.split(), "--out_dir", "bad_out")
     assert sentence in answer(execute("train", *words, cwd=folder, status=2))
     assert not list(folder.glob("bad_out/*"))
 
 
 BAD_GENERATING = {
     "an empty file": ("empty.safetensors", "is truncated"),
-    "another sampler": ("out/ldm.safetensors --sampler x", "ddpm, ddim, dpm++"),
     "a seed below 0": ("mnist --seed -1", "seed must be"),
     "no dataset": (
         "mnist --suffix T1w",
@@ -383,6 +381,8 @@ def test_a_training_begins_from_a_model_file(
     options = {"init": str(tmp_path / "m.safetensors"), "batch_size": 4, "steps_ldm": 2}
     TrainLDMFlow().run([small], out_dir=str(tmp_path), **options)
     new = LatentDiffusion.load(tmp_path / "ldm.safetensors")
+    with open(tmp_path / "history.csv") as table:
+        assert {row["stage"] for row in csv.DictReader(table)} == {"diffusion"}
     assert new.vqvae_.shape_ == (11, 10, 1)
     assert new._fitted_with["widths"] == diffusion._fitted_with["widths"]
     npt.assert_array_equal(new.vqvae_.codebook_, diffusion.vqvae_.codebook_)
@@ -399,20 +399,6 @@ def test_a_training_begins_from_a_model_file(
         TrainLDMFlow().run([small], **options)
     assert tuned[0].shape_ == (11, 10, 1)
     assert not np.array_equal(tuned[0].codebook_, diffusion.vqvae_.codebook_)
-
-
-def test_a_training_does_not_begin_from_what_does_not_fit(diffusion, blobs, tmp_path):
-    diffusion.save(tmp_path / "m.safetensors")
-    np.save(tmp_path / "c.npy", np.repeat(blobs[:20], 3, -1))
-    options = {"batch_size": 4, "out_dir": str(tmp_path / "out")}
-    for init, sentence in {
-        "m.safetensors": "with 1 channel, and these have 2 with 3",
-        "c.npy": "is not a model file",
-        "nothing": "there is no model file",
-    }.items():
-        options["init"] = str(tmp_path / init)
-        with pytest.raises(InputError, match=sentence):
-            TrainLDMFlow().run([str(tmp_path / "c.npy")], **options)
 
 
 def test_figures_for_tensorboard(blobs, tmp_path, monkeypatch, unguided):
