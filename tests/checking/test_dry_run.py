@@ -139,11 +139,13 @@ def test_overfit_of_blobs(recipe, blobs):
     assert 1 < result.codes_used <= result.n_codes == 16
 
 
-def test_an_autoencoder_that_is_taken_as_it_is_is_not_trained(recipe, vqvae, blobs):
+def test_an_autoencoder_that_is_taken_as_it_is_is_not_trained(
+    recipe, vqvae, blobs, unguided
+):
     model = LatentDiffusion(vqvae, widths=(8,))
     recipe = recipe._replace(vqvae=vqvae._snapshot(), model=model, of_vqvae={})
     paces = dry_run.time_training_steps(recipe, Cohort(blobs[:4]), 5)
-    assert set(paces.each) == {"guide", "diffusion"}
+    assert set(paces.each) == {"diffusion"}
     result = dry_run.overfit(recipe, Cohort(blobs[:8]), 60)
     assert result.steps == 0
     message = dry_run.check_overfit(result, None).message
