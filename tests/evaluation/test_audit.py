@@ -165,6 +165,7 @@ def test_count_copies_by_level(train, invariant, rng):
     assert levels["10"].copies["invariant"].low < 0.5
 
 
+@pytest.mark.parametrize("k", [1, 9, 10, 30])
 def test_copies_of_repeated_training_images(rng, k):
     base = rng.standard_normal((300, 60))
     repeated, copied = (base[:1] + 0.02 * rng.standard_normal((n, 60)) for n in (k, 50))
@@ -370,7 +371,8 @@ def test_write_pairs_passes_channels(monkeypatch):
     pair = Pair(0, 0, 0.1, 0.2, "voxels")
     result = SimpleNamespace(pairs=[pair], generated=np.zeros((1, 8, 8, 2)))
     channels = Channel("T1w"), Channel("T2w")
-    write_pairs(result, np.zeros((1, 8, 8, 2)).take, {0: "a"}, None, {}, (), channels)
+    options = {0: "a"}, None, {}, (), channels
+    write_pairs(result, lambda i: np.zeros((8, 8, 2)), *options)
     ((_, _, passed),) = shown
     assert passed == channels
 

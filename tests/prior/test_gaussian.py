@@ -219,10 +219,9 @@ def estimate(learnt, x, times, schedule="cosine", target="v"):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("target", TARGETS)
-def test_linear_estimate_is_wieners(schedule, target):
-    learnt = Gaussian.learn(drawn(400)[0])
+def test_linear_estimate_is_wieners(fitted, schedule, target):
     # Where what remains is the same everywhere, nothing is approximated.
-    learnt = learnt._replace(rest=np.full(SHAPE, 0.05, "float32"))
+    learnt = fitted._replace(rest=np.full(SHAPE, 0.05, "float32"))
     directions = flat(learnt.loadings)
     units = directions / np.linalg.norm(directions, axis=1, keepdims=True)
     covariance = directions.T @ directions + 0.05 * (np.eye(SIZE) - units.T @ units)
@@ -247,14 +246,13 @@ def test_linear_estimate_without_directions():
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_linear_estimate_scales_to_unit_variance(target):
-    learnt = Gaussian.learn(drawn(400)[0])
+def test_linear_estimate_scales_to_unit_variance(fitted, target):
     others, rng = drawn(300, seed=5)[0], np.random.default_rng(2)
     noise = rng.standard_normal(others.shape)
     for t in (0.1, 0.5, 0.9):
         alpha, sigma = rates("cosine", t)
         x, times = alpha * others + sigma * noise, np.full(300, t)
-        noisy, clean, wanted, spread = outputs(learnt, x, times, target=target)
+        noisy, clean, wanted, spread = outputs(fitted, x, times, target=target)
         assert spread.shape == (300, 1, 1, 1)
         npt.assert_allclose(noisy.mean(), 0, atol=0.1)
         npt.assert_allclose(noisy.var(), 1, rtol=0.1)
@@ -275,17 +273,16 @@ def test_linear_estimate_of_constant_latents():
     assert spread.min() > 0.1
 
 
-def test_linear_estimate_beats_simpler_ones():
-    latents, *_ = drawn(400)
+def test_linear_estimate_beats_simpler_ones(fitted):
     others, *_ = drawn(300, seed=5)
-    learnt = Gaussian.learn(latents)
-    alone = learnt._replace(loadings=learnt.loadings[:0], rest=latents.var(0))
-    white = Gaussian(0 * learnt.mean, learnt.loadings[:0], 0 * learnt.rest + 1)
+    none, variances = fitted.loadings[:0], drawn(800)[0].var(0)
+    alone = fitted._replace(loadings=none, rest=variances)
+    white = Gaussian(0 * fitted.mean, none, 0 * fitted.rest + 1)
     for t in (0.3, 0.6, 0.9):
         alpha, sigma = rates("cosine", t)
         noise = np.random.default_rng(2).standard_normal(others.shape)
         x, times = alpha * others + sigma * noise, np.full(300, t)
-        estimates = (estimate(known, x, times) for known in (learnt, alone, white))
+        estimates = (estimate(prior, x, times) for prior in (fitted, alone, white))
         errors = [np.mean((clean - others) ** 2) for clean in estimates]
         assert errors == sorted(errors)
         assert errors[0] < 0.95 * errors[1]
