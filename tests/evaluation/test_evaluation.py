@@ -144,10 +144,12 @@ def test_random_network_of_volumes(rng):
 
 def test_random_network_detects_blur(sets):
     features = random_network(sets.real.shape[1:])
-    found = measure_fidelity(compute_features(sets, features))
-    assert is_worse_than_real(found | {"generated": found["reconstructed"]}, "kernel")
-    assert found["reconstructed"]["kernel"].low > found["real"]["kernel"].high
-    assert not is_worse_than_real(found, "kernel")
+    figures = measure_fidelity(compute_features(sets, features))
+    assert is_worse_than_real(
+        figures | {"generated": figures["reconstructed"]}, "kernel"
+    )
+    assert figures["reconstructed"]["kernel"].low > figures["real"]["kernel"].high
+    assert not is_worse_than_real(figures, "kernel")
 
 
 def test_random_network_has_the_same_weights_as_ever():
@@ -169,11 +171,11 @@ def test_downsample(rng):
 
 def test_encoder_is_that_of_the_model(diffusion, blobs):
     low, high = diffusion.vqvae_.intensity_
-    found = encoder(diffusion).compute((blobs - low) / (high - low))
+    rows = encoder(diffusion).compute((blobs - low) / (high - low))
     assert [x.independent for x in features_of(diffusion)] == [True, True, False]
     assert own(np.ravel, "encoder").independent
     latents = diffusion._scaled(diffusion.vqvae_.encode(blobs))
-    npt.assert_allclose(found, latents.reshape(len(blobs), -1), atol=1e-4)
+    npt.assert_allclose(rows, latents.reshape(len(blobs), -1), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -207,8 +209,8 @@ def test_distances_of_gaussians(rng):
 
 
 def test_shares_of_few_are_as_uncertain_as_their_number(rng):
-    whose = np.repeat(np.arange(16), 10)
-    for n, scans, subjects in ((20, 20, None), (16, 160, whose)):
+    repeated = np.repeat(np.arange(16), 10)
+    for n, scans, subjects in ((20, 20, None), (16, 160, repeated)):
         figures = distances(*rng.standard_normal((2, scans, 4)), 0, (None, subjects))
         for name in ("precision", "recall", "coverage"):
             share = figures[name]
@@ -228,18 +230,20 @@ def test_frechet_distance_of_few(rng):
 
 def test_measure_variety_of_nearly_constant_sets(sets):
     same = sets._replace(generated=np.repeat(sets.generated[:2], 20, 0))
-    found = measure_variety(same)
-    assert found["generated"].low > found["real"].high
+    similarity = measure_variety(same)
+    assert similarity["generated"].low > similarity["real"].high
 
 
 def test_pair_similarity_is_as_uncertain_as_draws_differ(monkeypatch, rng):
     # Each pair is as alike as its two images are large.
     alike = fidelity, "multiscale_ssim", lambda a, b: a.mean((1, 2)) + b.mean((1, 2))
     monkeypatch.setattr(*alike)
-    found = [pair_similarity(rng.normal(0.2, 0.05, (60, 1, 1)), i) for i in range(100)]
-    claimed = np.mean([one.high - one.low for one in found]) / 2 / 1.96
+    intervals = [
+        pair_similarity(rng.normal(0.2, 0.05, (60, 1, 1)), i) for i in range(100)
+    ]
+    claimed = np.mean([one.high - one.low for one in intervals]) / 2 / 1.96
     # By pairs that share images it was 0.7 of it.
-    assert claimed == pytest.approx(np.std([one.value for one in found]), rel=0.2)
+    assert claimed == pytest.approx(np.std([one.value for one in intervals]), rel=0.2)
     few = [pair_similarity(rng.normal(0.2, 0.05, (8, 1, 1)), i) for i in range(300)]
     covered = np.mean([one.low <= 0.4 <= one.high for one in few])
     assert 0.86 < covered < 0.98
@@ -260,8 +264,8 @@ def test_intervals_of_shares_are_shares(rng):
         requested, requested + 0.01 * rng.standard_normal(9)
     )
     assert agreement["r"].high <= 1
-    told = membership.infer_membership(np.arange(120.0), np.arange(120) + 100.0)
-    assert told.auc.high <= 1 and told.true_positive_rate.high <= 1
+    members = membership.infer_membership(np.arange(120.0), np.arange(120) + 100.0)
+    assert members.auc.high <= 1 and members.true_positive_rate.high <= 1
 
 
 def test_all_intervals_depend_on_the_seed(rng):
@@ -285,9 +289,9 @@ def test_all_intervals_depend_on_the_seed(rng):
 def test_measure_sharpness_of_blurred_images(rng):
     texture = rng.standard_normal((4, 20, 24, 24, 1))
     texture[3] = gaussian_filter(texture[1], [0, 1, 1, 0])
-    found = measure_sharpness(Sets(*texture))
-    assert found["reconstructed"][0].value < 0.5 * found["real"][0].low
-    assert found["true"][0].value > 0.6
+    energies = measure_sharpness(Sets(*texture))
+    assert energies["reconstructed"][0].value < 0.5 * energies["real"][0].low
+    assert energies["true"][0].value > 0.6
     small = Sets(*np.zeros((4, 20, 7, 9, 1)))
     assert measure_sharpness(small) == {}
 
@@ -298,8 +302,8 @@ def test_measure_texture_of_patches(rng):
     heads += 0.05 * rng.standard_normal(heads.shape)
     patches = np.kron(rng.standard_normal((20, 6, 6, 6, 1)), np.ones((1, 4, 4, 4, 1)))
     heads[2] += 0.15 * patches
-    found = measure_texture(Sets(*heads))
-    assert found["generated"][1].low > 2 > 1.2 > found["real"][1].high
+    energies = measure_texture(Sets(*heads))
+    assert energies["generated"][1].low > 2 > 1.2 > energies["real"][1].high
     assert interior(np.zeros((9, 9, 9, 1))).all()
     assert interior(heads[0, 0]).sum() < 18**3
 
@@ -310,12 +314,12 @@ def test_measure_anatomy_of_a_ball():
     radius = np.linalg.norm(place - np.array([18, 10, 10])[:, None, None, None], axis=0)
     volume[radius < 6] = 1
     volume[(radius < 3) & (place[0] > 18)] = 0.5
-    found = anatomy.measure_anatomy(volume[None], np.diag([2, 2, 2, 1]))
+    measured = anatomy.measure_anatomy(volume[None], np.diag([2, 2, 2, 1]))
     inside = np.count_nonzero(radius < 6)
-    assert found["foreground"] == pytest.approx([inside * 8 / 1000])
-    assert 0.9 < found["intensity"][0] < 1
+    assert measured["foreground"] == pytest.approx([inside * 8 / 1000])
+    assert 0.9 < measured["intensity"][0] < 1
     # Not in the middle of the grid, and not quite symmetric.
-    assert 0.8 < found["symmetry"][0] < 0.999
+    assert 0.8 < measured["symmetry"][0] < 0.999
     assert anatomy.symmetry(np.zeros((4, 4, 4, 1))) == 0
 
 
@@ -324,21 +328,21 @@ def test_tissue_fractions(rng):
     for first, end, value in ((2, 12, 0.3), (12, 17, 0.6), (17, 22, 0.9)):
         volume[first:end, 2:22, 2:22] = value
     volume += 0.06 * rng.standard_normal(volume.shape)
-    found = anatomy.tissue_fractions(np.clip(volume, 0, 1)[None])
-    npt.assert_allclose(found, [[0.5, 0.25, 0.25]], atol=0.05)
+    shares = anatomy.tissue_fractions(np.clip(volume, 0, 1)[None])
+    npt.assert_allclose(shares, [[0.5, 0.25, 0.25]], atol=0.05)
     nothing = anatomy.tissue_fractions(np.zeros((2, 8, 8, 8, 1)))
     assert nothing.shape == (2, 3)
     assert np.isnan(nothing).all()
     values = np.array([np.nan, 1.0, 2.0, 3.0])
-    whose = np.array([0, 1, 1, 2])
+    subjects = np.array([0, 1, 1, 2])
 
-    def compare(values, whose):
+    def compare(values, subjects):
         names = "reference", "real", "generated", "reconstructed"
-        sets = Sets(*[values] * 4, dict.fromkeys(names, whose))
+        sets = Sets(*[values] * 4, dict.fromkeys(names, subjects))
         return anatomy.compare_anatomy(dict.fromkeys(names, {"a": values}), sets)
 
-    assert compare(values, whose)["real"]["a"].value == 0
-    assert compare(values, whose) == compare(values[1:], whose[1:])
+    assert compare(values, subjects)["real"]["a"].value == 0
+    assert compare(values, subjects) == compare(values[1:], subjects[1:])
     assert fidelity.finite_mean([np.nan, 3.0, 4.0], np.array([0, 1, 1]), 0) is None
 
 
@@ -414,10 +418,10 @@ def test_probe_by_subject(sizes, monkeypatch):
 
 
 def test_choose_sets_keeps_subjects_on_one_side():
-    whose = np.r_[np.repeat(np.arange(15), 3), np.arange(15, 20)]
-    first, second, third = _choose_sets(whose, 25)
+    subjects = np.r_[np.repeat(np.arange(15), 3), np.arange(15, 20)]
+    first, second, third = _choose_sets(subjects, 25)
     assert len(first) == len(second) >= 23
-    assert not set(whose[first]) & set(whose[second])
+    assert not set(subjects[first]) & set(subjects[second])
     npt.assert_array_equal(third, second)
     first, second, _ = _choose_sets(np.arange(50), 25)
     npt.assert_array_equal(np.concatenate([first, second]), range(50))
@@ -427,10 +431,12 @@ def test_choose_sets_keeps_subjects_on_one_side():
 
 
 def test_choose_sets_as_large_as_subjects_allow(rng):
-    whose = number_subjects(rng.permutation(np.repeat(np.arange(30), 20)).tolist(), 600)
-    first, second, _ = _choose_sets(whose, 300)
+    subjects = number_subjects(
+        rng.permutation(np.repeat(np.arange(30), 20)).tolist(), 600
+    )
+    first, second, _ = _choose_sets(subjects, 300)
     assert len(first) == len(second) == 300
-    assert not set(whose[first]) & set(whose[second])
+    assert not set(subjects[first]) & set(subjects[second])
     # Whoever has many images is as likely in one half as in the other.
     shares = []
     for _ in range(20):
@@ -462,21 +468,21 @@ def test_evaluate_leaves_out_samples_of_subjects_of_the_reference(diffusion, blo
 
 
 def test_choose_sets_of_few_subjects_by_another_draw():
-    whose = np.repeat(np.arange(8), (5, 11, 8, 9, 9, 10, 4, 8))
-    rows = _choose_sets(whose, 32)
+    subjects = np.repeat(np.arange(8), (5, 11, 8, 9, 9, 10, 4, 8))
+    rows = _choose_sets(subjects, 32)
     assert rows.shape[1] >= 20
-    assert not {*whose[rows[0]]} & {*whose[rows[1]]}
+    assert not {*subjects[rows[0]]} & {*subjects[rows[1]]}
 
 
 def test_figures_are_those_of_subjects(sets):
-    whose = {"real": np.arange(40) // 2, "reconstructed": np.arange(40) // 2}
-    of_pairs = sets._replace(subjects=whose)
+    subjects = {"real": np.arange(40) // 2, "reconstructed": np.arange(40) // 2}
+    of_pairs = sets._replace(subjects=subjects)
     for measure in (measure_variety, measure_sharpness, measure_texture):
-        alone, found = measure(sets), measure(of_pairs)
-        assert found["generated"] == alone["generated"]
-        assert found["real"] != alone["real"]
+        alone, by_subject = measure(sets), measure(of_pairs)
+        assert by_subject["generated"] == alone["generated"]
+        assert by_subject["real"] != alone["real"]
     rows = compute_features(sets, random_network(sets.real.shape[1:]))
-    one, other = (measure_fidelity(rows, 0, who) for who in ({}, whose))
+    one, other = (measure_fidelity(rows, 0, who) for who in ({}, subjects))
     assert one["generated"] == other["generated"]
     assert one["real"]["density"] != other["real"]["density"]
 
@@ -498,11 +504,13 @@ def sizes(rng):
 
 def test_probe_compares_requested_numbers(sizes):
     rows, known = sizes
-    found = probe("continuous", rows, known)
-    assert (found.features, found.n) == ("size", 59)
-    assert len(found.requested["generated"]) == len(found.predicted["generated"]) == 59
-    assert found.figures["generated"]["r"].value > 0.99
-    assert found.figures["real"]["error"].value < 0.3
+    result = probe("continuous", rows, known)
+    assert (result.features, result.n) == ("size", 59)
+    assert (
+        len(result.requested["generated"]) == len(result.predicted["generated"]) == 59
+    )
+    assert result.figures["generated"]["r"].value > 0.99
+    assert result.figures["real"]["error"].value < 0.3
     # A model that does not listen.
     known["generated"] = known["generated"][::-1]
     assert probe("continuous", rows, known).figures["generated"]["r"].low < 0.2
@@ -514,12 +522,12 @@ def test_probe_compares_requested_classes(sizes):
         of: [v if v is None else "large" if v > 15 else 7.0 for v in values]
         for of, values in known.items()
     }
-    found = probe("class", rows, known)
-    assert set(found.predicted["generated"]) == {"7", "large"}
-    assert found.figures["real"]["right"].value > 0.9
-    assert found.figures["generated"]["right"].value > 0.9
-    assert 0.5 <= found.guessing["real"] < 0.7
-    assert found.as_figures()["guessing"] == found.guessing
+    result = probe("class", rows, known)
+    assert set(result.predicted["generated"]) == {"7", "large"}
+    assert result.figures["real"]["right"].value > 0.9
+    assert result.figures["generated"]["right"].value > 0.9
+    assert 0.5 <= result.guessing["real"] < 0.7
+    assert result.as_figures()["guessing"] == result.guessing
     # Whoever says "7" of all is right as often as that is requested.
     known["generated"] = [7.0] * 45 + ["large"] * 15
     assert probe("class", rows, known).guessing["generated"] == 0.75
@@ -561,20 +569,20 @@ def test_conclude_whether_a_model_follows_conditions():
         probe = {"kind": kind, "guessing": guessing, "figures": intervals}
         alike = {"generated": Interval(0, 0, 0), "real": Interval(0, 0, 0)}
         figures = {"n": 9, "features": {}, "variety": alike, "probes": {"age": probe}}
-        ((sentence, how),) = conclude(figures)
+        ((sentence, verdict),) = conclude(figures)
         assert "age" in sentence
-        return how, sentence
+        return verdict, sentence
 
     assert conclude_probe(0.8, 0.75)[0] == "good"
-    how, sentence = conclude_probe(0.8, 0.4)
-    assert how == "bad"
+    verdict, sentence = conclude_probe(0.8, 0.4)
+    assert verdict == "bad"
     assert ", but less than for real images (0.4; real images 0.8)." in sentence
     assert "only by chance" in conclude_probe(0.8, 0.05)[1]
     assert conclude_probe(0.05, 0.8)[0] == "plain"
     assert "only by chance" in conclude_probe(0.9, 0.75, "class", "right")[1]
     assert conclude_probe(0.9, 0.85, "class", "right")[0] == "good"
-    how, sentence = conclude_probe(0.9, 1.0, "class", "right", chance=1.0)
-    assert (how, "the same age" in sentence) == ("plain", True)
+    verdict, sentence = conclude_probe(0.9, 1.0, "class", "right", chance=1.0)
+    assert (verdict, "the same age" in sentence) == ("plain", True)
 
 
 def test_choose_sample_count():
@@ -622,7 +630,7 @@ def test_evaluate_real_images_as_samples(diffusion, blobs, rng):
         evaluate(diffusion, real[:96], real[:32], features=features)
     others = real[96:] + np.float32(1e-3)
     evaluation = evaluate(diffusion, real[:96], others, features=features)
-    assert [how for _, how in conclude(evaluation.figures)] == ["good"]
+    assert [verdict for _, verdict in conclude(evaluation.figures)] == ["good"]
     assert list(evaluation.figures["features"]) == ["own"]
 
 
@@ -734,5 +742,5 @@ def test_read_conditions_of_pandas():
 
 
 def test_as_json_of_nested_records():
-    found = as_json({"a": [Interval(1, 0, 2), np.float32(0.5)], "b": (np.arange(2),)})
-    assert found == {"a": [{"value": 1, "low": 0, "high": 2}, 0.5], "b": [[0, 1]]}
+    record = as_json({"a": [Interval(1, 0, 2), np.float32(0.5)], "b": (np.arange(2),)})
+    assert record == {"a": [{"value": 1, "low": 0, "high": 2}, 0.5], "b": [[0, 1]]}

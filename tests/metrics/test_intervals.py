@@ -42,18 +42,20 @@ def test_kernel_distance_has_intervals_of_95_percent(rng, shift):
 
 def test_bootstrap_has_the_width_of_the_normal_interval(rng):
     x = rng.standard_normal(2000) + 3
-    found = bootstrap(np.mean, x, resamples=1000)
-    assert found.value == x.mean()
-    assert found.high - found.low == pytest.approx(2 * 1.96 / np.sqrt(2000), rel=0.1)
-    assert found == bootstrap(np.mean, x, resamples=1000)
-    assert found != bootstrap(np.mean, x, resamples=1000, seed=1)
+    interval = bootstrap(np.mean, x, resamples=1000)
+    assert interval.value == x.mean()
+    assert interval.high - interval.low == pytest.approx(
+        2 * 1.96 / np.sqrt(2000), rel=0.1
+    )
+    assert interval == bootstrap(np.mean, x, resamples=1000)
+    assert interval != bootstrap(np.mean, x, resamples=1000, seed=1)
 
 
 @pytest.mark.parametrize("scans", [1, 4])
 def test_intervals_are_those_of_subjects_however_many_scans_they_have(rng, scans):
     people = rng.standard_normal((2, 120, 2))
     a, b = np.repeat(people, scans, axis=1)
-    whose = np.repeat(np.arange(120), scans)
+    ids = np.repeat(np.arange(120), scans)
     of_a, of_b = people
 
     def difference(x, y):
@@ -62,19 +64,19 @@ def test_intervals_are_those_of_subjects_however_many_scans_they_have(rng, scans
     def width(interval):
         return interval.high - interval.low
 
-    def subsampled(*sets, **whose):
-        return subsample(lambda *s: [difference(*s)], *sets, **whose)[0]
+    def subsampled(*sets, **ids):
+        return subsample(lambda *s: [difference(*s)], *sets, **ids)[0]
 
     for measure in (partial(bootstrap, difference), kernel_distance, subsampled):
-        alone, found = measure(of_a, of_b), measure(a, b, subjects=(whose, whose))
-        assert found.value == pytest.approx(alone.value, abs=1e-5)
-        assert width(found) == pytest.approx(width(alone), rel=0.3)
+        alone, by_subject = measure(of_a, of_b), measure(a, b, subjects=(ids, ids))
+        assert by_subject.value == pytest.approx(alone.value, abs=1e-5)
+        assert width(by_subject) == pytest.approx(width(alone), rel=0.3)
         if scans == 4:
             assert width(measure(a, b)) < 0.7 * width(alone)
     with pytest.raises(InputError, match="at least 2, not 1"):
-        bootstrap(np.mean, a, subjects=[0 * whose])
+        bootstrap(np.mean, a, subjects=[0 * ids])
     with pytest.raises(InputError, match="at least 2, not 1"):
-        kernel_distance(a, b, subjects=(0 * whose, None))
+        kernel_distance(a, b, subjects=(0 * ids, None))
 
 
 def test_kernel_distance_ignores_draws_of_one_subject(rng):
@@ -85,8 +87,8 @@ def test_kernel_distance_ignores_draws_of_one_subject(rng):
 
 def test_bootstrap_resamples_rows_and_does_not_add_the_bias_of_few(rng):
     a, b = rng.standard_normal((2, 300, 10))
-    found = bootstrap(frechet_distance, a, b, resamples=50)
-    assert found.low < found.value == frechet_distance(a, b) < found.high
+    interval = bootstrap(frechet_distance, a, b, resamples=50)
+    assert interval.low < interval.value == frechet_distance(a, b) < interval.high
 
 
 @pytest.mark.parametrize("most", [500, 100])

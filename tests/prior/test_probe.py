@@ -27,11 +27,11 @@ def cohort(n, effect=3.0, seed=0, **more):
     age, sex = rng.uniform(20, 80, n), rng.integers(0, 2, n)
     parts = effect * np.stack([(age - 50) / 30, 2 * sex - 1], -1)
     rows = 5 + parts @ along + 0.5 * rng.standard_normal((n, SIZE))
-    given = {"age": age.tolist(), "sex": np.where(sex, "M", "F").tolist(), **more}
-    given["age"][0] = given["sex"][1] = None
-    known = learn(given, n)
+    table = {"age": age.tolist(), "sex": np.where(sex, "M", "F").tolist(), **more}
+    table["age"][0] = table["sex"][1] = None
+    known = learn(table, n)
     latents = rows.reshape(n, *SHAPE).astype("float32")
-    return latents, ConditionBatch.of(known, given, n).numbers, known
+    return latents, ConditionBatch.of(known, table, n).numbers, known
 
 
 def flat(array):
@@ -43,20 +43,20 @@ def test_learn_claims_errors_of_held_out_latents():
     learnt = LinearProbe.learn(latents[:200], numbers[:200], known)
     assert learnt.weights.shape == (3, *SHAPE)
     assert all(part.dtype == np.float32 for part in learnt[1:])
-    values, told = _probe_targets(numbers[200:], known)
+    values, specified = _probe_targets(numbers[200:], known)
     off = ops.convert_to_numpy(learnt.predict(latents[200:])) - values
-    for errors, which, said in zip(off.T, told.T, learnt.errors, strict=True):
+    for errors, which, claimed in zip(off.T, specified.T, learnt.errors, strict=True):
         npt.assert_allclose(errors[which].mean(), 0, atol=0.05)
-        npt.assert_allclose(errors[which].std(), said, rtol=0.15)
-        assert 0.1 < said < 0.3
+        npt.assert_allclose(errors[which].std(), claimed, rtol=0.15)
+        assert 0.1 < claimed < 0.3
 
 
 def test_predict_is_not_nearer_to_the_mean_than_the_truth():
     latents, numbers, known = cohort(2000, effect=2.0)
     learnt = LinearProbe.learn(latents[:60], numbers[:60], known)
-    values, told = _probe_targets(numbers, known)
-    found = ops.convert_to_numpy(learnt.predict(latents))
-    for read, value, which in zip(found.T, values.T, told.T, strict=True):
+    values, specified = _probe_targets(numbers, known)
+    readings = ops.convert_to_numpy(learnt.predict(latents))
+    for read, value, which in zip(readings.T, values.T, specified.T, strict=True):
         slope, _ = np.polyfit(value[which], read[which], 1)
         npt.assert_allclose(slope, 1, atol=0.15)
 
@@ -67,9 +67,9 @@ def test_learn_reads_local_effects_locally(monkeypatch, rng):
     # Each place has something to do with its neighbours.
     latents[:, :, 1:] += latents[:, :, :-1]
     latents[:, 3:5, 6, 1] += (ages[:, None] - 50) / 10
-    given = {"age": ages.tolist()}
-    known = learn(given, 500)
-    numbers = ConditionBatch.of(known, given, 500).numbers
+    table = {"age": ages.tolist()}
+    known = learn(table, 500)
+    numbers = ConditionBatch.of(known, table, 500).numbers
     errors = []
     uniform = lambda weights, space: np.ones(weights.size, "f4")  # noqa: E731
     for relevance in (readings._relevance, uniform):
@@ -118,10 +118,10 @@ def scans(seed, effect, sessions=2):
 def test_learn_of_several_scans_of_subjects():
     read, believed = [], []
     for seed in range(12):
-        latents, numbers, known, whose = scans(seed, effect=0.0)
-        given = latents[:48], numbers[:48], known
-        read.append(LinearProbe.learn(*given, whose[:48]).errors[0] > 0)
-        believed.append(LinearProbe.learn(*given).errors[0] > 0)
+        latents, numbers, known, subjects = scans(seed, effect=0.0)
+        examples = latents[:48], numbers[:48], known
+        read.append(LinearProbe.learn(*examples, subjects[:48]).errors[0] > 0)
+        believed.append(LinearProbe.learn(*examples).errors[0] > 0)
     assert sum(read) <= 1
     # As images of others all, a number without any meaning is read.
     assert all(believed)
@@ -131,9 +131,9 @@ def test_learn_of_several_scans_of_subjects():
 def test_learn_claims_errors_of_other_subjects(sessions):
     claimed, true = [], []
     for seed in range(8):
-        latents, numbers, known, whose = scans(seed, 0.2, sessions)
+        latents, numbers, known, subjects = scans(seed, 0.2, sessions)
         n = 24 * sessions
-        learnt = LinearProbe.learn(latents[:n], numbers[:n], known, whose[:n])
+        learnt = LinearProbe.learn(latents[:n], numbers[:n], known, subjects[:n])
         read = ops.convert_to_numpy(learnt.predict(latents))
         claimed.append(learnt.errors[0])
         true.append((read - _probe_targets(numbers, known)[0])[n:].std())
@@ -239,12 +239,12 @@ def balls():
 
 @pytest.fixture(scope="module")
 def trained(balls):
-    images, told = balls
+    images, table = balls
     options = {"batch_size": 4, "verbose": False}
     vqvae = VQVAE(widths=(8,), n_codes=16, code_dim=2)
     vqvae.fit(images, epochs=10, **options)
     model = LatentDiffusion(vqvae, widths=(8,), guide=False)
-    return model.fit(images, told, epochs=3, **options)
+    return model.fit(images, table, epochs=3, **options)
 
 
 def test_samples_follow_the_requested_conditions(trained, monkeypatch, undecoded):
