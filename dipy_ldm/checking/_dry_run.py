@@ -77,11 +77,11 @@ def check_split(cohort: Cohort, share: float, seed: int, batch_size: int) -> Fin
         train, held_out = split(cohort, share, seed, batch_size)
     except InputError as error:
         return refused("held out", error)
-    message = f"{counted(len(train.images), 'training image')}"
+    message = counted(len(train.images), "training image")
     if held_out is None:
         return green("held out", f"{message}, and none held out for validation.")
-    message += f", {len(held_out.images)} held out for validation"
     n = len(held_out.images)
+    message += f", {n} held out for validation"
     if cohort.subjects:
         n = len(set(held_out.subjects or ()))
         message += f" ({n} of {len(set(cohort.subjects))} subjects)"

@@ -316,18 +316,17 @@ def _choose_sets(subject_ids, count, of_samples=None):
 
     Return rows ``(3, n)``; samples that are not generated yet are of the real images.
     """
-    n_subjects = len(np.unique(subject_ids))
-    for draw in range(_N_SPLITS if n_subjects < len(subject_ids) else 1):
-        order = np.arange(len(subject_ids))
-        if n_subjects < len(subject_ids):
+    n_subjects, order = len(np.unique(subject_ids)), np.arange(len(subject_ids))
+    repeated = n_subjects < len(subject_ids)
+    for draw in range(_N_SPLITS if repeated else 1):
+        if repeated:
             # In a random order of images, subjects with many tend to come first.
             drawn = np.random.default_rng(draw).permutation(subject_ids.max() + 1)
             order = np.argsort(drawn[subject_ids], kind="stable")
         if of_samples is not None:
             # First subjects without samples: samples of the reference are left out.
-            order = order[
-                np.argsort(np.isin(subject_ids[order], of_samples), kind="stable")
-            ]
+            has_samples = np.isin(subject_ids[order], of_samples)
+            order = order[np.argsort(has_samples, kind="stable")]
         rows, fewest = _halve(order, subject_ids, count, of_samples)
         if rows.shape[1] >= MIN_IMAGES and fewest >= _MIN_SUBJECTS:
             return rows

@@ -48,14 +48,12 @@ def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike) -> fl
     .. footbibliography::
     """
     a, b = as_rows(features_a, features_b, minimum=2)
-    features = a.shape[1]
-    for rows in (a, b):
-        if len(rows) <= features:
-            raise InputError(
-                f"a Fréchet distance of {features} features needs {features + 1} "
-                f"samples of each set, not {len(rows)}; give more, or use "
-                "kernel_distance."
-            )
+    n, features = min(len(a), len(b)), a.shape[1]
+    if n <= features:
+        raise InputError(
+            f"a Fréchet distance of {features} features needs {features + 1} samples "
+            f"of each set, not {n}; give more, or use kernel_distance."
+        )
     return gaussian_distance(a, b)
 
 

@@ -1,7 +1,8 @@
-"""Trials: real steps of both stages are timed, and few images are memorised."""
+"""What a training would be: images, memory and time, and few images memorised."""
 
 from contextlib import nullcontext
 import logging
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,12 +11,12 @@ import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion, _presets
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.checking import _dry_run as trials
+from dipy_ldm.checking import _dry_run as dry_run
 from dipy_ldm.checking._dry_run import Overfit, Paces
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data.channels import as_channels
-from dipy_ldm.training import ResolvedOptions
+from dipy_ldm.training import ResolvedOptions, resolve
 from dipy_ldm.workflows import _training as training
 
 TINY = {"widths_vqvae": (8, 8), "widths_ldm": (8,), "n_codes": 16, "code_dim": 2}
@@ -24,16 +25,87 @@ TINY = {"widths_vqvae": (8, 8), "widths_ldm": (8,), "n_codes": 16, "code_dim": 2
 @pytest.fixture(scope="module")
 def recipe(blobs):
     settings = _presets.resolve(Cohort(blobs), **TINY, batch_size=4)
-    return training.prepare(
-        settings, None, SimpleNamespace(**CHOSEN, learning_rate=0.01)
-    )
+    options = SimpleNamespace(**CHOSEN, learning_rate=0.01)
+    return training.prepare(settings, None, options)
 
 
-def test_steps_of_all_networks_are_timed(recipe, blobs, caplog):
+@pytest.mark.parametrize(
+    ("n", "share", "batch_size", "state", "message"),
+    [
+        (10, 0, 4, "green", "20 training images, and none held out"),
+        (10, 0.05, 4, "amber", "18 training images, 2 held out .* .1 of 10 subjects"),
+        (36, 0.25, 4, "amber", "18 held out for validation .9 of 36 subjects"),
+        (40, 0.25, 4, "green", "20 held out for validation .10 of 40 subjects"),
+        (10, 0.05, 64, "red", "Of 20 images, 18 remain"),
+    ],
+)
+def test_check_split(n, share, batch_size, state, message):
+    cohort = Cohort(np.zeros((2 * n, 2, 2, 1)), subjects=[i // 2 for i in range(2 * n)])
+    finding = dry_run.check_split(cohort, share, 0, batch_size)
+    assert finding.state == state
+    assert re.search(message, finding.message)
+    assert ("batch_size" in finding.cure) == (state == "red")
+
+
+@pytest.mark.parametrize(
+    ("n", "state"), [(7, "red"), (20, "red"), (21, "amber"), (200, "green")]
+)
+def test_check_subjects(n, state):
+    pairs = Cohort(np.zeros((2 * n, 1)), subjects=[i // 2 for i in range(2 * n)])
+    of_two = dry_run.check_subjects(pairs)
+    of_one = dry_run.check_subjects(Cohort(pairs.images[:n]))
+    assert of_two.state == of_one.state == state
+    assert f"{2 * n} images of {n} subjects" in of_two.message
+
+
+def test_check_subjects_recommends_the_packaged_autoencoder():
+    few = Cohort(np.zeros((12, 2, 2, 2, 1)), affine=np.eye(4))
+    two_channels = few._replace(images=np.zeros((12, 2, 2, 2, 2)))
+    findings = [
+        dry_run.check_subjects(few),
+        dry_run.check_subjects(few, "volumes"),
+        dry_run.check_subjects(two_channels),
+        dry_run.check_subjects(few._replace(affine=None)),
+        dry_run.check_subjects(few, series=True),
+        dry_run.check_subjects(few._replace(channels=as_channels(["FA"]))),
+        dry_run.check_subjects(few._replace(images=np.zeros((50, 2, 2, 2, 1)))),
+    ]
+    recommended = ["--init volumes" in finding.cure for finding in findings]
+    assert recommended == [True, *[False] * 6]
+
+
+def test_check_device_and_memory(recipe, blobs):
+    second = resolve("ldm", 2, recipe.of_model)
+    both = {"autoencoder": resolve("vqvae", 2, recipe.of_vqvae), "diffusion": second}
+    message = dry_run.check_device(second).message
+    assert message.startswith("Training runs on ")
+    assert message.endswith(", in float32: as requested.")
+    finding = dry_run.check_memory(recipe, both, blobs.shape)
+    assert finding.state == "green"
+    assert [row[0] for row in finding.table[1:]] == ["autoencoder", "diffusion"]
+    alone = dry_run.check_memory(recipe, {"diffusion": second}, blobs.shape)
+    assert "more than the other stage" not in alone.message
+    assert [row[0] for row in alone.table[1:]] == ["diffusion"]
+
+
+@pytest.mark.parametrize(
+    ("free", "state"), [(10.0, "green"), (3.5, "amber"), (2.5, "red")]
+)
+def test_memory_finding(free, state):
+    needed = {"autoencoder": 3 * 2**30, "diffusion": 2**30}
+    finding = dry_run.memory_finding(needed, free * 2**30)
+    assert finding.state == state
+    assert finding.message.startswith("The autoencoder needs 3 GiB")
+    # A GPU has so much in all, whatever others hold of it.
+    assert finding.message.endswith(f"and {free:g} GiB are available.")
+    assert ("--patch" in finding.cure) == (state == "red")
+
+
+def test_time_training_steps(recipe, blobs, caplog):
     of_patches = {"patch": 8, "augment": Augmentation(flip=True)}
     recipe = recipe._replace(of_patches=of_patches)
     with caplog.at_level(logging.WARNING):
-        paces = trials.time_training_steps(recipe, Cohort(blobs[:4]), 5)
+        paces = dry_run.time_training_steps(recipe, Cohort(blobs[:4]), 5)
     assert set(paces.each) == {"autoencoder", "guide", "diffusion"}
     assert all(0 < seconds < 60 for seconds in paces.each.values())
     assert paces.start > 0 < paces.encoding
@@ -43,7 +115,7 @@ def test_steps_of_all_networks_are_timed(recipe, blobs, caplog):
 
 
 @pytest.mark.parametrize(
-    ("taken", "ends"),
+    ("seconds", "ends"),
     [
         ([9.0, 1.0, 1.0, 1.0], False),
         # The first does not count: networks are compiled in it.
@@ -53,81 +125,75 @@ def test_steps_of_all_networks_are_timed(recipe, blobs, caplog):
     ],
     ids=["compiled", "too few", "late", "enough"],
 )
-def test_the_time_or_the_steps_end_a_trial(taken, ends):
-    until = trials._stop_after(steps=12, seconds=5.0)
-    estimator = SimpleNamespace(step_seconds_={"guide": [1.0] * 99, "diffusion": taken})
-    with pytest.raises(trials._StopTrainingError) if ends else nullcontext():
-        until(estimator)
+def test_stop_after_steps_or_time(seconds, ends):
+    stop = dry_run._stop_after(steps=12, seconds=5.0)
+    steps = {"guide": [1.0] * 99, "diffusion": seconds}
+    with pytest.raises(dry_run._StopTrainingError) if ends else nullcontext():
+        stop(SimpleNamespace(step_seconds_=steps))
 
 
-def test_blobs_are_overfitted(recipe, blobs):
-    trial = trials.overfit(recipe, Cohort(blobs[:8]), 60)
-    assert trial.mse < 0.5 * trial.baseline_mse
-    assert trial.images.shape == trial.reconstructed.shape == (8, 13, 10, 1)
-    assert 1 < trial.codes_used <= trial.n_codes == 16
+def test_overfit_of_blobs(recipe, blobs):
+    result = dry_run.overfit(recipe, Cohort(blobs[:8]), 60)
+    assert result.mse < 0.5 * result.baseline_mse
+    assert result.images.shape == result.reconstructed.shape == (8, 13, 10, 1)
+    assert 1 < result.codes_used <= result.n_codes == 16
 
 
-def test_an_autoencoder_that_is_taken_as_it_is_is_not_trained(recipe, vqvae, blobs):
-    taken = recipe._replace(
-        vqvae=vqvae._snapshot(),
-        model=LatentDiffusion(vqvae, widths=(8,)),
-        of_vqvae={},
-    )
-    paces = trials.time_training_steps(taken, Cohort(blobs[:4]), 5)
-    assert set(paces.each) == {"guide", "diffusion"}
-    result = trials.overfit(taken, Cohort(blobs[:8]), 60)
+def test_an_autoencoder_that_is_taken_as_it_is_is_not_trained(
+    recipe, vqvae, blobs, unguided
+):
+    model = LatentDiffusion(vqvae, widths=(8,))
+    recipe = recipe._replace(vqvae=vqvae._snapshot(), model=model, of_vqvae={})
+    paces = dry_run.time_training_steps(recipe, Cohort(blobs[:4]), 5)
+    assert set(paces.each) == {"diffusion"}
+    result = dry_run.overfit(recipe, Cohort(blobs[:8]), 60)
     assert result.steps == 0
-    message = trials.check_overfit(result, None).message
+    message = dry_run.check_overfit(result, None).message
     assert message.startswith("Without training, reconstructions of 8 images")
 
 
-def test_early_stopped_training_is_judged_by_its_results(recipe, blobs):
+def test_overfit_by_a_training_that_diverges(recipe, blobs):
     wild = recipe._replace(of_vqvae=recipe.of_vqvae | {"learning_rate": 1e6})
-    trial = trials.overfit(wild, Cohort(blobs[:8]), 60)
-    assert trial.steps >= 1
-    assert not trial.mse < trial.baseline_mse
+    result = dry_run.overfit(wild, Cohort(blobs[:8]), 60)
+    assert result.steps >= 1
+    assert not result.mse < result.baseline_mse
 
 
-def test_the_autoencoder_of_a_trial_knows_the_channels(recipe, blobs, monkeypatch):
+def test_overfit_passes_the_channels(recipe, blobs, monkeypatch):
     channels, passed = as_channels(["T1w"]), []
 
     def fit(vqvae, images, **options):
         passed.append(options["channels"])
-        raise trials._StopTrainingError
+        raise dry_run._StopTrainingError
 
     monkeypatch.setattr(VQVAE, "fit", fit)
-    trials._overfitted(recipe, blobs[:8], 60, channels)
+    dry_run._overfitted(recipe, blobs[:8], 60, channels)
     assert passed == [channels]
 
 
-def test_an_option_that_makes_no_sense_is_refused(recipe, blobs):
+def test_overfit_refuses_options_as_a_training(recipe, blobs):
     wild = recipe._replace(of_vqvae=recipe.of_vqvae | {"precision": "decimal"})
     with pytest.raises(InputError, match="unknown precision"):
-        trials.overfit(wild, Cohort(blobs[:8]), 60)
+        dry_run.overfit(wild, Cohort(blobs[:8]), 60)
 
 
 def test_large_volumes_are_downsampled_in_place():
     images = np.zeros((2, 64, 40, 70, 1), "float32")
     images[:, 32:, 20:, 35:] = 1
-    small = trials._reduced(images, np.diag([2.0, 2.0, 2.0, 1.0]))
+    small = dry_run._reduced(images, np.diag([2.0, 2.0, 2.0, 1.0]))
     assert small.shape == (2, 30, 19, 32, 1)
     assert small[0, :14, :, :].max() < 0.01
     assert small[0, 16:-1, 11:-1, 17:-1].min() > 0.99
 
 
-RNG = np.random.default_rng(0)
-IMAGES = RNG.random((8, 6, 6, 1), "float32")
-GOOD = Overfit(300, 0.001, 0.08, 200, 256, images=IMAGES, reconstructed=IMAGES)
-
-
-def test_time_is_that_of_all_steps():
+def test_check_time_is_that_of_all_steps():
     first, second = {"steps": 2000, "batch_size": 4}, {"steps": 6000}
     trainings = {
         "autoencoder": ResolvedOptions(1, **first),
         "diffusion": ResolvedOptions(1, **second),
     }
     paces = Paces(start=60.0, each={"autoencoder": 0.1, "diffusion": 0.5}, encoding=0.2)
-    finding = trials.check_time(paces, trainings, n=100, n_all=110)
+    finding = dry_run.check_time(paces, trainings, n=100, n_all=110)
     assert finding.state == "green"
     # 200 + 3000 + 60 + 22 seconds.
     assert finding.message.startswith("About 55 minutes ")
@@ -137,19 +203,24 @@ def test_time_is_that_of_all_steps():
     assert parts["diffusion"][-1] == pytest.approx(100 * 3000 / 3282)
 
 
-def test_a_guide_is_counted_and_days_are_amber():
+def test_check_time_of_days_with_a_guide():
     each = {"autoencoder": 1.0, "diffusion": 100.0, "guide": 10.0}
-    options = ResolvedOptions(5, batch_size=4)
-    trainings = {"autoencoder": options, "diffusion": options}
-    finding = trials.check_time(Paces(1.0, each, 0.1), trainings, n=8000, n_all=8000)
+    trainings = dict.fromkeys(
+        ("autoencoder", "diffusion"), ResolvedOptions(5, batch_size=4)
+    )
+    finding = dry_run.check_time(Paces(1.0, each, 0.1), trainings, n=8000, n_all=8000)
     assert finding.state == "amber"
     assert "days" in finding.message
     assert "which is trained on patches, as long)" in finding.cure
     assert dict(row[:2] for row in finding.table[1:])["guide"] == 625
 
 
-def test_images_that_are_learnt_are_green():
-    finding = trials.check_overfit(GOOD, None)
+IMAGES = np.random.default_rng(0).random((8, 6, 6, 1), "float32")
+GOOD = Overfit(300, 0.001, 0.08, 200, 256, images=IMAGES, reconstructed=IMAGES)
+
+
+def test_check_overfit_of_images_that_are_learnt():
+    finding = dry_run.check_overfit(GOOD, None)
     assert finding.state == "green"
     assert "correlation of 1.000, with 200 of 256 codes" in finding.message
     assert finding.pictures[0].image.ndim == 3
@@ -166,22 +237,22 @@ def test_images_that_are_learnt_are_green():
         (0, 0.01, "green"),
     ],
 )
-def test_overfitting_verdict_depends_on_the_steps(steps, mse, state):
-    finding = trials.check_overfit(GOOD._replace(steps=steps, mse=mse), None)
+def test_check_overfit_depends_on_the_steps(steps, mse, state):
+    finding = dry_run.check_overfit(GOOD._replace(steps=steps, mse=mse), None)
     assert finding.state == state
     assert bool(finding.cure) == (state in ("red", "amber"))
 
 
-def test_numbers_that_are_not_finite_are_red():
+def test_check_overfit_of_numbers_that_are_not_finite():
     broken = GOOD._replace(mse=np.nan, reconstructed=np.nan * IMAGES)
-    finding = trials.check_overfit(broken, None)
+    finding = dry_run.check_overfit(broken, None)
     assert finding.state == "red"
     assert "--learning_rate" in finding.cure
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "text"),
     [(0.2, "1 s"), (90, "90 s"), (150, "2.5 minutes"), (7300, "2 hours")],
 )
-def test_times_are_written_as_people_do(seconds, words):
-    assert trials.duration(seconds) == words
+def test_duration(seconds, text):
+    assert dry_run.duration(seconds) == text

@@ -15,19 +15,28 @@ from dipy_ldm.data._nifti import read_headers
 N = 8
 
 
+def write(file, voxel_size=10, side=16, origin=0.0):
+    affine = np.diag([voxel_size, voxel_size, voxel_size, 1.0])
+    affine[:3, 3] = origin
+    save(file, np.random.default_rng(0).random((side, side, side)), affine)
+
+
 @pytest.fixture
 def files(tmp_path):
     """Return paths of volumes of 160 mm with voxels of 10 mm."""
     files = [tmp_path / f"sub-{i}.nii" for i in range(N)]
     for file in files:
-        save(file, np.ones((16, 16, 16)), scaled(10))
+        write(file)
     return files
 
 
-def scaled(size, origin=0.0):
-    affine = np.diag([size, size, size, 1.0])
-    affine[:3, 3] = origin
-    return affine
+@pytest.fixture
+def pairs(tmp_path):
+    """Return paths of volumes of two channels of four subjects."""
+    files = [tmp_path / f"sub-{i}_{k}.nii" for i in range(4) for k in ("T1w", "T2w")]
+    for file in files:
+        write(file)
+    return files
 
 
 def read(files):
@@ -36,7 +45,7 @@ def read(files):
     return infos
 
 
-def test_equal_headers_are_green(files):
+def test_checks_of_equal_headers(files):
     heads = read(files)
     for finding in (
         headers.check_units(heads)[0],
@@ -51,8 +60,8 @@ def test_equal_headers_are_green(files):
     ("factor", "unit"),
     [(1e-3, "metres"), (1e3, "micrometres"), (0.1, "centimetres"), (10, "")],
 )
-def test_another_unit_is_reported_with_a_guess(files, factor, unit):
-    save(files[3], np.ones((16, 16, 16)), scaled(10 * factor))
+def test_check_units_guesses_another_unit(files, factor, unit):
+    write(files[3], 10 * factor)
     finding, bad = headers.check_units(read(files))
     assert (finding.state, bad) == ("red", [3])
     assert (f"as if in {unit}" in finding.message) == bool(unit)
@@ -60,51 +69,53 @@ def test_another_unit_is_reported_with_a_guess(files, factor, unit):
     assert "affine" in finding.cure
 
 
-def test_a_crop_or_fine_voxels_are_no_other_unit(files):
-    save(files[0], np.ones((3, 3, 3)), scaled(10))
-    save(files[1], np.ones((80, 80, 80)), scaled(2))
+def test_check_units_of_a_crop_or_fine_voxels(files):
+    write(files[0], side=3)
+    write(files[1], 2, side=80)
     assert headers.check_units(read(files))[1] == []
 
 
-def test_common_size_is_judged(files):
-    for size, state in ((0.01, "red"), (1, "amber"), (10, "green"), (1e3, "red")):
-        for file in files:
-            save(file, np.ones((16, 16, 16)), scaled(size))
-        finding, bad = headers.check_units(read(files))
-        assert (finding.state, bad) == (state, [])
+@pytest.mark.parametrize(
+    ("size", "state"), [(0.01, "red"), (1, "amber"), (10, "green"), (1e3, "red")]
+)
+def test_check_units_of_a_common_size(files, size, state):
+    for file in files:
+        write(file, size)
+    finding, bad = headers.check_units(read(files))
+    assert (finding.state, bad) == (state, [])
 
 
-def test_volume_in_another_place_is_reported(files):
-    save(files[5], np.ones((16, 16, 16)), scaled(10, origin=(0, 300, 0)))
+def test_check_places_of_one_elsewhere(files):
+    write(files[5], origin=(0, 300, 0))
     finding, bad = headers.check_places(read(files))
     assert (finding.state, bad) == ("red", [5])
     assert "sub-5.nii" in finding.message
 
 
-def test_half_in_another_unit_or_place_are_reported(files):
+def test_check_units_and_places_of_half_the_files(files):
     for file in files[::2]:
-        save(file, np.ones((16, 16, 16)), scaled(0.01))
+        write(file, 0.01)
     assert len(headers.check_units(read(files))[1]) == N / 2
     for file in files[::2]:
-        save(file, np.ones((16, 16, 16)), scaled(10, origin=(900, 0, 0)))
+        write(file, origin=(900, 0, 0))
     assert len(headers.check_places(read(files))[1]) == N / 2
 
 
-def test_two_volumes_alone_accuse_nobody(files):
-    save(files[0], np.ones((16, 16, 16)), scaled(0.01))
+def test_check_units_and_places_of_two_volumes(files):
+    write(files[0], 0.01)
     heads = read(files[:2])
     assert headers.check_units(heads)[1] == headers.check_places(heads)[1] == []
 
 
-def test_thick_slices_and_wide_voxels_are_reported(files):
+def test_check_sizes_of_thick_slices_and_wide_voxels(files):
     save(files[2], np.ones((16, 16, 4)), np.diag([10, 10, 40, 1.0]))
-    save(files[4], np.ones((8, 8, 8)), scaled(20))
+    write(files[4], 20, side=8)
     finding = headers.check_sizes(read(files))
     assert finding.state == "amber"
     assert [row[0] for row in finding.table[1:]] == [str(files[i]) for i in (2, 4)]
 
 
-def test_missing_and_contradicting_orientations_are_reported(files):
+def test_check_axes_of_missing_and_contradicting_ones(files):
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4), "f4"), None), files[0])
     image = nib.Nifti1Image(np.ones((4, 4, 4), "f4"), None)
     image.set_sform(np.diag([10, 10, 10, 1.0]), 1)
@@ -116,10 +127,11 @@ def test_missing_and_contradicting_orientations_are_reported(files):
     assert "sub-1.nii (RAS, LAS)" in finding.message
 
 
-def test_headers_that_training_reads_are_read(files):
+def test_checks_of_invalid_qforms_and_units(files):
     """Quaternions are often rounded, beside a good sform, and units of no code."""
-    image = nib.Nifti1Image(np.ones((16, 16, 16), "f4"), scaled(10))
-    image.set_qform(scaled(10), 1)
+    affine = np.diag([10, 10, 10, 1.0])
+    image = nib.Nifti1Image(np.ones((16, 16, 16), "f4"), affine)
+    image.set_qform(affine, 1)
     image.header["quatern_b"], image.header["quatern_c"] = 0.70712, 0.70712
     nib.save(image, files[0])
     data = bytearray(files[1].read_bytes())
@@ -133,51 +145,49 @@ def test_headers_that_training_reads_are_read(files):
     assert headers.check_units(heads)[0].state == "green"
 
 
-@pytest.mark.parametrize("none", [None, ()])
-def test_channels_may_have_no_names(files, none, tmp_path):
-    how = {"channels": none, "cache_dir": tmp_path / "cache"}
-    findings, _ = headers.read_volumes(files, **how)
+@pytest.mark.parametrize("channels", [None, ()])
+def test_read_volumes_without_names_of_channels(files, channels, tmp_path):
+    for file in files:
+        save(file, np.ones((16, 16, 16)))
+    options = {"channels": channels, "cache_dir": tmp_path / "cache"}
+    findings, _ = headers.read_volumes(files, **options)
     # All are constant.
     assert findings[0].message == "8 of 8 files cannot be used."
     assert "skip_bad" not in findings[0].cure
 
 
-def test_one_bad_file_of_named_channels_spoils_no_other(tmp_path, rng, monkeypatch):
-    files = [tmp_path / f"sub-{i}_{k}.nii" for i in range(4) for k in ("T1w", "T2w")]
-    for file in files:
-        save(file, rng.random((16, 16, 16)), scaled(10))
-    how = {"channels": ["T1w", "T2w"], "cache_dir": tmp_path / "cache"}
-    save(files[5], rng.random((16, 16, 16)), scaled(10, origin=900))
-    every, *others = headers.read_volumes(files, **how)[0]
+def test_read_volumes_with_one_bad_channel(pairs, tmp_path, monkeypatch):
+    options = {"channels": ["T1w", "T2w"], "cache_dir": tmp_path / "cache"}
+    write(pairs[5], origin=900)
+    every, *others = headers.read_volumes(pairs, **options)[0]
     assert every.message.startswith("All 8 files")
     assert ["sub-2_T2w.nii" in f.message for f in others] == [False, True, False, False]
-    save(files[5], rng.random((16, 16, 16)), scaled(10))
-    files[3].write_bytes(b"")
+    write(pairs[5])
+    pairs[3].write_bytes(b"")
     read = create_autospec(_pairing.read_headers, side_effect=read_headers)
     monkeypatch.setattr(_pairing, "read_headers", read)
     for skip_bad, state in ((False, "red"), (True, "amber")):
-        findings, material = headers.read_volumes(files, **how, skip_bad=skip_bad)
+        findings, volumes = headers.read_volumes(pairs, **options, skip_bad=skip_bad)
         assert read.call_count == 1 + skip_bad
         assert findings[0].state == state
         assert findings[0].message.startswith("1 of 7 files cannot be used")
-        assert len(material.images) == 3
+        assert len(volumes.images) == 3
 
 
-def test_two_files_of_a_channel_have_a_cure_that_works(tmp_path, rng):
-    files = [tmp_path / f"sub-1_{k}.nii" for k in ("run-1_T1w", "run-2_T1w", "T2w")]
-    for file in files:
-        save(file, rng.random((16, 16, 16)), scaled(10))
-    (finding,), _ = headers.read_volumes(files, channels=["T1w", "T2w"])
+def test_read_volumes_with_two_files_of_a_channel(pairs):
+    another = pairs[0].with_name("sub-0_run-2_T1w.nii")
+    write(another)
+    (finding,), _ = headers.read_volumes([*pairs[:2], another], channels=["T1w", "T2w"])
     assert "choose with `filter`" in finding.table[1][0]
     assert "skip_bad" not in finding.cure
 
 
-def test_a_suffix_beside_named_channels_is_refused(files):
+def test_read_volumes_refuses_a_suffix_beside_named_channels(files):
     with pytest.raises(InputError, match="leave out `suffix`"):
         headers.read_volumes(files, channels=["T1w", "T2w"], suffix="T1w")
 
 
-def test_bad_files_are_listed_with_their_cures():
+def test_check_files_lists_cures():
     finding = headers.check_files(["a.nii is empty; copy it again."], 3)
     assert finding.state == "red"
     assert finding.message == "1 of 3 files cannot be used."

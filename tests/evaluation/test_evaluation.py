@@ -2,6 +2,7 @@
 
 from functools import partial
 from types import SimpleNamespace
+from unittest.mock import create_autospec
 
 import numpy as np
 import numpy.testing as npt
@@ -23,6 +24,7 @@ from dipy_ldm.evaluation import (
     _evaluation_report as report,
     _fidelity as fidelity,
     _memorization as membership,
+    two_sample,
 )
 from dipy_ldm.evaluation._condition_probe import (
     _fit_ridge as fit_ridge,
@@ -64,6 +66,7 @@ from dipy_ldm.evaluation.features import (
 )
 from dipy_ldm.evaluation.two_sample import NetworkTest
 from dipy_ldm.metrics import Interval, binomial
+from dipy_ldm.prior import _ridge as regression
 
 AGE = {"age": Condition("continuous", {}, [0.0, 50.0, 99.0])}
 
@@ -73,7 +76,7 @@ def balls(n, seed):
     return soft_balls(n, seed, (16, 15, 14), (3, 5))
 
 
-def test_channels_are_measured_by_their_kinds(rng):
+def test_measure_channels_by_their_kinds(rng):
     channels = Labels("dseg", labels=(3, 41)), Map("FA"), Channel("T1w")
     columns = rng.uniform(size=(20, 6, 5, 4, 4)).astype("float32")
     columns = harden(columns, channels)
@@ -125,29 +128,31 @@ def sets():
     return Sets(balls(40, 0), real, balls(40, 2), blurred)
 
 
-def test_the_packaged_classifier_knows_digits():
+def test_classify_digits():
     images, labels = load_mnist("test")
     assert np.mean(classify(images[:2000]).argmax(1) == labels[:2000]) > 0.985
     assert digits().compute(images[:3]).shape == (3, 128)
 
 
-@pytest.mark.parametrize("shape", [(20, 17, 1), (12, 11, 10, 2)])
-def test_random_features_are_the_same_everywhere(shape, rng):
-    images = rng.uniform(size=(3, *shape)).astype("float32")
-    found = random_network(shape).compute(images)
-    assert found.shape == (3, 112)
-    npt.assert_allclose(random_network(shape).compute(images), found, rtol=1e-4)
+def test_random_network_of_volumes(rng):
+    images = rng.uniform(size=(3, 12, 11, 10, 2)).astype("float32")
+    rows = random_network(images.shape[1:]).compute(images)
+    assert rows.shape == (3, 112)
+    again = random_network(images.shape[1:]).compute(images)
+    npt.assert_allclose(again, rows, rtol=1e-4)
 
 
-def test_random_features_detect_blur(sets):
+def test_random_network_detects_blur(sets):
     features = random_network(sets.real.shape[1:])
-    found = measure_fidelity(compute_features(sets, features))
-    assert is_worse_than_real(found | {"generated": found["reconstructed"]}, "kernel")
-    assert found["reconstructed"]["kernel"].low > found["real"]["kernel"].high
-    assert not is_worse_than_real(found, "kernel")
+    figures = measure_fidelity(compute_features(sets, features))
+    assert is_worse_than_real(
+        figures | {"generated": figures["reconstructed"]}, "kernel"
+    )
+    assert figures["reconstructed"]["kernel"].low > figures["real"]["kernel"].high
+    assert not is_worse_than_real(figures, "kernel")
 
 
-def test_random_weights_do_not_change():
+def test_random_network_has_the_same_weights_as_ever():
     image = np.linspace(0, 1, 16**2).reshape(1, 16, 16, 1).astype("float32") ** 2
     features = random_network((16, 16, 1))
     assert features.version == 1
@@ -156,7 +161,7 @@ def test_random_weights_do_not_change():
     npt.assert_allclose(first, [0.04456, 0.13222, 0.16147, 0.14650], rtol=1e-3)
 
 
-def test_downsampling_halves_until_it_is_small(rng):
+def test_downsample(rng):
     images = rng.uniform(size=(2, 33, 16, 8, 1))
     small = downsample(images, 4096)
     assert small.shape == (2, 16, 8, 4, 1)
@@ -164,13 +169,13 @@ def test_downsampling_halves_until_it_is_small(rng):
     assert voxels().compute(images[:, :4, :4, :4]).shape == (2, 64)
 
 
-def test_the_encoder_is_that_of_the_model(diffusion, blobs):
+def test_encoder_is_that_of_the_model(diffusion, blobs):
     low, high = diffusion.vqvae_.intensity_
-    found = encoder(diffusion).compute((blobs - low) / (high - low))
+    rows = encoder(diffusion).compute((blobs - low) / (high - low))
     assert [x.independent for x in features_of(diffusion)] == [True, True, False]
     assert own(np.ravel, "encoder").independent
     latents = diffusion._scaled(diffusion.vqvae_.encode(blobs))
-    npt.assert_allclose(found, latents.reshape(len(blobs), -1), atol=1e-4)
+    npt.assert_allclose(rows, latents.reshape(len(blobs), -1), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -182,32 +187,30 @@ def test_the_encoder_is_that_of_the_model(diffusion, blobs):
     ],
     ids=["number", "fewer", "not finite"],
 )
-def test_features_of_ones_own_are_checked(function, message):
+def test_own_features_are_checked(function, message):
     with pytest.raises(InputError, match=message):
         own(function).compute(np.zeros((3, 4, 4, 1)))
 
 
-def test_two_samples_of_one_gaussian_are_at_the_floor(rng):
-    a, b, c = rng.standard_normal((3, 200, 8))
-    found = {"generated": distances(a, b), "real": distances(a, c)}
-    assert not any(is_worse_than_real(found, name) for name in found["real"])
-    assert found["generated"]["frechet"].value == pytest.approx(0.3, abs=0.2)
-
-
-def test_shifted_and_narrow_gaussians_are_detected(rng):
+def test_distances_of_gaussians(rng):
     a, b, c = rng.standard_normal((3, 300, 6))
     floor = distances(a, c)
-    shifted = {"generated": distances(a, b + 1), "real": floor}
-    assert shifted["generated"]["frechet"].value == pytest.approx(6, rel=0.15)
-    assert all(is_worse_than_real(shifted, name) for name in ("kernel", "precision"))
-    narrow = {"generated": distances(a, b / 3), "real": floor}
-    assert all(is_worse_than_real(narrow, name) for name in ("recall", "coverage"))
-    assert not is_worse_than_real(narrow, "precision")
+
+    def worse(generated):
+        figures = {"generated": distances(a, generated), "real": floor}
+        return {name for name in floor if is_worse_than_real(figures, name)}
+
+    assert distances(a, b)["frechet"].value == pytest.approx(0.2, abs=0.2)
+    assert worse(b) == set()
+    assert distances(a, b + 1)["frechet"].value == pytest.approx(6, rel=0.15)
+    assert worse(b + 1) >= {"kernel", "precision"}
+    narrow = worse(b / 3)
+    assert narrow >= {"recall", "coverage"} and "precision" not in narrow
 
 
 def test_shares_of_few_are_as_uncertain_as_their_number(rng):
-    whose = np.repeat(np.arange(16), 10)
-    for n, scans, subjects in ((20, 20, None), (16, 160, whose)):
+    repeated = np.repeat(np.arange(16), 10)
+    for n, scans, subjects in ((20, 20, None), (16, 160, repeated)):
         figures = distances(*rng.standard_normal((2, scans, 4)), 0, (None, subjects))
         for name in ("precision", "recall", "coverage"):
             share = figures[name]
@@ -215,32 +218,32 @@ def test_shares_of_few_are_as_uncertain_as_their_number(rng):
             assert share.low <= low and high <= share.high
 
 
-def test_subjects_may_have_unequal_numbers_of_images(rng):
-    whose = np.repeat(np.arange(20), np.arange(20) % 3 + 1)
-    rows = rng.standard_normal((2, len(whose), 36))
-    assert len(whose) == 39
-    distance = fidelity._frechet(*rows, seed=0, subjects=(whose, whose))
+def test_frechet_distance_of_few(rng):
+    assert distances(*rng.standard_normal((2, 30, 40)))["frechet"] is None
+    # Subjects may have unequal numbers of images.
+    subjects = np.repeat(np.arange(20), np.arange(20) % 3 + 1)
+    rows = rng.standard_normal((2, len(subjects), 36))
+    assert len(subjects) == 39
+    distance = fidelity._frechet(*rows, seed=0, subjects=(subjects, subjects))
     assert distance.low < distance.value
 
 
-def test_no_frechet_distance_without_enough_samples(rng):
-    assert distances(*rng.standard_normal((2, 30, 40)))["frechet"] is None
-
-
-def test_nearly_constant_sets_are_more_similar_than_real_ones(sets):
+def test_measure_variety_of_nearly_constant_sets(sets):
     same = sets._replace(generated=np.repeat(sets.generated[:2], 20, 0))
-    found = measure_variety(same)
-    assert found["generated"].low > found["real"].high
+    similarity = measure_variety(same)
+    assert similarity["generated"].low > similarity["real"].high
 
 
-def test_the_interval_of_variety_is_as_wide_as_draws_differ(monkeypatch, rng):
+def test_pair_similarity_is_as_uncertain_as_draws_differ(monkeypatch, rng):
     # Each pair is as alike as its two images are large.
     alike = fidelity, "multiscale_ssim", lambda a, b: a.mean((1, 2)) + b.mean((1, 2))
     monkeypatch.setattr(*alike)
-    found = [pair_similarity(rng.normal(0.2, 0.05, (60, 1, 1)), i) for i in range(100)]
-    claimed = np.mean([one.high - one.low for one in found]) / 2 / 1.96
+    intervals = [
+        pair_similarity(rng.normal(0.2, 0.05, (60, 1, 1)), i) for i in range(100)
+    ]
+    claimed = np.mean([one.high - one.low for one in intervals]) / 2 / 1.96
     # By pairs that share images it was 0.7 of it.
-    assert claimed == pytest.approx(np.std([one.value for one in found]), rel=0.2)
+    assert claimed == pytest.approx(np.std([one.value for one in intervals]), rel=0.2)
     few = [pair_similarity(rng.normal(0.2, 0.05, (8, 1, 1)), i) for i in range(300)]
     covered = np.mean([one.low <= 0.4 <= one.high for one in few])
     assert 0.86 < covered < 0.98
@@ -261,8 +264,8 @@ def test_intervals_of_shares_are_shares(rng):
         requested, requested + 0.01 * rng.standard_normal(9)
     )
     assert agreement["r"].high <= 1
-    told = membership.infer_membership(np.arange(120.0), np.arange(120) + 100.0)
-    assert told.auc.high <= 1 and told.true_positive_rate.high <= 1
+    members = membership.infer_membership(np.arange(120.0), np.arange(120) + 100.0)
+    assert members.auc.high <= 1 and members.true_positive_rate.high <= 1
 
 
 def test_all_intervals_depend_on_the_seed(rng):
@@ -283,99 +286,108 @@ def test_all_intervals_depend_on_the_seed(rng):
         assert measure(0) == measure(0) != measure(1)
 
 
-def test_blur_takes_the_finest_octave(rng):
+def test_measure_sharpness_of_blurred_images(rng):
     texture = rng.standard_normal((4, 20, 24, 24, 1))
     texture[3] = gaussian_filter(texture[1], [0, 1, 1, 0])
-    found = measure_sharpness(Sets(*texture))
-    assert found["reconstructed"][0].value < 0.5 * found["real"][0].low
-    assert found["true"][0].value > 0.6
+    energies = measure_sharpness(Sets(*texture))
+    assert energies["reconstructed"][0].value < 0.5 * energies["real"][0].low
+    assert energies["true"][0].value > 0.6
     small = Sets(*np.zeros((4, 20, 7, 9, 1)))
     assert measure_sharpness(small) == {}
 
 
-def test_patches_inside_depend_on_texture(rng):
+def test_measure_texture_of_patches(rng):
     heads = np.zeros((4, 20, 24, 24, 24, 1))
     heads[:, :, 3:-3, 3:-3, 3:-3] = 0.6
     heads += 0.05 * rng.standard_normal(heads.shape)
     patches = np.kron(rng.standard_normal((20, 6, 6, 6, 1)), np.ones((1, 4, 4, 4, 1)))
     heads[2] += 0.15 * patches
-    found = measure_texture(Sets(*heads))
-    assert found["generated"][1].low > 2 > 1.2 > found["real"][1].high
+    energies = measure_texture(Sets(*heads))
+    assert energies["generated"][1].low > 2 > 1.2 > energies["real"][1].high
     assert interior(np.zeros((9, 9, 9, 1))).all()
     assert interior(heads[0, 0]).sum() < 18**3
 
 
-def test_anatomy_of_a_ball():
+def test_measure_anatomy_of_a_ball():
     volume = np.zeros((30, 20, 20, 1), "float32")
     place = np.indices(volume.shape[:3])
     radius = np.linalg.norm(place - np.array([18, 10, 10])[:, None, None, None], axis=0)
     volume[radius < 6] = 1
     volume[(radius < 3) & (place[0] > 18)] = 0.5
-    found = anatomy.measure_anatomy(volume[None], np.diag([2, 2, 2, 1]))
+    measured = anatomy.measure_anatomy(volume[None], np.diag([2, 2, 2, 1]))
     inside = np.count_nonzero(radius < 6)
-    assert found["foreground"] == pytest.approx([inside * 8 / 1000])
-    assert 0.9 < found["intensity"][0] < 1
+    assert measured["foreground"] == pytest.approx([inside * 8 / 1000])
+    assert 0.9 < measured["intensity"][0] < 1
     # Not in the middle of the grid, and not quite symmetric.
-    assert 0.8 < found["symmetry"][0] < 0.999
+    assert 0.8 < measured["symmetry"][0] < 0.999
     assert anatomy.symmetry(np.zeros((4, 4, 4, 1))) == 0
 
 
-def test_tissues_are_separated(rng):
+def test_tissue_fractions(rng):
     volume = np.zeros((24, 24, 24, 1))
     for first, end, value in ((2, 12, 0.3), (12, 17, 0.6), (17, 22, 0.9)):
         volume[first:end, 2:22, 2:22] = value
     volume += 0.06 * rng.standard_normal(volume.shape)
-    found = anatomy.tissue_fractions(np.clip(volume, 0, 1)[None])
-    npt.assert_allclose(found, [[0.5, 0.25, 0.25]], atol=0.05)
+    shares = anatomy.tissue_fractions(np.clip(volume, 0, 1)[None])
+    npt.assert_allclose(shares, [[0.5, 0.25, 0.25]], atol=0.05)
     nothing = anatomy.tissue_fractions(np.zeros((2, 8, 8, 8, 1)))
     assert nothing.shape == (2, 3)
     assert np.isnan(nothing).all()
     values = np.array([np.nan, 1.0, 2.0, 3.0])
-    whose = np.array([0, 1, 1, 2])
+    subjects = np.array([0, 1, 1, 2])
 
-    def compare(values, whose):
+    def compare(values, subjects):
         names = "reference", "real", "generated", "reconstructed"
-        sets = Sets(*[values] * 4, dict.fromkeys(names, whose))
+        sets = Sets(*[values] * 4, dict.fromkeys(names, subjects))
         return anatomy.compare_anatomy(dict.fromkeys(names, {"a": values}), sets)
 
-    assert compare(values, whose)["real"]["a"].value == 0
-    assert compare(values, whose) == compare(values[1:], whose[1:])
+    assert compare(values, subjects)["real"]["a"].value == 0
+    assert compare(values, subjects) == compare(values[1:], subjects[1:])
     assert fidelity.finite_mean([np.nan, 3.0, 4.0], np.array([0, 1, 1]), 0) is None
 
 
-def test_requested_values_are_correlated_with_measurements(rng):
-    asked = rng.uniform(20, 80, 200)
-    measured = 50 + 0.5 * (asked - 50) + rng.standard_normal(200)
-    agreement = probes.measure_agreement(asked, measured)
+def test_measure_agreement(rng):
+    requested = rng.uniform(20, 80, 200)
+    measured = 50 + 0.5 * (requested - 50) + rng.standard_normal(200)
+    agreement = probes.measure_agreement(requested, measured)
     assert agreement["slope"].low < 0.5 < agreement["slope"].high
     assert agreement["r"].value > 0.98
-    assert agreement["error"].value == pytest.approx(
-        np.abs(0.5 * (asked - 50)).mean(), 0.1
-    )
-    nothing = probes.measure_agreement(asked, rng.uniform(20, 80, 200))
+    error = np.abs(0.5 * (requested - 50)).mean()
+    assert agreement["error"].value == pytest.approx(error, 0.1)
+    nothing = probes.measure_agreement(requested, rng.uniform(20, 80, 200))
     assert nothing["r"].low < 0 < nothing["r"].high
-    for numbers, measured, sentence in (
-        ([1, 2, np.nan], [1, 2, 3], "at least 4, not 2"),
-        ([1, 1, 1, 1], [1, 2, 3, 4], "all requested values are equal"),
-        ([1, 2, 3, 4], [1, 1, 1, 1], "have the same measured value"),
-    ):
-        with pytest.raises(InputError, match=sentence):
-            probes.measure_agreement(numbers, measured)
-    assert probes.class_accuracy([1, "b"], ["1", "c"]).value == 0.5
-    assert probes.class_accuracy([7.0, "7"], np.array([7, 7])).value == 1
-    # Of two subjects little is known, however many images they have.
-    many, whose = list("ab") * 50, np.arange(100) // 50
-    narrow, wide = (probes.class_accuracy(many, many, who) for who in (None, whose))
-    assert narrow.value == wide.value == 1
-    assert wide.low < 0.5 < 0.9 < narrow.low
-    pairs = asked[:20].repeat(10), rng.uniform(20, 80, 20).repeat(10)
-    whose = (None, np.arange(20).repeat(10))
-    both = (probes.measure_agreement(*pairs, subjects=who) for who in whose)
-    narrow, wide = (agreement["r"] for agreement in both)
+    pairs = requested[:20].repeat(10), rng.uniform(20, 80, 20).repeat(10)
+    narrow, wide = (
+        probes.measure_agreement(*pairs, subjects=ids)["r"]
+        for ids in (None, np.arange(20).repeat(10))
+    )
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
 
 
-def test_ridge_predicts_held_out_values(rng):
+@pytest.mark.parametrize(
+    ("requested", "measured", "message"),
+    [
+        ([1, 2, np.nan], [1, 2, 3], "at least 4, not 2"),
+        ([1, 1, 1, 1], [1, 2, 3, 4], "all requested values are equal"),
+        ([1, 2, 3, 4], [1, 1, 1, 1], "have the same measured value"),
+    ],
+)
+def test_measure_agreement_refuses_values_without_any(requested, measured, message):
+    with pytest.raises(InputError, match=message):
+        probes.measure_agreement(requested, measured)
+
+
+def test_class_accuracy():
+    assert probes.class_accuracy([1, "b"], ["1", "c"]).value == 0.5
+    assert probes.class_accuracy([7.0, "7"], np.array([7, 7])).value == 1
+    # Of two subjects little is known, however many images they have.
+    many, subjects = list("ab") * 50, np.arange(100) // 50
+    narrow, wide = (probes.class_accuracy(many, many, ids) for ids in (None, subjects))
+    assert narrow.value == wide.value == 1
+    assert wide.low < 0.5 < 0.9 < narrow.low
+
+
+def test_fit_ridge_predicts_held_out_values(rng):
     rows = rng.standard_normal((60, 8)) * [5, 1, 1, 1, 1, 1, 1, 0]
     slopes = rng.standard_normal((8, 2))
     targets = rows @ slopes + 3
@@ -383,52 +395,33 @@ def test_ridge_predicts_held_out_values(rng):
     assert explained > 0.999
     others = rng.standard_normal((5, 8)) * ([1] * 7 + [0])
     npt.assert_allclose(predict(others), others @ slopes + 3, atol=0.05)
-    # Of noise, in more features than there are samples, it tells nothing.
+    # Of noise, in more features than there are samples, nothing is predicted.
     wide, _ = fit_ridge(rng.standard_normal((40, 300)), rng.standard_normal((40, 1)))
     assert -0.2 < wide < 0.3
     _, predict = fit_ridge(np.ones((9, 3)), np.arange(9.0)[:, None])
     assert predict(np.ones((2, 3))).tolist() == [[4], [4]]
 
 
-def test_ridge_is_not_fitted_to_scans_of_the_same_subject(rng):
-    whose = np.repeat(np.arange(40), 3)
-    people, numbers = rng.standard_normal((40, 200)), rng.standard_normal((40, 1))
-    rows = people[whose] + 0.1 * rng.standard_normal((120, 200))
-    assert fit_ridge(rows, numbers[whose])[0] > 0.8
-    assert fit_ridge(rows, numbers[whose], whose)[0] < 0.2
-    true = people[:, :1] * 3 + people[:, 1:2]
-    explained, predict = fit_ridge(rows, true[whose], whose)
-    others = rng.standard_normal((400, 200))
-    target = others[:, :1] * 3 + others[:, 1:2]
-    held_out = 1 - np.mean((predict(others) - target) ** 2) / target.var()
-    assert explained == pytest.approx(held_out, abs=0.2)
-
-
-def test_probes_know_whose_images_are(sizes, monkeypatch):
+def test_probe_by_subject(sizes, monkeypatch):
     rows, known = sizes
-    seen = []
-    fit = probes._fit_ridge
-
-    def see(rows, targets, subjects=None):
-        seen.append(subjects)
-        return fit(rows, targets, subjects)
-
-    monkeypatch.setattr(probes, "_fit_ridge", see)
-    whose = np.arange(60) // 2
-    found = probe("continuous", rows, known, subjects={"reference": whose})
+    fit = create_autospec(regression.fit_ridge, side_effect=regression.fit_ridge)
+    monkeypatch.setattr(probes.regression, "fit_ridge", fit)
+    subjects = np.arange(60) // 2
+    by_pairs = probe("continuous", rows, known, subjects={"reference": subjects})
     # Nothing is known of the fourth.
-    npt.assert_array_equal(seen[0], np.delete(whose, 3))
-    of_pairs = probe("continuous", rows, known, subjects={"real": whose})
-    narrow, wide = (p.figures["real"]["error"] for p in (found, of_pairs))
+    *_, fitted_subjects = fit.call_args_list[0].args
+    npt.assert_array_equal(fitted_subjects, number_subjects(np.delete(subjects, 3), 59))
+    of_pairs = probe("continuous", rows, known, subjects={"real": subjects})
+    narrow, wide = (p.figures["real"]["error"] for p in (by_pairs, of_pairs))
     assert narrow.value == wide.value
     assert narrow != wide
 
 
-def test_evaluation_keeps_subjects_on_one_side():
-    whose = np.r_[np.repeat(np.arange(15), 3), np.arange(15, 20)]
-    first, second, third = _choose_sets(whose, 25)
+def test_choose_sets_keeps_subjects_on_one_side():
+    subjects = np.r_[np.repeat(np.arange(15), 3), np.arange(15, 20)]
+    first, second, third = _choose_sets(subjects, 25)
     assert len(first) == len(second) >= 23
-    assert not set(whose[first]) & set(whose[second])
+    assert not set(subjects[first]) & set(subjects[second])
     npt.assert_array_equal(third, second)
     first, second, _ = _choose_sets(np.arange(50), 25)
     npt.assert_array_equal(np.concatenate([first, second]), range(50))
@@ -437,11 +430,13 @@ def test_evaluation_keeps_subjects_on_one_side():
             _choose_sets(few, 30)
 
 
-def test_halves_are_as_large_as_subjects_allow_in_any_order(rng):
-    whose = number_subjects(rng.permutation(np.repeat(np.arange(30), 20)).tolist(), 600)
-    first, second, _ = _choose_sets(whose, 300)
+def test_choose_sets_as_large_as_subjects_allow(rng):
+    subjects = number_subjects(
+        rng.permutation(np.repeat(np.arange(30), 20)).tolist(), 600
+    )
+    first, second, _ = _choose_sets(subjects, 300)
     assert len(first) == len(second) == 300
-    assert not set(whose[first]) & set(whose[second])
+    assert not set(subjects[first]) & set(subjects[second])
     # Whoever has many images is as likely in one half as in the other.
     shares = []
     for _ in range(20):
@@ -451,7 +446,7 @@ def test_halves_are_as_large_as_subjects_allow_in_any_order(rng):
     npt.assert_allclose(*np.mean(shares, 0), atol=0.1)
 
 
-def test_samples_of_subjects_of_the_reference_are_left_out(diffusion, blobs):
+def test_evaluate_leaves_out_samples_of_subjects_of_the_reference(diffusion, blobs):
     people = [f"sub-{i}" for i in range(64)]
     options = {"features": [own(lambda x: x[:, ::4, ::4])], "subjects": people}
     # All are compared with those of whom there are none.
@@ -472,22 +467,22 @@ def test_samples_of_subjects_of_the_reference_are_left_out(diffusion, blobs):
         _choose_sets(np.arange(40), 20, np.arange(40) // 20)
 
 
-def test_subjects_of_few_are_halved_by_another_draw():
-    whose = np.repeat(np.arange(8), (5, 11, 8, 9, 9, 10, 4, 8))
-    rows = _choose_sets(whose, 32)
+def test_choose_sets_of_few_subjects_by_another_draw():
+    subjects = np.repeat(np.arange(8), (5, 11, 8, 9, 9, 10, 4, 8))
+    rows = _choose_sets(subjects, 32)
     assert rows.shape[1] >= 20
-    assert not {*whose[rows[0]]} & {*whose[rows[1]]}
+    assert not {*subjects[rows[0]]} & {*subjects[rows[1]]}
 
 
 def test_figures_are_those_of_subjects(sets):
-    whose = {"real": np.arange(40) // 2, "reconstructed": np.arange(40) // 2}
-    of_pairs = sets._replace(subjects=whose)
+    subjects = {"real": np.arange(40) // 2, "reconstructed": np.arange(40) // 2}
+    of_pairs = sets._replace(subjects=subjects)
     for measure in (measure_variety, measure_sharpness, measure_texture):
-        alone, found = measure(sets), measure(of_pairs)
-        assert found["generated"] == alone["generated"]
-        assert found["real"] != alone["real"]
+        alone, by_subject = measure(sets), measure(of_pairs)
+        assert by_subject["generated"] == alone["generated"]
+        assert by_subject["real"] != alone["real"]
     rows = compute_features(sets, random_network(sets.real.shape[1:]))
-    one, other = (measure_fidelity(rows, 0, who) for who in ({}, whose))
+    one, other = (measure_fidelity(rows, 0, who) for who in ({}, subjects))
     assert one["generated"] == other["generated"]
     assert one["real"]["density"] != other["real"]["density"]
 
@@ -509,11 +504,13 @@ def sizes(rng):
 
 def test_probe_compares_requested_numbers(sizes):
     rows, known = sizes
-    found = probe("continuous", rows, known)
-    assert (found.features, found.n) == ("size", 59)
-    assert len(found.requested["generated"]) == len(found.predicted["generated"]) == 59
-    assert found.figures["generated"]["r"].value > 0.99
-    assert found.figures["real"]["error"].value < 0.3
+    result = probe("continuous", rows, known)
+    assert (result.features, result.n) == ("size", 59)
+    assert (
+        len(result.requested["generated"]) == len(result.predicted["generated"]) == 59
+    )
+    assert result.figures["generated"]["r"].value > 0.99
+    assert result.figures["real"]["error"].value < 0.3
     # A model that does not listen.
     known["generated"] = known["generated"][::-1]
     assert probe("continuous", rows, known).figures["generated"]["r"].low < 0.2
@@ -525,18 +522,18 @@ def test_probe_compares_requested_classes(sizes):
         of: [v if v is None else "large" if v > 15 else 7.0 for v in values]
         for of, values in known.items()
     }
-    found = probe("class", rows, known)
-    assert set(found.predicted["generated"]) == {"7", "large"}
-    assert found.figures["real"]["right"].value > 0.9
-    assert found.figures["generated"]["right"].value > 0.9
-    assert 0.5 <= found.guessing["real"] < 0.7
-    assert found.as_figures()["guessing"] == found.guessing
+    result = probe("class", rows, known)
+    assert set(result.predicted["generated"]) == {"7", "large"}
+    assert result.figures["real"]["right"].value > 0.9
+    assert result.figures["generated"]["right"].value > 0.9
+    assert 0.5 <= result.guessing["real"] < 0.7
+    assert result.as_figures()["guessing"] == result.guessing
     # Whoever says "7" of all is right as often as that is requested.
     known["generated"] = [7.0] * 45 + ["large"] * 15
     assert probe("class", rows, known).guessing["generated"] == 0.75
 
 
-def test_unreadable_condition_gets_a_sentence(sizes):
+def test_probe_all_of_unreadable_conditions(sizes):
     rows, known = sizes
 
     def probe_sizes(kind, columns, rows=rows):
@@ -562,7 +559,7 @@ def test_unreadable_condition_gets_a_sentence(sizes):
     assert probe_sizes("continuous", known | {"generated": None}) == ({}, [])
 
 
-def test_the_page_says_whether_a_model_listens():
+def test_conclude_whether_a_model_follows_conditions():
     def conclude_probe(real, generated, kind="continuous", key="r", chance=0.7):
         intervals = {
             of: {key: Interval(v, v - 0.1, v + 0.1)}
@@ -572,23 +569,23 @@ def test_the_page_says_whether_a_model_listens():
         probe = {"kind": kind, "guessing": guessing, "figures": intervals}
         alike = {"generated": Interval(0, 0, 0), "real": Interval(0, 0, 0)}
         figures = {"n": 9, "features": {}, "variety": alike, "probes": {"age": probe}}
-        ((sentence, how),) = conclude(figures)
+        ((sentence, verdict),) = conclude(figures)
         assert "age" in sentence
-        return how, sentence
+        return verdict, sentence
 
     assert conclude_probe(0.8, 0.75)[0] == "good"
-    how, sentence = conclude_probe(0.8, 0.4)
-    assert how == "bad"
+    verdict, sentence = conclude_probe(0.8, 0.4)
+    assert verdict == "bad"
     assert ", but less than for real images (0.4; real images 0.8)." in sentence
     assert "only by chance" in conclude_probe(0.8, 0.05)[1]
     assert conclude_probe(0.05, 0.8)[0] == "plain"
     assert "only by chance" in conclude_probe(0.9, 0.75, "class", "right")[1]
     assert conclude_probe(0.9, 0.85, "class", "right")[0] == "good"
-    how, sentence = conclude_probe(0.9, 1.0, "class", "right", chance=1.0)
-    assert (how, "the same age" in sentence) == ("plain", True)
+    verdict, sentence = conclude_probe(0.9, 1.0, "class", "right", chance=1.0)
+    assert (verdict, "the same age" in sentence) == ("plain", True)
 
 
-def test_counts():
+def test_choose_sample_count():
     assert choose_sample_count(100) == 50
     assert choose_sample_count(100, 30) == 30
     assert choose_sample_count(100, None, 20) == 20
@@ -602,91 +599,96 @@ def test_counts():
             choose_sample_count(*numbers)
 
 
-def test_an_evaluation_of_images(diffusion, blobs, tmp_path, monkeypatch):
-    found = evaluate(diffusion, blobs, steps=2)
-    assert "In the features" in repr(found)
-    assert found._repr_html_().startswith('<iframe srcdoc="&lt;!doctype html&gt;')
+def test_evaluate_images(diffusion, blobs, tmp_path, monkeypatch):
+    evaluation = evaluate(diffusion, blobs, steps=2)
+    figures = evaluation.figures
+    assert "In the features" in repr(evaluation)
+    assert evaluation._repr_html_().startswith('<iframe srcdoc="&lt;!doctype html&gt;')
     monkeypatch.setenv("HOME", str(tmp_path))
-    found.save_as_html("~/page.html")
+    evaluation.save_as_html("~/page.html")
     assert "Fidelity and variety" in (tmp_path / "page.html").read_text("utf-8")
     opened = []
     monkeypatch.setattr("webbrowser.open", opened.append)
-    found.open_in_browser()
+    evaluation.open_in_browser()
     assert opened[0].endswith("report.html")
-    assert found.figures["n"] == 32 == len(found.sets.generated)
-    names = [kind.name for kind in features_of(diffusion)]
-    assert list(found.figures["features"]) == names
-    assert "anatomy" not in found.figures
-    json = as_json(found.figures)
-    kernel = json["features"]["voxels"]["figures"]["real"]["kernel"]
+    assert figures["n"] == 32 == len(evaluation.sets.generated)
+    assert list(figures["features"]) == [f.name for f in features_of(diffusion)]
+    assert "anatomy" not in figures
+    kernel = as_json(figures)["features"]["voxels"]["figures"]["real"]["kernel"]
     assert set(kernel) == {"value", "low", "high"}
-    html = write_page(found, {"model": "tiny"})
-    assert all(sentence in html for sentence, _ in conclude(found.figures)[:1])
+    html = write_page(evaluation, {"model": "tiny"})
+    assert conclude(figures)[0][0] in html
     assert "Anatomy" not in html
-    # Images of another model that are given instead: a model of two epochs is told.
-    assert any(how == "bad" for _, how in conclude(found.figures))
+    # A model of two epochs.
+    assert any(kind == "bad" for _, kind in conclude(figures))
 
 
-def test_real_images_as_samples_match_real_ones(diffusion, blobs, rng):
+def test_evaluate_real_images_as_samples(diffusion, blobs, rng):
     real = np.concatenate([blobs] * 2)[rng.permutation(128)]
     features = [own(lambda x: x[:, ::4, ::4])]
     with pytest.raises(InputError, match="32 of the generated images are real ones"):
         evaluate(diffusion, real[:96], real[:32], features=features)
     others = real[96:] + np.float32(1e-3)
     evaluation = evaluate(diffusion, real[:96], others, features=features)
-    assert [how for _, how in conclude(evaluation.figures)] == ["good"]
+    assert [verdict for _, verdict in conclude(evaluation.figures)] == ["good"]
     assert list(evaluation.figures["features"]) == ["own"]
 
 
-def test_page_shows_classifier_results(diffusion, blobs, monkeypatch):
+def test_evaluate_with_classifiers(diffusion, blobs, monkeypatch):
     def test(real, generated, subjects, seed):
         maps = np.ones((8, *real.shape[1:-1], 1))
         auc = Interval(0.5, 0.4, 0.6) if generated.std() > 0.1 else Interval(1, 1, 1)
         return NetworkTest(auc, 1.0, 7, ([], []), np.arange(8), maps)
 
-    monkeypatch.setattr("dipy_ldm.evaluation.two_sample.network_test", test)
+    monkeypatch.setattr(two_sample, "network_test", test)
+    # One alone: to choose takes most of the time.
+    monkeypatch.setattr(two_sample, "_PENALTIES", np.array([0.01]))
     real = np.concatenate([blobs, blobs[:32] + 0.1])
     features = [own(lambda x: x[:, ::4, ::4])]
     options = {"features": features, "classifier": True}
-    found = evaluate(diffusion, real, 0 * real[:48], **options)
-    told = found.figures["classifier"]
-    assert told["network"]["generated"].value == 1
-    assert set(told["features"]) == {"own", "grey levels"}
-    assert told["features"]["grey levels"]["generated"].value > 0.99
-    (sentence,) = (s for s, how in conclude(found.figures) if "A network" in s)
+    evaluation = evaluate(diffusion, real, 0 * real[:48], **options)
+    figures = evaluation.figures
+    areas = figures["classifier"]
+    assert areas["network"]["generated"].value == 1
+    assert set(areas["features"]) == {"own", "grey levels"}
+    assert areas["features"]["grey levels"]["generated"].value > 0.99
+    (sentence,) = (s for s, _ in conclude(figures) if "A network" in s)
     assert "can distinguish generated images from real ones (AUC 1;" in sentence
-    html = write_page(found, {})
+    html = write_page(evaluation, {})
     assert "area under the curve" in html and "7 rounds" in html
-    alike = {name: Interval(0.5, 0.4, 0.6) for name in told["network"]}
-    for share, how in ((0.95, "good"), (0.6, "plain")):
+    alike = {name: Interval(0.5, 0.4, 0.6) for name in areas["network"]}
+    for share, kind in ((0.95, "good"), (0.6, "plain")):
         learnt = {"network": alike, "learnt": {"generated": share}}
-        sentences = conclude(found.figures | {"classifier": learnt})
-        assert [h for s, h in sentences if "A network" in s] == [how]
+        sentences = conclude(figures | {"classifier": learnt})
+        assert [k for s, k in sentences if "A network" in s] == [kind]
     with pytest.raises(InputError, match="needs 40 images of each kind, not 32"):
         evaluate(diffusion, blobs, **options)
 
 
-def test_conditions_that_do_not_fit_are_refused(diffusion, blobs, monkeypatch):
+def test_evaluate_refuses_conditions_that_do_not_fit(diffusion, blobs, monkeypatch):
+    refuse = partial(evaluate, diffusion, blobs)
     with pytest.raises(InputError, match="this model was trained without conditions"):
-        evaluate(diffusion, blobs, blobs[:40], conditions={"age": range(64)})
+        refuse(conditions={"age": range(64)})
     monkeypatch.setattr(diffusion, "conditions_", AGE)
-    with pytest.raises(InputError, match="unknown condition 'Age'; choose one of age"):
-        evaluate(diffusion, blobs, blobs[:40], conditions={"Age": range(64)})
-    with pytest.raises(InputError, match="`conditions` must have 64 values of age"):
-        evaluate(diffusion, blobs, conditions={"age": range(63)})
-    with pytest.raises(InputError, match="`requested` must have 40 values of age"):
-        evaluate(diffusion, blobs, blobs[:40], requested={"age": range(64)})
+    for call, message in (
+        (lambda: refuse(conditions={"Age": range(64)}), "unknown condition 'Age'; cho"),
+        (lambda: refuse(conditions={"age": range(63)}), "`conditions` must have 64 va"),
+        (
+            lambda: refuse(blobs[:40], requested={"age": range(64)}),
+            "`requested` must have 40 values of age",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
 
 
-def test_levels_that_the_model_does_not_know_are_left_out(
-    diffusion, blobs, monkeypatch, caplog
-):
+def test_evaluate_leaves_out_unknown_levels(diffusion, blobs, monkeypatch, caplog):
     def stop(model, rows, conditions, *_):
         assert conditions == {"site": ["A", None] * 32}
         raise InputError("so far, so good")
 
-    conditions_of_model = {"site": Condition("class", {"A": 9, "B": 9}, [])}
-    monkeypatch.setattr(diffusion, "conditions_", conditions_of_model)
+    site = Condition("class", {"A": 9, "B": 9}, [])
+    monkeypatch.setattr(diffusion, "conditions_", {"site": site})
     monkeypatch.setattr("dipy_ldm.evaluation.evaluate.generate", stop)
     with pytest.raises(InputError, match="so good"):
         evaluate(diffusion, blobs, conditions={"site": ["A", "C"] * 32})
@@ -694,7 +696,7 @@ def test_levels_that_the_model_does_not_know_are_left_out(
     assert caplog.messages == [sentence]
 
 
-def test_arguments_that_do_not_fit_are_refused(diffusion, vqvae, blobs):
+def test_evaluate_refuses_arguments_that_do_not_fit(diffusion, vqvae, blobs):
     refuse = partial(evaluate, diffusion)
     broken, few = blobs.copy(), blobs[:40]
     broken[3, 5, 5] = np.nan
@@ -725,7 +727,7 @@ def test_arguments_that_do_not_fit_are_refused(diffusion, vqvae, blobs):
             call()
 
 
-def test_conditions_of_pandas_are_in_their_order():
+def test_read_conditions_of_pandas():
     read = partial(read_conditions, SimpleNamespace(conditions_=AGE), "conditions")
     frame = pd.DataFrame({"age": [1.5, 2.5, 3.5]}, index=[2, 0, 1])
     for table in (frame, dict(frame), [1.5, 2.5, 3.5]):
@@ -740,5 +742,5 @@ def test_conditions_of_pandas_are_in_their_order():
 
 
 def test_as_json_of_nested_records():
-    found = as_json({"a": [Interval(1, 0, 2), np.float32(0.5)], "b": (np.arange(2),)})
-    assert found == {"a": [{"value": 1, "low": 0, "high": 2}, 0.5], "b": [[0, 1]]}
+    record = as_json({"a": [Interval(1, 0, 2), np.float32(0.5)], "b": (np.arange(2),)})
+    assert record == {"a": [{"value": 1, "low": 0, "high": 2}, 0.5], "b": [[0, 1]]}

@@ -1,4 +1,5 @@
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 import numpy.testing as npt
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -19,6 +20,7 @@ from dipy_ldm.metrics import (
     precision_recall,
     psnr,
 )
+from dipy_ldm.metrics.distributions import nearest_neighbours, neighbourhoods
 from dipy_ldm.metrics.images import band_energies, halve
 
 
@@ -30,7 +32,7 @@ def of_moments(rng, n, mean, covariance):
     return x @ np.linalg.cholesky(covariance).T + mean
 
 
-def test_frechet_of_gaussians_is_the_closed_form(rng):
+def test_frechet_distance_of_gaussians(rng):
     a, b = np.array([[2, 1], [1, 3]]), np.array([[1, -0.5], [-0.5, 2]])
     # The trace of the root of a 2 x 2 matrix with determinant d is sqrt(tr + 2 sqrt d).
     product = a @ b
@@ -39,69 +41,65 @@ def test_frechet_of_gaussians_is_the_closed_form(rng):
     assert frechet_distance(*samples) == pytest.approx(1 + 4 + 3 + 5 - 2 * root)
 
 
-def test_frechet_is_zero_for_equal_sets(rng):
+def test_frechet_distance_of_equal_sets(rng):
     a = rng.standard_normal((200, 20)) * np.logspace(-3, 3, 20)
-    assert frechet_distance(a, a) == 0
     assert frechet_distance(a, rng.permutation(a)) == 0
     of_few_dimensions = rng.standard_normal((200, 3)) @ rng.standard_normal((3, 20))
     assert frechet_distance(of_few_dimensions, of_few_dimensions) == 0
 
 
-def test_frechet_is_symmetric_and_not_negative(rng):
-    a, b = rng.standard_normal((2, 100, 30))
-    b[:, :5] = 0
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a))
-    assert frechet_distance(a, b) > 0
-
-
-def test_frechet_flattens_and_accepts_integers(rng):
+def test_frechet_distance_of_integers(rng):
     a, b = rng.integers(0, 255, (2, 50, 3, 3), dtype=np.uint8)
+    b[:, 0] = 0
     flat = [x.reshape(50, 9).astype(float) for x in (a, b)]
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(*flat))
+    distance = frechet_distance(a, b)
+    assert distance == pytest.approx(frechet_distance(*flat))
+    assert distance == pytest.approx(frechet_distance(b, a))
+    assert distance > 0
 
 
 @pytest.mark.parametrize("k", [1, 4])
-def test_precision_and_recall_against_brute_force(rng, k):
+def test_neighbourhoods_by_brute_force(rng, k):
     real, fake = rng.standard_normal((300, 3)), rng.standard_normal((400, 3)) + 1
-
-    def covered(queries, references):
-        radii = np.sort(cdist(references, references))[:, k]
-        return np.mean((cdist(queries, references) <= radii).any(axis=1))
-
-    expected = covered(fake, real), covered(real, fake)
-    assert precision_recall(real, fake, k) == pytest.approx(expected)
+    between = cdist(real, fake)
+    radii = [np.sort(cdist(samples, samples))[:, k] for samples in (real, fake)]
+    in_real, in_fake = between <= radii[0][:, None], between <= radii[1]
+    of_fake, of_real, covered = neighbourhoods(real, fake, k)
+    npt.assert_array_equal(of_fake, in_real.sum(0))
+    npt.assert_array_equal(of_real, in_real.sum(1))
+    npt.assert_array_equal(covered, in_fake.sum(1))
+    shares = in_real.any(0).mean(), in_fake.any(1).mean()
+    assert precision_recall(real, fake, k) == pytest.approx(shares)
+    shares = in_real.sum() / k / 400, in_real.any(1).mean()
+    assert density_coverage(real, fake, k) == pytest.approx(shares)
 
 
 @pytest.mark.parametrize("block_size", [1, 7, 256])
-def test_nearest_distance_against_brute_force_whatever_the_block(rng, block_size):
-    queries, references = rng.random((30, 4, 2)), rng.random((50, 4, 2))
-    expected = cdist(queries.reshape(30, 8), references.reshape(50, 8)).min(axis=1)
-    distance = nearest_distance(queries, references, block_size)
-    npt.assert_allclose(distance, expected)
+def test_nearest_neighbours_by_brute_force(rng, block_size):
+    queries, references = rng.random((30, 3, 2)), rng.random((40, 3, 2))
+    references[7] = queries[3]
+    distances = cdist(queries.reshape(30, 6), references.reshape(40, 6))
+    nearest, rows = nearest_neighbours(queries, references, 4, block_size)
+    npt.assert_array_equal(rows, np.argsort(distances, 1)[:, :4])
+    npt.assert_allclose(nearest, np.sort(distances, 1)[:, :4], atol=1e-12)
+    assert (nearest[3, 0], rows[3, 0]) == (0, 7)
+    nearest = nearest_distance(queries, references, block_size)
+    npt.assert_allclose(nearest, distances.min(1), atol=1e-12)
 
 
-def test_copies_are_at_distance_zero_even_far_from_the_origin(rng):
+def test_nearest_distance_is_not_rounded(rng):
     references = (rng.random((300, 784)) + 1000).astype(np.float32)
     assert not nearest_distance(references[:10], references).any()
-
-
-def test_bytes_do_not_wrap_around():
     distance = nearest_distance(np.zeros((1, 2), np.uint8), np.full((1, 2), 200, "B"))
     assert distance == pytest.approx(200 * np.sqrt(2))
 
 
-def test_energy_distance_against_brute_force(rng):
+def test_energy_distance_by_brute_force(rng):
     a, b = rng.random((300, 3, 2)), rng.random((270, 3, 2)) + 0.2
     u, v = a.reshape(300, 6), b.reshape(270, 6)
     expected = 2 * cdist(u, v).mean() - cdist(u, u).mean() - cdist(v, v).mean()
     assert energy_distance(a, b) == pytest.approx(expected, rel=1e-4)
-
-
-def test_energy_distance_is_zero_for_equal_sets_and_symmetric(rng):
-    a, b = rng.random((2, 50, 4))
     assert energy_distance(a, a) == 0
-    assert energy_distance(a, rng.permutation(a)) == pytest.approx(0, abs=1e-6)
-    assert energy_distance(a, b) == pytest.approx(energy_distance(b, a))
 
 
 def test_energy_distance_ignores_a_common_offset_in_single_precision(rng):
@@ -118,67 +116,59 @@ def smooth_images(rng, n, *space):
 
 
 @pytest.mark.parametrize("space", [(64,), (13, 10), (200, 180), (24, 23, 30)])
-def test_equal_images_have_similarity_one(rng, space):
-    images = smooth_images(rng, 2, *space)
-    npt.assert_allclose(multiscale_ssim(images, images), 1)
-
-
-@pytest.mark.parametrize("space", [(64,), (48, 50), (24, 23, 30)])
-def test_similarity_falls_with_noise_and_with_blur(rng, space):
+def test_multiscale_ssim_falls_with_noise_and_with_blur(rng, space):
     images = smooth_images(rng, 2, *space)
     noise = rng.standard_normal(images.shape)
     noisy = [multiscale_ssim(images, images + s * noise) for s in (0, 0.02, 0.1, 0.5)]
+    npt.assert_allclose(noisy[0], 1)
     assert (np.diff(noisy, axis=0) < 0).all()
     sigmas = ([0, *[s] * len(space), 0] for s in (0, 1, 2, 4))
     blurred = [multiscale_ssim(images, gaussian_filter(images, s)) for s in sigmas]
     assert (np.diff(blurred, axis=0) < 0).all()
 
 
-def test_similarity_is_symmetric_and_of_each_pair_alone(rng):
-    a, b = smooth_images(rng, 4, 30, 30), smooth_images(rng, 4, 30, 30)
+def test_multiscale_ssim_of_each_pair_alone(rng):
+    a, b = smooth_images(rng, 4, 40, 40), smooth_images(rng, 4, 40, 40)
     similarity = multiscale_ssim(a, b)
     assert similarity.shape == (4,)
     npt.assert_allclose(similarity, multiscale_ssim(b, a))
     npt.assert_allclose(similarity[2:], multiscale_ssim(a[2:], b[2:]))
     assert ((similarity >= 0) & (similarity < 1)).all()
+    # Of opposite contrasts.
+    assert not multiscale_ssim(a, 1 - a).any()
 
 
-def test_opposite_contrasts_have_similarity_zero(rng):
-    images = smooth_images(rng, 2, 40, 40)
-    assert not multiscale_ssim(images, 1 - images).any()
-
-
-def test_similarity_of_one_scale_against_brute_force(rng):
-    a, b = rng.random((2, 16, 15))
+def test_multiscale_ssim_of_one_scale_by_brute_force(rng):
+    images = rng.random((2, 16, 15))
     axis = np.arange(-5, 6)
     window = np.exp(-(axis[:, None] ** 2 + axis**2) / (2 * 1.5**2))
     window /= window.sum()
-    found = []
-    for y in range(16 - 10):
-        for x in range(15 - 10):
-            u, v = a[y : y + 11, x : x + 11], b[y : y + 11, x : x + 11]
-            mean_u, mean_v = (window * u).sum(), (window * v).sum()
-            var_u = (window * (u - mean_u) ** 2).sum()
-            var_v = (window * (v - mean_v) ** 2).sum()
-            cov = (window * (u - mean_u) * (v - mean_v)).sum()
-            luminance = (2 * mean_u * mean_v + 1e-4) / (mean_u**2 + mean_v**2 + 1e-4)
-            found.append(luminance * (2 * cov + 9e-4) / (var_u + var_v + 9e-4))
-    expected = max(np.mean(found), 0)
-    similarity = multiscale_ssim(a[None, ..., None], b[None, ..., None])
+    windows = sliding_window_view(images, (11, 11), (1, 2))
+
+    def average(values):
+        return (window * values).sum((-2, -1), keepdims=True)
+
+    means = average(windows)
+    off = windows - means
+    (u, v), (var_u, var_v) = means, average(off**2)
+    structure = (2 * average(off[0] * off[1]) + 9e-4) / (var_u + var_v + 9e-4)
+    luminance = (2 * u * v + 1e-4) / (u**2 + v**2 + 1e-4)
+    expected = max(np.mean(luminance * structure), 0)
+    similarity = multiscale_ssim(*images[:, None, ..., None])
     assert similarity == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
     ("side", "share"), [(30, 0.2856 / (0.0448 + 0.2856)), (176, 0.1333 / 1.0001)]
 )
-def test_brightness_counts_at_the_last_scale_alone(side, share):
+def test_multiscale_ssim_has_brightness_at_the_last_scale_alone(side, share):
     # Of two scales, of 30 pixels a side and of 15, and of all five that there are.
     dark, bright = (np.full((1, side, side, 1), value) for value in (0.2, 0.4))
     luminance = (2 * 0.08 + 1e-4) / (0.04 + 0.16 + 1e-4)
     assert multiscale_ssim(dark, bright) == pytest.approx(luminance**share)
 
 
-def test_decibels_are_those_of_the_difference_within_the_mask(rng):
+def test_psnr_within_the_mask(rng):
     images = rng.random((2, 9, 8, 7, 1))
     other = images.copy()
     other[:, 2:4] += 0.1
@@ -189,7 +179,7 @@ def test_decibels_are_those_of_the_difference_within_the_mask(rng):
     assert np.isinf(psnr(images, images)).all()
 
 
-def test_true_detail_raises_energy_and_correlation_noise_energy_alone(rng):
+def test_detail_of_blurred_and_noisy_images(rng):
     truth = gaussian_filter(rng.random((3, 20, 22, 18, 1)), (0, 0.7, 0.7, 0.7, 0))
     npt.assert_allclose(detail_energy(truth, truth), 1)
     npt.assert_allclose(detail_correlation(truth, truth), 1)
@@ -219,7 +209,7 @@ def test_detail_energy_by_a_blur_of_one_pixel(rng):
 
 
 @pytest.mark.parametrize(("cycles", "octave"), [(12, 0), (6, 1), (3, 2)])
-def test_a_wave_is_in_its_octave(cycles, octave):
+def test_octave_energies_of_a_wave(cycles, octave):
     wave = np.sin(2 * np.pi * cycles * np.arange(32) / 32)
     images = np.broadcast_to(wave[None, :, None, None, None], (2, 32, 32, 40, 1))
     expected = np.zeros((2, 3))
@@ -227,7 +217,7 @@ def test_a_wave_is_in_its_octave(cycles, octave):
     npt.assert_allclose(octave_energies(images + 7), expected, atol=1e-9)
 
 
-def test_integers_have_the_detail_of_the_same_numbers(rng):
+def test_detail_of_integers(rng):
     truth = gaussian_filter(rng.uniform(0, 100, (2, 20, 18, 1)), (0, 1, 1, 0))
     images = np.uint8(np.round(truth))
     for figure in detail_energy, detail_correlation:
@@ -237,7 +227,7 @@ def test_integers_have_the_detail_of_the_same_numbers(rng):
         )
 
 
-def test_ties_are_no_matter_of_rounding(rng):
+def test_neighbourhoods_of_ties(rng):
     # The fifth of five equal samples is as far as the first, far from 0, too.
     samples = np.repeat(1000 + rng.standard_normal((20, 3000)), 5, axis=0)
     assert precision_recall(samples, rng.permutation(samples)) == (1, 1)
@@ -245,7 +235,7 @@ def test_ties_are_no_matter_of_rounding(rng):
     assert (density, coverage) == (1.25, 1)
 
 
-def test_wave_is_in_its_band_within_the_mask():
+def test_band_energies_of_a_wave_within_the_mask():
     masks = np.zeros((2, 64, 48))
     masks[:, 8:-8] = 1
     for length, band in ((2.5, 0), (6, 1), (12, 2), (24, 3)):
@@ -259,7 +249,7 @@ def test_wave_is_in_its_band_within_the_mask():
         assert (band_energies(spoilt, masks)[:, :2] < 0.6).all()
 
 
-def test_dice_of_masks_that_overlap():
+def test_dice():
     a, b = np.zeros((2, 4, 4), bool)
     a[:2], b[1:4] = True, True
     assert dice(a, b) == 2 * 4 / (8 + 12)
@@ -288,6 +278,8 @@ LINES = np.ones((2, 9, 1))
         (precision_recall, (np.eye(3), np.eye(3), 1.5), "k must be a whole number"),
         (nearest_distance, (np.eye(3), np.ones((0, 3))), "at least 1, not 0"),
         (nearest_distance, (np.eye(3), np.eye(3), 0), "block_size must be"),
+        (nearest_neighbours, (np.eye(3), np.eye(3), 4), "at least 4, not 3"),
+        (density_coverage, (np.eye(6), np.eye(6)[:5]), "at least 6, not 5"),
         (nearest_distance, (np.eye(3), np.eye(3) * np.nan), "NaN or infinite"),
         (energy_distance, (np.eye(3), np.ones((0, 3))), "samples must be at least 1"),
         (energy_distance, (np.eye(3), np.eye(4)), "not \\(3, 3\\) and \\(4, 4\\)"),
@@ -303,12 +295,12 @@ LINES = np.ones((2, 9, 1))
         (octave_energies, (np.ones((2, 7, 9, 1)),), "8 voxels per side"),
     ],
 )
-def test_invalid_inputs_are_refused_in_one_sentence(figure, arguments, message):
+def test_metrics_refuse_invalid_inputs(figure, arguments, message):
     with pytest.raises(InputError, match=message):
         figure(*arguments)
 
 
-def test_octave_correlation_is_that_of_the_true_signal(rng):
+def test_octave_correlations_of_the_true_signal(rng):
     truth = rng.standard_normal((3, 32, 32, 1))
     coarse = gaussian_filter(truth, [0, 2, 2, 0])
     invented = coarse + 0.3 * rng.standard_normal(truth.shape)

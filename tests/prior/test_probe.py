@@ -27,49 +27,49 @@ def cohort(n, effect=3.0, seed=0, **more):
     age, sex = rng.uniform(20, 80, n), rng.integers(0, 2, n)
     parts = effect * np.stack([(age - 50) / 30, 2 * sex - 1], -1)
     rows = 5 + parts @ along + 0.5 * rng.standard_normal((n, SIZE))
-    given = {"age": age.tolist(), "sex": np.where(sex, "M", "F").tolist(), **more}
-    given["age"][0] = given["sex"][1] = None
-    known = learn(given, n)
+    table = {"age": age.tolist(), "sex": np.where(sex, "M", "F").tolist(), **more}
+    table["age"][0] = table["sex"][1] = None
+    known = learn(table, n)
     latents = rows.reshape(n, *SHAPE).astype("float32")
-    return latents, ConditionBatch.of(known, given, n).numbers, known
+    return latents, ConditionBatch.of(known, table, n).numbers, known
 
 
 def flat(array):
     return np.asarray(array, "float64").reshape(-1, SIZE)
 
 
-def test_claimed_errors_hold_for_held_out_latents():
+def test_learn_claims_errors_of_held_out_latents():
     latents, numbers, known = cohort(600)
     learnt = LinearProbe.learn(latents[:200], numbers[:200], known)
     assert learnt.weights.shape == (3, *SHAPE)
     assert all(part.dtype == np.float32 for part in learnt[1:])
-    values, told = _probe_targets(numbers[200:], known)
+    values, specified = _probe_targets(numbers[200:], known)
     off = ops.convert_to_numpy(learnt.predict(latents[200:])) - values
-    for errors, which, said in zip(off.T, told.T, learnt.errors, strict=True):
+    for errors, which, claimed in zip(off.T, specified.T, learnt.errors, strict=True):
         npt.assert_allclose(errors[which].mean(), 0, atol=0.05)
-        npt.assert_allclose(errors[which].std(), said, rtol=0.15)
-        assert 0.1 < said < 0.3
+        npt.assert_allclose(errors[which].std(), claimed, rtol=0.15)
+        assert 0.1 < claimed < 0.3
 
 
-def test_readings_are_not_nearer_to_the_mean_than_the_truth():
+def test_predict_is_not_nearer_to_the_mean_than_the_truth():
     latents, numbers, known = cohort(2000, effect=2.0)
     learnt = LinearProbe.learn(latents[:60], numbers[:60], known)
-    values, told = _probe_targets(numbers, known)
-    found = ops.convert_to_numpy(learnt.predict(latents))
-    for read, value, which in zip(found.T, values.T, told.T, strict=True):
+    values, specified = _probe_targets(numbers, known)
+    readings = ops.convert_to_numpy(learnt.predict(latents))
+    for read, value, which in zip(readings.T, values.T, specified.T, strict=True):
         slope, _ = np.polyfit(value[which], read[which], 1)
         npt.assert_allclose(slope, 1, atol=0.15)
 
 
-def test_local_effects_are_read_locally(monkeypatch, rng):
+def test_learn_reads_local_effects_locally(monkeypatch, rng):
     ages = rng.uniform(20, 80, 500)
     latents = rng.standard_normal((500, 12, 12, 3)).astype("float32")
     # Each place has something to do with its neighbours.
     latents[:, :, 1:] += latents[:, :, :-1]
     latents[:, 3:5, 6, 1] += (ages[:, None] - 50) / 10
-    given = {"age": ages.tolist()}
-    known = learn(given, 500)
-    numbers = ConditionBatch.of(known, given, 500).numbers
+    table = {"age": ages.tolist()}
+    known = learn(table, 500)
+    numbers = ConditionBatch.of(known, table, 500).numbers
     errors = []
     uniform = lambda weights, space: np.ones(weights.size, "f4")  # noqa: E731
     for relevance in (readings._relevance, uniform):
@@ -81,7 +81,7 @@ def test_local_effects_are_read_locally(monkeypatch, rng):
     assert errors[0] < 0.75 * errors[1]
 
 
-def test_unreadable_conditions_are_not_enforced():
+def test_guide_by_observation_of_unreadable_conditions():
     latents, numbers, known = cohort(100, effect=0.0)
     learnt = LinearProbe.learn(latents, numbers, known)
     npt.assert_array_equal(learnt.errors, 0)
@@ -90,7 +90,7 @@ def test_unreadable_conditions_are_not_enforced():
     assert learnt.guide_by_observation(denoise, gaussian, "cosine", numbers) is denoise
 
 
-def test_of_few_examples_nothing_is_read():
+def test_learn_of_few_examples():
     latents, numbers, known = cohort(15)
     npt.assert_array_equal(LinearProbe.learn(latents, numbers, known).errors, 0)
     # One of each is missing.
@@ -99,46 +99,48 @@ def test_of_few_examples_nothing_is_read():
 
 
 def scans(seed, effect, sessions=2):
-    """Make scans of 24 subjects, who differ, and a number that each of them has."""
+    """Make scans of 24 subjects, who differ, and a number that each of them has.
+
+    Then come 176 others, with a scan each.
+    """
     rng = np.random.default_rng(seed)
     along = np.linalg.qr(np.random.default_rng(1).standard_normal((SIZE, 1)))[0].T
     ages = rng.uniform(20, 80, 200)
     people = rng.standard_normal((200, SIZE)) + effect * (ages[:, None] - 50) * along
-    whose = np.r_[np.repeat(np.arange(24), sessions), np.arange(24, 200)]
-    rows = people[whose] + 0.1 * rng.standard_normal((len(whose), SIZE))
-    given = {"age": ages[whose].tolist()}
-    n = 24 * sessions
-    known = learn({"age": given["age"][:n]}, n)
-    numbers = ConditionBatch.of(known, given).numbers
-    return rows.reshape(-1, *SHAPE).astype("float32"), numbers, known, whose
+    subjects = np.r_[np.repeat(np.arange(24), sessions), np.arange(24, 200)]
+    rows = people[subjects] + 0.1 * rng.standard_normal((len(subjects), SIZE))
+    table, n = {"age": ages[subjects].tolist()}, 24 * sessions
+    known = learn({"age": table["age"][:n]}, n)
+    numbers = ConditionBatch.of(known, table).numbers
+    return rows.reshape(-1, *SHAPE).astype("float32"), numbers, known, subjects
 
 
-def test_scans_of_a_subject_do_not_bear_each_other_witness():
+def test_learn_of_several_scans_of_subjects():
     read, believed = [], []
     for seed in range(12):
-        latents, numbers, known, whose = scans(seed, effect=0.0)
-        given = latents[:48], numbers[:48], known
-        read.append(LinearProbe.learn(*given, whose[:48]).errors[0] > 0)
-        believed.append(LinearProbe.learn(*given).errors[0] > 0)
+        latents, numbers, known, subjects = scans(seed, effect=0.0)
+        examples = latents[:48], numbers[:48], known
+        read.append(LinearProbe.learn(*examples, subjects[:48]).errors[0] > 0)
+        believed.append(LinearProbe.learn(*examples).errors[0] > 0)
     assert sum(read) <= 1
     # As images of others all, a number without any meaning is read.
     assert all(believed)
 
 
 @pytest.mark.parametrize("sessions", [1, 2, 4])
-def test_claimed_errors_hold_for_other_subjects(sessions):
+def test_learn_claims_errors_of_other_subjects(sessions):
     claimed, true = [], []
     for seed in range(8):
-        latents, numbers, known, whose = scans(seed, 0.2, sessions)
+        latents, numbers, known, subjects = scans(seed, 0.2, sessions)
         n = 24 * sessions
-        learnt = LinearProbe.learn(latents[:n], numbers[:n], known, whose[:n])
+        learnt = LinearProbe.learn(latents[:n], numbers[:n], known, subjects[:n])
         read = ops.convert_to_numpy(learnt.predict(latents))
         claimed.append(learnt.errors[0])
         true.append((read - _probe_targets(numbers, known)[0])[n:].std())
     npt.assert_allclose(np.median(claimed), np.median(true), rtol=0.3)
 
 
-def test_levels_that_few_have_are_not_read():
+def test_learn_ignores_levels_that_few_have():
     sites = ["A"] * 50 + ["B"] * 46 + ["C"] * 4
     latents, numbers, known = cohort(100, site=sites)
     latents[50:96, 0] += 2
@@ -206,7 +208,7 @@ def hold():
     return partial(learnt.guide_by_observation, denoise, gaussian, "cosine")
 
 
-def test_one_row_of_conditions_serves_all_samples(hold, rng):
+def test_guide_by_observation_by_one_row_of_conditions(hold, rng):
     x = rng.standard_normal((3, *SHAPE)).astype("float32")
     one = np.array([[0.3, 1]], "float32")
     # Further columns say where sources are.
@@ -216,7 +218,7 @@ def test_one_row_of_conditions_serves_all_samples(hold, rng):
         npt.assert_allclose(other, held[0], atol=1e-5)
 
 
-def test_the_less_noise_the_less_is_changed(hold, rng):
+def test_guide_by_observation_changes_less_with_less_noise(hold, rng):
     x = rng.standard_normal((1, *SHAPE)).astype("float32")
     held = hold(np.array([[0.3, 1]], "float32"))
     changed = (held(x, t) - denoise(x, t) for t in (0.0, 0.2, 0.5, 1.0))
@@ -237,12 +239,12 @@ def balls():
 
 @pytest.fixture(scope="module")
 def trained(balls):
-    images, told = balls
+    images, table = balls
     options = {"batch_size": 4, "verbose": False}
     vqvae = VQVAE(widths=(8,), n_codes=16, code_dim=2)
     vqvae.fit(images, epochs=10, **options)
     model = LatentDiffusion(vqvae, widths=(8,), guide=False)
-    return model.fit(images, told, epochs=3, **options)
+    return model.fit(images, table, epochs=3, **options)
 
 
 def test_samples_follow_the_requested_conditions(trained, monkeypatch, undecoded):
@@ -291,20 +293,32 @@ def test_a_model_without_directions_is_saved_and_held_to(trained, tmp_path):
     assert np.isfinite(sample).all()
 
 
-def test_models_without_them_are_read(trained, tmp_path):
+@pytest.mark.parametrize("parts", [["probe_"], ["probe_", "gaussian_"]])
+def test_models_without_probe_or_gaussian_are_read(trained, tmp_path, parts):
     older = LatentDiffusion.from_saved(trained.to_tensors(), trained.to_document())
-    older.probe_ = None
+    for part in parts:
+        setattr(older, part, None)
+    older._build()
     older.save(tmp_path / "m")
     again = LatentDiffusion.load(tmp_path / "m")
-    assert again.probe_ is None
-    assert again.predict(conditions={"width": 3.0}, steps=2).shape == (1, 8, 8, 8, 1)
+    assert all(getattr(again, part) is None for part in parts)
+    options = {"conditions": {"width": 3.0}, "steps": 2}
+    npt.assert_array_equal(again.predict(**options), older.predict(**options))
 
 
 @pytest.mark.parametrize(
-    ("part", "there"), [("weights", True), ("offsets", False), ("errors", True)]
+    ("part", "change"),
+    [
+        ("gaussian.mean", lambda x: x[..., :1]),
+        ("gaussian.loadings", lambda x: x[0, 0]),
+        ("gaussian.rest", None),
+        ("reading.weights", lambda x: x[:0]),
+        ("reading.offsets", None),
+        ("reading.errors", lambda x: x[:0]),
+    ],
 )
-def test_parts_that_do_not_fit_are_refused(trained, assert_unreadable, part, there):
-    tensors, name = trained.to_tensors(), f"reading.{part}"
-    changed = tensors.pop(name)[:0]
-    tensors |= {name: changed} if there else {}
+def test_parts_that_do_not_fit_are_refused(trained, assert_unreadable, part, change):
+    tensors = trained.to_tensors()
+    tensor = tensors.pop(part)
+    tensors |= {part: change(tensor)} if change else {}
     assert_unreadable(tensors, trained.to_document(), "is damaged")

@@ -13,16 +13,16 @@ from dipy_ldm.prior import _ridge as conditional_mean
 from dipy_ldm.prior._ridge import ConditionalMean, fit_kernel_ridge
 
 
-def test_held_out_values_come_from_fits_to_other_subjects(rng):
+def test_fit_kernel_ridge_predicts_from_other_subjects(rng):
     rows, targets = rng.standard_normal((9, 4)), rng.standard_normal(9)
-    whose = np.array([0, 1, 1, 2, 0, 3, 3, 3, 4])
-    _, _, predicted = fit_kernel_ridge(rows @ rows.T, targets, [0.5], whose)
+    subjects = np.array([0, 1, 1, 2, 0, 3, 3, 3, 4])
+    _, _, predicted = fit_kernel_ridge(rows @ rows.T, targets, [0.5], subjects)
     for one in range(5):
-        others = rows[whose != one]
-        own = others @ others.T, targets[whose != one], [0.5], np.arange(len(others))
+        others = rows[subjects != one]
+        own = others @ others.T, targets[subjects != one], [0.5], np.arange(len(others))
         shares, offset, _ = fit_kernel_ridge(*own)
-        held_out = rows[whose == one] @ others.T @ shares + offset
-        npt.assert_allclose(predicted[whose == one], held_out)
+        held_out = rows[subjects == one] @ others.T @ shares + offset
+        npt.assert_allclose(predicted[subjects == one], held_out)
 
 
 SHAPE = (4, 3, 2)
@@ -47,21 +47,18 @@ def cohort(n, effect=1.0, seed=0):
     return latents + effect * truth, numbers, fitted, effect * truth
 
 
-def test_effects_of_conditions_are_fitted():
-    latents, numbers, fitted, truth = cohort(600, effect=2.0)
-    predicted = ConditionalMean.learn(latents, numbers, fitted).predict(numbers)
+def test_learn_fits_effects_of_conditions():
+    latents, numbers, fitted, truth = cohort(600, effect=3.0)
+    learnt = ConditionalMean.learn(latents, numbers, fitted)
+    predicted = learnt.predict(numbers)
     assert predicted.dtype == np.float32
     assert ((predicted - truth) ** 2).mean() < 0.02 * (truth**2).mean()
-
-
-def test_loadings_have_the_variance_that_is_due_to_conditions():
-    latents, numbers, conditions, truth = cohort(600, effect=3.0)
-    learnt = ConditionalMean.learn(latents, numbers, conditions)
+    # Loadings have the variance that is due to conditions.
     along = (learnt.loadings() ** 2).sum(0)
     npt.assert_allclose(along.mean(), truth.var(0).mean(), rtol=0.1)
 
 
-def test_mean_is_zero_without_conditions():
+def test_predict_is_zero_without_conditions():
     latents, numbers, fitted, _ = cohort(60)
     learnt = ConditionalMean.learn(latents, numbers, fitted)
     npt.assert_array_equal(learnt.predict(np.full((2, 2), -1.0)), 0)
@@ -69,7 +66,7 @@ def test_mean_is_zero_without_conditions():
     npt.assert_allclose(age + sex, both, atol=1e-6)
 
 
-def test_nothing_is_expected_of_levels_that_few_have():
+def test_learn_ignores_levels_that_few_have():
     latents, _, _, _ = cohort(60)
     values = {"site": ["A"] * 30 + ["B"] * 26 + ["C"] * 4}
     latents[:30] += 2
@@ -83,7 +80,7 @@ def test_nothing_is_expected_of_levels_that_few_have():
 
 
 @pytest.mark.parametrize("n", [6, 60])
-def test_of_conditions_that_mean_nothing_next_to_nothing_is_expected(n):
+def test_learn_of_conditions_that_mean_nothing(n):
     shares = []
     for seed in range(20):
         latents, numbers, fitted, _ = cohort(n, effect=0.0, seed=seed)
@@ -94,7 +91,7 @@ def test_of_conditions_that_mean_nothing_next_to_nothing_is_expected(n):
 
 @pytest.mark.parametrize("n", [6, 12])
 @pytest.mark.parametrize("scans", [1, 2])
-def test_errors_equal_leave_one_out_fits(n, scans, monkeypatch, rng):
+def test_learn_measures_errors_of_leave_one_out_fits(n, scans, monkeypatch, rng):
     # Of six, six features know all; and as brains, they have most in common.
     latents = rng.standard_normal((n, 20, 20, 20, 1), "float32") + 5
     values = {"a": rng.uniform(0, 9.5, n).tolist(), "b": rng.uniform(0, 1, n).tolist()}
@@ -102,12 +99,12 @@ def test_errors_equal_leave_one_out_fits(n, scans, monkeypatch, rng):
     numbers = ConditionBatch.of(fitted, values, n).numbers
     rows, errors = latents.reshape(n, -1).astype("float64"), []
     # One is alone, and scans of a subject are no neighbours.
-    whose = np.r_[n, np.arange(1, n) % (n // scans)]
+    subjects = np.r_[n, np.arange(1, n) % (n // scans)]
     features = conditional_mean._features(numbers, fitted)
     for ridge in conditional_mean._RIDGES[:-1]:
         error = 0.0
-        for person in set(whose):
-            one, others = whose == person, whose != person
+        for person in set(subjects):
+            one, others = subjects == person, subjects != person
             terms = np.c_[np.ones(others.sum()), features[others]]
             # The mean is not made smaller.
             penalty = n * ridge * np.diag([0.0, *np.ones(features.shape[1])])
@@ -123,21 +120,21 @@ def test_errors_equal_leave_one_out_fits(n, scans, monkeypatch, rng):
         return lambda shares: measured.append(error(shares)) or 0
 
     monkeypatch.setattr(conditional_mean, "_held_out_error", keep)
-    ConditionalMean.learn(latents, numbers, fitted, whose)
+    ConditionalMean.learn(latents, numbers, fitted, subjects)
     npt.assert_allclose(measured[:-1], errors, rtol=0.05)
 
 
-def test_chance_differences_of_subjects_are_not_fitted():
+def test_learn_fits_no_chance_differences_of_subjects():
     shares = []
     for seed in range(12):
         rng = np.random.default_rng(seed)
-        whose = np.repeat(np.arange(20), 2)
+        owners = np.repeat(np.arange(20), 2)
         people = rng.standard_normal((20, *SHAPE)).astype("float32")
-        latents = people[whose] - people.mean(0)
-        values = {"age": rng.uniform(20, 80, 20)[whose].tolist()}
+        latents = people[owners] - people.mean(0)
+        values = {"age": rng.uniform(20, 80, 20)[owners].tolist()}
         fitted = learn(values, 40)
         numbers = ConditionBatch.of(fitted, values, 40).numbers
-        for subjects in (whose, None):
+        for subjects in (owners, None):
             learnt = ConditionalMean.learn(latents, numbers, fitted, subjects)
             shares.append((learnt.predict(numbers) ** 2).mean() / (latents**2).mean())
     by_subject, by_image = np.reshape(shares, (12, 2)).mean(0)
@@ -145,7 +142,7 @@ def test_chance_differences_of_subjects_are_not_fitted():
     assert by_image > 0.05
 
 
-def test_one_subject_gives_no_conditional_mean():
+def test_learn_of_one_subject():
     latents, numbers, fitted, _ = cohort(30)
     learnt = ConditionalMean.learn(latents, numbers, fitted, np.zeros(30, int))
     npt.assert_array_equal(learnt.weights, 0)
@@ -158,11 +155,11 @@ def test_batches_hold_residuals():
     latents = Latents(latents, ConditioningInputs(numbers))
     plain = noisy_batches(latents, 4, **options).of(0)
     residuals = latents._replace(conditional_mean=learnt)
-    (x, times, means, told), clean = noisy_batches(residuals, 4, **options).of(0)
-    npt.assert_array_equal(told, plain[0][2])
-    npt.assert_allclose(clean, plain[1] - learnt.predict(told), atol=1e-6)
+    (x, times, means, conditions), clean = noisy_batches(residuals, 4, **options).of(0)
+    npt.assert_array_equal(conditions, plain[0][2])
+    npt.assert_allclose(clean, plain[1] - learnt.predict(conditions), atol=1e-6)
     alpha, _ = rates("cosine", times)
-    taken = alpha.reshape(-1, 1, 1, 1) * learnt.predict(told)
+    taken = alpha.reshape(-1, 1, 1, 1) * learnt.predict(conditions)
     npt.assert_allclose(means, taken, atol=1e-6)
     assert means.dtype == np.float32
     npt.assert_allclose(x, plain[0][0] - taken, atol=1e-5)

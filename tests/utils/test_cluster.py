@@ -14,7 +14,6 @@ from dipy_ldm._utils import cluster as clusters
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import (
     Cluster,
-    difference_message,
     find_cluster,
     wait_for_workers,
 )
@@ -35,22 +34,24 @@ def config(cluster, kind="worker", index=0):
     return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
 
 
-def test_alone(environment):
-    assert find_cluster() is None
-    # In a batch script, before srun.
-    environment(SLURM_JOB_ID=7, SLURM_NTASKS=2, SLURM_PROCID=0)
-    assert find_cluster() is None
-    environment(TF_CONFIG=config({"worker": ["a:1"]}))
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        # In a batch script, before srun.
+        {"SLURM_JOB_ID": 7, "SLURM_NTASKS": 2, "SLURM_PROCID": 0},
+        {"TF_CONFIG": config({"worker": ["a:1"]})},
+        # An empty one counts, as for TensorFlow.
+        {"TF_CONFIG": " ", "SLURM_STEP_NUM_TASKS": 2},
+        {"TF_CONFIG": "{}", "SLURM_STEP_NUM_TASKS": 2},
+    ],
+)
+def test_find_cluster_of_a_single_process(environment, variables):
+    environment(**variables)
     assert find_cluster() is None
 
 
-@pytest.mark.parametrize("text", ["", " ", "{}"])
-def test_an_empty_tf_config_is_that_of_who_is_alone(environment, text):
-    environment(TF_CONFIG=text, SLURM_STEP_NUM_TASKS=2)
-    assert find_cluster() is None
-
-
-def test_tf_config(environment):
+def test_find_cluster_by_tf_config(environment):
     environment(TF_CONFIG=config({"worker": ["a:1", "b:2"]}, index=1))
     assert find_cluster() == Cluster(("a:1", "b:2"), 1)
     environment(TF_CONFIG=config({"worker": ["a:1", "b:2"], "chief": ["c:3"]}))
@@ -70,7 +71,7 @@ def test_tf_config(environment):
         config({"worker": ["a:1", "b:2"], "ps": ["c:3"]}),
     ],
 )
-def test_malformed_tf_config(environment, text):
+def test_find_cluster_refuses_malformed_tf_config(environment, text):
     environment(TF_CONFIG=text)
     with pytest.raises(InputError, match="TF_CONFIG must list"):
         find_cluster()
@@ -81,27 +82,32 @@ STEP |= {"SLURM_STEP_TASKS_PER_NODE": "2,1"}
 
 
 @pytest.mark.tensorflow
-def test_slurm(environment):
+def test_find_cluster_by_slurm(environment):
     environment(**STEP, SLURM_JOB_ID=20, SLURM_PROCID=2)
     # In Slurm's order, which is not that of text.
     assert find_cluster() == Cluster(("n9:11220", "n9:11221", "n10:11220"), 2)
-    environment(SLURMD_NODENAME="n9")
-    with pytest.raises(InputError, match="distribution=block"):
-        find_cluster()
-    environment(SLURM_STEP_TASKS_PER_NODE="1(x2)")
-    with pytest.raises(InputError, match="Slurm's variables"):
-        find_cluster()
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("number", [3, -1, "", "x"])
-def test_a_task_that_is_none_is_refused(environment, number):
-    environment(**STEP, SLURM_JOB_ID="", SLURM_PROCID=number)
-    with pytest.raises(InputError, match="(SLURM_PROCID must|Slurm's var).* srun"):
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"SLURM_PROCID": 2, "SLURMD_NODENAME": "n9"}, "distribution=block"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, "Slurm's variables .* srun"),
+        ({"SLURM_STEP_NODELIST": ""}, "Slurm's variables .* srun"),
+        ({"SLURM_PROCID": 3}, "SLURM_PROCID must be from 0 to 2.* not 3; .* srun"),
+        ({"SLURM_PROCID": -1}, "SLURM_PROCID must .* srun"),
+        ({"SLURM_PROCID": ""}, "(SLURM_PROCID must|Slurm's var).* srun"),
+        ({"SLURM_PROCID": "x"}, "(SLURM_PROCID must|Slurm's var).* srun"),
+    ],
+)
+def test_find_cluster_refuses_variables_of_slurm(environment, variables, message):
+    environment(**STEP | {"SLURM_JOB_ID": ""} | variables)
+    with pytest.raises(InputError, match=message):
         find_cluster()
 
 
-def test_variables_of_slurm_may_be_empty_and_malformed_ones_are_named(environment):
+def test_find_cluster_names_malformed_numbers_and_takes_empty_ones(environment):
     environment(SLURM_STEP_NUM_TASKS="", SLURM_LOCALID="", SLURM_STEP_TASKS_PER_NODE="")
     assert find_cluster() is None
     assert clusters.gpu_share_of_node() == (0, 1)
@@ -112,21 +118,14 @@ def test_variables_of_slurm_may_be_empty_and_malformed_ones_are_named(environmen
         find_cluster()
 
 
-def test_several_tasks_of_slurm_need_tensorflow(environment, monkeypatch):
+def test_find_cluster_by_slurm_needs_tensorflow(environment, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     environment(**STEP)
     with pytest.raises(InputError, match="which is not installed; start one task, or"):
         find_cluster()
 
 
-@pytest.mark.tensorflow
-def test_half_of_slurms_variables_is_one_sentence(environment):
-    environment(SLURM_STEP_NUM_TASKS=2, SLURM_PROCID=0)
-    with pytest.raises(InputError, match="Slurm's variables"):
-        find_cluster()
-
-
-def test_gpus_of_a_node_are_shared(environment):
+def test_gpu_share_of_node(environment):
     assert clusters.gpu_share_of_node() == (0, 1)
     environment(SLURM_LOCALID=1, SLURM_STEP_TASKS_PER_NODE="2(x12),1")
     assert clusters.gpu_share_of_node() == (1, 2)
@@ -137,47 +136,50 @@ def test_gpus_of_a_node_are_shared(environment):
 def meet_all(facts, limit=10, only=None):
     """Let workers meet in threads, and return what each of them is told."""
     addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(len(facts)))
-    told = {}
+    messages = {}
 
-    def one(index):
+    def meet(index):
         try:
-            told[index] = wait_for_workers(
-                Cluster(addresses, index), facts[index], limit
-            )
+            cluster = Cluster(addresses, index)
+            messages[index] = wait_for_workers(cluster, facts[index], limit)
         except InputError as error:
-            told[index] = str(error)
+            messages[index] = str(error)
 
     with ThreadPoolExecutor() as threads:
         for i in only or range(len(facts)):
-            threads.submit(one, i)
+            threads.submit(meet, i)
             time.sleep(0.1)  # the chief need not be the last, nor the first
-    return told, addresses
+    return messages, addresses
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
-def test_workers_meet(order):
-    told, _ = meet_all([{"version": 1}] * 3, only=order)
-    assert told == {0: None, 1: None, 2: None}
+def test_wait_for_workers_in_any_order(order):
+    facts = {"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 1, "b": 2}
+    messages, _ = meet_all(facts, only=order)
+    assert messages == {0: None, 1: None, 2: None}
 
 
-def test_workers_that_differ_are_refused():
-    told, _ = meet_all([{"version": 1}, {"version": 1}, {"version": 2}])
-    assert len(set(told.values())) == 1
-    assert "worker 2" in told[0]
-    assert "version is 2 there and 1 for the chief" in told[0]
+def test_wait_for_workers_refuses_ones_that_differ():
+    messages, _ = meet_all([{"a": 1}, {"a": 1}, {"b": 2}])
+    assert len(set(messages.values())) == 1
+    assert "worker 2" in messages[0]
+    assert "a is None there and 1 for the chief; b is 2 there" in messages[0]
 
 
-def test_a_worker_that_does_not_come():
+@pytest.mark.parametrize(
+    ("present", "absent", "message"),
+    [
+        ([0, 1], 2, "no answer within 1 s from worker 2 at {}"),
+        ([1], 0, "the chief at {} could not be reached (within 1 s)"),
+    ],
+)
+def test_wait_for_workers_names_who_does_not_come(present, absent, message):
     start = time.monotonic()
-    told, addresses = meet_all([{}] * 3, limit=1, only=[0, 1])
+    messages, addresses = meet_all([{}] * 3, limit=1, only=present)
     assert time.monotonic() - start < 60
-    for sentence in told.values():
-        assert f"no answer within 1 s from worker 2 at {addresses[2]}" in sentence
-
-
-def test_a_chief_that_does_not_come():
-    told, addresses = meet_all([{}] * 2, limit=1, only=[1])
-    assert f"the chief at {addresses[0]} could not be reached (within 1 s)" in told[1]
+    assert set(messages) == set(present)
+    for text in messages.values():
+        assert message.format(addresses[absent]) in text
 
 
 @pytest.fixture
@@ -203,38 +205,28 @@ STRANGERS = {
     "depth": b"[" * 100_000 + b"\n",
     "no text": b"\xff\xfe\n",
     "no end": b"x" * 2_000_000,
+    # Three times, since each would be waited for.
+    **dict.fromkeys(("silent", "silent, too", "as silent"), b""),
+    "a hello without its end": b'{"job": ["7", "0"], "worker": 1, "facts": {"a": 2}}',
 }
 
 
-@pytest.mark.parametrize("word", STRANGERS.values(), ids=STRANGERS)
-def test_strangers_at_the_port_are_ignored(chief, word):
-    port, cluster = chief
-    with socket.create_connection(("127.0.0.1", port)) as link:
-        with suppress(ConnectionError):
-            link.sendall(word)
-        wait_for_workers(cluster, {"a": 1}, 20)
-
-
-def test_the_silent_hold_nobody_up(chief):
+def test_wait_for_workers_ignores_strangers(chief):
     port, cluster = chief
     with ExitStack() as stack:
-        for _ in range(3):
-            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-        # Less than any of them would be waited for.
+        for message in STRANGERS.values():
+            link = socket.create_connection(("127.0.0.1", port))
+            stack.enter_context(link)
+            with suppress(ConnectionError):
+                # In pieces, as it may come.
+                link.sendall(message[:9])
+                time.sleep(0.05)
+                link.sendall(message[9:])
+        link.close()
         wait_for_workers(cluster, {"a": 1}, 20)
 
 
-def test_a_hello_may_come_in_pieces_and_a_worker_again(chief):
-    port, cluster = chief
-    hello = b'{"job": ["7", "0"], "worker": 1, "facts": {"a": 2}}\n'
-    with socket.create_connection(("127.0.0.1", port)) as link:
-        for piece in (hello[:9], hello[9:-1]):
-            link.sendall(piece)
-            time.sleep(0.05)
-    wait_for_workers(cluster, {"a": 1}, 20)
-
-
-def test_a_chief_of_another_job_is_not_listened_to():
+def test_wait_for_workers_ignores_a_chief_of_another_job():
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer():
@@ -250,16 +242,9 @@ def test_a_chief_of_another_job_is_not_listened_to():
                 wait_for_workers(cluster, {}, 1)
 
 
-def test_a_port_that_is_taken():
+def test_wait_for_workers_refuses_a_port_that_is_taken():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
         cluster = Cluster((f"127.0.0.1:{port}", "127.0.0.1:1"), 0)
         with pytest.raises(InputError, match=f"port {port} of this machine"):
             wait_for_workers(cluster, {}, 1)
-
-
-def test_differences_are_named():
-    assert difference_message({"a": 1, "b": 2}, {"b": 2, "a": 1}, 1) is None
-    sentence = difference_message({"a": 1}, {"b": 2}, 3)
-    assert "worker 3" in sentence
-    assert "a is None there and 1 for the chief" in sentence
