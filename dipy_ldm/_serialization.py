@@ -167,28 +167,28 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
     return document
 
 
+def _variables(network, prefix):
+    """Return the trainable variables of a network, by their names in a file."""
+    variables = enumerate(network.trainable_variables)
+    return {f"{prefix}.{i:03d}": variable for i, variable in variables}
+
+
 def shapes(network: "keras.Model", prefix: str) -> _schema.Shapes:
     """Return the shapes of the trainable weights of a network, by name."""
-    return {
-        f"{prefix}.{i:03d}": tuple(variable.shape)
-        for i, variable in enumerate(network.trainable_variables)
-    }
+    return {name: tuple(x.shape) for name, x in _variables(network, prefix).items()}
 
 
 def weights(network: "keras.Model", prefix: str) -> dict[str, np.ndarray]:
     """Return the trainable weights of a network, by name."""
-    return {
-        f"{prefix}.{i:03d}": np.asarray(variable)
-        for i, variable in enumerate(network.trainable_variables)
-    }
+    return {name: np.asarray(x) for name, x in _variables(network, prefix).items()}
 
 
 def set_weights(
     network: "keras.Model", prefix: str, tensors: dict[str, np.ndarray]
 ) -> None:
     """Set a network's weights from named tensors."""
-    for i, variable in enumerate(network.trainable_variables):
-        variable.assign(tensors[f"{prefix}.{i:03d}"])
+    for name, variable in _variables(network, prefix).items():
+        variable.assign(tensors[name])
 
 
 def matching_weights(

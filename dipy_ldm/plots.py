@@ -386,17 +386,11 @@ def montage_pairs(images, reconstructed):
     columns = 8 if images.shape[2] < 2 * images.shape[1] else 2
     columns = min(columns, len(images))
     # Fills the last row, so that its reconstructions are in the next.
-    missing = [(0, -len(images) % columns), (0, 0), (0, 0), (0, 0)]
-    images, reconstructed = (
-        np.pad(np.asarray(x, "float32"), missing, constant_values=np.nan)
-        for x in (images, reconstructed)
-    )
-    rows = [
-        half[start : start + columns]
-        for start in range(0, len(images), columns)
-        for half in (images, reconstructed)
-    ]
-    return montage(np.concatenate(rows), columns=columns)
+    missing = [(0, 0), (0, -len(images) % columns), (0, 0), (0, 0), (0, 0)]
+    pairs = np.stack([images, reconstructed], dtype="float32", casting="unsafe")
+    pairs = np.pad(pairs, missing, constant_values=np.nan)
+    rows = pairs.reshape(2, -1, columns, *images.shape[1:]).swapaxes(0, 1)
+    return montage(rows.reshape(-1, *images.shape[1:]), columns=columns)
 
 
 _LOSSES = "loss", "val_loss", "mse", "val_mse"

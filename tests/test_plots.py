@@ -27,21 +27,15 @@ def test_montage_places_images_in_rows():
     npt.assert_allclose(picture[6:10, 9:12], 0.5)
 
 
-def test_montage_of_colours_and_of_constants():
+def test_montage_scales_values():
     assert plots.montage(np.zeros((4, 2, 2, 3))).shape[-1] == 3
     assert plots.montage(np.zeros((4, 2, 2, 5))).shape[-1] == 1
     assert np.isfinite(plots.montage(np.ones((1, 2, 2, 1)))).all()
-
-
-def test_values_that_are_missing_are_dark():
-    picture = plots.montage(np.array([np.nan, 2.0, 4.0]).reshape(1, 1, 3, 1), gap=0)
-    npt.assert_array_equal(picture[0, :, 0], [0, 0, 1])
-
-
-def test_montages_with_the_same_limits_can_be_compared():
-    images = np.array([-1.0, 0.25, 2.0])[:, None, None, None] * np.ones((1, 4, 3, 1))
-    picture = plots.montage(images, columns=3, gap=0, limits=(0, 1))
-    npt.assert_array_equal(picture[0, ::3, 0], [0, 0.25, 1])
+    row = np.array([np.nan, 2.0, 2.5, 4.0]).reshape(1, 1, 4, 1)
+    # Missing values are dark.
+    npt.assert_array_equal(plots.montage(row, gap=0)[0, :, 0], [0, 0, 0.25, 1])
+    limited = plots.montage(row, gap=0, limits=(2.25, 3.25))
+    npt.assert_array_equal(limited[0, :, 0], [0, 0, 0.25, 1])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -127,22 +121,26 @@ def test_a_comparison_is_cut_where_most_changed(tmp_path):
 
 
 def test_figures_show_themselves(rng):
-    images, volumes = rng.random((5, 8, 8, 1)), rng.random((3, 4, 5, 6, 1))
-    affine = np.diag([-2, 2, 2, 1])
-    scans = [nib.Nifti1Image(volume[..., 0], affine) for volume in volumes]
+    images, volumes = rng.random((5, 8, 8, 1)), rng.random((3, 4, 5, 6, 2))
+    scans = [nib.Nifti1Image(x[..., 0], np.diag([-2, 2, 2, 1])) for x in volumes]
+    affine = np.diag([1, 2, 3, 1])
+    pair = Volumes(volumes, None, affine, [])
+    pair.channels = as_channels(["T1w", "FA"])
     history = {"epoch": [1, 2], "loss": [1.0, 0.5], "val_loss": [1.0, 0.6]}
     for figure in (
         plots.plot_history(history),
         plots.plot_history({"autoencoder": history, "diffusion": history}),
         plots.plot_history({"autoencoder": SimpleNamespace(history_=history)}),
         plots.plot_samples(images),
-        plots.plot_samples(volumes, affine=np.diag([2, 2, 2, 1])),
-        plots.plot_samples(Volumes(volumes, None, np.diag([2, 2, 2, 1]), [])),
+        plots.plot_samples(volumes, affine=affine),
+        plots.plot_samples(pair),
         plots.plot_samples(scans),
         plots.plot_samples(scans[0]),
         plots.plot_samples([{"T1w": scan, "dseg": scan} for scan in scans]),
         plots.plot_reconstructions(images, images),
         plots.plot_reconstructions(scans, scans),
+        plots.plot_reconstructions(pair, volumes),
+        plots.plot_reconstructions(volumes, pair),
         plots.plot_latents(rng.random((4, 3, 3, 8))),
         plots.plot_latents(rng.random((4, 3, 3, 4, 2))),
     ):
@@ -150,13 +148,26 @@ def test_figures_show_themselves(rng):
         assert figure._repr_png_().startswith(b"\x89PNG")
 
 
-def test_scans_of_several_shapes_are_padded(rng):
+@pytest.fixture
+def plot_pairs(monkeypatch):
+    """Return what plots reconstructions, and returns the pictures of both."""
+    arrange = mock.Mock(side_effect=plots.montage_pairs)
+    monkeypatch.setattr(plots, "montage_pairs", arrange)
+
+    def plot_pairs(*pair):
+        assert isinstance(plots.plot_reconstructions(*pair), Figure)
+        return arrange.call_args.args
+
+    return plot_pairs
+
+
+def test_scans_of_several_shapes_are_padded(rng, plot_pairs):
     shapes = (4, 5, 6), (7, 3, 2)
     scans = [nib.Nifti1Image(rng.random(shape), np.eye(4)) for shape in shapes]
     shown = plots.pictures(scans)
     assert shown.shape == (2, 6, max(4 + 4 + 5, 7 + 7 + 3), 1)
     npt.assert_array_equal(shown[0, :, 2:15], plots.pictures(scans[0])[0])
-    assert isinstance(plots.plot_reconstructions(scans, scans), Figure)
+    assert plot_pairs(scans, scans)[0].shape == shown.shape
 
 
 def test_channels_stand_below_each_other_as_bright(rng):
@@ -169,13 +180,10 @@ def test_channels_stand_below_each_other_as_bright(rng):
     assert picture[:7].max() == picture[7:].max() == 1
 
 
-def test_reconstructions_of_channels_are_as_bright_as_they_are(rng, monkeypatch):
+def test_reconstructions_of_channels_are_as_bright_as_they_are(rng, plot_pairs):
     scan = rng.uniform(50, 99, (4, 4, 4))
     pair = [{"T1w": nib.Nifti1Image(data, np.eye(4))} for data in (scan, scan / 2)]
-    shown = mock.Mock(side_effect=plots.montage_pairs)
-    monkeypatch.setattr(plots, "montage_pairs", shown)
-    plots.plot_reconstructions(*pair)
-    before, after = shown.call_args.args
+    before, after = plot_pairs(*pair)
     assert after.mean() < 0.5 * before.mean()
 
 
@@ -186,24 +194,18 @@ def test_reconstructions_stand_below_images_also_in_a_row_that_is_not_full():
     npt.assert_allclose(picture[-4, 10], 0)
 
 
-def test_each_scan_has_its_own_brightness(rng, monkeypatch):
+def test_each_scan_has_its_own_brightness(rng, plot_pairs):
     data = rng.random((4, 4, 4))
     scans = [nib.Nifti1Image(data * unit, np.eye(4)) for unit in (1, 1000)]
-    shown = mock.Mock(side_effect=plots.montage_pairs)
-    monkeypatch.setattr(plots, "montage_pairs", shown)
-    plots.plot_reconstructions(scans, scans)
-    before, _ = shown.call_args.args
-    npt.assert_allclose(before[0], before[1], atol=1e-5)
     named = [{"T1w": scan, "dseg": scans[0]} for scan in scans]
-    plots.plot_reconstructions(named, named)
-    before, _ = shown.call_args.args
-    npt.assert_allclose(before[0], before[1], atol=1e-5)
-    with pytest.raises(InputError, match="2 images and 1 reconstructions; give one"):
-        plots.plot_reconstructions(scans, scans[:1])
-    with pytest.raises(InputError, match="2 images and 1 reconstructions; give one"):
-        plots.plot_reconstructions(tuple(scans), (scans[0],))
-    with pytest.raises(InputError, match="2 images and 3 reconstructions; give one"):
-        plots.plot_reconstructions(np.ones((2, 4, 4, 1)), np.ones((3, 4, 4, 1)))
+    for images in (scans, named):
+        before, _ = plot_pairs(images, images)
+        npt.assert_allclose(before[0], before[1], atol=1e-5)
+    sentence = "2 images and 1 reconstructions; give one"
+    arrays = np.ones((2, 4, 4, 1)), np.ones((1, 4, 4, 1))
+    for uneven in (scans, scans[:1]), (tuple(scans), (scans[0],)), arrays:
+        with pytest.raises(InputError, match=sentence):
+            plots.plot_reconstructions(*uneven)
 
 
 def test_latents_of_two_channels_are_shown_in_two_colours(rng, monkeypatch):
@@ -211,14 +213,6 @@ def test_latents_of_two_channels_are_shown_in_two_colours(rng, monkeypatch):
     monkeypatch.setattr(plots, "montage", shown)
     plots.plot_latents(rng.random((4, 3, 3, 2)))
     assert [x.max() > 0 for x in np.rollaxis(shown.call_args.args[0], -1)] == [1, 1, 0]
-
-
-def test_reconstructions_lie_where_their_volumes_do(rng):
-    images = rng.random((2, 4, 5, 6, 2))
-    volumes = Volumes(images, None, np.diag([1, 2, 3, 1]), ["a", "b"])
-    volumes.channels = as_channels(["T1w", "FA"])
-    for pair in ((volumes, images), (images, volumes)):
-        assert isinstance(plots.plot_reconstructions(*pair), Figure)
 
 
 def test_planes_are_padded_as_where_there_is_nothing():

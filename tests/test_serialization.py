@@ -3,16 +3,18 @@
 from functools import partial
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import numpy.testing as npt
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from scans import small_files
 
 from dipy_ldm import _serialization
+from dipy_ldm._serialization import FORMAT_VERSION
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.files import replacing
 
 
 @pytest.fixture
@@ -23,14 +25,12 @@ def model(tmp_path):
     return path
 
 
-def test_round_trip(model):
+def test_load_returns_what_was_saved(model):
     tensors, document = _serialization.load(model, "notes")
     npt.assert_array_equal(tensors["a"], [[0, 1, 2], [3, 4, 5]])
     assert document["answer"] == [1, None, "x"]
-    assert document["format_version"] == _serialization.FORMAT_VERSION
-
-
-def test_model_file_has_the_mode_of_any_file(model):
+    assert document["format_version"] == FORMAT_VERSION
+    # As of any other new file.
     (model.parent / "any").touch()
     assert model.stat().st_mode == (model.parent / "any").stat().st_mode
 
@@ -39,7 +39,7 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-4])
 
 
-def cut_in_the_header(path):
+def cut_header(path):
     path.write_bytes(path.read_bytes()[:40])
 
 
@@ -47,53 +47,58 @@ def empty(path):
     path.write_bytes(b"")
 
 
-def become_a_folder(path):
+def zero_end(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:-8] + bytes(8))
+
+
+def become_folder(path):
     path.unlink()
     path.mkdir()
 
 
-def text(path):
-    path.write_text("once upon a time")
+def write_text(text, path):
+    path.write_text(text)
 
 
-def foreign(path):
+def write_foreign(path):
     save_file({"a": np.zeros(1)}, path)
 
 
-def saying(text, path):
+def write_document(text, path):
     save_file({"a": np.zeros(1)}, path, metadata={"dipy_ldm": text})
 
 
-def of_format(version, path):
-    saying(json.dumps({"format_version": version, "kind": "notes"}), path)
+def write_version(version, path):
+    write_document(json.dumps({"format_version": version, "kind": "notes"}), path)
 
 
-newer = partial(of_format, _serialization.FORMAT_VERSION + 1)
-older = partial(of_format, _serialization.FORMAT_VERSION - 1)
+write_newer = partial(write_version, FORMAT_VERSION + 1)
 
 
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
         (cut, "is truncated"),
-        (cut_in_the_header, "is truncated"),
+        (cut_header, "is truncated"),
         (empty, "is truncated"),
-        (lambda path: path.unlink(), "there is no model file"),
-        (become_a_folder, "there is no model file"),
-        (text, "is not a model file"),
-        (lambda path: path.write_text("once\n"), "is not a model file"),
-        (foreign, "not of dipy_ldm"),
-        (newer, "upgrade dipy_ldm"),
-        (older, "train it again"),
-        (partial(of_format, True), "format_version is missing, or of another type"),
-        (partial(of_format, 10**400), "upgrade dipy_ldm"),
-        (partial(saying, "once upon a time"), "is not readable JSON"),
-        (partial(saying, "[" * 200_000), "is not readable JSON"),
-        (partial(saying, "9" * 5000), "is not readable JSON"),
-        (partial(saying, "[2]"), "its document is not a dictionary"),
+        (zero_end, "is damaged.*its checksum is wrong.*copy"),
+        (Path.unlink, "there is no model file"),
+        (become_folder, "there is no model file"),
+        (partial(write_text, "once upon a time"), "is not a model file"),
+        (partial(write_text, "once\n"), "is not a model file"),
+        (write_foreign, "not of dipy_ldm"),
+        (write_newer, "upgrade dipy_ldm"),
+        (partial(write_version, FORMAT_VERSION - 1), "train it again"),
+        (partial(write_version, True), "format_version is missing, or of another type"),
+        (partial(write_version, 10**400), "upgrade dipy_ldm"),
+        (partial(write_document, "once upon a time"), "is not readable JSON"),
+        (partial(write_document, "[" * 200_000), "is not readable JSON"),
+        (partial(write_document, "9" * 5000), "is not readable JSON"),
+        (partial(write_document, "[2]"), "its document is not a dictionary"),
     ],
 )
-def test_spoilt_files_are_refused(model, spoil, sentence):
+def test_load_refuses_spoilt_files(model, spoil, sentence):
     spoil(model)
     with pytest.raises(InputError, match=sentence) as refusal:
         _serialization.load(model, "notes")
@@ -101,12 +106,32 @@ def test_spoilt_files_are_refused(model, spoil, sentence):
     assert len(str(refusal.value)) < 400 + len(str(model))
 
 
-@pytest.mark.parametrize("kind", ["vqvae", "latent_diffusion"])
-def test_a_checkpoint_is_no_model(tmp_path, kind):
+def test_load_reads_a_file_without_a_checksum(model):
+    write_version(FORMAT_VERSION, model)
+    tensors, _ = _serialization.load(model, "notes")
+    assert tensors["a"] == 0
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "c"
     document = {"settings": {}, "history": {}, "steps": 1}
-    _serialization.save(tmp_path / "c", "checkpoint", {}, document)
+    _serialization.save(path, "checkpoint", {"a": np.ones(9)}, document)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["vqvae", "latent_diffusion"])
+def test_read_document_refuses_a_checkpoint_as_a_model(checkpoint, kind):
     with pytest.raises(InputError, match="holds a 'checkpoint', not an? .*; choose"):
-        _serialization.read_document(tmp_path / "c", kind)
+        _serialization.read_document(checkpoint, kind)
+
+
+@pytest.mark.parametrize("spoil", [zero_end, cut, empty, write_newer])
+def test_load_names_the_cure_of_a_damaged_checkpoint(checkpoint, spoil):
+    spoil(checkpoint)
+    cure = "upgrade dipy_ldm" if spoil is write_newer else "remove it"
+    with pytest.raises(InputError, match=f"; {cure}.$"):
+        _serialization.load(checkpoint, "checkpoint")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -117,60 +142,32 @@ def test_non_finite_weights_are_neither_written_nor_read(tmp_path, bad):
     with pytest.raises(InputError, match="check the history"):
         _serialization.save(tmp_path / "m", "notes", {}, {"history": {"loss": [bad]}})
     assert not list(tmp_path.iterdir())
-    version = _serialization.FORMAT_VERSION
-    text = json.dumps({"format_version": version, "kind": "notes"})
+    text = json.dumps({"format_version": FORMAT_VERSION, "kind": "notes"})
     save_file(tensors, tmp_path / "m", metadata={"dipy_ldm": text})
     with pytest.raises(InputError, match=r"m is damaged.*tensor 'b' has NaN"):
         _serialization.load(tmp_path / "m", "notes")
 
 
-def zero(path):
-    content = path.read_bytes()
-    path.write_bytes(content[:-8] + bytes(8))
-
-
-def test_zeros_of_a_crash_are_refused(model):
-    zero(model)
-    assert load_file(model)["a"].tolist() == [[0, 1, 2], [3, 0, 0]]
-    with pytest.raises(InputError, match="damaged.*its checksum is wrong.*copy"):
-        _serialization.load(model, "notes")
-
-
-def test_the_checksum_is_that_of_all_numbers_in_the_order_of_their_names(tmp_path):
-    tensors = {"b": np.arange(3), "a": np.ones((2, 2), "float32").T}
-    _serialization.save(tmp_path / "m", "notes", tensors, {})
-    content = np.ones(4, "float32").tobytes() + np.arange(3).tobytes()
-    with safe_open(tmp_path / "m", "numpy") as file:
+def test_save_writes_numbers_and_their_checksum_in_order(tmp_path):
+    path = tmp_path / "m"
+    transposed = np.arange(6, dtype="float32").reshape(2, 3).T
+    tensors = {"b": transposed, "a": np.float32(1)[()]}
+    _serialization.save(path, "notes", tensors, {})
+    saved = load_file(path)
+    npt.assert_array_equal(saved["b"], transposed)
+    assert saved["a"].shape == ()
+    # Names are sorted, and numbers follow their indices.
+    content = np.float32([1, 0, 3, 1, 4, 2, 5]).tobytes()
+    with safe_open(path, "numpy") as file:
         assert file.metadata()["sha256"] == hashlib.sha256(content).hexdigest()
 
 
-def test_a_file_without_a_checksum_is_read(model):
-    with safe_open(model, "numpy") as file:
-        metadata = file.metadata()
-    del metadata["sha256"]
-    save_file({"a": np.ones(1)}, model, metadata)
-    assert _serialization.load(model, "notes")[0]["a"] == 1
-
-
-@pytest.mark.parametrize("spoil", [zero, cut, empty, newer])
-def test_a_damaged_checkpoint_is_to_be_removed(tmp_path, spoil):
-    path = tmp_path / "c"
-    document = {"settings": {}, "history": {}, "steps": 1}
-    _serialization.save(path, "checkpoint", {"a": np.ones(9)}, document)
-    spoil(path)
-    cure = "upgrade dipy_ldm" if spoil is newer else "remove it"
-    with pytest.raises(InputError, match=f"; {cure}.$"):
-        _serialization.load(path, "checkpoint")
-
-
-def test_a_failed_write_leaves_the_old_file(model):
+def test_save_that_fails_leaves_the_old_file(model):
     before = model.read_bytes()
-    with pytest.raises(OSError, match="free some space"):
-        with replacing(model) as partial:
-            partial.write_text("half")
-            raise OSError(28, "No space left on device")
+    with small_files(0), pytest.raises(OSError, match="free some space"):
+        _serialization.save(model, "notes", {"a": np.ones(9)}, {})
     assert model.read_bytes() == before
-    assert [path.name for path in model.parent.iterdir()] == [model.name]
+    assert list(model.parent.iterdir()) == [model]
 
 
 def test_find_packaged_names_and_paths(tmp_path, monkeypatch, caplog):
@@ -187,16 +184,7 @@ def test_find_packaged_names_and_paths(tmp_path, monkeypatch, caplog):
     assert str(_serialization.find("mnist")) == "mnist"
 
 
-def test_arrays_that_do_not_lie_in_order_are_written_in_order(tmp_path):
-    array = np.arange(6, dtype="float32").reshape(2, 3).T
-    arrays = {"x": array, "one": np.float32(1)[()]}
-    _serialization.save(tmp_path / "x.safetensors", "vqvae", arrays, {})
-    found = load_file(tmp_path / "x.safetensors")
-    npt.assert_array_equal(found["x"], array)
-    assert found["one"].shape == ()
-
-
-def test_weights_that_16_bits_can_not_hold_are_refused():
+def test_halved_refuses_weights_that_16_bits_can_not_hold():
     most = np.float32(np.finfo("float16").max)
     weights = {"a": np.array([most, -most]), "none": np.zeros((0, 3), "float32")}
     half = _serialization.halved(weights)

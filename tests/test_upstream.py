@@ -55,11 +55,6 @@ def test_keras_averages_figures_of_machines(on_machines):
     assert not any("figures_averaged" in broken for broken in on_machines)
 
 
-def test_the_resolver_knows_this_machine(on_machines):
-    """On this relies ``place``."""
-    assert not any("place_known" in broken for broken in on_machines)
-
-
 def test_machines_add_up_by_public_methods(on_machines):
     """While this passes, ``all_reduce`` needs no experimental method."""
     assert not any("summed_by_running" in broken for broken in on_machines)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 from dipy.data import get_fnames
+from models import assert_same_weights
 from nilearn.datasets import load_mni152_template
 import numpy as np
 import numpy.testing as npt
@@ -32,17 +33,13 @@ TINY = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}
 FIT = {"epochs": 2, "batch_size": 16, "verbose": False}
 
 
-def weights(vqvae):
-    networks = vqvae.encoder_.get_weights() + vqvae.decoder_.get_weights()
-    return [*networks, vqvae.codebook_]
+def fit(images, **options):
+    """Fit a tiny autoencoder with other parameters or options."""
+    parameters = {n: options.pop(n) for n in VQVAE().get_params() if n in options}
+    return VQVAE(**TINY | parameters).fit(images, **FIT | options)
 
 
-def assert_same(first, second):
-    for a, b in zip(weights(first), weights(second), strict=True):
-        npt.assert_array_equal(a, b)
-
-
-def test_history_has_every_epoch(vqvae):
+def test_fit_records_every_epoch(vqvae):
     for name in ("loss", "mse", "perplexity", "usage", "revived"):
         assert len(vqvae.history_[name]) == 2, name
     assert 1 <= vqvae.history_["perplexity"][-1] <= 16
@@ -71,20 +68,17 @@ def test_decode_quantises_first(vqvae, blobs):
     npt.assert_allclose(vqvae.decode(latents), vqvae.decode(codes), atol=1e-5)
 
 
-def test_noise_that_was_learnt_is_removed(rng):
+def test_fit_learns_to_remove_noise(rng):
     # An empty background, with something amid it.
     images = np.zeros((32, 16, 16, 1), "float32")
     images[:, 5:11, 5:11] = rng.uniform(0.5, 1, (32, 1, 1, 1))
     noisy = np.clip(images + rng.normal(0, 0.6, images.shape), 0, 1)
-    options = {"epochs": 40, "batch_size": 16, "learning_rate": 0.01, "verbose": False}
-
-    def harm(augment):
-        """Train, and say by how much noise makes reconstructions worse."""
-        vqvae = VQVAE(**TINY).fit(images, augment=augment, **options)
+    harm = []
+    for augment in (Augmentation(noise=0.6), None):
+        vqvae = fit(images, augment=augment, epochs=40, learning_rate=0.01)
         errors = [np.mean((vqvae.predict(x) - images) ** 2) for x in (images, noisy)]
-        return errors[1] - errors[0]
-
-    assert harm(Augmentation(noise=0.6)) < 0.3 * harm(None)
+        harm.append(errors[1] - errors[0])
+    assert harm[0] < 0.3 * harm[1]
 
 
 def test_overfits_eight_images(blobs):
@@ -95,79 +89,75 @@ def test_overfits_eight_images(blobs):
     assert error < 0.02 * blobs[:8].var()
 
 
-def test_dead_codes_are_revived(blobs):
+def test_fit_revives_dead_codes(blobs):
     # Far more codes than these images need: without revival most stay unused.
-    options = TINY | {"n_codes": 64}
-    vqvae = VQVAE(**options).fit(blobs, epochs=6, batch_size=16, verbose=False)
+    vqvae = fit(blobs, n_codes=64, epochs=6)
     assert sum(vqvae.history_["revived"]) > 0
     assert vqvae.history_["revived"][-1] == 0
 
 
-def test_reload_is_exact(vqvae, blobs, tmp_path):
+def test_load_is_exact(vqvae, blobs, tmp_path):
     vqvae.save(tmp_path / "a.safetensors")
     loaded = VQVAE.load(tmp_path / "a.safetensors")
-    assert_same(vqvae, loaded)
+    assert_same_weights(vqvae, loaded)
     assert loaded.history_ == vqvae.history_
     npt.assert_array_equal(loaded.predict(blobs), vqvae.predict(blobs))
 
 
-def test_the_autoencoder_of_a_whole_model_is_read():
-    whole = LatentDiffusion.load("mnist")
-    assert_same(VQVAE.load("mnist"), whole.vqvae)
+def test_load_reads_the_autoencoder_of_a_whole_model():
+    assert_same_weights(VQVAE.load("mnist"), LatentDiffusion.load("mnist").vqvae)
 
 
-def test_finished_training_is_not_warned_of_when_resumed(blobs, tmp_path, monkeypatch):
+def test_fit_resumes_a_finished_training(blobs, tmp_path, monkeypatch):
     # As a training in earnest: what is wrong with it ends it.
     monkeypatch.setattr(run, "_MIN_STEPS", 0)
-    fit = FIT | {"epochs": 30, "checkpoint": tmp_path / "checkpoint"}
-    whole = VQVAE(**TINY).fit(blobs, **fit)
-    resumed = VQVAE(**TINY).fit(blobs, **fit)
-    assert_same(resumed, whole)
+    options = {"epochs": 30, "checkpoint": tmp_path / "checkpoint"}
+    assert_same_weights(fit(blobs, **options), fit(blobs, **options))
 
 
-def test_checkpoints_of_another_training_and_damaged_ones_are_refused(blobs, tmp_path):
-    fit = FIT | {"checkpoint": tmp_path / "c"}
-    VQVAE(**TINY).fit(blobs, **fit)
+def test_fit_refuses_checkpoints_of_another_training_and_damaged_ones(blobs, tmp_path):
+    path = tmp_path / "c"
+    fit(blobs, checkpoint=path)
     with pytest.raises(InputError, match="seed was 0 and is 1"):
-        VQVAE(**TINY, seed=1).fit(blobs, **fit)
-    tensors, document = _serialization.load(tmp_path / "c", "checkpoint")
+        fit(blobs, seed=1, checkpoint=path)
+    tensors, document = _serialization.load(path, "checkpoint")
     # In the middle of a round, and without the figures so far.
     document = {name: document[name] for name in ("settings", "history")}
     tensors = {n: t for n, t in tensors.items() if not n.startswith("metric")}
-    _serialization.save(tmp_path / "c", "checkpoint", tensors, document | {"steps": 6})
+    _serialization.save(path, "checkpoint", tensors, document | {"steps": 6})
     with pytest.raises(InputError, match="is damaged; remove it"):
-        VQVAE(**TINY).fit(blobs, **fit)
+        fit(blobs, checkpoint=path)
 
 
-def test_where_the_last_checkpoint_is_damaged_the_one_before_is_taken(
+def test_fit_resumes_from_the_checkpoint_before_a_damaged_one(
     blobs, tmp_path, numbered_anew, caplog
 ):
     path = tmp_path / "c"
-    fit = FIT | {"epochs": 4, "validation_data": blobs[:3]}
+    options = {"epochs": 4, "validation_data": blobs[:3]}
     numbered_anew()
-    whole = VQVAE(**TINY).fit(blobs, **fit)
-    fit |= {"checkpoint": path, "checkpoint_steps": 1}
+    whole = fit(blobs, **options)
+    options |= {"checkpoint": path, "checkpoint_steps": 1}
     numbered_anew()
     with pytest.raises(StopError):
-        VQVAE(**TINY).fit(blobs, callbacks=[stop_after(2)], **fit)
+        fit(blobs, callbacks=[stop_after(2)], **options)
     content = path.read_bytes()
     path.write_bytes(content[: -len(content) // 2] + bytes(len(content) // 2))
     numbered_anew()
-    resumed = VQVAE(**TINY).fit(blobs, **fit)
+    resumed = fit(blobs, **options)
     assert "c is damaged" in caplog.text
     assert "from the checkpoint before" in caplog.text
-    assert_same(resumed, whole)
+    assert_same_weights(resumed, whole)
     assert resumed.history_ == whole.history_
     # Both are whole again, and if neither is, it is said so.
     for spoilt in (_serialization.previous_path(path), path):
         _serialization.read_document(spoilt, "checkpoint")
         spoilt.write_bytes(b"")
     with pytest.raises(InputError, match="c.previous is truncated; remove it"):
-        VQVAE(**TINY).fit(blobs, **fit)
+        fit(blobs, **options)
 
 
-def test_bfloat16_trains(blobs, bfloat16):
-    vqvae = VQVAE(**TINY).fit(blobs, precision=bfloat16, **FIT)
+def test_fit_in_bfloat16(blobs, bfloat16):
+    vqvae = fit(blobs, precision=bfloat16)
     assert {w.dtype for w in vqvae.encoder_.weights} == {"float32"}
     assert vqvae.encoder_.compute_dtype == "float32"
     assert np.isfinite(vqvae.predict(blobs[:2])).all()
@@ -193,8 +183,8 @@ def mapped(volumes, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def volume_vqvae(mapped):
-    fit = FIT | {"batch_size": 4, "affine": np.diag([2.0, 2, 3, 1])}
-    return VQVAE(**TINY).fit(mapped, **fit)
+    """Return an autoencoder that has learnt from the file."""
+    return fit(mapped, batch_size=4, affine=np.diag([2.0, 2, 3, 1]))
 
 
 def test_volumes_keep_their_shape_and_affine(volume_vqvae, volumes, tmp_path):
@@ -211,12 +201,12 @@ def test_volumes_keep_their_shape_and_affine(volume_vqvae, volumes, tmp_path):
 )
 def test_tiles_make_no_difference(volume_vqvae, space, tile):
     images = np.random.default_rng(0).random((2, *space, 1))
-    latents = volume_vqvae.encode(images, tile=100)
-    tiled = volume_vqvae.encode(images, tile=tile)
+    latents, tiled = (volume_vqvae.encode(images, tile=side) for side in (100, tile))
     npt.assert_allclose(tiled, latents, atol=1e-5)
-    whole = volume_vqvae.decode(latents, space=space, tile=100)
+    whole, tiled = (
+        volume_vqvae.decode(latents, space=space, tile=side) for side in (100, tile)
+    )
     assert whole.shape == (2, *space, 1)
-    tiled = volume_vqvae.decode(latents, space=space, tile=tile)
     npt.assert_allclose(tiled, whole, atol=1e-5)
 
 
@@ -227,43 +217,38 @@ def test_tiles_make_no_difference(volume_vqvae, space, tile):
         {"patch": (6, 8, 5), "remat": True, "augment": Augmentation(True, 2, 0.1, 0.1)},
     ],
 )
-def test_ways_to_train_on_volumes(volumes, options):
-    tiny = TINY | {"code_dim": 8, "n_codebooks": 2}
-    vqvae = VQVAE(**tiny)
-    fit = FIT | {"epochs": 8, "batch_size": 8, "validation_data": volumes[:3]}
-    vqvae.fit(volumes, **fit, **options)
+def test_fit_of_volumes_learns_in_patches(volumes, options):
+    held_out = volumes[:3]
+    options |= {"code_dim": 8, "n_codebooks": 2, "batch_size": 8}
+    vqvae = fit(volumes, epochs=8, validation_data=held_out, **options)
     assert vqvae.history_["val_mse"][-1] < 0.3 * np.var(volumes)
+    assert 0 < vqvae.history_["val_detail"][-1] < 1
     # It is validated without sharpening.
     vqvae.sharpening_ = 0.0
-    reconstructed = vqvae.predict(volumes[:3])
-    detail = np.mean(detail_correlation(reconstructed, volumes[:3]))
-    assert score(vqvae._codec, volumes[:3])["detail"] == pytest.approx(detail, abs=1e-4)
-    assert 0 < vqvae.history_["val_detail"][-1] < 1
+    detail = np.mean(detail_correlation(vqvae.predict(held_out), held_out))
+    assert score(vqvae._codec, held_out)["detail"] == pytest.approx(detail, abs=1e-4)
     # An image of one value has no detail, and is no trouble.
-    assert score(vqvae._codec, np.zeros_like(volumes[:1]))["detail"] == 0
-    assert vqvae.predict(volumes[:1]).shape == (1, 10, 9, 11, 1)
+    assert score(vqvae._codec, np.zeros_like(held_out))["detail"] == 0
 
 
-def test_a_mapped_file_gives_the_same_as_memory(volumes, mapped, volume_vqvae):
-    # The other has learnt from the file.
-    vqvae = VQVAE(**TINY).fit(volumes, **(FIT | {"batch_size": 4}))
-    assert_same(vqvae, volume_vqvae)
+def test_fit_of_a_mapped_file_gives_the_same_as_memory(volumes, mapped, volume_vqvae):
+    vqvae = fit(volumes, batch_size=4)
+    assert_same_weights(vqvae, volume_vqvae)
     npt.assert_array_equal(vqvae.encode(mapped), volume_vqvae.encode(volumes))
 
 
-def test_recomputing_does_not_change_the_result(volumes, volume_vqvae):
-    vqvae = VQVAE(**TINY).fit(volumes, remat=True, **(FIT | {"batch_size": 4}))
-    for a, b in zip(weights(vqvae), weights(volume_vqvae), strict=True):
-        npt.assert_allclose(a, b, atol=1e-4)
+def test_fit_with_remat_gives_the_same(volumes, volume_vqvae):
+    vqvae = fit(volumes, batch_size=4, remat=True)
+    assert_same_weights(vqvae, volume_vqvae, atol=1e-4)
 
 
-def test_masks_select_what_is_learnt(volumes):
+def test_fit_learns_what_masks_select(volumes):
     fronts, backs = [], []
     for learnt in (np.s_[:, :5], np.s_[:, 5:]):
         masks = np.zeros(volumes.shape[:-1], "uint8")
         masks[learnt] = 1
-        fit = FIT | {"epochs": 12, "batch_size": 4, "learning_rate": 1e-2}
-        vqvae = VQVAE(**TINY).fit(volumes, masks=masks, background=0.0, **fit)
+        options = {"epochs": 12, "batch_size": 4, "learning_rate": 1e-2}
+        vqvae = fit(volumes, masks=masks, background=0.0, **options)
         error = (vqvae.predict(volumes) - volumes) ** 2
         fronts.append(error[:, :5].mean())
         backs.append(error[:, 5:].mean())
@@ -274,7 +259,7 @@ def test_masks_select_what_is_learnt(volumes):
 def test_training_beyond_memory_is_refused(volumes, monkeypatch):
     monkeypatch.setattr(_backend, "free_memory", lambda strategy: 1e6)
     with pytest.raises(InputError, match="needs about .*`patch` .*`remat`"):
-        VQVAE(**TINY).fit(volumes, **FIT)
+        fit(volumes)
     with pytest.raises(InputError, match="batch_size"):
         VQVAE(**TINY).check((100, 400, 400, 400, 1))
     monkeypatch.setattr(_backend, "free_memory", lambda strategy: 1e9)
@@ -296,21 +281,6 @@ def test_recomputing_needs_less_memory(monkeypatch):
     assert needed[1] < 0.7 * needed[0]
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"patch": (4, 4)}, "one number or 3"),
-        ({"patch": 0}, "patch must be at least 1"),
-        ({"background": 2}, "between 0 and 1"),
-        ({"masks": np.zeros((16, 10, 9))}, "masks must have the shape"),
-        ({"masks": np.ones((16, 10, 9, 11))}, "masks have no effect"),
-    ],
-)
-def test_bad_ways_to_train_on_volumes(volumes, options, sentence):
-    with pytest.raises(InputError, match=sentence):
-        VQVAE(**TINY).fit(volumes, **FIT, **options)
-
-
 def test_a_cohort_twice_as_large_as_the_memory_trains(tmp_path):
     script = Path(__file__).with_name("train_in_little_memory.py")
     result = run_python(script, tmp_path, check=False)
@@ -318,65 +288,72 @@ def test_a_cohort_twice_as_large_as_the_memory_trains(tmp_path):
     assert "trained" in result.stdout
 
 
-NOTHING = np.zeros((16, 8, 8, 1))
+NOTHING, VOLUMES = np.zeros((16, 8, 8, 1)), np.zeros((16, 8, 8, 8, 1))
 
 
 @pytest.mark.parametrize(
-    ("images", "sentence"),
+    ("images", "options", "sentence"),
     [
-        (np.zeros((16, 8, 8)), "images\\[..., None\\]"),
-        (np.full((16, 8, 8, 1), np.nan), "image 0 has NaN"),
-        (np.zeros((0, 8, 8, 1)), "must have the shape"),
-        (np.zeros((8, 8, 8, 1)), "fewer than a batch of 16"),
-        (np.full((16, 8, 8, 1), 3.0), "all images are constant .3.; check how"),
-        (np.r_[np.ones((15, 8, 8, 1)), np.full((1, 8, 8, 1), 2e38)], "scale them down"),
-    ],
-)
-def test_bad_images_are_answered_with_their_cure(images, sentence):
-    with pytest.raises(InputError, match=sentence):
-        VQVAE(**TINY).fit(images, **FIT)
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"epochs": 0}, "epochs must be at least 1"),
-        ({"epochs": "2"}, "epochs must be a number"),
-        ({"batch_size": 2.5}, "batch_size must be a whole"),
-        ({"learning_rate": -1}, "above 0"),
-        ({"learning_rate": "2"}, "must be above 0 and fin"),
-        ({"precision": "float8"}, "float32, bfloat16"),
-        ({"validation_data": NOTHING[..., 0]}, "\\(n, h, w"),
+        (NOTHING[..., 0], {}, "images\\[..., None\\]"),
+        (NOTHING + np.nan, {}, "image 0 has NaN"),
+        (NOTHING[:0], {}, "must have the shape"),
+        (NOTHING[:8], {}, "fewer than a batch of 16"),
+        (NOTHING + 3, {}, "all images are constant .3.; check how"),
+        (NOTHING + np.r_[np.ones(7), 2e38][:, None], {}, "scale them down"),
+        (NOTHING, {"epochs": 0}, "epochs must be at least 1"),
+        (NOTHING, {"epochs": "2"}, "epochs must be a number"),
+        (NOTHING, {"batch_size": 2.5}, "batch_size must be a whole"),
+        (NOTHING, {"learning_rate": -1}, "above 0"),
+        (NOTHING, {"learning_rate": "2"}, "must be above 0 and fin"),
+        (NOTHING, {"precision": "float8"}, "float32, bfloat16"),
+        (NOTHING, {"validation_data": NOTHING[..., 0]}, "\\(n, h, w"),
         (
+            NOTHING,
             {"validation_data": np.zeros((2, 8, 9, 1))},
             r"validation_data must have the shape \('n', 8, 8, 1\) of the images",
         ),
-        ({"validation_data": NOTHING + np.inf}, "validation image 0 has NaN"),
-        ({"affine": np.eye(3)}, "affine must be a finite"),
-        ({"affine": np.zeros((4, 4))}, "finite, invertible 4 x 4"),
-        ({"affine": np.full((4, 4), np.nan)}, "affine must be a finite"),
-        ({"affine": "RAS"}, "affine must be a finite"),
-        ({"augment": True}, "must be an Augmentation, not True"),
-        ({"init": 7}, "`init` must be a VQVAE or a file, not a int"),
-        ({"epoch": 2}, "unknown option 'epoch'; choose one of images, "),
+        (NOTHING, {"validation_data": NOTHING + np.inf}, "validation image 0 has NaN"),
+        (NOTHING, {"affine": np.eye(3)}, "affine must be a finite"),
+        (NOTHING, {"affine": np.zeros((4, 4))}, "finite, invertible 4 x 4"),
+        (NOTHING, {"affine": np.full((4, 4), np.nan)}, "affine must be a finite"),
+        (NOTHING, {"affine": "RAS"}, "affine must be a finite"),
+        (NOTHING, {"augment": True}, "must be an Augmentation, not True"),
+        (NOTHING, {"init": 7}, "`init` must be a VQVAE or a file, not a int"),
+        (NOTHING, {"epoch": 2}, "unknown option 'epoch'; choose one of images, "),
+        (NOTHING, {"widths": ()}, "length of widths must be at least 1"),
+        (NOTHING, {"widths": (8, 0)}, "widths must be at least 1"),
+        (NOTHING, {"widths": (8, 2.5)}, "widths must be a whole number, not 2.5"),
+        (NOTHING, {"widths": "wide"}, "widths must be a number, not 'wide'"),
+        (NOTHING, {"n_codes": 0}, "n_codes must be at least 1"),
+        (NOTHING, {"seed": -1}, "seed must be a whole number from 0"),
+        (NOTHING, {"seed": 2**32}, "seed must be a whole number from 0"),
+        (NOTHING, {"blocks": (1, 2)}, r"blocks must be a number, not \[1, 2\]"),
+        (NOTHING, {"blocks": None}, "blocks must be a number, not None"),
+        (NOTHING, {"commitment": "0.25"}, "commitment must be a number, not .0.25."),
+        (VOLUMES, {"patch": (4, 4)}, "one number or 3"),
+        (VOLUMES, {"patch": 0}, "patch must be at least 1"),
+        (VOLUMES, {"background": 2}, "between 0 and 1"),
+        (VOLUMES, {"masks": NOTHING[..., 0]}, "masks must have the shape"),
+        (VOLUMES, {"masks": VOLUMES[..., 0] + 1}, "masks have no effect"),
     ],
 )
-def test_bad_options_are_answered_with_their_cure(options, sentence):
+def test_fit_refuses_bad_input(images, options, sentence):
     with pytest.raises(InputError, match=sentence):
-        VQVAE(**TINY).fit(NOTHING, **(FIT | options))
+        fit(images, **options)
 
 
-def test_after_an_exploded_loss_it_goes_on_at_another_rate(blobs, tmp_path):
+def test_fit_goes_on_at_another_rate_after_an_exploded_loss(blobs, tmp_path):
     interrupt = mock.Mock(side_effect=KeyboardInterrupt)
-    fit = FIT | {"checkpoint": tmp_path / "checkpoint", "epochs": 4}
+    path = tmp_path / "checkpoint"
+    options = {"checkpoint": path, "epochs": 4}
     with pytest.raises(KeyboardInterrupt):
-        VQVAE(**TINY).fit(blobs, callbacks=[interrupt], **fit)
-    good = fit["checkpoint"].read_bytes()
+        fit(blobs, callbacks=[interrupt], **options)
+    good = path.read_bytes()
     sentence = "became (nan|inf).* with a lower learning rate"
     with pytest.raises(InputError, match=sentence):
-        VQVAE(**TINY).fit(blobs, learning_rate=1e30, **fit)
-    assert fit["checkpoint"].read_bytes() == good
-    history = VQVAE(**TINY).fit(blobs, learning_rate=1e-3, **fit).history_
+        fit(blobs, learning_rate=1e30, **options)
+    assert path.read_bytes() == good
+    history = fit(blobs, learning_rate=1e-3, **options).history_
     assert history["step"] == [4, 8, 12, 16]
     assert np.isfinite(history["loss"]).all()
 
@@ -403,43 +380,49 @@ def test_images_of_other_shapes_are_refused(vqvae, call, shape, options, sentenc
         getattr(vqvae, call)(np.zeros(shape), **options)
 
 
-@pytest.mark.parametrize("bad", [np.nan, -np.inf])
 @pytest.mark.parametrize("call", ["encode", "predict"])
-def test_an_image_that_is_not_finite_is_named(vqvae, blobs, call, bad):
-    images = blobs[:9].copy()
-    images[5, 3, 3] = bad
-    with pytest.raises(InputError, match="image 5 has NaN or infinite values"):
+def test_images_of_another_range_are_named(vqvae, blobs, call):
+    for value in (np.nan, -np.inf):
+        images = blobs[:9].copy()
+        images[5, 3, 3] = value
+        with pytest.raises(InputError, match="image 5 has NaN or infinite values"):
+            getattr(vqvae, call)(images, batch_size=2)
+    images[5] = 10 * blobs[5]
+    sentence = "image 5 has values from -50 to .* outside the -5 to 19.9"
+    with pytest.raises(InputError, match=sentence):
         getattr(vqvae, call)(images, batch_size=2)
-    with pytest.raises(InputError, match="latents have NaN or infinite values"):
-        vqvae.decode(np.full((1, 4, 3, 2), bad))
 
 
-def test_volumes_without_channels_are_warned_of(caplog, monkeypatch):
+def test_decode_refuses_latents_that_are_not_finite(vqvae):
+    for value in (np.nan, -np.inf):
+        with pytest.raises(InputError, match="latents have NaN or infinite values"):
+            vqvae.decode(np.full((1, 4, 3, 2), value))
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Return what fits until networks are built."""
     monkeypatch.setattr(VQVAE, "_build", mock.Mock(side_effect=KeyboardInterrupt))
-    volumes = np.random.default_rng(0).random((64, 8, 8, 8), "float32")
-    with pytest.raises(KeyboardInterrupt):
-        VQVAE(**TINY).fit(volumes, **FIT)
+
+    def interrupted(images, **options):
+        with pytest.raises(KeyboardInterrupt):
+            fit(images, **options)
+
+    return interrupted
+
+
+def test_fit_warns_of_volumes_without_channels(interrupted, caplog):
+    interrupted(np.random.default_rng(0).random((64, 8, 8, 8), "float32"))
     assert "(64, 8, 8, 8) are treated as 64 two-dimensional images" in caplog.text
     assert "images[..., None]" in caplog.text
 
 
-def test_masks_without_effect_are_warned_of(volumes, caplog, monkeypatch):
-    monkeypatch.setattr(VQVAE, "_build", mock.Mock(side_effect=KeyboardInterrupt))
+def test_fit_warns_of_masks_without_effect(volumes, interrupted, caplog):
     masked = Volumes(volumes, np.ones(volumes.shape[:-1], "uint8"), np.eye(4), [])
-    for background in (0.5, 1):
-        assert "have no effect" not in caplog.text
-        with pytest.raises(KeyboardInterrupt):
-            VQVAE(**TINY).fit(masked, background=background, **FIT)
+    interrupted(masked, background=0.5)
+    assert "have no effect" not in caplog.text
+    interrupted(masked, background=1)
     assert "masks of the volumes have no effect while `background` is 1" in caplog.text
-
-
-@pytest.mark.parametrize("call", ["encode", "predict"])
-def test_images_of_another_scale_are_refused(vqvae, blobs, call):
-    images = blobs[:9].copy()
-    images[5] *= 10
-    sentence = "image 5 has values from -50 to .* outside the -5 to 19.9"
-    with pytest.raises(InputError, match=sentence):
-        getattr(vqvae, call)(images, batch_size=2)
 
 
 @pytest.mark.parametrize("make", [VQVAE, LatentDiffusion])
@@ -462,9 +445,9 @@ def test_another_fit_starts_afresh_and_numbers_of_numpy_are_as_pythons(
     numbered_anew()
     assert again.fit(blobs, checkpoint=tmp_path / "c", **fit) is again
     assert all(getattr(again, name) is value for name, value in chosen.items())
-    assert_same(again, vqvae)
+    assert_same_weights(again, vqvae)
     again.save(tmp_path / "m")
-    assert_same(VQVAE.load(tmp_path / "m"), vqvae)
+    assert_same_weights(VQVAE.load(tmp_path / "m"), vqvae)
     # One width is one level.
     one = VQVAE(**(TINY | {"widths": np.int64(8)}))
     assert one.factor == 2
@@ -474,57 +457,24 @@ def test_another_fit_starts_afresh_and_numbers_of_numpy_are_as_pythons(
 @pytest.mark.parametrize("call", ["predict", "encode", "decode", "codes", "save"])
 def test_unfitted_names_the_call_to_make(call):
     with pytest.raises(InputError, match="call fit"):
-        getattr(VQVAE(), call)(np.zeros((1, 8, 8, 1)))
-
-
-def test_without_a_fit_there_is_no_codebook():
-    assert not hasattr(VQVAE(), "codebook_")
+        getattr(VQVAE(), call)(NOTHING)
     with pytest.raises(AttributeError, match="this VQVAE is not fitted; call fit"):
         VQVAE().codebook_  # noqa: B018
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"widths": ()}, "length of widths must be at least 1"),
-        ({"widths": (8, 0)}, "widths must be at least 1"),
-        ({"n_codes": 0}, "n_codes must be at least 1"),
-        ({"seed": -1}, "seed must be a whole number from 0"),
-        ({"seed": 2**32}, "seed must be a whole number from 0"),
-        ({"widths": (8, 2.5)}, "widths must be a whole number, not 2.5"),
-        ({"widths": "wide"}, "widths must be a number, not 'wide'"),
-        ({"blocks": (1, 2)}, r"blocks must be a number, not \[1, 2\]"),
-        ({"blocks": None}, "blocks must be a number, not None"),
-        ({"commitment": "0.25"}, "commitment must be a number, not .0.25."),
-    ],
-)
-def test_bad_hyperparameters_are_answered_with_their_cure(options, sentence):
-    with pytest.raises(InputError, match=sentence):
-        VQVAE(**(TINY | options)).fit(NOTHING, **FIT)
-
-
-@pytest.fixture(scope="module")
-def scans(tmp_path_factory):
-    """Return six scans made of a real one, mostly background, (20, 22, 20)."""
-    cache = tmp_path_factory.mktemp("cache")
+def test_fit_learns_dim_scans_in_few_steps(tmp_path, rng):
     file = get_fnames(name="aniso_vox")
-    image = load_volumes([file], voxel_size=12, cache_dir=cache).images[0]
-    rng = np.random.default_rng(0)
+    image = load_volumes([file], voxel_size=12, cache_dir=tmp_path).images[0]
     moves = ((rng.integers(-2, 3, 3), rng.uniform(0.7, 1.4)) for _ in range(6))
-    return np.stack([np.roll(image, by, (0, 1, 2)) ** power for by, power in moves])
-
-
-def test_dim_scans_are_learnt_in_few_steps(scans):
+    # Mostly background, (20, 22, 20).
+    scans = np.stack([np.roll(image, by, (0, 1, 2)) ** power for by, power in moves])
     options = {"augment": Augmentation(shift=2, intensity=0.05, noise=0.1)}
-    options |= {"steps": 24, "batch_size": 2, "verbose": False}
-    vqvae = VQVAE().fit(scans, **options)
-    reconstructed = vqvae.predict(scans)
-    assert np.corrcoef(scans.ravel(), reconstructed.ravel())[0, 1] > 0.9
-    history = vqvae.history_
-    assert (history["step"][-1], history["epoch"][-1]) == (24, 8)
+    vqvae = VQVAE().fit(scans, steps=24, batch_size=2, verbose=False, **options)
+    assert np.corrcoef(scans.ravel(), vqvae.predict(scans).ravel())[0, 1] > 0.9
+    assert (vqvae.history_["step"][-1], vqvae.history_["epoch"][-1]) == (24, 8)
 
 
-def test_learning_nothing_is_not_passed_over(scans, caplog, monkeypatch):
+def test_fit_warns_where_nothing_was_learnt(volumes, caplog, monkeypatch):
     class Mistaken(Codebook):
         """Takes another code than the nearest."""
 
@@ -532,8 +482,8 @@ def test_learning_nothing_is_not_passed_over(scans, caplog, monkeypatch):
             return (super().nearest(vectors) + 1) % self.n_codes
 
     monkeypatch.setitem(BOTTLENECKS, "mistaken", Mistaken)
-    options = {"batch_size": 2, "learning_rate": 1e-9, "patch": 8, "verbose": False}
-    VQVAE(**TINY | {"bottleneck": "mistaken"}).fit(scans, steps=2, **options)
+    options = {"batch_size": 8, "learning_rate": 1e-9, "patch": 8, "epochs": 1}
+    fit(volumes, bottleneck="mistaken", **options)
     sentence = "after 2 steps the autoencoder's reconstructions are no better"
     assert sentence in caplog.text
     assert "train for more steps, with larger patches, or with" in caplog.text
@@ -608,29 +558,25 @@ def test_draw_vectors_without_repetition(rng):
     assert set(times) == {2, 3}
 
 
-def test_a_fit_begins_from_another(vqvae, blobs):
+def test_fit_begins_from_another(vqvae, blobs):
     # Parameters that are None are those of what it begins from.
-    new = VQVAE(**TINY | {"code_dim": None}, n_codebooks=None)
-    new.fit(blobs[:40], init=vqvae, steps=1, learning_rate=1e-9, batch_size=16)
+    new = fit(blobs[:16], init=vqvae, code_dim=None, epochs=1, learning_rate=1e-9)
     assert (new.code_dim, new.n_codebooks) == (None, None)
-    for a, b in zip(weights(new), weights(vqvae), strict=True):
-        npt.assert_allclose(a, b, atol=1e-6)
-    npt.assert_allclose(new.codebook_, vqvae.codebook_, atol=1e-6)
+    assert_same_weights(new, vqvae, atol=1e-6)
 
 
-def test_a_fit_begins_from_a_file_and_goes_on_from_its_own(vqvae, blobs, tmp_path):
+def test_fit_begins_from_a_file_and_goes_on_from_its_own(vqvae, blobs, tmp_path):
     vqvae.save(tmp_path / "v.safetensors")
-    options = FIT | {"checkpoint": tmp_path / "c", "init": tmp_path / "v.safetensors"}
-    new = VQVAE(**TINY).fit(blobs[:32], **options)
-    assert_same(VQVAE(**TINY).fit(blobs[:32], **options), new)
+    options = {"checkpoint": tmp_path / "c", "init": tmp_path / "v.safetensors"}
+    new = fit(blobs[:32], **options)
+    assert_same_weights(fit(blobs[:32], **options), new)
     with pytest.raises(InputError, match="init was .* and is None"):
-        VQVAE(**TINY).fit(blobs[:32], **options | {"init": None})
+        fit(blobs[:32], **options | {"init": None})
 
 
-def test_weights_of_other_shapes_start_at_random(vqvae, caplog):
+def test_fit_draws_weights_of_other_shapes(vqvae, caplog):
     images = np.random.default_rng(0).random((16, 13, 10, 2))
-    new = VQVAE(**TINY).fit(images, init=vqvae, **FIT)
-    assert new.shape_ == (13, 10, 2)
+    new = fit(images, init=vqvae)
     assert new.encode(images).shape == (16, 4, 3, 2)
     assert new.predict(images[:2]).shape == (2, 13, 10, 2)
     assert "weights start at random: those of `init` have other shapes" in caplog.text
