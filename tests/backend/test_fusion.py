@@ -1,5 +1,8 @@
 """Trainings without the hacks for TensorFlow come to the same."""
 
+from functools import partial
+
+from keras import ops
 import numpy.testing as npt
 import pytest
 
@@ -35,3 +38,37 @@ def test_trainings_without_hacks_are_equal(blobs, monkeypatch):
     npt.assert_allclose(plain_losses, losses, rtol=1e-4)
     for name, tensor in tensors.items():
         npt.assert_allclose(tensor, expected[name], atol=1e-4, err_msg=name)
+
+
+@pytest.mark.tensorflow
+def test_with_a_gpu_the_back_end_finds_gradients_itself(monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
+    fusion._on_cpu.cache_clear()
+    called = []
+    with_gradient = partial(fusion.with_gradient, gradient=None)
+    for wrap in (with_gradient, fusion.fused, fusion.cached_trace):
+        wrap(called.append)("a tensor")
+    fusion._on_cpu.cache_clear()
+    assert called == ["a tensor"] * 3
+
+
+@pytest.mark.tensorflow
+def test_traced_function_is_shared_by_tensors_of_one_shape():
+    import tensorflow as tf
+
+    traced = []
+
+    @fusion.cached_trace
+    def doubled(x):
+        traced.append(x.shape.as_list())
+        return 2 * x
+
+    @tf.function
+    def four_times(x, y):
+        return doubled(x), doubled(doubled(x)), doubled(y)
+
+    found = four_times(tf.ones(3), tf.ones((2, 2)))
+    assert [ops.convert_to_numpy(of).flat[0] for of in found] == [2, 4, 2]
+    assert traced == [[3], [2, 2]]

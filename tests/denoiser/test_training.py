@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 from batches import draw_batches
+import keras
 import numpy as np
 import numpy.testing as npt
 import pytest
@@ -43,32 +44,35 @@ def test_times_follow_a_distribution():
     assert x.dtype == times.dtype == noise.dtype == np.float32
 
 
+@pytest.fixture
+def batches():
+    latents = np.random.default_rng(0).standard_normal((13, 2, 1)).astype("float32")
+    # A condition, and the number of the source.
+    images, table = latents[:, :1], np.arange(13, dtype="float32").repeat(2)
+    sources = Sources(images, Source(1, (-2.0, 2.0), [], ""), (4,))
+    latents = Latents(latents, ConditioningInputs(table.reshape(13, 2), sources))
+    return noisy_batches(latents, 4, schedule="cosine", target="v", seed=1)
+
+
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("strategy", [None, "mirrored"])
-def test_datasets_have_each_batch_whole_and_with_its_shapes(strategy):
-    if strategy:
-        strategy = make_strategy("mirrored", ["CPU:0"])
-    latents = np.random.default_rng(0).standard_normal((13, 2, 1)).astype("float32")
-    data = noisy_batches(Latents(latents), 4, schedule="cosine", target="v", seed=1)
-    dataset = distribute_batches(data, 7, strategy)
-    (x, times), target = dataset.element_spec
-    assert (x.shape, times.shape, target.shape) == ((4, 2, 1), (4,), (4, 2, 1))
-    for step, ((x, times), target) in zip(range(7, 12), dataset, strict=False):
-        (right, at), expected = data.of(step)
-        npt.assert_array_equal(x, right)
-        npt.assert_array_equal(times, at)
-        npt.assert_array_equal(target, expected)
+@pytest.mark.parametrize("strategy", ["none", "mirrored"])
+def test_datasets_have_each_batch_whole_and_with_its_shapes(strategy, batches):
+    strategy = make_strategy(strategy, ["CPU:0"])
+    dataset = distribute_batches(batches, 7, strategy)
+    shapes = [tuple(x.shape) for x in keras.tree.flatten(dataset.element_spec)]
+    # Noisy latents, times, conditions, sources and targets.
+    assert shapes == [(4, 2, 1), (4,), (4, 1), (4, 4, 1), (4, 2, 1)]
+    for step, batch in zip(range(7, 12), dataset, strict=False):
+        expected = keras.tree.flatten(batches.of(step))
+        for part, whole in zip(keras.tree.flatten(batch), expected, strict=True):
+            npt.assert_array_equal(part, whole)
 
 
-def test_pieces_put_together_are_the_batch():
-    latents = np.random.default_rng(0).standard_normal((13, 2, 1)).astype("float32")
-    data = noisy_batches(Latents(latents), 4, schedule="cosine", target="v", seed=1)
+def test_pieces_put_together_are_the_batch(batches):
     for step in range(6):
-        (x, times), target = data.of(step)
-        parts = (data.draw(step, range(first, first + 2)) for first in (0, 2))
-        parts = zip(*((p, at, wanted) for (p, at), wanted in parts), strict=True)
-        for pieces, whole in zip(parts, (x, times, target), strict=True):
-            npt.assert_array_equal(np.concatenate(pieces), whole)
+        pieces = [batches.draw(step, range(first, first + 2)) for first in (0, 2)]
+        joined = keras.tree.map_structure(lambda *x: np.concatenate(x), *pieces)
+        keras.tree.map_structure(npt.assert_array_equal, joined, batches.of(step))
 
 
 def test_noise_is_new_every_epoch_and_standard_normal():
@@ -80,70 +84,56 @@ def test_noise_is_new_every_epoch_and_standard_normal():
 CONDITIONS = np.arange(24, dtype="float32").reshape(8, 3)
 
 
-def draw_conditions(n_batches, conditions=CONDITIONS, first_step=0, **kwargs):
+def draw_conditions(n_batches, conditions=CONDITIONS, sources=None, **options):
+    """Return which latents are drawn, and all that belongs to them."""
     latents = np.repeat(np.arange(8, dtype="float32"), 2).reshape(8, 2, 1)
-    options = {"schedule": "cosine", "target": "clean", "seed": 1} | kwargs
-    latents = Latents(latents, ConditioningInputs(conditions))
+    first_step = options.pop("first_step", 0)
+    options = {"schedule": "cosine", "target": "clean", "seed": 1} | options
+    latents = Latents(latents, ConditioningInputs(conditions, sources))
     data = noisy_batches(latents, 4, **options)
     drawn = draw_batches(data, n_batches, first_step)
-    which = np.concatenate([clean[:, 0, 0] for _, clean in drawn]).astype(int)
-    return which, np.concatenate([given[2] for given, _ in drawn])
+    inputs, clean = (list(part) for part in zip(*drawn, strict=True))
+    inputs = [np.concatenate(part) for part in zip(*inputs, strict=True)]
+    return np.concatenate(clean)[:, 0, 0].astype(int), *inputs
 
 
 def test_conditions_are_those_of_the_latents():
-    which, drawn = draw_conditions(20, dropped=0.0)
+    which, *_, drawn = draw_conditions(20, dropped=0.0)
     npt.assert_array_equal(drawn, CONDITIONS[which])
 
 
 def test_conditions_are_dropped_together_and_alone():
-    which, drawn = draw_conditions(1000)
+    which, *_, drawn = draw_conditions(1000)
     left_out = drawn == UNSPECIFIED
     npt.assert_array_equal(drawn[~left_out], CONDITIONS[which][~left_out])
     alone = 0.1
     npt.assert_allclose(left_out.mean(0), 0.1 + 0.9 * alone, atol=0.02)
     npt.assert_allclose(left_out.all(1).mean(), 0.1 + 0.9 * alone**3, atol=0.02)
-    single = draw_conditions(1000, CONDITIONS[:, :1])[1] == UNSPECIFIED
+    single = draw_conditions(1000, CONDITIONS[:, :1])[-1] == UNSPECIFIED
     npt.assert_allclose(single.mean(), 0.1, atol=0.02)
 
 
 def test_dropped_conditions_follow_from_the_step():
-    whole = draw_conditions(6)[1]
-    npt.assert_array_equal(draw_conditions(3, first_step=3)[1], whole[12:])
-    assert (draw_conditions(6, seed=2)[1] != whole).any()
+    *whole, drawn = draw_conditions(6)
+    npt.assert_array_equal(draw_conditions(3, first_step=3)[-1], drawn[12:])
+    assert (draw_conditions(6, seed=2)[-1] != drawn).any()
     # And what is noise, and of which time, is the same without conditions.
-    options = {"schedule": "cosine", "target": "v", "seed": 1}
-    plain = Latents(CONDITIONS[..., None])
-    also = plain._replace(conditioning=ConditioningInputs(CONDITIONS))
-    plain, also = (noisy_batches(latents, 4, **options) for latents in (plain, also))
-    for (a, b), (c, d) in zip(
-        draw_batches(plain, 2), draw_batches(also, 2), strict=True
-    ):
-        npt.assert_array_equal(a[0], c[0])
-        npt.assert_array_equal(a[1], c[1])
-        npt.assert_array_equal(b, d)
+    without = draw_conditions(6, CONDITIONS[:, :0])
+    for part, expected in zip(without, whole, strict=True):
+        npt.assert_array_equal(part, expected)
 
 
 def test_sources_match_latents_and_are_dropped_with_conditions():
-    latents = np.repeat(np.arange(8, dtype="float32"), 2).reshape(8, 2, 1)
     images = (10 + np.arange(8.0)).reshape(8, 1, 1)
     table = np.column_stack([CONDITIONS, np.arange(8)]).astype("float32")
     sources = Sources(images, Source(1, (10.0, 17.0), [], ""), (4,))
-    options = {"schedule": "cosine", "target": "clean", "seed": 1}
-    latents = Latents(latents, ConditioningInputs(table, sources))
-    data = noisy_batches(latents, 4, **options)
-    drawn = draw_batches(data, 500)
-    which = np.concatenate([clean[:, 0, 0] for _, clean in drawn])
-    conditions, read = (
-        np.concatenate([given[i] for given, _ in drawn]) for i in (2, 3)
-    )
+    which, _, _, conditions, drawn = draw_conditions(500, table, sources)
     assert conditions.shape == (2000, 3)
-    assert read.shape == (2000, 4, 1)
-    left_out = read[:, 0, 0] == UNSPECIFIED
+    assert drawn.shape == (2000, 4, 1)
+    left_out = drawn[:, 0, 0] == UNSPECIFIED
     npt.assert_allclose(left_out.mean(), 0.19, atol=0.03)
-    assert (read[left_out] == UNSPECIFIED).all()
-    npt.assert_allclose(read[~left_out, 3, 0], which[~left_out] / 7, rtol=1e-6)
-    (*_, part), _ = data.draw(0, range(2, 4))
-    npt.assert_array_equal(part, drawn[0][0][-1][2:])
+    assert (drawn[left_out] == UNSPECIFIED).all()
+    npt.assert_allclose(drawn[~left_out, 3, 0], which[~left_out] / 7, rtol=1e-6)
 
 
 def test_each_batch_has_its_share_of_every_time():

@@ -16,54 +16,50 @@ from dipy_ldm.nn import _building as building
 
 to_numpy = ops.convert_to_numpy
 
-LATENTS = [(9, 2), (7, 7, 2), (5, 6, 2), (3, 5, 4, 2)]
-
 
 def unet(shape, attention=(False, True), **options):
     options |= {"widths": (8, 16), "blocks": 1, "attention": attention}
     return unet_network.unet(shape, **options)
 
 
-@pytest.mark.parametrize("shape", LATENTS)
-def test_unet_shapes_for_odd_and_even_sizes(shape):
-    x = np.zeros((2, *shape), "float32")
-    assert unet(shape)([x, np.zeros(2, "float32")]).shape == x.shape
+@pytest.mark.parametrize("shape", [(9, 2), (7, 7, 2), (5, 6, 2), (3, 5, 4, 2)])
+def test_unet_starts_at_zero_for_odd_and_even_sizes(shape, rng):
+    x = rng.standard_normal((2, *shape)).astype("float32")
+    made = to_numpy(unet(shape)([x, np.ones(2, "float32")]))
+    npt.assert_array_equal(made, np.zeros_like(x))
 
 
-def test_unet_starts_at_zero():
-    x = np.random.default_rng(0).standard_normal((2, 7, 7, 2)).astype("float32")
-    made = unet((7, 7, 2))([x, np.ones(2, "float32")])
-    npt.assert_array_equal(to_numpy(made), 0)
+def gradients(network, inputs, targets):
+    """Tell how one step of gradient descent changes each weight."""
+    rng = np.random.default_rng(0)
+    # Weights that start at zero hide those behind them for a step or two.
+    for weight in network.weights:
+        weight.assign_add(0.1 * rng.standard_normal(weight.shape))
+    before = network.get_weights()
+    # One step is sooner made than traced.
+    network.compile(keras.optimizers.SGD(1.0), loss="mse", run_eagerly=True)
+    network.fit(inputs, targets, batch_size=len(targets), verbose=0)
+    return [old - new for old, new in zip(before, network.get_weights(), strict=True)]
 
 
 @pytest.mark.parametrize("shape", [(7, 6, 2), (3, 5, 4, 2)])
 def test_every_weight_of_the_unet_learns(shape, rng):
     model = unet(shape)
-    # Weights that start at zero hide those behind them for a step or two.
-    for weight in model.weights:
-        weight.assign_add(0.1 * rng.standard_normal(weight.shape))
-    before = model.get_weights()
     x = rng.standard_normal((8, *shape)).astype("float32")
-    # One step is sooner made than traced.
-    model.compile(keras.optimizers.SGD(1.0), loss="mse", run_eagerly=True)
-    model.fit([x, np.linspace(0, 1, 8)], x, batch_size=8, verbose=0)
-    for weight, old in zip(model.weights, before, strict=True):
+    changes = gradients(model, [x, np.linspace(0, 1, 8)], x)
+    for weight, change in zip(model.weights, changes, strict=True):
         # A key's bias shifts every score alike: softmax does not feel it.
         if "key/bias" not in weight.path:
-            assert not np.array_equal(weight, old), weight.path
+            assert change.any(), weight.path
 
 
-def learn_from(network, conditions, *sources, rng):
-    """Train a network for a step from all that it is given."""
+def change_of(network, shape, *inputs, rng):
+    """Return how a weight changes that is the only one of its shape."""
+    shapes = [tuple(weight.shape) for weight in network.weights]
+    assert shapes.count(shape) == 1
     x = rng.random((4, *network.inputs[0].shape[1:]))
-    # What ends in zeros lets nothing through in the first steps.
-    for weight in network.weights:
-        weight.assign_add(0.1 * rng.standard_normal(weight.shape))
-    # One step is sooner made than traced.
-    network.compile(keras.optimizers.SGD(1.0), "mse", run_eagerly=True)
-    network.fit(
-        [x, rng.random(4), conditions, *sources], 9 * rng.random(x.shape), verbose=0
-    )
+    changes = gradients(network, [x, rng.random(4), *inputs], 9 * rng.random(x.shape))
+    return changes[shapes.index(shape)]
 
 
 def seeded_unet(shape, **options):
@@ -79,12 +75,9 @@ def test_conditional_networks_learn_from_each_level_and_number(rank, remat, rng)
     assert len(network.weights) == len(seeded_unet(shape).weights) + 1
     for a, b in zip(network.get_weights(), again.get_weights(), strict=True):
         npt.assert_array_equal(a, b)
-    (kernel,) = (w for w in network.weights if tuple(w.shape) == (4 + 17, 128))
     conditions = np.array([[0, 0.2], [1, -1], [2, 0.7], [-1, 0.9]])
-    before = to_numpy(kernel).copy()
-    learn_from(network, conditions, rng=rng)
-    changed = before != to_numpy(kernel)
-    assert changed.any(1).sum() >= len(changed) - 1  # of a start by chance
+    changed = change_of(network, (4 + 17, 128), conditions, rng=rng).any(1)
+    assert changed.sum() >= len(changed) - 1  # of a start by chance
 
 
 @pytest.mark.parametrize(("rank", "labels"), [(2, 0), (3, 3)])
@@ -97,11 +90,8 @@ def test_networks_learn_from_all_of_a_source(rank, labels, rng):
         npt.assert_array_equal(a, b)
     size = (4, *(4 * side for side in shape), 1)
     sources = rng.integers(-1, labels, size) if labels else rng.random(size)
-    (stem,) = (w for w in network.weights if w.shape[:rank] == (4,) * rank)
-    assert stem.shape[rank:] == (labels or 2, 8)
-    before = to_numpy(stem).copy()
-    learn_from(network, np.zeros((4, 1)), sources, rng=rng)
-    assert (to_numpy(stem) != before).all()
+    stem = (4,) * rank + (labels or 2, 8)
+    assert change_of(network, stem, np.zeros((4, 1)), sources, rng=rng).all()
 
 
 def test_unet_depends_on_the_time(rng):
@@ -118,41 +108,17 @@ def test_attention_needs_an_entry_a_level():
         unet((7, 7, 2), attention=(True,))
 
 
-def test_precision_is_set_and_restored():
-    with building.precision("bfloat16"):
-        assert keras.config.dtype_policy().compute_dtype == "bfloat16"
-        model = unet((7, 7, 2))
-    assert keras.config.dtype_policy().name == "float32"
-    assert {weight.dtype for weight in model.weights} == {"float32"}
-    assert model.outputs[0].dtype == "float32"
-    with pytest.raises(InputError, match="float32, bfloat16"):
-        with building.precision("float8"):
-            pass
-
-
-def gradients(model, x):
-    """Tell how one step of gradient descent changes each weight."""
-    rng = np.random.default_rng(0)
-    for weight in model.weights:
-        weight.assign_add(0.1 * rng.standard_normal(weight.shape))
-    before = model.get_weights()
-    # One step is sooner made than traced.
-    model.compile(keras.optimizers.SGD(1.0), loss="mse", run_eagerly=True)
-    model.fit([x, np.linspace(0, 1, len(x))], x, batch_size=len(x), verbose=0)
-    return [old - new for old, new in zip(before, model.get_weights(), strict=True)]
-
-
 def test_few_voxels_learn_the_same_in_bfloat16(bfloat16):
     x = np.random.default_rng(1).standard_normal((4, 4, 3, 4, 2)).astype("float32")
-    found = []
+    changes = []
     for precision in ("float32", bfloat16):
         keras.utils.set_random_seed(0)
         with building.precision(precision):
             options = {"widths": (32, 32, 32), "attention": [False] * 3}
             model = unet_network.unet(x.shape[1:], blocks=1, **options)
-        found.append(gradients(model, x))
-    whole = np.linalg.norm(np.concatenate([g.ravel() for g in found[0]]))
-    for full, half in zip(*found, strict=True):
+        changes.append(gradients(model, [x, np.linspace(0, 1, len(x))], x))
+    whole = np.linalg.norm(np.concatenate([g.ravel() for g in changes[0]]))
+    for full, half in zip(*changes, strict=True):
         assert np.linalg.norm(full - half) < 0.1 * whole
 
 

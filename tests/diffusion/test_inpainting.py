@@ -22,30 +22,28 @@ def denoise(x, t):
     return ops.convert_to_numpy(x) @ weights.astype("float32")
 
 
-def fill_in(resamplings, n=5_000):
-    """Inpaint the second of each pair; return both."""
+def slope_and_spread(resamplings, n=5_000):
+    """Inpaint the second of each pair; return the line through all pairs."""
     first = np.random.default_rng(1).standard_normal(n)
-    known = np.stack([first, np.zeros(n)], -1).astype("float32")
+    pairs = np.stack([first, np.zeros(n)], -1).astype("float32")
     step, grid, _ = samplers.make_sampler("dpm++")
     path = schedules.path("cosine", grid("cosine", inpainting.STEPS))
     noise = samplers.noise_source(0, range(n), (2,))
     alpha, sigma = path[0][1]
-    x = alpha * known + sigma * noise()
-    fitting = pinned(denoise, known, FREEDOM)
-    made = samplers.sample(fitting, x, path, step, noise, resamplings)
-    npt.assert_array_equal(made[:, 0], known[:, 0])
-    return made.T
+    x = alpha * pairs + sigma * noise()
+    fitting = pinned(denoise, pairs, FREEDOM)
+    known, made = samplers.sample(fitting, x, path, step, noise, resamplings).T
+    npt.assert_array_equal(known, pairs[:, 0])
+    slope = (known @ made) / (known @ known)
+    return slope, (made - slope * known).std()
 
 
 def test_hole_of_a_gaussian_has_the_conditional_distribution():
-    known, made = fill_in(inpainting.RESAMPLINGS)
-    slope = (known @ made) / (known @ known)
-    spread = (made - slope * known).std()
-    wanted = CORRELATION, np.sqrt(1 - CORRELATION**2)
-    npt.assert_allclose([slope, spread], wanted, atol=0.03)
+    expected = CORRELATION, np.sqrt(1 - CORRELATION**2)
+    line = slope_and_spread(inpainting.RESAMPLINGS)
+    npt.assert_allclose(line, expected, atol=0.03)
     # Which takes resampling.
-    known, made = fill_in(resamplings=1)
-    assert (known @ made) / (known @ known) < 0.6
+    assert slope_and_spread(resamplings=1)[0] < 0.6
 
 
 def test_partly_known_latents_are_held_at_first():
@@ -87,16 +85,13 @@ def masks():
 OPTIONS = {"steps": 3, "resamplings": 2, "seed": 4}
 
 
-def test_inpaint_changes_only_the_hole(diffusion, blobs, masks):
-    made = diffusion.inpaint(blobs[:3], masks, **OPTIONS)
+def test_inpaint_changes_only_the_hole_and_ignores_its_content(diffusion, blobs, masks):
+    images, hole = blobs[:3], masks > 0
+    made = diffusion.inpaint(images, masks, **OPTIONS)
     assert made.shape == (3, 13, 10, 1) and made.dtype == np.float32
-    npt.assert_array_equal(made[:, masks == 0], blobs[:3][:, masks == 0])
-    assert (made[:, masks > 0] != blobs[:3][:, masks > 0]).all()
-
-
-def test_inpaint_ignores_the_content_of_the_hole(diffusion, blobs, masks):
-    spoilt = np.where(masks[..., None] > 0, np.nan, blobs[:2])
-    made = diffusion.inpaint(blobs[:2], masks, **OPTIONS)
+    npt.assert_array_equal(made[:, ~hole], images[:, ~hole])
+    assert (made[:, hole] != images[:, hole]).all()
+    spoilt = np.where(hole[..., None], np.nan, images)
     npt.assert_array_equal(diffusion.inpaint(spoilt, masks, **OPTIONS), made)
 
 
@@ -114,7 +109,6 @@ def test_a_sample_depends_on_seed_and_number_alone(diffusion, blobs, masks):
     ("arguments", "sentence"),
     [
         ({"images": np.zeros((1, 8, 8, 1))}, "must have the shape"),
-        ({"masks": np.zeros((13, 10))}, "mask 0 is empty; give"),
         ({"masks": np.ones((13, 10))}, "mask 0 covers the whole image"),
         ({"n_samples": 0}, "n_samples must be at least 1"),
         ({"resamplings": 0}, "resamplings must be at least 1"),
@@ -197,16 +191,15 @@ def test_blending_leaves_no_seam_and_nothing_of_the_hole(space):
     assert blended.max() == image[0][~hole].max()
 
 
-@pytest.mark.parametrize("kind", ["uint8", "int16", "float64"])
-def test_images_of_any_type_are_blended_in_float32(kind):
-    rng = np.random.default_rng(1)
+@pytest.mark.parametrize("kind", ["uint8", "float64"])
+def test_images_of_any_type_are_blended_in_float32(kind, rng):
     image = rng.integers(0, 200, (2, 9, 8, 1)).astype(kind)
     hole = np.stack([ball((9, 8))] * 2)
     made = rng.random(image.shape).astype("float32") * 200
     blended = inpainting.blend(image, made, hole)
     assert blended.dtype == "float32"
-    same = inpainting.blend(image.astype("float32"), made, hole)
-    npt.assert_array_equal(blended, same)
+    expected = inpainting.blend(image.astype("float32"), made, hole)
+    npt.assert_array_equal(blended, expected)
 
 
 def test_dilating_is_in_millimetres():
@@ -222,7 +215,6 @@ def test_dilating_is_in_millimetres():
 @pytest.mark.parametrize(
     ("masks", "sentence"),
     [
-        (np.zeros((3, 5, 4)), "mask 0 is empty; give"),
         (np.ones((5, 5)), r"must be numbers of the shape \(3, 5, 4\) of the images"),
         (np.full((5, 4), np.nan), "masks have NaN; replace"),
         (np.full((5, 4), "in"), "must be numbers of the shape"),

@@ -1,6 +1,7 @@
 """Random numbers: estimators have their own, and leave others' alone."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 import random
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._backend import fusion
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.nn import _building as building
 
@@ -20,22 +22,8 @@ TINY = {"widths": (8,), "n_codes": 8, "code_dim": 1}
 FIT = {"epochs": 1, "batch_size": 16, "verbose": False}
 
 
-def draw():
-    """Draw from all that a user may draw from."""
-    return [
-        random.random(),
-        np.random.random(),
-        *([] if tf is None else _of_tensorflow()),
-        float(keras.random.uniform(())),
-    ]
-
-
-def _of_tensorflow():
-    own = tf.random.get_global_generator()
-    return float(tf.random.uniform(())), float(own.uniform(()))
-
-
 def drawn_after(call):
+    """Call something, and draw from all that a user may draw from."""
     # Before 3.13, Keras keeps its generator whatever seed is set.
     keras.utils.clear_session()
     keras.utils.set_random_seed(3)
@@ -43,7 +31,11 @@ def drawn_after(call):
         tf.random.set_global_generator(tf.random.Generator.from_seed(3))
     keras.random.uniform(())  # which makes the generator of Keras
     call()
-    return draw()
+    numbers = [random.random(), np.random.random(), float(keras.random.uniform(()))]
+    if tf is not None:
+        own = tf.random.get_global_generator()
+        numbers += [float(tf.random.uniform(())), float(own.uniform(()))]
+    return numbers
 
 
 def fit_all(blobs):
@@ -53,24 +45,22 @@ def fit_all(blobs):
     model.denoise(blobs[:2], steps=4)
 
 
-def load(blobs):
-    LatentDiffusion.load("mnist")
-
-
-def check(blobs):
-    VQVAE(**TINY).check(blobs.shape)
-
-
-@pytest.mark.parametrize("call", [fit_all, load, check])
+@pytest.mark.parametrize(
+    "call",
+    [
+        fit_all,
+        lambda blobs: LatentDiffusion.load("mnist"),
+        lambda blobs: VQVAE(**TINY).check(blobs.shape),
+    ],
+    ids=["fit", "load", "check"],
+)
 def test_estimators_leave_global_generators_alone(blobs, call):
     assert drawn_after(lambda: call(blobs)) == drawn_after(lambda: None)
 
 
 def unet(seed=None):
     options = {"widths": (32,), "blocks": 1, "attention": [True]}
-    if seed is None:
-        return unet_network.unet((4, 4, 32), **options)
-    with building.seeded(seed):
+    with nullcontext() if seed is None else building.seeded(seed):
         return unet_network.unet((4, 4, 32), **options)
 
 
@@ -78,16 +68,13 @@ def test_weights_follow_from_the_seed_and_the_place():
     first, again, other = unet(1), unet(1), unet(2)
     for a, b in zip(first.weights, again.weights, strict=True):
         npt.assert_array_equal(a, b)
-    random_ones = 0
-    seen = set()
+    first_numbers = []
     for a, b in zip(first.weights, other.weights, strict=True):
         if np.ptp(a) > 0:
-            random_ones += 1
             assert not np.array_equal(a, b), a.path
-            # Those of one shape are drawn one by one: queries are not keys.
-            assert float(np.ravel(a)[0] / np.ptp(a)) not in seen
-            seen.add(float(np.ravel(a)[0] / np.ptp(a)))
-    assert random_ones > 10
+            first_numbers.append(float(np.ravel(a)[0] / np.ptp(a)))
+    # Those of one shape are drawn one by one: queries are not keys.
+    assert len(set(first_numbers)) == len(first_numbers) > 10
 
 
 def test_without_a_seed_weights_are_drawn_as_keras_does():
@@ -99,10 +86,17 @@ def test_without_a_seed_weights_are_drawn_as_keras_does():
     assert not np.array_equal(weights[0][0], weights[2][0])
 
 
-def test_precision_is_of_one_thread():
+def test_precision_is_of_one_thread_and_restored():
     with building.precision("bfloat16"), ThreadPoolExecutor(1) as pool:
-        policy = pool.submit(keras.config.dtype_policy).result()
-    assert policy.name == "float32"
+        assert keras.config.dtype_policy().compute_dtype == "bfloat16"
+        assert pool.submit(keras.config.dtype_policy).result().name == "float32"
+        network = unet(1)
+    assert keras.config.dtype_policy().name == "float32"
+    assert {weight.dtype for weight in network.weights} == {"float32"}
+    assert network.outputs[0].dtype == "float32"
+    with pytest.raises(InputError, match="float32, bfloat16"):
+        with building.precision("float8"):
+            pass
 
 
 def test_fits_in_threads_are_equal(blobs):

@@ -34,15 +34,14 @@ def test_estimated_memory_is_within_a_third_of_the_measured(case):
     assert 2 / 3 < announced / taken < 4 / 3
 
 
-def graphs():
-    import tensorflow as tf
-
-    gc.collect()
-    return {id(found) for found in gc.get_objects() if isinstance(found, tf.Graph)}
-
-
 @pytest.mark.tensorflow
 def test_deleted_models_leave_no_graphs(blobs):
+    import tensorflow as tf
+
+    def graphs():
+        gc.collect()
+        return {id(one) for one in gc.get_objects() if isinstance(one, tf.Graph)}
+
     def train():
         options = {"epochs": 1, "batch_size": 16, "verbose": False}
         sizes = {"widths": (8,), "n_codes": 8, "code_dim": 1}

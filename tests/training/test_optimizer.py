@@ -15,22 +15,15 @@ from dipy_ldm.training._precision import Precision
 
 SETTINGS = {"learning_rate": 1e-2}
 AVERAGED = {"ema_momentum": 0.8}
+# Of PyTorch it would need a compiler of C++.
+JIT = [False] if keras.config.backend() == "torch" else [False, True]
 
 
 def network():
-    """Return a network with weights of several shapes."""
+    """Return a network with kernels of more inputs than outputs, and of fewer."""
     keras.utils.set_random_seed(0)
     images = keras.Input((6, 2))
-    x = keras.layers.Conv1D(4, 3, activation="tanh")(images)
-    x = keras.layers.Dense(3, activation="tanh", use_bias=False)(x)
-    return keras.Model(images, keras.layers.Dense(1)(keras.layers.Flatten()(x)))
-
-
-def between():
-    """Return one with kernels between other weights, of more inputs and of fewer."""
-    keras.utils.set_random_seed(0)
-    images = keras.Input((6, 2))
-    x = keras.layers.Dense(5)(images)
+    x = keras.layers.Dense(5, use_bias=False)(images)
     x = keras.layers.Conv1D(4, 3, activation="tanh")(x)
     x = keras.layers.Conv1D(8, 1, activation="tanh")(x)
     x = keras.layers.Conv1D(4, 2, activation="tanh")(x)
@@ -47,7 +40,7 @@ def pairs(steps):
 def averaging(model, **options):
     """Return an optimizer that averages the weights of a model, in a copy of it."""
     copy = keras.models.clone_model(model)
-    return FlatAdam(averages=copy.trainable_variables, **options)
+    return FlatAdam(averages=copy.trainable_variables, **SETTINGS | options)
 
 
 def averages(optimizer):
@@ -56,41 +49,69 @@ def averages(optimizer):
 
 def train(optimizer, steps=20, model=None, **compiled):
     model = model or network()
-    model.compile(optimizer, loss="mse", **compiled)
+    model.compile(optimizer, loss="mse", auto_scale_loss=False, **compiled)
     x, y = pairs(steps)
     options = {"batch_size": 4, "shuffle": False, "verbose": 0}
     model.fit(x.reshape(-1, 6, 2), y.reshape(-1, 1), **options)
     return model
 
 
-# Of PyTorch it would need a compiler of C++.
-JIT = [False] if keras.config.backend() == "torch" else [False, True]
+def changes_of(optimizer, **options):
+    """Return what one step changes of each weight."""
+    before = network().get_weights()
+    after = train(optimizer, steps=1, **options).get_weights()
+    return [new - old for new, old in zip(after, before, strict=True)]
+
+
 ACCUMULATED = {"gradient_accumulation_steps": 2, **AVERAGED}
 CLIPPED = {"global_clipnorm": 1.0, **AVERAGED}
+WHOLE = 2**22
 
 
 @pytest.mark.parametrize(
-    ("options", "jit_compile"),
+    ("options", "size", "n_groups", "jit_compile"),
     [
-        ({"gradient_accumulation_steps": 3}, False),
-        *((ACCUMULATED, jit_compile) for jit_compile in JIT),
-        *((CLIPPED, jit_compile) for jit_compile in JIT),
+        # Each weight alone, as by Keras' optimizers.
+        ({"gradient_accumulation_steps": 3}, 0, 9, False),
+        (CLIPPED, 60, 5, False),
+        *((ACCUMULATED | CLIPPED, WHOLE, 1, jit_compile) for jit_compile in JIT),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else str(value),
 )
-def test_training_is_that_of_keras(options, jit_compile):
+def test_training_is_that_of_keras(options, size, n_groups, jit_compile, monkeypatch):
+    monkeypatch.setattr(optimizers, "MAX_GROUP_SIZE", size)
     rate = cosine_decay(1e-2, 20)
     averaged = "ema_momentum" in options
     theirs = keras.optimizers.Adam(rate, use_ema=averaged, **options)
     theirs = train(theirs, jit_compile=jit_compile)
     model = network()
     make = partial(averaging, model) if averaged else FlatAdam
-    optimizer = make(learning_rate=rate, **options)
+    optimizer = make(**options | {"learning_rate": rate})
     train(optimizer, model=model, jit_compile=jit_compile)
     assert optimizer.iterations == theirs.optimizer.iterations
+    assert len(optimizer._groups) == n_groups
     # Which Keras makes of the weights in the end.
     ours = averages(optimizer) if averaged else model.get_weights()
     for own, other in zip(ours, theirs.get_weights(), strict=True):
+        npt.assert_allclose(own, other, atol=1e-6)
+
+
+def test_loss_is_scaled_as_by_keras():
+    """To the same where some gradients are too large for the scale."""
+    ours = averaging(
+        model := network(), **CLIPPED, initial_scale=2.0**126, growth_steps=4
+    )
+    theirs = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.Adam(**SETTINGS, **CLIPPED, use_ema=True),
+        initial_scale=2.0**126,
+        dynamic_growth_steps=4,
+    )
+    train(ours, steps=30, model=model)
+    weights = train(theirs, steps=30).get_weights()
+    assert 0 < int(ours.iterations) < 30
+    assert ours.iterations == theirs.iterations
+    assert ours._scale == theirs.dynamic_scale
+    for own, other in zip(averages(ours), weights, strict=True):
         npt.assert_allclose(own, other, atol=1e-6)
 
 
@@ -98,64 +119,57 @@ def test_training_is_that_of_keras(options, jit_compile):
 def test_gradients_of_a_weight_that_is_used_in_part_are_whole():
     """Keras squares what each use of a row adds to its gradient, not their sum."""
     tf = pytest.importorskip("tensorflow")
-    table = keras.Variable(np.ones((4, 2), "float32"))
-    gradients = []
+    states = []
     for take in (
-        lambda rows: ops.take(table, rows, axis=0),
-        lambda rows: ops.one_hot(rows, 4) @ table,
+        lambda table, rows: ops.take(table, rows, axis=0),
+        lambda table, rows: ops.one_hot(rows, 4) @ table,
     ):
+        table = keras.Variable(np.ones((4, 2), "float32"))
         with tf.GradientTape() as tape:
-            loss = ops.sum(take(ops.convert_to_tensor([0, 2, 2])) ** 2)
-        gradients.append(tape.gradient(loss, table.value))
-    assert isinstance(gradients[0], tf.IndexedSlices)
-    found = []
-    for gradient in gradients:
-        table.assign(np.ones((4, 2), "float32"))
+            loss = ops.sum(take(table, ops.convert_to_tensor([0, 2, 2])) ** 2)
+        gradient = tape.gradient(loss, table.value)
+        assert isinstance(gradient, tf.IndexedSlices) == (not states)
         optimizer = FlatAdam(**SETTINGS)
         for _ in range(2):
             optimizer.apply([gradient], [table])
-        found.append([table.numpy(), *(v.numpy() for v in optimizer.variables)])
-    for one, other in zip(*found, strict=True):
-        npt.assert_array_equal(one, other)
+        states.append([v.numpy() for v in (table, *optimizer.variables)])
+    for in_part, whole in zip(*states, strict=True):
+        npt.assert_array_equal(in_part, whole)
 
 
 @pytest.mark.parametrize("averaged", [False, True], ids=["plain", "averaged"])
 def test_kernels_of_many_inputs_are_changed_more_slowly(averaged):
     changes = []
-    for base_fan_in in (None, 2):
+    for options in (
+        {},
+        {"base_fan_in": 4},
+        {"base_fan_in": 4, "unnormalised": []},
+        {"base_fan_in": 4, "unnormalised": ["another/kernel"]},
+    ):
         model = network()
         before = model.get_weights()
-        optimizer = averaging(model, **SETTINGS, **AVERAGED, base_fan_in=base_fan_in)
+        optimizer = averaging(model, **AVERAGED, **options)
         train(optimizer, steps=1, model=model)
         after = averages(optimizer) if averaged else model.get_weights()
-        changes.append([a - b for a, b in zip(after, before, strict=True)])
-    full, some = changes
-    # The convolution takes three places of two channels.
-    npt.assert_allclose(some[0], full[0] / 3, rtol=1e-4)
-    for one, other in zip(full[1:], some[1:], strict=True):
-        npt.assert_allclose(one, other, rtol=1e-4)
-
-
-def test_kernels_of_normalised_inputs_are_slowed_by_the_root():
-    def changed(**options):
-        before = network().get_weights()[0]
-        return train(FlatAdam(**SETTINGS, **options), steps=1).get_weights()[0] - before
-
-    full = changed()
-    for paths in (["another/kernel"], []):
-        found = changed(base_fan_in=2, unnormalised=paths)
-        npt.assert_allclose(found, full / 3**0.5, rtol=1e-4)
+        changes.append([new - old for new, old in zip(after, before, strict=True)])
+    for full, slow, *by_the_root in zip(*changes, strict=True):
+        fan_in = np.prod(full.shape[:-1]) if full.ndim > 2 else 1
+        factor = max(1, fan_in / 4)
+        npt.assert_allclose(slow, full / factor, rtol=1e-4)
+        # Of those with normalised inputs.
+        for change in by_the_root:
+            npt.assert_allclose(change, full / factor**0.5, rtol=1e-4)
 
 
 def test_rounds_take_values_to_about_1_and_rounding_not_far():
     # The least that there is of 256 values, by what is added to each.
     values = np.geomspace((optimizers._DAMPING / 256) ** 0.5, 1.015, 10_001)
-    found, slope = values, 1.0
+    results, slope = values, 1.0
     for a, b, c in optimizers._NEWTON_SCHULZ:
-        slope = slope * (a + 3 * b * found**2 + 5 * c * found**4)
-        found = a * found + b * found**3 + c * found**5
-    assert 0.67 < found.min() and found.max() < 1.33
-    assert np.abs(values * slope / found).max() < 8.1
+        slope = slope * (a + 3 * b * results**2 + 5 * c * results**4)
+        results = a * results + b * results**3 + c * results**5
+    assert 0.67 < results.min() and results.max() < 1.33
+    assert np.abs(values * slope / results).max() < 8.1
 
 
 def polar(kernel):
@@ -167,48 +181,55 @@ def polar(kernel):
     for a, b, c in optimizers._NEWTON_SCHULZ:
         more = a + b * squares + c * squares**2
         factor, squares = factor * more, more**2 * squares
-    found = (rows * (factor * values)) @ columns
-    return (found * max(matrix.shape) ** 0.5).reshape(kernel.shape)
+    result = (rows * (factor * values)) @ columns
+    return (result * max(matrix.shape) ** 0.5).reshape(kernel.shape)
+
+
+@pytest.mark.parametrize("size", [WHOLE, 60, 0])
+def test_kernels_are_changed_by_orthogonal_matrices(size, monkeypatch):
+    monkeypatch.setattr(optimizers, "MAX_GROUP_SIZE", size)
+    x, y = pairs(1)
+    model = network()
+    before = model.get_weights()
+    model.compile(keras.optimizers.SGD(1.0), loss="mse")
+    model.train_on_batch(x[0], y[0])
+    gradients = [
+        old - new for old, new in zip(before, model.get_weights(), strict=True)
+    ]
+    adam, muon = (FlatAdam(**SETTINGS, orthogonal=value) for value in (False, True))
+    changes = zip(gradients, changes_of(adam), changes_of(muon), strict=True)
+    for gradient, plain, change in changes:
+        if gradient.ndim < 3:
+            npt.assert_allclose(change, plain, atol=1e-6)
+            continue
+        change = -change / SETTINGS["learning_rate"]
+        npt.assert_allclose(change, polar(gradient), atol=2e-3)
+        values = np.linalg.svd(change.reshape(-1, change.shape[-1]), compute_uv=False)
+        values /= max(change.size // change.shape[-1], change.shape[-1]) ** 0.5
+        assert 0.6 < values[0] < 1.3
+    # Kernels have a momentum alone.
+    n_kernels = sum(group.velocity is None for group in muon._groups)
+    assert n_kernels == {WHOLE: 1, 60: 3, 0: 3}[size]
 
 
 def test_directions_with_next_to_no_gradient_are_not_learnt_from(rng):
     before = rng.standard_normal((3, 8, 8)).astype("float32")
     gradient = rng.standard_normal((3, 8, 8)).astype("float32")
     gradient[..., -1] = 0
-    found = []
-    for noise in (0, 1e-5):
+    for noise, most in ((0, 1e-4), (1e-5, 3e-4)):
         kernel = keras.Variable(before)
         optimizer = FlatAdam(**SETTINGS, orthogonal=True)
-        some = gradient + noise * rng.standard_normal(gradient.shape)
-        optimizer.apply([ops.convert_to_tensor(some, "float32")], [kernel])
-        found.append(np.abs(ops.convert_to_numpy(kernel) - before)[..., -1].max())
-    assert found[0] < 1e-6
-    assert found[1] < 3e-4 * SETTINGS["learning_rate"]
+        noisy = gradient + noise * rng.standard_normal(gradient.shape)
+        optimizer.apply([ops.convert_to_tensor(noisy, "float32")], [kernel])
+        change = np.abs(ops.convert_to_numpy(kernel) - before)[..., -1]
+        assert change.max() < most * SETTINGS["learning_rate"]
 
 
-def test_kernels_are_changed_by_orthogonal_matrices():
-    before = between()
-    model = between()
-    model.compile(keras.optimizers.SGD(1.0), loss="mse")
-    x, y = pairs(1)
-    model.train_on_batch(x[0], y[0])
-    weights = [m.get_weights() for m in (before, model)]
-    gradients = [one - other for one, other in zip(*weights, strict=True)]
-    adam, muon = (
-        train(FlatAdam(**SETTINGS, orthogonal=orthogonal), steps=1, model=between())
-        for orthogonal in (False, True)
-    )
-    changed = (model.get_weights() for model in (before, adam, muon))
-    for gradient, old, plain, new in zip(gradients, *changed, strict=True):
-        if gradient.ndim < 3:
-            npt.assert_allclose(new, plain, atol=1e-6)
-            continue
-        change = (old - new) / SETTINGS["learning_rate"]
-        npt.assert_allclose(change, polar(gradient), atol=2e-3)
-        values = np.linalg.svd(change.reshape(-1, change.shape[-1]), compute_uv=False)
-        values /= max(change.size // change.shape[-1], change.shape[-1]) ** 0.5
-        assert 0.6 < values[0] < 1.3
-    assert len(muon.optimizer.variables) == len(adam.optimizer.variables) + 1
+def test_kernels_without_a_gradient_stay():
+    kernel = keras.Variable(np.ones((3, 2, 4), "float32"))
+    optimizer = FlatAdam(**SETTINGS, orthogonal=True)
+    optimizer.apply([ops.zeros(kernel.shape)], [kernel])
+    npt.assert_array_equal(kernel, np.ones(kernel.shape))
 
 
 def test_kernels_of_attention_have_the_inputs_of_a_position_alone(rng):
@@ -220,45 +241,13 @@ def test_kernels_of_attention_have_the_inputs_of_a_position_alone(rng):
     # Of queries, keys and values (inputs, heads, each); and what goes back.
     shapes = [tuple(kernel.shape) for kernel in kernels]
     assert shapes == [(8, 4, 2)] * 3 + [(4, 2, 8)]
-    assert [optimizer._rate_factor(kernel) for kernel in kernels] == [1] * 4
     before = [ops.convert_to_numpy(kernel) for kernel in kernels]
     gradients = [rng.standard_normal(shape).astype("float32") for shape in shapes]
     optimizer.apply([ops.convert_to_tensor(of) for of in gradients], kernels)
     for old, kernel, gradient in zip(before, kernels, gradients, strict=True):
         change = (old - ops.convert_to_numpy(kernel)) / SETTINGS["learning_rate"]
-        wanted = polar(gradient.reshape(8, 8))
-        npt.assert_allclose(change.reshape(8, 8), wanted, atol=2e-3)
-
-
-def test_kernels_without_a_gradient_stay():
-    kernel = keras.Variable(np.ones((3, 2, 4), "float32"))
-    optimizer = FlatAdam(**SETTINGS, orthogonal=True)
-    optimizer.apply([ops.zeros(kernel.shape)], [kernel])
-    npt.assert_array_equal(kernel, np.ones(kernel.shape))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"global_clipnorm": 1.0, "initial_scale": 8.0, **AVERAGED},
-        {"gradient_accumulation_steps": 2, "orthogonal": True, **AVERAGED},
-    ],
-    ids=["scaled", "accumulated"],
-)
-def test_weights_in_groups_learn_the_same(options, monkeypatch):
-    found, kept = [], []
-    # With 0 each weight is changed alone, as by Keras' optimizers.
-    for size in (optimizers.MAX_GROUP_SIZE, 15, 0):
-        monkeypatch.setattr(optimizers, "MAX_GROUP_SIZE", size)
-        model = network()
-        optimizer = averaging(model, **SETTINGS, **options)
-        train(optimizer, model=model, auto_scale_loss=False)
-        found.append(model.get_weights() + averages(optimizer))
-        kept.append(len(optimizer.variables))
-    assert kept[0] < kept[1] <= kept[2]
-    for joined, *others in zip(*found, strict=True):
-        for other in others:
-            npt.assert_allclose(other, joined, atol=1e-6)
+        expected = polar(gradient.reshape(8, 8))
+        npt.assert_allclose(change.reshape(8, 8), expected, atol=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -268,31 +257,28 @@ def test_weights_in_groups_learn_the_same(options, monkeypatch):
 def test_averages_follow_every_few_batches(momentum, batches, followed):
     model = network()
     options = {"gradient_accumulation_steps": batches} if batches > 1 else {}
-    optimizer = averaging(model, **SETTINGS, ema_momentum=momentum, **options)
+    optimizer = averaging(model, ema_momentum=momentum, **options)
     model.compile(optimizer, loss="mse")
-    average = None
+    expected = None
     for number, batch in enumerate(zip(*pairs(13), strict=True)):
         model.train_on_batch(*batch)
         if number in followed:
             weights = model.get_weights()
             share = 1 - momentum ** (followed[-1] - followed[-2])
-            old = weights if number < batches else average
-            average = [a + share * (w - a) for a, w in zip(old, weights, strict=True)]
-        for found, expected in zip(averages(optimizer), average, strict=True):
-            npt.assert_allclose(found, expected, atol=1e-6)
+            old = weights if number < batches else expected
+            expected = [a + share * (w - a) for a, w in zip(old, weights, strict=True)]
+        for average, value in zip(averages(optimizer), expected, strict=True):
+            npt.assert_allclose(average, value, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "further",
-    [{}, {"initial_scale": 8.0, "growth_steps": 7, "orthogonal": True}],
-    ids=["plain", "scaled"],
-)
-def test_training_that_is_resumed_is_the_same(further):
-    options = {"gradient_accumulation_steps": 2, "global_clipnorm": 1.0, **further}
-    whole, first, then = network(), network(), network()
+def test_training_that_is_resumed_is_the_same():
+    options = {"initial_scale": 8.0, "growth_steps": 7, "orthogonal": True}
+    options |= ACCUMULATED | CLIPPED
+    whole, first, then = models = [network() for _ in range(3)]
     x, y = pairs(10)
-    for model, part in ((whole, slice(None)), (first, slice(5)), (then, slice(5, 10))):
-        optimizer = averaging(model, **SETTINGS, **AVERAGED, **options)
+    parts = slice(None), slice(5), slice(5, 10)
+    for model, part in zip(models, parts, strict=True):
+        optimizer = averaging(model, **options)
         model.compile(optimizer, loss="mse", auto_scale_loss=False)
         optimizer.build(model.trainable_variables)
         if model is then:
@@ -300,35 +286,16 @@ def test_training_that_is_resumed_is_the_same(further):
             optimizer.set_weights([v.numpy() for v in first.optimizer.variables])
         for batch in zip(x[part], y[part], strict=True):
             model.train_on_batch(*batch)
-    one, other = (m.get_weights() + averages(m.optimizer) for m in (whole, then))
-    for found, expected in zip(other, one, strict=True):
-        npt.assert_array_equal(found, expected)
-
-
-def test_loss_is_scaled_as_by_keras():
-    """To the same where some gradients are too large for the scale."""
-    scales = {"initial_scale": 2.0**126, "growth_steps": 4}
-    options = {**SETTINGS, **AVERAGED, "global_clipnorm": 1.0}
-    one, other = network(), network()
-    ours = averaging(one, **options, **scales)
-    theirs = keras.optimizers.Adam(**options, use_ema=True)
-    scaling = keras.optimizers.LossScaleOptimizer
-    theirs = scaling(theirs, initial_scale=2.0**126, dynamic_growth_steps=4)
-    for optimizer, model in ((ours, one), (theirs, other)):
-        train(optimizer, steps=30, model=model, auto_scale_loss=False)
-    assert 0 < int(ours.iterations) < 30
-    assert ours.iterations == theirs.iterations
-    assert ours._scale == theirs.dynamic_scale
-    for found, expected in zip(averages(ours), other.get_weights(), strict=True):
-        npt.assert_allclose(found, expected, atol=1e-6)
+    results = (m.get_weights() + averages(m.optimizer) for m in (whole, then))
+    for weight, resumed in zip(*results, strict=True):
+        npt.assert_array_equal(resumed, weight)
 
 
 def test_non_finite_gradients_are_skipped():
     weight = keras.Variable([1.0, 2.0])
     options = {"gradient_accumulation_steps": 2, "initial_scale": 16.0}
     options |= {"growth_steps": 3, "averages": [keras.Variable([0.0, 0.0])]}
-    options |= SETTINGS | AVERAGED
-    optimizer = FlatAdam(**options)
+    optimizer = FlatAdam(**SETTINGS, **AVERAGED, **options)
     optimizer.build([weight])
     assert optimizer.scale_loss(ops.ones(())) == 16
     before = [v.numpy() for v in optimizer.variables]
@@ -351,17 +318,14 @@ def test_only_float16_scales_the_loss(precision):
     optimizer = training.optimizer(10)
     optimizer.build([keras.Variable([1.0])])
     loss = ops.ones(())
-    scaled = optimizer.scale_loss(loss)
-    assert (scaled is loss) == (precision != "float16")
-    assert len(optimizer.variables) == (5 if precision == "float16" else 3)
+    assert (optimizer.scale_loss(loss) is loss) == (precision != "float16")
 
 
 def test_other_weights_are_refused():
     optimizer = FlatAdam()
-    one, other = keras.Variable([1.0]), keras.Variable([1.0])
-    optimizer.build([one])
+    optimizer.build([keras.Variable([1.0])])
     with pytest.raises(ValueError, match="built for other weights"):
-        optimizer.apply([ops.ones((1,))], [other])
+        optimizer.apply([ops.ones((1,))], [keras.Variable([1.0])])
 
 
 def test_configuration_makes_an_equal_optimizer():

@@ -1,5 +1,6 @@
 """Precision: the fastest that a machine computes well, and what it can't is refused."""
 
+from functools import partial
 import os
 from unittest import mock
 
@@ -14,7 +15,7 @@ from dipy_ldm.training import _precision as precision
 from dipy_ldm.training._precision import Precision, choose_precision
 
 
-def pretend_processor(monkeypatch, seconds):
+def pretend_processor(seconds, monkeypatch):
     """Stand in for a processor on which bfloat16 takes so many times as long."""
 
     def convolution_timer(name, rank):
@@ -27,10 +28,10 @@ def pretend_processor(monkeypatch, seconds):
 
     precision._cpu_precisions.cache_clear()
     monkeypatch.setattr(precision, "_convolution_timer", convolution_timer)
-    monkeypatch.setattr(_backend, "gpu_capabilities", lambda strategy: [])
+    pretend_gpus(monkeypatch=monkeypatch)
 
 
-def pretend_gpus(monkeypatch, *capabilities):
+def pretend_gpus(*capabilities, monkeypatch):
     monkeypatch.setattr(_backend, "gpu_capabilities", lambda strategy: capabilities)
 
 
@@ -50,7 +51,7 @@ def _measured_anew():
     ],
 )
 def test_a_processor_is_timed(monkeypatch, seconds, name, reason):
-    pretend_processor(monkeypatch, seconds)
+    pretend_processor(seconds, monkeypatch)
     settled = choose_precision("auto", 3)
     assert settled.name == name
     assert reason in settled.reason
@@ -66,40 +67,35 @@ def test_a_processor_is_timed(monkeypatch, seconds, name, reason):
     ],
 )
 def test_gpus_have_a_compute_capability(monkeypatch, capabilities, name):
-    pretend_gpus(monkeypatch, *capabilities)
+    pretend_gpus(*capabilities, monkeypatch=monkeypatch)
     assert choose_precision("auto", 2).name == name
 
 
-def test_unsupported_precision_is_refused_with_the_choices(monkeypatch):
-    pretend_gpus(monkeypatch, (7, 5))
-    assert choose_precision("float16", 3) == Precision("float16", "as requested")
-    with pytest.raises(InputError, match="choose one of auto, float32, float16"):
-        choose_precision("bfloat16", 3)
-    pretend_processor(monkeypatch, 2)
-    assert choose_precision("bfloat16", 3) == Precision("bfloat16", "as requested")
-    with pytest.raises(InputError, match="choose one of auto, float32, bfloat16"):
-        choose_precision("float16", 3)
-    pretend_processor(monkeypatch, None)
-    with pytest.raises(InputError, match="choose one of auto, float32"):
-        choose_precision("bfloat16", 3)
-
-
-def test_resuming_in_an_unsupported_precision_is_refused(monkeypatch):
-    pretend_gpus(monkeypatch, (8, 0))
-    assert choose_precision("auto", 3, saved="bfloat16").reason.endswith(
-        "in the checkpoint"
-    )
-    for pretend in (
-        lambda: pretend_gpus(monkeypatch, (7, 5)),
-        lambda: pretend_processor(monkeypatch, None),
-    ):
-        pretend()
-        with pytest.raises(InputError, match="began in bfloat16, which this machine"):
-            choose_precision("auto", 3, saved="bfloat16")
+@pytest.mark.parametrize(
+    ("pretend", "supported", "unsupported", "choices"),
+    [
+        (partial(pretend_gpus, (7, 5)), "float16", "bfloat16", "float32, float16"),
+        (partial(pretend_processor, 2), "bfloat16", "float16", "float32, bfloat16"),
+        (partial(pretend_processor, None), "float32", "bfloat16", "float32"),
+    ],
+)
+def test_unsupported_precision_is_refused(
+    monkeypatch, pretend, supported, unsupported, choices
+):
+    pretend(monkeypatch=monkeypatch)
+    chosen = choose_precision(supported, 3)
+    assert chosen == Precision(supported, "as requested")
+    with pytest.raises(InputError, match=rf"choose one of auto, {choices}\."):
+        choose_precision(unsupported, 3)
+    resumed = choose_precision("auto", 3, saved=supported)
+    assert resumed == Precision(supported, "as in the checkpoint")
+    sentence = f"began in {unsupported}, which this machine"
+    with pytest.raises(InputError, match=sentence):
+        choose_precision("auto", 3, saved=unsupported)
 
 
 def test_machines_of_different_kinds_train_together(monkeypatch):
-    pretend_processor(monkeypatch, 0.5)
+    pretend_processor(0.5, monkeypatch)
     other = [["float32"], "float32"]
     monkeypatch.setattr(_backend, "gather_from_workers", lambda facts: [facts, other])
     assert choose_precision("auto", 3).name == "float32"
@@ -122,10 +118,10 @@ def test_a_training_goes_on_in_the_precision_that_it_began_with(monkeypatch, tmp
     fit = {"batch_size": 8, "epochs": 2, "verbose": False}
     fit |= {"checkpoint": tmp_path / "checkpoint"}
     tiny = {"widths": (8,), "n_codes": 8, "code_dim": 2}
-    pretend_processor(monkeypatch, 10)
+    pretend_processor(10, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         VQVAE(**tiny).fit(images, callbacks=[stop], **fit)
-    pretend_processor(monkeypatch, 0.5)
+    pretend_processor(0.5, monkeypatch)
     vqvae = VQVAE(**tiny).fit(images, **fit)
     assert vqvae.precision_ == Precision("float32", "as in the checkpoint")
     vqvae.save(tmp_path / "vqvae.safetensors")
@@ -144,7 +140,7 @@ def test_a_training_goes_on_in_the_precision_that_it_began_with(monkeypatch, tmp
 )
 def test_float16_trains(monkeypatch):
     # A processor computes it as well, slowly.
-    pretend_gpus(monkeypatch, (7, 5))
+    pretend_gpus((7, 5), monkeypatch=monkeypatch)
     images = np.random.default_rng(0).random((16, 8, 6, 7, 1), "float32")
     fit = {"epochs": 2, "batch_size": 8, "precision": "auto", "verbose": False}
     vqvae = VQVAE(widths=(8,), n_codes=8, code_dim=2).fit(images, **fit)

@@ -1,5 +1,6 @@
 """Training: what both stages share."""
 
+from contextlib import nullcontext
 import signal
 from types import SimpleNamespace
 from unittest import mock
@@ -119,34 +120,32 @@ def watching(stage):
     return DivergenceCheck(stage, SimpleNamespace(done=0))
 
 
-def end_rounds(watch, *errors):
-    """Let a watch see the error after each of some rounds."""
-    for number, error in enumerate(errors):
-        watch.record.done = watch.stage.length.end(number)
-        watch.on_epoch_end(number, {"mse": error})
+EVERY_NINTH = [(steps, 0.2) for steps in range(9, 91, 9)]
+EVERY_TWELFTH = [(steps, 0.2) for steps in range(12, 121, 12)]
 
 
-def test_a_training_that_learns_nothing_for_a_fifth_of_its_length_stops():
-    stage = staged("autoencoder", Length(10, 1000), "mse", 0.1)
-    watch = watching(stage)
-    end_rounds(watch, 0.2, 0.05, 0.1)
-    # A callback has ended the last round at its third step.
-    watch.record.done += 3
-    watch.on_epoch_end(3, {"mse": 0.099})
-    with pytest.raises(InputError, match="nothing in 200 steps .* learning rate"):
-        end_rounds(watching(stage), 0.2, 0.05, 0.1, 0.099)
-
-
-def test_short_trials_are_not_stopped():
-    def learn_nothing(steps):
-        length = Length(1, steps)
-        watch = watching(staged("autoencoder", length, "mse", 0.1))
-        end_rounds(watch, *[0.2] * length.rounds)
-        return watch.last_learnt
-
-    assert learn_nothing(90) == 9  # the first round
-    with pytest.raises(InputError, match="learnt nothing in 108 steps"):
-        learn_nothing(120)
+@pytest.mark.parametrize(
+    ("length", "rounds", "steps"),
+    [
+        (Length(10, 1000), [(100, 0.2), (200, 0.05), (300, 0.1), (400, 0.099)], 200),
+        # A callback has ended the last round at its third step.
+        (Length(10, 1000), [(100, 0.2), (200, 0.05), (300, 0.1), (303, 0.099)], None),
+        # A short one is a trial. In the first round something is learnt.
+        (Length(1, 90), EVERY_NINTH, None),
+        (Length(1, 120), EVERY_TWELFTH, 108),
+    ],
+)
+def test_a_training_that_learns_nothing_for_a_fifth_of_its_length_stops(
+    length, rounds, steps
+):
+    watch = watching(staged("autoencoder", length, "mse", 0.1))
+    sentence = f"learnt nothing in {steps} steps .* learning rate"
+    expected = pytest.raises(InputError, match=sentence) if steps else nullcontext()
+    with expected:
+        for number, (done, error) in enumerate(rounds):
+            watch.record.done = done
+            watch.on_epoch_end(number, {"mse": error})
+    assert watch.record.done == rounds[-1][0]
 
 
 def test_verdict_names_actual_steps(caplog):
@@ -230,25 +229,6 @@ def test_a_job_that_ignores_ctrl_c_goes_on(blobs, ctrl_c):
     assert VQVAE(**TINY).fit(blobs, **fit).history_["epoch"][-1] == 3
 
 
-class Watching(keras.callbacks.Callback):
-    """Note what Keras tells its callbacks."""
-
-    def __init__(self):
-        super().__init__()
-        self.began, self.ended, self.rounds = 0, 0, []
-
-    def on_train_begin(self, logs=None):
-        self.began += 1
-        self.n_weights = self.model.count_params()
-
-    def on_epoch_end(self, epoch, logs=None):
-        assert epoch < self.params["epochs"]
-        self.rounds.append(dict(logs))
-
-    def on_train_end(self, logs=None):
-        self.ended += 1
-
-
 def test_a_callback_of_keras_may_stop_a_training_within_a_round(blobs):
     def end(batch, logs):
         if batch == 2:
@@ -271,17 +251,23 @@ def test_all_machines_stop_where_one_does(blobs, monkeypatch):
 
 
 def test_callbacks_of_keras_get_the_figures_of_the_history(blobs, tmp_path):
-    watching, told = Watching(), []
+    watching, told = mock.Mock(spec=keras.callbacks.Callback), []
     table = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     vqvae = VQVAE(**TINY)
     fit = {"validation_data": blobs[:4], "epochs": 2, "batch_size": 16}
     callbacks = [watching, table, told.append]
     vqvae.fit(blobs, callbacks=callbacks, verbose=False, **fit)
-    assert (watching.began, watching.ended, told) == (1, 1, [vqvae, vqvae])
-    assert watching.n_weights > 0
+    watching.on_train_begin.assert_called_once()
+    watching.on_train_end.assert_called_once()
+    assert told == [vqvae, vqvae]
+    (model,) = watching.set_model.call_args.args
+    assert model.count_params() > 0
+    assert watching.set_params.call_args.args[0]["epochs"] == 2
     figures = {k: v for k, v in vqvae.history_.items() if k not in ("step", "epoch")}
     assert "val_mse" in figures
+    rounds = [call.args for call in watching.on_epoch_end.call_args_list]
+    assert [number for number, _ in rounds] == [0, 1]
     for name, values in figures.items():
-        assert [r[name] for r in watching.rounds] == pytest.approx(values)
+        assert [logs[name] for _, logs in rounds] == pytest.approx(values)
     head = (tmp_path / "log.csv").read_text().splitlines()[0]
     assert head == ",".join(["epoch", *sorted(figures)])
