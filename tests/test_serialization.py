@@ -101,6 +101,11 @@ def test_spoilt_files_are_refused(model, spoil, sentence):
     assert len(str(refusal.value)) < 400 + len(str(model))
 
 
+def test_packaged_models_are_named_where_there_is_none():
+    with pytest.raises(InputError, match="check the path, or name .*brains, mnist or"):
+        _serialization.read_document("brainz")
+
+
 @pytest.mark.parametrize("kind", ["vqvae", "latent_diffusion"])
 def test_a_checkpoint_is_no_model(tmp_path, kind):
     document = {"settings": {}, "history": {}, "steps": 1}
