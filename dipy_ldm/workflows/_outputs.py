@@ -219,6 +219,7 @@ def write_channel(
     write_tables(file, channel.texts())
     facts = facts | channel.sidecar_entries()
     dtype = channel.dtype or dtype
+    facts |= {"Dtype": dtype} if "Dtype" in facts else {}
     write_with_sidecar(file, values, affine, dtype, facts, kind, space)
 
 
