@@ -395,7 +395,8 @@ def _is_written(flow, task, resume):
     """Return whether another run has just written a volume; refuse to overwrite it."""
     if resume:
         return _is_done(task, flow._force_overwrite)
-    outputs.refuse_overwriting(flow, task.outputs, _CURE)
+    paths = [*task.outputs, *map(sidecar, task.outputs)]
+    outputs.refuse_overwriting(flow, paths, _CURE)
     return False
 
 
