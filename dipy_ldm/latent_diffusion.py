@@ -1110,6 +1110,7 @@ class LatentDiffusion(Estimator):
 
     def _encode(self, images, chosen):
         """Encode images to unscaled latents."""
+        image_checks.warn_of_small_values(images, self.vqvae_.intensity_)
         batch_size = self._coding_batch_size(chosen.batch_size)
         latents = self.vqvae_.encode(images, batch_size=batch_size, tile=chosen.tile)
         self._denoiser.warn_of_outliers(self._scaled(latents))
