@@ -781,6 +781,8 @@ class LatentDiffusion(Estimator):
             ``denoise(x, t)``, which estimates clean latents of unit variance from noisy
             ones ``(batch, *space, channels)`` and their time in [0, 1].
         """
+        self._check_fitted()
+        source, _ = self._read_source(source)
         n = self._count(conditions, source)
         self.check_sampling(n, guidance=guidance)
         inputs, guidance = self._guided_inputs(guidance, conditions, source, n)
@@ -1069,10 +1071,10 @@ class LatentDiffusion(Estimator):
         return [facts | row | place for row, place in zip(rows or [{}] * n, places)]
 
     def _count(self, conditions, source):
-        """Return the number of images that conditions and sources request."""
-        self._check_fitted()
-        images = self._check_source(source)
-        n = 1 if images is None else len(images)
+        """Return how many images conditions and arrays of sources request."""
+        n, space = 1, self.vqvae_.shape_[:-1]
+        if self.source_ is not None and source is not None:
+            n = len(sources.as_source(source, space))
         return max(n, len(ConditionBatch.of(self.conditions_, conditions).numbers))
 
     def _check_source(self, source, n=None):
