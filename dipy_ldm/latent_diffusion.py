@@ -33,7 +33,7 @@ from dipy_ldm._utils import checks, tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.data import _image_checks as image_checks, _sources as sources
-from dipy_ldm.data._bvals_bvecs import refuse_series
+from dipy_ldm.data._bvals_bvecs import makes_series, refuse_series
 from dipy_ldm.data._scans import ImagesLike, are_scans, read_sources, require_affine
 from dipy_ldm.data._sidecars import SyntheticImage
 from dipy_ldm.data._table_rows import join_to_files
@@ -1056,7 +1056,8 @@ class LatentDiffusion(Estimator):
         if self.source_ is None or not are_scans(source):
             return source, []
         grid = self.vqvae_._grid_for(self.source_.intensity)
-        return read_sources(source, self.source_, grid, self.source_channels_, scans)
+        how = self.source_, grid, self.source_channels_, scans
+        return read_sources(source, *how, of_series=makes_series(self.conditions_))
 
     def _facts(self, n, conditions=None, noise=None, **options):
         """Return the provenance of each of `n` images, as in sidecars of commands."""
