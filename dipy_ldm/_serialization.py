@@ -34,6 +34,7 @@ _CONTENTS = {
     "fingerprints": "fingerprints of training images",
 }
 PRETRAINED = Path(__file__).parent / "pretrained"
+_PACKAGED = "a packaged model (brains, mnist or, for an autoencoder, volumes)"
 
 
 def save(
@@ -137,7 +138,9 @@ def load_newest(checkpoint: str | Path, read: Callable = load) -> tuple:
 def read_document(path: str | Path, kind: str | None = None) -> dict:
     """Read the document of a file without its tensors."""
     if not Path(path).is_file():
-        raise InputError(f"there is no model file {path}; check the path.")
+        models = kind in (None, "vqvae", "latent_diffusion")
+        cure = f", or name {_PACKAGED}" if models else ""
+        raise InputError(f"there is no model file {path}; check the path{cure}.")
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}

@@ -33,7 +33,7 @@ from dipy_ldm._utils import checks, tiling as tiles
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.data import _image_checks as image_checks, _sources as sources
-from dipy_ldm.data._bvals_bvecs import refuse_series
+from dipy_ldm.data._bvals_bvecs import makes_series, refuse_series
 from dipy_ldm.data._scans import ImagesLike, are_scans, read_sources, require_affine
 from dipy_ldm.data._sidecars import SyntheticImage
 from dipy_ldm.data._table_rows import join_to_files
@@ -781,6 +781,8 @@ class LatentDiffusion(Estimator):
             ``denoise(x, t)``, which estimates clean latents of unit variance from noisy
             ones ``(batch, *space, channels)`` and their time in [0, 1].
         """
+        self._check_fitted()
+        source, _ = self._read_source(source)
         n = self._count(conditions, source)
         self.check_sampling(n, guidance=guidance)
         inputs, guidance = self._guided_inputs(guidance, conditions, source, n)
@@ -1054,7 +1056,8 @@ class LatentDiffusion(Estimator):
         if self.source_ is None or not are_scans(source):
             return source, []
         grid = self.vqvae_._grid_for(self.source_.intensity)
-        return read_sources(source, self.source_, grid, self.source_channels_, scans)
+        how = self.source_, grid, self.source_channels_, scans
+        return read_sources(source, *how, of_series=makes_series(self.conditions_))
 
     def _facts(self, n, conditions=None, noise=None, **options):
         """Return the provenance of each of `n` images, as in sidecars of commands."""
@@ -1069,10 +1072,10 @@ class LatentDiffusion(Estimator):
         return [facts | row | place for row, place in zip(rows or [{}] * n, places)]
 
     def _count(self, conditions, source):
-        """Return the number of images that conditions and sources request."""
-        self._check_fitted()
-        images = self._check_source(source)
-        n = 1 if images is None else len(images)
+        """Return how many images conditions and arrays of sources request."""
+        n, space = 1, self.vqvae_.shape_[:-1]
+        if self.source_ is not None and source is not None:
+            n = len(sources.as_source(source, space))
         return max(n, len(ConditionBatch.of(self.conditions_, conditions).numbers))
 
     def _check_source(self, source, n=None):
@@ -1110,6 +1113,7 @@ class LatentDiffusion(Estimator):
 
     def _encode(self, images, chosen):
         """Encode images to unscaled latents."""
+        image_checks.warn_of_small_values(images, self.vqvae_.intensity_)
         batch_size = self._coding_batch_size(chosen.batch_size)
         latents = self.vqvae_.encode(images, batch_size=batch_size, tile=chosen.tile)
         self._denoiser.warn_of_outliers(self._scaled(latents))

@@ -106,6 +106,14 @@ def test_denoise_with_no_strength_is_the_reconstruction(diffusion, vqvae, blobs)
     npt.assert_array_equal(result, vqvae.predict(blobs[:4]))
 
 
+def test_images_on_a_far_smaller_scale_are_named(diffusion, blobs, caplog):
+    diffusion.denoise(blobs[:2] / 255, strength=0)
+    hole = np.eye(*blobs.shape[1:3]) > 0
+    diffusion.inpaint(blobs[:2], hole, steps=1)
+    diffusion.inpaint(blobs[:2] / 255, hole, steps=1)
+    assert caplog.text.count("scale them like those of the training") == 2
+
+
 def test_denoise_forgets_with_strength(diffusion, vqvae, blobs):
     near, far = (
         np.mean((diffusion.denoise(blobs, strength=s) - vqvae.predict(blobs)) ** 2)

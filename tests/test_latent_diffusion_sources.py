@@ -3,6 +3,7 @@
 from functools import partial
 import logging
 import pickle
+from unittest import mock
 
 import numpy as np
 import numpy.testing as npt
@@ -11,6 +12,7 @@ import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data import _sources as sources
 from dipy_ldm.data._sources import Source
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.evaluation import _memorization as membership
@@ -57,6 +59,14 @@ def test_each_source_has_a_sample_whatever_the_batch(seeing, others):
     several = seeing.predict(3, source=others[2:3], **STEPS)
     npt.assert_allclose(several[2], whole[2], atol=1e-3)
     assert np.abs(several[0] - whole[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("method", ["predict", "denoiser"])
+def test_sources_are_checked_once(seeing, others, method, monkeypatch):
+    check = mock.Mock(wraps=sources.check)
+    monkeypatch.setattr(sources, "check", check)
+    getattr(seeing, method)(source=others[:3])
+    check.assert_called_once()
 
 
 def test_denoising_inpainting_and_guidance_see_the_source(seeing, blobs, others):

@@ -106,6 +106,11 @@ def test_load_refuses_spoilt_files(model, spoil, sentence):
     assert len(str(refusal.value)) < 400 + len(str(model))
 
 
+def test_read_document_names_packaged_models_where_there_is_none():
+    with pytest.raises(InputError, match="check the path, or name .*brains, mnist or"):
+        _serialization.read_document("brainz")
+
+
 def test_load_reads_a_file_without_a_checksum(model):
     write_version(FORMAT_VERSION, model)
     tensors, _ = _serialization.load(model, "notes")

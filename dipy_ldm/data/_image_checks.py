@@ -23,6 +23,8 @@ _CHUNK_VALUES = 2**17
 # Share of an image that may lie outside a model's range by more than the margin, in
 # widths of the range, which allows for noise and interpolation.
 _MAX_SHARE_OUTSIDE, _MARGIN = 0.01, 0.25
+# Share of a model's range below which images have another scale, as after / 255.
+_MIN_SHARE_OF_RANGE = 0.02
 
 
 def as_array(images: npt.ArrayLike, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -192,6 +194,16 @@ def check_ranges(images: np.ndarray, bounds: Sequence[float], name: str) -> None
     """Refuse images on another scale; they are read one by one, to save memory."""
     for number, image in enumerate(images):
         check_range(image[None], bounds, [number], name)
+
+
+def warn_of_small_values(images: np.ndarray, bounds: Sequence[float]) -> None:
+    """Warn of images ``(n, *space, channels)`` in a tiny part of a model's range."""
+    (low, high), lowest, highest = bounds, images.min(), images.max()
+    # Empty images have no scale.
+    if 0 < highest - lowest < _MIN_SHARE_OF_RANGE * (high - low):
+        text = "images have values from %g to %g only, and the model was fitted to %g "
+        text += "to %g; scale them like those of the training."
+        logger.warning(text, lowest, highest, low, high)
 
 
 def require_shape(

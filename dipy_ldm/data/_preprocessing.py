@@ -95,10 +95,11 @@ class Origin(NamedTuple):
 
 
 def conform_file(
-    file: str | Path, grid: Grid, channels: bool = False
+    file: str | Path, grid: Grid, channels: bool = False, *, from_zero: bool = False
 ) -> tuple[np.ndarray, Origin]:
     """Read a volume as ``(*grid.shape, channels)`` in [0, 1]."""
-    return conform_voxels(file, *nifti.read_volume(file, channels), grid)
+    data, affine = nifti.read_volume(file, channels)
+    return conform_voxels(file, data, affine, grid, from_zero=from_zero)
 
 
 def conform_voxels(
@@ -159,11 +160,16 @@ def refuse_off_grid(
 
 
 def conform_source(
-    file: str | Path, grid: Grid, channels: bool = False, labels: bool = False
+    file: str | Path,
+    grid: Grid,
+    channels: bool = False,
+    labels: bool = False,
+    *,
+    from_zero: bool = False,
 ) -> np.ndarray:
     """Read a source as ``(*grid.shape, channels)``."""
     if not labels:
-        return conform_file(file, grid, channels)[0]
+        return conform_file(file, grid, channels, from_zero=from_zero)[0]
     data, affine = read_labels(file, "leave `source_labels` out", channels)
     image = conform(data, affine, grid, nearest=True)
     refuse_off_grid(file, image, data, affine, grid)

@@ -327,10 +327,13 @@ def read_sources(
     grid: Grid | None,
     channels: Sequence[Channel] = (),
     scans: Sequence[Path] = (),
+    *,
+    of_series: bool = False,
 ) -> tuple[np.ndarray, list[list[Path]]]:
     """Read source images ``(n, *space, channels)``; return the files of volumes, too.
 
     They are paired with ``scans``, if there are any; a single source is shared by all.
+    Those ``of_series`` are b = 0 volumes.
     """
     if grid is None:
         return read_scans(source, None, channels)[0], []
@@ -340,18 +343,24 @@ def read_sources(
             source_of = pair_sources(scans, [own[0] for own in sets])
             set_of = {own[0]: own for own in sets}
             sets = [set_of[source_of[scan]] for scan in scans]
-        images = [conform_source_files(own, info, grid, channels) for own in sets]
+        how = info, grid, channels, of_series
+        images = [conform_source_files(own, *how) for own in sets]
         names = [[displayed_path(file, folder) for file in own] for own in sets]
         return np.stack(images), names
 
 
 def conform_source_files(
-    files: Sequence[Path], info: Source, grid: Grid, channels: Sequence[Channel]
+    files: Sequence[Path],
+    info: Source,
+    grid: Grid,
+    channels: Sequence[Channel],
+    of_series: bool = False,
 ) -> np.ndarray:
     """Conform a source, with all of its named channels, to a grid."""
     if channels:
         return conform_channels(zip(channels, files), grid)[0]
-    image = conform_source(files[0], grid, info.channels > 1, bool(info.labels))
+    how = info.channels > 1, bool(info.labels)
+    image = conform_source(files[0], grid, *how, from_zero=of_series)
     if info.labels:
         refuse_unknown_labels(files[0], image, info.labels)
     return image

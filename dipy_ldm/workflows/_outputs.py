@@ -141,16 +141,16 @@ def refuse_overwriting(
 
 @contextmanager
 def claimed_output(path: Path) -> Iterator[None]:
-    """Claim an output, and create its folder, which is removed if it stays empty."""
-    new = not path.parent.exists()
+    """Claim an output, and create its folders, which are removed if they stay empty."""
+    new = [folder for folder in path.parents if not folder.exists()]
     make_folder(path.parent)
     try:
         with claimed(path):
             yield
     finally:
-        if new:
-            with suppress(OSError):
-                path.parent.rmdir()
+        with suppress(OSError):
+            for folder in new:
+                folder.rmdir()
 
 
 def json_and_page(
@@ -219,6 +219,7 @@ def write_channel(
     write_tables(file, channel.texts())
     facts = facts | channel.sidecar_entries()
     dtype = channel.dtype or dtype
+    facts |= {"Dtype": dtype} if "Dtype" in facts else {}
     write_with_sidecar(file, values, affine, dtype, facts, kind, space)
 
 

@@ -395,7 +395,8 @@ def _is_written(flow, task, resume):
     """Return whether another run has just written a volume; refuse to overwrite it."""
     if resume:
         return _is_done(task, flow._force_overwrite)
-    outputs.refuse_overwriting(flow, task.outputs, _CURE)
+    paths = [*task.outputs, *map(sidecar, task.outputs)]
+    outputs.refuse_overwriting(flow, paths, _CURE)
     return False
 
 
@@ -427,14 +428,16 @@ def _find_difference(sidecars, task):
     facts = json.loads(json.dumps(_with_fingerprints(task).facts))  # as files have them
     hashes = facts.pop(_FINGERPRINTS)
     # Inputs may have moved: they are compared by their content.
-    names = sorted(facts.keys() - {"GeneratedBy", "Model", "Sources"})
+    names = facts.keys() - {"GeneratedBy", "Model", "Sources"}
     for output, earlier in sidecars.items():
         before = earlier.get(_FINGERPRINTS) or [None] * len(hashes)
         for file, old, new in zip(facts["Sources"], before, hashes):
             if old != new:
                 return output, f"{file} has changed"
+        # Segmentations have a type of their own.
+        own = {"Dtype"} if "Labels" in earlier else set()
         # After files: the conditions of series are long tables, and not readable.
-        for name in names:
+        for name in sorted(names - own):
             if earlier.get(name) != facts[name]:
                 return output, f"{name} was {earlier.get(name)} and is {facts[name]}"
     return None, ""

@@ -93,6 +93,15 @@ def test_check_range_refuses_another_with_both_ranges(change, values):
 
 
 @pytest.mark.parametrize(
+    ("factor", "warns"), [(1 / 255, True), (0.05, False), (1, False), (0, False)]
+)
+def test_warn_of_images_on_a_far_smaller_scale(factor, warns, caplog):
+    images = factor * np.random.default_rng(0).random((2, 8, 8, 1))
+    checks.warn_of_small_values(images, (0, 1))
+    assert ("only, and the model was fitted to 0 to 1; scale" in caplog.text) == warns
+
+
+@pytest.mark.parametrize(
     ("shape", "warning"),
     [
         ((64, 8, 9, 7), "64 two-dimensional .* 8 x 9 pixels with 7 channels; .*None"),

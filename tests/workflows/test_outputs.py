@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.workflows._outputs import LDMFlow, name_written, output_paths
+from dipy_ldm.workflows._outputs import (
+    LDMFlow,
+    claimed_output,
+    name_written,
+    output_paths,
+)
 
 
 @pytest.mark.parametrize("name", ["", "."])
@@ -28,3 +33,12 @@ def test_the_folder_of_all_files_is_named(files, where, monkeypatch):
     monkeypatch.chdir("/usr")
     names = ", ".join(Path(file).name for file in files)
     assert name_written(list(map(Path, files))) == f"wrote {names}{where}"
+
+
+def test_new_folders_are_removed_if_nothing_is_written(tmp_path):
+    for names, left in (((), []), (("a",), ["sub-1", "sub-1/anat", "sub-1/anat/a"])):
+        with claimed_output(tmp_path / "sub-1/anat/a"):
+            for name in names:
+                (tmp_path / "sub-1/anat" / name).touch()
+        paths = (path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+        assert sorted(map(str, paths)) == left

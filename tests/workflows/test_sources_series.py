@@ -22,8 +22,9 @@ from dipy_ldm import InputError, LatentDiffusion
 from dipy_ldm._conditions import Condition, to_saved
 from dipy_ldm._serialization import read_document
 from dipy_ldm.data import load_volumes
+from dipy_ldm.data._bvals_bvecs import EXTENSIONS, Gradients
 from dipy_ldm.evaluation._diffusion_tensors import compare_series
-from dipy_ldm.workflows._sources import read_gradients
+from dipy_ldm.workflows._sources import Series, read_gradients
 
 SHORT = (
     "--dwi --batch_size 4 --steps_vqvae 4 --steps_ldm 10 --n_codes 64 "
@@ -113,6 +114,16 @@ def test_generate_series_that_dipy_reads(trained):
     npt.assert_allclose(facts["Conditions"]["direction"], world, atol=1e-6)
     output = run(trained, FROM_TABLE, status=2)
     assert "b0-1_samples.bval" in answer(output)
+
+
+def test_python_scales_a_b0_with_negative_voxels_as_the_commands_do(trained, tmp_path):
+    file, b0 = tmp_path / "b0.nii", nib.load(trained / "b0-1.nii")
+    nib.save(nib.Nifti1Image(b0.get_fdata() - 30, b0.affine), file)
+    model = LatentDiffusion.load(trained / "ldm.safetensors")
+    grid, _ = model.vqvae_._grid()
+    tables = [trained / f"table{end}" for end in EXTENSIONS]
+    series = Series.of(file, Gradients.read(*tables), grid)
+    npt.assert_array_equal(model._read_source(file)[0], series.source[None])
 
 
 def test_load_volumes_keeps_the_tensors_of_a_real_series(tmp_path):

@@ -120,11 +120,12 @@ def test_denoised_channels_are_files_of_their_own(folder, bids):
     labels, difference, spread = map(nib.load, files)
     facts = json.loads((anat / "sub-0_desc-denoised_dseg.json").read_text())
     assert (facts["Channel"], len(facts["Sources"])) == ("dseg", 4)
-    assert facts["Labels"] == [8, 200]
+    assert (facts["Labels"], facts["Dtype"]) == ([8, 200], "int16")
     for end, kind in (("Difference", "Difference"), ("Std", "Deviation")):
         facts = json.loads((anat / f"sub-0_desc-denoised{end}_dseg.json").read_text())
         assert (facts["Channel"], "label" in facts[kind]) == ("dseg", True)
         assert not {"Labels", "ChannelKind"} & facts.keys()
+        assert facts["Dtype"] == "float32"
     assert labels.get_data_dtype() == "int16"
     assert labels.header.get_intent()[0] == "label"
     before = nib.load(bids / "sub-0/anat/sub-0_dseg.nii.gz").get_fdata()
@@ -133,6 +134,9 @@ def test_denoised_channels_are_files_of_their_own(folder, bids):
     assert 0 <= spread.get_fdata().min() <= spread.get_fdata().max() <= 0.5
     fa = nib.load(anat / "sub-0_desc-FADenoised_dwimap.nii.gz").get_fdata()
     assert 0 <= fa.min() <= fa.max() <= 1
+    options.append("--resume")
+    output = execute("denoise", "ldm.safetensors", bids, *options, cwd=folder)
+    assert "5 of 5 volumes were already denoised" in output
 
 
 def test_channels_are_filled_by_name(folder, bids):

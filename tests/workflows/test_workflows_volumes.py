@@ -496,9 +496,10 @@ def test_two_runs_do_not_write_the_same_volumes(denoise, volumes, tmp_path):
     part = process_scans.Part(Unnamed(), volumes / "0.nii.gz", [tmp_path / "0.nii.gz"])
     task = process_scans.Task([part], {})
     assert not process_scans._is_written(DenoiseLDMFlow(), task, resume=False)
-    (tmp_path / "0.nii.gz").touch()
-    with pytest.raises(InputError, match="0.nii.gz exists already; add --resume"):
-        process_scans._is_written(DenoiseLDMFlow(), task, resume=False)
+    for end in ("json", "nii.gz"):
+        (tmp_path / f"0.{end}").touch()
+        with pytest.raises(InputError, match=rf"{end}.* exists? already; add --res"):
+            process_scans._is_written(DenoiseLDMFlow(), task, resume=False)
 
 
 def test_volumes_of_one_name_keep_their_folders(denoise, tmp_path):
