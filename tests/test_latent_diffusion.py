@@ -3,6 +3,7 @@
 import copy
 
 import keras
+from models import assert_same_weights
 import nibabel as nib
 from nibabel.affines import from_matvec
 from nilearn.datasets import load_mni152_template
@@ -12,7 +13,7 @@ from processes import StopError, stop_after
 import pytest
 from scans import soft_balls
 
-from dipy_ldm import VQVAE, LatentDiffusion, _backend
+from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.denoiser._training import latent_scale
 from dipy_ldm.diffusion import _denoisers as denoisers, samplers, schedules
@@ -23,16 +24,6 @@ TINY = {"widths": (8,), "blocks": 1}
 FIT = {"epochs": 2, "batch_size": 16, "verbose": False}
 # So little is learnt that weights show where they came from.
 BRIEFLY = {"steps": 1, "batch_size": 16, "learning_rate": 1e-9, "verbose": False}
-
-
-def weights(model):
-    networks = filter(None, (model.denoiser_, model.guide_))
-    return [weight for network in networks for weight in network.get_weights()]
-
-
-def assert_same(first, second):
-    for a, b in zip(weights(first), weights(second), strict=True):
-        npt.assert_array_equal(a, b)
 
 
 def test_latents_have_unit_variance_and_channels_keep_theirs(diffusion, vqvae, blobs):
@@ -70,6 +61,9 @@ def test_samples_are_in_the_training_range_and_the_same_in_any_batch(
 
 
 def test_guidance_goes_on_from_the_guide_to_the_denoiser(diffusion):
+    assert diffusion.guide_.count_params() < diffusion.denoiser_.count_params() / 2
+    last = diffusion.guide_.trainable_variables[-2]
+    assert np.abs(last).max() > 0  # it starts at zero
     x = np.random.default_rng(0).standard_normal((3, *diffusion.latent_shape_))
     guide, half, alone, beyond = (
         np.asarray(diffusion.denoiser(guidance)(x, 0.6)) for guidance in (0, 0.5, 1, 3)
@@ -94,18 +88,6 @@ def test_guidance_is_at_the_same_noise_whatever_the_schedule(diffusion, monkeypa
     npt.assert_allclose(seen["linear"], seen["cosine"], atol=1e-5)
 
 
-def test_the_guide_is_smaller_and_trained(diffusion):
-    assert diffusion.guide_.count_params() < diffusion.denoiser_.count_params() / 2
-    last = diffusion.guide_.trainable_variables[-2]
-    assert np.abs(last).max() > 0  # it starts at zero
-
-
-def test_denoise_with_no_strength_is_the_reconstruction(diffusion, vqvae, blobs):
-    # Of as many as are encoded at once, to the bit.
-    result = diffusion.denoise(blobs[:4], strength=0)
-    npt.assert_array_equal(result, vqvae.predict(blobs[:4]))
-
-
 def test_images_on_a_far_smaller_scale_are_named(diffusion, blobs, caplog):
     diffusion.denoise(blobs[:2] / 255, strength=0)
     hole = np.eye(*blobs.shape[1:3]) > 0
@@ -115,15 +97,14 @@ def test_images_on_a_far_smaller_scale_are_named(diffusion, blobs, caplog):
 
 
 def test_denoise_forgets_with_strength(diffusion, vqvae, blobs):
+    # Of as many as are encoded at once, the reconstruction to the bit.
+    reconstructed = vqvae.predict(blobs[:4])
+    npt.assert_array_equal(diffusion.denoise(blobs[:4], strength=0), reconstructed)
     near, far = (
         np.mean((diffusion.denoise(blobs, strength=s) - vqvae.predict(blobs)) ** 2)
         for s in (0.05, 1.0)
     )
     assert near < far
-    assert diffusion.denoise(blobs[:2], strength=0.3).shape == blobs[:2].shape
-
-
-def test_denoise_at_full_strength_is_free_of_the_image(diffusion, blobs):
     results = [diffusion.denoise(b[None], strength=1, seed=1) for b in blobs[:2]]
     # An SNR of 4e-5 is left, with which a latent may come to another code.
     assert np.mean(np.abs(results[0] - results[1])) < 0.05 * np.ptp(blobs)
@@ -197,20 +178,14 @@ def test_learns_the_latents_of_eight_images(rng):
 
 
 @pytest.mark.tensorflow  # others bring weights back at the end of a round
-def test_weights_are_averaged(vqvae, blobs, monkeypatch):
+def test_weights_are_averaged(vqvae, blobs):
     raw, published = [], []
-    fit = _backend.ReplicatedModel.fit
-
-    def watched(network, *args, callbacks, **kwargs):
-        note = keras.callbacks.LambdaCallback(
-            on_train_batch_end=lambda batch, logs: raw.append(network.get_weights())
-        )
-        return fit(network, *args, callbacks=[*callbacks, note], **kwargs)
-
-    monkeypatch.setattr(_backend.ReplicatedModel, "fit", watched)
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: raw.append(note.model.get_weights())
+    )
+    callbacks = [note, lambda m: published.append(m.denoiser_.get_weights())]
     model = LatentDiffusion(vqvae, guide=False, **TINY)
-    callbacks = [lambda m: published.append(m.denoiser_.get_weights())]
-    model.fit(blobs, callbacks=callbacks, **(FIT | {"epochs": 6}))
+    model.fit(blobs, callbacks=callbacks, **FIT | {"epochs": 6})
     share, average = 10 / len(raw), raw[0]
     assert 0.2 < share < 0.8
     for weights in raw:
@@ -235,39 +210,19 @@ def test_accumulated_batches_are_as_one_larger(diffusion, vqvae, blobs):
     npt.assert_allclose(parts.history_["loss"], diffusion.history_["loss"], rtol=0.02)
 
 
-def test_reload_is_exact(diffusion, tmp_path):
-    diffusion.save(tmp_path / "ldm.safetensors")
-    loaded = LatentDiffusion.load(tmp_path / "ldm.safetensors")
-    assert_same(diffusion, loaded)
-    assert loaded.history_ == diffusion.history_
-    npt.assert_allclose(loaded.predict(4), diffusion.predict(4), atol=1e-5)
-
-
-def test_a_further_fit_of_the_autoencoder_changes_nothing(vqvae, blobs, untrained):
+def test_further_fit_of_the_autoencoder_changes_nothing(vqvae, blobs, untrained):
     vqvae = copy.deepcopy(vqvae)
     model = LatentDiffusion(vqvae, guide=False, **TINY).fit(blobs, **BRIEFLY)
-    tensors, document = model.to_tensors(), model.to_document()
+    again = LatentDiffusion.from_saved(model.to_tensors(), model.to_document())
     # Nothing was decoded yet: what is compiled late is of the first fit, too.
     vqvae.set_params(n_codes=4, seed=1).fit(100 * blobs[:, 1:], **BRIEFLY)
     assert vqvae.shape_ == (12, 10, 1)
     images = model.predict(2, steps=2)
     assert images.shape == (2, 13, 10, 1)
     assert images.max() <= blobs.max()
-    again = LatentDiffusion.from_saved(tensors, document)
     npt.assert_allclose(again.predict(2, steps=2), images, atol=1e-4)
     assert model.denoise(blobs[:1]).shape == blobs[:1].shape
-    for name, tensor in model.to_tensors().items():
-        npt.assert_array_equal(tensor, tensors[name])
-
-
-def test_half_is_half_the_size(diffusion, tmp_path):
-    diffusion.save(tmp_path / "whole.safetensors")
-    diffusion.save(tmp_path / "half.safetensors", half=True)
-    whole, half = ((tmp_path / f"{n}.safetensors").stat() for n in ("whole", "half"))
-    assert half.st_size < 0.65 * whole.st_size
-    loaded = LatentDiffusion.load(tmp_path / "half.safetensors")
-    for a, b in zip(weights(loaded), weights(diffusion), strict=True):
-        npt.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+    assert_same_weights(model, again)
 
 
 def test_another_fit_starts_afresh_and_resumed_is_the_uninterrupted(
@@ -283,47 +238,39 @@ def test_another_fit_starts_afresh_and_resumed_is_the_uninterrupted(
     assert {name: getattr(model, name) for name in TINY} == TINY
     assert model.history_["step"] == [4, 8, 12]
     assert set(model.history_) == {"step", "epoch", "loss", "val_loss"}
-    whole = weights(model), model.history_
-    checkpoint = tmp_path / "checkpoint"
+    whole = copy.deepcopy(model)
+    fit["checkpoint"] = tmp_path / "checkpoint"
     numbered_anew()
     with pytest.raises(StopError):
-        model.fit(blobs, checkpoint=checkpoint, callbacks=[stop_after(1)], **fit)
+        model.fit(blobs, callbacks=[stop_after(1)], **fit)
     numbered_anew()
-    resumed = LatentDiffusion(vqvae, **tiny).fit(blobs, checkpoint=checkpoint, **fit)
-    for a, b in zip(weights(resumed), whole[0], strict=True):
-        npt.assert_array_equal(a, b)
-    assert resumed.history_ == whole[1]
+    resumed = LatentDiffusion(vqvae, **tiny).fit(blobs, **fit)
+    assert_same_weights(resumed, whole)
+    assert resumed.history_ == whole.history_
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("call", "arguments", "sentence"),
     [
-        ({"n": 0}, "n must be at least 1"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"batch_size": -1}, "batch_size must be at least 1"),
-        ({"n": 2.5}, "n must be a whole number, not 2.5"),
-        ({"first": -1}, "first must be at least 0"),
-        ({"guidance": -1}, "guidance must be at least 0"),
-        ({"seed": -1}, "seed must be at least 0"),
-        ({"sampler": "euler"}, "ddpm, ddim, dpm"),
-        ({"sampler": "ddim", "eta": 2}, "between 0 and 1"),
-        ({"step": 2}, "unknown option 'step'; choose one of n, "),
+        ("predict", {"n": 0}, "n must be at least 1"),
+        ("predict", {"steps": 0}, "steps must be at least 1"),
+        ("predict", {"batch_size": 0}, "batch_size must be at least 1"),
+        ("predict", {"batch_size": -1}, "batch_size must be at least 1"),
+        ("predict", {"n": 2.5}, "n must be a whole number, not 2.5"),
+        ("predict", {"first": -1}, "first must be at least 0"),
+        ("predict", {"guidance": -1}, "guidance must be at least 0"),
+        ("predict", {"seed": -1}, "seed must be at least 0"),
+        ("predict", {"sampler": "euler"}, "ddpm, ddim, dpm"),
+        ("predict", {"sampler": "ddim", "eta": 2}, "between 0 and 1"),
+        ("predict", {"step": 2}, "unknown option 'step'; choose one of n, "),
+        ("denoiser", {"guidance": -1}, "guidance must be at least 0"),
+        ("draw_conditions", {"n": 0}, "n must be at least 1"),
+        ("draw_conditions", {"n": 2, "seed": -1}, "seed must be at least 0"),
     ],
 )
-def test_bad_options_of_predict(diffusion, arguments, sentence):
+def test_bad_options_of_sampling(diffusion, call, arguments, sentence):
     with pytest.raises(InputError, match=sentence):
-        diffusion.predict(**arguments)
-
-
-def test_denoisers_and_conditions_are_checked_as_samples_are(diffusion):
-    for call, sentence in (
-        (lambda: diffusion.denoiser(-1), "guidance must be at least 0"),
-        (lambda: diffusion.draw_conditions(0), "n must be at least 1"),
-        (lambda: diffusion.draw_conditions(2, seed=-1), "seed must be at least 0"),
-    ):
-        with pytest.raises(InputError, match=sentence):
-            call()
+        getattr(diffusion, call)(**arguments)
 
 
 def test_bad_arguments_elsewhere(diffusion, vqvae, blobs):
@@ -370,13 +317,12 @@ def test_unfitted_names_the_call_to_make(vqvae, blobs):
         model.default_guidance  # noqa: B018
 
 
-def test_a_fit_begins_from_another(diffusion, vqvae, blobs, tmp_path, untrained):
+def test_fit_begins_from_another(diffusion, vqvae, blobs, tmp_path, untrained):
     diffusion.save(tmp_path / "m.safetensors")
     model = LatentDiffusion(vqvae)
     model.fit(blobs, init=tmp_path / "m.safetensors", **BRIEFLY)
     assert model.widths is None
-    for a, b in zip(weights(model), weights(diffusion), strict=True):
-        npt.assert_allclose(a, b, atol=1e-6)
+    assert_same_weights(model, diffusion, atol=1e-6)
 
 
 def test_conditions_that_are_new_change_nothing_at_first(
@@ -403,7 +349,7 @@ def test_conditions_are_taken_over_by_their_names(vqvae, blobs, caplog):
     assert "does not have: sex, site C." in caplog.text
     assert "are dropped: site A." in caplog.text
     before, after = (
-        next(w for w in weights(m) if w.shape[0] == rows)
+        next(w for w in m.denoiser_.get_weights() if w.shape[0] == rows)
         for m, rows in ((first, 3 + 17), (second, 17 + 3 + 3))
     )
     npt.assert_allclose(after[:17], before[3:], atol=1e-6)  # age
@@ -423,11 +369,17 @@ def test_conditions_are_taken_over_by_their_names(vqvae, blobs, caplog):
         ({"widths": (24, 24)}, r"with widths = \[8, 16\], not \[24, 24\]"),
     ],
 )
-def test_another_init_is_refused(diffusion, vqvae, blobs, parameters, sentence):
+def test_fit_and_check_refuse_another_init(
+    diffusion, vqvae, blobs, parameters, sentence
+):
     model = LatentDiffusion(vqvae, **parameters)
     with pytest.raises(InputError, match=sentence):
         model.fit(blobs, init=diffusion, **BRIEFLY)
     assert not hasattr(model, "denoiser_")
+    with pytest.raises(InputError, match=sentence):
+        model.check(blobs.shape, init=diffusion)
+    # None and False are the same attention.
+    LatentDiffusion(vqvae, attention=False).check(blobs.shape, init=diffusion)
 
 
 def test_a_training_begins_from_the_packaged_brains():
@@ -439,14 +391,6 @@ def test_a_training_begins_from_the_packaged_brains():
     widths = [m.to_document()["latent_diffusion"]["widths"] for m in (model, packaged)]
     assert widths[0] == widths[1]
     assert model.predict(1, steps=1).shape == (1, *volumes.shape[1:])
-
-
-def test_check_refuses_a_wrong_init(diffusion, vqvae, blobs):
-    model = LatentDiffusion(vqvae)
-    model.check(blobs.shape, init=diffusion)
-    model.set_params(attention=False).check(blobs.shape, init=diffusion)
-    with pytest.raises(InputError, match="target = 'v', not 'clean'"):
-        model.set_params(target="clean").check(blobs.shape, init=diffusion)
 
 
 def test_a_denoiser_does_not_begin_from_an_autoencoder(vqvae, blobs, tmp_path):

@@ -27,7 +27,7 @@ from dipy_ldm.evaluation.audit import Reference, _within_range
 from dipy_ldm.nn._layers import ConditionFeatures
 
 TINY = {"widths": (8,), "blocks": 1}
-FIT = {"epochs": 12, "batch_size": 16, "verbose": False, "precision": "float32"}
+FIT = {"epochs": 6, "batch_size": 16, "verbose": False, "precision": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -465,10 +465,11 @@ def test_conditional_mean_is_used_from_the_first_step(vqvae, blobs, known_of):
 def test_interrupted_fit_keeps_the_earlier_fit(told, blobs, monkeypatch):
     model = copy.deepcopy(told)
     interrupt = mock.Mock(side_effect=KeyboardInterrupt)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(LatentDiffusion, "_build", interrupt)
-        model.fit(blobs, {"age": np.linspace(20, 80, len(blobs))}, **FIT)
-    assert model.to_document() == told.to_document()
+    for step in ("_learn_latents", "_encode_held_out", "_build"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(LatentDiffusion, step, interrupt)
+            model.fit(blobs, {"age": np.linspace(20, 80, len(blobs))}, **FIT)
+        assert model.to_document() == told.to_document(), step
     assert_same_weights(model, told)
     asked = {"row": 3, "side": "left"}
     same = [m.predict(conditions=asked, steps=2) for m in (model, told)]

@@ -23,7 +23,7 @@ from dipy_ldm.nn import _building as building
 from dipy_ldm.training import _memory as memory
 
 TINY = {"widths": (8,), "blocks": 1}
-FIT = {"epochs": 6, "batch_size": 16, "verbose": False, "precision": "float32"}
+FIT = {"epochs": 3, "batch_size": 16, "verbose": False, "precision": "float32"}
 STEPS = {"seed": 1, "steps": 3}
 
 
@@ -40,13 +40,21 @@ def seeing(vqvae, blobs, others):
     return model.fit(blobs, source=others, **held_out, **FIT)
 
 
-def test_source_is_an_attribute(seeing, others):
-    known = seeing.source_
-    assert (known.channels, known.labels) == (1, [])
-    npt.assert_allclose(known.bounds, (others.min(), others.max()))
+def test_fit_records_the_source(seeing, others, tmp_path, undecoded):
+    source = seeing.source_
+    assert (source.channels, source.labels) == (1, [])
+    npt.assert_allclose(source.bounds, (others.min(), others.max()))
     shapes = [x.shape[1:] for x in seeing.denoiser_.inputs]
     assert shapes == [(4, 3, 2), (), (16, 12, 1)]
     assert len(seeing.history_["val_gain_source"]) == len(seeing.history_["loss"])
+    seeing.save(tmp_path / "m")
+    for copy in (
+        LatentDiffusion.load(tmp_path / "m"),
+        pickle.loads(pickle.dumps(seeing)),
+    ):
+        assert copy.source_ == source
+        samples = (m.predict(source=others[:2], **STEPS) for m in (copy, seeing))
+        npt.assert_allclose(*samples, atol=1e-4)
 
 
 def test_each_source_has_a_sample_whatever_the_batch(seeing, others):
@@ -87,23 +95,25 @@ def test_denoising_inpainting_and_guidance_see_the_source(seeing, blobs, others)
     assert np.abs(each[2] - one[2]).max() > 1e-5
 
 
-def test_models_with_sources_are_evaluated_and_audited(seeing, blobs, others):
-    found = evaluate(seeing, blobs, source=others, features=[voxels()], steps=1)
-    assert found.figures["n"] == 32
+def test_models_with_sources_are_evaluated(seeing, blobs, others):
+    evaluated = evaluate(seeing, blobs, source=others, features=[voxels()], steps=1)
+    assert evaluated.figures["n"] == 32
     # Each sample is of the source of a real image of the floor.
     expected = scaled(seeing.predict(source=others[32:], steps=1), seeing.vqvae_)
-    npt.assert_allclose(found.sets.generated, expected, atol=1e-4)
-    sides = blobs[:40], blobs[40:]
+    npt.assert_allclose(evaluated.sets.generated, expected, atol=1e-4)
     with pytest.raises(InputError, match="one image or 64, one for each, not 40"):
         evaluate(seeing, blobs, source=others[:40], features=[voxels()], steps=1)
-    both = {"source": others[:40], "source_held_out": others[40:]}
-    audited = audit(seeing, *sides, n=30, steps=1, **both)
+
+
+def test_models_with_sources_are_audited(seeing, blobs, others):
+    sides = blobs[:40], blobs[40:]
+    sources = {"source": others[:40], "source_held_out": others[40:]}
+    audited = audit(seeing, *sides, n=30, steps=1, **sources)
     # Of training sources, samples are near to training images by design.
     expected = seeing.predict(source=others[40:], steps=1)
     npt.assert_allclose(audited.generated, scaled(expected, seeing.vqvae_), atol=1e-4)
-    assert (
-        "Samples were generated from the source images of held-out" in audited.notes[-1]
-    )
+    sentence = "Samples were generated from the source images of held-out"
+    assert sentence in audited.notes[-1]
     assert np.isfinite(audited.members["denoiser"].train).all()
     # Losses depend on what the images are made of.
     of_others = membership.denoising_losses(seeing, blobs[:40], source=others[40:41])
@@ -153,44 +163,26 @@ def test_a_model_without_sources(diffusion, blobs, others):
 def test_invalid_training_sources_are_refused(vqvae, blobs, others):
     model = LatentDiffusion(vqvae, **TINY)
     many = np.arange(blobs.size).reshape(blobs.shape)
-    held_out = {"validation_data": blobs[:9]}
-    for source, further, sentence in (
+    two = np.stack([many[..., 0]] * 2, -1)
+    held_out, of_others = {"validation_data": blobs[:9]}, {"validation_source": others}
+    few = held_out | {"validation_source": others[:2]}
+    unfit = "validation_source must have one image or 9, one for each, not 2"
+    for source, options, sentence in (
         (others[:9], {}, "source must have 64 images, one for each, not 9"),
         (others[:, 1:], {}, r"source must have the size \(13, 10\)"),
         (np.ones_like(others), {}, "all source images are constant .1"),
         (np.ones(others.shape, int), {}, "all source images are constant .1"),
         (many, {}, "more than 256 labels"),
-        (
-            np.stack([many[..., 0]] * 2, -1),
-            {},
-            "segmentation with one channel, not 2",
-        ),
-        (
-            others,
-            {"validation_source": others},
-            "no effect without validation_data",
-        ),
-        (None, {"validation_source": others}, "no effect without source"),
+        (two, {}, "segmentation with one channel, not 2"),
+        (others, of_others, "no effect without validation_data"),
+        (None, of_others, "no effect without source"),
         (others, held_out, "give them as `validation_source`"),
-        (
-            *(others, held_out | {"validation_source": others[:2]}),
-            "validation_source must have one image or 9, one for each, not 2",
-        ),
+        (others, few, unfit),
         (others, {"conditions": {"source": [*"ab"] * 32}}, "can't be called source"),
         (["a.nii"] * 64, {}, "must be arrays; .* load_volumes"),
     ):
         with pytest.raises(InputError, match=sentence):
-            model.fit(blobs, source=source, **further, **FIT)
-
-
-def test_copies_know_the_same(seeing, others, tmp_path, undecoded):
-    seeing.save(tmp_path / "m")
-    wanted = seeing.predict(source=others[:2], **STEPS)
-    loaded = LatentDiffusion.load(tmp_path / "m")
-    for copy in (loaded, pickle.loads(pickle.dumps(seeing))):
-        assert copy.source_ == seeing.source_
-        made = copy.predict(source=others[:2], **STEPS)
-        npt.assert_allclose(made, wanted, atol=1e-4)
+            model.fit(blobs, source=source, **options, **FIT)
 
 
 def test_resumed_training_is_the_uninterrupted(seeing, vqvae, blobs, others, tmp_path):
@@ -267,17 +259,18 @@ def test_sources_take_memory(seeing):
 
 def test_documents_of_sources(seeing, assert_unreadable):
     tensors, document = seeing.to_tensors(), seeing.to_document()
-    known = document["source"]
+    source = document["source"]
     for wrong in (
-        [],
-        known | {"channels": 0},
-        known | {"bounds": [2, 1]},
-        known | {"bounds": [1, 1]},
-        known | {"labels": [2, 1]},
-        known | {"labels": [1.5]},
-        known | {"fingerprint": None},
-        known | {"more": 1},
+        {"channels": 0},
+        {"bounds": [2, 1]},
+        {"bounds": [1, 1]},
+        {"labels": [2, 1]},
+        {"labels": [1.5]},
+        {"fingerprint": None},
+        {"more": 1},
     ):
-        assert_unreadable(tensors, document | {"source": wrong}, "source can't be")
-    other = document | {"source": known | {"channels": 2}}
+        changed = document | {"source": source | wrong}
+        assert_unreadable(tensors, changed, "source can't be")
+    assert_unreadable(tensors, document | {"source": []}, "source can't be")
+    other = document | {"source": source | {"channels": 2}}
     assert_unreadable(tensors, other, "has the shape")
