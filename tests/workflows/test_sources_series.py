@@ -357,7 +357,7 @@ def test_audit_series_by_subject(trained, tmp_path):
     path, b0 = trained / "ldm.safetensors", "--source_files b0-11.nii"
     for words, sentence in (
         ("copy-0_dwi.nii.gz --held_out copy-1_dwi.nii.gz", "has no sub- in its name"),
-        (f"sub-11_dwi.nii.gz --held_out sub-10_dwi.nii.gz {b0}", "its b = 0 the sourc"),
+        (f"sub-11_dwi.nii.gz --held_out sub-10_dwi.nii.gz {b0}", "its b = 0 the"),
     ):
         words = ("--train_files", *words.split())
         output = execute("audit", path, *words, cwd=tmp_path, status=2)
