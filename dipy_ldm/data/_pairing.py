@@ -30,7 +30,7 @@ from dipy_ldm.data._paths import (
     stem,
     suffix,
 )
-from dipy_ldm.data._table_rows import find_subjects
+from dipy_ldm.data._table_rows import find_subjects, warn_of_datasets
 from dipy_ldm.data._tables import Row
 
 if TYPE_CHECKING:
@@ -545,7 +545,9 @@ class Plan(NamedTuple):
 
 def make_plan(tasks, grid, listed, *, skip_bad=False, shuffle=False, labels=False):
     """Plan the preprocessing of volumes whose headers were read."""
-    subjects = find_subjects([task.info.file for task in tasks], listed)
+    files = [task.info.file for task in tasks]
+    subjects = find_subjects(files, listed)
+    warn_of_datasets(files, subjects)
     order = draw_order(subjects, seed=0) if shuffle else range(len(tasks))
     pairs = [(own, subjects[i]) for i in order for own in tasks[i].per_volume()]
     tasks, subjects = map(list, zip(*pairs))

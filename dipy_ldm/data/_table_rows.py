@@ -117,6 +117,28 @@ def find_subjects(files: Sequence[Path], listed: ListedRows = None) -> list[str]
     ]
 
 
+def warn_of_datasets(files: Sequence[Path], subjects: Sequence[str]) -> None:
+    """Warn of subjects in several BIDS datasets, since they may be different people."""
+
+    @cache
+    def root_of(folder):
+        """Return the outermost dataset around a folder; None in a derivative."""
+        names = ("dataset_description.json", "participants.tsv")
+        folders = (folder, *folder.parents)
+        roots = [f for f in folders if any((f / name).exists() for name in names)]
+        return roots[-1] if roots and "derivatives" not in folder.parts else None
+
+    places = (root_of(Path(os.path.abspath(file)).parent) for file in files)
+    roots = grouped(pair for pair in zip(subjects, places) if pair[1])
+    shared = {name: set(own) for name, own in roots.items() if len(set(own)) > 1}
+    if shared:
+        text = "subjects of several datasets (%s) have the same names (%s), and count "
+        text += "as the same people; if they are not, rename them, or give a list of "
+        text += "all files with a column participant_id."
+        where = sorted(set().union(*shared.values()))
+        logger.warning(text, listed(where, 3), listed(shared, 3))
+
+
 def _listed_subject(rows):
     """Return the subject in the rows of lists about a file; None without one."""
     for name, cell in (pair for row in rows for pair in row.cells.items()):

@@ -9,7 +9,12 @@ import pytest
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table
 from dipy_ldm.data._paths import find_volumes, rows_of_lists
-from dipy_ldm.data._table_rows import align_tables, find_subjects, join_rows
+from dipy_ldm.data._table_rows import (
+    align_tables,
+    find_subjects,
+    join_rows,
+    warn_of_datasets,
+)
 
 SUBJECTS = ["sub-02", "sub-01", "sub-02"]
 SESSIONS = ["ses-b", None, "ses-a"]
@@ -162,3 +167,17 @@ def test_find_subjects_in_a_column_of_lists(tmp_path, column, none):
 )
 def test_find_subjects_in_names(files, subjects):
     assert find_subjects([*map(Path, files)]) == subjects
+
+
+@pytest.mark.parametrize(
+    ("folder", "warns"),
+    [("b", True), ("a", False), ("a/derivatives/c", False), ("derivatives/c", False)],
+)
+def test_subjects_of_several_datasets_are_named(tmp_path, folder, warns, caplog):
+    for root in ("a", folder):
+        (tmp_path / root).mkdir(parents=True, exist_ok=True)
+        (tmp_path / root / "dataset_description.json").touch()
+    files = [tmp_path / root / "sub-1/sub-1_T1w.nii" for root in ("a", folder)]
+    warn_of_datasets(files, ["sub-1"] * 2)
+    where = f"datasets ({tmp_path}/a, {tmp_path}/b) have the same names (sub-1), and"
+    assert (where in caplog.text) == bool(caplog.text) == warns
