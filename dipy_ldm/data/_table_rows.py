@@ -122,15 +122,21 @@ def warn_of_datasets(files: Sequence[Path], subjects: Sequence[str]) -> None:
 
     @cache
     def root_of(folder):
-        """Return the outermost dataset around a folder; None in a derivative."""
+        """Return the outermost dataset around a folder; None if there is none."""
+        above = None if folder == folder.parent else root_of(folder.parent)
         names = ("dataset_description.json", "participants.tsv")
-        folders = (folder, *folder.parents)
-        roots = [f for f in folders if any((f / name).exists() for name in names)]
-        return roots[-1] if roots and "derivatives" not in folder.parts else None
+        return above or (folder if any((folder / n).exists() for n in names) else None)
 
-    places = (root_of(Path(os.path.abspath(file)).parent) for file in files)
-    roots = grouped(pair for pair in zip(subjects, places) if pair[1])
-    shared = {name: set(own) for name, own in roots.items() if len(set(own)) > 1}
+    places = [Path(os.path.abspath(file)).parent for file in files]
+    folders = grouped(
+        (subject, folder)
+        for subject, folder in zip(subjects, places)
+        if "derivatives" not in folder.parts
+    )
+    # Most subjects have one folder, for which no disk is asked.
+    several = {name: set(own) for name, own in folders.items() if len(set(own)) > 1}
+    roots = {name: {*map(root_of, own)} - {None} for name, own in several.items()}
+    shared = {name: own for name, own in roots.items() if len(own) > 1}
     if shared:
         text = "subjects of several datasets (%s) have the same names (%s), and count "
         text += "as the same people; if they are not, rename them, or give a list of "
