@@ -52,6 +52,12 @@ def soft_balls(n, seed, shape=(13, 12, 11), radii=(2, 4)):
     return np.float32(1 / (1 + np.exp(distance - radius)))[..., None]
 
 
+def ellipsoid(centre, radii, shape=(16, 20, 18)):
+    """Return where voxels lie in an ellipsoid."""
+    axes = zip(np.ogrid[tuple(map(slice, shape))], centre, radii, strict=True)
+    return sum(((a - c) / r) ** 2 for a, c, r in axes) < 1
+
+
 def write_volumes(folder, volumes, affine):
     """Write volumes into a new folder, named after it; return the folder."""
     folder.mkdir()

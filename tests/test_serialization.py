@@ -25,7 +25,7 @@ def model(tmp_path):
     return path
 
 
-def test_load_returns_what_was_saved(model):
+def test_load_returns_saved_tensors(model):
     tensors, document = _serialization.load(model, "notes")
     npt.assert_array_equal(tensors["a"], [[0, 1, 2], [3, 4, 5]])
     assert document["answer"] == [1, None, "x"]

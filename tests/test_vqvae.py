@@ -242,7 +242,7 @@ def test_fit_with_remat_gives_the_same(volumes, volume_vqvae):
     assert_same_weights(vqvae, volume_vqvae, atol=1e-4)
 
 
-def test_fit_learns_what_masks_select(volumes):
+def test_fit_learns_voxels_of_masks(volumes):
     fronts, backs = [], []
     for learnt in (np.s_[:, :5], np.s_[:, 5:]):
         masks = np.zeros(volumes.shape[:-1], "uint8")

@@ -56,10 +56,10 @@ def test_as_much_detail_is_added_as_is_missing():
     images = textured()
     # By a tenth too weak: hardly any error, so that it may grow.
     rest = gaussian_filter(0.3 * textured(seed=1), (0, 2, 2, 2, 0))
-    made = images - 0.08 * ops.convert_to_numpy(detail(images)) + rest
-    gain = gain_of(images, made)
+    weakened = images - 0.08 * ops.convert_to_numpy(detail(images)) + rest
+    gain = gain_of(images, weakened)
     assert 0.02 < gain < MAX_GAIN
-    energies = map(detail_energy, (images, sharper(made, gain)))
+    energies = map(detail_energy, (images, sharper(weakened, gain)))
     npt.assert_allclose(*energies, rtol=1e-3)
 
 
@@ -104,9 +104,9 @@ def test_labels_are_neither_measured_nor_sharpened():
     assert 0 < gain(scan) == gain(labels, scan) < MAX_GAIN
     assert gain(labels) == 0
     both = np.concatenate([images, images], -1)
-    made = sharper(both, np.array([0.0, 0.5]))
-    npt.assert_array_equal(made[..., :1], images)
-    npt.assert_allclose(made[..., 1:], sharper(images, 0.5), atol=1e-6)
+    sharpened = sharper(both, np.array([0.0, 0.5]))
+    npt.assert_array_equal(sharpened[..., :1], images)
+    npt.assert_allclose(sharpened[..., 1:], sharper(images, 0.5), atol=1e-6)
 
 
 @pytest.fixture(scope="module")

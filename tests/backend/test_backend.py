@@ -90,9 +90,7 @@ OLD |= old_group("/slurm/job_1", 2**63 - 4096, 9, 1)  # no limit
         (MACHINE | address_space(12 * GIB), 4),
     ],
 )
-def test_host_memory_is_what_machine_groups_and_limits_leave(
-    files, gibibytes, tmp_path
-):
+def test_host_memory_of_machine_groups_and_limits(files, gibibytes, tmp_path):
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"{content}\n")

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import numpy.testing as npt
 import pytest
+from scans import ellipsoid
 from scipy.ndimage import gaussian_filter, shift
 
 from dipy_ldm.checking import _outliers as outliers
@@ -32,8 +33,7 @@ check_duplicates = partial(
 def volumes():
     """Return balls of noise in the middle of dark volumes (10, 12, 11)."""
     rng = np.random.default_rng(0)
-    x, y, z = np.ogrid[:10, :12, :11]
-    ball = ((x - 4.5) / 3.5) ** 2 + ((y - 5) / 4) ** 2 + ((z - 5) / 4) ** 2 < 1
+    ball = ellipsoid((4.5, 5, 5), (3.5, 4, 4), (10, 12, 11))
     images = rng.uniform(0.3, 0.9, (N, 10, 12, 11)) * ball
     return images.astype("float32")[..., None]
 
@@ -163,14 +163,8 @@ def test_check_equal_images():
 def heads():
     """Return volumes (16, 20, 18) of one shape, each with details of its own."""
     rng = np.random.default_rng(0)
-    x, y, z = np.ogrid[:16, :20, :18]
-
-    def ball(centre, radii):
-        away = [(a - c) / r for a, c, r in zip((x, y, z), centre, radii, strict=True)]
-        return sum(a**2 for a in away) < 1
-
-    head = ball((8, 10, 9), (5, 8, 6)) + 0.5 * ball((8, 15, 11), (3, 3, 3))
-    head = head - 0.6 * ball((8, 6, 6), (3, 2, 2))
+    head = ellipsoid((8, 10, 9), (5, 8, 6)) + 0.5 * ellipsoid((8, 15, 11), (3, 3, 3))
+    head = head - 0.6 * ellipsoid((8, 6, 6), (3, 2, 2))
     details = gaussian_filter(rng.standard_normal((N, 16, 20, 18)), (0, 1.5, 1.5, 1.5))
     images = np.clip(head * (0.6 + 0.8 * details), 0, 1)
     return images.astype("float32")[..., None]
@@ -244,7 +238,7 @@ def test_check_duplicates_of_one_subject(small):
     assert check_duplicates(twice, subjects=["sub-0", *NAMES[:-1]]).state == "amber"
 
 
-def test_few_volumes_are_not_judged(volumes, small):
+def test_few_volumes_are_grey(volumes, small):
     findings = check_orientation(small[:5]), check_duplicates(small[:5])
     for finding in (*findings, check_brightness(volumes[:5])):
         assert finding.state == "grey"

@@ -72,7 +72,7 @@ def test_filling_keeps_the_first_of_two_folders(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
-def test_filling_removes_what_killed_processes_left(tmp_path):
+def test_filling_removes_folders_of_killed_processes(tmp_path):
     key = f"{7:032x}"
     old, running = (cache._partial_name(Path(key)) for _ in range(2))
     # Of other programs, and a file of ours that is no folder of the cache.

@@ -274,7 +274,7 @@ def test_read_mask_refuses_other_volumes(tmp_path, data, sentence):
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-def test_write_volume_writes_what_is_read(tmp_path, monkeypatch, ending):
+def test_write_volume_round_trip(tmp_path, monkeypatch, ending):
     monkeypatch.setenv("HOME", str(tmp_path))
     text, intent = "synthetic, seed 1 " * 9, ("label", "Größe" * 9)
     for name in "ab":

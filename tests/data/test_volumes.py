@@ -418,7 +418,7 @@ def test_bring_back_inverts_conform_file(tmp_path, load, shape):
         npt.assert_allclose(back, clipped, atol=tolerance)
 
 
-def test_bring_back_leaves_what_is_off_the_grid(cohort, load):
+def test_bring_back_keeps_voxels_off_the_grid(cohort, load):
     grid = volumes.Grid((6, 6, 4), load(cohort).affine)
     image, origin = conform_file(cohort / "2.nii.gz", grid)
     back = Channel("T1w").bring_back(np.ones_like(image), origin)

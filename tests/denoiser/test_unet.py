@@ -25,8 +25,8 @@ def unet(shape, attention=(False, True), **options):
 @pytest.mark.parametrize("shape", [(9, 2), (7, 7, 2), (5, 6, 2), (3, 5, 4, 2)])
 def test_unet_starts_at_zero_for_odd_and_even_sizes(shape, rng):
     x = rng.standard_normal((2, *shape)).astype("float32")
-    made = to_numpy(unet(shape)([x, np.ones(2, "float32")]))
-    npt.assert_array_equal(made, np.zeros_like(x))
+    output = to_numpy(unet(shape)([x, np.ones(2, "float32")]))
+    npt.assert_array_equal(output, np.zeros_like(x))
 
 
 def gradients(network, inputs, targets):

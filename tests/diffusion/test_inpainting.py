@@ -87,12 +87,12 @@ OPTIONS = {"steps": 3, "resamplings": 2, "seed": 4}
 
 def test_inpaint_changes_only_the_hole_and_ignores_its_content(diffusion, blobs, masks):
     images, hole = blobs[:3], masks > 0
-    made = diffusion.inpaint(images, masks, **OPTIONS)
-    assert made.shape == (3, 13, 10, 1) and made.dtype == np.float32
-    npt.assert_array_equal(made[:, ~hole], images[:, ~hole])
-    assert (made[:, hole] != images[:, hole]).all()
+    inpainted = diffusion.inpaint(images, masks, **OPTIONS)
+    assert inpainted.shape == (3, 13, 10, 1) and inpainted.dtype == np.float32
+    npt.assert_array_equal(inpainted[:, ~hole], images[:, ~hole])
+    assert (inpainted[:, hole] != images[:, hole]).all()
     spoilt = np.where(hole[..., None], np.nan, images)
-    npt.assert_array_equal(diffusion.inpaint(spoilt, masks, **OPTIONS), made)
+    npt.assert_array_equal(diffusion.inpaint(spoilt, masks, **OPTIONS), inpainted)
 
 
 def test_a_sample_depends_on_seed_and_number_alone(diffusion, blobs, masks):

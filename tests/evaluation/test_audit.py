@@ -410,9 +410,11 @@ def test_copy_filter_saved_and_loaded(train, diffusion, tmp_path):
     projection = fit_invariant_projection(train)
     rows = project_randomly(voxels().compute(train))
     features = ReferenceSet(projection.of(train), 0.5, 0.0)
-    known = CopyFilter(projection, features, ReferenceSet(rows, 0.5, 0.0), "a" * 64)
+    copy_filter = CopyFilter(
+        projection, features, ReferenceSet(rows, 0.5, 0.0), "a" * 64
+    )
     path = tmp_path / "guard.safetensors"
-    known.save(path)
+    copy_filter.save(path)
     again = CopyFilter.load(path, "a" * 64)
     vqvae = SimpleNamespace(intensity_=(0.0, 1.0))
     images = np.concatenate([patients(3, 6), train[[5], ::-1], patients(2, 7)])

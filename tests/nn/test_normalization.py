@@ -123,8 +123,8 @@ def test_gradients_are_those_that_tensorflow_finds(
         monkeypatch.setattr(fusion, hack, False)
     x = example((4, 5) if shape else space)
     ours, theirs = both(name, space)
-    made = gradients(ours, x, upstream(x), shape)
-    for own, other in zip(made, gradients(theirs, x, upstream(x)), strict=True):
+    result = gradients(ours, x, upstream(x), shape)
+    for own, other in zip(result, gradients(theirs, x, upstream(x)), strict=True):
         npt.assert_allclose(own, other, rtol=1e-4, atol=1e-5)
 
 

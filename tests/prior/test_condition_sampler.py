@@ -13,9 +13,9 @@ from dipy_ldm.prior._condition_sampler import Population, draw_conditions
 
 def fit(table, subjects=None):
     """Return conditions and the joint distribution of their values."""
-    known = learn(table, len(next(iter(table.values()))))
-    numbers = ConditionBatch.of(known, table).numbers
-    return known, Population.learn(numbers, known, subjects)
+    conditions = learn(table, len(next(iter(table.values()))))
+    numbers = ConditionBatch.of(conditions, table).numbers
+    return conditions, Population.learn(numbers, conditions, subjects)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def share_of(value, values):
 
 
 def test_draw_conditions_follows_marginals_and_correlations(fitted, table):
-    known, population = fitted
-    drawn = draw_conditions(known, population, None, 4000)
+    conditions, population = fitted
+    drawn = draw_conditions(conditions, population, None, 4000)
     ill, sex, ages = (np.array(drawn[name]) for name in ("group", "sex", "age"))
     ill = ill == "patient"
     patients = pytest.approx(share_of("patient", table["group"]), abs=0.03)
@@ -54,13 +54,13 @@ def test_draw_conditions_follows_marginals_and_correlations(fitted, table):
     npt.assert_allclose(*quantiles, atol=2)
     assert ages[ill].mean() - ages[~ill].mean() == pytest.approx(35, abs=4)
     # Without a joint distribution each is drawn by itself.
-    drawn = draw_conditions(known, None, None, 4000)
+    drawn = draw_conditions(conditions, None, None, 4000)
     ill, ages = np.array(drawn["group"]) == "patient", np.array(drawn["age"])
     assert ill.mean() == patients
     assert abs(ages[ill].mean() - ages[~ill].mean()) < 3
 
 
-def test_draw_conditions_given_some_values(fitted):
+def test_draw_conditions_with_requested_values(fitted):
     drawn = draw_conditions(*fitted, {"group": "patient"}, 300)
     assert set(drawn["group"]) == {"patient"}
     assert np.mean(drawn["age"]) == pytest.approx(75, abs=3)
@@ -84,45 +84,45 @@ def test_draw_conditions_depends_on_seed_and_sample(fitted):
 
 @pytest.mark.parametrize(("seed", "first"), [(0, 0), (3, 12345)])
 def test_draw_conditions_of_few_samples_spreads_them(fitted, seed, first):
-    known, population = fitted
-    drawn = draw_conditions(known, None, None, 50, seed=seed, first=first)
-    ages = [known["age"].encode("age", age)[0] for age in drawn["age"]]
+    conditions, population = fitted
+    drawn = draw_conditions(conditions, None, None, 50, seed=seed, first=first)
+    ages = [conditions["age"].encode("age", age)[0] for age in drawn["age"]]
     npt.assert_allclose(np.sort(ages), (np.arange(50) + 0.5) / 50, atol=0.08)
-    counts = known["sex"].levels
+    counts = conditions["sex"].levels
     women = counts["F"] / sum(counts.values())
     assert share_of("F", drawn["sex"]) == pytest.approx(women, abs=0.05)
-    drawn = draw_conditions(known, population, None, 50, seed=seed, first=first)
+    drawn = draw_conditions(conditions, population, None, 50, seed=seed, first=first)
     assert share_of("patient", drawn["group"]) == pytest.approx(0.3, abs=0.08)
 
 
 @pytest.mark.parametrize("word", ["none", " None "])
 def test_draw_conditions_unconditionally(fitted, word):
-    known, _ = fitted
+    conditions, _ = fitted
     assert draw_conditions(*fitted, word, 3) == word
-    assert (ConditionBatch.of(known, word, 3).numbers == UNSPECIFIED).all()
+    assert (ConditionBatch.of(conditions, word, 3).numbers == UNSPECIFIED).all()
     drawn = draw_conditions(*fitted, {"age": word, "sex": ["F", word]}, 2)
-    numbers = ConditionBatch.of(known, drawn).numbers
+    numbers = ConditionBatch.of(conditions, drawn).numbers
     npt.assert_array_equal(numbers[:, 0], [UNSPECIFIED] * 2)
     npt.assert_array_equal(numbers[:, 2] == UNSPECIFIED, [False, True])
     assert (numbers[:, 1] != UNSPECIFIED).all()
 
 
 def test_a_level_may_have_that_name():
-    known = learn({"drug": ["none", "some"] * 10}, 20)
-    assert ConditionBatch.of(known, {"drug": "none"}).numbers.tolist() == [[0]]
-    assert ConditionBatch.of(known, "none").numbers.tolist() == [[UNSPECIFIED]]
+    conditions = learn({"drug": ["none", "some"] * 10}, 20)
+    assert ConditionBatch.of(conditions, {"drug": "none"}).numbers.tolist() == [[0]]
+    assert ConditionBatch.of(conditions, "none").numbers.tolist() == [[UNSPECIFIED]]
 
 
 def test_population_has_no_cell_of_fewer_than_five_images(fitted, table):
     _, population = fitted
     assert 5 <= min(population.counts) < 10 < len(population.counts) <= 400
     assert population.bins == 32
-    known, coarse = fit({name: values[:40] for name, values in table.items()})
-    assert coarse.bins == len(known["age"].quantiles) - 1 < 32
+    conditions, coarse = fit({name: values[:40] for name, values in table.items()})
+    assert coarse.bins == len(conditions["age"].quantiles) - 1 < 32
     assert min(coarse.counts) >= 5
-    known, none = fit({name: values[:8] for name, values in table.items()})
+    conditions, none = fit({name: values[:8] for name, values in table.items()})
     assert none is None
-    assert len(draw_conditions(known, None, None, 9)["sex"]) == 9
+    assert len(draw_conditions(conditions, None, None, 9)["sex"]) == 9
     assert fit({"age": table["age"]})[1] is None
 
 
@@ -173,9 +173,9 @@ def test_population_counts_subjects():
 
 def test_draw_conditions_of_which_training_values_are_missing(table):
     holes = table | {"sex": [None if i % 3 else s for i, s in enumerate(table["sex"])]}
-    known, population = fit(holes)
+    conditions, population = fit(holes)
     assert -1 in np.array(population.cells)
-    assert set(draw_conditions(known, population, None, 200)["sex"]) == {"F", "M"}
+    assert set(draw_conditions(conditions, population, None, 200)["sex"]) == {"F", "M"}
 
 
 def test_draw_conditions_without_conditions():

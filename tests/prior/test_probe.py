@@ -29,9 +29,9 @@ def cohort(n, effect=3.0, seed=0, **more):
     rows = 5 + parts @ along + 0.5 * rng.standard_normal((n, SIZE))
     table = {"age": age.tolist(), "sex": np.where(sex, "M", "F").tolist(), **more}
     table["age"][0] = table["sex"][1] = None
-    known = learn(table, n)
+    conditions = learn(table, n)
     latents = rows.reshape(n, *SHAPE).astype("float32")
-    return latents, ConditionBatch.of(known, table, n).numbers, known
+    return latents, ConditionBatch.of(conditions, table, n).numbers, conditions
 
 
 def flat(array):
@@ -39,11 +39,11 @@ def flat(array):
 
 
 def test_learn_claims_errors_of_held_out_latents():
-    latents, numbers, known = cohort(600)
-    learnt = LinearProbe.learn(latents[:200], numbers[:200], known)
+    latents, numbers, conditions = cohort(600)
+    learnt = LinearProbe.learn(latents[:200], numbers[:200], conditions)
     assert learnt.weights.shape == (3, *SHAPE)
     assert all(part.dtype == np.float32 for part in learnt[1:])
-    values, specified = _probe_targets(numbers[200:], known)
+    values, specified = _probe_targets(numbers[200:], conditions)
     off = ops.convert_to_numpy(learnt.predict(latents[200:])) - values
     for errors, which, claimed in zip(off.T, specified.T, learnt.errors, strict=True):
         npt.assert_allclose(errors[which].mean(), 0, atol=0.05)
@@ -52,9 +52,9 @@ def test_learn_claims_errors_of_held_out_latents():
 
 
 def test_predict_is_not_nearer_to_the_mean_than_the_truth():
-    latents, numbers, known = cohort(2000, effect=2.0)
-    learnt = LinearProbe.learn(latents[:60], numbers[:60], known)
-    values, specified = _probe_targets(numbers, known)
+    latents, numbers, conditions = cohort(2000, effect=2.0)
+    learnt = LinearProbe.learn(latents[:60], numbers[:60], conditions)
+    values, specified = _probe_targets(numbers, conditions)
     readings = ops.convert_to_numpy(learnt.predict(latents))
     for read, value, which in zip(readings.T, values.T, specified.T, strict=True):
         slope, _ = np.polyfit(value[which], read[which], 1)
@@ -68,22 +68,22 @@ def test_learn_reads_local_effects_locally(monkeypatch, rng):
     latents[:, :, 1:] += latents[:, :, :-1]
     latents[:, 3:5, 6, 1] += (ages[:, None] - 50) / 10
     table = {"age": ages.tolist()}
-    known = learn(table, 500)
-    numbers = ConditionBatch.of(known, table, 500).numbers
+    conditions = learn(table, 500)
+    numbers = ConditionBatch.of(conditions, table, 500).numbers
     errors = []
     uniform = lambda weights, space: np.ones(weights.size, "f4")  # noqa: E731
     for relevance in (readings._relevance, uniform):
         monkeypatch.setattr(readings, "_relevance", relevance)
-        learnt = LinearProbe.learn(latents[:100], numbers[:100], known)
+        learnt = LinearProbe.learn(latents[:100], numbers[:100], conditions)
         read = ops.convert_to_numpy(learnt.predict(latents[100:]))
-        errors.append(np.std(read - _probe_targets(numbers[100:], known)[0]))
+        errors.append(np.std(read - _probe_targets(numbers[100:], conditions)[0]))
         npt.assert_allclose(errors[-1], learnt.errors[0], rtol=0.25)
     assert errors[0] < 0.75 * errors[1]
 
 
 def test_guide_by_observation_of_unreadable_conditions():
-    latents, numbers, known = cohort(100, effect=0.0)
-    learnt = LinearProbe.learn(latents, numbers, known)
+    latents, numbers, conditions = cohort(100, effect=0.0)
+    learnt = LinearProbe.learn(latents, numbers, conditions)
     npt.assert_array_equal(learnt.errors, 0)
     npt.assert_array_equal(learnt.weights, 0)
     gaussian = Gaussian.learn(latents)
@@ -91,11 +91,11 @@ def test_guide_by_observation_of_unreadable_conditions():
 
 
 def test_learn_of_few_examples():
-    latents, numbers, known = cohort(15)
-    npt.assert_array_equal(LinearProbe.learn(latents, numbers, known).errors, 0)
+    latents, numbers, conditions = cohort(15)
+    npt.assert_array_equal(LinearProbe.learn(latents, numbers, conditions).errors, 0)
     # One of each is missing.
-    latents, numbers, known = cohort(17)
-    assert (LinearProbe.learn(latents, numbers, known).errors > 0).all()
+    latents, numbers, conditions = cohort(17)
+    assert (LinearProbe.learn(latents, numbers, conditions).errors > 0).all()
 
 
 def scans(seed, effect, sessions=2):
@@ -110,16 +110,16 @@ def scans(seed, effect, sessions=2):
     subjects = np.r_[np.repeat(np.arange(24), sessions), np.arange(24, 200)]
     rows = people[subjects] + 0.1 * rng.standard_normal((len(subjects), SIZE))
     table, n = {"age": ages[subjects].tolist()}, 24 * sessions
-    known = learn({"age": table["age"][:n]}, n)
-    numbers = ConditionBatch.of(known, table).numbers
-    return rows.reshape(-1, *SHAPE).astype("float32"), numbers, known, subjects
+    conditions = learn({"age": table["age"][:n]}, n)
+    numbers = ConditionBatch.of(conditions, table).numbers
+    return rows.reshape(-1, *SHAPE).astype("float32"), numbers, conditions, subjects
 
 
 def test_learn_of_several_scans_of_subjects():
     read, believed = [], []
     for seed in range(12):
-        latents, numbers, known, subjects = scans(seed, effect=0.0)
-        examples = latents[:48], numbers[:48], known
+        latents, numbers, conditions, subjects = scans(seed, effect=0.0)
+        examples = latents[:48], numbers[:48], conditions
         read.append(LinearProbe.learn(*examples, subjects[:48]).errors[0] > 0)
         believed.append(LinearProbe.learn(*examples).errors[0] > 0)
     assert sum(read) <= 1
@@ -131,21 +131,21 @@ def test_learn_of_several_scans_of_subjects():
 def test_learn_claims_errors_of_other_subjects(sessions):
     claimed, true = [], []
     for seed in range(8):
-        latents, numbers, known, subjects = scans(seed, 0.2, sessions)
+        latents, numbers, conditions, subjects = scans(seed, 0.2, sessions)
         n = 24 * sessions
-        learnt = LinearProbe.learn(latents[:n], numbers[:n], known, subjects[:n])
+        learnt = LinearProbe.learn(latents[:n], numbers[:n], conditions, subjects[:n])
         read = ops.convert_to_numpy(learnt.predict(latents))
         claimed.append(learnt.errors[0])
-        true.append((read - _probe_targets(numbers, known)[0])[n:].std())
+        true.append((read - _probe_targets(numbers, conditions)[0])[n:].std())
     npt.assert_allclose(np.median(claimed), np.median(true), rtol=0.3)
 
 
 def test_learn_ignores_levels_that_few_have():
     sites = ["A"] * 50 + ["B"] * 46 + ["C"] * 4
-    latents, numbers, known = cohort(100, site=sites)
+    latents, numbers, conditions = cohort(100, site=sites)
     latents[50:96, 0] += 2
     latents[96:, 1] += 5
-    learnt = LinearProbe.learn(latents, numbers, known)
+    learnt = LinearProbe.learn(latents, numbers, conditions)
     npt.assert_array_equal(learnt.errors > 0, [True] * 5 + [False])
 
 
@@ -164,8 +164,8 @@ def test_classes_of_many_levels_are_not_read():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("directions", [None, 0], ids=["all", "none"])
 def test_held_estimates_are_those_of_a_joint_gaussian(schedule, directions):
-    latents, numbers, known = cohort(400)
-    learnt = LinearProbe.learn(latents, numbers, known)
+    latents, numbers, conditions = cohort(400)
+    learnt = LinearProbe.learn(latents, numbers, conditions)
     gaussian = Gaussian.learn(latents)
     gaussian = gaussian._replace(loadings=gaussian.loadings[:directions])
     # Where what remains is the same everywhere, nothing is approximated.
@@ -202,8 +202,8 @@ def test_held_estimates_are_those_of_a_joint_gaussian(schedule, directions):
 @pytest.fixture(scope="module")
 def hold():
     """Return what holds the denoiser to a table of conditions."""
-    latents, numbers, known = cohort(100)
-    learnt = LinearProbe.learn(latents, numbers, known)
+    latents, numbers, conditions = cohort(100)
+    learnt = LinearProbe.learn(latents, numbers, conditions)
     gaussian = Gaussian.learn(latents)
     return partial(learnt.guide_by_observation, denoise, gaussian, "cosine")
 
@@ -256,8 +256,8 @@ def test_samples_follow_the_requested_conditions(trained, monkeypatch, undecoded
     asked = {"width": np.linspace(2.1, 3.4, 24).tolist()}
     wanted = 2 * ConditionBatch.of(trained.conditions_, asked, 24).numbers - 1
     off = []
-    for known in (learnt, None):
-        prior = trained._denoiser.prior._replace(conditional_mean=nothing, probe=known)
+    for probe in (learnt, None):
+        prior = trained._denoiser.prior._replace(conditional_mean=nothing, probe=probe)
         monkeypatch.setattr(trained._denoiser, "prior", prior)
         latents = trained._scaled(trained.predict(conditions=asked))
         read = ops.convert_to_numpy(learnt.predict(latents))

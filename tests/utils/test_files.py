@@ -92,7 +92,7 @@ def test_replacing_removes_the_remains_of_a_killed_process(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_replacing_what_another_is_writing(tmp_path, monkeypatch):
+def test_replacing_during_another_write(tmp_path, monkeypatch):
     # With its number, as in containers that share a disk.
     monkeypatch.setattr(os, "getpid", lambda: 1)
     with replacing(tmp_path / "file") as partial:

@@ -176,7 +176,7 @@ def test_train_on_series(trained):
         ),
     ],
 )
-def test_commands_refuse_what_is_not_for_models_of_series(trained, words, sentence):
+def test_commands_refuse_options_for_models_of_series(trained, words, sentence):
     assert sentence in answer(run(trained, words, status=2))
 
 

@@ -7,7 +7,7 @@ from unittest.mock import create_autospec
 import numpy as np
 from processes import answer, closed_late, interrupt_when
 import pytest
-from scans import save
+from scans import ellipsoid, save
 from scipy.ndimage import gaussian_filter
 
 from dipy_ldm._utils.checks import InputError
@@ -31,14 +31,8 @@ def write(folder, number, image, voxel_size=8.0, left=0):
 def head(number):
     """Make a head (16, 20, 18) with details of its own."""
     rng = np.random.default_rng(number)
-    x, y, z = np.ogrid[:16, :20, :18]
-
-    def ball(centre, radii):
-        away = [(a - c) / r for a, c, r in zip((x, y, z), centre, radii, strict=True)]
-        return sum(a**2 for a in away) < 1
-
-    shape = ball((8, 10, 9), (6, 9, 7)) + 0.5 * ball((8, 15, 11), (3, 3, 3))
-    shape = shape - 0.8 * ball((8, 5, 6), (4, 4, 4))
+    shape = ellipsoid((8, 10, 9), (6, 9, 7)) + 0.5 * ellipsoid((8, 15, 11), (3, 3, 3))
+    shape = shape - 0.8 * ellipsoid((8, 5, 6), (4, 4, 4))
     details = gaussian_filter(rng.standard_normal(shape.shape), 1.5)
     return np.clip(shape * (0.6 + 0.8 * details), 0, 1)
 
