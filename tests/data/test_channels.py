@@ -9,6 +9,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data._grid import Grid
 from dipy_ldm.data.channels import (
     MAX_LABELS,
     Channel,
@@ -210,6 +211,15 @@ def test_labels_harden_to_those_of_files(rng):
     npt.assert_array_equal(labels.harden(hard), hard)
     assert labels.picture(images).shape == (50, 3)
     assert (labels.dtype, Labels("x", labels=[70000]).dtype) == ("int16", "int32")
+
+
+def test_deviations_are_in_units_of_the_file(rng):
+    data = rng.uniform(100, 900, (*SHAPE, 1)).astype("float32")
+    channel, repeated = Unnamed(), rng.uniform(0.2, 0.8, (3, *SHAPE, 1))
+    _, origin = channel.conform("T1w.nii.gz", data, AFFINE, Grid(SHAPE, AFFINE))
+    values = [channel.bring_back(images, origin) for images in repeated]
+    deviations = channel.spread(repeated, origin)
+    npt.assert_allclose(deviations, np.std(values, 0, ddof=1), rtol=1e-4)
 
 
 def test_maps_stay_in_their_range():
