@@ -16,7 +16,6 @@ import numpy as np
 import dipy_ldm
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._grid import Grid
-from dipy_ldm.diffusion._options import default_steps
 from dipy_ldm.diffusion.samplers import SAMPLERS
 from dipy_ldm.metrics import nearest_distance
 
@@ -115,7 +114,7 @@ def generate(model, options, conditions=None):
     Shapes: images ``(n, *space, channels)``.
     """
     if options.steps is None:
-        options.steps = default_steps(options.sampler)
+        options.steps = SAMPLERS[options.sampler].default_steps
     if options.guidance is None:
         options.guidance = model.default_guidance
     log(f"generating {options.n_samples} images")

@@ -28,6 +28,7 @@ import nibabel as nib
 import numpy as np
 
 from dipy_ldm import VQVAE, LatentDiffusion
+from dipy_ldm.diffusion.samplers import SAMPLERS
 
 TINY_VQVAE: dict[str, Any] = {"widths": (8, 8), "blocks": 1, "n_codes": 16}
 TINY_VQVAE |= {"code_dim": 2}
@@ -106,7 +107,7 @@ def apply(model, blobs, contrast):
     """Return images of a fitted model by all of its methods."""
     results = {}
     options: dict = {"source": contrast[:2]} if model.source_ else {}
-    for sampler in ("ddpm", "ddim", "dpm++"):
+    for sampler in SAMPLERS:
         results[sampler] = model.predict(2, sampler=sampler, steps=4, seed=3, **options)
     if model.conditions_:
         requested = {"size": [2.0, 4.0], "group": ["small", "large"]}

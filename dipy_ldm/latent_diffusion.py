@@ -524,8 +524,8 @@ class LatentDiffusion(Estimator):
             # Little signal is left at the start, but the common mean matters.
             start = noise()
             start += np.float32(path[0][1][0]) * self._denoiser.mean(batch)
-            denoise = self._denoiser.guided(batch, guidance)
-            latents = samplers.sample(denoise, start, path, chosen.step, noise)
+            denoise = self._denoiser.make_denoiser(batch, guidance)
+            latents = samplers.sample(denoise, start, path, chosen.step_function, noise)
             return self._decode(latents, chosen.tile)
 
         title = "generate" if verbose else None
@@ -608,8 +608,8 @@ class LatentDiffusion(Estimator):
                 return self.vqvae_.decode(encoded[numbers], tile=chosen.tile)
             noise = chosen.noise(numbers, self.latent_shape_)
             x = alpha * self._scaled(encoded[numbers]) + sigma * noise()
-            denoise = self._denoiser.guided(inputs.take(numbers), 1.0)
-            latents = samplers.sample(denoise, x, path, chosen.step, noise)
+            denoise = self._denoiser.make_denoiser(inputs.take(numbers), 1.0)
+            latents = samplers.sample(denoise, x, path, chosen.step_function, noise)
             return self._decode(latents, chosen.tile)
 
         return self._in_batches(denoise, len(images), chosen), chosen._asdict() | {
@@ -692,10 +692,12 @@ class LatentDiffusion(Estimator):
         def inpaint(numbers):
             i = numbers // samples
             noise = chosen.noise(numbers, self.latent_shape_)
-            denoise = self._denoiser.guided(inputs.take(i), 1.0)
+            denoise = self._denoiser.make_denoiser(inputs.take(i), 1.0)
             denoise = pinned(denoise, clean[i], release[i])
             x = alpha * clean[i] + sigma * noise()
-            latents = samplers.sample(denoise, x, path, chosen.step, noise, resamplings)
+            latents = samplers.sample(
+                denoise, x, path, chosen.step_function, noise, resamplings
+            )
             blended = inpainting.blend(
                 images[i], self._decode(latents, chosen.tile), inside[i]
             )
@@ -786,7 +788,7 @@ class LatentDiffusion(Estimator):
         n = self._count(conditions, source)
         self.check_sampling(n, guidance=guidance)
         inputs, guidance = self._guided_inputs(guidance, conditions, source, n)
-        return self._denoiser.guided(inputs, guidance)
+        return self._denoiser.make_denoiser(inputs, guidance)
 
     def draw_conditions(
         self,

@@ -17,6 +17,7 @@ from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.denoiser._training import latent_scale
 from dipy_ldm.diffusion import _denoisers as denoisers, samplers, schedules
+from dipy_ldm.diffusion.samplers import SAMPLERS
 from dipy_ldm.metrics import psnr
 
 # One level: what takes the time is that networks are compiled.
@@ -46,7 +47,7 @@ def test_the_scale_of_very_many_latents_is_exact(rng):
     npt.assert_allclose(scale, np.sqrt(exact.var(axes).mean()), rtol=1e-6)
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_samples_are_in_the_training_range_and_the_same_in_any_batch(
     diffusion, blobs, sampler
 ):
@@ -110,7 +111,7 @@ def test_denoise_forgets_with_strength(diffusion, vqvae, blobs):
     assert np.mean(np.abs(results[0] - results[1])) < 0.05 * np.ptp(blobs)
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("strength", [0.1, 0.4, 1])
 def test_steps_are_calls_on_the_way_that_is_walked(
     diffusion, blobs, monkeypatch, sampler, strength

@@ -142,7 +142,9 @@ class ConditionalDenoiser:
         self.predict = _compiled(self.network)
         self.predict_guide = None if self.guide is None else _compiled(self.guide)
 
-    def guided(self, conditioning: ConditioningInputs, guidance: float) -> Callable:
+    def make_denoiser(
+        self, conditioning: ConditioningInputs, guidance: float
+    ) -> Callable:
         """Return ``denoise(x, t)`` for a conditioning, with guidance."""
         inputs = conditioning.arrays()
         mean = self._conditional_mean(conditioning)

@@ -54,15 +54,14 @@ class Sampling(NamedTuple):
     tile: int | None = None
 
     @property
-    def step(self):
-        """The step function."""
+    def step_function(self):
+        """The step of the sampler, with `eta`."""
         return samplers.make_sampler(self.sampler, self.eta).step
 
     def path(self, schedule: str, start: float = 1.0, fine: bool = False) -> list:
         """Return times and noise levels from a start on, optionally to fine details."""
-        _, grid, fine_grid = samplers.SAMPLERS[self.sampler]
-        if fine and fine_grid is not None:
-            grid = fine_grid
+        sampler = samplers.SAMPLERS[self.sampler]
+        grid = (sampler.fine if fine else None) or sampler.grid
         where = () if start == 1 else (start,)
         return schedules.path(schedule, grid(schedule, self.steps, *where))
 
@@ -71,18 +70,13 @@ class Sampling(NamedTuple):
         return samplers.noise_source(self.seed, self.first + numbers, shape)
 
 
-def default_steps(sampler: str) -> int:
-    """Return how many steps of a sampler were measured to suffice."""
-    return 10 if sampler == "dpm++" else 50
-
-
 def resolve(options: SamplingOptions) -> Sampling:
     """Resolve sampling options, and refuse invalid ones."""
     chosen = Sampling(**options)
+    sampler = samplers.make_sampler(chosen.sampler, chosen.eta)
     if chosen.steps is None:
-        chosen = chosen._replace(steps=default_steps(chosen.sampler))
+        chosen = chosen._replace(steps=sampler.default_steps)
     check_counts(steps=chosen.steps, batch_size=chosen.batch_size, tile=chosen.tile)
     whole("first", chosen.first, 0)
     whole("seed", chosen.seed, 0)
-    samplers.make_sampler(chosen.sampler, chosen.eta)
     return chosen

@@ -1,6 +1,6 @@
 r"""Samplers: denoise latents step by step.
 
-A sampler is one function
+The step function of a sampler is
 
 ``step(x, clean, now, after, noise, state) -> (x, state)``
 
@@ -8,7 +8,9 @@ that takes the noisy latent ``x`` at the level ``now = (alpha, sigma)`` to the
 lower level ``after``, by the network's estimate ``clean`` of the clean latent.
 ``noise()`` draws standard normal numbers of the shape of ``x``; ``state`` is
 what the sampler passes to its next step, None at first. One loop,
-:func:`sample`, serves all samplers.
+:func:`sample`, serves all samplers, and calls the network once per step: a
+method with two calls takes them in two steps, by ``state`` and a grid that
+repeats times. Steps only use arithmetic, so that arrays and tensors both work.
 
 With ``eps = (x - alpha * clean) / sigma`` and levels ``t`` (now) and ``s``
 (after), DDIM :footcite:p:`Song2021ddim` is
@@ -128,16 +130,19 @@ def dpm_solver(
 
 
 class Sampler(NamedTuple):
-    """A step function and its best time grid.
+    """A step function, its best time grid and its default number of steps.
 
     ``grid(schedule, steps)`` returns times from 1 on, and ``grid(schedule, steps,
     start)``, for denoising, from ``start`` on. ``fine(schedule, steps)`` is the grid
-    for samples with fine details, if it differs.
+    for samples with fine details, if it differs. The default number of steps was
+    measured to suffice. ``takes_eta`` says whether ``step`` has a share of fresh noise.
     """
 
     step: Callable
     grid: Callable
     fine: Callable | None = None
+    default_steps: int = 50
+    takes_eta: bool = False
 
 
 # Last noise rate for samples with fine details: with one scale for all channels of
@@ -146,9 +151,13 @@ _FINE_END = 0.02
 
 SAMPLERS = {
     "ddpm": Sampler(partial(ddim, eta=1.0), uniform_time),
-    "ddim": Sampler(ddim, uniform_time),
+    "ddim": Sampler(ddim, uniform_time, takes_eta=True),
     "dpm++": Sampler(
-        dpm_solver, uniform_log_snr, partial(uniform_log_snr, end=_FINE_END)
+        dpm_solver,
+        uniform_log_snr,
+        partial(uniform_log_snr, end=_FINE_END),
+        default_steps=10,
+        takes_eta=True,
     ),
 }
 
@@ -161,24 +170,24 @@ def make_sampler(name: str, eta: float = 0.0) -> Sampler:
     name : str
         A key of ``SAMPLERS``.
     eta : float
-        Share of fresh noise in [0, 1]; ``ddpm`` always has all of it.
+        Share of fresh noise in [0, 1], for samplers that take one.
 
     Returns
     -------
     Sampler
-        Step function and grids.
+        Step function, with ``eta``, and grids.
 
     Raises
     ------
     InputError
-        If there is no such sampler, or ``eta`` is invalid.
+        If there is no such sampler, it takes no ``eta``, or that is invalid.
     """
     sampler = choose("sampler", name, SAMPLERS)
     check_shares(eta=eta)
     if eta == 0:
         return sampler
-    if name == "ddpm":
-        raise InputError("ddpm always has eta = 1; leave eta out.")
+    if not sampler.takes_eta:
+        raise InputError(f"the sampler {name} takes no `eta`; leave it out.")
     return sampler._replace(step=partial(sampler.step, eta=eta))
 
 
