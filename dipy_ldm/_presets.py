@@ -7,7 +7,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._batches import Augmentation
 
 
-class Settings(NamedTuple):
+class Preset(NamedTuple):
     """Parameters and options of all stages whose defaults depend on the data.
 
     Default: those for images.
@@ -52,8 +52,8 @@ class Settings(NamedTuple):
         return defaults | options
 
 
-IMAGES = Settings()
-VOLUMES = Settings(
+IMAGES = Preset()
+VOLUMES = Preset(
     epochs_vqvae=1,
     epochs_ldm=1,
     # In steps, since numbers of volumes differ widely between data sets.
@@ -71,12 +71,12 @@ VOLUMES = Settings(
 )
 
 
-def of_rank(rank: int) -> Settings:
+def of_rank(rank: int) -> Preset:
     """Return the defaults for a number of spatial dimensions."""
     return VOLUMES if rank == 3 else IMAGES
 
 
-def resolve(data: Any, **options) -> Settings:
+def resolve(data: Any, **options) -> Preset:
     """Resolve the defaults for a cohort."""
     chosen = {name: value for name, value in options.items() if value is not None}
     for stage in ("vqvae", "ldm"):

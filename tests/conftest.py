@@ -154,14 +154,14 @@ def unguided(monkeypatch):
 
 @pytest.fixture
 def untrained():
-    """Let denoisers be built, and not trained."""
+    """Let denoisers be built and not trained: no steps, callbacks or checkpoints."""
     with skipped_training("latent_diffusion"):
         yield
 
 
 @pytest.fixture
 def untrained_autoencoders():
-    """Let autoencoders be built, and not trained."""
+    """The same for autoencoders."""
     with skipped_training("vqvae"):
         yield
 

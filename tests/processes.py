@@ -28,10 +28,6 @@ TINY = (
     "--epochs_vqvae 2 --epochs_ldm 3 --batch_size 16 --n_codes 16 --code_dim 2 "
     "--widths_vqvae 8 --widths_ldm 8 --precision float32"
 ).split()
-# What a command has chosen for its training but for the learning rate.
-CHOSEN = {"seed": 0, "precision": "float32", "remat": False, "accumulate": 1}
-CHOSEN |= {"checkpoint_steps": 1000, "steps_detector": None, "init": None}
-CHOSEN |= {"no_augment": False, "background": 1}
 # What is answered to "--devices GPU:9", and to machines that nothing names.
 if os.environ["KERAS_BACKEND"] == "tensorflow":
     NO_DEVICE = "there is no device GPU:9; this machine has"

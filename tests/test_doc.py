@@ -313,7 +313,8 @@ def test_cited_works_have_entries():
     for key in keys:
         (work,) = (work for work in works if f"{{{key}," in work)
         title = re.search(r"title = \{(.*)\},", work)[1]
-        assert re.sub("[{}]", "", title).lower() in entries
+        cited = re.sub("[{}]", "", title).lower() in entries
+        assert cited, f"add {key} of planning.rst to the references of CITATION.cff"
 
 
 def test_broken_links_are_reported(tmp_path):

@@ -47,7 +47,7 @@ def check(
     size = parameters.window(shape[1:-1], patch)
     build = partial(parameters.build, size, shape[-1], options.remat)
     sketch = building.build_without_weights(options.precision.name, build)
-    needed = memory.estimate_training([sketch], options.share)
+    needed = memory.estimate_training([sketch], options.replica_batch_size)
     memory.check_training("the detector", needed, options)
 
 

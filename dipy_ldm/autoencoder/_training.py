@@ -66,7 +66,9 @@ def needed_memory(
         options.precision.name, size, shape[-1], options.remat
     )
     distances = 4 * parameters.n_codes * math.prod(encoder.output.shape[1:-1])
-    needed = memory.estimate_training([encoder, decoder], options.share, distances)
+    needed = memory.estimate_training(
+        [encoder, decoder], options.replica_batch_size, distances
+    )
     if not any(np.less(size, shape[1:-1])):
         return needed
     # Training uses windows, but validation and sharpening use whole images.

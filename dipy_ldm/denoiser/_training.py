@@ -27,8 +27,22 @@ from dipy_ldm.training import _memory as memory
 from dipy_ldm.training._options import BASE_FAN_IN, ResolvedOptions
 from dipy_ldm.training._trainer import Stage
 
+logger = logging.getLogger(__name__)
+
 # The golden ratio: its multiples, modulo one, cover [0, 1] evenly at any count.
 _GOLDEN = (5**0.5 - 1) / 2
+# The guide is a degraded version of the denoiser: narrower, and trained for a sixteenth
+# of the steps. With fewer than the minimum it would learn nothing.
+_GUIDE_SHARE, _MIN_GUIDE_STEPS = 16, 300
+# Per step.
+_EMA_MOMENTUM = 0.999
+# Noisy latents for the loss before training, their maximum total size, and batch size.
+_N_MEASURED, _MAX_NUMBERS, _MEASURED_BATCH = 1024, 2**27, 32
+# A smaller gain may be chance.
+MIN_STANDARD_ERRORS = 3.0
+# If gains deviate by as much as their mean, 10 subjects reach these errors in 58 % of
+# trainings, and 2 to 5 in 35 % (noncentral t): warnings for fewer are meaningless.
+FEWEST_SUBJECTS = 10
 
 
 def noisy_batches(
@@ -56,8 +70,8 @@ def noisy_batches(
         streams = [stream_of(seed, epoch, i) for i in index]
         clean, noise = latents.clean[index], normal_numbers(streams, shape)
         start = stream_of(seed, epoch).random()
-        shares = (start + _GOLDEN * order) % 1.0
-        when = (shares if times is None else times(shares)).astype("float32")
+        uniform = (start + _GOLDEN * order) % 1.0
+        when = (uniform if times is None else times(uniform)).astype("float32")
         table = _drop_conditions(latents.inputs.table[index], streams, dropped)
         inputs = latents.inputs._replace(table=table).arrays()
         alpha, sigma = (rate.reshape(-1, *(1 for _ in shape)) for rate in mix(when))
@@ -80,17 +94,6 @@ def _drop_conditions(conditions, streams, share):
     return np.where(dropped, np.float32(UNSPECIFIED), conditions)
 
 
-logger = logging.getLogger(__name__)
-
-# The guide is a degraded version of the denoiser: narrower, and trained for a sixteenth
-# of the steps. With fewer than the minimum it would learn nothing.
-_GUIDE_SHARE, _MIN_GUIDE_STEPS = 16, 300
-# Per step.
-_EMA_MOMENTUM = 0.999
-# Noisy latents for the loss before training, their maximum total size, and batch size.
-_N_MEASURED, _MAX_NUMBERS, _MEASURED_BATCH = 1024, 2**27, 32
-
-
 def check(architecture: Architecture, n: int, options: ResolvedOptions) -> None:
     """Refuse a training on `n` images that is invalid or would exceed the memory."""
     architecture.parameters.check()
@@ -104,7 +107,9 @@ def needed_memory(architecture: Architecture, options: ResolvedOptions) -> float
     build = partial(architecture.unet, remat=options.remat)
     denoiser = building.build_without_weights(options.precision.name, build)
     before = int(architecture.has_guide)
-    return memory.estimate_training([denoiser], options.share, n_earlier=before)
+    return memory.estimate_training(
+        [denoiser], options.replica_batch_size, n_earlier=before
+    )
 
 
 def latent_scale(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -263,17 +268,17 @@ def noisy_latents(
     denoiser: ConditionalDenoiser,
     latents: Latents,
     batch_size: int,
-    shift: int = 0,
+    seed_offset: int = 0,
     **options,
 ) -> Batches:
-    """Return batches of noisy latents; `shift` changes the noise."""
+    """Return batches of noisy latents; another `seed_offset` gives other noise."""
     parameters = denoiser.architecture.parameters
     return noisy_batches(
         latents,
         batch_size,
         schedule=parameters.schedule,
         target=parameters.target,
-        seed=parameters.seed + shift,
+        seed=parameters.seed + seed_offset,
         times=training_times(denoiser),
         **options,
     )
@@ -291,7 +296,7 @@ class Validation:
         # later, in batches, and the conditional mean is subtracted each time.
         examples = latents.for_validation()
         n = len(examples.clean)
-        batch = noisy_latents(denoiser, examples, n, shift=1, dropped=0.0)
+        batch = noisy_latents(denoiser, examples, n, seed_offset=1, dropped=0.0)
         (self.noisy, self.times, table), self.target = batch.of(0)
         self.table, self.subjects = table[:, :-1], table[:, -1]
         architecture = denoiser.architecture
@@ -344,7 +349,7 @@ def linear_loss(denoiser: ConditionalDenoiser, latents: Latents) -> float:
     """Return the loss of the best linear denoiser, that at the start of training."""
     estimate = unet_network.linear_estimate(denoiser.network)
     size = min(len(latents.clean), _MEASURED_BATCH)
-    batches = noisy_latents(denoiser, latents, size, shift=2)
+    batches = noisy_latents(denoiser, latents, size, seed_offset=2)
     losses = []
     count = min(_N_MEASURED, _MAX_NUMBERS // math.prod(latents.clean.shape[1:]))
     for step in range(max(1, count // size)):
@@ -352,13 +357,6 @@ def linear_loss(denoiser: ConditionalDenoiser, latents: Latents) -> float:
         _, _, predicted, _ = estimate(noisy, times)
         losses.append(np.mean((ops.convert_to_numpy(predicted) - target) ** 2))
     return float(np.mean(losses))
-
-
-# A smaller gain may be chance.
-MIN_STANDARD_ERRORS = 3.0
-# If gains deviate by as much as their mean, 10 subjects reach these errors in 58 % of
-# trainings, and 2 to 5 in 35 % (noncentral t): warnings for fewer are meaningless.
-FEWEST_SUBJECTS = 10
 
 
 def ablation_gains(

@@ -119,15 +119,16 @@ def rates(schedule: str, t: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
 
 def lognormal_times(
-    schedule: str, shares: npt.ArrayLike, deviation: float
+    schedule: str, quantiles: npt.ArrayLike, deviation: float
 ) -> np.ndarray:
-    """Map uniform shares to times at which the training is most effective.
+    """Map uniform numbers to times at which the training is most effective.
 
     With far less noise than the deviation of latents, denoising is trivial, and with
-    far more it is impossible. Most times are log-normal about slightly more noise than
-    that, as in :footcite:p:`Karras2022`; a fifth of them are uniform.
+    far more it is impossible. At most times, noise over signal is log-normal about
+    slightly more than that, as in :footcite:p:`Karras2022`; a fifth of times are
+    uniform.
 
-    Shapes: shares of any shape, from 0 to 1, result the same.
+    Shapes: quantiles of any shape, from 0 to 1, result the same.
 
     References
     ----------
@@ -135,14 +136,15 @@ def lognormal_times(
     """
     from scipy.special import ndtri
 
-    shares = np.asarray(shares, "float64")
-    normal_shares = (shares - _UNIFORM_SHARE) / (1 - _UNIFORM_SHARE)
-    # Shares of uniform times are below 0 here.
-    normal = ndtri(np.clip(normal_shares, 1e-6, 1 - 1e-6))
+    quantiles = np.asarray(quantiles, "float64")
+    # Below 0 for uniform times.
+    normal_quantiles = (quantiles - _UNIFORM_SHARE) / (1 - _UNIFORM_SHARE)
+    normal = ndtri(np.clip(normal_quantiles, 1e-6, 1 - 1e-6))
     log_noise = math.log(deviation) + _LOG_NOISE_MEAN + _LOG_NOISE_STD * normal
     fine, _, increasing = _noise_table(schedule)
     lognormal = np.interp(log_noise, increasing, fine)
-    return np.where(shares < _UNIFORM_SHARE, shares / _UNIFORM_SHARE, lognormal)
+    uniform = quantiles / _UNIFORM_SHARE
+    return np.where(quantiles < _UNIFORM_SHARE, uniform, lognormal)
 
 
 def baseline_loss(
@@ -158,8 +160,8 @@ def baseline_loss(
 
     Shapes: spreads ``(channels,)``.
     """
-    shares = np.linspace(0, 1, 1001)
-    alpha, sigma = rates(schedule, shares if times is None else times(shares))
+    numbers = np.linspace(0, 1, 1001)
+    alpha, sigma = rates(schedule, numbers if times is None else times(numbers))
     power = np.square(np.asarray(spreads, "float64"))[:, None]
     rest = power / (alpha**2 * power + sigma**2)
     errors = {"v": rest, "noise": rest * alpha**2, "clean": rest * sigma**2}

@@ -139,7 +139,7 @@ class ResolvedOptions(NamedTuple):
             )
 
     @property
-    def share(self):
+    def replica_batch_size(self):
         """Batch size of each replica."""
         return _backend.share_of(self.batch_size, self.strategy)
 

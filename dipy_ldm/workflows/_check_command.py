@@ -130,8 +130,8 @@ def _check_conditions(covariates):
 
 def _check_training(cohort, options, strategy):
     """Check the options and the memory of a training, and run its trials."""
-    settings = _presets.resolve(cohort, **sizes_of(options))
-    split_options = options.validation, options.seed, settings.batch_size
+    preset = _presets.resolve(cohort, **sizes_of(options))
+    split_options = options.validation, options.seed, preset.batch_size
     findings = [
         dry_run.check_subjects(cohort, options.init, options.dwi),
         dry_run.check_split(cohort, *split_options),
@@ -141,12 +141,12 @@ def _check_training(cohort, options, strategy):
     train, _ = split(cohort, *split_options)
     shape = train.images.shape
     try:
-        recipe = training.prepare(settings, strategy, options)
+        recipe = training.prepare(preset, strategy, options)
         if options.source_files or options.source_channels or options.dwi:
             # Trials have neither sources nor directions, which that model has.
             recipe.of_model.pop("init", None)
         chosen = recipe.resolved(len(shape) - 2)
-        check_patch(settings.patch, len(shape) - 2)
+        check_patch(preset.patch, len(shape) - 2)
         recipe.check_images(shape, cohort.channels)
         memory = dry_run.check_memory(recipe, chosen, shape)
         findings += [dry_run.check_device(chosen["diffusion"]), memory]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from dipy_ldm import _serialization
-from dipy_ldm._presets import Settings
+from dipy_ldm._presets import Preset
 from dipy_ldm._utils.checks import (
     InputError,
     check_rate,
@@ -18,7 +18,7 @@ from dipy_ldm._utils.checks import (
 from dipy_ldm.data._tables import as_number
 
 _TITLE = "Parameters\n----------\n"
-# Names from tables that take seconds to import.
+# Copies of the keys of tables that take seconds to import; a test compares them.
 STRATEGIES = "auto", "none", "mirrored", "multi_worker"
 PRECISIONS = "auto", "float32", "bfloat16", "float16"
 SAMPLERS = "ddpm", "ddim", "dpm++"
@@ -168,7 +168,7 @@ def parse_filter(words: Iterable[str] | None) -> dict[str, list[str]]:
 
 def sizes_of(options: SimpleNamespace) -> dict[str, Any]:
     """Return sizes, also those of ``init``, for :func:`dipy_ldm._presets.resolve`."""
-    sizes = {n: v for n, v in vars(options).items() if n in Settings._fields}
+    sizes = {n: v for n, v in vars(options).items() if n in Preset._fields}
     sizes["patch"] = one_or_more(options.patch)
     if options.init is None:
         return sizes
@@ -181,9 +181,9 @@ def sizes_of(options: SimpleNamespace) -> dict[str, Any]:
     return sizes | of_init | {n: v for n, v in sizes.items() if v is not None}
 
 
-def sizes_used(settings: Settings, options: SimpleNamespace) -> dict[str, Any]:
+def sizes_used(preset: Preset, options: SimpleNamespace) -> dict[str, Any]:
     """Return the options with which a training has the same sizes again."""
-    used = {n: v for n, v in settings._asdict().items() if hasattr(options, n)}
+    used = {n: v for n, v in preset._asdict().items() if hasattr(options, n)}
     for stage in ("vqvae", "ldm"):
         if used[f"steps_{stage}"] is not None:
             used[f"epochs_{stage}"] = None

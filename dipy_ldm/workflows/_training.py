@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from dipy_ldm import _serialization
-from dipy_ldm._presets import Settings
+from dipy_ldm._presets import Preset
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._cohort import Cohort
@@ -34,10 +34,11 @@ if TYPE_CHECKING:  # they take seconds to import
 
 
 class Recipe(NamedTuple):
-    """Autoencoder and diffusion model, and the options of all trainings.
+    """Autoencoder and diffusion model, and the options of each ``fit``.
 
     With an empty ``of_vqvae`` the autoencoder is used without training; ``of_patches``
-    has the size, the augmentation and the background weight of its training patches.
+    has those of its options that concern patches: size, augmentation and weight of the
+    background.
     """
 
     vqvae: "VQVAE"
@@ -75,12 +76,15 @@ class Recipe(NamedTuple):
 
     def resolved(self, rank: int) -> "dict[str, ResolvedOptions]":
         """Resolve the options of autoencoder and diffusion model, if trained."""
-        from dipy_ldm.training import resolve
+        from dipy_ldm.training import FitOptions, resolve
+
+        def shared(args):
+            return {n: v for n, v in args.items() if n in FitOptions.__annotations__}
 
         stages = {"autoencoder": ("vqvae", self.of_vqvae)} if self.of_vqvae else {}
         stages |= {"diffusion": ("ldm", self.of_model)}
         return {
-            title: resolve(stage, rank, {n: v for n, v in args.items() if n != "init"})
+            title: resolve(stage, rank, shared(args))
             for title, (stage, args) in stages.items()
         }
 
@@ -137,21 +141,21 @@ class Recipe(NamedTuple):
         )
 
 
-def prepare(settings: Settings, strategy: object, options: SimpleNamespace) -> Recipe:
+def prepare(preset: Preset, strategy: object, options: SimpleNamespace) -> Recipe:
     """Return the estimators, perhaps from ``init``, and their training options."""
     from dipy_ldm import VQVAE, LatentDiffusion
 
     sizes = ("n_codes", "n_codebooks", "code_dim", "loss")
-    architecture = {name: getattr(settings, name) for name in sizes}
-    vqvae = VQVAE(widths=settings.widths_vqvae, seed=options.seed, **architecture)
-    model = LatentDiffusion(vqvae, widths=settings.widths_ldm, seed=options.seed)
+    architecture = {name: getattr(preset, name) for name in sizes}
+    vqvae = VQVAE(widths=preset.widths_vqvae, seed=options.seed, **architecture)
+    model = LatentDiffusion(vqvae, widths=preset.widths_ldm, seed=options.seed)
     names = "learning_rate", "precision", "remat", "accumulate", "checkpoint_steps"
     training = {name: getattr(options, name) for name in names}
-    training |= {"batch_size": settings.batch_size, "strategy": strategy}
-    of_vqvae, of_model = (training | settings.length(s) for s in ("vqvae", "ldm"))
+    training |= {"batch_size": preset.batch_size, "strategy": strategy}
+    of_vqvae, of_model = (training | preset.length(s) for s in ("vqvae", "ldm"))
     # None is the default augmentation, Augmentation() is none.
     augment = Augmentation() if options.no_augment else None
-    of_patches = {"patch": settings.patch, "augment": augment}
+    of_patches = {"patch": preset.patch, "augment": augment}
     of_patches["background"] = options.background
     steps = options.steps_detector
     of_detector = training | {"steps": steps} if steps else None

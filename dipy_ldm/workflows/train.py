@@ -6,7 +6,7 @@ import os
 
 from dipy_ldm import _presets, _serialization
 from dipy_ldm._conditions import BVAL
-from dipy_ldm._presets import Settings
+from dipy_ldm._presets import Preset
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.files import refuse_claimed
 from dipy_ldm.data._bvals_bvecs import DIRECTION
@@ -309,11 +309,11 @@ class TrainLDMFlow(LDMFlow):
         planned = inputs.plan_training(options)
         if options.steps_detector:
             require_intensity_channels(planned.cohort.channels)
-        settings = _presets.resolve(planned.cohort, **sizes_of(options))
-        split_options = options.validation, options.seed, settings.batch_size
+        preset = _presets.resolve(planned.cohort, **sizes_of(options))
+        split_options = options.validation, options.seed, preset.batch_size
         inputs.check_split(planned, *split_options)
         strategy = _make_strategy(strategy, options.devices)
-        recipe = training.prepare(settings, strategy, options)
+        recipe = training.prepare(preset, strategy, options)
         recipe.check(planned.cohort, planned.shape, planned.source)
         chief = launch.is_chief(cluster)
         with self._claim_outputs(paths, options.resume, chief):
@@ -324,7 +324,7 @@ class TrainLDMFlow(LDMFlow):
             report = training.Report(paths[1], paths[2], train, bool(recipe.of_vqvae))
             if chief:
                 config.write_config(
-                    self, paths[0], options, **sizes_used(settings, options)
+                    self, paths[0], options, **sizes_used(preset, options)
                 )
             model = recipe.fit(train, held_out, self.checkpoints, report, loggers)
             if chief:
@@ -466,7 +466,7 @@ def _comparable(options):
         name: _comparable_value(name, value)
         for name, value in options.items()
         if name not in _WITHOUT_EFFECT
-        and not (value is None and name in Settings._fields)
+        and not (value is None and name in Preset._fields)
     }
 
 

@@ -1,12 +1,12 @@
 """What a training would be: images, memory and time, and few images memorised."""
 
 from contextlib import nullcontext
+import inspect
 import logging
 import re
 from types import SimpleNamespace
 
 import numpy as np
-from processes import CHOSEN
 import pytest
 
 from dipy_ldm import VQVAE, LatentDiffusion, _presets
@@ -18,15 +18,18 @@ from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data.channels import as_channels
 from dipy_ldm.training import ResolvedOptions, resolve
 from dipy_ldm.workflows import _training as training
+from dipy_ldm.workflows.train import TrainLDMFlow
 
 TINY = {"widths_vqvae": (8, 8), "widths_ldm": (8,), "n_codes": 16, "code_dim": 2}
 
 
 @pytest.fixture(scope="module")
 def recipe(blobs):
-    settings = _presets.resolve(Cohort(blobs), **TINY, batch_size=4)
-    options = SimpleNamespace(**CHOSEN, learning_rate=0.01)
-    return training.prepare(settings, None, options)
+    preset = _presets.resolve(Cohort(blobs), **TINY, batch_size=4)
+    parameters = inspect.signature(TrainLDMFlow.run).parameters
+    options = {name: parameter.default for name, parameter in parameters.items()}
+    options |= {"learning_rate": 0.01, "precision": "float32"}
+    return training.prepare(preset, None, SimpleNamespace(**options))
 
 
 @pytest.mark.parametrize(
