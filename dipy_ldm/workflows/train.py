@@ -1,6 +1,7 @@
 """The workflow behind ``dipy_train_ldm`` and ``dipy_check_ldm``."""
 
 from contextlib import ExitStack, contextmanager
+import inspect
 import logging
 import os
 
@@ -432,8 +433,11 @@ def _has_ended(flow, path, options):
     changed = _describe_change(was, now)
     # Of several runs, any may have written the model.
     chosen = _comparable(config.plain_options(vars(options)))
+    # An earlier version may lack options.
+    parameters = inspect.signature(flow.run).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
     runs = config.read_runs(flow, path).values()
-    changes = [_describe_change(_comparable(run), chosen) for run in runs]
+    changes = [_describe_change(_comparable(defaults | run), chosen) for run in runs]
     if changed or changes and all(changes):
         raise InputError(
             f"{path} is of another training ({changed or changes[-1]}); name another "

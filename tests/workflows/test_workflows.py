@@ -255,6 +255,7 @@ def test_resuming_an_ended_training_with_options(command, ended, words, change):
     parameters = inspect.signature(TrainLDMFlow().run).parameters
     options = SimpleNamespace(**{n: p.default for n, p in parameters.items()})
     options.input_files, options.conditions = ["mnist"], ["label"]
+    del options.background  # as if by an earlier version without it
     write_config(TrainLDMFlow(), ended, options, steps_ldm=6000, n_codes=1024)
     resumed = (*words.split(), "--conditions", "label", "--resume")
     output = command("train", *resumed, status=2 if change else 0)
