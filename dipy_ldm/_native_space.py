@@ -76,8 +76,8 @@ def _match_to_scans(model, kwargs, files):
     if "conditions" in kwargs:
         rows = join_to_files(kwargs["conditions"], firsts)
         kwargs = kwargs | {"conditions": rows}
-    if files and getattr(model, "source_", None) is not None:
-        source, sources = model._read_source(kwargs.get("source"), firsts)
+    if files and "source" in kwargs:
+        source, sources = model._read_source(kwargs["source"], firsts)
         kwargs = kwargs | {"source": source}
     return kwargs, sources
 

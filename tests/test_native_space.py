@@ -126,7 +126,7 @@ def test_read_cohort_of_arrays():
         read_cohort([np.zeros((5, 5, 1)), np.zeros((5, 6, 1))])
     images = np.ma.masked_less(np.eye(5)[None, ..., None] - 1, 0)
     for masked in (images, list(images)):
-        with pytest.raises(InputError, match="images have masked values.*filled"):
+        with pytest.raises(InputError, match="masked values in images, .*filled"):
             read_cohort(masked)
     assert read_cohort(np.ma.array(images.filled(0))).images.max() == 0
 
@@ -313,6 +313,14 @@ def test_warn_of_probabilities(caplog):
     assert not caplog.text
     warn_of_probabilities(Path("mask.nii"), shares**2)
     assert "mask.nii above 0 are inpainted" in caplog.text
+
+
+def test_sources_are_read_only_for_methods_that_take_them(model, monkeypatch):
+    monkeypatch.setattr(model, "source_", Source(1, [0.0, 1.0], [], ""))
+    options = {"tile": 8}  # of detect
+    assert (
+        _native_space._match_to_scans(model, options, [[Path("a.nii")]])[0] == options
+    )
 
 
 def test_conditions_are_joined_to_scans():
