@@ -550,6 +550,10 @@ def plot_reconstructions(
             affine, channels = stack.affine, stack.channels
     pair = [pictures(stack, affine, channels) for stack in stacks]
     _refuse_uneven(*pair)
+    if pair[0].shape != pair[1].shape:
+        raise InputError(
+            "images and reconstructions differ in size; give arrays of the same shape."
+        )
     return _montage_figure(montage_pairs(*pair))
 
 

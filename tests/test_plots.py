@@ -206,6 +206,8 @@ def test_each_scan_has_its_own_brightness(rng, plot_pairs):
     for uneven in (scans, scans[:1]), (tuple(scans), (scans[0],)), arrays:
         with pytest.raises(InputError, match=sentence):
             plots.plot_reconstructions(*uneven)
+    with pytest.raises(InputError, match="differ in size; give arrays of the same"):
+        plots.plot_reconstructions(arrays[0], np.ones((2, 4, 3, 1)))
 
 
 def test_latents_of_two_channels_are_shown_in_two_colours(rng, monkeypatch):
