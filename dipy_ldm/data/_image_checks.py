@@ -5,7 +5,7 @@ from contextlib import suppress
 import hashlib
 import json
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,15 @@ def as_array(images: npt.ArrayLike, shape: tuple[int, ...] | None = None) -> np.
     if images.dtype.kind not in "biuf":
         raise InputError(f"images must be real numbers, not {images.dtype}.")
     return images
+
+
+def refuse_masked(images: Any, name: str = "images") -> None:
+    """Refuse an array, or a list of arrays, with masked values."""
+    if any(map(np.ma.is_masked, images if isinstance(images, list) else [images])):
+        raise InputError(
+            f"there are masked values in {name}, whose masks would be lost; replace "
+            "them, with .filled(0) say."
+        )
 
 
 def _cure(got, shape):
@@ -198,7 +207,7 @@ def check_ranges(images: np.ndarray, bounds: Sequence[float], name: str) -> None
 
 def warn_of_small_values(images: np.ndarray, bounds: Sequence[float]) -> None:
     """Warn of images ``(n, *space, channels)`` in a tiny part of a model's range."""
-    (low, high), lowest, highest = bounds, images.min(), images.max()
+    (low, high), lowest, highest = bounds, float(images.min()), float(images.max())
     # Empty images have no scale.
     if 0 < highest - lowest < _MIN_SHARE_OF_RANGE * (high - low):
         text = "images have values from %g to %g only, and the model was fitted to %g "

@@ -27,6 +27,7 @@ from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._conforming import conform_channels
 from dipy_ldm.data._grid import Grid, same_grid
+from dipy_ldm.data._image_checks import refuse_masked
 from dipy_ldm.data._pairing import (
     contradict,
     group_channels,
@@ -202,11 +203,7 @@ def _explaining_load_options():
 
 
 def _as_array(images):
-    if any(map(np.ma.is_masked, _as_list(images))):
-        raise InputError(
-            "images have masked values, whose masks would be lost; replace them, "
-            "with .filled(0) say."
-        )
+    refuse_masked(_as_list(images))
     try:
         return np.asarray(images)
     except ValueError as error:

@@ -16,7 +16,12 @@ from dipy_ldm._conditions import UNSPECIFIED
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data._batches import patch_size, read_patches
-from dipy_ldm.data._image_checks import check_ranges, check_trainable, survey
+from dipy_ldm.data._image_checks import (
+    check_ranges,
+    check_trainable,
+    refuse_masked,
+    survey,
+)
 
 logger = logging.getLogger("dipy_ldm")
 
@@ -86,7 +91,9 @@ def as_source(
     source: npt.ArrayLike, space: tuple[int, ...], name: str = "source"
 ) -> np.ndarray:
     """Return sources as an array ``(n, *space, channels)``, or refuse them."""
-    source = getattr(source, "images", source)  # of Volumes
+    own = getattr(source, "sources", None)  # of Volumes that were loaded with them
+    source = getattr(source, "images", source) if own is None else own
+    refuse_masked(source, name)
     images = np.asarray(source)
     images = images[..., None] if images.ndim == len(space) + 1 else images
     if images.shape[1:-1] != tuple(space) or 0 in images.shape:

@@ -99,6 +99,7 @@ def test_warn_of_images_on_a_far_smaller_scale(factor, warns, caplog):
     images = factor * np.random.default_rng(0).random((2, 8, 8, 1))
     checks.warn_of_small_values(images, (0, 1))
     assert ("only, and the model was fitted to 0 to 1; scale" in caplog.text) == warns
+    checks.warn_of_small_values(images > images.mean(), (0, 1))  # takes masks, too
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,21 @@ def test_learn_recognises_labels(values, labels):
         assert sources.learn(source, (2, 1, 2, 1)).labels == labels
 
 
+def test_volumes_stand_for_their_sources_if_they_have_any():
+    images = np.zeros((2, 3, 3, 3, 1))
+    own = Volumes(images, None, np.eye(4), [], sources=images + 1)
+    assert sources.as_source(own, (3, 3, 3)) is own.sources
+    alone = Volumes(images, None, np.eye(4), [])
+    assert sources.as_source(alone, (3, 3, 3)) is images
+
+
+def test_masked_sources_are_refused():
+    source = np.ma.masked_equal(np.eye(3)[None], 0)
+    with pytest.raises(InputError, match=r"masked values in source, .*\.filled"):
+        sources.as_source(source, (3, 3))
+    assert sources.as_source(np.ma.array(source.filled(0)), (3, 3)).sum() == 3
+
+
 def test_learn_refuses_bytes_of_many_levels(caplog):
     levels = np.arange(100).reshape(4, 5, 5, 1)
     with caplog.at_level("INFO", "dipy_ldm"):
