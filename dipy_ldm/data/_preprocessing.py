@@ -141,7 +141,7 @@ def refuse_empty(file: str | Path, image: np.ndarray, grid: Grid) -> None:
         raise InputError(
             f"{file} has nothing on the grid (shape {grid.shape} from "
             f"{np.round(grid.affine[:3, 3], 1).tolist()} mm); check its affine, or "
-            "give a larger `shape`."
+            "train with a larger `shape`."
         )
 
 
