@@ -16,7 +16,12 @@ from dipy_ldm.autoencoder._codec import Codec, Parameters
 from dipy_ldm.autoencoder._sharpening import measure_detail, sharpening_gain
 from dipy_ldm.data._batches import batches, patch_size, read_patches
 from dipy_ldm.data._image_checks import check_ranges, survey
-from dipy_ldm.data.channels import channel_slices, continuous_columns, to_saved
+from dipy_ldm.data.channels import (
+    channel_slices,
+    continuous_columns,
+    empty_columns,
+    to_saved,
+)
 from dipy_ldm.metrics import detail_correlation
 from dipy_ldm.nn import _building as building
 from dipy_ldm.training import _memory as memory
@@ -116,6 +121,7 @@ class AutoencoderStage(Stage):
             background=data.background,
             augment=data.augment,
             fixed=[i for c, own in columns for i in range(n)[own] if not c.brightens],
+            empty=empty_columns(data.channels, n),
         )
 
     def _loss_settings(self):

@@ -27,7 +27,7 @@ from dipy_ldm.checking._findings import (
 )
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid, conform
-from dipy_ldm.data.channels import channel_slices, scan_column
+from dipy_ldm.data.channels import channel_slices, empty_columns, scan_column
 
 # Voxels along a side of a cube: enough to distinguish front from back.
 _CUBE_SIDE = 20
@@ -225,12 +225,14 @@ _NO_SCAN = "Not checked: there are labels only."
 
 
 def measure_brightness(
-    images: np.ndarray, column: int = 0
+    images: np.ndarray, column: int = 0, empty: np.ndarray | float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return brightness figures of one column, and the maximum over all images.
 
-    Shapes: images ``(n, *space, channels)``, figures ``(n, figures)``, of which the
-    last is the background, and maximum of all columns ``(*space)``.
+    The maximum is of all columns, as differences from their empty values.
+
+    Shapes: images ``(n, *space, channels)``, empty ``(channels,)``, figures ``(n,
+    figures)``, of which the last is the background, and maximum ``(*space)``.
     """
     # Volumes are scaled to [0, 1] already.
     ends = (0, 1) if images.ndim == 5 else (images.min(), images.max())
@@ -239,7 +241,7 @@ def measure_brightness(
     figures = []
     for image in tqdm(images, "brightness"):
         scaled = (np.asarray(image, "float32") - low) / (high - low or 1)
-        np.maximum(brightest, scaled.max(-1), out=brightest)
+        np.maximum(brightest, np.abs(scaled - empty).max(-1), out=brightest)
         figures.append(_brightness(scaled[..., column]))
     return np.array(figures), brightest
 
@@ -395,7 +397,8 @@ def check_images(cohort: Cohort, names: Sequence[str]) -> list[Finding]:
     """Check every image, by its first scan if channels have names."""
     images, affine = cohort.images, cohort.affine
     column = scan_column(cohort.channels)
-    figures, brightest = measure_brightness(images, column or 0)
+    empty = empty_columns(cohort.channels, images.shape[-1])
+    figures, brightest = measure_brightness(images, column or 0, empty)
     if affine is None:
         typical = int(np.abs(robust_scores(figures, 0.01)).max(axis=1).argmin())
         show = gallery(images, None, typical)

@@ -64,6 +64,8 @@ def rescale(images: np.ndarray, bounds: tuple[float, ...]) -> np.ndarray:
 
 # Enough to estimate the share of voxels inside masks to a few hundredths.
 _MAX_MASKS_COUNTED = 64
+# Larger differences from an empty channel are not due to rounding.
+_EMPTY_MARGIN = 1e-6
 
 
 class Augmentation(NamedTuple):
@@ -102,11 +104,13 @@ def batches(
     background: float = 1.0,
     augment: Augmentation | None = None,
     fixed: Sequence[int] = (),
+    empty: np.ndarray | float = 0.0,
 ) -> Batches:
     """Draw endless batches, in a new order every epoch.
 
     Only the patches of a batch are read, when it is drawn: a memory map may be far
-    larger than memory. ``fixed`` channels keep their brightness and contrast.
+    larger than memory. ``fixed`` channels keep their brightness and contrast;
+    ``empty`` are the values of channels outside of the head, without masks.
 
     Shapes: images ``(n, *space, channels)``, masks ``(n, *space, 1)``, result
     ``(images, images)``.
@@ -117,7 +121,7 @@ def batches(
     slack = np.maximum(np.subtract(space, size), 0) + 2 * augment.shift
     # Not the mean of each patch: one of background alone would count as any other.
     covers = [_coverage(*n, augment.shift) for n in zip(space, size, slack)]
-    total = np.float32(_mean_weight(images, masks, bounds, background, covers))
+    total = np.float32(_mean_weight(images, masks, bounds, background, covers, empty))
 
     def draw(step, places):
         epoch, _, index = examples_of(len(images), batch_size, seed, step, places)
@@ -137,7 +141,7 @@ def batches(
         if background == 1:
             return inputs, batch
         if masks is None:
-            inside = (batch > 0).any(-1, keepdims=True)
+            inside = _is_inside(batch, empty)
         else:
             windows = read_patches(masks, index, corners, size)
             inside = _mirror(windows, numbers, augment) > 0
@@ -154,14 +158,20 @@ def _coverage(length, size, slack, shift):
     return np.bincount(covered.ravel(), minlength=length) / covered.size
 
 
-def _mean_weight(images, masks, bounds, background, covers):
+def _is_inside(images, empty):
+    """Return where any channel is not empty, ``(..., 1)``."""
+    return (np.abs(images - empty) > _EMPTY_MARGIN).any(-1, keepdims=True)
+
+
+def _mean_weight(images, masks, bounds, background, covers, empty):
     """Return the mean weight of the voxels of all patches, before normalisation."""
     if background == 1:
         return 1.0
     shares = []
     for i in np.unique(np.linspace(0, len(images) - 1, _MAX_MASKS_COUNTED).astype(int)):
-        inside = rescale(images[i], bounds) > 0 if masks is None else masks[i] > 0
-        share = inside.any(-1)
+        image = rescale(images[i], bounds) if masks is None else None
+        inside = masks[i] > 0 if image is None else _is_inside(image, empty)
+        share = inside[..., 0]
         for cover in reversed(covers):
             share = share @ cover
         shares.append(share)

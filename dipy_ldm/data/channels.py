@@ -89,6 +89,11 @@ class Channel:
         return 1
 
     @property
+    def empty(self) -> float:
+        """Value of its columns where a file has no voxels."""
+        return 0.0
+
+    @property
     def dtype(self) -> str | None:
         """Type of the voxels of its files; None if the user chooses it."""
         return None
@@ -222,6 +227,11 @@ class Map(Channel):
                 f"{high}, and not be {self.background}."
             )
 
+    @property
+    def empty(self) -> float:
+        """Value of its column where a file has no voxels: that of the background."""
+        return (self.background - self.low) / (self.high - self.low)
+
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read a map, and refuse one that exceeds its range."""
         data, affine = read_voxels(file, channels=False)
@@ -244,7 +254,7 @@ class Map(Channel):
         width = self.high - self.low
         image = conform((data - self.background) / width, affine, grid)
         limits = IntensityRange(*np.array([[self.low], [self.high]], "float32"))
-        image = np.clip(image + (self.background - self.low) / width, 0, 1)
+        image = np.clip(image + self.empty, 0, 1)
         refuse_off_grid(file, image, data, affine, grid)
         return image, Origin(Path(file), data, affine, grid, limits)
 
@@ -662,6 +672,12 @@ def continuous_columns(channels: Sequence[Channel], n_columns: int) -> np.ndarra
     """Return a mask of the columns that are not of labels, ``(columns,)``."""
     channels = channels or (Unnamed(n=n_columns),)
     return np.concatenate([np.full(c.width, c.continuous) for c in channels])
+
+
+def empty_columns(channels: Sequence[Channel], n_columns: int) -> np.ndarray:
+    """Return the values of columns where files have no voxels, ``(columns,)``."""
+    channels = channels or (Unnamed(n=n_columns),)
+    return np.concatenate([np.full(c.width, c.empty, "float32") for c in channels])
 
 
 def channel_slices(channels: Sequence[Channel]) -> Iterator[tuple[Channel, slice]]:

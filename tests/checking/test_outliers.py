@@ -139,6 +139,8 @@ def test_check_images_by_their_scan(volumes):
     npt.assert_allclose(figures, outliers.measure_brightness(volumes)[0], rtol=1e-5)
     # All channels take room.
     npt.assert_array_equal(brightest, both.max((0, -1)))
+    raised = outliers.measure_brightness(both + [0.5, 0], 1, np.array([0.5, 0]))[1]
+    npt.assert_allclose(raised, brightest, atol=1e-6)
     channels = Labels("dseg", labels=(1,)), Channel("T1w")
     scans = Cohort(volumes, affine=AFFINE)
     of_scan = outliers.check_images(scans, NAMES)

@@ -104,6 +104,15 @@ def test_background_weighs_less_and_the_mean_weight_is_1(masked, size, shift):
     npt.assert_allclose(weights.mean(), 1, atol=0.05)
 
 
+def test_background_of_a_map_is_its_own_value():
+    images = np.zeros((8, 6, 5, 2), "float32")
+    images[..., 1] = 1 / 3
+    images[:, :3, :, 1] = 0
+    _, targets = draw(images, background=0.5, empty=np.array([0, 1 / 3]))
+    expected = np.where(images[:1, ..., 1], 2 / 3, 4 / 3)
+    npt.assert_allclose(targets[..., 2], expected.repeat(len(targets), 0))
+
+
 def test_background_without_weight_needs_something_else():
     with pytest.raises(InputError, match="no voxel lies inside the masks"):
         draw(np.zeros((8, 6, 5, 1), "float32"), background=0.0)
