@@ -12,7 +12,8 @@ from dipy_ldm.data._grid import Grid, conform, coverage, is_within_a_voxel, rest
 
 # Rounding of labels that were scaled or computed.
 _ROUNDING = 1e-3
-# Usual in neuroimaging: vessels, fat and artefacts are brighter.
+# Usual in neuroimaging: vessels, fat and artefacts are brighter. 0 stays 0: the lower
+# percentile only counts if it is negative.
 _PERCENTILES = 0.5, 99.5
 # A volume has contrast if more than this share of its voxels other than 0 are farther
 # than this distance from both ends of [0, 1].
