@@ -17,6 +17,8 @@ from dipy_ldm.data._sidecars import model_facts
 from dipy_ldm.nn import _building as building
 
 Method = TypeVar("Method", bound=Callable)
+# Not Self, so that editors complete what `load` returns.
+_Loaded = TypeVar("_Loaded", bound="Estimator")
 
 
 def show_options(options: type) -> Callable[[Method], Method]:
@@ -173,7 +175,7 @@ class Estimator:
         _serialization.save(Path(path).expanduser(), self._kind, tensors, document)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls: type[_Loaded], path: str | Path) -> _Loaded:
         """Read what :meth:`save` wrote.
 
         Parameters

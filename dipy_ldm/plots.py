@@ -5,17 +5,27 @@ import io
 import math
 import os
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator
+from nibabel.filebasedimages import FileBasedImage
 import numpy as np
+import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import replacing
-from dipy_ldm._utils.types import ShownLike
+
+# Images to plot.
+ShownLike: TypeAlias = (
+    npt.ArrayLike
+    | FileBasedImage
+    | Mapping[str, FileBasedImage]
+    | Sequence[FileBasedImage]
+    | Sequence[Mapping[str, FileBasedImage]]
+)
 
 # Pixels along a side up to which pictures are enlarged and their compression optimised:
 # 16 images of 1024 x 1024 took 42 s.

@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 import re
 
+import jedi
 import keras
 from processes import run_python, with_all
 import pytest
@@ -150,6 +151,13 @@ def test_type_checkers_know_estimators_and_options(tmp_path):
     wrong = [n for n, line in enumerate(USER.split("\n"), 1) if "# wrong" in line]
     assert lines == [*map(str, wrong)], run.stdout
     assert (ROOT / "dipy_ldm/py.typed").exists()
+
+
+@pytest.mark.parametrize("name", ["VQVAE", "LatentDiffusion"])
+def test_editors_complete_models_that_were_loaded(name):
+    code = f"from dipy_ldm import {name}\nmodel = {name}.load('a')\nmodel."
+    completed = {completion.name for completion in jedi.Script(code).complete(3, 6)}
+    assert completed >= {"fit", "predict", "save"}
 
 
 def test_notebooks_show_the_options_of_fit():

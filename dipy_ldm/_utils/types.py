@@ -1,9 +1,7 @@
 """Shared types."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
-
-import numpy.typing as npt
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 # A numpy array or a tensor of the back-end, for which Keras has no common type.
 Tensor: TypeAlias = Any
@@ -18,24 +16,3 @@ class Batches(NamedTuple):
     def of(self, step: int) -> tuple:
         """Return the batch of a step."""
         return self.draw(step, range(self.size))
-
-
-class ImageOfNibabel(Protocol):
-    """Protocol of nibabel images, for type checkers."""
-
-    @property
-    def affine(self) -> Any:
-        """Map from voxels to millimetres, ``(4, 4)``."""
-
-    def get_fdata(self) -> Any:
-        """Return the scaled voxels."""
-
-
-# Images to plot.
-ShownLike: TypeAlias = (
-    npt.ArrayLike
-    | ImageOfNibabel
-    | Mapping[str, ImageOfNibabel]
-    | Sequence[ImageOfNibabel]
-    | Sequence[Mapping[str, ImageOfNibabel]]
-)

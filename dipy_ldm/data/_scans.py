@@ -21,7 +21,6 @@ import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.progress import reworded
-from dipy_ldm._utils.types import ImageOfNibabel
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._cohort import Cohort
@@ -56,7 +55,7 @@ logger = logging.getLogger("dipy_ldm")
 _OVERSHOOT = 0.1
 
 # Scans with a file or an affine.
-File: TypeAlias = str | Path | ImageOfNibabel
+File: TypeAlias = str | Path | FileBasedImage
 Scan: TypeAlias = File | Mapping[str, File]
 Scans: TypeAlias = Scan | Sequence[Scan]
 ImagesLike: TypeAlias = npt.ArrayLike | Scans | Volumes
