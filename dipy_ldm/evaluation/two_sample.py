@@ -103,7 +103,7 @@ def network_test(
 
     It is trained on half of both sets, for at most 1,200 steps or until its accuracy is
     99 %, and tested on the other half; then the halves are swapped. Log odds of volumes
-    are means over planes of three orientations. Images have 255 grey levels, with the
+    are means over planes of three orientations. Images have 256 grey levels, with the
     darkest 2 % of the range black, to hide differences in storage.
 
     Parameters

@@ -45,9 +45,9 @@ ax.set(yscale="log", xlabel="codes, sorted by use", ylabel="times used")
 plt.show()
 
 # %%
-# A diffusion model needs channels with about the standard deviation of the noise, 1.
-# That of latents differs, so the model scales them by their mean and standard
-# deviation.
+# A diffusion model needs latents with about the standard deviation of the noise, 1.
+# So the model subtracts the mean of each channel, and divides all channels by one
+# standard deviation.
 
 scaled = (latents - model.latent_mean_) / model.latent_scale_
 
