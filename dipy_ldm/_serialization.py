@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
+from functools import cache
 import hashlib
 import json
 import logging
@@ -43,8 +44,9 @@ def save(
     tensors: dict[str, np.ndarray],
     document: dict,
     previous: str | Path | None = None,
+    private: bool = False,
 ) -> None:
-    """Write tensors and a document to a file, atomically."""
+    """Write tensors and a document to a file, atomically; private ones for the user."""
     versions = {"format_version": FORMAT_VERSION, "package_version": __version__}
     header = versions | {"kind": kind} | document
     if name := _not_finite(tensors):
@@ -65,6 +67,8 @@ def save(
     with replacing(path, previous) as partial:
         # safetensors would write a temporary file of its own, which may be left over.
         partial.write_bytes(to_bytes(ordered, metadata))
+        if private:
+            partial.chmod(0o600)
 
 
 def halved(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -84,8 +88,13 @@ def find(name: str | Path) -> Path:
     if not packaged.is_file() or Path(name).is_file():
         return Path(name)
     if (own := Path(name) / "ldm.safetensors").is_file():
-        logger.warning("%s is the packaged model; your model is %s.", name, own)
+        _warn_of_own_model(name, own)
     return packaged
+
+
+@cache
+def _warn_of_own_model(name, own):
+    logger.warning("%s is the packaged model; your model is %s.", name, own)
 
 
 def load(

@@ -71,7 +71,7 @@ class CopyFilter(NamedTuple):
     model: str
 
     def save(self, path: str | Path) -> None:
-        """Save the fingerprints to a file."""
+        """Save the fingerprints to a file that only the user can read."""
         tensors = {
             "mean": self.projection.mean,
             "directions": self.projection.directions,
@@ -83,7 +83,7 @@ class CopyFilter(NamedTuple):
         for kind, own in (("", self.invariant), ("_voxels", self.voxels)):
             document[f"threshold{kind}"] = own.threshold
             document[f"apart{kind}"] = own.min_distance
-        _serialization.save(path, _KIND, small, document)
+        _serialization.save(path, _KIND, small, document, private=True)
 
     @classmethod
     def load(cls, path: str | Path, model: str) -> Self:

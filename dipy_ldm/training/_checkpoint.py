@@ -232,7 +232,7 @@ class TrainingRecord(keras.callbacks.Callback):
         """Stop the training on a signal."""
         raise Terminated(
             f"stopped by {signal.Signals(self.signal).name}; the checkpoint is "
-            "written: start the same training again to resume from it.",
+            "written, from which the same training can be resumed.",
             self.signal,
         )
 

@@ -7,6 +7,7 @@ ORDER = [
     "plot_denoise.py",
     "plot_latents.py",
     "plot_volumes.py",
+    "plot_one_brain.py",
     "plot_tensors.py",
     "plot_few_scans.py",
     "plot_replicas.py",

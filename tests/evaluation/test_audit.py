@@ -415,6 +415,7 @@ def test_copy_filter_saved_and_loaded(train, diffusion, tmp_path):
     )
     path = tmp_path / "guard.safetensors"
     copy_filter.save(path)
+    assert path.stat().st_mode & 0o077 == 0
     again = CopyFilter.load(path, "a" * 64)
     vqvae = SimpleNamespace(intensity_=(0.0, 1.0))
     images = np.concatenate([patients(3, 6), train[[5], ::-1], patients(2, 7)])
