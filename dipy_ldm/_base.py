@@ -309,7 +309,7 @@ class Estimator:
         networks, history = self._networks().values(), self.history_
         n_weights = sum(network.count_params() for network in networks)
         rounds = {name: values for name, values in history.items() if values}
-        lengths = (("epoch", "g"), ("step", ","))
+        lengths = (("epoch", ".4g"), ("step", ","))
         length = [
             f"{rounds.pop(n)[-1]:{how}} {n}s" for n, how in lengths if n in rounds
         ]

@@ -81,7 +81,8 @@ class Condition(NamedTuple):
     def __str__(self):
         """Return a short description."""
         if self.kind == "class":
-            text = ", ".join(f"{level} ({n})" for level, n in self.levels.items())
+            levels = (f"{level} ({n})" for level, n in self.levels.items())
+            text = listed(levels, _FEW_LEVELS)
         elif self.kind == "direction":
             text = "any direction, same as its opposite"
         else:
