@@ -119,6 +119,12 @@ def find_subjects(files: Sequence[Path], listed: ListedRows = None) -> list[str]
 
 def warn_of_datasets(files: Sequence[Path], subjects: Sequence[str]) -> None:
     """Warn of subjects in several BIDS datasets, since they may be different people."""
+    if complaint := shared_names_complaint(files, subjects):
+        logger.warning("%s", complaint)
+
+
+def shared_names_complaint(files: Sequence[Path], subjects: Sequence[str]) -> str:
+    """Return a complaint about subjects in several BIDS datasets; else empty."""
 
     @cache
     def root_of(folder):
@@ -144,12 +150,14 @@ def warn_of_datasets(files: Sequence[Path], subjects: Sequence[str]) -> None:
         n: {r for r in own if own.isdisjoint(r.parents)} for n, own in roots.items()
     }
     shared = {name: own for name, own in outer.items() if len(own) > 1}
-    if shared:
-        text = "subjects of several datasets (%s) have the same names (%s), and count "
-        text += "as the same people; if they are not, rename them, or give a list of "
-        text += "all files with a column participant_id."
-        where = sorted(set().union(*shared.values()))
-        logger.warning(text, listed(where, 3), listed(shared, 3))
+    if not shared:
+        return ""
+    where = sorted(set().union(*shared.values()))
+    return (
+        f"subjects of several datasets ({listed(where, 3)}) have the same names "
+        f"({listed(shared, 3)}), and count as the same people; if they are not, rename "
+        "them, or give a list of all files with a column participant_id."
+    )
 
 
 def _listed_subject(rows):
