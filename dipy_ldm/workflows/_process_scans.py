@@ -19,7 +19,7 @@ from dipy_ldm._native_space import MaskedScan, bring_back, conformed
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.files import make_folder
-from dipy_ldm._utils.progress import reworded, tqdm
+from dipy_ldm._utils.progress import shown_once, tqdm
 from dipy_ldm._utils.values import as_report
 from dipy_ldm.data._bvals_bvecs import makes_series, refuse_series
 from dipy_ldm.data._conforming import MeasuredSeries, conform_channels
@@ -374,14 +374,7 @@ def process_all(
 
 def _warnings_of(file):
     """Put the file's name before the model's warnings, and show each warning once."""
-    shown = set()
-
-    def name(message):
-        text = "" if message in shown else f"{file}: {message}"
-        shown.add(message)
-        return text
-
-    return reworded("dipy_ldm.latent_diffusion", name)
+    return shown_once("dipy_ldm.latent_diffusion", f"{file}: ")
 
 
 def _summarise(flow, job, rows):
