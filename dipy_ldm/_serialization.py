@@ -35,7 +35,7 @@ _CONTENTS = {
     "fingerprints": "fingerprints of training images",
 }
 PRETRAINED = Path(__file__).parent / "pretrained"
-_PACKAGED = "a packaged model (brains, mnist or, for an autoencoder, volumes)"
+_PACKAGED = "brains for volumes, mnist for images"
 
 
 def save(
@@ -147,9 +147,7 @@ def load_newest(checkpoint: str | Path, read: Callable = load) -> tuple:
 def read_document(path: str | Path, kind: str | None = None) -> dict:
     """Read the document of a file without its tensors."""
     if not Path(path).is_file():
-        models = kind in (None, "vqvae", "latent_diffusion")
-        cure = f", or name {_PACKAGED}" if models else ""
-        raise InputError(f"there is no model file {path}; check the path{cure}.")
+        raise InputError(_missing(path, kind))
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
@@ -272,6 +270,17 @@ def _not_finite(tensors):
     """Return the name of the first tensor with NaN or infinite values, or None."""
     bad = (name for name, tensor in tensors.items() if not np.isfinite(tensor).all())
     return next(bad, None)
+
+
+def _missing(path, kind):
+    """Return the message for a path without a file."""
+    if kind == "fingerprints":
+        return f"there is no file of fingerprints {path}; check the path."
+    cure = ""
+    if kind in (None, "vqvae", "latent_diffusion"):
+        alone = "" if kind == "latent_diffusion" else ", volumes for an autoencoder"
+        cure = f", or name a packaged model ({_PACKAGED}{alone})"
+    return f"there is no model file {path}; check the path{cure}."
 
 
 def _unreadable(path, kind):

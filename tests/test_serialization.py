@@ -106,9 +106,17 @@ def test_load_refuses_spoilt_files(model, spoil, sentence):
     assert len(str(refusal.value)) < 400 + len(str(model))
 
 
-def test_read_document_names_packaged_models_where_there_is_none():
-    with pytest.raises(InputError, match="check the path, or name .*brains, mnist or"):
-        _serialization.read_document("brainz")
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        (None, "no model file brainz; check .* mnist for images, volumes for an auto"),
+        ("latent_diffusion", r"\(brains for volumes, mnist for images\)\.$"),
+        ("fingerprints", r"no file of fingerprints brainz; check the path\.$"),
+    ],
+)
+def test_read_document_names_what_fits_where_there_is_none(kind, sentence):
+    with pytest.raises(InputError, match=sentence):
+        _serialization.read_document("brainz", kind)
 
 
 def test_load_reads_a_file_without_a_checksum(model):

@@ -82,6 +82,18 @@ def reworded(name: str, reword: Callable[[str], str]) -> AbstractContextManager:
     return log_filter(name, accept)
 
 
+def shown_once(name: str, start: str = "") -> AbstractContextManager:
+    """Return a context that shows each message of a logger once, after a start."""
+    shown = set()
+
+    def reword(message):
+        text = "" if message in shown else f"{start}{message}"
+        shown.add(message)
+        return text
+
+    return reworded(name, reword)
+
+
 @contextmanager
 def warning_once(name: str) -> Iterator[None]:
     """Within this context, merge a logger's equal warnings about several files."""

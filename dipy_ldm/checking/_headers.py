@@ -46,12 +46,25 @@ _RARE_SHARE = 0.25
 
 
 def check_files(
-    complaints: Sequence[str], n: int, skip_bad: bool | None = False
+    complaints: Sequence[str],
+    n: int,
+    skip_bad: bool | None = False,
+    partly: Sequence[Path] = (),
 ) -> Finding:
-    """Report files that cannot be used; `skip_bad` is None where it is no cure."""
+    """Report files that cannot be used; `skip_bad` is None where it is no cure.
+
+    ``partly`` has the file of each bad volume of series with good ones.
+    """
     if not complaints:
         return green("files", f"All {counted(n, 'file')} can be read completely.")
-    message = f"{len(complaints)} of {counted(n, 'file')} cannot be used"
+    n_series = len(set(partly))
+    # Of series without a good volume, each volume has a complaint.
+    whole = min(len(complaints) - n_series, n)
+    bad = [f"{whole} of {counted(n, 'file')}"] if whole else []
+    if partly:
+        files = counted(n_series, "other file" if whole else "file")
+        bad.append(f"{counted(len(partly), 'volume')} of {files}")
+    message = f"{' and '.join(bad)} cannot be used"
     cure = "Fix these files as listed in the table"
     table = [("what is wrong, and what to do",), *((c,) for c in complaints)]
     if skip_bad:
@@ -244,7 +257,9 @@ def read_volumes(
         )
         volumes, bad = _check_voxels(plan, cache)
     skip = None if volumes is None else skip_bad
-    return [check_files([*sentences, *bad], n_files, skip), *findings], volumes
+    partly = [] if volumes is None else _partly_used(plan, volumes)
+    finding = check_files([*sentences, *bad], n_files, skip, partly)
+    return [finding, *findings], volumes
 
 
 def check_series(series: Sequence[Gradients]) -> Finding:
@@ -334,3 +349,10 @@ def _check_voxels(plan, cache):
     except InputError as error:
         return None, str(error).split("\n")
     return volumes, volumes.complaints
+
+
+def _partly_used(plan, volumes):
+    """Return the file of each bad volume, where others of the file are used."""
+    kept, used = {*volumes.kept}, {*volumes.files}
+    bad = (info.file for i, info in enumerate(plan.infos) if i not in kept)
+    return [file for file in bad if file in used]

@@ -9,6 +9,7 @@ from typing import Self, cast
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import check_each
 from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._bvals_bvecs import Gradients
 from dipy_ldm.data._grid import Grid, conform
@@ -130,9 +131,14 @@ class MeasuredSeries(Unnamed):
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Read all volumes, ``(x, y, z, volumes)``, and their affine."""
         nifti.check_integrity(file)
-        volumes = nifti.read_each(self.info, range(len(self.gradients.bvals)))
-        checked = [nifti.refuse_values(file, data) for data in volumes]
-        return np.concatenate(checked, -1), self.info.affine
+        numbers = range(len(self.gradients.bvals))
+        volumes = [*nifti.read_each(self.info, numbers)]
+
+        def check(number):
+            nifti.refuse_values(f"volume {number} of {file}", volumes[number])
+
+        check_each(check, numbers)
+        return np.concatenate(volumes, -1), self.info.affine
 
     def conform(
         self, file: Path, data: np.ndarray, affine: np.ndarray, grid: Grid

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.files import fsync, replacing
-from dipy_ldm._utils.values import as_report
+from dipy_ldm._utils.values import as_report, counted
 from dipy_ldm.data._bvals_bvecs import find_tables
 
 logger = logging.getLogger("dipy_ldm")
@@ -117,22 +117,26 @@ def read_headers(
 
 
 def refuse_files(
-    complaints: Mapping[Any, str], n_good: int, skip_bad: bool | None
+    complaints: Mapping[Any, str], n_good: int, skip_bad: bool | None, volumes: int = 0
 ) -> None:
     """Raise an error about bad files, or log a warning if they are skipped.
 
-    ``skip_bad`` is None where there is no such option.
+    ``skip_bad`` is None where there is no such option. Of series, so many ``volumes``
+    are bad, and ``n_good`` counts volumes, too.
     """
     report = as_report(complaints.values())
     if complaints and (skip_bad is None or not n_good):
         raise InputError(report)
     if complaints and not skip_bad:
+        good = counted(n_good, "good volume") if volumes else f"{n_good} good"
         raise InputError(
             f"{report}\nAdd `skip_bad` to go on without "
-            f"{'it' if len(complaints) == 1 else 'them'} ({n_good} good)."
+            f"{'it' if (volumes or len(complaints)) == 1 else 'them'} ({good})."
         )
     if complaints:
-        logger.warning("skipped %d bad volumes:\n%s", len(complaints), report)
+        bad = counted(len(complaints), "file" if volumes else "bad file")
+        bad = f"{counted(volumes, 'bad volume')} of {bad}" if volumes else bad
+        logger.warning("skipped %s:\n%s", bad, report)
 
 
 def space_of(file: Path) -> int:

@@ -119,6 +119,12 @@ def find_subjects(files: Sequence[Path], listed: ListedRows = None) -> list[str]
 
 def warn_of_datasets(files: Sequence[Path], subjects: Sequence[str]) -> None:
     """Warn of subjects in several BIDS datasets, since they may be different people."""
+    if complaint := shared_names_complaint(files, subjects):
+        logger.warning("%s", complaint)
+
+
+def shared_names_complaint(files: Sequence[Path], subjects: Sequence[str]) -> str:
+    """Return a complaint about subjects in several BIDS datasets; else empty."""
 
     @cache
     def root_of(folder):
@@ -127,22 +133,31 @@ def warn_of_datasets(files: Sequence[Path], subjects: Sequence[str]) -> None:
         names = ("dataset_description.json", "participants.tsv")
         return above or (folder if any((folder / n).exists() for n in names) else None)
 
+    def study_of(folder):
+        """Return the study of derivatives, or the outermost dataset around others."""
+        if "derivatives" not in folder.parts:
+            return root_of(folder)
+        above = Path(*folder.parts[: folder.parts.index("derivatives")])
+        return root_of(above) or above
+
     places = [Path(os.path.abspath(file)).parent for file in files]
-    folders = grouped(
-        (subject, folder)
-        for subject, folder in zip(subjects, places)
-        if "derivatives" not in folder.parts
-    )
+    folders = grouped(zip(subjects, places))
     # Most subjects have one folder, for which no disk is asked.
     several = {name: set(own) for name, own in folders.items() if len(set(own)) > 1}
-    roots = {name: {*map(root_of, own)} - {None} for name, own in several.items()}
-    shared = {name: own for name, own in roots.items() if len(own) > 1}
-    if shared:
-        text = "subjects of several datasets (%s) have the same names (%s), and count "
-        text += "as the same people; if they are not, rename them, or give a list of "
-        text += "all files with a column participant_id."
-        where = sorted(set().union(*shared.values()))
-        logger.warning(text, listed(where, 3), listed(shared, 3))
+    roots = {name: {*map(study_of, own)} - {None} for name, own in several.items()}
+    # The raw dataset of a study may be a folder beside its derivatives.
+    outer = {
+        n: {r for r in own if own.isdisjoint(r.parents)} for n, own in roots.items()
+    }
+    shared = {name: own for name, own in outer.items() if len(own) > 1}
+    if not shared:
+        return ""
+    where = sorted(set().union(*shared.values()))
+    return (
+        f"subjects of several datasets ({listed(where, 3)}) have the same names "
+        f"({listed(shared, 3)}), and count as the same people; if they are not, rename "
+        "them, or give a list of all files with a column participant_id."
+    )
 
 
 def _listed_subject(rows):

@@ -414,7 +414,8 @@ def _open(folder, plan):
             return None
     except (*_MISSING_ERRORS, ValueError, EOFError, LookupError, TypeError):
         return None
-    refuse_files(complaints, len(kept), plan.skip_bad)
+    n_bad = len(plan.tasks) - len(kept) if plan.tasks[0].gradients else 0
+    refuse_files(complaints, len(kept), plan.skip_bad, n_bad)
     arrays = {"masks": None, **arrays}
     volumes = Volumes(affine=plan.grid.affine, files=files, **arrays)
     volumes.listed, volumes.channels = plan.listed, plan.channels

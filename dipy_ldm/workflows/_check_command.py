@@ -26,7 +26,7 @@ from dipy_ldm.data._covariates import (
     summarise,
 )
 from dipy_ldm.data._paths import holds_volumes, rows_of_lists
-from dipy_ldm.data._table_rows import warn_of_datasets
+from dipy_ldm.data._table_rows import shared_names_complaint
 from dipy_ldm.data.volumes import refuse_beside_series
 from dipy_ldm.workflows import _inputs as inputs, _training as training
 from dipy_ldm.workflows._options import as_command_line, sizes_of
@@ -74,7 +74,9 @@ def _check_volume_inputs(options):
     if volumes is None:
         return sections, None
     files, subjects = volumes.files, volumes.subjects
-    warn_of_datasets(files, subjects)
+    if complaint := shared_names_complaint(files, subjects):
+        finding = refused("names of subjects", InputError(complaint))
+        findings.append(finding._replace(state="amber"))
     if conditions:
         sections["Conditions"] = _check_tables(conditions, files, paths, steps)
     cohort = Cohort(volumes.images, affine=volumes.affine, subjects=subjects)

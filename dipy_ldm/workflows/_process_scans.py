@@ -19,7 +19,7 @@ from dipy_ldm._native_space import MaskedScan, bring_back, conformed
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.files import make_folder
-from dipy_ldm._utils.progress import reworded, tqdm
+from dipy_ldm._utils.progress import shown_once, tqdm
 from dipy_ldm._utils.values import as_report
 from dipy_ldm.data._bvals_bvecs import makes_series, refuse_series
 from dipy_ldm.data._conforming import MeasuredSeries, conform_channels
@@ -75,6 +75,10 @@ logger = logging.getLogger(__name__)
 # Maximum number of volumes in the picture.
 _N_SHOWN = 8
 _CURE = "add --resume to go on, or --force to overwrite"
+_FOREIGN_CURE = (
+    "name another --out_dir, or add --force to overwrite what no JSON file of dipy_ldm "
+    "describes"
+)
 _NO_INPAINTING = (
     "from a b = 0 that it can't inpaint; inpaint b = 0, or maps such as FA, with a "
     "model of these"
@@ -226,7 +230,7 @@ def prepare(
         return None
     infos, bad, parts = _check_files(parts, share, channels, names is True, of_series)
     if not options.resume:
-        outputs.refuse_overwriting(flow, _all_files(parts, end), _CURE)
+        _refuse_existing(flow, [*chain(*parts.values())], end)
     requested = RequestedConditions.of(document, conditions, range(1))
     inputs = sources, source_of, outputs.number_noise(files), infos, parts, bad
     return Job(verb, options, path, grid, requested, *inputs, end, cluster)
@@ -244,11 +248,41 @@ def _name_outputs(options, sets, end, verb, outputs_of):
     return {file: outputs_of(name) for file, name in names.items()}
 
 
-def _all_files(parts, end):
-    """List all files that will be written."""
-    all_parts = chain(*parts.values())
-    volumes = [(path, part.channel) for part in all_parts for path in part.outputs]
-    return outputs.list_files(volumes, end.with_name(f"{end.name}.png"))
+def _refuse_existing(flow, parts, end=None):
+    """Refuse to overwrite outputs, and the picture of a run; others' files first."""
+    outputs.refuse_overwriting(flow, _find_foreign(parts), _FOREIGN_CURE)
+    picture = end and end.with_name(f"{end.name}.png")
+    files = outputs.list_files(_volumes(parts), picture)
+    outputs.refuse_overwriting(flow, files, _CURE)
+
+
+def _find_foreign(parts):
+    """List files at the places of outputs that have no sidecar of dipy_ldm."""
+    volumes = [pair for pair in _volumes(parts) if not generated_sidecar(pair[0])]
+    # Tables are written before sidecars, and these before volumes: an interrupted run
+    # may have left its tables alone.
+    texts = {
+        sidecar(path).with_suffix(end): text
+        for path, channel in volumes
+        for end, text in channel.texts().items()
+    }
+    return [
+        file
+        for file in outputs.list_files(volumes)
+        if file.exists() and not _holds(file, texts.get(file))
+    ]
+
+
+def _holds(file, text):
+    """Return whether a file has the text that would be written; None is no text."""
+    if text is None or not file.is_file():
+        return False
+    return file.read_text("utf-8", errors="replace") == text
+
+
+def _volumes(parts):
+    """List all output volumes with their channels."""
+    return [(path, part.channel) for part in parts for path in part.outputs]
 
 
 def _check_series(document, options, conditions):
@@ -340,14 +374,7 @@ def process_all(
 
 def _warnings_of(file):
     """Put the file's name before the model's warnings, and show each warning once."""
-    shown = set()
-
-    def name(message):
-        text = "" if message in shown else f"{file}: {message}"
-        shown.add(message)
-        return text
-
-    return reworded("dipy_ldm.latent_diffusion", name)
+    return shown_once("dipy_ldm.latent_diffusion", f"{file}: ")
 
 
 def _summarise(flow, job, rows):
@@ -385,7 +412,7 @@ def _past(verb):
 
 def _remaining(flow, tasks, verb):
     """Return the tasks that an interrupted run did not complete."""
-    remaining = [task for task in tasks if not _is_done(task, flow._force_overwrite)]
+    remaining = [task for task in tasks if not _is_done(flow, task)]
     done = len(tasks) - len(remaining)
     logger.info("%d of %d volumes were already %s.", done, len(tasks), _past(verb))
     return remaining
@@ -394,25 +421,17 @@ def _remaining(flow, tasks, verb):
 def _is_written(flow, task, resume):
     """Return whether another run has just written a volume; refuse to overwrite it."""
     if resume:
-        return _is_done(task, flow._force_overwrite)
-    paths = [*task.outputs, *map(sidecar, task.outputs)]
-    outputs.refuse_overwriting(flow, paths, _CURE)
+        return _is_done(flow, task)
+    _refuse_existing(flow, task.parts)
     return False
 
 
-def _is_done(task, force):
+def _is_done(flow, task):
     """Return whether all outputs are complete; refuse those of another run."""
+    outputs.refuse_overwriting(flow, _find_foreign(task.parts), _FOREIGN_CURE)
     sidecars = {o: facts for o in task.outputs if (facts := generated_sidecar(o))}
-    # A sidecar is written before its volume.
-    files = [(o, sidecar(o)) for o in task.outputs if o not in sidecars]
-    foreign = [file for file in chain(*files) if file.exists()]
-    if foreign and not force:
-        raise InputError(
-            f"{foreign[0]} exists, and has no JSON file of dipy_ldm; name another "
-            "--out_dir, or add --force to overwrite."
-        )
     output, other = _find_difference(sidecars, task)
-    if other and not force:
+    if other and not flow._force_overwrite:
         raise InputError(
             f"{output} is of another run ({other}); resume with the same options, name "
             "another --out_dir, or add --force to overwrite."

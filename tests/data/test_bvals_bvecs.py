@@ -11,6 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from dipy_ldm import InputError
 from dipy_ldm.data._bvals_bvecs import Gradients
+from dipy_ldm.data._conforming import MeasuredSeries
+from dipy_ldm.data._pairing import read_series
 
 BVALS = np.array([0, 1000, 5, 1000, 2000.0])
 # Along the world's axes, of length 1 where b is above 50.
@@ -169,7 +171,7 @@ def test_load_volumes_names_a_damaged_series(tmp_path, load, end):
     assert load(tmp_path, dwi=True, skip_bad=True).subjects == ["sub-2"] * 3
 
 
-def test_load_volumes_keeps_good_volumes_of_a_series(tmp_path, load):
+def test_load_volumes_keeps_good_volumes_of_a_series(tmp_path, load, caplog):
     file = save_series(tmp_path)
     data = nib.load(file).get_fdata(dtype="float32")
     data[..., 3], data[0, 0, 0, 1] = 0, np.nan
@@ -177,4 +179,16 @@ def test_load_volumes_keeps_good_volumes_of_a_series(tmp_path, load):
     with pytest.raises(InputError, match=r"volume 1 of .*sub-1_dwi.* NaN") as refusal:
         load(file, dwi=True)
     assert f"volume 3 of {file} is empty; leave it out" in str(refusal.value)
+    assert str(refusal.value).endswith("to go on without them (1 good volume).")
     assert load(file, dwi=True, skip_bad=True).gradients["bval"] == [2000]
+    assert "skipped 2 bad volumes of 1 file:" in caplog.text
+
+
+def test_measured_series_name_all_bad_volumes(tmp_path):
+    file = save_series(tmp_path)
+    data = nib.load(file).get_fdata(dtype="float32")
+    data[0, 0, 0, [1, 4]] = np.nan
+    nib.save(nib.Nifti1Image(data, AFFINE), file)
+    ((task,), _) = read_series([file])
+    with pytest.raises(InputError, match=r"volume 1 of .* NaN .*\nvolume 4 of .* NaN"):
+        MeasuredSeries.of(task).load(file)

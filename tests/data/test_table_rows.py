@@ -171,7 +171,13 @@ def test_find_subjects_in_names(files, subjects):
 
 @pytest.mark.parametrize(
     ("folder", "warns"),
-    [("b", True), ("a", False), ("a/derivatives/c", False), ("derivatives/c", False)],
+    [
+        ("b", True),
+        ("b/derivatives/c", True),
+        ("a", False),
+        ("a/derivatives/c", False),
+        ("derivatives/c", False),
+    ],
 )
 def test_subjects_of_several_datasets_are_named(tmp_path, folder, warns, caplog):
     for root in ("a", folder):

@@ -78,6 +78,7 @@ def generate(trained, command):
         ("", None),
         ("--conditions none", "none"),
         ("--conditions sex=F", {"sex": "F"}),
+        ("--conditions age=99", {"age": 99}),
         ("--same_noise --conditions age=60,99 sex=F", {"age": [60, 99], "sex": "F"}),
     ],
 )
@@ -86,7 +87,8 @@ def test_generate_records_requested_and_drawn_conditions(
 ):
     how = {"seed": 5, "first": 3, "same_noise": "--same_noise" in words}
     options = ("--n_samples", 2, "--seed", 5, "--first_sample", 3)
-    generate(*options, *words.split())
+    output = generate(*options, *words.split())
+    assert output.count("age 99 is outside") == ("99" in words)  # once
     model = load_model(trained[0] / "out" / "ldm.safetensors")
     if conditions == "none":
         table, drawn = dict.fromkeys(("age", "sex"), ["n/a"] * 2), []

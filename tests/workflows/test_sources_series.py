@@ -313,6 +313,9 @@ def test_check_a_folder_of_series(trained, command, tmp_path):
     for file in trained.glob("sub-*_dwi.*"):
         shutil.copy(file, tmp_path)
     (tmp_path / "sub-0_dwi.bvec").unlink()
+    data = nib.load(tmp_path / "sub-2_dwi.nii.gz").get_fdata(dtype="float32")
+    data[0, 0, 0, 1:3] = np.nan
+    nib.save(nib.Nifti1Image(data, AFFINE), tmp_path / "sub-2_dwi.nii.gz")
     bvals = np.loadtxt(tmp_path / "sub-1_dwi.bval")
     bvals[-1] = 3000
     np.savetxt(tmp_path / "sub-1_dwi.bval", bvals[None], "%g")
@@ -322,7 +325,9 @@ def test_check_a_folder_of_series(trained, command, tmp_path):
     (unchecked,) = page["Findings"]["Not checked"]
     assert (unchecked["title"], unchecked["state"]) == ("--dwi", "grey")
     findings = {f["title"]: f for f in page["Findings"]["Files"]}
-    (bad,) = findings["files"]["table"]
+    what = "1 of 5 files and 2 volumes of 1 other file cannot be used."
+    assert findings["files"]["what"] == what
+    bad, _ = findings["files"]["table"]
     assert "sub-0_dwi.nii.gz has no .bvec beside it" in "".join(bad.values())
     series = findings["series"]
     assert series["state"] == "amber"

@@ -151,6 +151,17 @@ def test_few_volumes_give_grey_findings(cohort, check):
     assert report["files"]["state"] == "green"
 
 
+def test_equal_names_in_two_studies_are_amber(check, tmp_path):
+    folders = [tmp_path / name / "derivatives/prep" for name in "ab"]
+    for i, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        for number in range(4):
+            write(folder, number, head(10 * i + number))
+    names = check(*folders, status=1)["names of subjects"]
+    assert names["state"] == "amber"
+    assert "and 1 more), and count as the same people" in names["what"]
+
+
 def test_too_few_for_a_batch_is_red(cohort, check, monkeypatch):
     lines = []
     logger = _check_command.logger

@@ -29,7 +29,7 @@ from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._preprocessing import conform_file
 from dipy_ldm.data._sidecars import fingerprint
-from dipy_ldm.data.channels import Channel, Unnamed
+from dipy_ldm.data.channels import Channel
 from dipy_ldm.denoiser import _networks
 from dipy_ldm.workflows import _process_scans as process_scans, _training as training
 from dipy_ldm.workflows.denoise import DenoiseLDMFlow
@@ -375,7 +375,11 @@ BAD_DENOISING = {
     ),
     "another strategy": ("MODEL volumes --strategy x", "one of auto, none"),
     "no such device": ("MODEL volumes/0.nii --devices GPU:9", NO_DEVICE),
-    "a result in the way": ("MODEL volumes/1.nii.gz", "or --force to overwrite"),
+    "a file in the way": ("MODEL volumes/1.nii.gz", "overwrite what no JSON file of"),
+    "a file in the way of a resumed run": (
+        "MODEL volumes/1.nii.gz --resume",
+        "1_denoised.json exists already; name another --out_dir",
+    ),
     "a picture in the way": ("MODEL volumes/2.nii.gz", "denoised.png exists already"),
     "channels": (
         "MODEL both.nii --channels",
@@ -479,7 +483,7 @@ def test_an_interrupted_denoising_goes_on(denoise, volumes, tmp_path):
     assert "of another run (Dtype was float32 and is int16)" in answer(output)
     (tmp_path / "3_denoised.json").unlink()
     output = denoise(*arguments, status=2)
-    assert "3_denoised.nii.gz exists, and has no JSON file of" in answer(output)
+    assert "3_denoised.nii.gz exists already; name another --out_dir" in answer(output)
     assert written(3) == before[3]
     denoise(*arguments, "--seed", 5, "--force")
     assert written(3) != before[3]
@@ -493,13 +497,23 @@ def test_two_runs_do_not_write_the_same_volumes(denoise, volumes, tmp_path):
     assert answer(output) == "The 3 other volumes were denoised."
     assert len(list(tmp_path.glob("*_denoised.nii.gz"))) == 3
     # As if another run had ended since this began.
-    part = process_scans.Part(Unnamed(), volumes / "0.nii.gz", [tmp_path / "0.nii.gz"])
-    task = process_scans.Task([part], {})
-    assert not process_scans._is_written(DenoiseLDMFlow(), task, resume=False)
+    channel = SimpleNamespace(texts=lambda: {".bval": "0 1\n"})
+    part = process_scans.Part(channel, volumes / "0.nii.gz", [tmp_path / "0.nii.gz"])
+    is_written = partial(
+        process_scans._is_written, DenoiseLDMFlow(), process_scans.Task([part], {})
+    )
+    (tmp_path / "0.bval").write_text("mine\n")
+    for resume in (True, False):
+        with pytest.raises(InputError, match=r"0\.bval exists already; name another"):
+            is_written(resume=resume)
+    # What an interrupted run wrote before the sidecar.
+    (tmp_path / "0.bval").write_text("0 1\n")
+    assert not is_written(resume=True)
+    (tmp_path / "0.json").write_text('{"GeneratedBy": {"Name": "dipy_ldm"}}')
     for end in ("json", "nii.gz"):
         (tmp_path / f"0.{end}").touch()
-        with pytest.raises(InputError, match=rf"{end}.* exists? already; add --res"):
-            process_scans._is_written(DenoiseLDMFlow(), task, resume=False)
+        with pytest.raises(InputError, match=rf"{end}.* exist already; add --resume"):
+            is_written(resume=False)
 
 
 def test_volumes_of_one_name_keep_their_folders(denoise, tmp_path):
