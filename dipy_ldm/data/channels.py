@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from itertools import chain
+import logging
 import math
 from pathlib import Path
 from types import MappingProxyType
@@ -36,6 +37,8 @@ from dipy_ldm.data._sources import refuse_unknown_labels
 from dipy_ldm.data._tables import read_table
 
 __all__ = ["Channel", "Labels", "Map", "as_channels", "split_channels"]
+
+logger = logging.getLogger("dipy_ldm")
 
 # Each takes a column in networks and in the cache.
 MAX_LABELS = 64
@@ -233,7 +236,7 @@ class Map(Channel):
         return (self.background - self.low) / (self.high - self.low)
 
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Read a map, and refuse one that exceeds its range."""
+        """Read a map; refuse one beyond its range, and warn of one that uses none."""
         data, affine = read_voxels(file, channels=False)
         low, high = float(data.min()), float(data.max())
         margin = _ROUNDING * (self.high - self.low)
@@ -245,7 +248,25 @@ class Map(Channel):
                 f"{self.name}, {self.low:g} to {self.high:g}; clip them, or train with "
                 f"another range, as {self.name}={wider}{':UNIT' if self.unit else ''}."
             )
+        self._warn_of_small_values(file, data)
         return data, affine
+
+    def _warn_of_small_values(self, file, data):
+        """Warn of a map that looks empty, and is not."""
+        deviation = float(np.abs(data - self.background).max())
+        if 0 < deviation <= self._noise:
+            text = (
+                "%s has values within %.2g of the background (%g), almost nothing of "
+                "the range of %s, %g to %g (another unit?); scale them, or train with "
+                "another range."
+            )
+            place = self.background, self.name, self.low, self.high
+            logger.warning(text, file, deviation, *place)
+
+    @property
+    def _noise(self):
+        """Largest deviation from the background that may be noise of a decoder."""
+        return _BACKGROUND_NOISE * (self.high - self.low)
 
     def conform(
         self, file: Path, data: np.ndarray, affine: np.ndarray, grid: Grid
@@ -270,20 +291,23 @@ class Map(Channel):
     def measure(self, image: np.ndarray, millilitres: float) -> dict[str, float]:
         """Measure the mean outside the background."""
         values = self.restore(image)
-        margin = _BACKGROUND_NOISE * (self.high - self.low)
-        inside = values[np.abs(values - self.background) > margin]
+        inside = values[np.abs(values - self.background) > self._noise]
         mean = float(inside.mean(dtype=float)) if inside.size else self.background
         return {f"mean, {self.unit}" if self.unit else "mean": mean}
 
     def find_odd(
         self, measured: Mapping[str, np.ndarray], names: Sequence[str]
     ) -> list[str]:
-        """Describe volumes of another scale than most."""
-        if self.low < self.background < self.high:
-            return []  # means of both signs have no scale
+        """Describe volumes of another scale than most, or most if they seem empty."""
         means = next(iter(measured.values()))
         sizes = np.abs(means - self.background)
-        most = max(float(np.median(sizes)), 1e-12)
+        most = float(np.median(sizes))
+        if most == 0:
+            n = np.count_nonzero(sizes == 0)
+            text = f"{n} of {len(names)} volumes use almost nothing of the range"
+            return [f"{text} {self.low:g} to {self.high:g}"]
+        if self.low < self.background < self.high:
+            return []  # means of both signs have no scale
         return [
             f"{name} has a mean of {mean:.4g}, the median is {np.median(means):.4g}"
             for name, mean, size in zip(names, means, sizes)

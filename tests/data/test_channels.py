@@ -259,6 +259,11 @@ def test_maps_measure_the_mean_outside_the_background():
         (100.0, [1200, 1250, 1230, 260], ["d has a mean of 260, the median is 1215"]),
         # Of both signs, means are near to 0 or not, whatever the scale.
         (-1.0, [0.002, -0.003, 0.15], []),
+        (
+            0.0,
+            [0, 2, 0, 0],
+            ["3 of 4 volumes use almost nothing of the range 0 to 5000"],
+        ),
     ],
 )
 def test_maps_of_another_scale_are_odd(low, means, odd):
@@ -374,6 +379,17 @@ def test_maps_name_a_range_that_holds_the_values(tmp_path):
     with pytest.raises(InputError, match=r"as x=0:1\.235\."):
         Map("x").load(file)
     Map("x", high=1.235).load(file)
+
+
+def test_maps_in_a_far_smaller_unit_cause_a_warning(bids, load, anatomy, caplog):
+    for subject in ("sub-01", "sub-03"):
+        put(bids, subject, "desc-FA_dwimap", np.float32(1e-9 * (anatomy > 0)))
+    put(bids, "sub-02_ses-1", "desc-FA_dwimap", 0 * anatomy)  # but not empty ones
+    load(bids, channels=["desc-FA"])
+    (text,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "sub-01_desc-FA_dwimap.nii.gz has values within 1e-09 of" in text
+    assert "(0), almost nothing of the range of desc-FA, 0 to 1 (another unit?)" in text
+    assert "The same holds for 1 more: " in text and "sub-03_desc-FA" in text
 
 
 def test_as_channels_gives_usual_names_their_kinds():
