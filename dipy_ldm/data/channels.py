@@ -645,9 +645,9 @@ def as_channels(
 
 
 def _parse(text, files):
-    name, _, choice = text.partition("=")
+    name, equals, choice = text.partition("=")
     kind, options = _KINDS_BY_NAME.get(name.rpartition("-")[2].lower(), (Channel, {}))
-    if not choice:
+    if not equals:
         if files and "-" in name:
             end = suffix(choose_named(files, name)[0]) or ""
             kind, options = _KINDS_BY_NAME.get(end.lower(), (kind, options))

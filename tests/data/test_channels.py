@@ -288,6 +288,7 @@ def test_choose_channels_by_name():
         (["T1w", "T9w"], r"no file has the suffix T9w; there are .*T1w \(3\)"),
         (["T1w", "desc-MD"], "no file has the desc MD; there are .*FA"),
         (["T1w=thing"], "unknown kind of channel 'thing'; choose one of intensity"),
+        (["T1w="], "unknown kind of channel ''; choose one of intensity"),
         (["T1w=0:x"], "the range of a map must be two numbers, as in T1w=0:1"),
         (["T1w=1:0"], "the range of T1w must be two numbers, the lower first"),
         (["T1w=labels"], "fractional values.*or train with T1w=intensity"),
