@@ -373,20 +373,23 @@ class Labels(Channel):
 
     def learn(self, files: Sequence[Path]) -> Self:
         """Read all files for their labels, and the table that names them."""
-        labels, complaints = set(self.labels), {}
+        labels_of, complaints = {}, {}
         for file in files if not self.labels else ():
             try:
-                labels |= set(np.unique(self._read(file)[0]).astype(int).tolist())
+                values = np.unique(self._read(file)[0]).astype(int)
+                labels_of[file] = {*values.tolist()} - {0}
             except InputError as error:
                 complaints[file] = str(error)
-        if not labels:
+        if not labels_of:
             refuse_files(complaints, 0, skip_bad=False)
         # If some are good, bad ones are refused later, with those of other channels.
-        labels -= {0}
+        labels = set(self.labels).union(*labels_of.values())
         if not 0 < len(labels) <= MAX_LABELS:
+            fullest = sorted(labels_of, key=lambda file: -len(labels_of[file]))
+            most = listed([f"{len(labels_of[file])} in {file}" for file in fullest], 3)
             raise InputError(
-                f"{self.name} has {len(labels)} labels beside 0, and must have 1 to "
-                f"{MAX_LABELS}; merge some, or give other files."
+                f"{self.name} has {len(labels)} labels beside 0{most and f' ({most})'}"
+                f", and must have 1 to {MAX_LABELS}; merge some, or give other files."
             )
         table = self.table or _read_label_tables(files, labels)
         return replace(super().learn(files), labels=tuple(sorted(labels)), table=table)

@@ -341,11 +341,20 @@ def test_labels_that_are_nearly_whole_are_rounded(tmp_path, anatomy):
     npt.assert_array_equal(labels.load(file)[0][..., 0], anatomy)
 
 
-def test_labels_learn_refuses_many(tmp_path):
+def test_labels_learn_refuses_many_and_names_the_files_with_most(tmp_path, anatomy):
     many = np.arange(504, dtype="int16").reshape(SHAPE)
-    file = put(tmp_path, "sub-1", "dseg", many)
-    with pytest.raises(InputError, match=f"503 labels .* 1 to {MAX_LABELS}; merge"):
-        Labels("dseg").learn([file])
+    files = [put(tmp_path, f"sub-{n}", "dseg", anatomy) for n in range(4)]
+    files[2] = put(tmp_path, "sub-2", "dseg", many)
+    with pytest.raises(
+        InputError, match=f"504 labels .* 1 to {MAX_LABELS}; merge"
+    ) as e:
+        Labels("dseg").learn(files)
+    assert f"(503 in {files[2]}, 3 in {files[0]}, 3 in" in str(e.value)
+    with pytest.raises(InputError, match=r"x has 99 labels beside 0, and must have 1"):
+        Labels("x", labels=range(1, 100)).learn(files)
+    empty = put(tmp_path, "sub-9", "dseg", 0 * anatomy)
+    with pytest.raises(InputError, match=f"has 0 labels beside 0 .0 in {empty}., and"):
+        Labels("dseg").learn([empty])
 
 
 @pytest.mark.parametrize(
