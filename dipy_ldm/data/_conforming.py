@@ -9,6 +9,7 @@ from typing import Self, cast
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.values import check_each
 from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._bvals_bvecs import Gradients
 from dipy_ldm.data._grid import Grid, conform
@@ -45,7 +46,9 @@ def conform_channels(
     parts: Iterable[tuple[Channel, Path]], grid: Grid
 ) -> tuple[np.ndarray, list[Origin]]:
     """Return all channels of a scan, ``(*grid.shape, columns)``, and their origins."""
-    images, origins = zip(*(channel.read(file, grid) for channel, file in parts))
+    read: list[tuple] = []
+    check_each(lambda part: read.append(part[0].read(part[1], grid)), parts)
+    images, origins = zip(*read)
     return np.concatenate(images, -1), list(origins)
 
 

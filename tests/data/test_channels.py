@@ -1,5 +1,6 @@
 """Channels that know what they are: put together, scaled, and turned back."""
 
+import errno
 import logging
 import shutil
 
@@ -9,6 +10,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data.channels import (
     MAX_LABELS,
@@ -302,17 +304,35 @@ def test_load_volumes_refuses_wrong_channels(bids, load, names, message):
         load(bids, channels=names)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
 def test_load_volumes_reports_all_bad_files_of_channels(bids, load, anatomy):
+    put(bids, "sub-01", "T1w", np.float32(anatomy) / (anatomy > 0))
     put(bids, "sub-01", "dseg", anatomy * 0.5)
     put(bids, "sub-03", "desc-FA_dwimap", (2.5 * (anatomy > 0)).astype("float32"))
     with pytest.raises(InputError) as error:
         load(bids, channels=["T1w", "dseg", "desc-FA"])
-    first, second, cure = str(error.value).splitlines()
+    scan, first, second, cure = str(error.value).splitlines()
+    assert "sub-01_T1w.nii.gz has NaN" in scan
     assert "sub-01_dseg.nii.gz has fractional values" in first
     assert "sub-03_desc-FA_dwimap.nii.gz has values from 0 to 2.5, outside" in second
     assert "or train with another range, as desc-FA=0:2.5." in second
     assert "Add `skip_bad`" in cure
     assert len(load(bids, channels=["T1w", "dseg"], skip_bad=True).images) == 2
+
+
+def test_load_volumes_reads_channels_again_after_an_error_of_the_disk(
+    bids, load, monkeypatch
+):
+    def fail(file):
+        if file.name == "sub-01_T1w.nii.gz":
+            raise OSError(errno.EIO, "Input/output error")
+        return read(file)
+
+    read = nifti.gzip.open
+    with monkeypatch.context() as patch:
+        patch.setattr(nifti.gzip, "open", fail)
+        assert len(load(bids, channels=["T1w", "dseg"], skip_bad=True).images) == 2
+    assert len(load(bids, channels=["T1w", "dseg"], skip_bad=True).images) == 3
 
 
 def test_load_volumes_counts_complete_subjects_and_not_files(bids, load, anatomy):
