@@ -75,6 +75,8 @@ class Channel:
     # Captions of the results of spread and summarise, and of difference.
     deviation: ClassVar[str] = "standard deviation"
     compared: ClassVar[str] = "{} minus {}"
+    # What to do about the outliers of find_odd.
+    cure: ClassVar[str] = "Review these files, and remove wrong ones."
     # Conditions of its columns, the files that hold them, and the volume to display.
     conditions: ClassVar[Mapping[str, Sequence]] = MappingProxyType({})
     tables: ClassVar[Sequence[Path]] = ()
@@ -212,6 +214,9 @@ class Map(Channel):
     kind: ClassVar[str] = "map"
     intent: ClassVar[str] = "estimate"
     brightens: ClassVar[bool] = False
+    cure: ClassVar[str] = (
+        "Check the unit and scale of these maps, or remove wrong ones."
+    )
 
     def __post_init__(self) -> None:
         """Refuse an invalid range or background."""
@@ -346,6 +351,9 @@ class Labels(Channel):
     continuous: ClassVar[bool] = False
     deviation: ClassVar[str] = "share with another label than most"
     compared: ClassVar[str] = "1 where the labels of {} and {} differ"
+    cure: ClassVar[str] = (
+        "Merge rare labels, which are hardly learnt, or remove wrong files."
+    )
 
     def __post_init__(self) -> None:
         """Refuse labels that are not whole numbers, and an invalid table."""
