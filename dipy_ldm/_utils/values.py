@@ -197,15 +197,17 @@ def as_report(complaints: Iterable[str]) -> str:
 
 
 def check_each(check: Callable, items: Iterable) -> None:
-    """Check each item, and report all errors at once."""
-    complaints = []
+    """Check each item, and report all errors at once; a system error is the cause."""
+    errors = []
     for item in items:
         try:
             check(item)
         except InputError as error:
-            complaints.append(str(error))
-    if complaints:
-        raise InputError(as_report(complaints))
+            errors.append(error)
+    if errors:
+        causes = (error.__cause__ for error in errors)
+        cause = next((c for c in causes if isinstance(c, OSError) and c.errno), None)
+        raise InputError(as_report(map(str, errors))) from cause
 
 
 def counted(number: int, noun: str) -> str:

@@ -376,17 +376,20 @@ def check_equal_images(images: np.ndarray, names: Sequence[str]) -> Finding:
 
 
 def check_channels(cohort: Cohort, names: Sequence[str]) -> list[Finding]:
-    """Find labels that few volumes have, and maps of another scale."""
+    """Find labels that few volumes have, and maps of another scale.
+
+    ``names`` are those of the files of the first channel.
+    """
     findings = []
     for channel, columns in channel_slices(cohort.channels):
         rows = [channel.measure(image[..., columns], 1.0) for image in cohort.images]
         if not rows[0]:
             continue
         measured = {title: np.array([row[title] for row in rows]) for title in rows[0]}
-        odd = channel.find_odd(measured, names)
-        cure = "Merge rare labels, which are hardly learnt, or remove wrong files."
+        others = [f"the {channel.name} that belongs to {name}" for name in names]
+        odd = channel.find_odd(measured, others if columns.start else names)
         findings.append(
-            amber(channel.name, f"{listed(odd, 5)}.", cure)
+            amber(channel.name, f"{listed(odd, 5)}.", channel.cure)
             if odd
             else green(channel.name, "No volume is unusual.")
         )

@@ -46,7 +46,9 @@ def conform_channels(
     parts: Iterable[tuple[Channel, Path]], grid: Grid
 ) -> tuple[np.ndarray, list[Origin]]:
     """Return all channels of a scan, ``(*grid.shape, columns)``, and their origins."""
-    images, origins = zip(*(channel.read(file, grid) for channel, file in parts))
+    read: list[tuple] = []
+    check_each(lambda part: read.append(part[0].read(part[1], grid)), parts)
+    images, origins = zip(*read)
     return np.concatenate(images, -1), list(origins)
 
 

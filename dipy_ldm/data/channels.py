@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from itertools import chain
+import logging
 import math
 from pathlib import Path
 from types import MappingProxyType
@@ -36,6 +37,8 @@ from dipy_ldm.data._sources import refuse_unknown_labels
 from dipy_ldm.data._tables import read_table
 
 __all__ = ["Channel", "Labels", "Map", "as_channels", "split_channels"]
+
+logger = logging.getLogger("dipy_ldm")
 
 # Each takes a column in networks and in the cache.
 MAX_LABELS = 64
@@ -72,6 +75,8 @@ class Channel:
     # Captions of the results of spread and summarise, and of difference.
     deviation: ClassVar[str] = "standard deviation"
     compared: ClassVar[str] = "{} minus {}"
+    # What to do about the outliers of find_odd.
+    cure: ClassVar[str] = "Review these files, and remove wrong ones."
     # Conditions of its columns, the files that hold them, and the volume to display.
     conditions: ClassVar[Mapping[str, Sequence]] = MappingProxyType({})
     tables: ClassVar[Sequence[Path]] = ()
@@ -209,6 +214,9 @@ class Map(Channel):
     kind: ClassVar[str] = "map"
     intent: ClassVar[str] = "estimate"
     brightens: ClassVar[bool] = False
+    cure: ClassVar[str] = (
+        "Check the unit and scale of these maps, or remove wrong ones."
+    )
 
     def __post_init__(self) -> None:
         """Refuse an invalid range or background."""
@@ -233,7 +241,7 @@ class Map(Channel):
         return (self.background - self.low) / (self.high - self.low)
 
     def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Read a map, and refuse one that exceeds its range."""
+        """Read a map; refuse one beyond its range, and warn of one that uses none."""
         data, affine = read_voxels(file, channels=False)
         low, high = float(data.min()), float(data.max())
         margin = _ROUNDING * (self.high - self.low)
@@ -245,7 +253,25 @@ class Map(Channel):
                 f"{self.name}, {self.low:g} to {self.high:g}; clip them, or train with "
                 f"another range, as {self.name}={wider}{':UNIT' if self.unit else ''}."
             )
+        self._warn_of_small_values(file, data)
         return data, affine
+
+    def _warn_of_small_values(self, file, data):
+        """Warn of a map that looks empty, and is not."""
+        deviation = float(np.abs(data - self.background).max())
+        if 0 < deviation <= self._noise:
+            text = (
+                "%s has values within %.2g of the background (%g), almost nothing of "
+                "the range of %s, %g to %g (another unit?); scale them, or train with "
+                "another range."
+            )
+            place = self.background, self.name, self.low, self.high
+            logger.warning(text, file, deviation, *place)
+
+    @property
+    def _noise(self):
+        """Largest deviation from the background that may be noise of a decoder."""
+        return _BACKGROUND_NOISE * (self.high - self.low)
 
     def conform(
         self, file: Path, data: np.ndarray, affine: np.ndarray, grid: Grid
@@ -270,20 +296,23 @@ class Map(Channel):
     def measure(self, image: np.ndarray, millilitres: float) -> dict[str, float]:
         """Measure the mean outside the background."""
         values = self.restore(image)
-        margin = _BACKGROUND_NOISE * (self.high - self.low)
-        inside = values[np.abs(values - self.background) > margin]
+        inside = values[np.abs(values - self.background) > self._noise]
         mean = float(inside.mean(dtype=float)) if inside.size else self.background
         return {f"mean, {self.unit}" if self.unit else "mean": mean}
 
     def find_odd(
         self, measured: Mapping[str, np.ndarray], names: Sequence[str]
     ) -> list[str]:
-        """Describe volumes of another scale than most."""
-        if self.low < self.background < self.high:
-            return []  # means of both signs have no scale
+        """Describe volumes of another scale than most, or most if they seem empty."""
         means = next(iter(measured.values()))
         sizes = np.abs(means - self.background)
-        most = max(float(np.median(sizes)), 1e-12)
+        most = float(np.median(sizes))
+        if most == 0:
+            n = np.count_nonzero(sizes == 0)
+            text = f"{n} of {len(names)} volumes use almost nothing of the range"
+            return [f"{text} {self.low:g} to {self.high:g}"]
+        if self.low < self.background < self.high:
+            return []  # means of both signs have no scale
         return [
             f"{name} has a mean of {mean:.4g}, the median is {np.median(means):.4g}"
             for name, mean, size in zip(names, means, sizes)
@@ -322,6 +351,9 @@ class Labels(Channel):
     continuous: ClassVar[bool] = False
     deviation: ClassVar[str] = "share with another label than most"
     compared: ClassVar[str] = "1 where the labels of {} and {} differ"
+    cure: ClassVar[str] = (
+        "Merge rare labels, which are hardly learnt, or remove wrong files."
+    )
 
     def __post_init__(self) -> None:
         """Refuse labels that are not whole numbers, and an invalid table."""
@@ -349,20 +381,23 @@ class Labels(Channel):
 
     def learn(self, files: Sequence[Path]) -> Self:
         """Read all files for their labels, and the table that names them."""
-        labels, complaints = set(self.labels), {}
+        labels_of, complaints = {}, {}
         for file in files if not self.labels else ():
             try:
-                labels |= set(np.unique(self._read(file)[0]).astype(int).tolist())
+                values = np.unique(self._read(file)[0]).astype(int)
+                labels_of[file] = {*values.tolist()} - {0}
             except InputError as error:
                 complaints[file] = str(error)
-        if not labels:
+        if not labels_of:
             refuse_files(complaints, 0, skip_bad=False)
         # If some are good, bad ones are refused later, with those of other channels.
-        labels -= {0}
+        labels = set(self.labels).union(*labels_of.values())
         if not 0 < len(labels) <= MAX_LABELS:
+            fullest = sorted(labels_of, key=lambda file: -len(labels_of[file]))
+            most = listed([f"{len(labels_of[file])} in {file}" for file in fullest], 3)
             raise InputError(
-                f"{self.name} has {len(labels)} labels beside 0, and must have 1 to "
-                f"{MAX_LABELS}; merge some, or give other files."
+                f"{self.name} has {len(labels)} labels beside 0{most and f' ({most})'}"
+                f", and must have 1 to {MAX_LABELS}; merge some, or give other files."
             )
         table = self.table or _read_label_tables(files, labels)
         return replace(super().learn(files), labels=tuple(sorted(labels)), table=table)
@@ -621,9 +656,9 @@ def as_channels(
 
 
 def _parse(text, files):
-    name, _, choice = text.partition("=")
+    name, equals, choice = text.partition("=")
     kind, options = _KINDS_BY_NAME.get(name.rpartition("-")[2].lower(), (Channel, {}))
-    if not choice:
+    if not equals:
         if files and "-" in name:
             end = suffix(choose_named(files, name)[0]) or ""
             kind, options = _KINDS_BY_NAME.get(end.lower(), (kind, options))

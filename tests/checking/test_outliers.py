@@ -12,7 +12,7 @@ from dipy_ldm.checking import _outliers as outliers
 from dipy_ldm.checking._findings import robust_scores
 from dipy_ldm.checking._outliers import ORIENTATIONS, axes_of, reorient
 from dipy_ldm.data._cohort import Cohort
-from dipy_ldm.data.channels import Channel, Labels
+from dipy_ldm.data.channels import Channel, Labels, Map
 
 N = 12
 NAMES = [f"sub-{i}" for i in range(N)]
@@ -150,6 +150,24 @@ def test_check_images_by_their_scan(volumes):
     maps = scans._replace(images=labels, channels=channels[:1])
     *_, no_scan = outliers.check_images(maps, NAMES)
     assert (no_scan.state, no_scan.message) == ("grey", outliers._NO_SCAN)
+
+
+def test_check_channels_names_whose_map_is_odd_and_what_to_do(volumes):
+    labels, scans = np.float32(volumes > 0), volumes
+    maps = volumes.copy()
+    maps[3] /= 8
+    channels = Channel("T1w"), Map("desc-FA"), Labels("dseg", labels=(1, 2))
+    images = np.concatenate([scans, maps, labels, 0 * labels], -1)
+    cohort = Cohort(images, affine=AFFINE, channels=channels)
+    of_map, of_labels = outliers.check_channels(cohort, NAMES)
+    start = "the desc-FA that belongs to sub-3 has a mean of 0.0"
+    assert of_map.message.startswith(start)
+    assert "unit and scale" in of_map.cure
+    assert of_labels.message == "2 is in 0 of 12 volumes."
+    assert "Merge rare labels" in of_labels.cure
+    cohort = Cohort(maps, affine=AFFINE, channels=channels[1:2])
+    (alone,) = outliers.check_channels(cohort, NAMES)
+    assert alone.message.startswith("sub-3 has a mean of 0.0")
 
 
 def test_check_equal_images():

@@ -1,5 +1,6 @@
 """Channels that know what they are: put together, scaled, and turned back."""
 
+import errno
 import logging
 import shutil
 
@@ -9,6 +10,7 @@ import numpy.testing as npt
 import pytest
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data.channels import (
     MAX_LABELS,
@@ -259,6 +261,11 @@ def test_maps_measure_the_mean_outside_the_background():
         (100.0, [1200, 1250, 1230, 260], ["d has a mean of 260, the median is 1215"]),
         # Of both signs, means are near to 0 or not, whatever the scale.
         (-1.0, [0.002, -0.003, 0.15], []),
+        (
+            0.0,
+            [0, 2, 0, 0],
+            ["3 of 4 volumes use almost nothing of the range 0 to 5000"],
+        ),
     ],
 )
 def test_maps_of_another_scale_are_odd(low, means, odd):
@@ -283,6 +290,7 @@ def test_choose_channels_by_name():
         (["T1w", "T9w"], r"no file has the suffix T9w; there are .*T1w \(3\)"),
         (["T1w", "desc-MD"], "no file has the desc MD; there are .*FA"),
         (["T1w=thing"], "unknown kind of channel 'thing'; choose one of intensity"),
+        (["T1w="], "unknown kind of channel ''; choose one of intensity"),
         (["T1w=0:x"], "the range of a map must be two numbers, as in T1w=0:1"),
         (["T1w=1:0"], "the range of T1w must be two numbers, the lower first"),
         (["T1w=labels"], "fractional values.*or train with T1w=intensity"),
@@ -296,17 +304,35 @@ def test_load_volumes_refuses_wrong_channels(bids, load, names, message):
         load(bids, channels=names)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
 def test_load_volumes_reports_all_bad_files_of_channels(bids, load, anatomy):
+    put(bids, "sub-01", "T1w", np.float32(anatomy) / (anatomy > 0))
     put(bids, "sub-01", "dseg", anatomy * 0.5)
     put(bids, "sub-03", "desc-FA_dwimap", (2.5 * (anatomy > 0)).astype("float32"))
     with pytest.raises(InputError) as error:
         load(bids, channels=["T1w", "dseg", "desc-FA"])
-    first, second, cure = str(error.value).splitlines()
+    scan, first, second, cure = str(error.value).splitlines()
+    assert "sub-01_T1w.nii.gz has NaN" in scan
     assert "sub-01_dseg.nii.gz has fractional values" in first
     assert "sub-03_desc-FA_dwimap.nii.gz has values from 0 to 2.5, outside" in second
     assert "or train with another range, as desc-FA=0:2.5." in second
     assert "Add `skip_bad`" in cure
     assert len(load(bids, channels=["T1w", "dseg"], skip_bad=True).images) == 2
+
+
+def test_load_volumes_reads_channels_again_after_an_error_of_the_disk(
+    bids, load, monkeypatch
+):
+    def fail(file):
+        if file.name == "sub-01_T1w.nii.gz":
+            raise OSError(errno.EIO, "Input/output error")
+        return read(file)
+
+    read = nifti.gzip.open
+    with monkeypatch.context() as patch:
+        patch.setattr(nifti.gzip, "open", fail)
+        assert len(load(bids, channels=["T1w", "dseg"], skip_bad=True).images) == 2
+    assert len(load(bids, channels=["T1w", "dseg"], skip_bad=True).images) == 3
 
 
 def test_load_volumes_counts_complete_subjects_and_not_files(bids, load, anatomy):
@@ -335,11 +361,20 @@ def test_labels_that_are_nearly_whole_are_rounded(tmp_path, anatomy):
     npt.assert_array_equal(labels.load(file)[0][..., 0], anatomy)
 
 
-def test_labels_learn_refuses_many(tmp_path):
+def test_labels_learn_refuses_many_and_names_the_files_with_most(tmp_path, anatomy):
     many = np.arange(504, dtype="int16").reshape(SHAPE)
-    file = put(tmp_path, "sub-1", "dseg", many)
-    with pytest.raises(InputError, match=f"503 labels .* 1 to {MAX_LABELS}; merge"):
-        Labels("dseg").learn([file])
+    files = [put(tmp_path, f"sub-{n}", "dseg", anatomy) for n in range(4)]
+    files[2] = put(tmp_path, "sub-2", "dseg", many)
+    with pytest.raises(
+        InputError, match=f"504 labels .* 1 to {MAX_LABELS}; merge"
+    ) as e:
+        Labels("dseg").learn(files)
+    assert f"(503 in {files[2]}, 3 in {files[0]}, 3 in" in str(e.value)
+    with pytest.raises(InputError, match=r"x has 99 labels beside 0, and must have 1"):
+        Labels("x", labels=range(1, 100)).learn(files)
+    empty = put(tmp_path, "sub-9", "dseg", 0 * anatomy)
+    with pytest.raises(InputError, match=f"has 0 labels beside 0 .0 in {empty}., and"):
+        Labels("dseg").learn([empty])
 
 
 @pytest.mark.parametrize(
@@ -374,6 +409,17 @@ def test_maps_name_a_range_that_holds_the_values(tmp_path):
     with pytest.raises(InputError, match=r"as x=0:1\.235\."):
         Map("x").load(file)
     Map("x", high=1.235).load(file)
+
+
+def test_maps_in_a_far_smaller_unit_cause_a_warning(bids, load, anatomy, caplog):
+    for subject in ("sub-01", "sub-03"):
+        put(bids, subject, "desc-FA_dwimap", np.float32(1e-9 * (anatomy > 0)))
+    put(bids, "sub-02_ses-1", "desc-FA_dwimap", 0 * anatomy)  # but not empty ones
+    load(bids, channels=["desc-FA"])
+    (text,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "sub-01_desc-FA_dwimap.nii.gz has values within 1e-09 of" in text
+    assert "(0), almost nothing of the range of desc-FA, 0 to 1 (another unit?)" in text
+    assert "The same holds for 1 more: " in text and "sub-03_desc-FA" in text
 
 
 def test_as_channels_gives_usual_names_their_kinds():

@@ -42,7 +42,8 @@ def test_scale_intensities_changes_little_by_a_few_extreme_voxels():
     data = brain()
     extreme = data.copy()
     extreme[7, 7, 7], extreme[8, 8, 8] = 1e6, -1e6
-    npt.assert_allclose(scale(extreme), scale(data), atol=1)
+    same = extreme == data
+    npt.assert_allclose(scale(extreme)[same], scale(data)[same], atol=0.02)
     npt.assert_allclose(measure_range(extreme), measure_range(data), atol=10)
 
 
