@@ -124,7 +124,7 @@ def compare(options):
 def split(images, channels):
     """Return scans, ``(n, x, y, z, 1)``, and tissues, int ``(n, x, y, z)``."""
     (_, scan), (labels, columns) = channel_slices(channels)
-    return np.asarray(images[..., scan]), labels.restore(images[..., columns])
+    return np.asarray(images[..., scan]), labels.to_values(images[..., columns])
 
 
 def learn(scans, tissues, steps, seed):

@@ -137,7 +137,7 @@ def as_sample(
 ) -> Any:
     """Return ``(*grid.shape, columns)`` as a nibabel image, or one per channel."""
     volumes = [
-        c.restore(image[..., columns]) for c, columns in channel_slices(channels)
+        c.to_values(image[..., columns]) for c, columns in channel_slices(channels)
     ]
     return as_images(channels, volumes, [(affine, ALIGNED)] * len(volumes), facts)
 

@@ -74,11 +74,11 @@ def test_a_kind_of_channel(tmp_path, load, monkeypatch):
             image, origin = super().conform(file, data, affine, grid)
             return np.clip(np.concatenate([2 * image, 2 * image - 1], -1), 0, 1), origin
 
-        def restore(self, images):
+        def to_values(self, images):
             return images.sum(-1) / 2
 
         def bring_back(self, images, origin):
-            return super().bring_back(self.restore(images)[..., None], origin)
+            return super().bring_back(self.to_values(images)[..., None], origin)
 
     monkeypatch.setitem(KINDS, "halves", Halves)
     scans = soft_balls(4, 0, SPACE)

@@ -286,7 +286,7 @@ def test_masked_scan_of_labels_that_leave_the_grid():
     columns, origin = scan.conformed(grid)
     npt.assert_array_equal(scan.blended(labels.bring_back(columns, origin)), data)
     columns, _ = scan._replace(hole=hole & False).conformed(grid)
-    npt.assert_array_equal(labels.restore(columns), data[:8, ..., 0])
+    npt.assert_array_equal(labels.to_values(columns), data[:8, ..., 0])
 
 
 def test_check_on_grid(caplog):

@@ -143,7 +143,7 @@ class Channel:
         """Return the nearest columns that a file can hold, of the same shape."""
         return images
 
-    def restore(self, images: np.ndarray) -> np.ndarray:
+    def to_values(self, images: np.ndarray) -> np.ndarray:
         """Return the values of columns, ``(..., width)`` to ``(...)``."""
         return images[..., 0]
 
@@ -155,10 +155,10 @@ class Channel:
         """Measure columns ``(*grid.shape, width)`` with the given voxel volume."""
         return {}
 
-    def measure_overlap(
+    def compare(
         self, image: np.ndarray, reconstruction: np.ndarray
     ) -> dict[str, float]:
-        """Measure the overlap of an image and its reconstruction; NaN of nothing."""
+        """Compare an image with its reconstruction; NaN for what neither has."""
         return {}
 
     def find_odd(
@@ -288,14 +288,14 @@ class Map(Channel):
         """Return columns as values in the space of their file, within the range."""
         return super().bring_back(images, origin).clip(self.low, self.high)
 
-    def restore(self, images: np.ndarray) -> np.ndarray:
+    def to_values(self, images: np.ndarray) -> np.ndarray:
         """Return values in the unit of the map, within its range."""
         values = self.low + images[..., 0] * (self.high - self.low)
         return values.clip(self.low, self.high).astype("float32")
 
     def measure(self, image: np.ndarray, millilitres: float) -> dict[str, float]:
         """Measure the mean outside the background."""
-        values = self.restore(image)
+        values = self.to_values(image)
         inside = values[np.abs(values - self.background) > self._noise]
         mean = float(inside.mean(dtype=float)) if inside.size else self.background
         return {f"mean, {self.unit}" if self.unit else "mean": mean}
@@ -460,7 +460,7 @@ class Labels(Channel):
         columns = np.arange(1, self.width + 1)
         return (numbers[..., None] == columns).astype("float32")
 
-    def restore(self, images: np.ndarray) -> np.ndarray:
+    def to_values(self, images: np.ndarray) -> np.ndarray:
         """Return the label of each voxel."""
         return self._labels_of(self._indices(images))
 
@@ -489,7 +489,7 @@ class Labels(Channel):
         counts = self._count(self._indices(image)) * millilitres
         return {f"{name}, ml": n for name, n in zip(self._titles(), counts.tolist())}
 
-    def measure_overlap(
+    def compare(
         self, image: np.ndarray, reconstruction: np.ndarray
     ) -> dict[str, float]:
         """Measure the Dice coefficient of each label."""
@@ -553,7 +553,7 @@ class Unnamed(Channel):
         """Read the voxels of a file, ``(x, y, z, n)``, and their affine."""
         return read_volume(file, self.n > 1)
 
-    def restore(self, images: np.ndarray) -> np.ndarray:
+    def to_values(self, images: np.ndarray) -> np.ndarray:
         """Return columns as they are."""
         return images
 
@@ -815,7 +815,7 @@ def split_channels(
     """
     check_columns(channels, np.shape(images)[-1])
     return {
-        c.name: c.restore(images[..., columns])
+        c.name: c.to_values(images[..., columns])
         for c, columns in channel_slices(channels)
     }
 

@@ -111,7 +111,7 @@ def measure_channels(
             for name, images in sets.compared.items()
         }
         pairs = zip(sets.real[..., columns], sets.reconstructed[..., columns])
-        overlaps = [channel.measure_overlap(*map(restored, pair)) for pair in pairs]
+        overlaps = [channel.compare(*map(restored, pair)) for pair in pairs]
         own = {
             title: {name: mean(rows, title, name) for name, rows in measured.items()}
             for title in measured["real"][0]

@@ -63,7 +63,7 @@ def _uncovered_options(options):
 
 def _check_volume_inputs(options):
     paths, conditions, steps = inputs.files_and_conditions(options)
-    how = inputs.grid_options(options)
+    how = inputs.volume_options(options)
     sources = inputs.source_channels_of(options)
     if options.dwi:
         refuse_beside_series(how["channels"], options.source_files, **sources)

@@ -93,7 +93,7 @@ def _refuse_volume_options(options):
 def plan_training(options: SimpleNamespace) -> InputPlan:
     """Plan the inputs of a training from its options."""
     further = ("mask_files", "source_files", "source_labels", "dwi", "skip_bad")
-    how = grid_options(options) | source_channels_of(options)
+    how = volume_options(options) | source_channels_of(options)
     how |= {name: getattr(options, name) for name in further}
     planned = plan(*files_and_conditions(options), **how)
     if planned.cohort.affine is None:
@@ -120,7 +120,7 @@ def source_channels_of(options: SimpleNamespace) -> dict[str, Any]:
     return {"source_channels": names or ()}
 
 
-def grid_options(options: SimpleNamespace) -> dict[str, Any]:
+def volume_options(options: SimpleNamespace) -> dict[str, Any]:
     """Return the arguments of :func:`plan` that select volumes and their grid."""
     return {
         "suffix": options.suffix,

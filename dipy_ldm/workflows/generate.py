@@ -236,7 +236,7 @@ class GenerateLDMFlow(LDMFlow):
         for files, volume, affine, facts, shown in volumes:
             named = channels or [Unnamed(n=volume.shape[-1])]  # series have several
             for file, (channel, columns) in zip(files, channel_slices(named)):
-                values = channel.restore(volume[..., columns])
+                values = channel.to_values(volume[..., columns])
                 write_channel(file, channel, values, affine, dtype, facts)
             self.written += 1
             if len(pictures) < 20:

@@ -184,7 +184,7 @@ def test_labels_take_the_largest_part_of_a_coarser_voxel(tmp_path, load):
     fine[2:6:2, 2:6:2, 2:6:2] = 5
     file = put(tmp_path, "sub-1", "dseg", fine, np.diag([2.0, 2, 2, 1]))
     volumes = load(file, channels=["dseg"], voxel_size=4)
-    labels = volumes.channels[0].restore(volumes.images)
+    labels = volumes.channels[0].to_values(volumes.images)
     assert np.unique(labels).tolist() == [0, 2]
     assert (labels == 2).sum() == 8
 
@@ -207,9 +207,9 @@ def test_segmentations_and_maps_may_be_empty_but_not_elsewhere(
 def test_labels_harden_to_those_of_files(rng):
     images = rng.normal(0.3, 0.5, (50, 2)).astype("float32")
     labels = Labels("dseg", labels=(17, 53))
-    assert {*labels.restore(images)} == {0, 17, 53}
+    assert {*labels.to_values(images)} == {0, 17, 53}
     hard = labels.harden(images)
-    npt.assert_array_equal(labels.restore(hard), labels.restore(images))
+    npt.assert_array_equal(labels.to_values(hard), labels.to_values(images))
     npt.assert_array_equal(labels.harden(hard), hard)
     assert labels.picture(images).shape == (50, 3)
     assert (labels.dtype, Labels("x", labels=[70000]).dtype) == ("int16", "int32")
@@ -226,7 +226,7 @@ def test_deviations_are_in_units_of_the_file(rng):
 
 def test_maps_stay_in_their_range():
     md = Map("MD", low=0.0001, high=0.003, background=0.0001)
-    low, high = md.restore(np.array([[0.0], [1.0]], "float32"))
+    low, high = md.to_values(np.array([[0.0], [1.0]], "float32"))
     assert np.float32(0.0001) <= low and high <= np.float32(0.003)
 
 
@@ -237,7 +237,7 @@ def test_labels_measure_volumes_and_overlap_by_name():
     one, other = (labels._one_hot(row[:, None, None]) for row in numbers)
     measured = labels.measure(one, 0.5)
     assert measured == {"3 (cortex), ml": 1.0, "41, ml": 0.5, "50, ml": 0.0}
-    overlap = labels.measure_overlap(one, other)
+    overlap = labels.compare(one, other)
     assert overlap["3 (cortex), Dice"] == 0.5
     assert overlap["41, Dice"] == 0
     assert np.isnan(overlap["50, Dice"])  # which neither has
