@@ -309,7 +309,7 @@ def process_all(
     launch.log_to_file(job.cluster, job.end)
     resume = job.options.resume
     if job.options.bids:
-        ignored = bids.ignored_names(tasks[0].channels, tasks[0].file)
+        ignored = bids.ignored_names(_all_files(job.parts, job.end))
         bids.begin_dataset(job.end.parents[1], ignored, of_scans=True)
     remaining = _remaining(flow, tasks, job.verb) if resume else tasks
     quiet = not launch.is_chief(job.cluster)

@@ -15,7 +15,14 @@ from dipy.reconst.dti import TensorModel
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import answer, call, execute, load_model, skipped_training
+from processes import (
+    answer,
+    call,
+    execute,
+    load_model,
+    refuse_faults_of_bids,
+    skipped_training,
+)
 import pytest
 
 from dipy_ldm import InputError, LatentDiffusion
@@ -242,6 +249,19 @@ def test_denoise_series_repeatedly(trained):
     for volumes in (std, difference):
         assert (volumes[..., 0] == 0).all()
         assert all(np.abs(volumes).max((0, 1, 2))[1:] > 0)
+
+
+def test_series_in_datasets(trained, tmp_path):
+    b0 = tmp_path / "sub-1_b0.nii"
+    shutil.copy(trained / "b0-1.nii", b0)
+    tables = "--bvals table.bval --bvecs table.bvec --suffix dwi --steps 1"
+    made, clean = tmp_path / "made", tmp_path / "clean"
+    run(trained, f"generate --source_files {b0} {tables} --bids --out_dir {made}")
+    run(trained, f"denoise sub-1_dwi.nii.gz --bids --out_dir {clean}")
+    for root in (made, clean):
+        assert (root / ".bidsignore").read_text() == "*_dwi.bval\n*_dwi.bvec\n"
+        assert [*root.glob("sub-1/dwi/*_dwi.bvec")]
+        refuse_faults_of_bids(root)
 
 
 def test_evaluate_series_by_their_tensors(trained, monkeypatch):
