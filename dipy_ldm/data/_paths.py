@@ -290,10 +290,12 @@ def choose_files(
     suffixes: Suffixes = None,
     values: Filter = None,
     cure: str = "",
+    dwi: bool = False,
 ) -> list[Path]:
     """Filter scans by suffix and entities, and log the choice.
 
-    ``cure`` replaces the hints at `suffix` and `filter`.
+    ``cure`` replaces the hints at `suffix` and `filter`. With ``dwi``, files of several
+    kinds are those with the suffix dwi.
     """
     chosen = choose_entities(files, values)
     if suffixes:
@@ -301,6 +303,8 @@ def choose_files(
     refuse_twins(chosen)
     kinds = Counter(filter(None, map(suffix, chosen)))
     if len(kinds) > 1 and not suffixes:
+        if dwi and "dwi" in kinds:
+            return choose_files(files, "dwi", values, cure)
         raise InputError(
             f"the files are of several kinds, {_list_counts(kinds)}; "
             f"{cure or 'choose with `suffix`'}, such as {kinds.most_common(1)[0][0]}."

@@ -252,6 +252,15 @@ def test_choose_files_takes_scans_of_one_kind(caplog):
     assert choose_files(dates) == dates
 
 
+def test_choose_files_takes_series_among_other_kinds():
+    series = [Path("sub-1/ses-a/dwi/sub-1_dwi.nii.gz")]
+    assert choose_files([*T1W, *series, *OTHER], dwi=True) == series
+    assert choose_files([*series, *OTHER], dwi=True) == [*series, *OTHER]
+    assert choose_files([*T1W, *series], "T1w", dwi=True) == T1W
+    with pytest.raises(InputError, match="such as T1w"):
+        choose_files([*T1W, *T2W], dwi=True)
+
+
 def test_choose_files_by_suffix_and_entities(caplog):
     every = [*T1W, *T2W, *OTHER]
     with caplog.at_level("INFO", "dipy_ldm"):

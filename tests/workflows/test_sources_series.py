@@ -137,6 +137,7 @@ def test_load_volumes_keeps_the_tensors_of_a_real_series(tmp_path):
     files = [Path(file) for file in get_fnames(name="small_25")]
     for file, end in zip(files, (".nii.gz", ".bval", ".bvec"), strict=True):
         shutil.copy(file, tmp_path / f"sub-1_dwi{end}")
+    (tmp_path / "sub-1_T1w.nii").touch()
     volumes = load_volumes([tmp_path], dwi=True, cache_dir=tmp_path / "cache")
     bvals, bvecs = read_bvals_bvecs(*map(str, files[1:]))
     raw = nib.load(files[0]).get_fdata()
@@ -332,6 +333,7 @@ def test_compare_series_of_the_conditions_of_measured_ones(tmp_path, caplog):
 def test_check_a_folder_of_series(trained, command, tmp_path):
     for file in trained.glob("sub-*_dwi.*"):
         shutil.copy(file, tmp_path)
+    (tmp_path / "sub-0_T1w.nii").touch()
     (tmp_path / "sub-0_dwi.bvec").unlink()
     bvals = np.loadtxt(tmp_path / "sub-1_dwi.bval")
     bvals[-1] = 3000
