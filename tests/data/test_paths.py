@@ -91,7 +91,9 @@ def test_find_volumes_skips_derivatives_and_sourcedata_unless_named(bids, caplog
         caplog.clear()
         assert find_volumes([path]) == [derived]
         assert not caplog.text
-    assert find_volumes([bids, bids / "derivatives"]) == [raw, derived]
+    with caplog.at_level("INFO", "dipy_ldm"):
+        assert find_volumes([bids, bids / "derivatives"]) == [raw, derived]
+    assert "left out: files in sourcedata (1); name" in caplog.text
     (bids / "list.csv").write_text(f"file\n{derived}\n")
     assert find_volumes([bids / "list.csv"]) == [derived]
     raw.unlink()
