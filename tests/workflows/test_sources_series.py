@@ -167,6 +167,10 @@ def test_train_on_series(trained):
         (GENERATE, "series; give their b-values as --bvals"),
         (f"{GENERATE} --bvals table.bval", "their directions as --bvecs"),
         (f"{FROM_TABLE} --bvals no.bval", "can't be read as b-values"),
+        (
+            FROM_TABLE.replace("b0-1.nii", "sub-1_dwi.nii.gz"),
+            "give a volume or a map of it, such as b = 0 (by dipy_extract_b0)",
+        ),
         (f"{FROM_TABLE} --conditions bval=9", "in the tables of --bvals and"),
         ("denoise b0-0.nii", "not a diffusion series; give 4-D files (x, y, z, vol"),
         (
