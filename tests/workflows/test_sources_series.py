@@ -117,6 +117,7 @@ def test_generate_series_that_dipy_reads(trained):
     npt.assert_allclose(fit_tensors(stem, data), vectors, atol=1e-6)
     facts = json.loads(stem.with_suffix(".json").read_text())
     assert facts["Sources"] == ["b0-1.nii"]
+    assert facts["SameNoise"] is True
     world = vectors[[1, *range(3, 8)]] * [-1, 1, 1]
     npt.assert_allclose(facts["Conditions"]["direction"], world, atol=1e-6)
     output = run(trained, FROM_TABLE, status=2)
