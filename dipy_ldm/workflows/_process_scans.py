@@ -199,7 +199,11 @@ def prepare(
     names = parse_channels(options.channels)
     chosen = choose_channels(names, channels)
     sets = find_channel_files(
-        options.input_files, channels, options.suffix, parse_filter(options.filter)
+        options.input_files,
+        channels,
+        options.suffix,
+        parse_filter(options.filter),
+        dwi=of_series,
     )
     name = f"out_{_past(verb)}"
     # Each output is named after its own volume, not after the first.
