@@ -235,7 +235,7 @@ def read_volumes(
     """Read all volumes except those that are unusable or would distort the grid."""
     files = find_volumes(paths)
     if isinstance(channels, bool) or not channels:
-        files = choose_files(files, suffix, filter)
+        files = choose_files(files, suffix, filter, dwi=dwi)
         tasks, infos, sentences = _read_tasks(files, bool(channels), dwi)
         owners = files
     else:

@@ -175,9 +175,9 @@ def read_header(
         )
     if n_channels > 1 and not dwi and (tables := [*find_tables(file).values()]):
         raise InputError(
-            f"{file} is a diffusion series ({tables[0].name} is beside it); train with "
-            "`dwi` to learn all of it, or give a volume or a map of it, such as b = 0 "
-            "or FA."
+            f"{file} is a diffusion series ({tables[0].name} is beside it); give a "
+            "volume or a map of it, such as b = 0 (by dipy_extract_b0) or FA, or add "
+            "`dwi` in a training to learn all of it."
         )
     if n_channels > 1 and not channels:
         option = "add `channels` to use them as channels, or "

@@ -66,12 +66,17 @@ def expand(
     paths: Sequence[str | Path], generated: bool = False, masks: bool = False
 ) -> list[Path]:
     """Return the NIfTI files behind paths, repeated ones too."""
-    files, excluded = [], Counter[str]()
-    for path in _as_paths(paths):
-        reasons = _exclusion_reasons(path, generated, masks)
-        excluded.update(filter(None, reasons.values()))
-        files += [file for file, reason in reasons.items() if not reason]
-    counts = listed(f"{reason} ({n})" for reason, n in excluded.items())
+    reason_of = [
+        (os.path.abspath(file), file, reason)
+        for path in _as_paths(paths)
+        for file, reason in _exclusion_reasons(path, generated, masks).items()
+    ]
+    files = [file for _, file, reason in reason_of if not reason]
+    # Another path may have named what one leaves out.
+    taken = {place for place, _, reason in reason_of if not reason}
+    excluded = {place: reason for place, _, reason in reason_of if place not in taken}
+    n_of = Counter(excluded.values())
+    counts = listed(f"{reason} ({n})" for reason, n in n_of.items())
     if not files and counts:
         raise InputError(f"there are no volumes but those {counts}; name that folder.")
     if not files:
@@ -290,10 +295,12 @@ def choose_files(
     suffixes: Suffixes = None,
     values: Filter = None,
     cure: str = "",
+    dwi: bool = False,
 ) -> list[Path]:
     """Filter scans by suffix and entities, and log the choice.
 
-    ``cure`` replaces the hints at `suffix` and `filter`.
+    ``cure`` replaces the hints at `suffix` and `filter`. With ``dwi``, files of several
+    kinds are those with the suffix dwi.
     """
     chosen = choose_entities(files, values)
     if suffixes:
@@ -301,6 +308,8 @@ def choose_files(
     refuse_twins(chosen)
     kinds = Counter(filter(None, map(suffix, chosen)))
     if len(kinds) > 1 and not suffixes:
+        if dwi and "dwi" in kinds:
+            return choose_files(files, "dwi", values, cure)
         raise InputError(
             f"the files are of several kinds, {_list_counts(kinds)}; "
             f"{cure or 'choose with `suffix`'}, such as {kinds.most_common(1)[0][0]}."

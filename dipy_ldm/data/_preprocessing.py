@@ -171,7 +171,9 @@ def conform_source(
     """Read a source as ``(*grid.shape, channels)``."""
     if not labels:
         return conform_file(file, grid, channels, from_zero=from_zero)[0]
-    data, affine = read_labels(file, "leave `source_labels` out", channels)
+    data, affine = read_labels(
+        file, "leave `source_labels` out in a training", channels
+    )
     image = conform(data, affine, grid, nearest=True)
     refuse_off_grid(file, image, data, affine, grid)
     return image.astype("int32")

@@ -244,8 +244,9 @@ def find_channel_files(
     suffixes: str | Sequence[str] | None = None,
     values: Mapping[str, str | Sequence[str]] | None = None,
     cure: str = "",
+    dwi: bool = False,
 ) -> list[list[Path]]:
-    """Return the files of all channels of each scan."""
+    """Return the files of all channels of each scan, or with ``dwi`` of each series."""
     files, names = find_volumes(paths), [channel.name for channel in channels]
     alone = len(files) == len(names) == 1 and not (suffixes or values)
     if alone and suffix(files[0]) is None:
@@ -255,7 +256,7 @@ def find_channel_files(
             logger.warning(text, files[0].name, names[0])
         return [files]
     if names == [""]:
-        return [[file] for file in choose_files(files, suffixes, values, cure)]
+        return [[file] for file in choose_files(files, suffixes, values, cure, dwi)]
     files = choose_for_channels(files, suffixes, values)
     return group_channels(files, names, cure and "name one of them")
 

@@ -250,8 +250,8 @@ class Map(Channel):
             wider = f"{min(low, self.low):.4g}:{max(high, self.high):.4g}"
             raise InputError(
                 f"{file} has values from {low:g} to {high:g}, outside of the range of "
-                f"{self.name}, {self.low:g} to {self.high:g}; clip them, or train with "
-                f"another range, as {self.name}={wider}{':UNIT' if self.unit else ''}."
+                f"{self.name}, {self.low:g} to {self.high:g}; clip them, or, in a "
+                f"training, name {self.name}={wider}{':UNIT' if self.unit else ''}."
             )
         self._warn_of_small_values(file, data)
         return data, affine
@@ -409,7 +409,7 @@ class Labels(Channel):
         return data, affine
 
     def _read(self, file):
-        return read_labels(file, f"train with {self.name}=intensity")
+        return read_labels(file, f"name {self.name}=intensity in a training")
 
     def conform(
         self, file: Path, data: np.ndarray, affine: np.ndarray, grid: Grid

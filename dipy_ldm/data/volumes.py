@@ -218,8 +218,9 @@ def load_volumes(
         without all of them are left out.
     dwi : bool
         Whether the files are diffusion series, with a ``.bval`` and a ``.bvec`` beside
-        each. Each diffusion-weighted volume becomes an image, with ``gradients``, and
-        the mean b = 0, which scales the whole series, becomes its source.
+        each; of files with several suffixes, those with ``dwi`` are taken. Each
+        diffusion-weighted volume becomes an image, with ``gradients``, and the mean
+        b = 0, which scales the whole series, becomes its source.
     skip_bad : bool
         Whether to skip bad files, with a warning.
     shuffle : bool
@@ -323,7 +324,7 @@ def refuse_beside_series(
 def _plan_tasks(files, suffix, filter, channels, dwi, skip_bad, generated):
     """Return the chosen files, and tasks for those with good headers."""
     if isinstance(channels, bool) or not channels:
-        files = choose_files(files, suffix, filter)
+        files = choose_files(files, suffix, filter, dwi=dwi)
         if dwi:
             return files, plans.plan_series(files, skip_bad)
         infos, _ = check_headers(files, bool(channels), skip_bad)

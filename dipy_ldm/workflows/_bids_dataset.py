@@ -1,14 +1,14 @@
 """BIDS derivatives datasets: their descriptions, folders and file names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import json
 from pathlib import Path
 
 from dipy_ldm import __version__
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import make_folder
+from dipy_ldm.data._bvals_bvecs import EXTENSIONS
 from dipy_ldm.data._paths import DATA_TYPES, entity, suffix
-from dipy_ldm.data.channels import Channel
 from dipy_ldm.workflows._outputs import write_text
 
 _VERSION = "1.10.0"
@@ -23,15 +23,25 @@ Scans processed by a generative model: they are synthetic in part or as a whole.
 JSON file beside each lists its inputs; the folder code has the options.
 """
 _DATASET_FILES = ("dataset_description.json", "participants.tsv", "sub-*")
-# Lower-case suffixes of diffusion maps, which BIDS does not define yet.
-_OF_DIFFUSION = frozenset(("dwimap", "fa", "md", "ad", "rd", "b0"))
 # Folders by suffix; files with other suffixes belong in anat.
 _FOLDERS = {
-    **dict.fromkeys(("dwi", *_OF_DIFFUSION), "dwi"),
-    **dict.fromkeys(("bold", "sbref", "boldref"), "func"),
+    **dict.fromkeys(("dwi", "dwimap", "fa", "md", "ad", "rd", "b0"), "dwi"),
+    **dict.fromkeys(("bold", "cbv", "phase", "sbref", "boldref"), "func"),
     **dict.fromkeys(("asl", "cbf", "m0scan"), "perf"),
     **{"pet": "pet", "epi": "fmap"},
 }
+# Suffixes that BIDS defines, by the entity that their names need.
+_SUFFIXES = {
+    "sub": "T1w T2w T2starw FLAIR PDw PDT2 inplaneT1 inplaneT2 angio defacemask FLASH "
+    "PD T1map T2map T2starmap R1map R2map R2starmap PDmap MTRmap MTsat MTVmap MWFmap "
+    "UNIT1 T1rho Chimap M0map S0map dseg probseg mask asl m0scan pet",
+    "task": "bold cbv phase sbref",
+    "inv": "IRT1 MP2RAGE",
+    "flip": "VFA",
+    "echo": "MEGRE MESE",
+    "mt": "MPM MTS",
+}
+_NEEDED = {end: key for key, ends in _SUFFIXES.items() for end in ends.split()}
 
 
 def refuse_other_dataset(root: Path) -> None:
@@ -80,20 +90,20 @@ def _ignore(path, names):
         write_text(path, "\n".join([*lines, *new, ""]))
 
 
-def ignored_names(channels: Sequence[Channel], file: Path) -> tuple[str, ...]:
-    """Return patterns of file names that BIDS does not define: those of diffusion maps.
+def ignored_names(files: Iterable[Path]) -> list[str]:
+    """Return patterns of the names of files that BIDS does not define."""
+    files = list(files)
+    # The names of tables must not have desc-, unlike those of their series.
+    tables = [f"*_{suffix(f)}{f.suffix}" for f in files if f.suffix in EXTENSIONS]
+    ends = {suffix(f): None for f in files if not _is_in_bids(f)}
+    ignored = [f"*_{end}.*" for end in ends if end and not (end == "dwi" and tables)]
+    return [*ignored, *dict.fromkeys(tables)]
 
-    Channels without a name have the suffix of ``file``.
-    """
-    ends = [
-        (c.name, c.suffix or c.name.rpartition("-")[2] or suffix(file) or "")
-        for c in channels
-    ]
-    return tuple(
-        f"*_{name}*_{end}.*" if "-" in name else f"*_{end}.*"
-        for name, end in ends
-        if end.lower() in _OF_DIFFUSION
-    )
+
+def _is_in_bids(file):
+    """Return whether BIDS defines the suffix of a file, with its entities."""
+    key = _NEEDED.get(suffix(file) or "")
+    return bool(key and entity(file.name, key))
 
 
 def folder_of(suffix: str) -> str:

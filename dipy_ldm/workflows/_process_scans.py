@@ -203,7 +203,11 @@ def prepare(
     names = parse_channels(options.channels)
     chosen = choose_channels(names, channels)
     sets = find_channel_files(
-        options.input_files, channels, options.suffix, parse_filter(options.filter)
+        options.input_files,
+        channels,
+        options.suffix,
+        parse_filter(options.filter),
+        dwi=of_series,
     )
     name = f"out_{_past(verb)}"
     # Each output is named after its own volume, not after the first.
@@ -343,7 +347,7 @@ def process_all(
     launch.log_to_file(job.cluster, job.end)
     resume = job.options.resume
     if job.options.bids:
-        ignored = bids.ignored_names(tasks[0].channels, tasks[0].file)
+        ignored = bids.ignored_names(_all_files(job.parts, job.end))
         bids.begin_dataset(job.end.parents[1], ignored, of_scans=True)
     remaining = _remaining(flow, tasks, job.verb) if resume else tasks
     quiet = not launch.is_chief(job.cluster)

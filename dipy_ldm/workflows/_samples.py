@@ -122,7 +122,7 @@ class Samples(NamedTuple):
     def being_written(self) -> Iterator[None]:
         """Create the folders of the files and, in the end, write a dataset's table."""
         if self.dataset is not None:
-            ignored = bids.ignored_names(self._channels, self.names[0][0])
+            ignored = bids.ignored_names(self.paths)
             bids.begin_dataset(self.dataset, ignored, of_scans=self.of_sources)
         for folder in {file.parent for files in self.names for file in files}:
             make_folder(folder)

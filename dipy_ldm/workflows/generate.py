@@ -342,7 +342,7 @@ def _generate_series(job, read):
             first=first + noise[file],
             **sampling,
         )
-        entry = {"Sample": number, "Noise": noise[file]}
+        entry = {"Sample": number, "Noise": noise[file], "SameNoise": True}
         entry["Sources"] = job.sources.paths(file)
         facts = job.facts | requested.facts(rows) | entry
         write_tables(files[0], series.gradients.texts())

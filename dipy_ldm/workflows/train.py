@@ -233,9 +233,10 @@ class TrainLDMFlow(LDMFlow):
             those of --channels. They are matched by subject and session, among
             --source_files or, without these, the inputs.
         dwi : bool, optional
-            Volumes: the inputs are diffusion series, with .bval and .bvec beside each.
-            The model learns to generate diffusion-weighted volumes, for any b-value and
-            direction, from the b = 0 of a subject.
+            Volumes: the inputs are diffusion series, with .bval and .bvec beside each;
+            of files with several suffixes, those with dwi. The model learns to generate
+            diffusion-weighted volumes, for any b-value and direction, from the b = 0 of
+            a subject.
         background : float, optional
             Weight in the autoencoder's loss of voxels outside the masks or, without
             masks, of the darkest voxels; 1 weights all voxels equally.

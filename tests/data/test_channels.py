@@ -293,9 +293,9 @@ def test_choose_channels_by_name():
         (["T1w="], "unknown kind of channel ''; choose one of intensity"),
         (["T1w=0:x"], "the range of a map must be two numbers, as in T1w=0:1"),
         (["T1w=1:0"], "the range of T1w must be two numbers, the lower first"),
-        (["T1w=labels"], "fractional values.*or train with T1w=intensity"),
-        (["T2w=0:1"], r"as T2w=0:2000\."),
-        (["desc-FA=0:0.1:u"], r"as desc-FA=0:0\.9\d*:UNIT\."),
+        (["T1w=labels"], "fractional values.*or name T1w=intensity in a training"),
+        (["T2w=0:1"], r"name T2w=0:2000\."),
+        (["desc-FA=0:0.1:u"], r"name desc-FA=0:0\.9\d*:UNIT\."),
         (["desc-FA=0:0.1", "T2w=0:3"], "(?s)outside of the range of desc-FA, 0 to 0.1"),
     ],
 )
@@ -315,7 +315,7 @@ def test_load_volumes_reports_all_bad_files_of_channels(bids, load, anatomy):
     assert "sub-01_T1w.nii.gz has NaN" in scan
     assert "sub-01_dseg.nii.gz has fractional values" in first
     assert "sub-03_desc-FA_dwimap.nii.gz has values from 0 to 2.5, outside" in second
-    assert "or train with another range, as desc-FA=0:2.5." in second
+    assert "or, in a training, name desc-FA=0:2.5." in second
     assert "Add `skip_bad`" in cure
     assert len(load(bids, channels=["T1w", "dseg"], skip_bad=True).images) == 2
 
@@ -406,7 +406,7 @@ def test_maps_refuse_wrong_ranges():
 
 def test_maps_name_a_range_that_holds_the_values(tmp_path):
     file = put(tmp_path, "sub-1", "x", np.linspace(0, 1.2349, 504).reshape(SHAPE))
-    with pytest.raises(InputError, match=r"as x=0:1\.235\."):
+    with pytest.raises(InputError, match=r"name x=0:1\.235\."):
         Map("x").load(file)
     Map("x", high=1.235).load(file)
 

@@ -200,7 +200,7 @@ def test_check_headers_refuses_diffusion_series(tmp_path, end):
     check_headers([file], channels=True)
     (tmp_path / f"sub-1_dwi.{end}").write_text("0 1000")
     for channels in (True, False):
-        with pytest.raises(InputError, match=rf"{end} is beside it.* give a volume"):
+        with pytest.raises(InputError, match=rf"{end} is .*_b0\) .* in a training"):
             check_headers([file], channels)
     check_headers([save(file, DATA)])
 

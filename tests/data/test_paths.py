@@ -91,7 +91,9 @@ def test_find_volumes_skips_derivatives_and_sourcedata_unless_named(bids, caplog
         caplog.clear()
         assert find_volumes([path]) == [derived]
         assert not caplog.text
-    assert find_volumes([bids, bids / "derivatives"]) == [raw, derived]
+    with caplog.at_level("INFO", "dipy_ldm"):
+        assert find_volumes([bids, bids / "derivatives"]) == [raw, derived]
+    assert "left out: files in sourcedata (1); name" in caplog.text
     (bids / "list.csv").write_text(f"file\n{derived}\n")
     assert find_volumes([bids / "list.csv"]) == [derived]
     raw.unlink()
@@ -250,6 +252,15 @@ def test_choose_files_takes_scans_of_one_kind(caplog):
     assert "left out" not in caplog.text
     dates = [Path(f"sub-{i}_2020010{i}.nii.gz") for i in range(3)]
     assert choose_files(dates) == dates
+
+
+def test_choose_files_takes_series_among_other_kinds():
+    series = [Path("sub-1/ses-a/dwi/sub-1_dwi.nii.gz")]
+    assert choose_files([*T1W, *series, *OTHER], dwi=True) == series
+    assert choose_files([*series, *OTHER], dwi=True) == [*series, *OTHER]
+    assert choose_files([*T1W, *series], "T1w", dwi=True) == T1W
+    with pytest.raises(InputError, match="such as T1w"):
+        choose_files([*T1W, *T2W], dwi=True)
 
 
 def test_choose_files_by_suffix_and_entities(caplog):

@@ -4,11 +4,13 @@ from concurrent.futures import ThreadPoolExecutor
 import json
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
+from processes import refuse_faults_of_bids
 import pytest
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._sidecars import sidecar
-from dipy_ldm.data.channels import Channel, Map, Unnamed
 from dipy_ldm.workflows import _bids_dataset as dataset, _samples as bids
 
 DESCRIBED = {"age": {"Description": "asked for", "Units": "years"}}
@@ -42,13 +44,43 @@ def test_place_in_dataset_of_a_file_beyond_datasets():
     assert place == Path("sub-1/dwi/x")
 
 
-def test_maps_of_diffusion_are_ignored_by_validators():
-    maps = Map("desc-FA", "dwimap"), Map("MD", "MD"), Channel("b0", "b0")
-    file = bids.scan_path(Path(), 0, "FA")
-    names = dataset.ignored_names([Channel("T1w", "T1w"), *maps], file)
-    assert names == ("*_desc-FA*_dwimap.*", "*_MD.*", "*_b0.*")
-    assert dataset.ignored_names([Unnamed()], file) == ("*_FA.*",)
-    assert not dataset.ignored_names([Unnamed()], Path("scan.nii.gz"))
+def validate(root, files):
+    """Write volumes of a dataset, which the validator of BIDS must accept."""
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        n = (2,) if file.parent.name == "func" else ()
+        nib.save(nib.Nifti1Image(np.zeros((2, 2, 2, *n), "float32"), np.eye(4)), file)
+        dataset.write_json(sidecar(file), {"SkullStripped": False, "Sources": ["x"]})
+    dataset.begin_dataset(root, dataset.ignored_names(files))
+    refuse_faults_of_bids(root)
+
+
+def test_names_that_bids_lacks_are_ignored_by_its_validator(tmp_path):
+    others = "swi magnitude TB1map trace T1 FA DWI".split()
+    ends = [*dataset._FOLDERS, *dataset._NEEDED, *others]
+    validate(tmp_path, [bids.scan_path(tmp_path, *pair) for pair in enumerate(ends)])
+
+
+def test_names_with_all_entities_are_valid(tmp_path):
+    sources = {
+        end: Path(f"sub-1_{'flip-1_mt-on' if key == 'mt' else f'{key}-1'}_{end}.nii.gz")
+        for end, key in dataset._NEEDED.items()
+        if key != "sub"
+    }
+    files = [bids.source_path(tmp_path, s, "", end) for end, s in sources.items()]
+    assert not dataset.ignored_names(files)
+    validate(tmp_path, files)
+
+
+def test_names_of_bids_are_not_ignored():
+    names = "T1w dwi dseg task-a_bold inv-1_MP2RAGE desc-synthetic_T2w"
+    files = [Path(f"sub-1_{name}.nii.gz") for name in names.split()]
+    tables = [Path(f"sub-1_dwi{end}") for end in (".bval", ".bvec")]
+    assert dataset.ignored_names([*files, *tables]) == ["*_dwi.bval", "*_dwi.bvec"]
+    others = "b0 desc-FA_dwimap run-1_bold run-2_bold dwi".split()
+    files = [Path(f"sub-1_{name}.json") for name in others]
+    ignored = dataset.ignored_names([*files, Path("code/samples.png")])
+    assert ignored == ["*_b0.*", "*_dwimap.*", "*_bold.*", "*_dwi.*"]
 
 
 @pytest.mark.parametrize(

@@ -263,7 +263,7 @@ def test_plan_skips_bad_sources_with_their_volumes(folder, tmp_path):
     [
         ({"source_labels": True}, "`source_labels` is for `source_files`"),
         ({"source_files": ["T1", "seg"]}, "sub-0_T2w.nii.gz has 2 sources"),
-        ({"source_files": ["T1"], "source_labels": True}, "fractional values"),
+        ({"source_files": ["T1"], "source_labels": True}, "out in a training"),
     ],
 )
 def test_plan_refuses_sources(folder, tmp_path, monkeypatch, options, sentence):

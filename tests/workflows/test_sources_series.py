@@ -15,7 +15,14 @@ from dipy.reconst.dti import TensorModel
 import nibabel as nib
 import numpy as np
 import numpy.testing as npt
-from processes import answer, call, execute, load_model, skipped_training
+from processes import (
+    answer,
+    call,
+    execute,
+    load_model,
+    refuse_faults_of_bids,
+    skipped_training,
+)
 import pytest
 
 from dipy_ldm import InputError, LatentDiffusion
@@ -110,6 +117,7 @@ def test_generate_series_that_dipy_reads(trained):
     npt.assert_allclose(fit_tensors(stem, data), vectors, atol=1e-6)
     facts = json.loads(stem.with_suffix(".json").read_text())
     assert facts["Sources"] == ["b0-1.nii"]
+    assert facts["SameNoise"] is True
     world = vectors[[1, *range(3, 8)]] * [-1, 1, 1]
     npt.assert_allclose(facts["Conditions"]["direction"], world, atol=1e-6)
     output = run(trained, FROM_TABLE, status=2)
@@ -130,6 +138,7 @@ def test_load_volumes_keeps_the_tensors_of_a_real_series(tmp_path):
     files = [Path(file) for file in get_fnames(name="small_25")]
     for file, end in zip(files, (".nii.gz", ".bval", ".bvec"), strict=True):
         shutil.copy(file, tmp_path / f"sub-1_dwi{end}")
+    (tmp_path / "sub-1_T1w.nii").touch()
     volumes = load_volumes([tmp_path], dwi=True, cache_dir=tmp_path / "cache")
     bvals, bvecs = read_bvals_bvecs(*map(str, files[1:]))
     raw = nib.load(files[0]).get_fdata()
@@ -159,6 +168,10 @@ def test_train_on_series(trained):
         (GENERATE, "series; give their b-values as --bvals"),
         (f"{GENERATE} --bvals table.bval", "their directions as --bvecs"),
         (f"{FROM_TABLE} --bvals no.bval", "can't be read as b-values"),
+        (
+            FROM_TABLE.replace("b0-1.nii", "sub-1_dwi.nii.gz"),
+            "give a volume or a map of it, such as b = 0 (by dipy_extract_b0)",
+        ),
         (f"{FROM_TABLE} --conditions bval=9", "in the tables of --bvals and"),
         ("denoise b0-0.nii", "not a diffusion series; give 4-D files (x, y, z, vol"),
         (
@@ -244,6 +257,23 @@ def test_denoise_series_repeatedly(trained):
         assert all(np.abs(volumes).max((0, 1, 2))[1:] > 0)
 
 
+def test_series_in_datasets(trained, tmp_path):
+    b0 = tmp_path / "sub-1_b0.nii"
+    shutil.copy(trained / "b0-1.nii", b0)
+    tables = "--bvals table.bval --bvecs table.bvec --suffix dwi --steps 1"
+    scans, made, clean = (tmp_path / name for name in ("scans", "made", "clean"))
+    scans.mkdir()
+    for file in trained.glob("sub-1_dwi.*"):
+        shutil.copy(file, scans)
+    (scans / "sub-1_T1w.nii").touch()
+    run(trained, f"generate --source_files {b0} {tables} --bids --out_dir {made}")
+    run(trained, f"denoise {scans} --bids --out_dir {clean}")
+    for root in (made, clean):
+        assert (root / ".bidsignore").read_text() == "*_dwi.bval\n*_dwi.bvec\n"
+        assert [*root.glob("sub-1/dwi/*_dwi.bvec")]
+        refuse_faults_of_bids(root)
+
+
 def test_evaluate_series_by_their_tensors(trained, monkeypatch):
     evaluate = "evaluate --cache_dir cache --out_evaluation tensors --force --real"
     files = "sub-3_dwi.nii.gz sub-4_dwi.nii.gz"
@@ -312,6 +342,7 @@ def test_compare_series_of_the_conditions_of_measured_ones(tmp_path, caplog):
 def test_check_a_folder_of_series(trained, command, tmp_path):
     for file in trained.glob("sub-*_dwi.*"):
         shutil.copy(file, tmp_path)
+    (tmp_path / "sub-0_T1w.nii").touch()
     (tmp_path / "sub-0_dwi.bvec").unlink()
     data = nib.load(tmp_path / "sub-2_dwi.nii.gz").get_fdata(dtype="float32")
     data[0, 0, 0, 1:3] = np.nan

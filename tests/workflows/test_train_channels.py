@@ -86,7 +86,7 @@ def test_each_channel_is_a_file_of_its_own(folder):
     assert fa.header.get_intent()[2] == "desc-FA"
     assert 0 <= fa.get_fdata().min() <= fa.get_fdata().max() <= 1
     assert scan.shape == labels.shape == fa.shape == (12, 11, 13)
-    assert (folder / "made" / ".bidsignore").read_text() == "*_desc-FA*_dwimap.*\n"
+    assert (folder / "made" / ".bidsignore").read_text() == "*_dwimap.*\n"
     names = (folder / "made" / "participants.tsv").read_text().split()
     assert names == ["participant_id", *(f"sub-S000{i}" for i in range(4))]
     refuse_faults_of_bids(folder / "made")
