@@ -329,6 +329,12 @@ def _grid_and_channels(document, model_file, verb):
     return grid_for_files(shape, document["affine"], document["intensity"]), channels
 
 
+def _begin_dataset(job):
+    files = outputs.list_files(_volumes([*chain(*job.parts.values())]))
+    ignored = bids.ignored_names(files)
+    bids.begin_dataset(job.end.parents[1], ignored, of_scans=True)
+
+
 def process_all(
     flow: Workflow,
     job: Job,
@@ -347,8 +353,7 @@ def process_all(
     launch.log_to_file(job.cluster, job.end)
     resume = job.options.resume
     if job.options.bids:
-        ignored = bids.ignored_names(_all_files(job.parts, job.end))
-        bids.begin_dataset(job.end.parents[1], ignored, of_scans=True)
+        _begin_dataset(job)
     remaining = _remaining(flow, tasks, job.verb) if resume else tasks
     quiet = not launch.is_chief(job.cluster)
     rows: list[plots.Comparison] = []
