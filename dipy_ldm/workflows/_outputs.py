@@ -60,12 +60,11 @@ class LDMFlow(Workflow):
 
 def name_written(paths: Sequence[Path]) -> str:
     """Return a sentence with the first files that a command wrote, and their folder."""
-    names = [path.name for path in paths[:3]]
+    if any(path.is_absolute() for path in paths):
+        paths = [path.absolute() for path in paths]
+    folder = os.path.commonpath([path.parent for path in paths]) or "."
+    names = [os.path.relpath(path, folder) for path in paths[:3]]
     more = f" and {len(paths) - 3} more files" if len(paths) > 3 else ""
-    folders = [path.parent for path in paths]
-    if any(folder.is_absolute() for folder in folders):
-        folders = [folder.absolute() for folder in folders]
-    folder = os.path.commonpath(folders) or "."
     where = "" if folder == "." else f" in {folder}"
     return f"wrote {', '.join(names)}{more}{where}"
 

@@ -146,10 +146,11 @@ class Samples(NamedTuple):
         For volumes, the picture is named after the TOML file of the run, if any.
         """
         picture = self.picture
+        of_run = self.dataset or columns and picture == _with_end(self.log, ".png")
+        if config and of_run:
+            picture = config.with_suffix(".png")
         if picture is None:
             return []
-        if columns and config and picture == _with_end(self.log, ".png"):
-            picture = config.with_suffix(".png")
         from dipy_ldm import plots
 
         first = images[:100]

@@ -164,9 +164,9 @@ class GenerateLDMFlow(LDMFlow):
             without GPUs, the processor.
         bids : bool, optional
             Write volumes into a BIDS derivatives dataset, with their conditions in
-            participants.tsv and without a picture. Samples are added to an existing
-            dataset. Samples of source images have the entities (sub-, ses- and others)
-            of these, and no participants.tsv.
+            participants.tsv and the picture in its folder code. Samples are added to an
+            existing dataset. Samples of source images have the entities (sub-, ses- and
+            others) of these, and no participants.tsv.
         suffix : string, optional
             BIDS suffix. Default: that of the training volumes, such as T1w, if they had
             one.

@@ -166,7 +166,9 @@ def test_generate_a_dataset_from_a_table(generate):
     description = "Requested or drawn age of the sample."
     assert columns["age"] == {"Description": description, "Units": "years"}
     assert columns["sex"]["Levels"] == {"F": "female", "M": "M"}
-    assert not list(Path("made").glob("*.png"))
+    assert [str(path) for path in Path("made").rglob("*.png")] == [
+        "made/code/samples.png"
+    ]
     # The same sample as one that is asked for in words, elsewhere.
     generate("--n_samples", 1, "--conditions", "sex=M", "--first_sample", 2)
     alone, of_dataset = map(nib.load, ("samples-0002.nii.gz", volume_of(2)))
@@ -185,6 +187,8 @@ def test_generate_adds_to_a_dataset(generate):
     generate(*one, 3)
     assert read_rows() == [*rows, "sub-S0003\tn/a\tn/a"]
     assert json.loads(sidecar(volume_of(3)).read_text())["SkullStripped"] is True
+    pictures = sorted(path.name for path in Path("made/code").glob("*.png"))
+    assert pictures == ["samples-2.png", "samples.png"]
     generate(*one, 1, "--force")
     assert read_rows()[1] == "sub-S0001\tn/a\tn/a"
 

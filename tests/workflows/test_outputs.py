@@ -20,19 +20,18 @@ def test_an_empty_name_is_refused(name):
 
 
 @pytest.mark.parametrize(
-    ("files", "where"),
+    ("files", "named"),
     [
-        (["a.npz", "a.png"], ""),
-        (["out/a.npz", "out/a.png"], " in out"),
-        (["/out/a.npz", "/out/b/a.png"], " in /out"),
+        (["a.npz", "a.png"], "a.npz, a.png"),
+        (["out/a.npz", "out/a.png"], "a.npz, a.png in out"),
+        (["/out/a.npz", "/out/b/a.png"], "a.npz, b/a.png in /out"),
         # As of a training with an absolute --out_model.
-        (["/out/a.npz", "a.png"], " in /"),
+        (["/out/a.npz", "a.png"], "out/a.npz, usr/a.png in /"),
     ],
 )
-def test_the_folder_of_all_files_is_named(files, where, monkeypatch):
+def test_the_folder_of_all_files_is_named(files, named, monkeypatch):
     monkeypatch.chdir("/usr")
-    names = ", ".join(Path(file).name for file in files)
-    assert name_written(list(map(Path, files))) == f"wrote {names}{where}"
+    assert name_written(list(map(Path, files))) == f"wrote {named}"
 
 
 def test_new_folders_are_removed_if_nothing_is_written(tmp_path):
