@@ -264,7 +264,7 @@ def test_a_model_that_memorised_images_generates_no_copies(
     npt.assert_allclose(found["images"][kept], made[kept], atol=1e-4)
     for words, sentence in (
         (("audit.safetensors", "--same_noise"), "leave out --same_noise"),
-        (("nothing",), "there is no model file nothing"),
+        (("nothing",), "there is no file of fingerprints nothing"),
     ):
         output = command(*generate, "--force", "--no_copies", *words, status=2)
         assert sentence in answer(output)
