@@ -114,7 +114,8 @@ def test_ddpm_is_the_posterior_of_ho_et_al():
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
 def test_a_sample_depends_on_seed_and_number_alone(name):
     alone = draw(name, [6], 10, seed=3)
-    npt.assert_array_equal(draw(name, range(7), 10, seed=3)[6:], alone)
+    # JAX has float32 alone, and rounds vectors of other lengths differently.
+    npt.assert_allclose(draw(name, range(7), 10, seed=3)[6:], alone, rtol=1e-6)
     assert not np.array_equal(draw(name, [5], 10, seed=3), alone)
     assert not np.array_equal(draw(name, [6], 10, seed=4), alone)
 
