@@ -76,7 +76,7 @@ def _match_to_scans(model, kwargs, files):
     if "conditions" in kwargs:
         rows = join_to_files(kwargs["conditions"], firsts)
         kwargs = kwargs | {"conditions": rows}
-    if files and "source" in kwargs:
+    if files and "source" in kwargs and getattr(model, "source_", None) is not None:
         source, sources = model._read_source(kwargs["source"], firsts)
         kwargs = kwargs | {"source": source}
     return kwargs, sources

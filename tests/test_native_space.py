@@ -317,10 +317,11 @@ def test_warn_of_probabilities(caplog):
 
 def test_sources_are_read_only_for_methods_that_take_them(model, monkeypatch):
     monkeypatch.setattr(model, "source_", Source(1, [0.0, 1.0], [], ""))
+    match, files = _native_space._match_to_scans, [[Path("a.nii")]]
     options = {"tile": 8}  # of detect
-    assert (
-        _native_space._match_to_scans(model, options, [[Path("a.nii")]])[0] == options
-    )
+    assert match(model, options, files)[0] == options
+    wrong = {"source": "b.nii"}  # which methods of an autoencoder refuse
+    assert match(model.vqvae_, wrong, files)[0] == wrong
 
 
 def test_conditions_are_joined_to_scans():
