@@ -217,7 +217,8 @@ class VQVAE(Estimator):
             their own loss, and each decoded voxel has one label or none.
         masks : array_like, optional
             Foreground of the images, ``(n, *space)``, if ``background`` is not 1.
-            Default: voxels brighter than the darkest of all.
+            Default: voxels that differ from the darkest of all or, in maps, from the
+            background.
         background : float
             Weight in the loss of a voxel outside the mask; inside it is 1.
         patch : int or sequence of int, optional

@@ -239,7 +239,8 @@ class TrainLDMFlow(LDMFlow):
             a subject.
         background : float, optional
             Weight in the autoencoder's loss of voxels outside the masks or, without
-            masks, of the darkest voxels; 1 weights all voxels equally.
+            masks, of voxels that are 0 or the background of a map in all channels; 1
+            weights all voxels equally.
         skip_bad : bool, optional
             Volumes: skip files that can't be read.
         patch : variable int, optional
