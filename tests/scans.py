@@ -1,11 +1,14 @@
 """NIfTI files for the tests that read them."""
 
 from contextlib import contextmanager
+import errno
 import json
 import resource
 
 import nibabel as nib
 import numpy as np
+
+from dipy_ldm.data import _nifti as nifti
 
 SPACE, SIZE = (12, 11, 13), 8.0
 # Type, slope and intercept, version of the format, and whether it is compressed.
@@ -29,6 +32,21 @@ def save(path, data, affine=None):
 def places(shape, affine):
     """World coordinates of all voxels, ``(*shape, 3)``."""
     return np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
+
+
+@contextmanager
+def disk_error(monkeypatch, name):
+    """Let reading a compressed file of this name fail within this context."""
+
+    def fail(file):
+        if file.name == name:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(file)
+
+    read = nifti.gzip.open
+    with monkeypatch.context() as patch:
+        patch.setattr(nifti.gzip, "open", fail)
+        yield
 
 
 def grid_affine():

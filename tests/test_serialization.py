@@ -114,7 +114,7 @@ def test_load_refuses_spoilt_files(model, spoil, sentence):
         ("fingerprints", r"no file of fingerprints brainz; check the path\.$"),
     ],
 )
-def test_read_document_names_what_fits_where_there_is_none(kind, sentence):
+def test_read_document_suggests_packaged_models(kind, sentence):
     with pytest.raises(InputError, match=sentence):
         _serialization.read_document("brainz", kind)
 

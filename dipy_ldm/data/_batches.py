@@ -169,8 +169,10 @@ def _mean_weight(images, masks, bounds, background, covers, empty):
         return 1.0
     shares = []
     for i in np.unique(np.linspace(0, len(images) - 1, _MAX_MASKS_COUNTED).astype(int)):
-        image = rescale(images[i], bounds) if masks is None else None
-        inside = masks[i] > 0 if image is None else _is_inside(image, empty)
+        if masks is None:
+            inside = _is_inside(rescale(images[i], bounds), empty)
+        else:
+            inside = masks[i] > 0
         share = inside[..., 0]
         for cover in reversed(covers):
             share = share @ cover

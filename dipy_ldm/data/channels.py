@@ -700,19 +700,23 @@ def chosen_columns(
 ) -> np.ndarray:
     """Return a mask of the columns of chosen channels, ``(columns,)``."""
     chosen = choose_channels(names, channels)
-    return np.concatenate([np.full(c.width, c in chosen) for c in channels])
+    return _by_column(channels, lambda c: c in chosen)
 
 
 def continuous_columns(channels: Sequence[Channel], n_columns: int) -> np.ndarray:
     """Return a mask of the columns that are not of labels, ``(columns,)``."""
-    channels = channels or (Unnamed(n=n_columns),)
-    return np.concatenate([np.full(c.width, c.continuous) for c in channels])
+    return _by_column(channels or (Unnamed(n=n_columns),), lambda c: c.continuous)
 
 
 def empty_columns(channels: Sequence[Channel], n_columns: int) -> np.ndarray:
     """Return the values of columns where files have no voxels, ``(columns,)``."""
-    channels = channels or (Unnamed(n=n_columns),)
-    return np.concatenate([np.full(c.width, c.empty, "float32") for c in channels])
+    values = _by_column(channels or (Unnamed(n=n_columns),), lambda c: c.empty)
+    return values.astype("float32")
+
+
+def _by_column(channels, value_of):
+    """Return a value of each channel for each of its columns, ``(columns,)``."""
+    return np.concatenate([np.full(c.width, value_of(c)) for c in channels])
 
 
 def channel_slices(channels: Sequence[Channel]) -> Iterator[tuple[Channel, slice]]:

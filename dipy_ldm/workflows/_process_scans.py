@@ -254,15 +254,16 @@ def _name_outputs(options, sets, end, verb, outputs_of):
 
 def _refuse_existing(flow, parts, end=None):
     """Refuse to overwrite outputs, and the picture of a run; others' files first."""
-    outputs.refuse_overwriting(flow, _find_foreign(parts), _FOREIGN_CURE)
+    _read_sidecars(flow, parts)
     picture = end and end.with_name(f"{end.name}.png")
     files = outputs.list_files(_volumes(parts), picture)
     outputs.refuse_overwriting(flow, files, _CURE)
 
 
-def _find_foreign(parts):
-    """List files at the places of outputs that have no sidecar of dipy_ldm."""
-    volumes = [pair for pair in _volumes(parts) if not generated_sidecar(pair[0])]
+def _read_sidecars(flow, parts):
+    """Return the sidecars of outputs; refuse to overwrite files without one of ours."""
+    sidecars = {path: generated_sidecar(path) for path, _ in _volumes(parts)}
+    volumes = [pair for pair in _volumes(parts) if not sidecars[pair[0]]]
     # Tables are written before sidecars, and these before volumes: an interrupted run
     # may have left its tables alone.
     texts = {
@@ -270,11 +271,13 @@ def _find_foreign(parts):
         for path, channel in volumes
         for end, text in channel.texts().items()
     }
-    return [
+    foreign = [
         file
         for file in outputs.list_files(volumes)
         if file.exists() and not _holds(file, texts.get(file))
     ]
+    outputs.refuse_overwriting(flow, foreign, _FOREIGN_CURE)
+    return {path: facts for path, facts in sidecars.items() if facts}
 
 
 def _holds(file, text):
@@ -330,6 +333,7 @@ def _grid_and_channels(document, model_file, verb):
 
 
 def _begin_dataset(job):
+    """Create the dataset of the outputs of all workers, unless it exists."""
     files = outputs.list_files(_volumes([*chain(*job.parts.values())]))
     ignored = bids.ignored_names(files)
     bids.begin_dataset(job.end.parents[1], ignored, of_scans=True)
@@ -437,8 +441,7 @@ def _is_written(flow, task, resume):
 
 def _is_done(flow, task):
     """Return whether all outputs are complete; refuse those of another run."""
-    outputs.refuse_overwriting(flow, _find_foreign(task.parts), _FOREIGN_CURE)
-    sidecars = {o: facts for o in task.outputs if (facts := generated_sidecar(o))}
+    sidecars = _read_sidecars(flow, task.parts)
     output, other = _find_difference(sidecars, task)
     if other and not flow._force_overwrite:
         raise InputError(

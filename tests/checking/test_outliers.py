@@ -152,7 +152,7 @@ def test_check_images_by_their_scan(volumes):
     assert (no_scan.state, no_scan.message) == ("grey", outliers._NO_SCAN)
 
 
-def test_check_channels_names_whose_map_is_odd_and_what_to_do(volumes):
+def test_check_channels_names_odd_maps_and_a_cure(volumes):
     labels, scans = np.float32(volumes > 0), volumes
     maps = volumes.copy()
     maps[3] /= 8

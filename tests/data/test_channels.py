@@ -1,6 +1,5 @@
 """Channels that know what they are: put together, scaled, and turned back."""
 
-import errno
 import logging
 import shutil
 
@@ -8,9 +7,9 @@ import nibabel as nib
 import numpy as np
 import numpy.testing as npt
 import pytest
+from scans import disk_error
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data.channels import (
     MAX_LABELS,
@@ -323,14 +322,7 @@ def test_load_volumes_reports_all_bad_files_of_channels(bids, load, anatomy):
 def test_load_volumes_reads_channels_again_after_an_error_of_the_disk(
     bids, load, monkeypatch
 ):
-    def fail(file):
-        if file.name == "sub-01_T1w.nii.gz":
-            raise OSError(errno.EIO, "Input/output error")
-        return read(file)
-
-    read = nifti.gzip.open
-    with monkeypatch.context() as patch:
-        patch.setattr(nifti.gzip, "open", fail)
+    with disk_error(monkeypatch, "sub-01_T1w.nii.gz"):
         assert len(load(bids, channels=["T1w", "dseg"], skip_bad=True).images) == 2
     assert len(load(bids, channels=["T1w", "dseg"], skip_bad=True).images) == 3
 

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import numpy.testing as npt
 import pytest
+from scans import disk_error
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import (
@@ -133,14 +134,7 @@ def test_load_volumes_keeps_a_cache_that_can_not_be_read_now(cohort, load, monke
 def test_load_volumes_reads_a_file_again_after_an_error_of_the_disk(
     cohort, load, monkeypatch, no_work, skip_bad
 ):
-    def fail(file):
-        if file.name == "1.nii.gz":
-            raise OSError(errno.EIO, "Input/output error")
-        return read(file)
-
-    read = nifti.gzip.open
-    with monkeypatch.context() as patch:
-        patch.setattr(nifti.gzip, "open", fail)
+    with disk_error(monkeypatch, "1.nii.gz"):
         for _ in range(2):
             assert len(load(cohort, skip_bad=True).images) == 2
     assert len(load(cohort, skip_bad=skip_bad).images) == 3

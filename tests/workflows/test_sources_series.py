@@ -356,8 +356,8 @@ def test_check_a_folder_of_series(trained, command, tmp_path):
     (unchecked,) = page["Findings"]["Not checked"]
     assert (unchecked["title"], unchecked["state"]) == ("--dwi", "grey")
     findings = {f["title"]: f for f in page["Findings"]["Files"]}
-    what = "1 of 5 files and 2 volumes of 1 other file cannot be used."
-    assert findings["files"]["what"] == what
+    message = "1 of 5 files and 2 volumes of 1 other file cannot be used."
+    assert findings["files"]["what"] == message
     bad, _ = findings["files"]["table"]
     assert "sub-0_dwi.nii.gz has no .bvec beside it" in "".join(bad.values())
     series = findings["series"]
