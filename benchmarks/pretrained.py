@@ -18,7 +18,7 @@ from tqdm import tqdm
 from dipy_ldm import VQVAE, _serialization
 from dipy_ldm.data._batches import Augmentation, read_patches
 from dipy_ldm.data._paths import find_volumes
-from dipy_ldm.data._preprocessing import conform_file
+from dipy_ldm.data.channels import Unnamed
 from dipy_ldm.data.volumes import plan_volumes
 from dipy_ldm.metrics import (
     detail_correlation,
@@ -76,7 +76,7 @@ def read_volume(rng, file):
         size = float(np.cbrt(abs(np.linalg.det(grid.affine[:3, :3]))))
         larger = min(size * LARGER ** rng.random(), LARGEST)
         grid = plan_volumes([file], voxel_size=max(size, larger)).grid
-    return conform_file(file, grid)[0]
+    return Unnamed().read(file, grid)[0]
 
 
 def draw_pieces(rng, volume):
@@ -190,7 +190,7 @@ def measure_all(vqvae, files, voxel_size):
     scores, shown = [], None
     for file in files:
         grid = plan_volumes([file], voxel_size=voxel_size).grid
-        volume = conform_file(file, grid)[0][None]
+        volume = Unnamed().read(file, grid)[0][None]
         reconstructed = vqvae.predict(volume)
         scores.append(score(volume, reconstructed))
         if shown is None:

@@ -289,7 +289,7 @@ def _read_tasks(files, channels, dwi):
     else:
         with _quietly():
             infos, complaints = read_headers(files, channels)
-        tasks = [pairing.Task(info) for info in infos]
+        tasks = [pairing.Task.of(info) for info in infos]
     return tasks, [task.info for task in tasks], list(complaints.values())
 
 
@@ -320,8 +320,7 @@ def _check_headers(tasks, infos):
         infos = [info for i, info in enumerate(infos) if i not in bad]
     findings += [check_sizes(infos), check_axes(infos)]
     good = {info.file for info in infos}
-    files_of = [[task.info.file, *(file for _, file in task.parts)] for task in tasks]
-    tasks = [t for t, files in zip(tasks, files_of) if good.issuperset(files)]
+    tasks = [t for t in tasks if good.issuperset(file for _, file in t.parts)]
     if tasks and tasks[0].gradients:
         findings.append(check_series([task.gradients for task in tasks]))
     return findings, tasks

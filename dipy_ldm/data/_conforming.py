@@ -16,29 +16,19 @@ from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.data._pairing import Task
 from dipy_ldm.data._preprocessing import (
     Origin,
-    conform_file,
-    conform_source,
     conform_voxels,
     scale_intensities,
 )
 from dipy_ldm.data.channels import Channel, Unnamed
 
 
-def conform_task(
-    task: Task, grid: Grid, labels: bool = False
-) -> tuple[np.ndarray, ...]:
-    """Resample a volume, its mask and its source to ``(*grid.shape, channels)``."""
-    info, source = task.info, task.source
-    if task.parts:
-        arrays = [conform_channels(task.parts, grid)[0]]
-    else:
-        arrays = [conform_file(info.file, grid, info.channels > 1)[0]]
+def conform_task(task: Task, grid: Grid) -> tuple[np.ndarray, ...]:
+    """Resample a volume, its mask and its source to ``(*grid.shape, columns)``."""
+    arrays = [conform_channels(task.parts, grid)[0]]
     if task.mask is not None:
-        arrays.append(_conform_mask(task.mask, info.affine, grid))
+        arrays.append(_conform_mask(task.mask, task.info.affine, grid))
     if task.source_parts:
         arrays.append(conform_channels(task.source_parts, grid)[0])
-    elif source is not None:
-        arrays.append(conform_source(source.file, grid, source.channels > 1, labels))
     return tuple(arrays)
 
 

@@ -5,7 +5,7 @@ from itertools import chain, combinations_with_replacement
 import logging
 from pathlib import Path
 import re
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table, grouped, listed
@@ -32,9 +32,7 @@ from dipy_ldm.data._paths import (
 )
 from dipy_ldm.data._table_rows import find_subjects, warn_of_datasets
 from dipy_ldm.data._tables import Row
-
-if TYPE_CHECKING:
-    from dipy_ldm.data.channels import Channel
+from dipy_ldm.data.channels import Channel, LabelNumbers, Unnamed
 
 logger = logging.getLogger("dipy_ldm")
 
@@ -49,22 +47,30 @@ _CURE = (
 )
 
 
+# Channels, each with its file.
+Parts: TypeAlias = tuple[tuple[Channel, Path], ...]
+
+
 class Task(NamedTuple):
     """A volume to conform, with its mask and source.
 
-    ``info`` and ``source`` are headers, and ``mask`` is a file on the volume's own
-    grid. ``parts`` are the named channels, if there are any, each with its file, and
-    ``source_parts`` those of the source. ``gradients`` are those of a diffusion series,
-    of which ``volume`` is an index.
+    ``info`` is the header of its first file, and ``mask`` a file on that grid.
+    ``parts`` are the channels, each with its file, and ``source_parts`` those of the
+    source. ``gradients`` are those of a diffusion series, of which ``volume`` is an
+    index.
     """
 
     info: VolumeInfo
+    parts: Parts
     mask: Path | None = None
-    source: VolumeInfo | None = None
-    parts: tuple = ()
+    source_parts: Parts = ()
     gradients: Gradients | None = None
     volume: int = 0
-    source_parts: tuple = ()
+
+    @classmethod
+    def of(cls, info: VolumeInfo) -> Self:
+        """Return a task for a file whose channels have no names."""
+        return cls(info, ((Unnamed(n=info.channels), info.file),))
 
     def per_volume(self) -> list[Self]:
         """Return a task for each diffusion-weighted volume of a series."""
@@ -105,20 +111,24 @@ def with_sources(
     tasks: list[Task],
     source_of: Mapping[Path, Path],
     channels: bool,
+    labels: bool,
     skip_bad: bool | None,
 ) -> list[Task]:
     """Pair volumes with source images; those without a good one count as bad."""
     sources = list(dict.fromkeys(source_of.values()))
-    good = {info.file: info for info in check_headers(sources, channels, skip_bad)[0]}
-    infos = [(task, good.get(source_of[task.info.file])) for task in tasks]
-    pairs = [task._replace(source=info) for task, info in infos if info is not None]
-    return _require_pairs(pairs)
+    kind = LabelNumbers if labels else Unnamed
+    parts_of: dict[Path, Parts] = {
+        info.file: ((kind(n=info.channels), info.file),)
+        for info in check_headers(sources, channels, skip_bad)[0]
+    }
+    pairs = [(task, parts_of.get(source_of[task.info.file])) for task in tasks]
+    return _require_pairs([t._replace(source_parts=own) for t, own in pairs if own])
 
 
 def with_source_channels(
     tasks: list[Task],
     files: Sequence[Path],
-    channels: "Sequence[Channel]",
+    channels: Sequence[Channel],
     skip_bad: bool | None,
     cure: str = "",
 ) -> list[Task]:
@@ -139,7 +149,7 @@ def with_source_channels(
     source_of = _require_one_each(matches, planned, "source")
     sources = [planned[source_of[task.info.file]] for task in own_tasks]
     return [
-        task._replace(source=source.info, source_parts=source.parts)
+        task._replace(source_parts=source.parts)
         for task, source in zip(own_tasks, sources)
     ]
 
@@ -160,8 +170,8 @@ def read_series(files: Sequence[Path]) -> tuple[list[Task], dict[Path, str]]:
         except InputError as error:
             complaints[file] = str(error)
             continue
-        info = info._replace(channels=1)
-        tasks.append(Task(info, source=info, gradients=gradients))
+        task = Task.of(info._replace(channels=1))
+        tasks.append(task._replace(source_parts=task.parts, gradients=gradients))
     return tasks, complaints
 
 
@@ -176,7 +186,7 @@ def plan_series(files: Sequence[Path], skip_bad: bool | None) -> list[Task]:
 
 def plan_channels(
     files: Sequence[Path],
-    channels: "Sequence[Channel]",
+    channels: Sequence[Channel],
     skip_bad: bool | None,
     cure: str = "",
     generated: bool = False,
@@ -203,14 +213,12 @@ def read_channel_sets(
 
 
 def fit_channels(
-    sets: Sequence[Sequence[VolumeInfo]], channels: "Sequence[Channel]"
+    sets: Sequence[Sequence[VolumeInfo]], channels: Sequence[Channel]
 ) -> list[Task]:
     """Fit channels to all of their files, and return a task for each set."""
     files = [[info.file for info in one] for one in sets]
     learnt = [c.learn(files_of) for c, files_of in zip(channels, zip(*files))]
-    return [
-        Task(infos[0], parts=tuple(zip(learnt, one))) for infos, one in zip(sets, files)
-    ]
+    return [Task(own[0], tuple(zip(learnt, one))) for own, one in zip(sets, files)]
 
 
 def group_channels(
@@ -469,15 +477,14 @@ def _subject_and_session(file):
 class Plan(NamedTuple):
     """Volumes to conform to a grid, of which only the headers were read.
 
-    ``tasks`` and ``subjects`` are in the order of the volumes; ``labels`` is whether
-    sources are segmentations. ``listed`` are the rows of lists that named the volumes.
+    ``tasks`` and ``subjects`` are in the order of the volumes. ``listed`` are the rows
+    of lists that named the volumes.
     """
 
     tasks: list[Task]
     subjects: list
     grid: Grid
     skip_bad: bool | None
-    labels: bool
     listed: Mapping[str, list[Row]]
 
     @property
@@ -489,7 +496,7 @@ class Plan(NamedTuple):
     def files(self):
         """All files that are read."""
         masks = [task.mask for task in self.tasks if task.mask]
-        sources = [task.source.file for task in self.tasks if task.source]
+        sources = [t.source_parts[0][1] for t in self.tasks if t.source_parts]
         further = chain(*(t.parts[1:] + t.source_parts[1:] for t in self.tasks))
         parts = [file for _, file in further]
         tables = [file for t in self.tasks if t.gradients for file in t.gradients.files]
@@ -513,24 +520,22 @@ class Plan(NamedTuple):
     @property
     def channels(self):
         """Records of the channels; none if they have no names."""
-        return tuple(channel for channel, _ in self.tasks[0].parts)
+        return _named(self.tasks[0].parts)
 
     @property
     def columns(self):
         """Number of columns of the images."""
-        return sum(c.width for c in self.channels) or self.infos[0].channels
+        return _count_columns(self.tasks[0].parts)
 
     @property
     def source_channels(self):
         """Records of the channels of sources; none if they have no names."""
-        return tuple(channel for channel, _ in self.tasks[0].source_parts)
+        return _named(self.tasks[0].source_parts)
 
     @property
     def source_columns(self):
         """Number of columns of the sources; 0 without any."""
-        source = self.tasks[0].source
-        widths = sum(channel.width for channel in self.source_channels)
-        return widths or (source.channels if source else 0)
+        return _count_columns(self.tasks[0].source_parts)
 
     @property
     def shape(self):
@@ -543,7 +548,15 @@ class Plan(NamedTuple):
         return self.grid.affine
 
 
-def make_plan(tasks, grid, listed, *, skip_bad=False, shuffle=False, labels=False):
+def _named(parts):
+    return tuple(channel for channel, _ in parts if channel.name)
+
+
+def _count_columns(parts):
+    return sum(channel.width for channel, _ in parts)
+
+
+def make_plan(tasks, grid, listed, *, skip_bad=False, shuffle=False):
     """Plan the preprocessing of volumes whose headers were read."""
     files = [task.info.file for task in tasks]
     subjects = find_subjects(files, listed)
@@ -551,4 +564,4 @@ def make_plan(tasks, grid, listed, *, skip_bad=False, shuffle=False, labels=Fals
     order = draw_order(subjects, seed=0) if shuffle else range(len(tasks))
     pairs = [(own, subjects[i]) for i in order for own in tasks[i].per_volume()]
     tasks, subjects = map(list, zip(*pairs))
-    return Plan(tasks, subjects, grid, skip_bad, labels, listed)
+    return Plan(tasks, subjects, grid, skip_bad, listed)

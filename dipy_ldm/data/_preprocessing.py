@@ -95,14 +95,6 @@ class Origin(NamedTuple):
         return restore(image, self.grid, own, outside)
 
 
-def conform_file(
-    file: str | Path, grid: Grid, channels: bool = False, *, from_zero: bool = False
-) -> tuple[np.ndarray, Origin]:
-    """Read a volume as ``(*grid.shape, channels)`` in [0, 1]."""
-    data, affine = nifti.read_volume(file, channels)
-    return conform_voxels(file, data, affine, grid, from_zero=from_zero)
-
-
 def conform_voxels(
     file: str | Path,
     data: np.ndarray,
@@ -111,7 +103,7 @@ def conform_voxels(
     *,
     from_zero: bool = False,
 ) -> tuple[np.ndarray, Origin]:
-    """Resample and scale voxels, as :func:`conform_file`.
+    """Resample and scale voxels to ``(*grid.shape, channels)`` in [0, 1].
 
     ``from_zero`` keeps 0 at 0, even if values are negative.
     """
@@ -158,25 +150,6 @@ def refuse_off_grid(
         overlap = coverage(Grid(data.shape[:3], affine), grid)
         if not overlap.any():
             refuse_empty(file, overlap, grid)
-
-
-def conform_source(
-    file: str | Path,
-    grid: Grid,
-    channels: bool = False,
-    labels: bool = False,
-    *,
-    from_zero: bool = False,
-) -> np.ndarray:
-    """Read a source as ``(*grid.shape, channels)``."""
-    if not labels:
-        return conform_file(file, grid, channels, from_zero=from_zero)[0]
-    data, affine = read_labels(
-        file, "leave `source_labels` out in a training", channels
-    )
-    image = conform(data, affine, grid, nearest=True)
-    refuse_off_grid(file, image, data, affine, grid)
-    return image.astype("int32")
 
 
 def read_labels(

@@ -42,10 +42,10 @@ from dipy_ldm.data._paths import (
     stem,
     suffix,
 )
-from dipy_ldm.data._preprocessing import Origin, conform_source
-from dipy_ldm.data._sources import Source, refuse_unknown_labels
+from dipy_ldm.data._preprocessing import Origin
+from dipy_ldm.data._sources import Source
 from dipy_ldm.data._table_rows import find_image_subjects
-from dipy_ldm.data.channels import Channel, Unnamed
+from dipy_ldm.data.channels import Channel, LabelNumbers, Unnamed
 from dipy_ldm.data.images import load_images, read_images
 from dipy_ldm.data.volumes import Volumes, conform_volumes, plan_volumes
 
@@ -335,32 +335,24 @@ def read_sources(
     if grid is None:
         return read_scans(source, None, channels)[0], []
     with files_of(source) as (files, folder):
-        sets = resolve_channel_files(files, channels or [Unnamed(n=info.channels)])
+        records = source_records(info, channels, of_series)
+        sets = resolve_channel_files(files, records)
         if scans and (len(sets) > 1 or len(scans) == 1):
             source_of = pair_sources(scans, [own[0] for own in sets])
             set_of = {own[0]: own for own in sets}
             sets = [set_of[source_of[scan]] for scan in scans]
-        how = info, grid, channels, of_series
-        images = [conform_source_files(own, *how) for own in sets]
+        images = [conform_channels(zip(records, own), grid)[0] for own in sets]
         names = [[displayed_path(file, folder) for file in own] for own in sets]
         return np.stack(images), names
 
 
-def conform_source_files(
-    files: Sequence[Path],
-    info: Source,
-    grid: Grid,
-    channels: Sequence[Channel],
-    of_series: bool = False,
-) -> np.ndarray:
-    """Conform a source, with all of its named channels, to a grid."""
-    if channels:
-        return conform_channels(zip(channels, files), grid)[0]
-    how = info.channels > 1, bool(info.labels)
-    image = conform_source(files[0], grid, *how, from_zero=of_series)
-    if info.labels:
-        refuse_unknown_labels(files[0], image, info.labels)
-    return image
+def source_records(
+    info: Source, named: Sequence[Channel] = (), of_series: bool = False
+) -> Sequence[Channel]:
+    """Return the records by which files of sources are read."""
+    if not named and info.labels:
+        return (LabelNumbers(n=info.channels, labels=info.labels),)
+    return named or (Unnamed(n=info.channels, from_zero=of_series),)
 
 
 def displayed_path(file: Path, folder: Path | None) -> Path:

@@ -47,6 +47,7 @@ MAX_LABELS = 64
 _SCALE_FACTOR, _RARE_SHARE = 4.0, 0.05
 # Shares of the range of a map: excess by rounding, and noise of decoded background.
 _ROUNDING, _BACKGROUND_NOISE = 1e-3, 0.01
+_UNSCALED = IntensityRange(np.zeros(1, "float32"), np.ones(1, "float32"))
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,9 @@ class Channel:
     loss: ClassVar[str | None] = None
     # Whether brightness and contrast are arbitrary, and may be augmented.
     brightens: ClassVar[bool] = True
-    # Whether values can be interpolated.
+    # Whether values can be interpolated, and the type of columns in the cache.
     continuous: ClassVar[bool] = True
+    column_dtype: ClassVar[str] = "float32"
     # Captions of the results of spread and summarise, and of difference.
     deviation: ClassVar[str] = "standard deviation"
     compared: ClassVar[str] = "{} minus {}"
@@ -423,8 +425,7 @@ class Labels(Channel):
         )
         numbers = _largest_share(shares, grid.shape)
         refuse_off_grid(file, numbers, data, affine, grid)
-        none = IntensityRange(np.zeros(1, "float32"), np.ones(1, "float32"))
-        return self._one_hot(numbers), Origin(Path(file), data, affine, grid, none)
+        return self._one_hot(numbers), Origin(Path(file), data, affine, grid, _UNSCALED)
 
     def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
         """Give each voxel of a file the label that covers the largest part of it."""
@@ -540,6 +541,8 @@ class Unnamed(Channel):
 
     name: str = ""
     n: int = 1
+    # Whether 0 stays 0 even if values are negative, as in b = 0 volumes.
+    from_zero: bool = False
 
     def __post_init__(self) -> None:
         """Accept the empty name."""
@@ -553,9 +556,43 @@ class Unnamed(Channel):
         """Read the voxels of a file, ``(x, y, z, n)``, and their affine."""
         return read_volume(file, self.n > 1)
 
+    def conform(
+        self, file: Path, data: np.ndarray, affine: np.ndarray, grid: Grid
+    ) -> tuple[np.ndarray, Origin]:
+        """Scale each channel by itself."""
+        return conform_voxels(file, data, affine, grid, from_zero=self.from_zero)
+
     def to_values(self, images: np.ndarray) -> np.ndarray:
         """Return columns as they are."""
         return images
+
+
+@dataclass(frozen=True)
+class LabelNumbers(Unnamed):
+    """A segmentation as one column of label numbers, which are not interpolated.
+
+    Without ``labels``, all are accepted.
+    """
+
+    labels: Sequence[int] = ()
+
+    kind: ClassVar[str] = "label numbers"
+    column_dtype: ClassVar[str] = "int32"
+
+    def load(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Read a segmentation, ``(x, y, z, 1)``, and its affine."""
+        return read_labels(file, "leave `source_labels` out in a training", self.n > 1)
+
+    def conform(
+        self, file: Path, data: np.ndarray, affine: np.ndarray, grid: Grid
+    ) -> tuple[np.ndarray, Origin]:
+        """Give each voxel of the grid the nearest label."""
+        image = conform(data, affine, grid, nearest=True)
+        refuse_off_grid(file, image, data, affine, grid)
+        if self.labels:
+            refuse_unknown_labels(file, image, list(self.labels))
+        origin = Origin(Path(file), data, affine, grid, _UNSCALED)
+        return image.astype(self.column_dtype), origin
 
 
 def _is_finite(number):

@@ -43,7 +43,7 @@ from dipy_ldm.data._paths import (
 )
 from dipy_ldm.data._table_rows import find_subjects, join_rows
 from dipy_ldm.data._tables import Row
-from dipy_ldm.data.channels import Channel, as_channels, to_saved
+from dipy_ldm.data.channels import Channel, as_channels
 
 __all__ = ["Volumes", "load_volumes"]
 
@@ -296,11 +296,12 @@ def plan_volumes(
         tasks = plans.with_source_channels(tasks, own, kinds, skip_bad, cure)
     elif source_files is not None:
         source_of = plans.pair_sources(files, find_volumes(source_files))
-        tasks = plans.with_sources(tasks, source_of, bool(channels), skip_bad)
+        how = bool(channels), source_labels, skip_bad
+        tasks = plans.with_sources(tasks, source_of, *how)
     if grid is None:
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
-    how = {"skip_bad": skip_bad, "shuffle": shuffle, "labels": source_labels}
-    return plans.make_plan(tasks, grid, rows_of_lists(paths), **how)
+    lists = rows_of_lists(paths)
+    return plans.make_plan(tasks, grid, lists, skip_bad=skip_bad, shuffle=shuffle)
 
 
 def refuse_beside_series(
@@ -328,7 +329,7 @@ def _plan_tasks(files, suffix, filter, channels, dwi, skip_bad, generated):
         if dwi:
             return files, plans.plan_series(files, skip_bad)
         infos, _ = check_headers(files, bool(channels), skip_bad)
-        return files, [plans.Task(info) for info in infos]
+        return files, [plans.Task.of(info) for info in infos]
     files = choose_for_channels(files, suffix, filter)
     kinds = as_channels(channels, files)
     tasks = plans.plan_channels(files, kinds, skip_bad, generated=generated)
@@ -381,20 +382,16 @@ def _n_bytes(plan):
 
 def _cache_key(plan):
     """Return the cache key of the result."""
+    first = plan.tasks[0]
     settings = {
         "format": _FORMAT,
         "shape": plan.grid.shape,
         "affine": plan.grid.affine.tolist(),
-        "channels": plan.infos[0].channels > 1,
-        "masks": plan.tasks[0].mask is not None,
+        "channels": [channel.to_saved() for channel, _ in first.parts],
+        "masks": first.mask is not None,
+        "sources": [channel.to_saved() for channel, _ in first.source_parts],
     }
-    if plan.channels:
-        settings["named"] = to_saved(plan.channels)
-    if columns := plan.source_columns:
-        settings["sources"] = [columns, plan.labels]
-    if plan.source_channels:
-        settings["named sources"] = to_saved(plan.source_channels)
-    if plan.tasks[0].gradients:
+    if first.gradients:
         settings["dwi"] = 2  # once, a bad volume took those after it along
     return cache.make_key(plan.files, settings)
 
@@ -503,8 +500,8 @@ def _array_specs(plan):
     arrays: dict[str, tuple] = {"images": ((*space, plan.columns), "float32")}
     if task.mask is not None:
         arrays["masks"] = (space, "uint8")
-    if task.source is not None:
-        dtype = "int32" if plan.labels else "float32"
+    if task.source_parts:
+        dtype = task.source_parts[0][0].column_dtype
         arrays["sources"] = ((*space, plan.source_columns), dtype)
     return arrays
 
@@ -514,7 +511,7 @@ def _jobs(plan):
     for _, group in groupby(plan.tasks, lambda t: t.gradients and t.info.file):
         tasks = list(group)
         if tasks[0].gradients is None:
-            yield from (partial(conform_task, t, plan.grid, plan.labels) for t in tasks)
+            yield from (partial(conform_task, task, plan.grid) for task in tasks)
             continue
         done = 0
         try:

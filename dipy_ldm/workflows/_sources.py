@@ -10,17 +10,18 @@ from dipy_ldm._conditions import BVAL, from_saved
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import NONE
 from dipy_ldm.data._bvals_bvecs import B0_LIMIT, DIRECTION, Gradients, makes_series
+from dipy_ldm.data._conforming import conform_channels
 from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.data._nifti import read_volume
 from dipy_ldm.data._preprocessing import conform_voxels
 from dipy_ldm.data._scans import (
     check_channel_files,
-    conform_source_files,
     find_channel_files,
     grid_for_files,
+    source_records,
 )
 from dipy_ldm.data._sources import Source, refuse_mismatch
-from dipy_ldm.data.channels import Channel, Unnamed, from_saved as channels_from
+from dipy_ldm.data.channels import Channel, from_saved as channels_from
 
 
 class SourceInputs(NamedTuple):
@@ -30,7 +31,6 @@ class SourceInputs(NamedTuple):
     ``assigned`` are the first files of those that this worker uses.
     """
 
-    source: Source
     channels: Sequence[Channel]
     grid: Grid
     parts: dict[Path, list[Path]]
@@ -49,7 +49,7 @@ class SourceInputs(NamedTuple):
             return None
         source = Source(**document["source"])
         named = channels_from(document.get("source_channels"))
-        channels = named or (Unnamed(n=source.channels),)
+        channels = source_records(source, named)
         cure = "name those of one kind, with a wildcard"
         sets = find_channel_files(source_files, channels, cure=cure)
         start = "the model was trained with source images of"
@@ -57,7 +57,7 @@ class SourceInputs(NamedTuple):
         check_channel_files(sets, channels, along_axis, start=start)
         grid = grid_for_files(document["shape"], document["affine"], source.intensity)
         parts = {files[0]: files for files in sets}
-        return cls(source, named, grid, parts, list(parts))
+        return cls(channels, grid, parts, list(parts))
 
     @property
     def files(self):
@@ -70,8 +70,8 @@ class SourceInputs(NamedTuple):
 
     def read(self, file: Path) -> np.ndarray:
         """Read a source image on the grid of the model, ``(1, *space, channels)``."""
-        how = self.source, self.grid, self.channels
-        return conform_source_files(self.parts[file], *how)[None]
+        pairs = zip(self.channels, self.parts[file])
+        return conform_channels(pairs, self.grid)[0][None]
 
 
 def is_of_series(document: dict) -> bool:

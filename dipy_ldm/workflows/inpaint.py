@@ -130,7 +130,7 @@ class InpaintLDMFlow(LDMFlow):
 def _check_grids(infos, masks):
     """Refuse masks on other grids than their volumes; only headers are read."""
     mask_of = {info.file: masks[info.file] for info in infos}
-    _, complaints = match_masks([Task(info) for info in infos], mask_of)
+    _, complaints = match_masks([Task.of(info) for info in infos], mask_of)
     refuse_files(complaints, 0, skip_bad=None)
 
 

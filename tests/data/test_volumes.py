@@ -18,7 +18,6 @@ from dipy_ldm.data import (
     volumes,
 )
 from dipy_ldm.data._nifti import read_volume
-from dipy_ldm.data._preprocessing import conform_file
 from dipy_ldm.data.channels import Channel
 from dipy_ldm.data.volumes import plan_volumes
 
@@ -55,7 +54,7 @@ def cohort(tmp_path):
 def no_work(monkeypatch):
     """Return what to call for nothing to be conformed any more."""
     fail = mock.Mock(side_effect=AssertionError("conformed again"))
-    return lambda: monkeypatch.setattr(conformed, "conform_file", fail)
+    return lambda: monkeypatch.setattr(conformed, "conform_channels", fail)
 
 
 def test_load_volumes_of_any_orientation_and_unit(cohort, load):
@@ -181,14 +180,14 @@ def test_load_volumes_keeps_the_order_of_files(tmp_path, load):
         assert np.corrcoef(image.ravel(), data.clip(0, 1).ravel())[0, 1] > 0.9
 
 
-def test_conform_file_refuses_a_volume_within_a_voxel(cohort):
+def test_read_refuses_a_volume_within_a_voxel(cohort):
     """Filtered, this would take minutes, and all memory."""
     file = save(cohort / "m.nii", template(), np.diag([2e-7, 3e-7, 4e-7, 1]))
     grid = volumes.Grid((12, 10, 8), np.diag([2.0, 3, 4, 1]))
     with pytest.raises(InputError, match=r"m.nii is smaller .* \(2 x 3 x 4 mm\)"):
-        conform_file(file, grid)
+        Channel("T1w").read(file, grid)
     slab = save(cohort / "slab.nii", template()[:, :, 2:4], np.diag([2, 3, 1.0, 1]))
-    assert conform_file(slab, grid)[0].max() > 0
+    assert Channel("T1w").read(slab, grid)[0].max() > 0
 
 
 def test_read_volume_names_a_file_larger_than_memory(tmp_path, monkeypatch):
@@ -393,7 +392,7 @@ def test_load_volumes_shows_progress_on_request(cohort, load, capfd):
 
 
 @pytest.mark.parametrize("shape", [(91, 109, 91), (65, 33, 17)])
-def test_bring_back_inverts_conform_file(tmp_path, load, shape):
+def test_bring_back_inverts_read(tmp_path, load, shape):
     x, y, z = (np.linspace(-1, 1, n) for n in shape)
     data = 700 * np.exp(-3 * (x[:, None, None] ** 2 + y[:, None] ** 2 + z**2))
     affine = np.diag([-2, 2, 2, 1.0])
@@ -403,7 +402,7 @@ def test_bring_back_inverts_conform_file(tmp_path, load, shape):
     for voxel_size, tolerance in ((2, 1e-3), (3, 60)):
         images, _, grid_affine, *_ = load(file, voxel_size=voxel_size)
         grid = volumes.Grid(images.shape[1:4], grid_affine)
-        image, origin = conform_file(file, grid)
+        image, origin = Channel("T1w").read(file, grid)
         npt.assert_array_equal(image, images[0])
         back = Channel("T1w").bring_back(image, origin)
         assert back.shape == own.shape
@@ -414,7 +413,7 @@ def test_bring_back_inverts_conform_file(tmp_path, load, shape):
 
 def test_bring_back_keeps_voxels_off_the_grid(cohort, load):
     grid = volumes.Grid((6, 6, 4), load(cohort).affine)
-    image, origin = conform_file(cohort / "2.nii.gz", grid)
+    image, origin = Channel("T1w").read(cohort / "2.nii.gz", grid)
     back = Channel("T1w").bring_back(np.ones_like(image), origin)
     own, _ = read_volume(cohort / "2.nii.gz")
     changed = ~np.isclose(back, own)

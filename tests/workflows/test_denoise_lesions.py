@@ -13,7 +13,6 @@ from scans import blocky_volumes, grid_affine, make_scan, raw_voxels, save
 from dipy_ldm import LatentDiffusion
 from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.data._grid import Grid
-from dipy_ldm.data._preprocessing import conform_file
 from dipy_ldm.data.channels import Channel
 from dipy_ldm.diffusion._inpainting import dilated
 from dipy_ldm.workflows._process_scans import find_lesions
@@ -21,7 +20,7 @@ from dipy_ldm.workflows._process_scans import find_lesions
 
 def threshold_for(model_path, scan):
     """Say from which probability on a few voxels of a scan are taken for lesions."""
-    image, _ = conform_file(scan, Grid((12, 11, 13), grid_affine()))
+    image, _ = Channel("T1w").read(scan, Grid((12, 11, 13), grid_affine()))
     likely = load_model(model_path).detect(image[None])
     return float(np.quantile(likely, 0.97))
 

@@ -16,9 +16,9 @@ from dipy_ldm import _serialization, plots
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid
-from dipy_ldm.data._preprocessing import conform_source
 from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.data._sources import Source
+from dipy_ldm.data.channels import Channel
 from dipy_ldm.data.volumes import load_volumes, plan_volumes
 from dipy_ldm.workflows import _inputs as inputs, _training as report
 from dipy_ldm.workflows._conditions import RequestedConditions
@@ -98,7 +98,7 @@ def test_generate_samples_named_after_their_sources(trained, monkeypatch):
     grid = Grid(model.vqvae.shape_[:3], model.vqvae.affine_)
     for file in TWO:
         stem = f"{Path(file).name.removesuffix('.nii.gz')}_samples"
-        source = conform_source(folder / file, grid)[None]
+        source = Channel("T1w").read(folder / file, grid)[0][None]
         for number in range(2):
             facts = json.loads((folder / f"{stem}-000{number}.json").read_text())
             assert (facts["Sources"], facts["Sample"]) == ([file], number)
@@ -134,7 +134,7 @@ def test_evaluate_and_audit_with_sources(trained, tmp_path):
     grid = Grid(tuple(document["shape"][:3]), np.array(document["affine"]))
     for file, source in zip(real.files, real.sources, strict=True):
         own = folder / "T1" / file.name.replace("T2w", "T1w")
-        npt.assert_allclose(source, conform_source(own, grid), atol=1e-5)
+        npt.assert_allclose(source, Channel("T1w").read(own, grid)[0], atol=1e-5)
     # They go as far as to count the volumes, and to look whose they are.
     shutil.copy(folder / "T2/sub-1_T2w.nii.gz", folder / "one.nii.gz")
     for name, options, sentence in (
@@ -310,7 +310,9 @@ def test_load_volumes_with_source_channels(bids, caplog):
     grid = Grid(volumes.images.shape[1:4], volumes.affine)
     for subject, source in zip(volumes.subjects, volumes.sources, strict=True):
         t1 = bids / subject / "anat" / f"{subject}_T1w.nii.gz"
-        npt.assert_allclose(source[..., :1], conform_source(t1, grid), atol=1e-6)
+        npt.assert_allclose(
+            source[..., :1], Channel("T1w").read(t1, grid)[0], atol=1e-6
+        )
         assert (source[..., 1:].sum(-1) <= 1).all()
 
 
@@ -371,7 +373,8 @@ def test_plan_volumes_needs_one_source_of_each(bids, tmp_path):
     # A bad one of no volume does not matter.
     further.touch()
     (task,) = plan_volumes([bids / "sub-0"], **how).tasks
-    assert task.source.file == bids / "sub-0" / "anat" / "sub-0_T1w.nii.gz"
+    ((_, file),) = task.source_parts
+    assert file == bids / "sub-0" / "anat" / "sub-0_T1w.nii.gz"
     further.rename(tmp_path / "sub-0_run-2_T1w.nii.gz")
     sentence = "both the T1w of .*; name one of them in `source_files`"
     with pytest.raises(InputError, match=sentence):

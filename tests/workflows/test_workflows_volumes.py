@@ -27,7 +27,6 @@ from dipy_ldm.data import load_volumes
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import read_volume
-from dipy_ldm.data._preprocessing import conform_file
 from dipy_ldm.data._sidecars import fingerprint
 from dipy_ldm.data.channels import Channel
 from dipy_ldm.denoiser import _networks
@@ -173,7 +172,7 @@ def test_at_strength_zero_a_volume_comes_back_reconstructed(
         clean = nib.load(tmp_path / "clean" / f"{stem}_denoised.nii.gz")
         assert clean.shape == own.shape
         npt.assert_allclose(clean.affine, own.affine, atol=1e-4)
-        image, origin = conform_file(file, grid)
+        image, origin = Channel("T1w").read(file, grid)
         predicted = vqvae.predict(image[None])[0]
         expected = Channel("T1w").bring_back(predicted, origin)
         npt.assert_allclose(clean.get_fdata(), expected[..., 0], atol=0.01)
