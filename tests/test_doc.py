@@ -29,7 +29,8 @@ from dipy_ldm.data import load_mnist
 
 ROOT = scripts.ROOT
 README = ROOT / "README.md"
-GUIDE = sorted((ROOT / "doc/guide").glob("*.rst"))
+GUIDE = sorted((ROOT / "doc/guide").rglob("*.rst"))
+RECIPES = {p.stem for p in GUIDE if p.parent.name == "recipes"}
 
 SHORTER = [
     # Comments, since options are appended to lines.
@@ -61,7 +62,7 @@ SHORTER = [
     (r"^make ", "make --dry-run "),
 ]
 # Pages that go on with the model that an earlier page trains.
-GO_ON = {"denoising", "generating", "inpainting", "python", "quality", "recipes"}
+GO_ON = {"denoising", "generating", "inpainting", "python", "quality", *RECIPES}
 # Pages that take so long that they are left to `make test-pages`.
 LONG = GO_ON | {"conditions", "ethics", "repeating", "sources", "tables", "volumes"}
 # What pytest is told of pages: those that take long, and what asks TensorFlow itself.
