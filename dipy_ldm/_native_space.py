@@ -5,6 +5,7 @@ from functools import wraps
 from itertools import chain
 import logging
 from pathlib import Path
+import re
 from typing import Any, NamedTuple, ParamSpec, Self, cast
 
 from nibabel.affines import voxel_sizes
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.progress import warning_once
+from dipy_ldm._utils.progress import reworded, warning_once
 from dipy_ldm.data._grid import Grid, conform, coverage, same_grid
 from dipy_ldm.data._nifti import ALIGNED, read_header, read_mask
 from dipy_ldm.data._pairing import find_masks, mask_complaint
@@ -57,7 +58,8 @@ def accepts_scans(method: Callable[P, Any]) -> Callable[P, Any]:
         on_grid, origins = read_scans(images, grid, channels)
         files = [[origin.file for origin in own] for own in origins]
         kwargs, sources = _match_to_scans(self, kwargs, files)
-        results, used = run(self, on_grid, *args, **kwargs)
+        with _naming_files(files):
+            results, used = run(self, on_grid, *args, **kwargs)
         if not origins:
             return results
         facts = with_sources(self._facts(len(results), **used), files, sources)
@@ -68,6 +70,18 @@ def accepts_scans(method: Callable[P, Any]) -> Callable[P, Any]:
         return restored[0] if is_single_scan(images) else restored
 
     return cast(Callable[P, Any], apply)
+
+
+def _naming_files(files):
+    """Return a context in which warnings begin with a file instead of its number."""
+
+    def reword(message):
+        match = re.match(r"(the image|image (\d+))\b", message)
+        if match is None or not files:
+            return message
+        return f"{files[int(match[2] or 0)][0]}{message[match.end() :]}"
+
+    return reworded("dipy_ldm.latent_diffusion", reword)
 
 
 def _match_to_scans(model, kwargs, files):
@@ -159,7 +173,8 @@ def accepts_masked_scans(method: Callable[P, Any]) -> Callable[P, Any]:
         masked, files = _read_masked(images, masks, grid, channels)
         kwargs, sources = _match_to_scans(self, kwargs, files)
         arrays, holes, origins = zip(*(conformed(parts, grid) for parts in masked))
-        results, used = inpaint(self, np.stack(arrays), np.stack(holes), **kwargs)
+        with _naming_files(files):
+            results, used = inpaint(self, np.stack(arrays), np.stack(holes), **kwargs)
         several = kwargs.get("n_samples") is not None
         samples = results if several else results[:, None]
         facts = with_sources(self._facts(len(results), **used), files, sources)

@@ -428,5 +428,5 @@ def test_packaged_brains_accept_a_template_and_follow_brain_volume(caplog):
     brains = model.predict(conditions=conditions, steps=5, same_noise=True)
     small, large = (brains > 0.25).sum(axis=(1, 2, 3, 4))
     assert large > 1.3 * small
-    model.denoise(template)
-    assert "the image is unlike the training images" in caplog.text
+    model.denoise([template, template], steps=1)
+    assert "image-1/scan.nii is unlike the training images" in caplog.text
