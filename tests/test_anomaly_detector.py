@@ -117,8 +117,9 @@ def test_fit_refuses(options, sentence):
 def test_the_loss_of_nothing_is_that_of_the_best_constant():
     masks = np.zeros((2, 8, 8, 1), "float32")
     masks[:, :2, :2] = 1
+    masks = keras.ops.convert_to_tensor(masks)
     losses = [
-        float(keras.ops.mean(lesion_loss(masks, np.full_like(masks, odds))))
+        float(keras.ops.mean(lesion_loss(masks, keras.ops.full_like(masks, odds))))
         for odds in np.linspace(-5, 5, 401)
     ]
     npt.assert_allclose(min(losses), baseline_loss(4 / 64), rtol=1e-4)

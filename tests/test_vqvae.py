@@ -271,6 +271,7 @@ def test_training_beyond_memory_is_refused(volumes, monkeypatch):
     VQVAE(**TINY).check((100, 32, 32, 32, 1), patch=400, batch_size=2)
 
 
+@pytest.mark.tensorflow
 def test_recomputing_needs_less_memory(monkeypatch):
     vqvae = VQVAE(**TINY | {"blocks": 3})
     needed = []

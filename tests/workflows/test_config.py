@@ -9,7 +9,6 @@ import pytest
 from safetensors import safe_open
 
 from dipy_ldm import __version__
-from dipy_ldm._backend.strategy import STRATEGIES
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.diffusion.samplers import SAMPLERS
@@ -34,7 +33,10 @@ def write(path, text):
     return path
 
 
+@pytest.mark.tensorflow  # which strategies are from
 def test_choices_are_listed_and_others_refused():
+    from dipy_ldm._backend.strategy import STRATEGIES
+
     tables = {"strategy": STRATEGIES, "precision": {"auto": None, **PRECISIONS}}
     tables |= {"sampler": SAMPLERS, "dtype": DTYPES}
     for flow in (TrainLDMFlow, GenerateLDMFlow):
