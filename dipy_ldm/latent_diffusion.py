@@ -367,19 +367,16 @@ class LatentDiffusion(Estimator):
     def _learn_latents(self, images, conditioning):
         """Encode images, and fit the scale and the prior of their latents."""
         inputs, subjects = conditioning.inputs, conditioning.subjects
-        latents = self.vqvae_.encode(images)
+        latents = Latents(self.vqvae_.encode(images), inputs, None, subjects)
         self.latent_mean_, self.latent_scale_ = training.latent_scale(latents)
-        self.latent_shape_ = latents.shape[1:]
+        self.latent_shape_ = latents.clean.shape[1:]
         # Keep no other copy: latents of thousands of volumes take gigabytes.
-        latents = self._scaled(latents)
-        numbers = None if inputs is None else inputs.table
-        self.population_ = Population.learn(numbers, self.conditions_, subjects)
-        of_volumes = not self._of_images()
-        prior = LatentPrior.learn(
-            latents, numbers, self.conditions_, volumes=of_volumes, subjects=subjects
-        )
+        latents = latents._replace(clean=self._scaled(latents.clean))
+        learnt = inputs.table, self.conditions_, subjects
+        self.population_ = Population.learn(*learnt)
+        prior = LatentPrior.learn(latents.clean, *learnt, volumes=not self._of_images())
         self._set_prior(prior)
-        return Latents(latents, inputs, self.conditional_mean_)
+        return latents._replace(conditional_mean=self.conditional_mean_)
 
     def _encode_held_out(self, images, conditioning):
         if images is None:

@@ -7,6 +7,7 @@ import logging
 import pickle
 from unittest import mock
 
+from batches import with_inputs
 from keras import ops
 from models import assert_same_weights
 import numpy as np
@@ -18,9 +19,7 @@ from sklearn.base import clone
 
 from dipy_ldm import LatentDiffusion, _serialization
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._sources import ConditioningInputs
 from dipy_ldm.denoiser import _networks as networks, _training as diffusion
-from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._training import ablation_gains
 from dipy_ldm.evaluation._memorization import denoising_losses
 from dipy_ldm.evaluation.audit import Reference, _within_range
@@ -345,16 +344,15 @@ def test_ignored_conditions_are_warned_of(caplog, rng):
 
 
 def test_few_are_measured_with_several_noises():
-    latents = Latents(np.zeros((5, 2, 1)), ConditioningInputs(np.arange(5)[:, None]))
+    latents = with_inputs(np.zeros((5, 2, 1)), np.arange(5)[:, None])
     numbered = latents.for_validation()
     assert numbered.clean.shape == (35, 2, 1)
-    table = numbered.conditioning.table
+    table = numbered.inputs.table
     npt.assert_array_equal(table[:, 0], table[:, 1])
     # Those of a subject are one of which the mean is taken.
     latents = latents._replace(subjects=np.array([0, 1, 1, 0, 2]))
-    table = latents.for_validation().conditioning.table
+    table = latents.for_validation().inputs.table
     npt.assert_array_equal(table[:5, 1], [0, 1, 1, 0, 2])
-    assert Latents(np.zeros((5, 2, 1))).for_validation().clean.shape == (35, 2, 1)
 
 
 def test_digits_follow_the_requested_labels(digits, caplog):
@@ -486,7 +484,7 @@ def test_rows_of_a_table_follow_the_subjects(vqvae, blobs, begin):
     options = FIT | {"batch_size": 4, "subjects": subjects}
     model = LatentDiffusion(vqvae, **TINY)
     in_order, by_name = (
-        begin(model, images, known, **options)[0].conditioning.table
+        begin(model, images, known, **options)[0].inputs.table
         for known in ({"ink": ink}, frame.sort_index())
     )
     npt.assert_array_equal(by_name, in_order)

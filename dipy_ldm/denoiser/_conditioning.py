@@ -41,15 +41,9 @@ class Latents(NamedTuple):
     """
 
     clean: np.ndarray
-    conditioning: ConditioningInputs | None = None
-    conditional_mean: ConditionalMean | None = None
-    subjects: np.ndarray | None = None
-
-    @property
-    def inputs(self) -> ConditioningInputs:
-        """The conditioning; without conditions, an empty table ``(n, 0)``."""
-        table = np.empty((len(self.clean), 0), "float32")
-        return self.conditioning or ConditioningInputs(table)
+    inputs: ConditioningInputs
+    conditional_mean: ConditionalMean | None
+    subjects: np.ndarray
 
     def residual(self, numbers: slice | list[int]) -> np.ndarray:
         """Return latents minus their conditional mean.
@@ -82,10 +76,13 @@ class Latents(NamedTuple):
         """Return latents, repeated if few, with subjects as the last condition."""
         n = len(self.clean)
         numbers = np.tile(np.arange(n), math.ceil(MIN_MEASURED / n))
-        subjects = np.arange(n) if self.subjects is None else self.subjects
-        columns = self.inputs.table[numbers], subjects[numbers]
+        columns = self.inputs.table[numbers], self.subjects[numbers]
         table = np.column_stack(columns).astype("float32")
-        return type(self)(self.clean[numbers], ConditioningInputs(table))
+        return self._replace(
+            clean=self.clean[numbers],
+            inputs=ConditioningInputs(table),
+            conditional_mean=None,
+        )
 
 
 class Examples(NamedTuple):
@@ -103,7 +100,7 @@ class Conditioning(NamedTuple):
 
     conditions: dict[str, Condition]
     source: Source | None
-    inputs: ConditioningInputs | None
+    inputs: ConditioningInputs
     held_out: ConditioningInputs | None
     subjects: np.ndarray
     held_out_subjects: np.ndarray
@@ -132,13 +129,14 @@ class Conditioning(NamedTuple):
         source = sources.learn(examples.source, shape, bool(channels), conditions)
         check_columns(channels, source.channels if source else 0)
         learnt = conditions, source
-        inputs = _encode(examples, *learnt, factor), _encode(held_out, *learnt, factor)
-        return cls(*learnt, *inputs, *subjects)
+        _refuse_unused(held_out, *learnt)
+        encoded = None if held_out.shape is None else _encode(held_out, *learnt, factor)
+        return cls(*learnt, _encode(examples, *learnt, factor), encoded, *subjects)
 
     def settings(self) -> dict:
         """Return the settings on which the result of a training depends."""
         settings: dict[str, str | None] = {"conditions": None, SOURCE: None}
-        if self.inputs is not None and self.conditions:
+        if self.conditions:
             numbers = self.inputs.table[:, : len(self.conditions)]
             text = json.dumps(to_saved(self.conditions)).encode()
             digest = hashlib.sha256(text + numbers.tobytes()).hexdigest()
@@ -171,10 +169,7 @@ def _merged(table, own, added):
 
 
 def _encode(examples, conditions, source, factor):
-    """Encode conditions and sources of a training; None if there are none."""
-    if examples.shape is None or not (conditions or source):
-        _refuse_unused(examples, conditions, source)
-        return None
+    """Encode conditions and sources of a training."""
     n, *space, _ = examples.shape
     if conditions and examples.conditions is None:
         logger.warning(
@@ -191,11 +186,13 @@ def _encode(examples, conditions, source, factor):
     return ConditioningInputs.of(encoded.numbers, source, images, factor)
 
 
-def _refuse_unused(examples, conditions, source):
-    """Refuse validation conditions or sources without validation images."""
-    if examples.conditions is not None:
-        missing = "validation_data" if conditions else "conditions"
-        raise InputError(f"validation_conditions have no effect without {missing}.")
-    if examples.source is not None:
-        missing = "validation_data" if source else SOURCE
-        raise InputError(f"validation_source has no effect without {missing}.")
+def _refuse_unused(held_out, conditions, source):
+    """Refuse validation conditions or sources that have no effect."""
+    for name, learnt in (("conditions", conditions), (SOURCE, source)):
+        passed = getattr(held_out, name) is not None
+        if passed and (held_out.shape is None or not learnt):
+            missing = "validation_data" if learnt else name
+            raise InputError(
+                f"validation_{name} would have no effect without {missing}; leave it "
+                "out."
+            )

@@ -112,15 +112,15 @@ def needed_memory(architecture: Architecture, options: ResolvedOptions) -> float
     )
 
 
-def latent_scale(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def latent_scale(latents: Latents) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and scale that normalise latents to mean 0 and variance 1.
 
     There is one scale for all channels: those of little variance are details, in which
     noise should not weigh as much as tissues.
 
-    Shapes: latents ``(n, *space, channels)``, mean, scale ``(channels,)``.
+    Shapes: mean, scale ``(channels,)``.
     """
-    mean, spreads = Latents(latents).moments()
+    mean, spreads = latents.moments()
     scale = np.sqrt(np.square(spreads).mean())
     if scale <= 1e-6:
         raise InputError(

@@ -41,9 +41,9 @@ class Population(NamedTuple):
     @classmethod
     def learn(
         cls,
-        numbers: np.ndarray | None,
+        numbers: np.ndarray,
         conditions: dict[str, Condition],
-        subjects: np.ndarray | None = None,
+        subjects: np.ndarray,
     ) -> Self | None:
         """Count combinations of conditions in cells as small as privacy allows.
 
@@ -52,14 +52,13 @@ class Population(NamedTuple):
 
         Shapes: numbers ``(n, conditions)``, subjects ``(n,)``.
         """
-        if numbers is None or len(conditions) < 2:
+        if len(conditions) < 2:
             return None
         # No finer than the quantiles in the model file; a b-value only has limits.
         shares = [len(c.quantiles) - 1 for c in conditions.values() if c.quantiles]
         default = MAX_BINS if shares else 1
         bins = min((share for share in shares if share > 1), default=default)
         codes = _codes(numbers[:, : len(conditions)], conditions, bins)
-        subjects = np.arange(len(codes)) if subjects is None else subjects
         is_number = np.array([bool(c.quantiles) for c in conditions.values()])
         fixed = np.where(is_number, np.minimum(codes, 0), codes)
         _, group_of = np.unique(fixed, axis=0, return_inverse=True)

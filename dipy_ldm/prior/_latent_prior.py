@@ -28,19 +28,17 @@ class LatentPrior(NamedTuple):
     def learn(
         cls,
         latents: np.ndarray,
-        numbers: np.ndarray | None,
+        numbers: np.ndarray,
         conditions: dict[str, Condition],
+        subjects: np.ndarray,
         *,
         volumes: bool,
-        subjects: np.ndarray | None = None,
     ) -> Self:
         """Fit all parts that the latents allow.
 
         Shapes: latents ``(n, *space, channels)``, numbers ``(n, conditions)``, subjects
         ``(n,)``.
         """
-        if subjects is None:
-            subjects = np.arange(len(latents))
         mean = None
         if conditions:
             shared = _without_rare_levels(numbers, conditions, subjects)

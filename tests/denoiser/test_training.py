@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from batches import draw_batches
+from batches import draw_batches, with_inputs
 import keras
 import numpy as np
 import numpy.testing as npt
@@ -10,8 +10,7 @@ import pytest
 
 from dipy_ldm._backend import distribute_batches, make_strategy
 from dipy_ldm._conditions import UNSPECIFIED
-from dipy_ldm.data._sources import ConditioningInputs, Source, Sources
-from dipy_ldm.denoiser._conditioning import Latents
+from dipy_ldm.data._sources import Source, Sources
 from dipy_ldm.denoiser._networks import Architecture, Parameters
 from dipy_ldm.denoiser._training import Validation, guide_batches, noisy_batches
 from dipy_ldm.diffusion import schedules
@@ -21,7 +20,7 @@ from dipy_ldm.prior._latent_prior import LatentPrior
 def noisy(n_batches, batch_size=4, first_step=0, **kwargs):
     latents = np.random.default_rng(0).standard_normal((8, 3, 2)).astype("float32")
     options = {"schedule": "cosine", "target": "noise", "seed": 1} | kwargs
-    data = noisy_batches(Latents(latents), batch_size, **options)
+    data = noisy_batches(with_inputs(latents), batch_size, **options)
     drawn = draw_batches(data, n_batches, first_step)
     parts = zip(*((x, t, y) for (x, t), y in drawn), strict=True)
     return [np.concatenate(part) for part in parts]
@@ -50,7 +49,7 @@ def batches():
     # A condition, and the number of the source.
     images, table = latents[:, :1], np.arange(13, dtype="float32").repeat(2)
     sources = Sources(images, Source(1, (-2.0, 2.0), [], ""), (4,))
-    latents = Latents(latents, ConditioningInputs(table.reshape(13, 2), sources))
+    latents = with_inputs(latents, table.reshape(13, 2), sources)
     return noisy_batches(latents, 4, schedule="cosine", target="v", seed=1)
 
 
@@ -89,7 +88,7 @@ def draw_conditions(n_batches, conditions=CONDITIONS, sources=None, **options):
     latents = np.repeat(np.arange(8, dtype="float32"), 2).reshape(8, 2, 1)
     first_step = options.pop("first_step", 0)
     options = {"schedule": "cosine", "target": "clean", "seed": 1} | options
-    latents = Latents(latents, ConditioningInputs(conditions, sources))
+    latents = with_inputs(latents, conditions, sources)
     data = noisy_batches(latents, 4, **options)
     drawn = draw_batches(data, n_batches, first_step)
     inputs, clean = (list(part) for part in zip(*drawn, strict=True))
@@ -172,7 +171,7 @@ def test_validation_is_of_as_many_as_memory_allows(space, largest):
         prior=LatentPrior(),
         predict=predict,
     )
-    latents = Latents(np.ones((17, *shape), "float32"))
+    latents = with_inputs(np.ones((17, *shape), "float32"))
     Validation(denoiser, latents, batch_size=64)(last=True)
     assert max(sizes) == largest
     # Few are measured with several noises.

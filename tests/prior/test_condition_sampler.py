@@ -15,6 +15,7 @@ def fit(table, subjects=None):
     """Return conditions and the joint distribution of their values."""
     conditions = learn(table, len(next(iter(table.values()))))
     numbers = ConditionBatch.of(conditions, table).numbers
+    subjects = np.arange(len(numbers)) if subjects is None else subjects
     return conditions, Population.learn(numbers, conditions, subjects)
 
 

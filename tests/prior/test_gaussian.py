@@ -3,6 +3,7 @@
 import copy
 from functools import partial
 
+from batches import with_inputs
 from keras import ops
 import numpy as np
 import numpy.testing as npt
@@ -11,7 +12,6 @@ import pytest
 from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm.data._sources import Source
 from dipy_ldm.denoiser import _unet as unet_network
-from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._training import DenoiserStage, linear_loss, noisy_latents
 from dipy_ldm.denoiser._unet import LinearEstimate
 from dipy_ldm.diffusion.schedules import SCHEDULES, TARGETS, rates, to_clean, to_target
@@ -75,7 +75,7 @@ def test_relative_distances_are_1_on_average(fitted):
 
 
 def test_times_concentrate_where_noise_equals_differences(trained):
-    latents = Latents(np.zeros((400, *trained.latent_shape_), "float32"))
+    latents = with_inputs(np.zeros((400, *trained.latent_shape_), "float32"))
     (_, times), _ = noisy_latents(trained._denoiser, latents, 400).of(0)
     alpha, sigma = rates(trained.schedule, times)
     strength = sigma / alpha / trained.gaussian_.deviation
@@ -88,7 +88,7 @@ def test_images_and_translations_use_all_times(trained, diffusion):
     of_others.architecture = of_others.architecture._replace(source=source)
     for denoiser in (diffusion._denoiser, of_others):
         shape = denoiser.architecture.latent_shape
-        latents = Latents(np.zeros((400, *shape), "float32"))
+        latents = with_inputs(np.zeros((400, *shape), "float32"))
         (_, times), _ = noisy_latents(denoiser, latents, 400).of(0)
         npt.assert_allclose(np.sort(times), np.linspace(0, 1, 400), atol=0.01)
 
@@ -374,7 +374,8 @@ def test_samples_begin_with_the_signal_that_all_have(trained, undecoded):
 
 
 def test_loss_of_the_linear_estimate_matches_the_network(trained, volumes):
-    latents = Latents(trained._scaled(trained.vqvae_.encode(np.repeat(volumes, 9, 0))))
+    encoded = trained.vqvae_.encode(np.repeat(volumes, 9, 0))
+    latents = with_inputs(trained._scaled(encoded))
     untrained = copied(trained)
     untrained._build()
     linear = linear_loss(untrained._denoiser, latents)
@@ -397,7 +398,7 @@ def test_kernels_over_voxels_learn_slower_with_more_inputs(trained, diffusion):
     # At the full rate, what is the same everywhere grew a thousandfold in 200 steps.
     found = []
     for model in (trained, diffusion):
-        latents = Latents(np.zeros((64, *model.latent_shape_), "float32"))
+        latents = with_inputs(np.zeros((64, *model.latent_shape_), "float32"))
         options = ResolvedOptions(steps=600)
         make = partial(DenoiserStage, model._denoiser, latents, options)
         network = make(settings={}, baselines=(0.1, 1.0)).build()

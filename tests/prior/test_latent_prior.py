@@ -21,8 +21,8 @@ def test_rare_levels_are_ignored(rng):
     known = learn({"site": sites}, 120)
     numbers = ConditionBatch.of(known, {"site": sites}, 120).numbers
     examples = latents, numbers, known
-    of_subjects = LatentPrior.learn(*examples, volumes=True, subjects=subjects)
-    of_images = LatentPrior.learn(*examples, volumes=True)
+    of_subjects = LatentPrior.learn(*examples, subjects, volumes=True)
+    of_images = LatentPrior.learn(*examples, np.arange(120), volumes=True)
     for prior, expected in ((of_subjects, False), (of_images, True)):
         levels = prior.conditional_mean.predict(np.arange(3.0)[:, None])
         assert np.abs(levels[0] - levels[1]).max() > 1
@@ -40,9 +40,7 @@ def test_a_common_level_beside_a_rare_one_is_not_overestimated(rng):
     latents = (latents - latents.mean(0)).astype("float32")
     conditions = learn({"group": groups}, 48)
     numbers = ConditionBatch.of(conditions, {"group": groups}, 48).numbers
-    prior = LatentPrior.learn(
-        latents, numbers, conditions, volumes=False, subjects=subjects
-    )
+    prior = LatentPrior.learn(latents, numbers, conditions, subjects, volumes=False)
     mean = prior.conditional_mean.predict(numbers)
     npt.assert_array_equal(mean[groups == "rare"], 0)
     assert np.var(latents - mean) <= np.var(latents)

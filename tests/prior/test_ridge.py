@@ -1,12 +1,11 @@
 """What is to be expected of latents: learnt, taken away, and added again."""
 
+from batches import with_inputs
 import numpy as np
 import numpy.testing as npt
 import pytest
 
 from dipy_ldm._conditions import ConditionBatch, learn
-from dipy_ldm.data._sources import ConditioningInputs
-from dipy_ldm.denoiser._conditioning import Latents
 from dipy_ldm.denoiser._training import noisy_batches
 from dipy_ldm.diffusion.schedules import rates
 from dipy_ldm.prior import _ridge as conditional_mean
@@ -152,7 +151,7 @@ def test_batches_hold_residuals():
     latents, numbers, fitted, _ = cohort(8)
     learnt = ConditionalMean.learn(latents, numbers, fitted)
     options = {"schedule": "cosine", "target": "clean", "seed": 0}
-    latents = Latents(latents, ConditioningInputs(numbers))
+    latents = with_inputs(latents, numbers)
     plain = noisy_batches(latents, 4, **options).of(0)
     residuals = latents._replace(conditional_mean=learnt)
     (x, times, means, conditions), clean = noisy_batches(residuals, 4, **options).of(0)
@@ -170,10 +169,10 @@ def test_spreads_are_those_of_residuals():
     learnt = ConditionalMean.learn(latents, numbers, fitted)
     left = latents - learnt.predict(numbers)
     # A last column, as sources have it, makes no difference.
-    inputs = ConditioningInputs(np.c_[numbers, np.arange(200)])
-    _, spread = Latents(latents, inputs, learnt).moments()
+    table = np.c_[numbers, np.arange(200)]
+    _, spread = with_inputs(latents, table, mean=learnt).moments()
     npt.assert_allclose(spread, left.std((0, 1, 2)), rtol=1e-5)
     axes = (0, 1, 2)
-    mean, spread = Latents(latents).moments()
+    mean, spread = with_inputs(latents).moments()
     npt.assert_allclose(mean, latents.mean(axes), atol=1e-6)
     npt.assert_allclose(spread, latents.std(axes), rtol=1e-5)
