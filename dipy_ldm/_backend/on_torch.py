@@ -29,10 +29,7 @@ def gradients(function: Callable) -> Callable:
 
     def compute(*tensors):
         leaves = [tensor.detach().requires_grad_() for tensor in tensors]
-        result = torch.autograd.grad(function(*leaves).sum(), leaves)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return result
+        return torch.autograd.grad(function(*leaves).sum(), leaves)
 
     return compute
 
