@@ -347,7 +347,7 @@ def test_a_disk_too_full_for_the_cache(command, volumes, tmp_path):
 
 
 BAD_GENERATING = {
-    "a text": ("text", "text is not a model file; choose one"),
+    "a text": ("text", "text is not a model file of dipy_ldm"),
     "no such path": ("nowhere", "there is no model file nowhere; check"),
     "below a file": ("MODEL --out_dir text/b", "text is a file; name another"),
     "another type": ("MODEL --dtype int17", "choose one of float32"),
