@@ -529,10 +529,9 @@ class VQVAE(Estimator):
         tensors = super().to_tensors()
         return {"codebook": self.codebook_} | tensors
 
-    def _parameters(self, rank=2, init=None):
+    def _parameters(self, rank=2):
         """Return the parameters of the fitted model, or else of the next fit."""
-        chosen = self._fitted_with or self._resolved(rank, init)
-        return Parameters(**chosen)
+        return Parameters(**self._fitted_with or self._resolved(rank))
 
     def _restore(self, tensors, document):
         super()._restore(tensors, document)
