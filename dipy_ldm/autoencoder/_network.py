@@ -42,7 +42,6 @@ def _wave(size, number):
     return wave / np.linalg.norm(wave)
 
 
-@keras.saving.register_keras_serializable("dipy_ldm")
 class Cosines(keras.initializers.Initializer):
     """Initialize block transforms with the lowest frequencies of the cosine transform.
 
@@ -61,10 +60,6 @@ class Cosines(keras.initializers.Initializer):
         if self.inverse:
             waves = waves.reshape(-1, shape[-2]).T
         return keras.ops.convert_to_tensor(waves.reshape(shape), dtype)
-
-    def get_config(self):
-        """Return the arguments of the constructor."""
-        return {"block": self.block, "inverse": self.inverse}
 
 
 def encoder_and_decoder(

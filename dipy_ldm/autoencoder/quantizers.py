@@ -27,7 +27,6 @@ _MAX_DISTANCES = 2**25
 _MAX_TREE_CHANNELS = 8
 
 
-@keras.saving.register_keras_serializable("dipy_ldm")
 class Codebook(keras.layers.Layer):
     """Vector quantisation: replace each vector by the nearest code.
 
@@ -224,11 +223,6 @@ class Codebook(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         """Return the shape unchanged."""
         return input_shape
-
-    def get_config(self):
-        """Return the arguments of the constructor."""
-        names = ("n_codes", "commitment", "n_codebooks")
-        return super().get_config() | {name: getattr(self, name) for name in names}
 
 
 # By the `bottleneck` of VQVAE.

@@ -298,7 +298,6 @@ class Cut(keras.layers.Layer):
         return (input_shape[0], *self.space, input_shape[-1])
 
 
-@keras.saving.register_keras_serializable("dipy_ldm")
 class Sum(keras.layers.Layer):
     """Sum the outputs of several networks for the same input."""
 
