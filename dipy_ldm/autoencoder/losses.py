@@ -1,9 +1,9 @@
 """Reconstruction losses of the autoencoder.
 
-A loss takes images and reconstructions ``(batch, *space, channels)`` of any number
-of spatial dimensions and voxel weights ``(batch, *space, 1)`` with mean 1 over the
-cohort, and returns one number per image, ``(batch,)``. Images have intensities in
-[0, 1]. Adding Fourier amplitudes to the squared error was no better
+A loss takes images and reconstructions ``(batch, *space, channels)`` of two or three
+spatial dimensions and voxel weights ``(batch, *space, 1)`` with mean 1 over the cohort,
+and returns one number per image, ``(batch,)``. Images have intensities in [0, 1].
+Adding Fourier amplitudes to the squared error was no better
 (doc/decisions/autoencoder.md).
 """
 

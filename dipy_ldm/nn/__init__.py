@@ -1,1 +1,1 @@
-"""Network building blocks for any number of spatial dimensions."""
+"""Network building blocks for two or three spatial dimensions."""

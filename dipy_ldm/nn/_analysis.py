@@ -11,7 +11,7 @@ from dipy_ldm._utils import tiling as tiles
 from dipy_ldm.nn._layers import CONVOLUTIONS, DepthToSpace, Recomputed, Sum
 from dipy_ldm.nn._normalization import PositionActivated
 
-_CONVOLUTIONS = layers.Conv1D, layers.Conv2D, layers.Conv3D
+_CONVOLUTIONS = layers.Conv2D, layers.Conv3D
 # Layers whose output at a position depends on their input at that position alone.
 _POINTWISE = (
     layers.InputLayer,

@@ -1,6 +1,6 @@
 """Network blocks, precision, seeded initial weights and networks without weights.
 
-Blocks work for any number of spatial dimensions: they infer it from their input.
+Blocks work in two or three dimensions: they infer the number from their input.
 """
 
 from collections.abc import Callable, Iterator
@@ -145,7 +145,7 @@ def build_without_weights(name: str, build: Callable) -> Any:
 
 
 def conv(x, width, size=3, strides=1, upsampled=False, **kwargs):
-    """Convolve a tensor of any rank, upsampled by 2 before if asked to."""
+    """Convolve a tensor, upsampled by 2 before if asked to."""
     space = x.shape[1:-1]
     kwargs = {"kernel_initializer": SeededInitializer(), "padding": "same"} | kwargs
     # In bfloat16, TensorFlow's CPU gradients of so few voxels are wrong, up to NaN;

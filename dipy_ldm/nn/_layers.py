@@ -198,11 +198,6 @@ class _Convolution(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
-class Conv1D(_Convolution, keras.layers.Conv1D):
-    """``keras.layers.Conv1D`` with upsampling and float32 bias gradients."""
-
-
-@keras.saving.register_keras_serializable("dipy_ldm")
 class Conv2D(_Convolution, keras.layers.Conv2D):
     """``keras.layers.Conv2D`` with upsampling and float32 bias gradients."""
 
@@ -213,7 +208,7 @@ class Conv3D(_Convolution, keras.layers.Conv3D):
 
 
 # By the number of spatial dimensions.
-CONVOLUTIONS: dict[int, type] = {1: Conv1D, 2: Conv2D, 3: Conv3D}
+CONVOLUTIONS: dict[int, type] = {2: Conv2D, 3: Conv3D}
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")

@@ -22,7 +22,7 @@ def unet(shape, attention=(False, True), **options):
     return unet_network.unet(shape, **options)
 
 
-@pytest.mark.parametrize("shape", [(9, 2), (7, 7, 2), (5, 6, 2), (3, 5, 4, 2)])
+@pytest.mark.parametrize("shape", [(7, 7, 2), (5, 6, 2), (3, 5, 4, 2)])
 def test_unet_starts_at_zero_for_odd_and_even_sizes(shape, rng):
     x = rng.standard_normal((2, *shape)).astype("float32")
     output = to_numpy(unet(shape)([x, np.ones(2, "float32")]))

@@ -14,14 +14,10 @@ from dipy_ldm.nn import _analysis as analysis
 from dipy_ldm.nn._layers import DepthToSpace
 
 
-def decoder_of(widths, blocks, rank=2):
+def network_of(number, widths, blocks):
+    """Build an encoder (0) or a decoder (1)."""
     options = {"widths": widths, "blocks": blocks, "code_dim": 2, "seed": 1}
-    return encoder_and_decoder((None,) * rank, 1, **options)[1]
-
-
-def encoder_of(widths, blocks):
-    options = {"widths": widths, "blocks": blocks, "code_dim": 2, "seed": 1}
-    return encoder_and_decoder((None, None), 1, **options)[0]
+    return encoder_and_decoder((None, None), 1, **options)[number]
 
 
 def upsampling():
@@ -37,11 +33,9 @@ def upsampling():
 @pytest.mark.parametrize(
     ("build", "factors"),
     [
-        (partial(decoder_of, (8, 8, 8), 2, rank=1), {"output_factor": 8}),
-        (partial(decoder_of, (4, 4), 3), {"output_factor": 4}),
+        (partial(network_of, 1, (4, 4), 3), {"output_factor": 4}),
         (upsampling, {"output_factor": 3}),
-        (partial(encoder_of, (8, 8), 1), {"input_factor": 4}),
-        (partial(encoder_of, (8, 4, 8), 2), {"input_factor": 8}),
+        (partial(network_of, 0, (8, 4, 8), 2), {"input_factor": 8}),
     ],
 )
 def test_tiles_that_overlap_by_the_receptive_radius_give_the_whole(build, factors, rng):
@@ -49,9 +43,9 @@ def test_tiles_that_overlap_by_the_receptive_radius_give_the_whole(build, factor
     for weight in network.weights:
         weight.assign_add(0.1 * rng.standard_normal(weight.shape))
     reach = analysis.receptive_radius(network, **factors)
-    _, *space, channels = network.inputs[0].shape
     factor = factors.get("input_factor", 1)
-    sides = (factor * n for n in (31, 5)[: len(space)])
+    sides = (factor * n for n in (31, 5))
+    channels = network.inputs[0].shape[-1]
     x = rng.standard_normal((1, *sides, channels)).astype("float32")
     whole = ops.convert_to_numpy(network(x))
     tiled = tiles.in_tiles(network, x, tile=4, margin=reach, **factors)

@@ -11,7 +11,7 @@ import pytest
 from dipy_ldm._backend import fusion
 from dipy_ldm.nn._normalization import Activated, GroupScale, PositionActivated
 
-SPACES = [(5,), (4, 5), (3, 4, 5)]
+SPACES = [(4, 5), (3, 4, 5)]
 
 
 def normalised(kind, *arguments):
