@@ -45,7 +45,6 @@ WRONG = [
     ("shape", [10**6, 10**6, 1], None, r"shape can't be \[1000000, 1"),
     ("intensity", [20, -5], None, r"intensity can't be \[20, -5\]"),
     ("affine", np.eye(3).tolist(), None, "affine can't be"),
-    ("affine", np.zeros((4, 4)).tolist(), None, "affine can't be"),
     ("history", {"loss": ["low"]}, None, "history can't be"),
     ("history", [0.5], None, "history can't be"),
     ("latent_scale", [0, 1], None, r"latent_scale can't be \[0, 1\]"),
