@@ -1077,13 +1077,10 @@ class LatentDiffusion(Estimator):
             n = len(sources.as_source(source, space))
         return max(n, len(ConditionBatch.of(self.conditions_, conditions).numbers))
 
-    def _check_source(self, source, n=None):
-        source, _ = self._read_source(source)
-        return sources.check(self.source_, source, self.vqvae_.shape_[:-1], n=n)
-
     def _inputs(self, conditions, source, n):
         """Encode conditions and sources for `n` images."""
-        images = self._check_source(source, n)
+        source, _ = self._read_source(source)
+        images = sources.check(self.source_, source, self.vqvae_.shape_[:-1], n=n)
         encoded = ConditionBatch.of(self.conditions_, conditions, n)
         for sentence in encoded.range_warnings:
             logger.warning("%s", sentence)
