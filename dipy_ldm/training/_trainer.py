@@ -1,6 +1,7 @@
 """Stages of training, and the function that trains them."""
 
 from contextlib import nullcontext
+from functools import partial
 import logging
 import math
 import time
@@ -153,9 +154,6 @@ def _fit(estimator, model, data, stage, record):
     def end_round(number, logs):
         logs |= stage.end_round(model, number, number + 1 == stage.length.rounds)
 
-    def report(number, logs):
-        _log_round(estimator, stage, record, number, logs)
-
     def stop_together(number, logs):
         # Keras callbacks run on the chief alone; other workers must stop with it.
         stops = _backend.gather_from_workers(bool(model.stop_training))
@@ -170,7 +168,7 @@ def _fit(estimator, model, data, stage, record):
         record.best,
         DivergenceCheck(stage, record),
         record,
-        after_round(on_epoch_end=report),
+        after_round(on_epoch_end=partial(_log_round, estimator, stage, record)),
         progress,
         *(c for c in options.callbacks if _is_of_keras(c) and is_chief),
         after_round(on_epoch_end=stop_together),
