@@ -142,9 +142,6 @@ class FlatAdam(keras.optimizers.Optimizer):
         if not self.built:
             self.build(list(trainable_variables))
         weights = self._trainable_variables
-        variables = weights if trainable_variables is None else trainable_variables
-        if list(map(id, variables)) != list(map(id, weights)):
-            raise ValueError("the optimizer was built for other weights.")
         # Weights that don't affect the loss have no gradient.
         grads = [ops.zeros(w.shape) if g is None else g for g, w in zip(grads, weights)]
         gradients = _backend.sum_of_replicas(

@@ -321,13 +321,6 @@ def test_only_float16_scales_the_loss(precision):
     assert (optimizer.scale_loss(loss) is loss) == (precision != "float16")
 
 
-def test_other_weights_are_refused():
-    optimizer = FlatAdam()
-    optimizer.build([keras.Variable([1.0])])
-    with pytest.raises(ValueError, match="built for other weights"):
-        optimizer.apply([ops.ones((1,))], [keras.Variable([1.0])])
-
-
 def test_configuration_makes_an_equal_optimizer():
     config = FlatAdam(initial_scale=4.0, **SETTINGS, **AVERAGED).get_config()
     assert FlatAdam.from_config(config).get_config() == config
