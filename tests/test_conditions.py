@@ -92,15 +92,12 @@ def test_quantiles_of_equal_values_are_that_value():
         ([2, 3, 4], "continuous"),
         ([0.0, 1.0, 2.0], "continuous"),
         (list(range(40)), "continuous"),
-        ([70, 61, 55], "continuous"),
         (["70", "61", ""], "class"),
         (pd.Series([0, 1, None, 2]), "class with missing values"),  # as float64
-        (np.array([1, 2, np.nan, 1]), "class with missing values"),
         (np.array([70, 61, np.nan, 55]), "continuous"),
         (np.array([0, 1, np.nan, 1.5]), "continuous"),
         (np.array([0.0, 1.0, 2.0, 1.0]), "continuous"),
         ([0.0, 1.0, None, 2.0], "continuous"),
-        ([0.0, 1.0, np.nan, 2.0], "continuous"),
     ],
 )
 def test_which_numbers_are_codes(values, kind, caplog):
@@ -229,7 +226,6 @@ def test_unknown_levels_are_dropped_where_allowed(known):
         ({"age": "old"}, "age must be a number, not 'old'"),
         ({"age": True}, "age must be a number, not True"),
         ({"age": np.inf}, "age must have text or finite numbers, not inf"),
-        ({"age": [[70]]}, "age must have text or finite numbers, not "),
         ({"age": [50, 60, 70]}, "age must have one value or 2, one for each image"),
         ({1: 2}, "names of conditions must be text"),
         ({"age": {0: 50, 1: 60}}, "age must have a list of values, not a dict"),
@@ -252,7 +248,6 @@ def test_invalid_requests_are_refused(known, given, sentence):
         ({"age": [None] * 3}, "age is missing for all images"),
         ({"sex": ["F", "", "F"]}, "sex is 'F' for all images; leave it out"),
         ({"age": [70, 60, 1j]}, "age must have text or finite numbers"),
-        ({"age": 70}, "age must have 3 values, one for each image, not 1"),
         ({}, "conditions must be a dictionary of values by name"),
         (70, "conditions must be a dictionary of values by name"),
         ({"": [1, 2, 3]}, "names of conditions must be text"),
@@ -296,9 +291,7 @@ def test_tables_are_of_pythons_own_types():
     ("conditions", "options", "sentence"),
     [
         ({"=HYPERLINK(1)": ["a", "b"]}, {}, "rename it, without control"),
-        ({"\x1b[2J": ["a", "b"]}, {}, "rename it, without control"),
         ({"group": ["a", "b\nc"]}, {}, "rename it, without control"),
-        ({"group": ["a", "=1+1"]}, {}, "rename it, without control"),
         ({"group": ["a", "\udce9"]}, {}, "rename it, without control"),
         ({}, {"units": {"age": "\x9b31m"}}, "rename it, without control"),
         ({}, {"units": {"size": "ml"}}, "have 'size', which is no condition; choose"),
