@@ -235,9 +235,8 @@ def read_volumes(
     """Read all volumes except those that are unusable or would distort the grid."""
     files = find_volumes(paths)
     if isinstance(channels, bool) or not channels:
-        files = choose_files(files, suffix, filter, dwi=dwi)
+        files = owners = choose_files(files, suffix, filter, dwi=dwi)
         tasks, infos, sentences = _read_tasks(files, bool(channels), dwi)
-        owners = files
     else:
         files = choose_for_channels(files, suffix, filter)
         tasks, infos, sentences = _read_named_channels(files, channels)
@@ -245,21 +244,26 @@ def read_volumes(
     if not tasks:
         return [check_files(sentences, len(files), skip_bad=None)], None
     n_files = len(infos) + len(sentences)
-    with _quietly():
-        header_findings, tasks = _check_headers(tasks, infos)
-        masked, tasks = _with_masks(owners, tasks, mask_files, skip_bad)
-        findings = [*header_findings, *masked]
+    # Findings repeat its warnings.
+    with log_filter("dipy_ldm", lambda record: record.levelno < logging.WARNING):
+        findings, tasks = _check_headers(tasks, infos)
+        if mask_files:
+            masked, tasks = _with_masks(owners, tasks, mask_files, skip_bad)
+            findings.append(masked)
         if not tasks:
             return [check_files(sentences, n_files, skip_bad=None), *findings], None
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
         plan = pairing.make_plan(
             tasks, grid, rows_of_lists(paths), skip_bad=True, shuffle=True
         )
-        volumes, bad = _check_voxels(plan, cache)
-    skip = None if volumes is None else skip_bad
-    partly = [] if volumes is None else _partly_used(plan, volumes)
-    finding = check_files([*sentences, *bad], n_files, skip, partly)
-    return [finding, *findings], volumes
+        try:
+            volumes = conform_volumes(plan, verbose=True, **cache)
+        except InputError as error:
+            sentences += str(error).split("\n")
+            return [check_files(sentences, n_files, skip_bad=None), *findings], None
+    sentences += volumes.complaints
+    partly = _partly_used(plan, volumes)
+    return [check_files(sentences, n_files, skip_bad, partly), *findings], volumes
 
 
 def check_series(series: Sequence[Gradients]) -> Finding:
@@ -287,8 +291,7 @@ def _read_tasks(files, channels, dwi):
     if dwi:
         tasks, complaints = pairing.read_series(files)
     else:
-        with _quietly():
-            infos, complaints = read_headers(files, channels)
+        infos, complaints = read_headers(files, channels)
         tasks = [pairing.Task.of(info) for info in infos]
     return tasks, [task.info for task in tasks], list(complaints.values())
 
@@ -304,11 +307,6 @@ def _read_named_channels(files, names):
     except InputError as error:
         return [], [], [*complaints.values(), *str(error).splitlines()]
     return tasks, [*chain(*sets)], list(complaints.values())
-
-
-def _quietly():
-    """Return a context that suppresses warnings, which findings repeat."""
-    return log_filter("dipy_ldm", lambda record: record.levelno < logging.WARNING)
 
 
 def _check_headers(tasks, infos):
@@ -327,27 +325,16 @@ def _check_headers(tasks, infos):
 
 
 def _with_masks(files, tasks, mask_files, skip_bad):
-    """Pair volumes with their masks, if any."""
-    if not mask_files:
-        return [], tasks
+    """Pair volumes with their masks, and report bad masks."""
     pairs, complaints = pairing.match_masks(
         tasks, pairing.pair_masks(files, expand(mask_files, masks=True))
     )
     if not complaints:
         sentence = f"{len(pairs)} masks, on the grids of their volumes."
-        return [green("masks", sentence)], pairs
+        return green("masks", sentence), pairs
     cure = "Fix these masks, or resample them to their volumes."
     find = amber if skip_bad and pairs else red
-    return [find("masks", "\n".join(complaints.values()), cure)], pairs
-
-
-def _check_voxels(plan, cache):
-    """Read all voxels; return a sentence on each bad volume."""
-    try:
-        volumes = conform_volumes(plan, verbose=True, **cache)
-    except InputError as error:
-        return None, str(error).split("\n")
-    return volumes, volumes.complaints
+    return find("masks", "\n".join(complaints.values()), cure), pairs
 
 
 def _partly_used(plan, volumes):
