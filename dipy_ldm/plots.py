@@ -68,16 +68,12 @@ def montage(
     images = images if images.shape[-1] == 3 else images[..., :1]
     images = _normalised(images, limits)
     columns = columns or _n_columns(images)
-    rows = math.ceil(len(images) / columns)
-    _, height, width, channels = images.shape
     # Grey gaps show the edges of both black and white images.
-    shape = rows * (height + gap) + gap, columns * (width + gap) + gap, channels
-    picture = np.full(shape, 0.5, "float32")
-    for i, image in enumerate(images):
-        row, column = divmod(i, columns)
-        y, x = gap + row * (height + gap), gap + column * (width + gap)
-        picture[y : y + height, x : x + width] = image
-    return picture
+    missing = [(0, -len(images) % columns), (gap, 0), (gap, 0), (0, 0)]
+    images = np.pad(images, missing, constant_values=0.5)
+    rows = images.reshape(-1, columns, *images.shape[1:])
+    picture = np.concatenate(np.concatenate(rows, 1), 1)
+    return np.pad(picture, [(0, gap), (0, gap), (0, 0)], constant_values=0.5)
 
 
 def _normalised(images, limits=None):
