@@ -27,10 +27,11 @@ from dipy_ldm.evaluation.evaluate import (
     sources_of,
 )
 from dipy_ldm.evaluation.features import (
+    MAX_AUGMENTED_VALUES,
     MAX_FIT_IMAGES,
+    downsample,
     encoder,
     fit_invariant_projection,
-    halve_symmetrically,
     invariant,
     voxels,
 )
@@ -324,8 +325,9 @@ def _learn(train, vqvae, seed):
     """Fit invariant features to a subset of the training images."""
     drawn = np.random.default_rng(seed).permutation(len(train))[:MAX_FIT_IMAGES]
     chosen = sorted(drawn.tolist())
-    reduced = [halve_symmetrically(scaled(train[[i]], vqvae, i)) for i in chosen]
-    return fit_invariant_projection(np.concatenate(reduced), seed)
+    images = (scaled(train[[i]], vqvae, i)[0] for i in chosen)
+    reduced = downsample(images, MAX_AUGMENTED_VALUES, symmetric=True)
+    return fit_invariant_projection(reduced, seed)
 
 
 def _count(train, held_out, generated, n):

@@ -3,7 +3,7 @@
 Images are ``(n, *space, channels)`` in [0, 1]. Define further features by :func:`own`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from itertools import pairwise
 import math
@@ -128,11 +128,19 @@ def voxels() -> Features:
     return Features("voxels", 1, says, lambda x: downsample(x, _MAX_VOXELS))
 
 
-def downsample(images: np.ndarray, max_values: int) -> np.ndarray:
-    """Halve ``(n, *space, channels)`` to few values, or until a side is 1 pixel."""
+def downsample(
+    images: Iterable[np.ndarray], max_values: int, symmetric: bool = False
+) -> np.ndarray:
+    """Halve ``(n, *space, channels)`` to few values, or until a side is 1 pixel.
+
+    If symmetric, mirror images remain mirror images, with 2 pixels at least.
+    """
 
     def halved(image):
-        while image.size > max_values and min(image.shape[:-1]) > 1:
+        while image.size > max_values and min(image.shape[:-1]) > 1 + symmetric:
+            for axis, size in enumerate(image.shape[:-1]):
+                if symmetric and size % 2:  # halving would drop the last
+                    image = (np.delete(image, -1, axis) + np.delete(image, 0, axis)) / 2
             image = halve(image)
         return image
 
@@ -271,7 +279,7 @@ def _apply(run, images):
 
 
 # Values of an image before augmentation, of a descriptor, and of the features.
-_MAX_AUGMENTED_VALUES, _MAX_VALUES, _N_DIRECTIONS = 32768, 4096, 32
+MAX_AUGMENTED_VALUES, _MAX_VALUES, _N_DIRECTIONS = 32768, 4096, 32
 # Training images of the fit, and augmented copies of each.
 MAX_FIT_IMAGES, _COPIES_PER_IMAGE = 400, 4
 # Ranges of augmentation: degrees, voxels, exponents, noise, and blur in voxels.
@@ -289,22 +297,6 @@ class Projection(NamedTuple):
     def of(self, images: np.ndarray) -> np.ndarray:
         """Return features ``(n, 32)`` of images ``(n, *space, channels)``."""
         return (describe(images) - self.mean) @ self.directions
-
-
-def halve_symmetrically(
-    images: np.ndarray, max_values: int = _MAX_AUGMENTED_VALUES
-) -> np.ndarray:
-    """Halve ``(n, *space, channels)`` to few values, equivariant to mirroring."""
-
-    def halved(image):
-        while image.size > max_values and min(image.shape[:-1]) > 2:
-            for axis, size in enumerate(image.shape[:-1]):
-                if size % 2:  # halving would drop the last
-                    image = (np.delete(image, -1, axis) + np.delete(image, 0, axis)) / 2
-            image = halve(image)
-        return image.astype("float32")
-
-    return np.stack([halved(image) for image in images])
 
 
 def fit_invariant_projection(images: np.ndarray, seed: int = 0) -> Projection:
@@ -352,7 +344,7 @@ def describe(images: np.ndarray) -> np.ndarray:
 
     These are the mean of an image and its mirror image, and their absolute difference.
     """
-    reduced = halve_symmetrically(images, _MAX_VALUES)
+    reduced = downsample(images, _MAX_VALUES, symmetric=True)
     axes = tuple(range(1, reduced.ndim))
     centred = reduced - reduced.mean(axes, keepdims=True)
     normalised = centred / np.maximum(centred.std(axes, keepdims=True), 1e-6)
