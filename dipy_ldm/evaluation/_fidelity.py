@@ -6,6 +6,7 @@ reconstructions of these (the *ceiling* of what the decoder can generate).
 """
 
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from dipy_ldm.metrics import (
     octave_energies,
     psnr,
 )
-from dipy_ldm.metrics.distributions import gaussian_distance, neighbourhoods
+from dipy_ldm.metrics.distributions import gaussian_distance, neighbour_shares
 from dipy_ldm.metrics.images import band_energies
 from dipy_ldm.metrics.intervals import fewest_subjects, subsample, widened
 from dipy_ldm.vqvae import VQVAE
@@ -106,7 +107,8 @@ def _distances(real, fake, seed=0, subjects=(None, None)):
         "kernel": kernel_distance(real, fake, **options),
         "frechet": _frechet(real, fake, **options),
     }
-    near = subsample(_shares, real, fake, **options)
+    shares = partial(neighbour_shares, k=NEIGHBOURS)
+    near = subsample(shares, real, fake, **options)
     n = fewest_subjects((real, fake), subjects)
     highest = {"precision": 1, "recall": 1, "density": np.inf, "coverage": 1}
     for (name, high), share in zip(highest.items(), near, strict=True):
@@ -114,13 +116,6 @@ def _distances(real, fake, seed=0, subjects=(None, None)):
             share = widened(share, n)
         far[name] = share.within(0, high)
     return far
-
-
-def _shares(real, fake):
-    """Return precision, recall, density and coverage."""
-    of_fake, of_real, covered = neighbourhoods(real, fake, NEIGHBOURS)
-    counted = of_fake > 0, covered > 0, of_fake / NEIGHBOURS, of_real > 0
-    return [float(np.mean(values)) for values in counted]
 
 
 def _frechet(real, fake, **options):

@@ -187,7 +187,8 @@ def _apply_digits(output, images):
 @cache
 def _digits():
     """Return the compiled packaged classifier."""
-    return _compiled(classifier())
+    network = classifier()
+    return _backend.compiled(network, network.inputs, [network])
 
 
 def classifier() -> Any:
@@ -234,13 +235,14 @@ def random_network(shape: tuple[int, ...]) -> Features:
     training set :footcite:p:`Naeem2020`. The weights are drawn by numpy from a fixed
     seed: the same on each machine and with each version of Keras.
     """
-    network = _compiled(_build_random(shape))
+    network = _build_random(shape)
+    run = _backend.compiled(network, network.inputs, [network])
     says = (
         "Means and standard deviations of the 56 channels of a convolutional network "
         f"with random weights (numpy, seed {_RANDOM_SEED}), standardised by those of "
         "the reference."
     )
-    return Features("random network", 1, says, lambda x: _apply(network, x), True)
+    return Features("random network", 1, says, lambda x: _apply(run, x), True)
 
 
 def _build_random(shape):
@@ -266,10 +268,6 @@ def _build_random(shape):
         pooled += [ops.mean(x, axes), ops.std(x, axes)]
         x = pool(2, padding="same")(x)
     return keras.Model(images, layers.Concatenate()(pooled))
-
-
-def _compiled(network):
-    return _backend.compiled(lambda x: network(x), network.inputs, [network])
 
 
 def _apply(run, images):

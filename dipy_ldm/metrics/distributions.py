@@ -110,8 +110,7 @@ def precision_recall(
     ----------
     .. footbibliography::
     """
-    of_fake, _, covered = neighbourhoods(real, fake, k)
-    return float(np.mean(of_fake > 0)), float(np.mean(covered > 0))
+    return neighbour_shares(real, fake, k)[:2]
 
 
 def density_coverage(
@@ -148,20 +147,15 @@ def density_coverage(
     ----------
     .. footbibliography::
     """
-    of_fake, of_real = neighbourhoods(real, fake, k)[:2]
-    return float(np.mean(of_fake) / k), float(np.mean(of_real > 0))
+    return neighbour_shares(real, fake, k)[2:]
 
 
-def neighbourhoods(
+def neighbour_shares(
     real: npt.ArrayLike, fake: npt.ArrayLike, k: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count samples in neighbour balls, for precision, recall, density and coverage.
+) -> tuple[float, float, float, float]:
+    """Return precision, recall, density and coverage of samples ``(n, *shape)``.
 
     Around each sample is the ball to its ``k``-th nearest neighbour of its own set.
-    Return the number of real balls that contain each generated sample, of generated
-    samples in each real ball, and of generated balls that contain each real sample.
-
-    Shapes: real, fake ``(n, *shape)``, result ``(fakes,)``, ``(reals,)``, ``(reals,)``.
     """
     rows = as_rows(real, fake, minimum=whole("k", k, 1) + 1)
     reals, fakes = (samples.astype(float) for samples in rows)
@@ -170,6 +164,8 @@ def neighbourhoods(
         _radii(samples, k) + _ROUNDING * np.sum((samples - centre) ** 2, axis=1)
         for samples in (reals, fakes)
     )
+    # Numbers of real balls around each generated sample, of generated samples in each
+    # real ball, and of generated balls around each real sample.
     of_fake = np.zeros(len(fakes), int)
     of_real, covered = np.zeros((2, len(reals)), int)
     for rows, squared in _squared_distances(fakes, reals):
@@ -177,7 +173,9 @@ def neighbourhoods(
         of_fake[rows] = inside.sum(1)
         of_real += inside.sum(0)
         covered += (squared <= fake_radii[rows, None]).sum(0)
-    return of_fake, of_real, covered
+    shares = of_fake > 0, covered > 0, of_fake / k, of_real > 0
+    precision, recall, density, coverage = (float(np.mean(x)) for x in shares)
+    return precision, recall, density, coverage
 
 
 def nearest_distance(
