@@ -16,7 +16,6 @@ from dipy_ldm._utils.values import counted
 from dipy_ldm.autoencoder import _training as autoencoder
 from dipy_ldm.checking._findings import (
     Finding,
-    Picture,
     amber,
     green,
     grey,
@@ -28,6 +27,7 @@ from dipy_ldm.data._cohort import Cohort, split
 from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.denoiser import _training as diffusion
 from dipy_ldm.denoiser._training import FEWEST_SUBJECTS, guide_batches
+from dipy_ldm.evaluation import _page as html
 from dipy_ldm.training import ResolvedOptions
 
 # Share of the memory above which no other program should run.
@@ -363,7 +363,7 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
     )
     n_shown = n if affine is None else 3
     shown = plots.montage_pairs(*(to_pictures(x[:n_shown], affine) for x in pair))
-    pictures = [Picture(shown, f"{n} images, with reconstructions below")]
+    pictures = html.picture(shown, f"{n} images, with reconstructions below")
     if share < _MAX_LEARNT_ERROR:
         return green(title, f"{message}: the images are learnt.", pictures=pictures)
     if result.steps == 0:

@@ -27,21 +27,14 @@ _STATES = {
 _MIN_CENTRAL_VALUES, _CENTRAL_WIDTH = 1000, 3.92
 
 
-class Picture(NamedTuple):
-    """A picture, ``(height, width, channels)`` in [0, 1], and its caption."""
-
-    image: np.ndarray
-    caption: str
-
-
 class Finding(NamedTuple):
-    """Result of one check: state, message, cure, pictures and table."""
+    """Result of one check: state, message, cure, pictures as HTML, and table."""
 
     state: str
     title: str
     message: str
     cure: str = ""
-    pictures: Sequence[Picture] = ()
+    pictures: str = ""
     table: Sequence[Sequence] = ()
 
     def to_saved(self) -> dict:
@@ -122,7 +115,7 @@ def _part(finding):
         finding.title,
         html.note(finding.message, _STATES[finding.state][1]),
         html.text(*filter(None, [finding.cure])),
-        *(html.picture(p.image, p.caption) for p in finding.pictures),
+        finding.pictures,
         html.table(head, rows) if rows else "",
     )
 
@@ -150,12 +143,12 @@ def to_pictures(images: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
 
 
 def gallery(images: np.ndarray, affine: np.ndarray | None, typical: int) -> Callable:
-    """Return a function that shows images by index, and a typical one last."""
+    """Return a function that shows images by index, and a typical one, as HTML."""
 
     def show(numbers, caption):
         chosen = np.stack([images[i] for i in [*numbers, typical]])
         columns = 5 if affine is None else 1
         picture = plots.montage(to_pictures(chosen, affine), columns=columns)
-        return [Picture(picture, caption)]
+        return html.picture(picture, caption)
 
     return show

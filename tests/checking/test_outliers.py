@@ -20,7 +20,7 @@ AFFINE = np.diag([8.0, 8.0, 8.0, 1.0])
 
 
 def no_pictures(numbers, caption):
-    return []
+    return ""
 
 
 check_orientation = partial(outliers.check_orientation, names=NAMES, show=no_pictures)
