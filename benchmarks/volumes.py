@@ -36,7 +36,7 @@ from dipy_ldm.evaluation._fidelity import (
     pair_similarity,
 )
 from dipy_ldm.evaluation.evaluate import scaled
-from dipy_ldm.evaluation.two_sample import check_count, network_test
+from dipy_ldm.evaluation.two_sample import MIN_IMAGES, network_test
 from dipy_ldm.metrics import (
     detail_correlation,
     detail_energy,
@@ -207,7 +207,7 @@ def recognise(options):
     model, grid = load_model(options.model)
     real = load(options.real, model, grid)
     n = min(options.n_samples, len(real) // 2)
-    check_count(n)
+    at_least("the number of volumes of each kind", n, MIN_IMAGES)
     reference, held_out = np.array(real[:n]), np.array(real[n : 2 * n])
     for name, pair in cases(model, options, reference, held_out):
         log(name)

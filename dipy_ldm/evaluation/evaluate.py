@@ -118,8 +118,7 @@ def evaluate(
     """
     of_generated = {"requested": requested, "subjects_generated": subjects_generated}
     check_arguments(model, generated, of_generated, sampling, seed)
-    kinds = features_of(model) if features is None else list(features)
-    _refuse_equal_names(kinds)
+    kinds = _require_names(features_of(model) if features is None else features)
     images, subjects = _read_images(model, real, subjects, "real image")
     conditions = read_usable(model, "conditions", conditions, len(images), subjects)
     subject_ids, origins = number_subjects(subjects, len(images)), None
@@ -135,7 +134,8 @@ def evaluate(
     )
     notes = _describe_counts(subject_ids, rows, origins)
     if classifier:
-        two_sample.check_count(len(rows[0]))
+        kind, minimum = "generated and as many reference", two_sample.MIN_IMAGES
+        refuse_few("`classifier`", kind, len(rows[0]), minimum)
     if origins is None:
         source = sources_of(model, source, len(images))
         options = {"seed": seed, "verbose": verbose, **sampling}
@@ -153,14 +153,15 @@ def evaluate(
     return _measure(model, sets, labels, kinds, notes, classifier, seed, verbose)
 
 
-def _refuse_equal_names(features):
-    """Refuse several features of the same name."""
+def _require_names(features):
+    """Return features, or refuse several of the same name."""
     names = [kind.name for kind in features]
     if len(set(names)) < len(names):
         raise InputError(
             f"`features` must have different names, not {listed(names)}; name yours "
             "with own(function, name)."
         )
+    return features
 
 
 def _number_samples(own, n, subjects, n_real):

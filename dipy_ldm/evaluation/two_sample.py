@@ -83,15 +83,6 @@ class NetworkTest(NamedTuple):
     maps: np.ndarray
 
 
-def check_count(*sizes: int) -> None:
-    """Refuse sets of fewer than 40 images."""
-    if min(sizes) < MIN_IMAGES:
-        raise InputError(
-            f"a classifier needs {MIN_IMAGES} images of each kind, not {min(sizes)}; "
-            "give more, or remove `classifier`."
-        )
-
-
 def network_test(
     real: npt.ArrayLike,
     generated: npt.ArrayLike,
@@ -129,8 +120,7 @@ def network_test(
         [0, 1].
     """
     sides = [to_uint8(images) for images in (real, generated)]
-    check_count(*map(len, sides))
-    as_rows(real, generated, minimum=1)  # refuses sets of different shapes
+    as_rows(real, generated, minimum=MIN_IMAGES)  # refuses others
     folds = _split(subjects, [len(side) for side in sides], 2, seed)
     cutter = _Cutter(sides[0].shape[1:])
     shares = np.linspace(0, 1, _TEST_PLANES if len(cutter.axes) > 1 else 1)
@@ -190,9 +180,8 @@ def logistic_test(
     InputError
         If a set has fewer than 40 images, or the shapes differ.
     """
-    sides = list(as_rows(real, generated, minimum=1))
+    sides = list(as_rows(real, generated, minimum=MIN_IMAGES))
     sizes = [len(side) for side in sides]
-    check_count(*sizes)
     left, spreads, _ = regression.decompose(np.concatenate(sides).astype(float))
     labels = np.repeat([-1.0, 1.0], sizes)
     folds = _split(subjects, sizes, _FOLDS, seed)

@@ -661,7 +661,7 @@ def test_evaluate_with_classifiers(diffusion, blobs, monkeypatch):
         learnt = {"network": alike, "learnt": {"generated": share}}
         sentences = conclude(figures | {"classifier": learnt})
         assert [k for s, k in sentences if "A network" in s] == [kind]
-    with pytest.raises(InputError, match="needs 40 images of each kind, not 32"):
+    with pytest.raises(InputError, match="needs 40 generated and as many .* not 32"):
         evaluate(diffusion, blobs, **options)
 
 

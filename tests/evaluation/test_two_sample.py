@@ -122,7 +122,7 @@ def test_two_sample_tests_refuse_sets_that_prove_nothing():
     few, many = draw_textures(39, 0), draw_textures(40, 0)
     rows, unscaled, broken = few[:, 0, :, 0], np.uint8(255 * many), many * np.nan
     for call, message in (
-        (lambda: network_test(many, few), "needs 40 images of each kind, not 39; give"),
+        (lambda: network_test(many, few), "samples must be at least 40, not 39"),
         (lambda: logistic_test(rows, rows), "not 39"),
         (lambda: logistic_test(rows, rows[:, 1:]), "that differ at most in n"),
         (lambda: network_test(many, many[:, :, 1:]), "that differ at most in n"),
