@@ -176,8 +176,6 @@ def _targets(values, levels):
             "are needed."
         )
     targets = np.array([[v == level for level in levels] or [v] for v in values], float)
-    if levels and len(levels) < 2:
-        raise InputError("all real images of the reference half have the same level.")
     if np.ptp(targets) == 0:
         raise InputError("all real images of the reference half have the same value.")
     return targets

@@ -546,7 +546,7 @@ def test_probe_all_of_unreadable_conditions(sizes):
     for kind, columns, sentence in (
         ("continuous", few, "No probe of size: only 10 real"),
         ("continuous", all_of([5.0] * 60), "half have the same value"),
-        ("class", all_of(["F"] * 60), "half have the same level"),
+        ("class", all_of(["F"] * 60), "half have the same value"),
         ("class", unasked, "with a class must be at least 1"),
         ("direction", all_of([(0.0, 0.6, 0.8)] * 60), "not directions"),
     ):
