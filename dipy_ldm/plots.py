@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator
+from nibabel import Nifti1Image, as_closest_canonical
 from nibabel.filebasedimages import FileBasedImage
 import numpy as np
 import numpy.typing as npt
@@ -167,8 +168,6 @@ def pictures(
         width = max(row.shape[2] for row in each)
         return np.concatenate([_padded(_normalised(x), width, 0, 2) for x in each], 1)
     if scans and hasattr(scans[0], "get_fdata"):
-        from nibabel import as_closest_canonical
-
         each = []
         for scan in map(as_closest_canonical, scans):
             data = scan.get_fdata()
@@ -325,8 +324,6 @@ class Comparison(NamedTuple):
         Comparison
             A row of :func:`save_comparison`.
         """
-        from nibabel import Nifti1Image, as_closest_canonical
-
         first = (np.asarray(v[..., 0], "float32") for v in (before, after))
         turned = [as_closest_canonical(Nifti1Image(v, affine)) for v in first]
         volumes = np.stack([image.get_fdata(dtype="float32") for image in turned])

@@ -13,6 +13,7 @@ from dipy_ldm.evaluation import (
     features as image_features,
 )
 from dipy_ldm.evaluation._page import Report, number
+from dipy_ldm.plots import montage, pictures
 
 # Width of a pair on the page, in pixels.
 _MIN_PAIR_WIDTH = 320
@@ -131,8 +132,6 @@ def write_pairs(
 
     Names are of training images, by index; samples without names are numbered.
     """
-    from dipy_ldm.plots import montage, pictures
-
     drawn = []
     for pair in audit.pairs:
         sample = samples[pair.generated] if samples else f"Sample {pair.generated}"

@@ -16,6 +16,7 @@ from dipy_ldm.evaluation._condition_probe import ProbeResult
 from dipy_ldm.evaluation._fidelity import Sets, is_worse_than_real
 from dipy_ldm.evaluation._page import Report, number
 from dipy_ldm.evaluation.two_sample import NetworkTest
+from dipy_ldm.plots import montage, pictures
 
 TITLES = {
     "kernel": "kernel distance (KID)",
@@ -195,8 +196,6 @@ def _by_title(figures):
 
 
 def _pictures(evaluation):
-    from dipy_ldm.plots import montage, pictures
-
     n, columns = _SHOWN if evaluation.affine is None else _SHOWN_VOLUMES
     small = evaluation.affine is None and evaluation.sets.real.shape[2] <= 40
     captions = {
@@ -253,8 +252,6 @@ def _classifier(evaluation):
 
 
 def _saliency(evaluation):
-    from dipy_ldm.plots import montage, pictures
-
     test = evaluation.network
     column = scan_column(evaluation.channels) or 0
     images = evaluation.sets.generated[test.recognised][..., column : column + 1]
