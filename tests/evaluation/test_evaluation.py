@@ -167,6 +167,8 @@ def test_downsample(rng):
     assert small.shape == (2, 16, 8, 4, 1)
     assert small[0, 0, 0, 0, 0] == pytest.approx(images[0, :2, :2, :2].mean(), rel=1e-5)
     assert voxels().compute(images[:, :4, :4, :4]).shape == (2, 64)
+    mirrored = downsample(images[:, ::-1], 4096, symmetric=True)
+    npt.assert_allclose(mirrored[:, ::-1], downsample(images, 4096, symmetric=True))
 
 
 def test_encoder_is_that_of_the_model(diffusion, blobs):
