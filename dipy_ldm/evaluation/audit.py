@@ -175,16 +175,11 @@ def audit(
     }
     tasks = {n: partial(_search, f, sets, vqvae) for n, f in spaces.items()}
     searches = run_tasks(tasks, verbose)
-    attacks = {
-        "denoiser": (memorization.denoising_losses, target),
-        "reference": (memorization.denoising_losses, reference),
-        "autoencoder": (memorization.reconstruction_losses, target),
-    }
-    tasks = {
-        name: partial(_infer, losses, attacked, seed)
-        for name, (losses, attacked) in attacks.items()
-        if attacked is not None
-    }
+    losses, errors = memorization.denoising_losses, memorization.reconstruction_losses
+    tasks = {"denoiser": partial(_infer, losses, target, seed)}
+    if reference is not None:
+        tasks["reference"] = partial(_infer, losses, reference, seed)
+    tasks["autoencoder"] = partial(_infer, errors, target, seed)
     return Audit(
         count,
         n_held_out,

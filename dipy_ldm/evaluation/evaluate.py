@@ -405,14 +405,11 @@ def run_tasks(
 def _measure(model, sets, labels, kinds, notes, classifier, seed, verbose):
     """Return the evaluation with all its figures."""
     affine = model.vqvae_.affine_ if sets.real.ndim == 5 else None
-    tasks = {k.name: partial(fidelity.compute_features, sets, k) for k in kinds}
-    rows = run_tasks(tasks, verbose, "features, ")
-    tasks = {
-        kind.name: partial(_compare_features, sets, kind, rows[kind.name], seed)
-        for kind in kinds
-    }
-    compared = run_tasks(tasks, verbose, "fidelity, ")
-    figures: dict[str, Any] = {"n": len(sets.real), "features": compared}
+    tasks = {k.name: partial(_compare_features, sets, k, seed) for k in kinds}
+    compared = run_tasks(tasks, verbose, "features, ")
+    rows = {name: features for name, (features, _) in compared.items()}
+    fidelities = {name: own for name, (_, own) in compared.items()}
+    figures: dict[str, Any] = {"n": len(sets.real), "features": fidelities}
     figures |= run_tasks(_further_tasks(model, sets, affine, seed), verbose)
     measured = figures.pop("anatomy", {})
     if measured:
@@ -429,9 +426,11 @@ def _measure(model, sets, labels, kinds, notes, classifier, seed, verbose):
     return Evaluation(figures, sets, measured, probes, *rest)
 
 
-def _compare_features(sets, kind, rows, seed):
+def _compare_features(sets, kind, seed):
+    """Return the features of all sets, and the figures in these."""
+    rows = fidelity.compute_features(sets, kind)
     figures = fidelity.measure_fidelity(rows, seed, sets.subjects)
-    return {"version": kind.version, "says": kind.says, "figures": figures}
+    return rows, {"version": kind.version, "says": kind.says, "figures": figures}
 
 
 def _further_tasks(model, sets, affine, seed):
