@@ -34,6 +34,7 @@ from dipy_ldm.data._nifti import (
 )
 from dipy_ldm.data._pairing import pair_sources, read_series
 from dipy_ldm.data._paths import generated_sidecar
+from dipy_ldm.data._preprocessing import Origin
 from dipy_ldm.data._scans import (
     check_channel_files,
     find_channel_files,
@@ -45,6 +46,7 @@ from dipy_ldm.data._sidecars import (
     provenance,
     sidecar,
     sidecar_first,
+    write_with_sidecar,
 )
 from dipy_ldm.data.channels import (
     Channel,
@@ -185,11 +187,12 @@ def prepare(
     flow: Workflow,
     options: SimpleNamespace,
     verb: str,
-    outputs_of: Callable[[Path], list[Path]],
+    ends: Sequence[str],
 ) -> Job | None:
     """Return what this worker processes; refuse bad inputs and existing outputs.
 
-    None if there are more workers than volumes.
+    ``ends`` distinguish the outputs for a volume, in order. Returns None if there are
+    more workers than volumes.
     """
     if options.skull_stripped and not options.bids:
         raise InputError(
@@ -213,7 +216,7 @@ def prepare(
     # Each output is named after its own volume, not after the first.
     how = {"mix_names": False, name: getattr(options, name)}
     (end,) = outputs.output_paths(flow, sets[0][0], options.out_dir, **how)
-    output_files = _name_outputs(options, sets, end, verb, outputs_of)
+    output_files = _name_outputs(options, sets, end, verb, ends)
     # Results of an earlier run may lie among the volumes.
     results = {os.path.abspath(path) for path in chain(*output_files.values())}
     sets = [group for group in sets if os.path.abspath(group[0]) not in results]
@@ -240,7 +243,7 @@ def prepare(
     return Job(verb, options, path, grid, requested, *inputs, end, cluster)
 
 
-def _name_outputs(options, sets, end, verb, outputs_of):
+def _name_outputs(options, sets, end, verb, ends):
     """Return the outputs for each file, in a dataset with ``bids``."""
     files = [*chain(*sets)]
     names = outputs.name_outputs(files, end, verb, outputs.bids_name)
@@ -249,7 +252,7 @@ def _name_outputs(options, sets, end, verb, outputs_of):
         bids.refuse_other_dataset(root)
         names = {f: bids.place_in_dataset(root, f, n.name) for f, n in names.items()}
         outputs.refuse_equal(names.values(), verb)
-    return {file: outputs_of(name) for file, name in names.items()}
+    return {f: [outputs.further_output(n, e) for e in ends] for f, n in names.items()}
 
 
 def _refuse_existing(flow, parts, end=None):
@@ -365,7 +368,10 @@ def process_all(
         stack.callback(_summarise, flow, job, rows)  # even if interrupted
         for task in tqdm(remaining, job.verb, disable=quiet):
             try:
-                with outputs.claimed_output(task.outputs[0]), _warnings_of(task.file):
+                with (
+                    outputs.claimed_output(task.outputs[0]),
+                    shown_once("dipy_ldm.latent_diffusion", f"{task.file}: "),
+                ):
                     if _is_written(flow, task, resume):
                         continue
                     pictures = process(_with_fingerprints(task))
@@ -383,11 +389,6 @@ def process_all(
         good = flow.written + len(tasks) - len(remaining)
         end = [f"The {good} other volumes were {_past(job.verb)}."] if good else []
         raise InputError("\n".join([as_report(job.bad.values()), *end]))
-
-
-def _warnings_of(file):
-    """Put the file's name before the model's warnings, and show each warning once."""
-    return shown_once("dipy_ldm.latent_diffusion", f"{file}: ")
 
 
 def _summarise(flow, job, rows):
@@ -549,3 +550,16 @@ def write_inpainted(
     facts = facts | channel.sidecar_entries()
     with sidecar_first(path, facts) as ready:
         write_edited(path, scan.file, scan.hole, values, describe(facts), ready)
+
+
+def write_maps(
+    part: Part,
+    scan: MaskedScan | Origin,
+    maps: Sequence[tuple[np.ndarray, str, dict]],
+    facts: dict,
+) -> None:
+    """Write the last outputs of a channel: each volume, its type, and own entries."""
+    facts = facts | part.channel.name_entry()
+    for path, (volume, dtype, own) in zip(part.outputs[-len(maps) :], maps):
+        about, space = facts | own, space_of(scan.file)
+        write_with_sidecar(path, volume, scan.affine, dtype, about, space=space)

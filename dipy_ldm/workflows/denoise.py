@@ -16,12 +16,11 @@ from dipy_ldm._utils.checks import (
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm.data._conforming import conform_channels
 from dipy_ldm.data._nifti import DTYPES, space_of
-from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.data.channels import channel_slices
 from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.workflows import _launch as launch, _process_scans as process_scans
 from dipy_ldm.workflows._options import gather, share_descriptions
-from dipy_ldm.workflows._outputs import LDMFlow, further_output, write_channel
+from dipy_ldm.workflows._outputs import LDMFlow, write_channel
 
 _STRENGTH, _THRESHOLD, _DILATE = 0.1, 0.5, 2.0
 
@@ -110,8 +109,9 @@ class DenoiseLDMFlow(LDMFlow):
         """
         options = gather(locals())
         _check_options(options)
-        outputs_of = partial(_outputs, options)
-        job = process_scans.prepare(self, options, "denoise", outputs_of)
+        ends = ["", *["_std"] * (repeats > 1), *["_difference"] * difference]
+        ends += ["_mask"] * lesions
+        job = process_scans.prepare(self, options, "denoise", ends)
         if job is None:
             return
         if lesions:
@@ -167,13 +167,6 @@ def _require_detector(path):
             f"the model {path} has no anomaly detector; train one with "
             "--steps_detector of dipy_train_ldm, or leave --lesions out."
         )
-
-
-def _outputs(options, name):
-    """List all outputs for a volume, in order."""
-    ends = ["_std"] * (options.repeats > 1) + ["_difference"] * options.difference
-    ends += ["_mask"] * options.lesions
-    return [name, *(further_output(name, end) for end in ends)]
 
 
 def _denoise(model, job, sampling, task):
@@ -243,24 +236,21 @@ def _dilated(scan, dilate):
 
 def _write_inpainted(part, scan, lesions, samples, task, options):
     """Write a volume without lesions, and its maps; return before, after and affine."""
-    path, *further, mask = part.outputs
     millilitres = np.count_nonzero(lesions) * abs(np.linalg.det(scan.affine)) / 1000
     facts = task.facts | {"LesionMillilitres": round(float(millilitres), 6)}
     mean = samples.mean(0)
-    process_scans.write_inpainted(path, scan, mean, facts)
-    facts |= part.channel.name_entry()
-    write = partial(write_with_sidecar, space=space_of(scan.file))
+    process_scans.write_inpainted(part.outputs[0], scan, mean, facts)
     maps = []
     if len(samples) > 1:
-        extra = {"Deviation": part.channel.deviation}
-        maps.append((samples.std(0, ddof=1, dtype=float), extra))
+        own = {"Deviation": part.channel.deviation}
+        deviation = scan.hole_only(samples.std(0, ddof=1, dtype=float))
+        maps.append((deviation, options.dtype, own))
     if options.difference:
-        extra = {"Difference": "scan minus result"}
-        maps.append((scan.data[scan.hole] - mean, extra))
-    for other, (values, extra) in zip(further, maps, strict=True):
-        volume = scan.hole_only(values)
-        write(other, volume, scan.affine, options.dtype, facts | extra)
-    write(mask, lesions, scan.affine, "uint8", facts | {"Role": "mask"})
+        own = {"Difference": "scan minus result"}
+        difference = scan.hole_only(scan.data[scan.hole] - mean)
+        maps.append((difference, options.dtype, own))
+    maps.append((lesions, "uint8", {"Role": "mask"}))
+    process_scans.write_maps(part, scan, maps, facts)
     return scan.data, scan.filled(mean), scan.affine
 
 
@@ -270,26 +260,24 @@ def _write(part, origin, columns, task, repeated, unconditional, options):
     ``unconditional`` are the results without conditions, or None. Returns the volume
     before and after, and its affine.
     """
-    channel, _, (path, *further) = part
+    channel, path = part.channel, part.outputs[0]
     repeated = [image[..., columns] for image in repeated]
     mean = channel.bring_back(np.mean(repeated, 0), origin)
-    how, space = (origin.affine, options.dtype), space_of(origin.file)
+    dtype, space = options.dtype, space_of(origin.file)
     make_folder(path.parent)
-    write_channel(path, channel, mean, *how, task.facts, space)
+    write_channel(path, channel, mean, origin.affine, dtype, task.facts, space)
     maps = []
     if len(repeated) > 1:
-        extra = {"Deviation": channel.deviation}
-        maps.append((channel.spread(repeated, origin), extra))
+        own = {"Deviation": channel.deviation}
+        maps.append((channel.spread(repeated, origin), dtype, own))
     if options.difference:
         name, minuend = "scan", origin.data
         if unconditional is not None:
             name = "result without conditions"
             minuend = np.mean(unconditional, 0)[..., columns]
             minuend = channel.bring_back(minuend, origin)
-        extra = {"Difference": channel.compared.format(name, "result")}
-        maps.append((channel.difference(minuend, mean), extra))
-    for other, (volume, extra) in zip(further, maps, strict=True):
-        facts = task.facts | channel.name_entry() | extra
-        write_with_sidecar(other, volume, *how, facts, space=space)
+        own = {"Difference": channel.compared.format(name, "result")}
+        maps.append((channel.difference(minuend, mean), dtype, own))
+    process_scans.write_maps(part, origin, maps, task.facts)
     shown = slice(channel.shown, None)
     return origin.data[..., shown], mean[..., shown], origin.affine

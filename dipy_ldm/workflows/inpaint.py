@@ -1,7 +1,5 @@
 """The workflow behind ``dipy_inpaint_ldm``."""
 
-from functools import partial
-
 from nibabel.affines import voxel_sizes
 import numpy as np
 
@@ -10,13 +8,12 @@ from dipy_ldm._utils.checks import InputError, at_least, check_counts, check_see
 from dipy_ldm._utils.progress import warning_once
 from dipy_ldm._utils.values import check_each
 from dipy_ldm.data._grid import Grid, coverage
-from dipy_ldm.data._nifti import read_mask, refuse_files, space_of
+from dipy_ldm.data._nifti import read_mask, refuse_files
 from dipy_ldm.data._pairing import Task, find_masks, match_masks
-from dipy_ldm.data._sidecars import write_with_sidecar
 from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.workflows import _launch as launch, _process_scans as process_scans
 from dipy_ldm.workflows._options import gather, share_descriptions
-from dipy_ldm.workflows._outputs import LDMFlow, further_output
+from dipy_ldm.workflows._outputs import LDMFlow
 
 
 class InpaintLDMFlow(LDMFlow):
@@ -95,8 +92,10 @@ class InpaintLDMFlow(LDMFlow):
             raise InputError(
                 "there is no mask of the voxels to inpaint; name one with `mask_files`."
             )
-        outputs_of = partial(_outputs, n_samples)
-        job = process_scans.prepare(self, options, "inpaint", outputs_of)
+        ends = [""]
+        if n_samples > 1:
+            ends = [*(f"-{i:04d}" for i in range(n_samples)), "_mean", "_std"]
+        job = process_scans.prepare(self, options, "inpaint", [*ends, "_mask"])
         if job is None:
             return
         masks = find_masks(list(job.noise), mask_files)
@@ -163,27 +162,15 @@ def _hole(mask, affine, dilate):
     return inpainting.dilated(mask[..., 0] > 0, dilate, voxel_sizes(affine))
 
 
-def _outputs(n_samples, name):
-    """List all outputs for a volume, in order."""
-    mask = further_output(name, "_mask")
-    if n_samples == 1:
-        return [name, mask]
-    samples = [further_output(name, f"-{i:04d}") for i in range(n_samples)]
-    return [*samples, further_output(name, "_mean"), further_output(name, "_std"), mask]
-
-
 def _write(part, scan, samples, facts):
     """Write samples, summaries and mask; return before, after and affine."""
-    *volumes, mask = part.outputs
-    for number, (path, values) in enumerate(zip(volumes, samples)):
+    for number, (path, values) in enumerate(zip(part.outputs, samples)):
         process_scans.write_inpainted(path, scan, values, facts | {"Sample": number})
-    entries = facts | part.channel.name_entry()
-    write = partial(write_with_sidecar, space=space_of(scan.file))
+    maps = [(scan.hole, "uint8", {"Role": "mask"})]
     if len(samples) > 1:
-        *_, mean, std = volumes
-        middle, deviation = part.channel.summarise(samples)
-        process_scans.write_inpainted(mean, scan, middle, facts)
-        about = entries | {"Deviation": part.channel.deviation}
-        write(std, scan.hole_only(deviation), scan.affine, "float32", about)
-    write(mask, scan.hole, scan.affine, "uint8", entries | {"Role": "mask"})
+        mean, deviation = part.channel.summarise(samples)
+        process_scans.write_inpainted(part.outputs[-3], scan, mean, facts)
+        own = {"Deviation": part.channel.deviation}
+        maps.insert(0, (scan.hole_only(deviation), "float32", own))
+    process_scans.write_maps(part, scan, maps, facts)
     return scan.data, scan.filled(samples[0]), scan.affine
