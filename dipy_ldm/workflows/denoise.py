@@ -5,7 +5,6 @@ from functools import partial
 from nibabel.affines import voxel_sizes
 import numpy as np
 
-from dipy_ldm import _serialization
 from dipy_ldm._utils.checks import (
     InputError,
     at_least,
@@ -114,9 +113,12 @@ class DenoiseLDMFlow(LDMFlow):
         job = process_scans.prepare(self, options, "denoise", ends)
         if job is None:
             return
-        if lesions:
-            _require_detector(job.model_path)
         model, device = launch.load(job.model_path, devices, tile)
+        if lesions and model.detector_ is None:
+            raise InputError(
+                f"the model {job.model_path} has no anomaly detector; train one with "
+                "--steps_detector of dipy_train_ldm, or leave --lesions out."
+            )
         if lesions:
             options.steps = steps or inpainting.STEPS  # as used
             how = {"Threshold": threshold, "DilatedBy": dilate}  # volumes keep types
@@ -158,15 +160,6 @@ def _check_options(options):
     for name, default in (("threshold", _THRESHOLD), ("dilate", _DILATE)):
         if not options.lesions and getattr(options, name) != default:
             raise InputError(f"`{name}` has no effect without --lesions; add it.")
-
-
-def _require_detector(path):
-    """Refuse a model without an anomaly detector."""
-    if not _serialization.read_document(path).get("lesion_detector"):
-        raise InputError(
-            f"the model {path} has no anomaly detector; train one with "
-            "--steps_detector of dipy_train_ldm, or leave --lesions out."
-        )
 
 
 def _denoise(model, job, sampling, task):
