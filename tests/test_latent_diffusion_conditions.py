@@ -4,6 +4,7 @@ import copy
 from functools import partial
 import json
 import logging
+import pickle
 from unittest import mock
 
 from batches import with_inputs
@@ -200,11 +201,16 @@ def test_invalid_training_conditions_are_refused(vqvae, blobs, known_of):
             model.fit(blobs, conditions, **others, **FIT)
 
 
-@pytest.mark.parametrize("in_half", [False, True])
-def test_files_know_the_same(told, tmp_path, in_half, undecoded):
-    told.save(tmp_path / "m", half=in_half)
-    model = LatentDiffusion.load(tmp_path / "m")
-    if in_half:
+@pytest.mark.parametrize("how", ["file", "half", "pickle"])
+def test_copies_know_the_same(told, tmp_path, how, undecoded):
+    near = {"atol": 1e-4}
+    if how == "pickle":
+        model = pickle.loads(pickle.dumps(told))
+    else:
+        told.save(tmp_path / "m", half=how == "half")
+        model = LatentDiffusion.load(tmp_path / "m")
+    if how == "half":
+        near["atol"] = 5e-3
         told.save(tmp_path / "whole")
         whole, half = ((tmp_path / name).stat().st_size for name in ("whole", "m"))
         assert half < 0.65 * whole
@@ -216,7 +222,7 @@ def test_files_know_the_same(told, tmp_path, in_half, undecoded):
     assert model.history_ == told.history_
     asked = {"row": [2, None], "side": "right"}
     first, second = (m.predict(conditions=asked, steps=3) for m in (model, told))
-    npt.assert_allclose(first, second, atol=5e-3 if in_half else 1e-4)
+    npt.assert_allclose(first, second, **near)
 
 
 def test_clones_and_further_fits_know_nothing_of_it(told, blobs):
@@ -245,9 +251,9 @@ def test_clones_and_further_fits_know_nothing_of_it(told, blobs):
     assert list(told.conditions_) == ["row", "side"]
 
 
-def test_training_resumes_with_the_same_conditions_alone(
-    vqvae, blobs, known_of, tmp_path
-):
+def test_resumed_training_is_the_uninterrupted(told, vqvae, blobs, known_of, tmp_path):
+    # A guide makes no difference to the denoiser, and that it resumes is tested with
+    # the commands.
     others = {"validation_data": blobs[:9], "validation_conditions": some(known_of, 9)}
     options = others | FIT | {"checkpoint": tmp_path / "checkpoint"}
     model = LatentDiffusion(vqvae, guide=False, **TINY)
@@ -257,7 +263,13 @@ def test_training_resumes_with_the_same_conditions_alone(
     for other in (None, shuffled, {"row": known_of["row"]}):
         wrong = options | {"validation_conditions": other and some(other, 9)}
         with pytest.raises(InputError, match=r"another training \(conditions was row"):
-            model.fit(blobs, other, **wrong)
+            LatentDiffusion(vqvae, guide=False, **TINY).fit(blobs, other, **wrong)
+    resumed = LatentDiffusion(vqvae, guide=False, **TINY).fit(
+        blobs, known_of, **options
+    )
+    assert_same_weights(resumed, told, atol=1e-5)
+    for name, values in told.history_.items():
+        npt.assert_allclose(resumed.history_[name], values, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from functools import partial
 import logging
+import pickle
 from unittest import mock
 
 import numpy as np
@@ -47,10 +48,13 @@ def test_fit_records_the_source(seeing, others, tmp_path, undecoded):
     assert shapes == [(4, 3, 2), (), (16, 12, 1)]
     assert len(seeing.history_["val_gain_source"]) == len(seeing.history_["loss"])
     seeing.save(tmp_path / "m")
-    loaded = LatentDiffusion.load(tmp_path / "m")
-    assert loaded.source_ == source
-    samples = (m.predict(source=others[:2], **STEPS) for m in (loaded, seeing))
-    npt.assert_allclose(*samples, atol=1e-4)
+    for copy in (
+        LatentDiffusion.load(tmp_path / "m"),
+        pickle.loads(pickle.dumps(seeing)),
+    ):
+        assert copy.source_ == source
+        samples = (m.predict(source=others[:2], **STEPS) for m in (copy, seeing))
+        npt.assert_allclose(*samples, atol=1e-4)
 
 
 def test_each_source_has_a_sample_whatever_the_batch(seeing, others):
@@ -181,13 +185,18 @@ def test_invalid_training_sources_are_refused(vqvae, blobs, others):
             model.fit(blobs, source=source, **options, **FIT)
 
 
-def test_training_resumes_with_the_same_sources_alone(vqvae, blobs, others, tmp_path):
-    options = FIT | {"checkpoint": tmp_path / "checkpoint"}
+def test_resumed_training_is_the_uninterrupted(seeing, vqvae, blobs, others, tmp_path):
+    # A guide makes no difference to the denoiser.
+    held_out = {"validation_data": blobs[:9], "validation_source": others[:9]}
+    options = held_out | FIT | {"checkpoint": tmp_path / "checkpoint"}
     model = LatentDiffusion(vqvae, guide=False, **TINY)
     with pytest.raises(StopError):
         model.fit(blobs, source=others, callbacks=[stop_after(1)], **options)
     with pytest.raises(InputError, match=r"another training \(source was intensities"):
         model.fit(blobs, source=others[::-1], **options)
+    model.fit(blobs, source=others, **options)
+    for name, values in seeing.history_.items():
+        npt.assert_allclose(model.history_[name], values, rtol=1e-4, atol=1e-5)
 
 
 def test_digits_are_translated_from_their_negatives(digits, caplog):
