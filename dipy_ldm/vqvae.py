@@ -529,9 +529,10 @@ class VQVAE(Estimator):
         tensors = super().to_tensors()
         return {"codebook": self.codebook_} | tensors
 
-    def _parameters(self, rank=2):
+    def _parameters(self, rank=2, init=None):
         """Return the parameters of the fitted model, or else of the next fit."""
-        return Parameters(**self._fitted_with or self._resolved(rank))
+        chosen = self._fitted_with or self._resolved(rank, init)
+        return Parameters(**chosen)
 
     def _restore(self, tensors, document):
         super()._restore(tensors, document)
