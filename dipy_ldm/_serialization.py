@@ -66,9 +66,20 @@ def save(
     metadata = {"dipy_ldm": text, "sha256": checksum(ordered)}
     with replacing(path, previous) as partial:
         # safetensors would write a temporary file of its own, which may be left over.
-        partial.write_bytes(to_bytes(ordered, metadata))
+        with open(partial, "wb") as file:
+            file.writelines(_in_order(to_bytes(ordered, metadata)))
         if private:
             partial.chmod(0o600)
+
+
+def _in_order(content):
+    """Yield content with sorted metadata: safetensors writes it in random order."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(len(text) + -len(text) % 8)  # so that tensors are aligned
+    yield from (len(text).to_bytes(8, "little"), text, memoryview(content)[start:])
 
 
 def halved(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -162,6 +162,18 @@ def test_save_writes_numbers_and_their_checksum_in_order(tmp_path):
         assert file.metadata()["sha256"] == hashlib.sha256(content).hexdigest()
 
 
+def test_save_writes_equal_files_of_equal_models(tmp_path):
+    contents = set()
+    for _ in range(9):
+        tensors = {"ä": np.arange(3, dtype="float32"), "b": np.ones(2, "int32")}
+        _serialization.save(tmp_path / "m", "notes", tensors, {"level": 'ü"\n\x1f'})
+        contents.add((tmp_path / "m").read_bytes())
+    assert len(contents) == 1
+    loaded, document = _serialization.load(tmp_path / "m", "notes")
+    npt.assert_array_equal(loaded["ä"], [0, 1, 2])
+    assert document["level"] == 'ü"\n\x1f'
+
+
 def test_save_that_fails_leaves_the_old_file(model):
     before = model.read_bytes()
     with small_files(0), pytest.raises(OSError, match="free some space"):
