@@ -125,6 +125,7 @@ def test_the_loss_of_nothing_is_that_of_the_best_constant():
     npt.assert_allclose(min(losses), baseline_loss(4 / 64), rtol=1e-4)
 
 
+@pytest.mark.skipif(keras.config.backend() == "torch", reason="PyTorch has no XLA")
 def test_compiled_by_xla(compile_by_xla):
     models = compile_by_xla()
     options = FIT | {"precision": "auto", "remat": True}
