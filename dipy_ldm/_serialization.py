@@ -30,12 +30,12 @@ _FLOATS = ("F32", "F16")
 _TYPES = ("F32", "F16", "F64", "I64", "I32", "U32", "BOOL")
 # Descriptions of the contents of a file, for messages.
 _CONTENTS = {
-    "vqvae": "an autoencoder",
+    "vqvae": "an autoencoder alone",
     "latent_diffusion": "a diffusion model",
     "fingerprints": "fingerprints of training images",
 }
 PRETRAINED = Path(__file__).parent / "pretrained"
-_PACKAGED = "brains for volumes, mnist for images, volumes for an autoencoder"
+_PACKAGED = "brains for volumes, mnist for images"
 
 
 def save(
@@ -159,16 +159,15 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
     """Read the document of a file without its tensors."""
     if not Path(path).is_file():
         raise InputError(_missing(path, kind))
-    # Safetensors takes a file that can't be opened for a missing one.
-    open(path, "rb").close()
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
-    except SafetensorError:
-        metadata = {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(_unreadable(path, kind)) from error
     if "dipy_ldm" not in metadata:
         raise InputError(
-            f"{path} is not a model file of dipy_ldm, or is truncated; {_cure(kind)}."
+            f"{path} is a safetensors file, but not of dipy_ldm; "
+            "choose one that dipy_train_ldm wrote."
         )
     with _naming(path, kind):
         document = _parse(metadata["dipy_ldm"])
@@ -182,6 +181,7 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
         )
     if kind is not None and document["kind"] != kind:
         content, expected = map(_content, (document["kind"], kind))
+        expected = expected.removesuffix(" alone")
         raise InputError(f"{path} holds {content}, not {expected}; choose another.")
     with _naming(path, kind):
         _schema.check(document)
@@ -287,10 +287,22 @@ def _missing(path, kind):
     """Return the message for a path without a file."""
     if kind == "fingerprints":
         return f"there is no file of fingerprints {path}; check the path."
-    return (
-        f"there is no model file {path}; check the path, or name a packaged model "
-        f"({_PACKAGED})."
-    )
+    cure = ""
+    if kind in (None, "vqvae", "latent_diffusion"):
+        alone = "" if kind == "latent_diffusion" else ", volumes for an autoencoder"
+        cure = f", or name a packaged model ({_PACKAGED}{alone})"
+    return f"there is no model file {path}; check the path{cure}."
+
+
+def _unreadable(path, kind):
+    """Return the message for a truncated file or one of another format."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    # A safetensors file starts with the length of its JSON header.
+    length = int.from_bytes(start[:8], "little")
+    if start[8:] in (b"", b"{") and length < 100_000_000:
+        return f"{path} is truncated; {_cure(kind)}."
+    return f"{path} is not a model file; choose one that dipy_train_ldm wrote."
 
 
 def _content(kind):

@@ -395,7 +395,7 @@ def test_a_training_begins_from_the_packaged_brains():
 
 def test_a_denoiser_does_not_begin_from_an_autoencoder(vqvae, blobs, tmp_path):
     vqvae.save(tmp_path / "v.safetensors")
-    sentence = "holds an autoencoder, not a diffusion model"
+    sentence = "holds an autoencoder alone, not a diffusion model"
     with pytest.raises(InputError, match=sentence):
         LatentDiffusion(vqvae).fit(blobs, init=tmp_path / "v.safetensors")
     sentence = "`init` must be a LatentDiffusion or a file, not a VQVAE"

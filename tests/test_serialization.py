@@ -39,6 +39,14 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-4])
 
 
+def cut_header(path):
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
 def zero_end(path):
     content = path.read_bytes()
     path.write_bytes(content[:-8] + bytes(8))
@@ -71,18 +79,22 @@ write_newer = partial(write_version, FORMAT_VERSION + 1)
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (cut, "or is truncated"),
+        (cut, "is truncated"),
+        (cut_header, "is truncated"),
+        (empty, "is truncated"),
         (zero_end, "is damaged.*its checksum is wrong.*copy"),
         (Path.unlink, "there is no model file"),
         (become_folder, "there is no model file"),
-        (partial(write_text, "once upon a time"), "is not a model file of dipy_ldm"),
-        (write_foreign, "is not a model file of dipy_ldm"),
+        (partial(write_text, "once upon a time"), "is not a model file"),
+        (partial(write_text, "once\n"), "is not a model file"),
+        (write_foreign, "not of dipy_ldm"),
         (write_newer, "upgrade dipy_ldm"),
         (partial(write_version, FORMAT_VERSION - 1), "train it again"),
         (partial(write_version, True), "format_version is missing, or of another type"),
         (partial(write_version, 10**400), "upgrade dipy_ldm"),
         (partial(write_document, "once upon a time"), "is not readable JSON"),
         (partial(write_document, "[" * 200_000), "is not readable JSON"),
+        (partial(write_document, "9" * 5000), "is not readable JSON"),
         (partial(write_document, "[2]"), "its document is not a dictionary"),
     ],
 )
@@ -98,6 +110,7 @@ def test_load_refuses_spoilt_files(model, spoil, sentence):
     ("kind", "sentence"),
     [
         (None, "no model file brainz; check .* mnist for images, volumes for an auto"),
+        ("latent_diffusion", r"\(brains for volumes, mnist for images\)\.$"),
         ("fingerprints", r"no file of fingerprints brainz; check the path\.$"),
     ],
 )
@@ -126,7 +139,7 @@ def test_read_document_refuses_a_checkpoint_as_a_model(checkpoint, kind):
         _serialization.read_document(checkpoint, kind)
 
 
-@pytest.mark.parametrize("spoil", [zero_end, cut, write_newer])
+@pytest.mark.parametrize("spoil", [zero_end, cut, empty, write_newer])
 def test_load_names_the_cure_of_a_damaged_checkpoint(checkpoint, spoil):
     spoil(checkpoint)
     cure = "upgrade dipy_ldm" if spoil is write_newer else "remove it"

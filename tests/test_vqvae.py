@@ -152,7 +152,7 @@ def test_fit_resumes_from_the_checkpoint_before_a_damaged_one(
     for spoilt in (_serialization.previous_path(path), path):
         _serialization.read_document(spoilt, "checkpoint")
         spoilt.write_bytes(b"")
-    with pytest.raises(InputError, match="c.previous .* or is truncated; remove it"):
+    with pytest.raises(InputError, match="c.previous is truncated; remove it"):
         fit(blobs, **options)
 
 
