@@ -199,6 +199,7 @@ def test_generate_adds_to_a_dataset(generate):
         ("--bids --out_dir theirs", "holds another dataset"),
         ("--n_samples 3 --conditions age=60,70", "age must have one value or 3"),
         ("--table wanted.tsv --conditions none", "remove it, or the --table"),
+        ("--table wanted.tsv --conditions none age=70", "must be name=value"),
         ("--table wanted.tsv --conditions age=7", "in --conditions and in the --table"),
     ],
 )

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import math
 import tomllib
 
-from processes import execute, load_model
+from processes import answer, execute, load_model
 import pytest
 from safetensors import safe_open
 
@@ -170,6 +170,12 @@ def test_a_file_of_something_else_is_refused(text, expected, tmp_path):
         write(file, text)
     with pytest.raises(config.InputError, match=expected):
         parse(DenoiseLDMFlow, "--config", file)
+
+
+def test_the_command_says_so_in_a_sentence(tmp_path):
+    write(tmp_path / "run.toml", "[dipy_train_ldm]\n")
+    output = execute("generate", "--config", "run.toml", cwd=tmp_path, status=2)
+    assert answer(output).startswith("dipy_generate_ldm: run.toml has options of")
 
 
 def test_the_file_of_another_run_is_kept(tmp_path):

@@ -376,6 +376,7 @@ def test_held_out_training_volumes_are_named(audit, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("evaluate mnist", "give images to compare with: --real_files"),
         ("evaluate no.file --real mnist", "there is no model file no.file"),
         ("evaluate mnist --real V/real", "is of two-dimensional images, and"),
         ("evaluate V/ldm.safetensors --real mnist", "there is no file mnist"),
@@ -402,7 +403,9 @@ def test_held_out_training_volumes_are_named(audit, tmp_path):
         ("evaluate mnist --real mnist --suffix T1w", "--suffix is for volumes"),
         (f"{AUDIT} --suffix T1w", "no file has the suffix T1w; there are none"),
         ("audit mnist --train mnist", "compare with: --held_out"),
+        ("audit mnist --held_out mnist", "compare with: --train_files"),
         (f"{AUDIT} --reference V/ldm.safetensors", "is the audited model itself"),
+        (f"{AUDIT} --reference nothing", "there is no model file nothing"),
         (
             f"{AUDIT} --reference mnist",
             "the reference of images of shape (28, 28, 1); give a --reference",
@@ -425,12 +428,18 @@ def test_images_of_another_shape_are_refused(command, folder):
     assert sentence in answer(output)
 
 
-def test_images_of_another_scale_are_refused(command, tmp_path):
+@pytest.mark.parametrize("name", ["evaluate", "audit"])
+def test_images_of_another_scale_are_refused(command, name, tmp_path):
     digits = load_mnist("test")[0][:100]
     np.save(tmp_path / "bytes.npy", (255 * digits).astype("uint8"))
-    output = command("evaluate", "mnist", "--real", "bytes.npy", status=2)
+    np.save(tmp_path / "digits.npy", digits)
+    option, *further = {
+        "evaluate": ("--real",),
+        "audit": ("--train", "--held_out", "digits.npy"),
+    }[name]
+    output = command(name, "mnist", option, "bytes.npy", *further, status=2)
     sentence = answer(output)
-    assert "--real_files image" in sentence
+    assert f"{option}_files image" in sentence
     assert "from 0 to 255" in sentence and "outside the 0 to 1" in sentence
 
 

@@ -271,6 +271,7 @@ def test_is_done_after_a_change_of_inputs(task):
     ("options", "sentence"),
     [
         ("", "name one with --mask_files"),
+        ("--mask_files gone.nii", "there is no file gone.nii"),
         ("--mask_files most.nii", "covers the whole image"),
         ("--mask_files far_mask.nii", "far_mask.nii has nothing on the"),
         ("--mask_files most.nii --dilate -1", "--dilate must be at least 0"),

@@ -153,6 +153,7 @@ def test_evaluate_and_audit_with_sources(trained, tmp_path):
     ("options", "sentences"),
     [
         ("", ["conditioned on source images; give them as --source_files"]),
+        ("--source_files T3", ["there is no file T3"]),
         ("--source_files T1 bad.nii", ["bad.nii is empty; copy or convert"]),
         (
             "--bids --source_files T1/sub-1_T1w.nii.gz more",

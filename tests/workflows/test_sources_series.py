@@ -165,7 +165,9 @@ def test_train_on_series(trained):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (GENERATE, "series; give their b-values as --bvals"),
         (f"{GENERATE} --bvals table.bval", "their directions as --bvecs"),
+        (f"{FROM_TABLE} --bvals no.bval", "can't be read as b-values"),
         (
             FROM_TABLE.replace("b0-1.nii", "sub-1_dwi.nii.gz"),
             "give a volume or a map of it, such as b = 0 (by dipy_extract_b0)",

@@ -217,8 +217,9 @@ def test_options_that_a_training_refuses_are_on_the_page(cohort, check, monkeypa
 
 def test_options_of_volumes_are_refused_as_by_the_training(command, folder):
     options = (folder / "blobs.npy", *TINY[2:], "--skip_bad")
-    output = command("check", *options, status=2)
-    assert "--skip_bad is for volumes" in answer(output)
+    for name in ("check", "train"):
+        output = command(name, *options, status=2)
+        assert "--skip_bad is for volumes" in answer(output)
 
 
 def test_a_page_says_that_the_memory_does_not_suffice(

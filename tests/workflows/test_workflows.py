@@ -292,6 +292,7 @@ def test_a_training_that_begins_afresh_leaves_no_options_of_earlier_ones(tmp_pat
 
 
 BAD_TRAINING = {
+    "no widths": ("blobs.npy --widths_ldm", "length of widths_ldm"),
     "all held out": ("blobs.npy --validation 1", "below 1"),
     "no checkpoints": ("blobs.npy --checkpoint_steps 0", "at least 1"),
     "a name that is too long": (
@@ -308,6 +309,10 @@ BAD_TRAINING = {
     "init of images": (
         "blobs.npy --batch_size 16 --init blobs.npy",
         "is not a model file",
+    ),
+    "init of nothing": (
+        "blobs.npy --batch_size 16 --init nothing",
+        "there is no model file nothing",
     ),
     "init of other channels": (
         "colours.npy --batch_size 4 --init out/ldm.safetensors",

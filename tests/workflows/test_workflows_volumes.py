@@ -282,6 +282,8 @@ BAD_TRAINING = {
         "background must lie between 0 and 1",
     ),
     "learning rate": ("volumes --learning_rate 0", "learning_rate must be above 0"),
+    "patch": ("volumes --patch 0", "patch must be at least 1"),
+    "no batch": ("volumes --batch_size 0", "batch_size must be at least 1"),
     "two sizes": ("volumes --shape 8 9", "shape must be one positive number"),
     "masks of no use": (
         "volumes --mask_files mask.nii",
@@ -291,6 +293,7 @@ BAD_TRAINING = {
         "volumes --init volumes --patch 8",
         "--patch has no effect without training the autoencoder; leave",
     ),
+    "no such path": ("nowhere.nii.gz", "there is no file nowhere.nii.gz; check"),
     "one": ("volumes/0.nii.gz", "fewer than a batch of 4; add volumes, or lower"),
     "below a file": ("volumes --out_dir a.mgz/b", "a.mgz is a file; name anot"),
     "over a folder": ("volumes --out_model empty --force", "empty is a folder; give"),
@@ -345,22 +348,33 @@ def test_a_disk_too_full_for_the_cache(command, volumes, tmp_path):
 
 
 BAD_GENERATING = {
+    "a text": ("text", "text is not a model file; choose one"),
+    "no such path": ("nowhere", "there is no model file nowhere; check"),
     "below a file": ("MODEL --out_dir text/b", "text is a file; name another"),
     "another type": ("MODEL --dtype int17", "choose one of float32"),
     "no samples": ("MODEL --n_samples 0", "n_samples must be at least 1"),
     "no steps": ("MODEL --steps 0", "steps must be at least 1"),
+    "a number below 0": ("MODEL --first_sample -1", "--first_sample must be at"),
     "a volume in the way": ("MODEL --out_samples old", "add --force"),
     "a JSON file in the way": ("MODEL --out_samples older", "add --force"),
     "a picture in the way": ("MODEL --out_samples drawn", "drawn.png exists already"),
     "a folder of a sample": ("MODEL --out_samples part --force", "is a folder; give"),
+    "a folder there": ("MODEL --out_samples sub --force", "sub.png is a folder; give"),
 }
 BAD_DENOISING = {
     "a model of images": ("images volumes", "give a model of volumes"),
+    "no such path": ("MODEL nowhere.nii", "there is no file nowhere.nii; check"),
+    "a bad file": ("MODEL bad.nii", "bad.nii has NaN or infinite values, or "),
+    "two of a name": (
+        "MODEL volumes/0.nii.gz volumes/0.nii",
+        "differ only in their extensions",
+    ),
     "two of a name in a dataset": (
         "MODEL a b --bids",
         "2 of the volumes would be written to sub-1/anat/sub-1_desc-denoised_T1w.nii",
     ),
-    "no such device": ("MODEL volumes/0.nii.gz --devices GPU:9", NO_DEVICE),
+    "another strategy": ("MODEL volumes --strategy x", "one of auto, none"),
+    "no such device": ("MODEL volumes/0.nii --devices GPU:9", NO_DEVICE),
     "a file in the way": ("MODEL volumes/1.nii.gz", "overwrite what no JSON file of"),
     "a file in the way of a resumed run": (
         "MODEL volumes/1.nii.gz --resume",
@@ -396,7 +410,8 @@ def test_bad_input_to_generating(path, command, case, tmp_path):
     (tmp_path / "text").write_text("this is no model")
     for name in ("old-0003.nii.gz", "older-0003.json", "drawn.png"):
         (tmp_path / name).touch()
-    (tmp_path / "part-0000.nii.gz").mkdir()
+    for name in ("sub.png", "part-0000.nii.gz"):
+        (tmp_path / name).mkdir()
     before = sorted(tmp_path.iterdir())
     words = arguments.replace("MODEL", str(path)).split()
     assert sentence in answer(command("generate", *words, status=2))
@@ -410,10 +425,12 @@ def test_bad_input_to_denoising(path, command, volumes, case, tmp_path):
     (tmp_path / "1_denoised.json").touch()
     if case == "a picture in the way":
         (tmp_path / "denoised.png").touch()
+    save(volumes / "0.nii", NOISE)
     for name in "ab":
         (tmp_path / name).mkdir()
         save(tmp_path / name / "sub-1_T1w.nii", NOISE)
     save(tmp_path / "both.nii", np.stack([NOISE, NOISE], -1))
+    save(tmp_path / "bad.nii", MISSING)
     before = sorted(tmp_path.iterdir())
     words = arguments.replace("MODEL", str(path)).split()
     assert sentence in answer(command("denoise", *words, status=2))
