@@ -52,7 +52,10 @@ def test_frechet_distance_of_integers(rng):
     a, b = rng.integers(0, 255, (2, 50, 3, 3), dtype=np.uint8)
     b[:, 0] = 0
     flat = [x.reshape(50, 9).astype(float) for x in (a, b)]
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(*flat))
+    distance = frechet_distance(a, b)
+    assert distance == pytest.approx(frechet_distance(*flat))
+    assert distance == pytest.approx(frechet_distance(b, a))
+    assert distance > 0
 
 
 @pytest.mark.parametrize("k", [1, 4])
@@ -109,12 +112,15 @@ def smooth_images(rng, n, *space):
 
 
 @pytest.mark.parametrize("space", [(64,), (13, 10), (200, 180), (24, 23, 30)])
-def test_multiscale_ssim_falls_with_noise(rng, space):
+def test_multiscale_ssim_falls_with_noise_and_with_blur(rng, space):
     images = smooth_images(rng, 2, *space)
     noise = rng.standard_normal(images.shape)
     noisy = [multiscale_ssim(images, images + s * noise) for s in (0, 0.02, 0.1, 0.5)]
     npt.assert_allclose(noisy[0], 1)
     assert (np.diff(noisy, axis=0) < 0).all()
+    sigmas = ([0, *[s] * len(space), 0] for s in (0, 1, 2, 4))
+    blurred = [multiscale_ssim(images, gaussian_filter(images, s)) for s in sigmas]
+    assert (np.diff(blurred, axis=0) < 0).all()
 
 
 def test_multiscale_ssim_of_each_pair_alone(rng):
@@ -269,15 +275,19 @@ LINES = np.ones((2, 9, 1))
         (nearest_distance, (np.eye(3), np.ones((0, 3))), "at least 1, not 0"),
         (nearest_distance, (np.eye(3), np.eye(3), 0), "block_size must be"),
         (nearest_neighbours, (np.eye(3), np.eye(3), 4), "at least 4, not 3"),
+        (density_coverage, (np.eye(6), np.eye(6)[:5]), "at least 6, not 5"),
         (nearest_distance, (np.eye(3), np.eye(3) * np.nan), "NaN or infinite"),
         (energy_distance, (np.eye(3), np.ones((0, 3))), "samples must be at least 1"),
+        (energy_distance, (np.eye(3), np.eye(4)), "not \\(3, 3\\) and \\(4, 4\\)"),
         (multiscale_ssim, (np.eye(3), np.eye(3)), "n, \\*space, channels"),
         (multiscale_ssim, (np.ones((1, 3, 3)), np.ones((2, 3, 3))), "the same shape"),
         (multiscale_ssim, 2 * (np.ones((0, 3, 3)),), "number of samples"),
+        (psnr, (np.eye(3), np.eye(3)), "two arrays \\(n, \\*space"),
         (psnr, (LINES, LINES, np.ones((2, 8))), "the shape \\(2, 9\\), not"),
         (psnr, (LINES, LINES, np.zeros((2, 9))), "none may be empty"),
         (dice, (np.eye(3), np.eye(3)[..., None]), "must have one shape, not"),
         (detail_energy, (LINES, LINES), "has no detail"),
+        (detail_energy, (np.eye(3), np.eye(3)), "two arrays .* of the same shape"),
         (octave_energies, (np.ones((2, 7, 9, 1)),), "8 voxels per side"),
     ],
 )
