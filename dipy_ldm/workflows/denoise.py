@@ -140,25 +140,26 @@ def _check_options(options):
     at_least("repeats", options.repeats, 1)
     check_shares(strength=options.strength, threshold=options.threshold)
     at_least("dilate", options.dilate, 0)
-    if options.lesions:
-        useless: dict = {"strength": _STRENGTH}
-        if options.repeats == 1 and not options.difference:
-            useless["dtype"] = "float32"
-        why = "with --lesions, which are inpainted entirely, in the type of the volume"
-    else:
-        useless = {"threshold": _THRESHOLD, "dilate": _DILATE}
-        why = "without --lesions"
-    _refuse_useless(options, useless, why)
-    if options.strength == 0:
-        why = "at --strength 0, which only reconstructs"
-        _refuse_useless(options, {"conditions": None, "repeats": 1}, why)
-
-
-def _refuse_useless(options, defaults, why):
-    """Refuse options that differ from their defaults, and have no effect."""
-    for name, default in defaults.items():
-        if getattr(options, name) != default:
-            raise InputError(f"`{name}` has no effect {why}; leave one of them out.")
+    if options.lesions and options.strength != _STRENGTH:
+        raise InputError(
+            "--strength has no effect with --lesions, which are inpainted entirely; "
+            "leave one of them out."
+        )
+    no_maps = options.repeats == 1 and not options.difference
+    if options.lesions and no_maps and options.dtype != "float32":
+        raise InputError(
+            "--dtype has no effect with --lesions, which keeps the type of a volume; "
+            "leave it out."
+        )
+    if options.strength == 0 and (options.conditions or options.repeats > 1):
+        name = "conditions" if options.conditions else "repeats"
+        raise InputError(
+            f"`{name}` has no effect at --strength 0, which only reconstructs; leave "
+            "it out, or give a higher strength."
+        )
+    for name, default in (("threshold", _THRESHOLD), ("dilate", _DILATE)):
+        if not options.lesions and getattr(options, name) != default:
+            raise InputError(f"`{name}` has no effect without --lesions; add it.")
 
 
 def _denoise(model, job, sampling, task):
