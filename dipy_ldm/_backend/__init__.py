@@ -4,7 +4,7 @@ Only TensorFlow distributes work. With other back-ends of Keras, the same functi
 on one device.
 """
 
-# ruff: noqa: F401, F403 (re-exported)
+# ruff: noqa: F401 (re-exported)
 
 from typing import TYPE_CHECKING
 
@@ -70,4 +70,25 @@ if TYPE_CHECKING or keras.config.backend() == "tensorflow":
     warn_without_onednn()
 else:
     # The same functions for one device.
-    from dipy_ldm._backend.single_device import *
+    from dipy_ldm._backend.single_device import (
+        ReplicatedModel,
+        add_to,
+        broadcast_from_chief,
+        chief_first,
+        compiled,
+        conditionally,
+        distribute_batches,
+        distributed,
+        free_memory,
+        gather_from_workers,
+        gpu_capabilities,
+        gradients,
+        in_batches,
+        is_chief,
+        is_first_replica,
+        make_strategy,
+        require_agreement,
+        run_two_at_a_time,
+        scope,
+        sum_of_replicas,
+    )
