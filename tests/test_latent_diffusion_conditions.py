@@ -351,8 +351,9 @@ def test_few_are_measured_with_several_noises():
     npt.assert_array_equal(table[:, 0], table[:, 1])
     # Those of a subject are one of which the mean is taken.
     latents = latents._replace(subjects=np.array([0, 1, 1, 0, 2]))
-    table = latents.for_validation().inputs.table
-    npt.assert_array_equal(table[:5, 1], [0, 1, 1, 0, 2])
+    numbered = latents.for_validation()
+    npt.assert_array_equal(numbered.inputs.table[:5, 1], [0, 1, 1, 0, 2])
+    npt.assert_array_equal(numbered.subjects, numbered.inputs.table[:, 1])
 
 
 def test_digits_follow_the_requested_labels(digits, caplog):

@@ -82,6 +82,7 @@ class Latents(NamedTuple):
             clean=self.clean[numbers],
             inputs=ConditioningInputs(table),
             conditional_mean=None,
+            subjects=self.subjects[numbers],
         )
 
 

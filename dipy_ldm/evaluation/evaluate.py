@@ -118,7 +118,7 @@ def evaluate(
     """
     of_generated = {"requested": requested, "subjects_generated": subjects_generated}
     check_arguments(model, generated, of_generated, sampling, seed)
-    kinds = _require_names(features_of(model) if features is None else features)
+    kinds = _list_features(model, features)
     images, subjects = _read_images(model, real, subjects, "real image")
     conditions = read_usable(model, "conditions", conditions, len(images), subjects)
     subject_ids, origins = number_subjects(subjects, len(images)), None
@@ -153,15 +153,16 @@ def evaluate(
     return _measure(model, sets, labels, kinds, notes, classifier, seed, verbose)
 
 
-def _require_names(features):
-    """Return features, or refuse several of the same name."""
-    names = [kind.name for kind in features]
+def _list_features(model, features):
+    """Return features, by default those for the model; refuse equal names."""
+    kinds = features_of(model) if features is None else list(features)
+    names = [kind.name for kind in kinds]
     if len(set(names)) < len(names):
         raise InputError(
             f"`features` must have different names, not {listed(names)}; name yours "
             "with own(function, name)."
         )
-    return features
+    return kinds
 
 
 def _number_samples(own, n, subjects, n_real):

@@ -450,10 +450,11 @@ def test_choose_sets_as_large_as_subjects_allow(rng):
 
 def test_evaluate_leaves_out_samples_of_subjects_of_the_reference(diffusion, blobs):
     people = [f"sub-{i}" for i in range(64)]
-    options = {"features": [own(lambda x: x[:, ::4, ::4])], "subjects": people}
+    options = {"features": iter([own(lambda x: x[:, ::4, ::4])]), "subjects": people}
     # All are compared with those of whom there are none.
     options["subjects_generated"] = [*people[:16], *people[34:50] * 2, *[None] * 16]
     evaluation = evaluate(diffusion, blobs, np.float32(blobs + 1e-3), **options)
+    assert len(evaluation.figures["features"]) == 1
     of_samples = evaluation.sets.subjects["generated"]
     npt.assert_array_equal(of_samples, [*range(16), *range(34, 50)])
     assert not {*of_samples} & {*evaluation.sets.subjects["reference"]}
