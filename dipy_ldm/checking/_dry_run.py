@@ -43,6 +43,10 @@ _INIT_CURE = (
     "autoencoder for any scan (with 25, 29.2 dB instead of 26.9 dB without it)."
 )
 _STAGES = {"autoencoder": "The autoencoder", "diffusion": "The diffusion model"}
+_SMALLER = {
+    "autoencoder": "smaller --patch or larger --voxel_size",
+    "diffusion": "larger --voxel_size",
+}
 
 
 def check_subjects(
@@ -138,8 +142,7 @@ def memory_finding(needed: dict[str, float], free: float) -> Finding:
     if most > free:
         cure = (
             "Use a smaller --batch_size (with --accumulate the results are the same), "
-            "--remat, or fewer voxels (a smaller --patch for the autoencoder, a larger "
-            "--voxel_size)."
+            f"--remat, or a {_SMALLER[stage]}."
         )
         return red("memory", message, cure, table=table)
     if most > _HIGH_MEMORY_SHARE * free:

@@ -102,6 +102,8 @@ def test_memory_finding(free, state):
     # A GPU has so much in all, whatever others hold of it.
     assert finding.message.endswith(f"and {free:g} GiB are available.")
     assert ("--patch" in finding.cure) == (state == "red")
+    cure = dry_run.memory_finding({"diffusion": 2**40}, free).cure
+    assert "--voxel_size" in cure and "--patch" not in cure, "which has no effect"
 
 
 def test_time_training_steps(recipe, blobs, caplog):
