@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 from keras import ops
 import numpy as np
 
-from dipy_ldm._utils.checks import InputError, check_shares, choose
+from dipy_ldm._utils.checks import InputError, at_least, check_shares, choose
 from dipy_ldm.diffusion.schedules import half_log_snr, uniform_log_snr, uniform_time
 
 
@@ -277,6 +277,7 @@ def noise_source(seed: int, numbers: Iterable[int], shape: tuple[int, ...]) -> C
     callable
         Each call draws new numbers, float32 ``(len(numbers), *shape)``.
     """
+    at_least("seed", seed, 0)
     streams = [np.random.default_rng([seed, number]) for number in numbers]
 
     def draw():

@@ -128,3 +128,5 @@ def test_bad_choices_are_refused():
     ):
         with pytest.raises(InputError, match=sentence):
             samplers.make_sampler(*arguments)
+    with pytest.raises(InputError, match="seed must be at least 0, not -1"):
+        samplers.noise_source(-1, range(2), (3,))
