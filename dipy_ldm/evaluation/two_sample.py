@@ -120,7 +120,7 @@ def network_test(
         [0, 1].
     """
     sides = [to_uint8(images) for images in (real, generated)]
-    as_rows(real, generated, minimum=MIN_IMAGES)  # refuses others
+    as_rows(real, generated, minimum=MIN_IMAGES)  # few samples, and other shapes
     folds = _split(subjects, [len(side) for side in sides], 2, seed)
     cutter = _Cutter(sides[0].shape[1:])
     shares = np.linspace(0, 1, _TEST_PLANES if len(cutter.axes) > 1 else 1)

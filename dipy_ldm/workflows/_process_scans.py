@@ -560,6 +560,8 @@ def write_maps(
 ) -> None:
     """Write the last outputs of a channel: each volume, its type, and own entries."""
     facts = facts | part.channel.name_entry()
-    for path, (volume, dtype, own) in zip(part.outputs[-len(maps) :], maps):
-        about, space = facts | own, space_of(scan.file)
+    space = space_of(scan.file)
+    paths = part.outputs[-len(maps) :]
+    for path, (volume, dtype, own) in zip(paths, maps, strict=True):
+        about = facts | own
         write_with_sidecar(path, volume, scan.affine, dtype, about, space=space)

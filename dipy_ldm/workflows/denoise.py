@@ -114,12 +114,12 @@ class DenoiseLDMFlow(LDMFlow):
         if job is None:
             return
         model, device = launch.load(job.model_path, devices, tile)
-        if lesions and model.detector_ is None:
-            raise InputError(
-                f"the model {job.model_path} has no anomaly detector; train one with "
-                "--steps_detector of dipy_train_ldm, or leave --lesions out."
-            )
         if lesions:
+            if model.detector_ is None:
+                raise InputError(
+                    f"the model {job.model_path} has no anomaly detector; train one "
+                    "with --steps_detector of dipy_train_ldm, or leave --lesions out."
+                )
             options.steps = steps or inpainting.STEPS  # as used
             how = {"Threshold": threshold, "DilatedBy": dilate}  # volumes keep types
         else:

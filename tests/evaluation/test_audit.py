@@ -367,8 +367,12 @@ def test_audit_of_copies(diffusion, blobs):
 
 def test_write_pairs_passes_channels(monkeypatch):
     shown = []
-    look = lambda *x: shown.append(x) or x[0]  # noqa: E731
-    monkeypatch.setattr("dipy_ldm.evaluation._audit_report.pictures", look)
+
+    def pictures(*arguments):
+        shown.append(arguments)
+        return arguments[0]
+
+    monkeypatch.setattr("dipy_ldm.evaluation._audit_report.pictures", pictures)
     pair = Pair(0, 0, 0.1, 0.2, "voxels")
     result = SimpleNamespace(pairs=[pair], generated=np.zeros((1, 8, 8, 2)))
     channels = Channel("T1w"), Channel("T2w")

@@ -67,9 +67,9 @@ def test_digits_are_kept_where_the_mean_is_large(offset):
     exact = exact - exact.mean((1, 3), keepdims=True)
     exact = (exact / exact.std((1, 3), keepdims=True)).reshape(x.shape)
     gain, shift = map(ops.convert_to_numpy, GroupScale(4)(x))
-    made = x * gain + shift
+    normalised = x * gain + shift
     # What scaling and shifting in float32 makes of it.
-    npt.assert_allclose(made, exact, atol=1e-5 + 1e-6 * offset)
+    npt.assert_allclose(normalised, exact, atol=1e-5 + 1e-6 * offset)
 
 
 def gradients(network, x, upstream, shape=None):
@@ -96,11 +96,11 @@ def test_gradients_keep_digits_where_the_mean_is_large():
     ours, theirs = both("groups", (9, 8))
     x = np.random.default_rng(3).normal(3_000, 1, (2, 9, 8, 8)).astype("float32")
     x = ops.convert_to_tensor(x)
-    made, exact = (
+    gradient, exact = (
         gradients(network, of, upstream(x))[0]
         for network, of in ((ours, x), (theirs, x - 3_000))
     )
-    npt.assert_allclose(made, exact, atol=0.01 * np.abs(exact).max())
+    npt.assert_allclose(gradient, exact, atol=0.01 * np.abs(exact).max())
 
 
 HACKS = "FUSED_LOOPS", "CACHED_TRACES", "OWN_GRADIENTS"
