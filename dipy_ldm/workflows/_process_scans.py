@@ -553,15 +553,15 @@ def write_inpainted(
 
 
 def write_maps(
-    part: Part,
+    paths: Sequence[Path],
+    channel: Channel,
     scan: MaskedScan | Origin,
     maps: Sequence[tuple[np.ndarray, str, dict]],
     facts: dict,
 ) -> None:
-    """Write the last outputs of a channel: each volume, its type, and own entries."""
-    facts = facts | part.channel.name_entry()
+    """Write maps of a channel: each volume, its type, and entries of its sidecar."""
+    facts = facts | channel.name_entry()
     space = space_of(scan.file)
-    paths = part.outputs[-len(maps) :]
     for path, (volume, dtype, own) in zip(paths, maps, strict=True):
         about = facts | own
         write_with_sidecar(path, volume, scan.affine, dtype, about, space=space)

@@ -243,7 +243,7 @@ def _write_inpainted(part, scan, lesions, samples, task, options):
         difference = scan.hole_only(scan.data[scan.hole] - mean)
         maps.append((difference, options.dtype, own))
     maps.append((lesions, "uint8", {"Role": "mask"}))
-    process_scans.write_maps(part, scan, maps, facts)
+    process_scans.write_maps(part.outputs[1:], part.channel, scan, maps, facts)
     return scan.data, scan.filled(mean), scan.affine
 
 
@@ -271,6 +271,6 @@ def _write(part, origin, columns, task, repeated, unconditional, options):
             minuend = channel.bring_back(minuend, origin)
         own = {"Difference": channel.compared.format(name, "result")}
         maps.append((channel.difference(minuend, mean), dtype, own))
-    process_scans.write_maps(part, origin, maps, task.facts)
+    process_scans.write_maps(part.outputs[1:], channel, origin, maps, task.facts)
     shown = slice(channel.shown, None)
     return origin.data[..., shown], mean[..., shown], origin.affine

@@ -172,5 +172,6 @@ def _write(part, scan, samples, facts):
         process_scans.write_inpainted(part.outputs[-3], scan, mean, facts)
         own = {"Deviation": part.channel.deviation}
         maps.insert(0, (scan.hole_only(deviation), "float32", own))
-    process_scans.write_maps(part, scan, maps, facts)
+    further = part.outputs[-len(maps) :]
+    process_scans.write_maps(further, part.channel, scan, maps, facts)
     return scan.data, scan.filled(samples[0]), scan.affine
