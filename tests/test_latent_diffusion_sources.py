@@ -28,98 +28,114 @@ STEPS = {"seed": 1, "steps": 3}
 
 
 @pytest.fixture(scope="module")
-def others(blobs):
+def source_images(blobs):
     """Return another contrast of the blobs, in [100, 350]."""
     return 300 - 10 * blobs
 
 
 @pytest.fixture(scope="module")
-def seeing(vqvae, blobs, others):
+def translator(vqvae, blobs, source_images):
     model = LatentDiffusion(vqvae, **TINY)
-    held_out = {"validation_data": blobs[:9], "validation_source": others[:9]}
-    return model.fit(blobs, source=others, **held_out, **FIT)
+    held_out = {"validation_data": blobs[:9], "validation_source": source_images[:9]}
+    return model.fit(blobs, source=source_images, **held_out, **FIT)
 
 
-def test_fit_records_the_source(seeing, others, tmp_path, undecoded):
-    source = seeing.source_
+def test_fit_records_the_source(translator, source_images, tmp_path, undecoded):
+    source = translator.source_
     assert (source.channels, source.labels) == (1, [])
-    npt.assert_allclose(source.bounds, (others.min(), others.max()))
-    shapes = [x.shape[1:] for x in seeing.denoiser_.inputs]
+    npt.assert_allclose(source.bounds, (source_images.min(), source_images.max()))
+    shapes = [x.shape[1:] for x in translator.denoiser_.inputs]
     assert shapes == [(4, 3, 2), (), (16, 12, 1)]
-    assert len(seeing.history_["val_gain_source"]) == len(seeing.history_["loss"])
-    seeing.save(tmp_path / "m")
+    assert len(translator.history_["val_gain_source"]) == len(
+        translator.history_["loss"]
+    )
+    translator.save(tmp_path / "m")
     for copy in (
         LatentDiffusion.load(tmp_path / "m"),
-        pickle.loads(pickle.dumps(seeing)),
+        pickle.loads(pickle.dumps(translator)),
     ):
         assert copy.source_ == source
-        samples = (m.predict(source=others[:2], **STEPS) for m in (copy, seeing))
+        samples = (
+            m.predict(source=source_images[:2], **STEPS) for m in (copy, translator)
+        )
         npt.assert_allclose(*samples, atol=1e-4)
 
 
-def test_each_source_has_a_sample_whatever_the_batch(seeing, others):
-    whole = seeing.predict(source=others[:3], **STEPS)
+def test_each_source_has_a_sample_whatever_the_batch(translator, source_images):
+    whole = translator.predict(source=source_images[:3], **STEPS)
     assert whole.shape == (3, 13, 10, 1)
-    pieces = seeing.predict(source=others[:3, ..., 0], batch_size=2, **STEPS)
+    pieces = translator.predict(source=source_images[:3, ..., 0], batch_size=2, **STEPS)
     npt.assert_allclose(pieces, whole, atol=1e-3)
-    alone = seeing.predict(1, source=others[2:3], first=2, **STEPS)
+    alone = translator.predict(1, source=source_images[2:3], first=2, **STEPS)
     npt.assert_allclose(alone, whole[2:], atol=1e-3)
-    several = seeing.predict(3, source=others[2:3], **STEPS)
+    several = translator.predict(3, source=source_images[2:3], **STEPS)
     npt.assert_allclose(several[2], whole[2], atol=1e-3)
     assert np.abs(several[0] - whole[0]).max() > 1e-3
 
 
 @pytest.mark.parametrize("method", ["predict", "denoiser"])
-def test_sources_are_checked_once(seeing, others, method, monkeypatch):
+def test_sources_are_checked_once(translator, source_images, method, monkeypatch):
     check = mock.Mock(wraps=sources.check)
     monkeypatch.setattr(sources, "check", check)
-    getattr(seeing, method)(source=others[:3])
+    getattr(translator, method)(source=source_images[:3])
     check.assert_called_once()
 
 
-def test_denoising_inpainting_and_guidance_see_the_source(seeing, blobs, others):
+def test_denoising_inpainting_and_guidance_see_the_source(
+    translator, blobs, source_images
+):
     hole = np.zeros((13, 10))
     hole[:6, :5] = 1
     for make in (
-        lambda source: seeing.denoise(blobs[:2], source=source, strength=0.9),
-        lambda source: seeing.inpaint(blobs[:2], hole, source=source, steps=2),
-        lambda source: seeing.predict(2, source=source, guidance=3, **STEPS),
+        lambda source: translator.denoise(blobs[:2], source=source, strength=0.9),
+        lambda source: translator.inpaint(blobs[:2], hole, source=source, steps=2),
+        lambda source: translator.predict(2, source=source, guidance=3, **STEPS),
     ):
-        one, other = make(others[:2]), make(others[2:4])
+        one, other = make(source_images[:2]), make(source_images[2:4])
         assert np.abs(one - other).max() > 1e-3
-        npt.assert_allclose(make(others[:1])[0], one[0], atol=1e-3)
-    x = np.random.default_rng(0).standard_normal((3, *seeing.latent_shape_))
-    each = np.asarray(seeing.denoiser(source=others[[5, 5, 2]])(x, 0.6))
-    one = np.asarray(seeing.denoiser(source=others[5:6])(x, 0.6))
+        npt.assert_allclose(make(source_images[:1])[0], one[0], atol=1e-3)
+    x = np.random.default_rng(0).standard_normal((3, *translator.latent_shape_))
+    each = np.asarray(translator.denoiser(source=source_images[[5, 5, 2]])(x, 0.6))
+    one = np.asarray(translator.denoiser(source=source_images[5:6])(x, 0.6))
     npt.assert_allclose(each[:2], one[:2], atol=1e-5)
     assert np.abs(each[2] - one[2]).max() > 1e-5
 
 
-def test_models_with_sources_are_evaluated(seeing, blobs, others):
-    evaluated = evaluate(seeing, blobs, source=others, features=[voxels()], steps=1)
+def test_models_with_sources_are_evaluated(translator, blobs, source_images):
+    evaluated = evaluate(
+        translator, blobs, source=source_images, features=[voxels()], steps=1
+    )
     assert evaluated.figures["n"] == 32
     # Each sample is of the source of a real image of the floor.
-    expected = scaled(seeing.predict(source=others[32:], steps=1), seeing.vqvae_)
+    expected = scaled(
+        translator.predict(source=source_images[32:], steps=1), translator.vqvae_
+    )
     npt.assert_allclose(evaluated.sets.generated, expected, atol=1e-4)
     with pytest.raises(InputError, match="one image or 64, one for each, not 40"):
-        evaluate(seeing, blobs, source=others[:40], features=[voxels()], steps=1)
+        evaluate(
+            translator, blobs, source=source_images[:40], features=[voxels()], steps=1
+        )
 
 
-def test_models_with_sources_are_audited(seeing, blobs, others):
+def test_models_with_sources_are_audited(translator, blobs, source_images):
     sides = blobs[:40], blobs[40:]
-    sources = {"source": others[:40], "source_held_out": others[40:]}
-    audited = audit(seeing, *sides, n=30, steps=1, **sources)
+    sources = {"source": source_images[:40], "source_held_out": source_images[40:]}
+    audited = audit(translator, *sides, n=30, steps=1, **sources)
     # Of training sources, samples are near to training images by design.
-    expected = seeing.predict(source=others[40:], steps=1)
-    npt.assert_allclose(audited.generated, scaled(expected, seeing.vqvae_), atol=1e-4)
+    expected = translator.predict(source=source_images[40:], steps=1)
+    npt.assert_allclose(
+        audited.generated, scaled(expected, translator.vqvae_), atol=1e-4
+    )
     sentence = "Samples were generated from the source images of held-out"
     assert sentence in audited.notes[-1]
     assert np.isfinite(audited.members["denoiser"].train).all()
     # Losses depend on what the images are made of.
-    of_others = membership.denoising_losses(seeing, blobs[:40], source=others[40:41])
-    assert not np.allclose(audited.members["denoiser"].train, of_others)
+    other_losses = membership.denoising_losses(
+        translator, blobs[:40], source=source_images[40:41]
+    )
+    assert not np.allclose(audited.members["denoiser"].train, other_losses)
     with pytest.raises(InputError, match="give them as `source_held_out`"):
-        audit(seeing, *sides, source=others[:40])
+        audit(translator, *sides, source=source_images[:40])
 
 
 @pytest.mark.parametrize(
@@ -136,66 +152,77 @@ def test_models_with_sources_are_audited(seeing, blobs, others):
         (lambda s: s / 100, "source image 0 has .* 100% .* outside the 100.* to 35"),
     ],
 )
-def test_sources_that_can_not_be_used(seeing, blobs, others, change, sentence):
-    source = change(others if "one image" in sentence else others[:2])
+def test_sources_that_can_not_be_used(
+    translator, blobs, source_images, change, sentence
+):
+    source = change(source_images if "one image" in sentence else source_images[:2])
     for make in (
-        lambda: seeing.predict(2, source=source),
-        lambda: seeing.denoise(blobs[:2], source=source),
-        lambda: seeing.inpaint(blobs[:2], np.eye(13, 10), source=source),
+        lambda: translator.predict(2, source=source),
+        lambda: translator.denoise(blobs[:2], source=source),
+        lambda: translator.inpaint(blobs[:2], np.eye(13, 10), source=source),
     ):
         with pytest.raises(InputError, match=sentence):
             make()
 
 
-def test_a_model_without_sources(diffusion, blobs, others):
+def test_a_model_without_sources(diffusion, blobs, source_images):
     assert diffusion.source_ is None
     assert diffusion.to_document()["source"] is None
     for make in (
-        lambda: diffusion.predict(2, source=others[:2]),
-        lambda: diffusion.denoise(blobs[:2], source=others[:2]),
-        lambda: diffusion.denoiser(source=others[:2]),
+        lambda: diffusion.predict(2, source=source_images[:2]),
+        lambda: diffusion.denoise(blobs[:2], source=source_images[:2]),
+        lambda: diffusion.denoiser(source=source_images[:2]),
     ):
         sentence = "this model was trained without source images; leave out"
         with pytest.raises(InputError, match=sentence):
             make()
 
 
-def test_invalid_training_sources_are_refused(vqvae, blobs, others):
+def test_invalid_training_sources_are_refused(vqvae, blobs, source_images):
     model = LatentDiffusion(vqvae, **TINY)
     many = np.arange(blobs.size).reshape(blobs.shape)
     two = np.stack([many[..., 0]] * 2, -1)
-    held_out, of_others = {"validation_data": blobs[:9]}, {"validation_source": others}
-    few = held_out | {"validation_source": others[:2]}
+    held_out, held_out_sources = (
+        {"validation_data": blobs[:9]},
+        {"validation_source": source_images},
+    )
+    few = held_out | {"validation_source": source_images[:2]}
     unfit = "validation_source must have one image or 9, one for each, not 2"
     for source, options, sentence in (
-        (others[:9], {}, "source must have 64 images, one for each, not 9"),
-        (others[:, 1:], {}, r"source must have the size \(13, 10\)"),
-        (np.ones_like(others), {}, "all source images are constant .1"),
-        (np.ones(others.shape, int), {}, "all source images are constant .1"),
+        (source_images[:9], {}, "source must have 64 images, one for each, not 9"),
+        (source_images[:, 1:], {}, r"source must have the size \(13, 10\)"),
+        (np.ones_like(source_images), {}, "all source images are constant .1"),
+        (np.ones(source_images.shape, int), {}, "all source images are constant .1"),
         (many, {}, "more than 256 labels"),
         (two, {}, "segmentation with one channel, not 2"),
-        (others, of_others, "no effect without validation_data"),
-        (None, of_others, "no effect without source"),
-        (others, held_out, "give them as `validation_source`"),
-        (others, few, unfit),
-        (others, {"conditions": {"source": [*"ab"] * 32}}, "can't be called source"),
+        (source_images, held_out_sources, "no effect without validation_data"),
+        (None, held_out_sources, "no effect without source"),
+        (source_images, held_out, "give them as `validation_source`"),
+        (source_images, few, unfit),
+        (
+            source_images,
+            {"conditions": {"source": [*"ab"] * 32}},
+            "can't be called source",
+        ),
         (["a.nii"] * 64, {}, "must be arrays; .* load_volumes"),
     ):
         with pytest.raises(InputError, match=sentence):
             model.fit(blobs, source=source, **options, **FIT)
 
 
-def test_resumed_training_is_the_uninterrupted(seeing, vqvae, blobs, others, tmp_path):
+def test_resumed_training_is_the_uninterrupted(
+    translator, vqvae, blobs, source_images, tmp_path
+):
     # A guide makes no difference to the denoiser.
-    held_out = {"validation_data": blobs[:9], "validation_source": others[:9]}
+    held_out = {"validation_data": blobs[:9], "validation_source": source_images[:9]}
     options = held_out | FIT | {"checkpoint": tmp_path / "checkpoint"}
     model = LatentDiffusion(vqvae, guide=False, **TINY)
     with pytest.raises(StopError):
-        model.fit(blobs, source=others, callbacks=[stop_after(1)], **options)
+        model.fit(blobs, source=source_images, callbacks=[stop_after(1)], **options)
     with pytest.raises(InputError, match=r"another training \(source was intensities"):
-        model.fit(blobs, source=others[::-1], **options)
-    model.fit(blobs, source=others, **options)
-    for name, values in seeing.history_.items():
+        model.fit(blobs, source=source_images[::-1], **options)
+    model.fit(blobs, source=source_images, **options)
+    for name, values in translator.history_.items():
         npt.assert_allclose(model.history_[name], values, rtol=1e-4, atol=1e-5)
 
 
@@ -210,10 +237,10 @@ def test_digits_are_translated_from_their_negatives(digits, caplog):
         model.fit(images[60:], source=negatives[60:], **held_out, **options)
     assert "no measurable effect" not in caplog.text
     assert model.history_["val_gain_source"][-1] > 1
-    made = model.predict(source=negatives[:30])
-    errors = ((made - images[:30]) ** 2).mean((1, 2, 3))
-    to_others = ((made - images[1:31]) ** 2).mean((1, 2, 3))
-    assert errors.mean() < 0.2 * to_others.mean()
+    translated = model.predict(source=negatives[:30])
+    errors = ((translated - images[:30]) ** 2).mean((1, 2, 3))
+    mismatches = ((translated - images[1:31]) ** 2).mean((1, 2, 3))
+    assert errors.mean() < 0.2 * mismatches.mean()
 
 
 def test_volumes_are_translated_from_labels_and_conditions(caplog, rng):
@@ -246,8 +273,8 @@ def test_volumes_are_translated_from_labels_and_conditions(caplog, rng):
     assert again.source_ == model.source_
 
 
-def test_sources_take_memory(seeing):
-    build = partial(unet_network.unet, seeing.latent_shape_, factor=4)
+def test_sources_take_memory(translator):
+    build = partial(unet_network.unet, translator.latent_shape_, factor=4)
     needed = []
     for source in (None, Source(1, [0, 1], [], "")):
         make = partial(build, **TINY, conditions=[], source=source)
@@ -257,8 +284,8 @@ def test_sources_take_memory(seeing):
     assert needed[1] - needed[0] > 3 * 4 * 16 * 12 * 1000
 
 
-def test_documents_of_sources(seeing, assert_unreadable):
-    tensors, document = seeing.to_tensors(), seeing.to_document()
+def test_documents_of_sources(translator, assert_unreadable):
+    tensors, document = translator.to_tensors(), translator.to_document()
     source = document["source"]
     for wrong in (
         {"channels": 0},
