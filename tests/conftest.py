@@ -167,7 +167,7 @@ def untrained_autoencoders():
 
 
 @pytest.fixture
-def numbered_anew():
+def reset_layer_names():
     """Return what makes Keras number its layers from the beginning again.
 
     For two trainings that shall agree to the last bit: TensorFlow adds up in the
@@ -228,14 +228,14 @@ def folder(tmp_path_factory, blobs):
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory):
+def make_once(tmp_path_factory):
     """Return what copies a folder that one of pytest's workers makes for all."""
     from dipy_ldm._utils.files import claimed
 
     base = tmp_path_factory.getbasetemp()
     root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
-    def made_once(name, make):
+    def make_once(name, make):
         with claimed(root / name, wait=True):
             if not (root / name).exists():
                 folder = tmp_path_factory.mktemp(f"{name}-in-the-making")
@@ -243,18 +243,18 @@ def made_once(tmp_path_factory):
                 folder.rename(root / name)
         return shutil.copytree(root / name, tmp_path_factory.mktemp(name) / name)
 
-    return made_once
+    return make_once
 
 
 @pytest.fixture(scope="session")
-def trained_folder(made_once, blobs):
+def trained_folder(make_once, blobs):
     """Return a folder with ``blobs.npy``, and a training of it in ``out``."""
 
     def make(folder):
         np.save(folder / "blobs.npy", blobs)
         execute("train", "blobs.npy", *TINY, "--out_dir", "out", cwd=folder)
 
-    return made_once("trained", make)
+    return make_once("trained", make)
 
 
 @pytest.fixture(scope="session")
@@ -264,7 +264,7 @@ def vqvae(blobs):
 
     from dipy_ldm import VQVAE
 
-    keras.utils.clear_session()  # as ``numbered_anew``
+    keras.utils.clear_session()  # as ``reset_layer_names``
     return VQVAE(**TINY_VQVAE).fit(blobs, epochs=2, batch_size=16, verbose=False)
 
 
@@ -278,7 +278,7 @@ def diffusion(vqvae, blobs):
 
 
 @pytest.fixture(scope="session")
-def digits(made_once):
+def digits(make_once):
     """Return 900 digits of three kinds, their names, and an autoencoder of them."""
     from dipy_ldm import VQVAE
     from dipy_ldm.data import load_mnist
@@ -292,12 +292,12 @@ def digits(made_once):
         vqvae.fit(images, epochs=4, batch_size=32, verbose=False)
         vqvae.save(folder / "vqvae.safetensors")
 
-    vqvae = VQVAE.load(made_once("digits", make) / "vqvae.safetensors")
+    vqvae = VQVAE.load(make_once("digits", make) / "vqvae.safetensors")
     return images, np.array(["naught", "one", "two"])[labels], vqvae
 
 
 @pytest.fixture(scope="session")
-def model_path(made_once):
+def model_path(make_once):
     """Return the file of a model of volumes that has learnt hardly anything."""
     from scans import blocky_volumes, grid_affine
 
@@ -311,7 +311,7 @@ def model_path(made_once):
         model.fit(blocky_volumes(), **options)
         model.save(folder / "ldm.safetensors")
 
-    return made_once("model", make) / "ldm.safetensors"
+    return make_once("model", make) / "ldm.safetensors"
 
 
 @pytest.fixture
@@ -325,9 +325,9 @@ def assert_unreadable(tmp_path):
         _serialization.save(path, "latent_diffusion", tensors, document)
         with pytest.raises(InputError, match=sentence) as refusal:
             LatentDiffusion.load(path)
-        said = str(refusal.value)
-        assert said.startswith(str(path))
-        return said
+        message = str(refusal.value)
+        assert message.startswith(str(path))
+        return message
 
     return assert_unreadable
 

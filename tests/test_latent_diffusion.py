@@ -78,16 +78,16 @@ def test_guidance_goes_on_from_the_guide_to_the_denoiser(diffusion):
 
 
 def test_guidance_is_at_the_same_noise_whatever_the_schedule(diffusion, monkeypatch):
-    architecture, seen = diffusion._denoiser.architecture, {}
+    architecture, sigmas = diffusion._denoiser.architecture, {}
     for name in schedules.SCHEDULES:
         parameters = architecture.parameters._replace(schedule=name)
         chosen = architecture._replace(parameters=parameters)
         monkeypatch.setattr(diffusion._denoiser, "architecture", chosen)
-        monkeypatch.setattr(denoisers, "guided", lambda *given: given[-1])
+        monkeypatch.setattr(denoisers, "guided", lambda *args: args[-1])
         times = diffusion.denoiser(2.0)
-        seen[name] = schedules.rates(name, times)[1]
-    npt.assert_allclose(seen["cosine"], schedules.rates("cosine", [0.4, 0.9])[1])
-    npt.assert_allclose(seen["linear"], seen["cosine"], atol=1e-5)
+        sigmas[name] = schedules.rates(name, times)[1]
+    npt.assert_allclose(sigmas["cosine"], schedules.rates("cosine", [0.4, 0.9])[1])
+    npt.assert_allclose(sigmas["linear"], sigmas["cosine"], atol=1e-5)
 
 
 def test_images_on_a_far_smaller_scale_are_named(diffusion, blobs, caplog):
@@ -155,9 +155,9 @@ def test_every_target_and_schedule_trains(vqvae, blobs, chosen):
 def test_samples_of_volumes_have_finer_details(diffusion, monkeypatch, images, noise):
     paths, sample = [], samplers.sample
 
-    def watched(denoise, x, path, *others):
+    def watched(denoise, x, path, *args):
         paths.append(path)
-        return sample(denoise, x, path, *others)
+        return sample(denoise, x, path, *args)
 
     monkeypatch.setattr(samplers, "sample", watched)
     monkeypatch.setattr(type(diffusion), "_of_images", lambda self: images)
@@ -205,10 +205,10 @@ def test_accumulated_batches_are_as_one_larger(diffusion, vqvae, blobs):
     parts.fit(blobs, **(FIT | {"batch_size": 8, "accumulate": 2}))
     x = np.random.default_rng(0).standard_normal((16, *diffusion.latent_shape_))
     t = np.linspace(0, 1, 16)
-    whole, others = (m._denoiser.predict(x, t) for m in (diffusion, parts))
+    whole, accumulated = (m._denoiser.predict(x, t) for m in (diffusion, parts))
     # The averages weigh every batch, so that they differ a little. With as many steps
     # as batches, the second would have learnt about twice as much.
-    assert np.linalg.norm(whole - others) < 0.3 * np.linalg.norm(whole)
+    assert np.linalg.norm(whole - accumulated) < 0.3 * np.linalg.norm(whole)
     npt.assert_allclose(parts.history_["loss"], diffusion.history_["loss"], rtol=0.02)
 
 
@@ -228,13 +228,13 @@ def test_further_fit_of_the_autoencoder_changes_nothing(vqvae, blobs, untrained)
 
 
 def test_another_fit_starts_afresh_and_resumed_is_the_uninterrupted(
-    vqvae, blobs, tmp_path, numbered_anew
+    vqvae, blobs, tmp_path, reset_layer_names
 ):
     # Where there is bfloat16, in it; in float32, and with a guide, this is tested with
     # the commands.
     tiny = TINY | {"guide": False}
     fit = FIT | {"epochs": 3, "validation_data": blobs[:3], "precision": "auto"}
-    numbered_anew()
+    reset_layer_names()
     model = LatentDiffusion(vqvae, **tiny)
     assert model.fit(blobs, **fit) is model
     assert {name: getattr(model, name) for name in TINY} == TINY
@@ -242,10 +242,10 @@ def test_another_fit_starts_afresh_and_resumed_is_the_uninterrupted(
     assert set(model.history_) == {"step", "epoch", "loss", "val_loss"}
     whole = copy.deepcopy(model)
     fit["checkpoint"] = tmp_path / "checkpoint"
-    numbered_anew()
+    reset_layer_names()
     with pytest.raises(StopError):
         model.fit(blobs, callbacks=[stop_after(1)], **fit)
-    numbered_anew()
+    reset_layer_names()
     resumed = LatentDiffusion(vqvae, **tiny).fit(blobs, **fit)
     assert_same_weights(resumed, whole)
     assert resumed.history_ == whole.history_
@@ -331,8 +331,8 @@ def test_conditions_that_are_new_change_nothing_at_first(
     model = LatentDiffusion(vqvae, guide=False)
     model.fit(blobs, labels, init=diffusion, **BRIEFLY)
     x, t = np.ones((3, *model.latent_shape_), "float32"), np.full(3, 0.5, "float32")
-    told = np.array([[-1], [0], [2]], "float32")
-    before, after = diffusion.denoiser_([x, t]), model.denoiser_([x, t, 0 * x, told])
+    encoded = np.array([[-1], [0], [2]], "float32")
+    before, after = diffusion.denoiser_([x, t]), model.denoiser_([x, t, 0 * x, encoded])
     before, after = map(keras.ops.convert_to_numpy, (before, after))
     npt.assert_allclose(after, before, atol=1e-4)
 

@@ -130,19 +130,19 @@ def test_fit_refuses_checkpoints_of_another_training_and_damaged_ones(blobs, tmp
 
 
 def test_fit_resumes_from_the_checkpoint_before_a_damaged_one(
-    blobs, tmp_path, numbered_anew, caplog
+    blobs, tmp_path, reset_layer_names, caplog
 ):
     path = tmp_path / "c"
     options = {"epochs": 4, "validation_data": blobs[:3]}
-    numbered_anew()
+    reset_layer_names()
     whole = fit(blobs, **options)
     options |= {"checkpoint": path, "checkpoint_steps": 1}
-    numbered_anew()
+    reset_layer_names()
     with pytest.raises(StopError):
         fit(blobs, callbacks=[stop_after(2)], **options)
     content = path.read_bytes()
     path.write_bytes(content[: -len(content) // 2] + bytes(len(content) // 2))
-    numbered_anew()
+    reset_layer_names()
     resumed = fit(blobs, **options)
     assert "c is damaged" in caplog.text
     assert "from the checkpoint before" in caplog.text
@@ -433,13 +433,13 @@ def test_validation_images_of_another_scale_are_refused_before_training(
 
 
 def test_another_fit_starts_afresh_and_numbers_of_numpy_are_as_pythons(
-    vqvae, blobs, tmp_path, numbered_anew
+    vqvae, blobs, tmp_path, reset_layer_names
 ):
     chosen = {name: np.array(value) for name, value in TINY.items()}
     chosen |= {"commitment": np.float32(0.25), "seed": np.int64(0)}
     fit = FIT | {"batch_size": np.int64(16), "learning_rate": np.float64(4e-3)}
     again = copy.deepcopy(vqvae).set_params(**chosen)
-    numbered_anew()
+    reset_layer_names()
     assert again.fit(blobs, checkpoint=tmp_path / "c", **fit) is again
     assert all(getattr(again, name) is value for name, value in chosen.items())
     assert_same_weights(again, vqvae)

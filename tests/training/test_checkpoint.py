@@ -55,11 +55,11 @@ def test_training_creates_the_checkpoint_folder(tmp_path):
 
 
 def test_a_model_is_that_of_its_lowest_loss_resumed_or_not(
-    vqvae, blobs, monkeypatch, numbered_anew, tmp_path
+    vqvae, blobs, monkeypatch, reset_layer_names, tmp_path
 ):
     def fit(*callbacks, done=0, **options):
         """Train for ten rounds, whose loss is lowest after the fifth."""
-        numbered_anew()
+        reset_layer_names()
         losses = iter([5, 4, 3, 2, 1, 2, 3, 4, 5, 6][done:])
         validate = lambda last: {"val_loss": next(losses) / 10}  # noqa: E731
         monkeypatch.setattr(diffusion, "Validation", lambda *_: validate)
