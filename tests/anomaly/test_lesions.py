@@ -83,9 +83,9 @@ def test_lesions_follow_from_seed_step_and_index(space):
     inputs, masks = batches(images, size).of(3)
     assert inputs.dtype == masks.dtype == np.float32
     assert inputs.shape[:-1] == masks.shape[:-1] == (4, *size)
-    some_inputs, some_masks = batches(images, size).draw(3, [2, 0])
-    npt.assert_array_equal(some_inputs, inputs[[2, 0]])
-    npt.assert_array_equal(some_masks, masks[[2, 0]])
+    drawn_inputs, drawn_masks = batches(images, size).draw(3, [2, 0])
+    npt.assert_array_equal(drawn_inputs, inputs[[2, 0]])
+    npt.assert_array_equal(drawn_masks, masks[[2, 0]])
     assert (batches(images, size, seed=2).of(3)[0] != inputs).any()
     # A replica may have no example of a batch.
     none, _ = batches(images, size).draw(0, range(0))

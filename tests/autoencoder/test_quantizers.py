@@ -53,11 +53,11 @@ def test_codes_start_as_of_scipys_k_means(channels, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         rng = np.random.default_rng(5)
-        wanted, _ = kmeans2(vectors, 11, minit="points", rng=rng)
+        expected, _ = kmeans2(vectors, 11, minit="points", rng=rng)
     draw = mock.Mock(return_value=vectors)
     codes = books(n_codes=11).initial(draw, np.random.default_rng(5))
     draw.assert_called_once_with(220)
-    npt.assert_allclose(codes, wanted, atol=1e-9)
+    npt.assert_allclose(codes, expected, atol=1e-9)
 
 
 def test_many_codes_start_within_seconds():
@@ -104,14 +104,16 @@ def test_each_codebook_quantises_the_residual(shape, n_codebooks):
     codes = to_numpy(layer.codebook)
     rows = to_numpy(layer.nearest(vectors))
     assert rows.shape == (*shape[:-1], n_codebooks)
-    left = vectors
+    residual = vectors
     for book in range(n_codebooks):
         own = codes[6 * book : 6 * (book + 1)]
-        distances = np.linalg.norm(left[..., None, :] - own, axis=-1)
+        distances = np.linalg.norm(residual[..., None, :] - own, axis=-1)
         npt.assert_array_equal(rows[..., book], 6 * book + distances.argmin(-1))
-        left = left - codes[rows[..., book]]
-    npt.assert_allclose(to_numpy(layer.quantise(vectors)), vectors - left, atol=1e-6)
-    npt.assert_allclose(to_numpy(layer(vectors)), vectors - left, atol=1e-6)
+        residual = residual - codes[rows[..., book]]
+    npt.assert_allclose(
+        to_numpy(layer.quantise(vectors)), vectors - residual, atol=1e-6
+    )
+    npt.assert_allclose(to_numpy(layer(vectors)), vectors - residual, atol=1e-6)
 
 
 @pytest.mark.parametrize("n_codebooks", [1, 2])

@@ -43,8 +43,8 @@ def test_detail_is_image_minus_two_binomial_blurs(shape):
         for axis in range(1, len(shape) - 1):
             blurred = convolve1d(blurred, [0.25, 0.5, 0.25], axis, mode="nearest")
         expected = expected - blurred
-    made = ops.convert_to_numpy(detail(images))
-    npt.assert_allclose(made, expected, atol=1e-6)
+    result = ops.convert_to_numpy(detail(images))
+    npt.assert_allclose(result, expected, atol=1e-6)
 
 
 def test_constant_images_stay_constant_up_to_the_edges():
@@ -64,12 +64,15 @@ def test_as_much_detail_is_added_as_is_missing():
 
 
 def test_the_error_grows_by_a_twentieth_at_most(rng):
-    made, rest = rng.standard_normal((2, 3, 16, 16, 16, 1)).astype("float32")
+    reconstructed, rest = rng.standard_normal((2, 3, 16, 16, 16, 1)).astype("float32")
     # Part of the detail is in the reconstruction, and part is not.
-    images = made + 0.6 * rest
-    gain = gain_of(images, made)
+    images = reconstructed + 0.6 * rest
+    gain = gain_of(images, reconstructed)
     assert 0 < gain < MAX_GAIN
-    errors = [np.mean((x - images) ** 2) for x in (made, sharper(made, gain))]
+    errors = [
+        np.mean((x - images) ** 2)
+        for x in (reconstructed, sharper(reconstructed, gain))
+    ]
     npt.assert_allclose(errors[1], 1.05 * errors[0], rtol=1e-3)
 
 
@@ -120,13 +123,13 @@ def fitted():
 def test_reconstructions_of_volumes_are_as_sharp_as_they_may_be(fitted):
     vqvae, volumes = fitted
     assert 0 < vqvae.sharpening_ <= MAX_GAIN
-    made = vqvae.predict(volumes)
+    sharpened = vqvae.predict(volumes)
     smooth = vqvae._snapshot()
     smooth.sharpening_ = 0.0
     before = smooth.predict(volumes)
-    true, without, more = map(detail_energy, (volumes, before, made))
+    true, without, more = map(detail_energy, (volumes, before, sharpened))
     assert without < more < 1.01 * true
-    errors = [np.mean((x - volumes) ** 2) for x in (before, made)]
+    errors = [np.mean((x - volumes) ** 2) for x in (before, sharpened)]
     assert errors[0] < errors[1] < 1.06 * errors[0]
     # Labels stay as they are.
     labelled = vqvae._snapshot()

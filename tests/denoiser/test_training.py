@@ -103,11 +103,11 @@ def test_conditions_are_those_of_the_latents():
 
 def test_conditions_are_dropped_together_and_alone():
     which, *_, drawn = draw_conditions(1000)
-    left_out = drawn == UNSPECIFIED
-    npt.assert_array_equal(drawn[~left_out], CONDITIONS[which][~left_out])
+    dropped = drawn == UNSPECIFIED
+    npt.assert_array_equal(drawn[~dropped], CONDITIONS[which][~dropped])
     alone = 0.1
-    npt.assert_allclose(left_out.mean(0), 0.1 + 0.9 * alone, atol=0.02)
-    npt.assert_allclose(left_out.all(1).mean(), 0.1 + 0.9 * alone**3, atol=0.02)
+    npt.assert_allclose(dropped.mean(0), 0.1 + 0.9 * alone, atol=0.02)
+    npt.assert_allclose(dropped.all(1).mean(), 0.1 + 0.9 * alone**3, atol=0.02)
     single = draw_conditions(1000, CONDITIONS[:, :1])[-1] == UNSPECIFIED
     npt.assert_allclose(single.mean(), 0.1, atol=0.02)
 
@@ -129,10 +129,10 @@ def test_sources_match_latents_and_are_dropped_with_conditions():
     which, _, _, conditions, drawn = draw_conditions(500, table, sources)
     assert conditions.shape == (2000, 3)
     assert drawn.shape == (2000, 4, 1)
-    left_out = drawn[:, 0, 0] == UNSPECIFIED
-    npt.assert_allclose(left_out.mean(), 0.19, atol=0.03)
-    assert (drawn[left_out] == UNSPECIFIED).all()
-    npt.assert_allclose(drawn[~left_out, 3, 0], which[~left_out] / 7, rtol=1e-6)
+    dropped = drawn[:, 0, 0] == UNSPECIFIED
+    npt.assert_allclose(dropped.mean(), 0.19, atol=0.03)
+    assert (drawn[dropped] == UNSPECIFIED).all()
+    npt.assert_allclose(drawn[~dropped, 3, 0], which[~dropped] / 7, rtol=1e-6)
 
 
 def test_each_batch_has_its_share_of_every_time():

@@ -39,16 +39,16 @@ def test_a_network_that_is_right_gives_the_clean_latents(
 
 
 def test_guidance_goes_beyond_the_strong_one_at_its_times_alone():
-    asked = []
+    weak_times = []
 
     def weak(x, t):
-        asked.append(t)
+        weak_times.append(t)
         return np.zeros(SHAPE)
 
     denoise = guided(lambda x, t: np.ones(SHAPE), weak, 3.0, interval=(0.2, 0.8))
-    found = [denoise(None, t).mean() for t in (0.1, 0.2, 0.8, 0.9)]
-    assert found == [1, 3, 3, 1]
-    assert asked == [0.2, 0.8]
+    outputs = [denoise(None, t).mean() for t in (0.1, 0.2, 0.8, 0.9)]
+    assert outputs == [1, 3, 3, 1]
+    assert weak_times == [0.2, 0.8]
 
 
 def test_weak_network_is_not_called_without_guidance():

@@ -33,10 +33,10 @@ def slope_and_spread(resamplings, n=5_000):
     x = alpha * pairs + sigma * noise()
     fitting = pinned(denoise, pairs, FREEDOM)
     latents = samplers.sample(fitting, x, path, sampler.step, noise, resamplings)
-    known, made = latents.T
-    npt.assert_array_equal(known, pairs[:, 0])
-    slope = (known @ made) / (known @ known)
-    return slope, (made - slope * known).std()
+    fixed, inpainted = latents.T
+    npt.assert_array_equal(fixed, pairs[:, 0])
+    slope = (fixed @ inpainted) / (fixed @ fixed)
+    return slope, (inpainted - slope * fixed).std()
 
 
 def test_hole_of_a_gaussian_has_the_conditional_distribution():
@@ -48,10 +48,10 @@ def test_hole_of_a_gaussian_has_the_conditional_distribution():
 
 
 def test_partly_known_latents_are_held_at_first():
-    known, freedom = np.ones((1, 3, 1)), np.array([0, 0.4, 1])[:, None]
-    fitting = pinned(lambda x, t: x, known, freedom)
-    for time, wanted in ((0.01, [1, 5, 5]), (0.5, [1, 1, 5]), (1, [1, 1, 5])):
-        npt.assert_array_equal(fitting(5 * known, time)[0, :, 0], wanted)
+    latents, freedom = np.ones((1, 3, 1)), np.array([0, 0.4, 1])[:, None]
+    fitting = pinned(lambda x, t: x, latents, freedom)
+    for time, expected in ((0.01, [1, 5, 5]), (0.5, [1, 1, 5]), (1, [1, 1, 5])):
+        npt.assert_array_equal(fitting(5 * latents, time)[0, :, 0], expected)
 
 
 def test_latents_are_set_free_at_one_noise_whatever_the_schedule():
@@ -97,11 +97,11 @@ def test_inpaint_changes_only_the_hole_and_ignores_its_content(diffusion, blobs,
 
 
 def test_a_sample_depends_on_seed_and_number_alone(diffusion, blobs, masks):
-    made = diffusion.inpaint(blobs[:2], masks, n_samples=3, batch_size=4, **OPTIONS)
-    assert made.shape == (2, 3, 13, 10, 1)
-    assert made.std(1)[:, masks > 0].max() > 0
+    samples = diffusion.inpaint(blobs[:2], masks, n_samples=3, batch_size=4, **OPTIONS)
+    assert samples.shape == (2, 3, 13, 10, 1)
+    assert samples.std(1)[:, masks > 0].max() > 0
     one = diffusion.inpaint(blobs[1:2], masks, first=4, **OPTIONS)
-    npt.assert_allclose(one[0], made[1, 1], atol=1e-4)
+    npt.assert_allclose(one[0], samples[1, 1], atol=1e-4)
     other = diffusion.inpaint(blobs[1:2], masks, first=4, **OPTIONS | {"seed": 5})
     assert np.abs(other - one).max() > 1e-3
 
@@ -168,11 +168,11 @@ def test_shares_are_of_the_voxels_of_a_latent(space):
     hole = ball(space)
     shares = inpainting.hole_shares(hole[None], 4)[0]
     assert shares.shape == tuple(-(-n // 4) for n in space)
-    wanted = np.zeros_like(shares)
+    expected = np.zeros_like(shares)
     for voxel in np.argwhere(hole):
-        wanted[tuple(voxel // 4)] += 1 / 4 ** len(space)
+        expected[tuple(voxel // 4)] += 1 / 4 ** len(space)
     inner = tuple(slice(n // 4) for n in space)
-    npt.assert_allclose(shares[inner], wanted[inner])
+    npt.assert_allclose(shares[inner], expected[inner])
     # Beyond the edge there is what is at the edge.
     npt.assert_array_equal(inpainting.hole_shares(hole[None] | True, 4), 1)
 
@@ -183,12 +183,12 @@ def test_blending_leaves_no_seam_and_nothing_of_the_hole(space):
     image, hole = rng.random((1, *space, 1)).astype("float32"), ball(space)
     spoilt = np.where(hole[..., None], np.nan, image)
     # Off by what changes slowly: the truth is found.
-    made = image - 0.2 + 0.01 * ramp(space)
-    blended = inpainting.blend(spoilt, made.astype("float32"), hole[None])
+    inpainted = image - 0.2 + 0.01 * ramp(space)
+    blended = inpainting.blend(spoilt, inpainted.astype("float32"), hole[None])
     npt.assert_allclose(blended, image, atol=0.01)
     npt.assert_array_equal(blended[0][~hole], image[0][~hole])
     # Nor is anything brighter than all that is around.
-    blended = inpainting.blend(image, made + 5 * hole[..., None], hole[None])
+    blended = inpainting.blend(image, inpainted + 5 * hole[..., None], hole[None])
     assert blended.max() == image[0][~hole].max()
 
 
@@ -196,10 +196,10 @@ def test_blending_leaves_no_seam_and_nothing_of_the_hole(space):
 def test_images_of_any_type_are_blended_in_float32(kind, rng):
     image = rng.integers(0, 200, (2, 9, 8, 1)).astype(kind)
     hole = np.stack([ball((9, 8))] * 2)
-    made = rng.random(image.shape).astype("float32") * 200
-    blended = inpainting.blend(image, made, hole)
+    inpainted = rng.random(image.shape).astype("float32") * 200
+    blended = inpainting.blend(image, inpainted, hole)
     assert blended.dtype == "float32"
-    expected = inpainting.blend(image.astype("float32"), made, hole)
+    expected = inpainting.blend(image.astype("float32"), inpainted, hole)
     npt.assert_array_equal(blended, expected)
 
 
@@ -208,8 +208,8 @@ def test_dilating_is_in_millimetres():
     hole[7, 7, 1] = True
     larger = inpainting.dilated(hole, 2, (1, 0.5, 3))
     index = np.indices(hole.shape).T - [7, 7, 1]
-    wanted = np.linalg.norm(index * [1, 0.5, 3], axis=-1).T <= 2
-    npt.assert_array_equal(larger, wanted)
+    expected = np.linalg.norm(index * [1, 0.5, 3], axis=-1).T <= 2
+    npt.assert_array_equal(larger, expected)
     npt.assert_array_equal(inpainting.dilated(hole, 0, (1, 1, 1)), hole)
 
 
@@ -229,6 +229,6 @@ def test_masks_that_can_not_be_used(masks, sentence):
 
 def test_masks_may_be_one_for_all_and_may_have_a_channel():
     one = np.eye(5, 4) - 0.5
-    wanted = np.broadcast_to(one > 0, (3, 5, 4))
-    for masks in (one, one[..., None], np.stack([one] * 3), wanted[..., None]):
-        npt.assert_array_equal(inpainting.check_masks(masks, (3, 5, 4)), wanted)
+    expected = np.broadcast_to(one > 0, (3, 5, 4))
+    for masks in (one, one[..., None], np.stack([one] * 3), expected[..., None]):
+        npt.assert_array_equal(inpainting.check_masks(masks, (3, 5, 4)), expected)

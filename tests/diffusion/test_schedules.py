@@ -43,9 +43,9 @@ def test_conversions_are_inverses(target, t):
     rng = np.random.default_rng(1)
     clean, noise = rng.standard_normal((2, 5, 4, 4, 2))
     alpha, sigma = schedules.rates("cosine", t)
-    wanted = schedules.to_target(target, clean, noise, alpha, sigma)
+    output = schedules.to_target(target, clean, noise, alpha, sigma)
     x = alpha * clean + sigma * noise
-    back = schedules.to_clean(target, wanted, x, alpha, sigma)
+    back = schedules.to_clean(target, output, x, alpha, sigma)
     npt.assert_allclose(back, clean, atol=1e-9)
 
 
@@ -90,14 +90,14 @@ def test_path_ends_clean():
 
 
 @pytest.mark.parametrize(
-    ("call", "known"),
+    ("call", "choices"),
     [
         (lambda: schedules.rates("quadratic", 0.5), "cosine, linear"),
         (lambda: schedules.to_target("score", 0, 0, 1, 0), "v, noise, clean"),
     ],
 )
-def test_unknown_names_list_the_choices(call, known):
-    with pytest.raises(InputError, match=known):
+def test_unknown_names_list_the_choices(call, choices):
+    with pytest.raises(InputError, match=choices):
         call()
 
 
@@ -109,12 +109,12 @@ def test_the_loss_of_nothing_is_that_of_the_best_line_through_white_noise(target
         clean, noise = spread * draw(4000), draw(4000)
         for t in np.linspace(0, 1, 41):
             alpha, sigma = map(float, schedules.rates("cosine", t))
-            wanted = schedules.to_target(target, clean, noise, alpha, sigma)
+            output = schedules.to_target(target, clean, noise, alpha, sigma)
             noisy = alpha * clean + sigma * noise
-            slope = np.sum(noisy * wanted) / np.sum(noisy**2)
-            errors.append(np.mean((wanted - slope * noisy) ** 2))
-    found = schedules.baseline_loss("cosine", target, [2, 0.4])
-    assert found == pytest.approx(np.mean(errors), rel=0.05)
+            slope = np.sum(noisy * output) / np.sum(noisy**2)
+            errors.append(np.mean((output - slope * noisy) ** 2))
+    loss = schedules.baseline_loss("cosine", target, [2, 0.4])
+    assert loss == pytest.approx(np.mean(errors), rel=0.05)
 
 
 @pytest.mark.parametrize("schedule", schedules.SCHEDULES)

@@ -55,16 +55,16 @@ def test_biases_learn_the_same_in_bfloat16(space, bfloat16):
 
 
 @pytest.mark.parametrize(
-    ("known", "transposed"), [(True, True), (True, False), (False, True)]
+    ("fixed_size", "transposed"), [(True, True), (True, False), (False, True)]
 )
 @pytest.mark.parametrize("space", [(5, 4), (5, 4, 6), (2, 3, 5)])
 def test_upsampled_is_as_if_positions_were_repeated(
-    space, known, transposed, monkeypatch, rng
+    space, fixed_size, transposed, monkeypatch, rng
 ):
     monkeypatch.setattr(layers, "TRANSPOSED_UPSAMPLING", transposed)
     kind = CONVOLUTIONS[len(space)]
     x = rng.standard_normal((2, *space, 3)).astype("float32")
-    sides = space if known else [None for _ in space]
+    sides = space if fixed_size else [None for _ in space]
     before, after = keras.Input((*sides, 3)), keras.Input((*(2 * n for n in space), 3))
     layer = kind(4, 3, padding="same", upsampled=True, bias_initializer="ones")
     fast = keras.Model(before, layer(before))
@@ -76,7 +76,7 @@ def test_upsampled_is_as_if_positions_were_repeated(
     # So do the weights learn: sizes that are known need not be traced.
     goal = np.zeros((2, *(2 * n for n in space), 4), "float32")
     for network, inputs in ((fast, x), (plain, repeated)):
-        network.compile(keras.optimizers.SGD(0.5), loss="mse", run_eagerly=known)
+        network.compile(keras.optimizers.SGD(0.5), loss="mse", run_eagerly=fixed_size)
         network.fit(inputs, goal, batch_size=2, verbose=0)
     for weight, other in zip(fast.get_weights(), plain.get_weights(), strict=True):
         npt.assert_allclose(weight, other, atol=2e-6)

@@ -83,10 +83,10 @@ def test_times_concentrate_where_noise_equals_differences(trained):
 
 
 def test_images_and_translations_use_all_times(trained, diffusion):
-    of_others = copy.copy(trained._denoiser)
+    translator = copy.copy(trained._denoiser)
     source = Source(1, (0.0, 1.0), [], "")
-    of_others.architecture = of_others.architecture._replace(source=source)
-    for denoiser in (diffusion._denoiser, of_others):
+    translator.architecture = translator.architecture._replace(source=source)
+    for denoiser in (diffusion._denoiser, translator):
         shape = denoiser.architecture.latent_shape
         latents = with_inputs(np.zeros((400, *shape), "float32"))
         (_, times), _ = noisy_latents(denoiser, latents, 400).of(0)
@@ -138,13 +138,13 @@ def test_learn_ends_directions_where_those_of_chance_begin(monkeypatch, rng):
         rows = rng.standard_normal((n, 900)) * strengths
         return rows.reshape(n, 30, 30, 1).astype("float32")
 
-    training, others = examples(120), examples(400)
+    training, held_out = examples(120), examples(400)
     learnt = Gaussian.learn(training)
     assert len(learnt.loadings) == 3
     monkeypatch.setattr(gaussian, "MIN_RATIO", 0.0)
     assert len(Gaussian.learn(training).loadings) > 8
     # What was learnt from is estimated as well as others are.
-    off = [(part - learnt.mean).reshape(-1, 900) for part in (training, others)]
+    off = [(part - learnt.mean).reshape(-1, 900) for part in (training, held_out)]
     along = [(part @ learnt.loadings.reshape(3, -1).T).var() for part in off]
     npt.assert_allclose(*along, rtol=0.25)
 
@@ -174,10 +174,10 @@ def test_learn_of_several_scans_of_subjects(rng, order):
     scans += 0.01 * rng.standard_normal(scans.shape)
     latents = scans.reshape(-1, *SHAPE).astype("float32")
     learnt = (Gaussian.learn(latents, ids) for ids in (subjects, None))
-    known, unknown = ((flat(x.loadings) ** 2).sum(1).max(initial=0) for x in learnt)
-    assert known < 3
+    grouped, ungrouped = ((flat(x.loadings) ** 2).sum(1).max(initial=0) for x in learnt)
+    assert grouped < 3
     # Neighbours may be of one subject even if none is known.
-    assert (unknown < 3) == (order is np.repeat)
+    assert (ungrouped < 3) == (order is np.repeat)
     # Of one subject nothing is known of how others differ.
     assert len(Gaussian.learn(latents, 0 * subjects).loadings) == 0
 
@@ -212,9 +212,9 @@ def outputs(learnt, x, times, schedule="cosine", target="v"):
 
 
 def estimate(learnt, x, times, schedule="cosine", target="v"):
-    wanted = outputs(learnt, x, times, schedule, target)[2]
+    prediction = outputs(learnt, x, times, schedule, target)[2]
     levels = [rate.reshape(-1, 1, 1, 1) for rate in rates(schedule, times)]
-    return to_clean(target, wanted, x, *levels)
+    return to_clean(target, prediction, x, *levels)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -229,11 +229,11 @@ def test_linear_estimate_is_wieners(fitted, schedule, target):
     x = np.random.default_rng(2).standard_normal((4, *SHAPE)).astype("float32")
     clean = estimate(learnt, x, times, schedule, target)
     mean = flat(learnt.mean)[0]
-    for found, at, a, s in zip(clean, x, *rates(schedule, times), strict=True):
+    for estimated, at, a, s in zip(clean, x, *rates(schedule, times), strict=True):
         noisy = a**2 * covariance + s**2 * np.eye(SIZE)
         off = flat(at)[0] - a * mean
         best = mean + a * covariance @ np.linalg.solve(noisy, off)
-        npt.assert_allclose(flat(found)[0], best, atol=2e-3)
+        npt.assert_allclose(flat(estimated)[0], best, atol=2e-3)
 
 
 def test_linear_estimate_without_directions():
@@ -247,19 +247,19 @@ def test_linear_estimate_without_directions():
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_linear_estimate_scales_to_unit_variance(fitted, target):
-    others, rng = drawn(300, seed=5)[0], np.random.default_rng(2)
-    noise = rng.standard_normal(others.shape)
+    held_out, rng = drawn(300, seed=5)[0], np.random.default_rng(2)
+    noise = rng.standard_normal(held_out.shape)
     for t in (0.1, 0.5, 0.9):
         alpha, sigma = rates("cosine", t)
-        x, times = alpha * others + sigma * noise, np.full(300, t)
-        noisy, clean, wanted, spread = outputs(fitted, x, times, target=target)
+        x, times = alpha * held_out + sigma * noise, np.full(300, t)
+        noisy, clean, prediction, spread = outputs(fitted, x, times, target=target)
         assert spread.shape == (300, 1, 1, 1)
         npt.assert_allclose(noisy.mean(), 0, atol=0.1)
         npt.assert_allclose(noisy.var(), 1, rtol=0.1)
         assert 0.01 < clean.var() < 1.1
         # But along the directions, of which there is more the more noise there is.
-        truth = to_target(target, others, noise, alpha, sigma)
-        assert 0.8 < ((truth - wanted) / spread).var() < 2 + 10 * t
+        truth = to_target(target, held_out, noise, alpha, sigma)
+        assert 0.8 < ((truth - prediction) / spread).var() < 2 + 10 * t
 
 
 def test_linear_estimate_of_constant_latents():
@@ -274,16 +274,16 @@ def test_linear_estimate_of_constant_latents():
 
 
 def test_linear_estimate_beats_simpler_ones(fitted):
-    others, *_ = drawn(300, seed=5)
+    held_out, *_ = drawn(300, seed=5)
     none, variances = fitted.loadings[:0], drawn(800)[0].var(0)
     alone = fitted._replace(loadings=none, rest=variances)
     white = Gaussian(0 * fitted.mean, none, 0 * fitted.rest + 1)
     for t in (0.3, 0.6, 0.9):
         alpha, sigma = rates("cosine", t)
-        noise = np.random.default_rng(2).standard_normal(others.shape)
-        x, times = alpha * others + sigma * noise, np.full(300, t)
+        noise = np.random.default_rng(2).standard_normal(held_out.shape)
+        x, times = alpha * held_out + sigma * noise, np.full(300, t)
         estimates = (estimate(prior, x, times) for prior in (fitted, alone, white))
-        errors = [np.mean((clean - others) ** 2) for clean in estimates]
+        errors = [np.mean((clean - held_out) ** 2) for clean in estimates]
         assert errors == sorted(errors)
         assert errors[0] < 0.95 * errors[1]
 
@@ -292,14 +292,14 @@ def test_linear_estimate_beats_simpler_ones(fitted):
 def test_linear_estimate_is_that_of_an_untrained_network(target):
     learnt = Gaussian.learn(drawn(40)[0])
     options = {"widths": (8, 8), "blocks": 1, "attention": (False, True)}
-    given = (len(learnt.loadings), "cosine", target)
-    network = unet_network.unet(SHAPE, **options, estimate=given)
+    settings = (len(learnt.loadings), "cosine", target)
+    network = unet_network.unet(SHAPE, **options, estimate=settings)
     unet_network.set_prior(network, learnt)
     x = np.random.default_rng(0).standard_normal((3, *SHAPE)).astype("float32")
     times = np.array([0.1, 0.5, 0.9], "float32")
-    found = ops.convert_to_numpy(network([x, times]))
-    wanted = outputs(learnt, x, times, "cosine", target)[2]
-    npt.assert_allclose(found, wanted, atol=1e-5)
+    output = ops.convert_to_numpy(network([x, times]))
+    expected = outputs(learnt, x, times, "cosine", target)[2]
+    npt.assert_allclose(output, expected, atol=1e-5)
     # What is known is not trained.
     assert len(network.weights) == len(network.trainable_weights) + 3
 
@@ -368,8 +368,8 @@ def test_samples_begin_with_the_signal_that_all_have(trained, undecoded):
     mean = 150 * along / np.linalg.norm(along)
     untrained.gaussian_ = trained.gaussian_._replace(mean=mean)
     untrained._build()
-    found = untrained._scaled(untrained.predict(300, seed=0)).mean(0)
-    off = ((found - mean) * along).sum() / (along**2).sum()
+    sample_mean = untrained._scaled(untrained.predict(300, seed=0)).mean(0)
+    off = ((sample_mean - mean) * along).sum() / (along**2).sum()
     assert abs(off) < 0.25  # of a standard deviation; 1 from pure noise
 
 
@@ -379,9 +379,9 @@ def test_loss_of_the_linear_estimate_matches_the_network(trained, volumes):
     untrained = copied(trained)
     untrained._build()
     linear = linear_loss(untrained._denoiser, latents)
-    (x, times), wanted = noisy_latents(trained._denoiser, latents, 144).of(7)
-    found = ops.convert_to_numpy(untrained.denoiser_([x, times]))
-    npt.assert_allclose(np.mean((found - wanted) ** 2), linear, rtol=0.2)
+    (x, times), targets = noisy_latents(trained._denoiser, latents, 144).of(7)
+    predicted = ops.convert_to_numpy(untrained.denoiser_([x, times]))
+    npt.assert_allclose(np.mean((predicted - targets) ** 2), linear, rtol=0.2)
 
 
 def test_a_training_that_learns_nothing_beyond_it_is_refused():
@@ -396,15 +396,15 @@ def test_a_training_that_learns_nothing_beyond_it_is_refused():
 
 def test_kernels_over_voxels_learn_slower_with_more_inputs(trained, diffusion):
     # At the full rate, what is the same everywhere grew a thousandfold in 200 steps.
-    found = []
+    fan_ins = []
     for model in (trained, diffusion):
         latents = with_inputs(np.zeros((64, *model.latent_shape_), "float32"))
         options = ResolvedOptions(steps=600)
         make = partial(DenoiserStage, model._denoiser, latents, options)
         network = make(settings={}, baselines=(0.1, 1.0)).build()
-        found.append(network.optimizer.base_fan_in)
+        fan_ins.append(network.optimizer.base_fan_in)
         paths = set(network.optimizer.unnormalised)
         kernels = [w for w in network.trainable_weights if w.path in paths]
         # The first and the last, and two from one level to the next.
         assert len(kernels) == len(paths) == 2 * len(model.widths)
-    assert found == [288, None]
+    assert fan_ins == [288, None]

@@ -18,9 +18,9 @@ def test_rare_levels_are_ignored(rng):
     latents = people[subjects] + 0.1 * rng.standard_normal((120, *SHAPE))
     latents[sites == "A", 0] += 2
     latents = (latents - latents.mean()).astype("float32")
-    known = learn({"site": sites}, 120)
-    numbers = ConditionBatch.of(known, {"site": sites}, 120).numbers
-    examples = latents, numbers, known
+    conditions = learn({"site": sites}, 120)
+    numbers = ConditionBatch.of(conditions, {"site": sites}, 120).numbers
+    examples = latents, numbers, conditions
     of_subjects = LatentPrior.learn(*examples, subjects, volumes=True)
     of_images = LatentPrior.learn(*examples, np.arange(120), volumes=True)
     for prior, expected in ((of_subjects, False), (of_images, True)):

@@ -185,17 +185,17 @@ def test_held_estimates_are_those_of_a_joint_gaussian(schedule, directions):
     table = np.array([[0.9, 1], [0.1, -1], [-1, -1]], "float32")
     x = np.random.default_rng(2).standard_normal((3, *SHAPE)).astype("float32")
     held = learnt.guide_by_observation(wiener, gaussian, schedule, table)
-    found = ops.convert_to_numpy(held(ops.convert_to_tensor(x), t))
+    estimates = ops.convert_to_numpy(held(ops.convert_to_tensor(x), t))
     # Noisy latents and what is read of clean ones, observed together.
     weights = flat(learnt.weights)
-    seen = [[0, 2], [0], []]
+    columns = [[0, 2], [0], []]
     values = [[0.8, 1.0], [-0.8], []]
-    for one, at, which, value in zip(found, x, seen, values, strict=True):
+    for one, at, which, value in zip(estimates, x, columns, values, strict=True):
         maps = np.concatenate([alpha * np.eye(SIZE), weights[which]])
         powers = np.r_[np.full(SIZE, sigma**2), learnt.errors[which] ** 2 / _FIRMNESS]
-        given = np.r_[flat(at)[0], value - learnt.offsets[which]]
+        observed = np.r_[flat(at)[0], value - learnt.offsets[which]]
         whole = maps @ prior @ maps.T + np.diag(powers)
-        best = mean + prior @ maps.T @ np.linalg.solve(whole, given - maps @ mean)
+        best = mean + prior @ maps.T @ np.linalg.solve(whole, observed - maps @ mean)
         npt.assert_allclose(flat(one)[0], best, atol=2e-3)
 
 
@@ -253,15 +253,15 @@ def test_samples_follow_the_requested_conditions(trained, monkeypatch, undecoded
     # Otherwise a network that was hardly trained makes it, too.
     expected = trained.conditional_mean_
     nothing = expected._replace(weights=0 * expected.weights)
-    asked = {"width": np.linspace(2.1, 3.4, 24).tolist()}
-    wanted = 2 * ConditionBatch.of(trained.conditions_, asked, 24).numbers - 1
+    requested = {"width": np.linspace(2.1, 3.4, 24).tolist()}
+    targets = 2 * ConditionBatch.of(trained.conditions_, requested, 24).numbers - 1
     off = []
     for probe in (learnt, None):
         prior = trained._denoiser.prior._replace(conditional_mean=nothing, probe=probe)
         monkeypatch.setattr(trained._denoiser, "prior", prior)
-        latents = trained._scaled(trained.predict(conditions=asked))
+        latents = trained._scaled(trained.predict(conditions=requested))
         read = ops.convert_to_numpy(learnt.predict(latents))
-        off.append(np.abs(read - wanted).mean())
+        off.append(np.abs(read - targets).mean())
     assert off[0] < 0.85 * off[1]
 
 
@@ -276,8 +276,8 @@ def test_a_model_file_has_gaussian_and_probe(trained, tmp_path, half, undecoded)
     layer = linear_estimate(loaded.denoiser_)
     for weight, part in zip(layer.weights, loaded.gaussian_, strict=True):
         npt.assert_array_equal(ops.convert_to_numpy(weight), part)
-    asked = {"conditions": {"width": 3.0}, "steps": 3}
-    samples = (model.predict(2, **asked) for model in (loaded, trained))
+    options = {"conditions": {"width": 3.0}, "steps": 3}
+    samples = (model.predict(2, **options) for model in (loaded, trained))
     npt.assert_allclose(*samples, atol=5e-3 * half)
 
 

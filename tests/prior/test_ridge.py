@@ -17,10 +17,15 @@ def test_fit_kernel_ridge_predicts_from_other_subjects(rng):
     subjects = np.array([0, 1, 1, 2, 0, 3, 3, 3, 4])
     _, _, predicted = fit_kernel_ridge(rows @ rows.T, targets, [0.5], subjects)
     for one in range(5):
-        others = rows[subjects != one]
-        own = others @ others.T, targets[subjects != one], [0.5], np.arange(len(others))
+        training = rows[subjects != one]
+        own = (
+            training @ training.T,
+            targets[subjects != one],
+            [0.5],
+            np.arange(len(training)),
+        )
         shares, offset, _ = fit_kernel_ridge(*own)
-        held_out = rows[subjects == one] @ others.T @ shares + offset
+        held_out = rows[subjects == one] @ training.T @ shares + offset
         npt.assert_allclose(predicted[subjects == one], held_out)
 
 
@@ -103,11 +108,11 @@ def test_learn_measures_errors_of_leave_one_out_fits(n, scans, monkeypatch, rng)
     for ridge in conditional_mean._RIDGES[:-1]:
         error = 0.0
         for person in set(subjects):
-            one, others = subjects == person, subjects != person
-            terms = np.c_[np.ones(others.sum()), features[others]]
+            one, training = subjects == person, subjects != person
+            terms = np.c_[np.ones(training.sum()), features[training]]
             # The mean is not made smaller.
             penalty = n * ridge * np.diag([0.0, *np.ones(features.shape[1])])
-            products = terms.T @ rows[others]
+            products = terms.T @ rows[training]
             weights = np.linalg.solve(terms.T @ terms + penalty, products)
             terms = np.c_[np.ones(one.sum()), features[one]]
             error += ((terms @ weights - rows[one]) ** 2).sum()
@@ -167,11 +172,11 @@ def test_batches_hold_residuals():
 def test_spreads_are_those_of_residuals():
     latents, numbers, fitted, _ = cohort(200)
     learnt = ConditionalMean.learn(latents, numbers, fitted)
-    left = latents - learnt.predict(numbers)
+    residuals = latents - learnt.predict(numbers)
     # A last column, as sources have it, makes no difference.
     table = np.c_[numbers, np.arange(200)]
     _, spread = with_inputs(latents, table, mean=learnt).moments()
-    npt.assert_allclose(spread, left.std((0, 1, 2)), rtol=1e-5)
+    npt.assert_allclose(spread, residuals.std((0, 1, 2)), rtol=1e-5)
     axes = (0, 1, 2)
     mean, spread = with_inputs(latents).moments()
     npt.assert_allclose(mean, latents.mean(axes), atol=1e-6)
