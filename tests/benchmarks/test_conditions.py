@@ -39,11 +39,11 @@ def test_covariates_are_measured_whatever_the_sharpness(script):
     images, values = heads(40)
     values["ventricles"][3] = values["group"][4] = None
     table = script.features(images, AFFINE)
-    others, truth = heads(20, seed=5)
-    dull = 2 * gaussian_filter(others, (0, 0.6, 0.6, 0.6, 0))
+    held_out, truth = heads(20, seed=5)
+    dull = 2 * gaussian_filter(held_out, (0, 0.6, 0.6, 0.6, 0))
     for name in values:
         measure = script.Measure(table[name], values[name])
-        for changed in (others, dull):
+        for changed in (held_out, dull):
             result = measure(script.features(changed, AFFINE)[name], truth[name])
             if name == "group":
                 assert result["right"] == 1

@@ -38,9 +38,9 @@ def test_a_refusal_is_parted_from_its_cure():
 def test_a_finding_is_saved_without_its_pictures():
     table = [("file", "mm"), ("a.nii", 2.0)]
     finding = red("units", "Bad.", "Mend it.", table=table, pictures="<figure>")
-    told = finding.to_saved()
-    assert told["table"] == [{"file": "a.nii", "mm": 2.0}]
-    assert json.loads(json.dumps(told)) == told
+    saved = finding.to_saved()
+    assert saved["table"] == [{"file": "a.nii", "mm": 2.0}]
+    assert json.loads(json.dumps(saved)) == saved
     assert set(green("a", "Good.").to_saved()) == {"title", "state", "what"}
 
 
@@ -70,7 +70,7 @@ def test_the_last_is_a_typical_one(images, affine):
     assert picture != gallery(images, affine, typical=1)([4], "Far out")
 
 
-FOUND = {
+FINDINGS = {
     "Files": [
         red("files", "Bad <b>.", "Mend it.", table=[("what",), ("a.nii is cut.",)]),
         green("units", "All of one unit."),
@@ -83,7 +83,7 @@ FOUND = {
 
 
 def test_the_page_has_every_finding():
-    html = findings.write_page(["a.nii", "b.nii", "c.nii", "d.nii"], FOUND)
+    html = findings.write_page(["a.nii", "b.nii", "c.nii", "d.nii"], FINDINGS)
     for words in ("Mend it.", "Look.", "All of one unit.", "a.nii is cut.", "It."):
         assert words in html
     assert "<b>" not in html
@@ -96,7 +96,7 @@ def test_the_page_has_every_finding():
 
 
 def test_in_short_the_worst_is_first_and_the_rest_is_named():
-    assert findings.summarise_findings(FOUND) == [
+    assert findings.summarise_findings(FINDINGS) == [
         "red: files: Bad <b>.",
         "  Mend it.",
         "amber: shapes: Odd.",

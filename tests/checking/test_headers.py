@@ -159,9 +159,9 @@ def test_read_volumes_without_names_of_channels(files, channels, tmp_path):
 def test_read_volumes_with_one_bad_channel(pairs, tmp_path, monkeypatch):
     options = {"channels": ["T1w", "T2w"], "cache_dir": tmp_path / "cache"}
     write(pairs[5], origin=900)
-    every, *others = headers.read_volumes(pairs, **options)[0]
+    every, *rest = headers.read_volumes(pairs, **options)[0]
     assert every.message.startswith("All 8 files")
-    assert ["sub-2_T2w.nii" in f.message for f in others] == [False, True, False, False]
+    assert ["sub-2_T2w.nii" in f.message for f in rest] == [False, True, False, False]
     write(pairs[5])
     pairs[3].write_bytes(b"")
     read = create_autospec(_pairing.read_headers, side_effect=read_headers)

@@ -42,14 +42,17 @@ def test_make_key_depends_on_content_order_and_settings(tmp_path):
     b.write_bytes(b"two")
     os.utime(b, ns=(0, a.stat().st_mtime_ns))
     key = cache.make_key([a, b], {"size": 1})
-    others = [cache.make_key([b, a], {"size": 1}), cache.make_key([a, b], {"size": 2})]
+    other_keys = [
+        cache.make_key([b, a], {"size": 1}),
+        cache.make_key([a, b], {"size": 2}),
+    ]
     (tmp_path / "moved").mkdir()
     moved = [path.rename(tmp_path / "moved" / path.name) for path in (a, b)]
     assert cache.make_key(moved, {"size": 1}) == key
     os.utime(moved[1], ns=(0, 1))
-    others.append(cache.make_key(moved, {"size": 1}))
-    assert key not in others
-    assert len(set(others)) == 3
+    other_keys.append(cache.make_key(moved, {"size": 1}))
+    assert key not in other_keys
+    assert len(set(other_keys)) == 3
 
 
 def test_filling_makes_a_folder_appear_when_it_is_whole(tmp_path):
@@ -76,8 +79,8 @@ def test_filling_removes_folders_of_killed_processes(tmp_path):
     key = f"{7:032x}"
     old, running = (cache._partial_name(Path(key)) for _ in range(2))
     # Of other programs, and a file of ours that is no folder of the cache.
-    others = [".rsync.partial", ".ldm.safetensors.partial", "finished"]
-    for name in (old, running, *others):
+    foreign = [".rsync.partial", ".ldm.safetensors.partial", "finished"]
+    for name in (old, running, *foreign):
         (tmp_path / name).mkdir()
         (tmp_path / name / "images.npy").write_text("half")
         age = 1000 if name == running else 4000
@@ -88,9 +91,9 @@ def test_filling_removes_folders_of_killed_processes(tmp_path):
     os.utime(file, (0, 0))
     with cache.filling(tmp_path / key):
         pass
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {running, *others, file.name, key}
-    assert all((tmp_path / name / "images.npy").exists() for name in others)
+    remaining = {path.name for path in tmp_path.iterdir()}
+    assert remaining == {running, *foreign, file.name, key}
+    assert all((tmp_path / name / "images.npy").exists() for name in foreign)
 
 
 def test_filling_makes_the_default_folder_private(tmp_path, monkeypatch):

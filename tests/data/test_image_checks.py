@@ -27,8 +27,8 @@ def kept(tmp_path):
 def test_survey_gives_the_spread_of_another_image(rng):
     common = rng.normal(0, 5, (8, 8, 8, 1))
     images = common + rng.normal(0, 0.7, (6, 8, 8, 8, 1))
-    others = common + rng.normal(0, 0.7, (200, 8, 8, 8, 1))
-    expected = np.mean((others - images.mean(0)) ** 2)
+    held_out = common + rng.normal(0, 0.7, (200, 8, 8, 8, 1))
+    expected = np.mean((held_out - images.mean(0)) ** 2)
     npt.assert_allclose(checks.survey(images).spread, expected, rtol=0.05)
     npt.assert_allclose(checks.survey(images).variance, images.var(), rtol=1e-6)
 

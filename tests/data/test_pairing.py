@@ -28,14 +28,14 @@ def test_pair_sources_by_subject_and_session_or_order():
         (names(*stems), (2, 1, 0)),
         (names("sub-2_T1w", "sub-1_T1w"), (1, 1, 0)),
         (names("sub-1_ses-a_T1w", "sub-1_T1w", "sub-2_T1w"), (0, 1, 2)),
-        (others := names("c", "a", "b"), (0, 1, 2)),
+        (plain_names := names("c", "a", "b"), (0, 1, 2)),
     ):
         pairs = pair_sources(images, sources)
         assert list(pairs.values()) == [sources[i] for i in order]
     with pytest.raises(InputError, match="there are 2 sources for 3 volumes"):
-        pair_sources(images, others[:2])
+        pair_sources(images, plain_names[:2])
     with pytest.raises(InputError, match="there are 2 generated files for 3 volumes"):
-        pair_sources(images, others[:2], "generated file")
+        pair_sources(images, plain_names[:2], "generated file")
 
 
 def test_the_folder_of_a_study_is_no_subject():
@@ -164,8 +164,8 @@ def test_pair_masks_by_order_unless_names_tell_otherwise(caplog):
     # Two scans of a subject, each with a mask of its own.
     images, masks = names("sub-1_T1w", "sub-1_T2w"), names("sub-1_a", "sub-1_b")
     assert list(pair_masks(images, masks).values()) == masks
-    others = names("c", "a")
-    assert list(pair_masks(images, others).values()) == others
+    plain_names = names("c", "a")
+    assert list(pair_masks(images, plain_names).values()) == plain_names
     # One mask of a head, for all scans of it.
     one = names("sub-1_mask") * 2
     assert list(pair_masks(images, one).values()) == one

@@ -85,9 +85,9 @@ def test_read_cohort_of_images_in_files(tmp_path, rng):
     files = [tmp_path / name for name in ("sub-1.npy", "others.npy")]
     for file, array in zip(files, arrays, strict=True):
         np.save(file, array)
-    first, same, *others = read_cohort(files).subjects
+    first, same, *unnamed = read_cohort(files).subjects
     assert first == same == "sub-1"
-    assert len(set(others)) == 2
+    assert len(set(unnamed)) == 2
     images, names = read_sources(files[0], Source(1, [0.0, 1.0], [], ""), None)
     npt.assert_array_equal(images, arrays[0][..., None])
     assert names == []

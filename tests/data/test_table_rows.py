@@ -135,8 +135,8 @@ def test_join_rows_refuses_tables_that_do_not_match(table, subjects, sentence):
 
 
 def test_align_tables_joins_each_to_its_subjects():
-    known = Table(TABLE, {"age": "years"})
-    first, second = align_tables((known, SUBJECTS), ([1, 2], ["sub-01", "sub-02"]))
+    table = Table(TABLE, {"age": "years"})
+    first, second = align_tables((table, SUBJECTS), ([1, 2], ["sub-01", "sub-02"]))
     assert (first, first.units) == ({"age": [52, 61, 52]}, {"age": "years"})
     assert second == [1, 2]
     assert align_tables((None, SUBJECTS), (None, None)) == [None, None]

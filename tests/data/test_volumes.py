@@ -214,11 +214,11 @@ def test_conditions_are_in_the_order_of_volumes(tmp_path, load, caplog):
     order = [int(name[-1]) for name in loaded.subjects]
     assert order != sorted(order)
     with caplog.at_level("INFO", "dipy_ldm"):
-        known = loaded.conditions("age", "sex", coarsen={"age": 5})
+        conditions = loaded.conditions("age", "sex", coarsen={"age": 5})
     assert "6 subjects, from" in caplog.text
     ages = [60 if i < 3 else 65 for i in order]
-    assert known == {"age": ages, "sex": ["FM"[i % 2] for i in order]}
-    assert known.units == {"age": "years"}
+    assert conditions == {"age": ages, "sex": ["FM"[i % 2] for i in order]}
+    assert conditions.units == {"age": "years"}
     table = {"participant_id": [f"{i}" for i in range(6)], "iq": [*range(90, 96)]}
     assert loaded.conditions(table=table) == {"iq": [90 + i for i in order]}
     paths = {"path": [f"sub-{i}_T1w.nii" for i in range(6)], "iq": table["iq"]}
@@ -256,8 +256,8 @@ def test_load_volumes_reports_all_bad_volumes(cohort, load, no_work, caplog):
     with pytest.raises(InputError, match=r"`skip_bad` .* \(2 good\)") as report:
         load(cohort, shape=8)
     lines = str(report.value).splitlines()
-    wanted = ["1.nii.gz is cut off", "3.nii is constant (3)", "4.nii has NaN"]
-    for line, sentence in zip(lines[:-1], wanted, strict=True):
+    expected = ["1.nii.gz is cut off", "3.nii is constant (3)", "4.nii has NaN"]
+    for line, sentence in zip(lines[:-1], expected, strict=True):
         assert str(cohort / sentence) in line
     # What was done is done.
     no_work()
@@ -266,13 +266,13 @@ def test_load_volumes_reports_all_bad_volumes(cohort, load, no_work, caplog):
     assert images.shape == (2, 8, 8, 8, 1)
     npt.assert_allclose(images[1], images[0], atol=1e-5)
     assert {record.name for record in caplog.records} == {"dipy_ldm"}
-    for sentence in wanted:
+    for sentence in expected:
         assert sentence in caplog.text
     with pytest.raises(InputError, match="1.nii.gz is cut off"):
         load(cohort, shape=8)
     moved = cohort.rename(cohort.with_name("moved"))
     complaints = load(moved, shape=8, skip_bad=True).complaints
-    assert str(moved / wanted[0]) in complaints[0]
+    assert str(moved / expected[0]) in complaints[0]
 
 
 def test_load_volumes_of_nothing_good_leaves_no_cache(cohort, load, tmp_path):

@@ -128,11 +128,11 @@ def test_flow_forth_and_back_is_the_identity(cohort, rng):
     shape, _ = cohort.field_grid()
     noise = [cohort.smooth_noise(rng, shape, 9) for _ in range(3)]
     velocity = 2 * np.stack(noise, -1) * cohort.fade(shape)
-    there, back = cohort.integrate(velocity), cohort.integrate(-velocity)
-    places = np.indices(shape) + np.moveaxis(there, -1, 0) / cohort.FIELD_SPACING
+    forward, back = cohort.integrate(velocity), cohort.integrate(-velocity)
+    places = np.indices(shape) + np.moveaxis(forward, -1, 0) / cohort.FIELD_SPACING
     moved = [map_coordinates(back[..., i], places, order=1) for i in range(3)]
-    undone = there + np.stack(moved, -1)
-    assert np.abs(there).max() > 5
+    undone = forward + np.stack(moved, -1)
+    assert np.abs(forward).max() > 5
     assert np.abs(undone).max() < 1
 
 

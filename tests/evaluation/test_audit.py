@@ -126,20 +126,20 @@ def test_count_copies_of_other_images(train, invariant):
             assert finding.copies.value == 0
 
 
-@pytest.mark.parametrize("others", [300, 900])
-def test_p_values_by_simulation(others):
+@pytest.mark.parametrize("n_held_out", [300, 900])
+def test_p_values_by_simulation(n_held_out):
     # Of uniform numbers, some of which play the generated ones.
     rng = np.random.default_rng(0)
-    lower, higher = rng.uniform(size=(4000, 300)), rng.uniform(size=(4000, others))
+    lower, higher = rng.uniform(size=(4000, 300)), rng.uniform(size=(4000, n_held_out))
     counts = (lower < np.sort(higher)[:, 2:3]).sum(1)
     for count in (2, 6, 9):
         share = pytest.approx(np.mean(counts >= count), abs=0.02)
-        assert copies._p_nearer(count, 300, 3, others) == share
-    assert copies._p_nearer(0, 300, 3, others) == 1
-    assert copies._p_copies(0, 300, others) == pytest.approx(1)
+        assert copies._p_nearer(count, 300, 3, n_held_out) == share
+    assert copies._p_nearer(0, 300, 3, n_held_out) == 1
+    assert copies._p_copies(0, 300, n_held_out) == pytest.approx(1)
     # On average 1 / 32 of what is below the least of the others.
-    mean = sum(copies._p_copies(count, 300, others) for count in range(1, 50))
-    assert mean == pytest.approx(300 / (others + 1) / 32, rel=0.05)
+    mean = sum(copies._p_copies(count, 300, n_held_out) for count in range(1, 50))
+    assert mean == pytest.approx(300 / (n_held_out + 1) / 32, rel=0.05)
 
 
 def test_fewest_detectable():
@@ -169,9 +169,9 @@ def test_count_copies_by_level(train, invariant, rng):
 def test_copies_of_repeated_training_images(rng, k):
     base = rng.standard_normal((300, 60))
     repeated, copied = (base[:1] + 0.02 * rng.standard_normal((n, 60)) for n in (k, 50))
-    others = rng.standard_normal((150, 60))
-    train, held_out = np.concatenate([repeated, base[1:]]), others[:100]
-    generated = np.concatenate([copied, others[100:]])
+    unseen = rng.standard_normal((150, 60))
+    train, held_out = np.concatenate([repeated, base[1:]]), unseen[:100]
+    generated = np.concatenate([copied, unseen[100:]])
     finding = copies.count_copies(copies.search(voxels(), train, held_out, generated))
     assert finding.copies.value == 0.5
     assert finding.share.value >= 0.5
@@ -239,8 +239,8 @@ def test_augment_keeps_place_and_range(train, rng):
 
 def test_duplicates(train):
     saved_again = np.round(train[[5, 9]] * 4095) / 4095
-    others = np.concatenate([patients(3, 8), saved_again])
-    prints = map(copies.fingerprints, (train, others))
+    candidates = np.concatenate([patients(3, 8), saved_again])
+    prints = map(copies.fingerprints, (train, candidates))
     assert copies.duplicates(*prints) == [(3, 5), (4, 9)]
 
 
@@ -291,17 +291,17 @@ def test_losses_are_mean_squared_errors(rng):
 
 
 def test_infer_membership_of_normal_losses(rng):
-    others = rng.standard_normal(300)
-    same = copies.infer_membership(rng.standard_normal(300), others)
+    held_out = rng.standard_normal(300)
+    same = copies.infer_membership(rng.standard_normal(300), held_out)
     assert same.auc.low < 0.5 < same.auc.high
     assert same.true_positive_rate.low < same.false_rate == 3 / 301
-    lower = copies.infer_membership(others - 1.5, others)
+    lower = copies.infer_membership(held_out - 1.5, held_out)
     # Of two normal distributions.
     assert lower.auc.value == pytest.approx(stats.norm.cdf(1.5 / 2**0.5), abs=0.03)
     assert lower.true_positive_rate.low > 0.05
-    few = copies.infer_membership(others[:99], others[:99])
+    few = copies.infer_membership(held_out[:99], held_out[:99])
     assert few.true_positive_rate is None
-    apart = copies.infer_membership(others[:30] - 99, others)
+    apart = copies.infer_membership(held_out[:30] - 99, held_out)
     assert apart.auc.value == apart.true_positive_rate.value == 1
     assert apart.auc.high == apart.true_positive_rate.high == 1
     assert apart.auc.low == apart.true_positive_rate.low == binomial(30, 30).low
@@ -442,13 +442,13 @@ def test_copy_filter_saved_and_loaded(train, diffusion, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("others", "than", "expected"),
+    ("n_held_out", "than", "expected"),
     [(20, "any held-out image", "4.8"), (200, "99 % of held-out images", "1.0")],
 )
-def test_conclude_names_the_share_expected_by_chance(train, others, than, expected):
-    result = search(voxels(), train, patients(others, 3), patients(40, 4))
+def test_conclude_names_the_share_expected_by_chance(train, n_held_out, than, expected):
+    result = search(voxels(), train, patients(n_held_out, 3), patients(40, 4))
     findings = {"voxels": copies.count_copies(result)}
-    sizes = {"n": 40, "n_held_out": others}
+    sizes = {"n": 40, "n_held_out": n_held_out}
     unsuspicious = {"members": {}, "spaces_with_copies": [], **sizes}
     ((sentence, kind),) = conclude(SimpleNamespace(findings=findings, **unsuspicious))
     assert kind == "good"
@@ -573,8 +573,8 @@ def test_audit_of_an_overfitted_model():
 
 
 def test_with_shared_conditions_leaves_out_those_of_which_most_would_be_clipped():
-    known = {n: Condition("continuous", {}, [20.0, 40.0]) for n in ("age", "dose")}
-    model = SimpleNamespace(conditions_=known)
+    conditions = {n: Condition("continuous", {}, [20.0, 40.0]) for n in ("age", "dose")}
+    model = SimpleNamespace(conditions_=conditions)
     train = {"age": [30.0] * 4, "dose": [30.0] * 4}
     for held_out, shared in (
         ({"age": [70.0] * 3 + [30.0], "dose": [30.0] * 3 + [70.0]}, "dose"),

@@ -395,8 +395,8 @@ def test_fit_ridge_predicts_held_out_values(rng):
     targets = rows @ slopes + 3
     explained, predict = fit_ridge(rows, targets + 0.01 * rng.standard_normal((60, 2)))
     assert explained > 0.999
-    others = rng.standard_normal((5, 8)) * ([1] * 7 + [0])
-    npt.assert_allclose(predict(others), others @ slopes + 3, atol=0.05)
+    held_out = rng.standard_normal((5, 8)) * ([1] * 7 + [0])
+    npt.assert_allclose(predict(held_out), held_out @ slopes + 3, atol=0.05)
     # Of noise, in more features than there are samples, nothing is predicted.
     wide, _ = fit_ridge(rng.standard_normal((40, 300)), rng.standard_normal((40, 1)))
     assert -0.2 < wide < 0.3
@@ -405,15 +405,15 @@ def test_fit_ridge_predicts_held_out_values(rng):
 
 
 def test_probe_by_subject(sizes, monkeypatch):
-    rows, known = sizes
+    rows, conditions = sizes
     fit = create_autospec(regression.fit_ridge, side_effect=regression.fit_ridge)
     monkeypatch.setattr(probes.regression, "fit_ridge", fit)
     subjects = np.arange(60) // 2
-    by_pairs = probe("continuous", rows, known, subjects={"reference": subjects})
+    by_pairs = probe("continuous", rows, conditions, subjects={"reference": subjects})
     # Nothing is known of the fourth.
     *_, fitted_subjects = fit.call_args_list[0].args
     npt.assert_array_equal(fitted_subjects, number_subjects(np.delete(subjects, 3), 59))
-    of_pairs = probe("continuous", rows, known, subjects={"real": subjects})
+    of_pairs = probe("continuous", rows, conditions, subjects={"real": subjects})
     narrow, wide = (p.figures["real"]["error"] for p in (by_pairs, of_pairs))
     assert narrow.value == wide.value
     assert narrow != wide
@@ -494,20 +494,20 @@ def test_figures_are_those_of_subjects(sets):
 def sizes(rng):
     """Return features of four sets that tell sizes, and sizes; some are missing."""
     names = ("reference", "real", "reconstructed", "generated")
-    known = {name: rng.uniform(10, 20, 60).tolist() for name in names}
-    known["reference"][3] = known["generated"][0] = None
+    conditions = {name: rng.uniform(10, 20, 60).tolist() for name in names}
+    conditions["reference"][3] = conditions["generated"][0] = None
     rows = {
         name: np.nan_to_num(np.array(values, float))[:, None]
         + 0.3 * rng.standard_normal((60, 3))
-        for name, values in known.items()
+        for name, values in conditions.items()
     }
     noise = {name: rng.standard_normal((60, 4)) for name in names}
-    return {"noise": noise, "size": rows}, known
+    return {"noise": noise, "size": rows}, conditions
 
 
 def test_probe_compares_requested_numbers(sizes):
-    rows, known = sizes
-    result = probe("continuous", rows, known)
+    rows, conditions = sizes
+    result = probe("continuous", rows, conditions)
     assert (result.features, result.n) == ("size", 59)
     assert (
         len(result.requested["generated"]) == len(result.predicted["generated"]) == 59
@@ -515,36 +515,36 @@ def test_probe_compares_requested_numbers(sizes):
     assert result.figures["generated"]["r"].value > 0.99
     assert result.figures["real"]["error"].value < 0.3
     # A model that does not listen.
-    known["generated"] = known["generated"][::-1]
-    assert probe("continuous", rows, known).figures["generated"]["r"].low < 0.2
+    conditions["generated"] = conditions["generated"][::-1]
+    assert probe("continuous", rows, conditions).figures["generated"]["r"].low < 0.2
 
 
 def test_probe_compares_requested_classes(sizes):
-    rows, known = sizes
-    known = {
+    rows, conditions = sizes
+    conditions = {
         of: [v if v is None else "large" if v > 15 else 7.0 for v in values]
-        for of, values in known.items()
+        for of, values in conditions.items()
     }
-    result = probe("class", rows, known)
+    result = probe("class", rows, conditions)
     assert set(result.predicted["generated"]) == {"7", "large"}
     assert result.figures["real"]["right"].value > 0.9
     assert result.figures["generated"]["right"].value > 0.9
     assert 0.5 <= result.guessing["real"] < 0.7
     assert result.as_figures()["guessing"] == result.guessing
     # Whoever says "7" of all is right as often as that is requested.
-    known["generated"] = [7.0] * 45 + ["large"] * 15
-    assert probe("class", rows, known).guessing["generated"] == 0.75
+    conditions["generated"] = [7.0] * 45 + ["large"] * 15
+    assert probe("class", rows, conditions).guessing["generated"] == 0.75
 
 
 def test_probe_all_of_unreadable_conditions(sizes):
-    rows, known = sizes
+    rows, conditions = sizes
 
     def probe_sizes(kind, columns, rows=rows):
         labels = {of: v and {"size": v} for of, v in columns.items()}
         return probe_all({"size": SimpleNamespace(kind=kind)}, labels, rows)
 
-    all_of = partial(dict.fromkeys, known)
-    few = {of: [None] * 50 + v[50:] for of, v in known.items()}
+    all_of = partial(dict.fromkeys, conditions)
+    few = {of: [None] * 50 + v[50:] for of, v in conditions.items()}
     unasked = all_of(list("FM") * 30) | {"generated": [None] * 60}
     for kind, columns, sentence in (
         ("continuous", few, "No probe of size: only 10 real"),
@@ -556,10 +556,10 @@ def test_probe_all_of_unreadable_conditions(sizes):
         probes, (note,) = probe_sizes(kind, columns)
         assert probes == {} and sentence in note
     # The model's own encoder, which is left out, may be all there is.
-    _, (note,) = probe_sizes("continuous", known, {})
+    _, (note,) = probe_sizes("continuous", conditions, {})
     assert "no features are independent of the model's own encoder" in note
     # And nothing where nothing was asked for.
-    assert probe_sizes("continuous", known | {"generated": None}) == ({}, [])
+    assert probe_sizes("continuous", conditions | {"generated": None}) == ({}, [])
 
 
 def test_conclude_whether_a_model_follows_conditions():
@@ -631,8 +631,8 @@ def test_evaluate_real_images_as_samples(diffusion, blobs, rng):
     features = [own(lambda x: x[:, ::4, ::4])]
     with pytest.raises(InputError, match="32 of the generated images are real ones"):
         evaluate(diffusion, real[:96], real[:32], features=features)
-    others = real[96:] + np.float32(1e-3)
-    evaluation = evaluate(diffusion, real[:96], others, features=features)
+    samples = real[96:] + np.float32(1e-3)
+    evaluation = evaluate(diffusion, real[:96], samples, features=features)
     assert [verdict for _, verdict in conclude(evaluation.figures)] == ["good"]
     assert list(evaluation.figures["features"]) == ["own"]
 

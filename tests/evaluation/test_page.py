@@ -77,7 +77,7 @@ def test_empty_sections_are_omitted():
 
 
 @pytest.mark.parametrize(
-    ("value", "wanted"),
+    ("value", "expected"),
     [
         (None, "–"),
         (float("nan"), "–"),
@@ -92,8 +92,8 @@ def test_empty_sections_are_omitted():
         (-2.5e7, "−2.50·10⁷"),
     ],
 )
-def test_numbers_have_three_digits(value, wanted):
-    assert page.number(value) == wanted
+def test_numbers_have_three_digits(value, expected):
+    assert page.number(value) == expected
 
 
 def test_a_picture_is_the_picture():

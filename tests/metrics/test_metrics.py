@@ -237,9 +237,9 @@ def test_band_energies_of_a_wave_within_the_mask():
     for length, band in ((2.5, 0), (6, 1), (12, 2), (24, 3)):
         wave = np.sin(2 * np.pi * np.arange(64) / length)
         images = np.broadcast_to(wave[None, :, None, None], (2, 64, 48, 1)) + 7
-        found = band_energies(images, masks)
-        assert found.shape == (2, 4)
-        assert (found.argmax(1) == band).all()
+        energies = band_energies(images, masks)
+        assert energies.shape == (2, 4)
+        assert (energies.argmax(1) == band).all()
         spoilt = np.array(images)
         spoilt[:, 0] = 100
         assert (band_energies(spoilt, masks)[:, :2] < 0.6).all()
@@ -300,9 +300,9 @@ def test_octave_correlations_of_the_true_signal(rng):
     truth = rng.standard_normal((3, 32, 32, 1))
     coarse = gaussian_filter(truth, [0, 2, 2, 0])
     invented = coarse + 0.3 * rng.standard_normal(truth.shape)
-    found = octave_correlations(invented, truth).mean(0)
-    assert found.shape == (3,)
-    assert abs(found[0]) < 0.15
-    assert found[2] > 0.85
+    correlations = octave_correlations(invented, truth).mean(0)
+    assert correlations.shape == (3,)
+    assert abs(correlations[0]) < 0.15
+    assert correlations[2] > 0.85
     npt.assert_allclose(octave_correlations(2 * truth, truth), 1)
     npt.assert_array_equal(octave_correlations(0 * truth, truth), 0)
