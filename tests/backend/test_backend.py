@@ -296,14 +296,14 @@ def outcomes(request, tmp_path_factory):
     for together in ({"alone": alone}, {name: [name] for name in environments}):
         processes = [
             subprocess.Popen(
-                [sys.executable, REPLICAS, *map(str, sizes), folder, *some],
+                [sys.executable, REPLICAS, *map(str, sizes), folder, *kinds],
                 # Sums are split over threads: with another number of cores another
                 # rounding, by which now and then a latent gets another code.
                 env=os.environ
                 | {"TF_NUM_INTRAOP_THREADS": "2"}
                 | environments.get(name, {}),
             )
-            for name, some in together.items()
+            for name, kinds in together.items()
         ]
         assert [process.wait(TIMEOUT) for process in processes] == [0] * len(processes)
     return {kind: dict(np.load(folder / f"{kind}.npz")) for kind in alone + workers}
@@ -393,8 +393,8 @@ def test_spreading_does_not_nest():
         return _backend.in_batches(lambda part: part + len(part), piece, 8)
 
     with _backend.distributed(TWO):
-        found = _backend.in_batches(work, np.arange(8), 4)
-    npt.assert_array_equal(found, np.arange(8) + 4)
+        result = _backend.in_batches(work, np.arange(8), 4)
+    npt.assert_array_equal(result, np.arange(8) + 4)
 
 
 def test_failures_on_a_device_are_raised():

@@ -13,10 +13,10 @@ import pytest
 from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
 
-HERE = Path(__file__).parent
-TESTS = HERE.parent
+FOLDER = Path(__file__).parent
+TESTS = FOLDER.parent
 skipif = pytest.mark.skipif
-OTHERS = [
+OTHER_BACKENDS = [
     pytest.param(name, marks=skipif(not find_spec(name), reason="not installed"))
     for name in ("jax", "torch")
 ]
@@ -43,42 +43,44 @@ def run(backend, *arguments):
 def trained(tmp_path_factory):
     """Return a folder with what TensorFlow learnt and made, and its model files."""
     folder = tmp_path_factory.mktemp("backends")
-    run("tensorflow", HERE / "train_on_backend.py", STEPS, folder)
+    run("tensorflow", FOLDER / "train_on_backend.py", STEPS, folder)
     return folder
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("backend", OTHER_BACKENDS)
 def test_losses_and_samples_are_those_of_tensorflow(trained, backend):
-    run(backend, HERE / "train_on_backend.py", STEPS, trained)
+    run(backend, FOLDER / "train_on_backend.py", STEPS, trained)
     with (
-        np.load(trained / "tensorflow.npz") as wanted,
-        np.load(trained / f"{backend}.npz") as found,
+        np.load(trained / "tensorflow.npz") as expected,
+        np.load(trained / f"{backend}.npz") as results,
     ):
         for rank in (2, 3):
             for stage in ("vqvae", "ldm"):
                 name = f"{stage}{rank}"
-                assert len(found[name]) == 5  # rounds
-                npt.assert_allclose(found[name], wanted[name], rtol=1e-3)
-            for made in ("samples", "denoised"):
-                name = f"{made}{rank}"
-                npt.assert_allclose(found[name], wanted[name], atol=1e-4)
+                assert len(results[name]) == 5  # rounds
+                npt.assert_allclose(results[name], expected[name], rtol=1e-3)
+            for output in ("samples", "denoised"):
+                name = f"{output}{rank}"
+                npt.assert_allclose(results[name], expected[name], atol=1e-4)
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("backend", OTHER_BACKENDS)
 def test_the_tests_that_lie_next_to_it_pass(backend):
     tests = [TESTS / name for name in SELECTED]
-    said = run(backend, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
-    assert " passed" in said
+    output = run(backend, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
+    assert " passed" in output
 
 
-on_others = skipif(keras.config.backend() == "tensorflow", reason="it has strategies")
+without_tensorflow = skipif(
+    keras.config.backend() == "tensorflow", reason="it has strategies"
+)
 
 
-@on_others
+@without_tensorflow
 @pytest.mark.parametrize(
-    ("asked", "sentence"),
+    ("options", "sentence"),
     [
         ({"name": "mirrored"}, "the strategy mirrored needs TensorFlow"),
         ({"name": "multi_worker"}, "the strategy multi_worker needs TensorFlow"),
@@ -87,12 +89,12 @@ on_others = skipif(keras.config.backend() == "tensorflow", reason="it has strate
         ({"name": object()}, "object at .* needs TensorFlow, but Keras"),
     ],
 )
-def test_strategies_are_refused_without_tensorflow(asked, sentence):
+def test_strategies_are_refused_without_tensorflow(options, sentence):
     with pytest.raises(InputError, match=sentence):
-        _backend.make_strategy(**asked)
+        _backend.make_strategy(**options)
 
 
-@on_others
+@without_tensorflow
 def test_tasks_that_would_each_train_by_themselves_are_refused(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     with pytest.raises(InputError, match="several tasks were started"):

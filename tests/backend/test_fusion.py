@@ -69,6 +69,6 @@ def test_traced_function_is_shared_by_tensors_of_one_shape():
     def four_times(x, y):
         return doubled(x), doubled(doubled(x)), doubled(y)
 
-    found = four_times(tf.ones(3), tf.ones((2, 2)))
-    assert [ops.convert_to_numpy(of).flat[0] for of in found] == [2, 4, 2]
+    results = four_times(tf.ones(3), tf.ones((2, 2)))
+    assert [ops.convert_to_numpy(of).flat[0] for of in results] == [2, 4, 2]
     assert traced == [[3], [2, 2]]

@@ -19,10 +19,15 @@ import numpy as np  # noqa: E402
 from dipy_ldm import VQVAE, LatentDiffusion  # noqa: E402
 
 steps, folder = int(sys.argv[1]), Path(sys.argv[2])
-told = {"batch_size": 4, "steps": steps, "precision": "float32", "verbose": False}
+fit_options = {
+    "batch_size": 4,
+    "steps": steps,
+    "precision": "float32",
+    "verbose": False,
+}
 # With a higher rate rounding grows, until a latent gets another code.
-told |= {"learning_rate": 5e-4}
-found = {}
+fit_options |= {"learning_rate": 5e-4}
+results = {}
 for rank, side in {2: 16, 3: 12}.items():
     grid = np.indices((side,) * rank).reshape(rank, 1, *(side,) * rank)
     # Volumes are aligned: more of them is known before the denoiser is trained.
@@ -31,18 +36,18 @@ for rank, side in {2: 16, 3: 12}.items():
     centres = np.random.default_rng(0).uniform(*ends, (rank, 16, *(1,) * rank))
     images = np.exp(-np.sum((grid - centres) ** 2, 0) / 8)[..., None].astype("float32")
     vqvae = VQVAE(widths=(8,), n_codes=16, code_dim=4)
-    vqvae.fit(images, **told)
-    found[f"vqvae{rank}"] = vqvae.history_["loss"]
+    vqvae.fit(images, **fit_options)
+    results[f"vqvae{rank}"] = vqvae.history_["loss"]
     # To compile takes the time: two networks of one level, or one of two.
     model = LatentDiffusion(vqvae, widths={2: (8,), 3: (8, 16)}[rank])
-    model.fit(images, np.arange(16) % 2, **told)
+    model.fit(images, np.arange(16) % 2, **fit_options)
     assert (model.gaussian_ is None) == (rank == 2)
-    found[f"ldm{rank}"] = model.history_["loss"]
+    results[f"ldm{rank}"] = model.history_["loss"]
     path = folder / f"{rank}.safetensors"
     if backend == "tensorflow":
         model.save(path)
     model = LatentDiffusion.load(path)
     samples = model.predict(2, steps=4, seed=1, guidance=2, conditions={"label": 1})
-    found[f"samples{rank}"] = samples
-    found[f"denoised{rank}"] = model.denoise(images[:2], steps=2)
-np.savez(folder / f"{backend}.npz", **found)
+    results[f"samples{rank}"] = samples
+    results[f"denoised{rank}"] = model.denoise(images[:2], steps=2)
+np.savez(folder / f"{backend}.npz", **results)

@@ -54,9 +54,9 @@ def train(rank, accumulate, **options):
     vqvae.fit(data[3:], epochs=7, **fit)
     model = LatentDiffusion(vqvae, widths=(8,), guide=False)
     if rank == 2:
-        told = conditions(data)
-        fit["validation_conditions"] = {n: v[:3] for n, v in told.items()}
-        fit["conditions"] = {n: v[3:] for n, v in told.items()}
+        table = conditions(data)
+        fit["validation_conditions"] = {n: v[:3] for n, v in table.items()}
+        fit["conditions"] = {n: v[3:] for n, v in table.items()}
     else:
         fit["validation_source"], fit["source"] = np.split(sources(data), [3])
     model.fit(data[3:], epochs=7, **fit)
@@ -69,9 +69,9 @@ def train(rank, accumulate, **options):
 
 
 def outcome(model, **options):
-    asked = {"half": list("abbab")} if model.conditions_ else None
-    seen = sources(images(3)[:5]) if model.source_ else None
-    options |= {"conditions": asked, "source": seen, "batch_size": 2}
+    requested = {"half": list("abbab")} if model.conditions_ else None
+    source = sources(images(3)[:5]) if model.source_ else None
+    options |= {"conditions": requested, "source": source, "batch_size": 2}
     result = {"samples": model.predict(5, steps=4, **options)}
     for stage in filter(None, (model.vqvae, model, model.detector_)):
         for name, values in stage.history_.items():

@@ -109,9 +109,11 @@ def test_where_memory_is_used_up_a_sentence_says_so(monkeypatch, capsys, error):
     with pytest.raises(SystemExit) as end:
         cli.run(Flow())
     assert end.value.code == 2
-    said = capsys.readouterr().err.strip()
-    assert "out of memory; free some, or give a smaller --batch_size or --tile." in said
-    assert "\n" not in said
+    message = capsys.readouterr().err.strip()
+    assert (
+        "out of memory; free some, or give a smaller --batch_size or --tile." in message
+    )
+    assert "\n" not in message
     # Evaluations have no such options.
     assert cli._out_of_memory(["n_samples"]) == "out of memory; free some."
 

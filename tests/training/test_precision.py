@@ -36,7 +36,7 @@ def pretend_gpus(*capabilities, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _measured_anew():
+def _clear_cache():
     yield
     precision._cpu_precisions.cache_clear()
 

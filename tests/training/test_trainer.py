@@ -44,13 +44,13 @@ def test_progress_bar_before_the_first_step(capsys):
 
 
 def test_checkpoints_know_their_validation_data(rng):
-    images, *others = rng.random((3, 4, 8, 8, 1))
+    images, *held_out = rng.random((3, 4, 8, 8, 1))
     data = trainer.TrainingData(images, survey(images), (8, 8))
-    settings = [data._replace(held_out=x).settings() for x in (None, *others)]
+    settings = [data._replace(held_out=x).settings() for x in (None, *held_out)]
     names = [one["validation data"] for one in settings]
     assert len(set(names)) == 3 and names[0] is None
     assert names[1].startswith("(4, 8, 8, 1) (")
-    again = data._replace(held_out=others[0].copy())
+    again = data._replace(held_out=held_out[0].copy())
     assert again.settings() == settings[1]
 
 
@@ -251,15 +251,15 @@ def test_all_machines_stop_where_one_does(blobs, monkeypatch):
 
 
 def test_callbacks_of_keras_get_the_figures_of_the_history(blobs, tmp_path):
-    watching, told = mock.Mock(spec=keras.callbacks.Callback), []
+    watching, estimators = mock.Mock(spec=keras.callbacks.Callback), []
     table = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     vqvae = VQVAE(**TINY)
     fit = {"validation_data": blobs[:4], "epochs": 2, "batch_size": 16}
-    callbacks = [watching, table, told.append]
+    callbacks = [watching, table, estimators.append]
     vqvae.fit(blobs, callbacks=callbacks, verbose=False, **fit)
     watching.on_train_begin.assert_called_once()
     watching.on_train_end.assert_called_once()
-    assert told == [vqvae, vqvae]
+    assert estimators == [vqvae, vqvae]
     (model,) = watching.set_model.call_args.args
     assert model.count_params() > 0
     assert watching.set_params.call_args.args[0]["epochs"] == 2

@@ -14,9 +14,9 @@ AUTOENCODERS = {
     2: {"accumulate": 2},
     3: {"precision": "auto", "remat": True},
 }
-TOLD = {"age": np.arange(8) / 2, "sex": ["F", "M", None, "F"] * 2}
+CONDITIONS = {"age": np.arange(8) / 2, "sex": ["F", "M", None, "F"] * 2}
 DENOISERS = {
-    2: ((8,), {"precision": "auto", "accumulate": 2, "conditions": TOLD}),
+    2: ((8,), {"precision": "auto", "accumulate": 2, "conditions": CONDITIONS}),
     3: ((8, 8), {"remat": True}),
 }
 

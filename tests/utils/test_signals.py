@@ -23,10 +23,10 @@ def heeded():
 
 @pytest.mark.parametrize("number", ENDS)
 def test_deferred_signal_handler_is_restored(heeded, number):
-    asked = []
-    with stop_deferred(asked.append):
+    received = []
+    with stop_deferred(received.append):
         signal.raise_signal(number)
-    assert asked == [number]
+    assert received == [number]
     assert not heeded
     signal.raise_signal(number)
     assert heeded == [number]
@@ -34,10 +34,10 @@ def test_deferred_signal_handler_is_restored(heeded, number):
 
 def test_ignored_hangup_stays_ignored(heeded):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    asked = []
-    with stop_deferred(asked.append):
+    received = []
+    with stop_deferred(received.append):
         signal.raise_signal(signal.SIGHUP)
-    assert not asked
+    assert not received
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 

@@ -29,8 +29,8 @@ def test_invalid_subjects_are_refused(names):
 
 
 def test_subjects_on_both_sides_are_refused():
-    found = number_disjoint((3, ["a", "b", "a"]), (2, ["c", None]))
-    npt.assert_array_equal(np.concatenate(found), [0, 1, 0, 0, 1])
+    numbers = number_disjoint((3, ["a", "b", "a"]), (2, ["c", None]))
+    npt.assert_array_equal(np.concatenate(numbers), [0, 1, 0, 0, 1])
     assert len(number_disjoint((3, None), (0, None))[1]) == 0
     sentence = "^b are in both `subjects` and `validation_subjects`"
     with pytest.raises(InputError, match=sentence):
