@@ -52,8 +52,8 @@ def volumes(tmp_path_factory):
     """Return a folder of training, held-out and generated volumes, and models."""
     folder = tmp_path_factory.mktemp("judged")
     images = soft_balls(40, 2)
-    known = {"age": list(np.linspace(20, 80, 40)), "sex": ["F", "M"] * 20}
-    train(images, known, 3, 8).save(folder / "ldm.safetensors")
+    conditions = {"age": list(np.linspace(20, 80, 40)), "sex": ["F", "M"] * 20}
+    train(images, conditions, 3, 8).save(folder / "ldm.safetensors")
     # Of other volumes, and as if they were coarser.
     with skipped_training("latent_diffusion"):
         other = train(soft_balls(12, 8, (12, 12, 11)))
@@ -97,22 +97,26 @@ def image_model(diffusion, tmp_path):
 def test_an_evaluation_of_volumes(evaluate, volumes, tmp_path):
     further = write(tmp_path / "further", soft_balls(1, 7), affine=np.eye(4))
     evaluate(volumes / "real", further, "--steps", 2)
-    found = json.loads((tmp_path / "evaluation.json").read_text())
-    figures = found["Figures"]
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    figures = evaluation["Figures"]
     assert figures["n"] == 22
     assert set(figures["features"]) == {"random network", "voxels", "encoder"}
     assert set(figures["anatomy"]["generated"]) >= {"foreground", "symmetry"}
     assert figures["anatomy"]["unit"].startswith("standard deviations")
-    assert (found["Steps"], found["Seed"], found["Synthetic"]) == (2, 0, True)
-    assert "1 of 45 volumes of --real_files were resampled to" in found["Notes"][0]
-    assert "conditions of the real images are unknown" in found["Notes"][1]
+    assert (evaluation["Steps"], evaluation["Seed"], evaluation["Synthetic"]) == (
+        2,
+        0,
+        True,
+    )
+    assert "1 of 45 volumes of --real_files were resampled to" in evaluation["Notes"][0]
+    assert "conditions of the real images are unknown" in evaluation["Notes"][1]
     page = (tmp_path / "evaluation.html").read_text()
-    assert found["Conclusions"][0] in page
+    assert evaluation["Conclusions"][0] in page
     assert "Anatomy" in page and "ldm.safetensors" in page
     assert "<td>foreground</td>" in page
     # Names of files may be of people.
-    assert found["RealImages"] == 45
-    assert str(volumes) not in page + json.dumps(found)
+    assert evaluation["RealImages"] == 45
+    assert str(volumes) not in page + json.dumps(evaluation)
 
 
 def test_requested_values_are_compared_with_measurements(evaluate, volumes, tmp_path):
@@ -129,8 +133,8 @@ def test_requested_values_are_compared_with_measurements(evaluate, volumes, tmp_
     tables = ("--generated", generated, "--measurements", "measured.tsv")
     output = evaluate(volumes / "real", *tables)
     assert "measurements of classes are not compared: sex." in output
-    found = json.loads((tmp_path / "evaluation.json").read_text())
-    age = found["Figures"]["followed"]["age"]
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    age = evaluation["Figures"]["followed"]["age"]
     assert age["r"]["value"] > 0.99
     assert age["slope"]["low"] < 1 < age["slope"]["high"]
     document = {"conditions": {"age": {"kind": "continuous"}}}
@@ -140,7 +144,7 @@ def test_requested_values_are_compared_with_measurements(evaluate, volumes, tmp_
     )
     assert same._asdict() == age["r"]
     assert other.value == same.value and other.low != same.low
-    assert "Steps" not in found
+    assert "Steps" not in evaluation
     assert "Requested and measured" in (tmp_path / "evaluation.html").read_text()
 
 
@@ -152,19 +156,19 @@ def test_requested_values_are_predicted_by_a_probe(evaluate, volumes, tmp_path):
         lines.append(f"{file}\t{size:.3f}\t{'F' if size > np.median(sizes) else 'M'}")
     (tmp_path / "real.tsv").write_text("\n".join(lines) + "\n")
     evaluate("real.tsv", "--steps", 2)
-    found = json.loads((tmp_path / "evaluation.json").read_text())
-    age, sex = (found["Figures"]["probes"][name] for name in ("age", "sex"))
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    age, sex = (evaluation["Figures"]["probes"][name] for name in ("age", "sex"))
     assert age["figures"]["real"]["r"]["value"] > 0.8
     assert sex["figures"]["real"]["right"]["value"] > 0.7
     # A model of one epoch does not listen.
     assert age["figures"]["generated"]["r"]["low"] < 0.5
-    assert any(sentence.startswith("age: ") for sentence in found["Conclusions"])
+    assert any(sentence.startswith("age: ") for sentence in evaluation["Conclusions"])
     assert "predicted by the probe" in (tmp_path / "evaluation.html").read_text()
     # Samples that were not asked for anything are not asked about it.
     options = ("--generated", volumes / "copies", "--out_evaluation", "others")
     evaluate("real.tsv", *options)
-    found = json.loads((tmp_path / "others.json").read_text())
-    assert "probes" not in found["Figures"]
+    evaluation = json.loads((tmp_path / "others.json").read_text())
+    assert "probes" not in evaluation["Figures"]
 
 
 def test_an_evaluation_of_images(command, image_model, folder, tmp_path):
@@ -180,12 +184,12 @@ def test_an_audit_finds_copies_and_says_so_by_its_status(audit, volumes, tmp_pat
     sentence = answer(audit(volumes / "real", *options, status=1))
     assert "more copies of training images than expected by chance (in" in sentence
     assert "audit-private.html, and publish neither" in sentence
-    found = json.loads((tmp_path / "audit.json").read_text())
-    figures = found["Figures"]
+    result = json.loads((tmp_path / "audit.json").read_text())
+    figures = result["Figures"]
     assert figures["n"] == 24
     assert "voxels" in figures["copies_beyond_chance"]
     assert figures["copies"]["voxels"]["copies"]["value"] >= 0.4
-    assert found["TrainImages"] == 40
+    assert result["TrainImages"] == 40
     public = [(tmp_path / f"audit.{end}").read_text() for end in ("html", "json")]
     assert "A pass proves nothing" in public[0]
     for text in public:
@@ -200,23 +204,25 @@ def test_an_audit_finds_copies_and_says_so_by_its_status(audit, volumes, tmp_pat
 def test_an_audit_beside_a_reference_and_by_class(audit, command, volumes, tmp_path):
     # The first twelve are copies, and were asked to be F.
     images = np.concatenate([soft_balls(40, 2)[:12], soft_balls(12, 5)])
-    made = write(tmp_path / "made", images)
+    generated = write(tmp_path / "made", images)
     for i in range(24):
-        asked = {"sex": "F" if i < 12 else "M", "age": 30}
-        (made / f"made-{i:03d}.json").write_text(json.dumps({"Conditions": asked}))
+        requested = {"sex": "F" if i < 12 else "M", "age": 30}
+        (generated / f"made-{i:03d}.json").write_text(
+            json.dumps({"Conditions": requested})
+        )
     reference = ("--reference", volumes / "other.safetensors", "--fingerprints")
-    audit(volumes / "real", "--generated", made, *reference, status=1)
+    audit(volumes / "real", "--generated", generated, *reference, status=1)
     options = ("--n_samples", 2, "--steps", 1, "--no_copies", "audit.safetensors")
     command("generate", volumes / "ldm.safetensors", *options)
     assert json.loads((tmp_path / "samples-0001.json").read_text())["Refused"] >= 0
-    found = json.loads((tmp_path / "audit.json").read_text())
-    assert any("inferred without conditions" in note for note in found["Notes"])
-    members = found["Figures"]["membership"]
+    result = json.loads((tmp_path / "audit.json").read_text())
+    assert any("inferred without conditions" in note for note in result["Notes"])
+    members = result["Figures"]["membership"]
     assert set(members) == {"denoiser", "reference", "autoencoder"}
-    assert found["Reference"].endswith("other.safetensors")
-    assert len(found["ReferenceFingerprint"]) == 64
-    sexes = found["Figures"]["classes"]["sex"]
-    assert list(found["Figures"]["classes"]) == ["sex"]
+    assert result["Reference"].endswith("other.safetensors")
+    assert len(result["ReferenceFingerprint"]) == 64
+    sexes = result["Figures"]["classes"]["sex"]
+    assert list(result["Figures"]["classes"]) == ["sex"]
     assert [sexes[sex]["n"] for sex in "FM"] == [12, 12]
     assert sexes["F"]["copies"]["voxels"]["value"] > 0.8
     assert sexes["M"]["copies"]["voxels"]["value"] == 0
@@ -245,23 +251,23 @@ def test_a_model_that_memorised_images_generates_no_copies(
     generate = "generate", image_model, "--n_samples", 30, "--steps", 1
     command(*generate, "--out_samples", "all")
     # What it makes is taken for training images.
-    made = np.load(tmp_path / "all.npz")["images"]
+    samples = np.load(tmp_path / "all.npz")["images"]
     guard = CopyFilter.load(tmp_path / "audit.safetensors", fingerprint(image_model))
     low, high = LatentDiffusion.load(image_model).vqvae_.intensity_
-    rows = guard.projection.of((made[:2] - low) / (high - low))
+    rows = guard.projection.of((samples[:2] - low) / (high - low))
     train = np.concatenate([guard.invariant.train, rows])
     guard = guard._replace(invariant=guard.invariant._replace(train=train))
     guard.save(tmp_path / "audit.safetensors")
     command(*generate, "--no_copies", "audit.safetensors")
-    found = np.load(tmp_path / "samples.npz")
-    refused = json.loads(str(found["description"]))["Refused"]
+    filtered = np.load(tmp_path / "samples.npz")
+    refused = json.loads(str(filtered["description"]))["Refused"]
     assert refused >= 2
-    assert found["sample"][:2].min() >= 30
+    assert filtered["sample"][:2].min() >= 30
     audit_images("--generated", "samples.npz", "--force")
     notes = json.loads((tmp_path / "audit.json").read_text())["Notes"]
     assert f"{refused} samples were replaced as copies by --no_copies" in notes[0]
-    kept = found["sample"] == np.arange(30)
-    npt.assert_allclose(found["images"][kept], made[kept], atol=1e-4)
+    kept = filtered["sample"] == np.arange(30)
+    npt.assert_allclose(filtered["images"][kept], samples[kept], atol=1e-4)
     for words, sentence in (
         (("audit.safetensors", "--same_noise"), "leave out --same_noise"),
         (("nothing",), "there is no file of fingerprints nothing"),

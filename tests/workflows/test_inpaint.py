@@ -39,13 +39,13 @@ def test_inpaint_changes_voxels_of_the_mask_alone(command, model_path, tmp_path,
     save(tmp_path / "lesion.nii", ball(), affine)
     options = ("--mask_files", "lesion.nii", *FAST)
     command("inpaint", model_path, path, *options)
-    made = tmp_path / "scan_inpainted.nii.gz"
-    voxels = raw_voxels(made)
+    inpainted = tmp_path / "scan_inpainted.nii.gz"
+    voxels = raw_voxels(inpainted)
     assert voxels.dtype == raw.dtype
     npt.assert_array_equal(voxels[~ball()], raw[~ball()])
     assert (voxels[ball()] != raw[ball()]).mean() > 0.8
     # Of the header, too, but for what says that it is synthetic.
-    before, after = content(path), content(made)
+    before, after = content(path), content(inpainted)
     offset = nib.load(path).dataobj.offset
     place = nib.load(path).header.structarr.dtype.fields["descrip"][1]
     assert len(before) == len(after)
@@ -60,7 +60,7 @@ def test_inpaint_changes_voxels_of_the_mask_alone(command, model_path, tmp_path,
     assert facts["Sources"] == [str(path), "lesion.nii"]
     # Results and masks among the volumes are not inpainted.
     files = sorted(tmp_path.iterdir())
-    results = (made, tmp_path / "scan_inpainted_mask.nii.gz")
+    results = (inpainted, tmp_path / "scan_inpainted_mask.nii.gz")
     command("inpaint", model_path, path, *results, *options, "--resume")
     assert sorted(tmp_path.iterdir()) == files
 
@@ -98,8 +98,8 @@ def test_inpaint_with_noise_of_each_volume(command, model_path, tmp_path):
     assert len(set(numbers)) == 3
     assert not np.allclose(a, b) and not np.allclose(b, c)
     # Wherever a volume stands, and beside whatever others.
-    (b_again, a_again), some_numbers = inpaint("ba", "two")
-    assert some_numbers == numbers[1::-1]
+    (b_again, a_again), numbers_again = inpaint("ba", "two")
+    assert numbers_again == numbers[1::-1]
     npt.assert_array_equal(b_again, b)
     npt.assert_array_equal(a_again, a)
 
@@ -148,9 +148,9 @@ def test_inpaint_samples_within_a_dilated_mask(command, model_path, tmp_path):
     save(tmp_path / "lesion.nii", ball(3), affine)
     arguments = ("inpaint", model_path, path, "--mask_files", "lesion.nii", *FAST)
     command(*arguments, "--n_samples", 3, "--dilate", 3.6)
-    made = {p.name.removeprefix("scan_inpainted") for p in tmp_path.glob("*_inp*")}
+    written = {p.name.removeprefix("scan_inpainted") for p in tmp_path.glob("*_inp*")}
     ends = ["-0000", "-0001", "-0002", "_mean", "_std", "_mask"]
-    assert made == {f"{end}{kind}" for end in ends for kind in (".nii.gz", ".json")}
+    assert written == {f"{end}{kind}" for end in ends for kind in (".nii.gz", ".json")}
     images = (nib.load(tmp_path / f"scan_inpainted{end}.nii.gz") for end in ends)
     *samples, mean, std, mask = (image.get_fdata() for image in images)
     inside = mask > 0
@@ -242,8 +242,8 @@ def test_is_done_refuses_outputs_of_other_runs(task):
     assert not is_done(task)
     # Or where others than dipy_ldm made the volume, or its JSON file alone.
     volume.touch()
-    of_others = '{"GeneratedBy": [{"Name": "others"}]}'
-    for text, name in (("", "out.nii.gz"), (of_others, "out.json")):
+    foreign = '{"GeneratedBy": [{"Name": "others"}]}'
+    for text, name in (("", "out.nii.gz"), (foreign, "out.json")):
         facts.write_text(text)
         with pytest.raises(InputError, match=f"{name}.* exists? already; name another"):
             is_done(task)
@@ -330,8 +330,10 @@ def test_inpaint_by_workers(model_path, command, tmp_path, monkeypatch):
     files = (f"{name}.nii.gz" for name in "abc")
     output = command("inpaint", model_path, *files, *options)
     assert "inpaint:" not in output  # progress is the chief's
-    made = sorted(path.name for path in (tmp_path / "out").glob("*_inpainted.nii.gz"))
-    assert made == ["c_inpainted.nii.gz"]
+    written = sorted(
+        path.name for path in (tmp_path / "out").glob("*_inpainted.nii.gz")
+    )
+    assert written == ["c_inpainted.nii.gz"]
     facts = json.loads((tmp_path / "out/c_inpainted.json").read_text())
     assert facts["Sources"] == ["c.nii.gz", "c_lesion.nii"]
     assert (tmp_path / "out/inpainted.worker-1.log").exists()

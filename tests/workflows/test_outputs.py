@@ -35,9 +35,12 @@ def test_the_folder_of_all_files_is_named(files, named, monkeypatch):
 
 
 def test_new_folders_are_removed_if_nothing_is_written(tmp_path):
-    for names, left in (((), []), (("a",), ["sub-1", "sub-1/anat", "sub-1/anat/a"])):
+    for names, remaining in (
+        ((), []),
+        (("a",), ["sub-1", "sub-1/anat", "sub-1/anat/a"]),
+    ):
         with claimed_output(tmp_path / "sub-1/anat/a"):
             for name in names:
                 (tmp_path / "sub-1/anat" / name).touch()
         paths = (path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
-        assert sorted(map(str, paths)) == left
+        assert sorted(map(str, paths)) == remaining

@@ -56,8 +56,8 @@ def validate(root, files):
 
 
 def test_names_that_bids_lacks_are_ignored_by_its_validator(tmp_path):
-    others = "swi magnitude TB1map trace T1 FA DWI".split()
-    ends = [*dataset._FOLDERS, *dataset._NEEDED, *others]
+    further = "swi magnitude TB1map trace T1 FA DWI".split()
+    ends = [*dataset._FOLDERS, *dataset._NEEDED, *further]
     validate(tmp_path, [bids.scan_path(tmp_path, *pair) for pair in enumerate(ends)])
 
 
@@ -77,8 +77,8 @@ def test_names_of_bids_are_not_ignored():
     files = [Path(f"sub-1_{name}.nii.gz") for name in names.split()]
     tables = [Path(f"sub-1_dwi{end}") for end in (".bval", ".bvec")]
     assert dataset.ignored_names([*files, *tables]) == ["*_dwi.bval", "*_dwi.bvec"]
-    others = "b0 desc-FA_dwimap run-1_bold run-2_bold dwi".split()
-    files = [Path(f"sub-1_{name}.json") for name in others]
+    stems = "b0 desc-FA_dwimap run-1_bold run-2_bold dwi".split()
+    files = [Path(f"sub-1_{name}.json") for name in stems]
     ignored = dataset.ignored_names([*files, Path("code/samples.png")])
     assert ignored == ["*_b0.*", "*_dwimap.*", "*_bold.*", "*_dwi.*"]
 

@@ -261,14 +261,14 @@ def test_series_in_datasets(trained, tmp_path):
     b0 = tmp_path / "sub-1_b0.nii"
     shutil.copy(trained / "b0-1.nii", b0)
     tables = "--bvals table.bval --bvecs table.bvec --suffix dwi --steps 1"
-    scans, made, clean = (tmp_path / name for name in ("scans", "made", "clean"))
+    scans, generated, clean = (tmp_path / name for name in ("scans", "made", "clean"))
     scans.mkdir()
     for file in trained.glob("sub-1_dwi.*"):
         shutil.copy(file, scans)
     (scans / "sub-1_T1w.nii").touch()
-    run(trained, f"generate --source_files {b0} {tables} --bids --out_dir {made}")
+    run(trained, f"generate --source_files {b0} {tables} --bids --out_dir {generated}")
     run(trained, f"denoise {scans} --bids --out_dir {clean}")
-    for root in (made, clean):
+    for root in (generated, clean):
         assert (root / ".bidsignore").read_text() == "*_dwi.bval\n*_dwi.bvec\n"
         assert [*root.glob("sub-1/dwi/*_dwi.bvec")]
         refuse_faults_of_bids(root)

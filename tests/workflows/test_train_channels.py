@@ -254,15 +254,15 @@ def test_images_to_evaluate_by_are_put_together(folder, bids):
 
 
 def test_channels_are_evaluated_and_audited_by_the_commands(folder, tmp_path):
-    others = write_subjects(tmp_path / "others", range(100, 140))
+    subjects = write_subjects(tmp_path / "others", range(100, 140))
     how = ("ldm.safetensors", "--cache_dir", tmp_path / "cache", "--steps", 1)
-    files = ("--real_files", others, "--n_samples", 40, "--out_dir", tmp_path)
+    files = ("--real_files", subjects, "--n_samples", 40, "--out_dir", tmp_path)
     execute("evaluate", *how, *files, cwd=folder)
     figures = json.loads((tmp_path / "evaluation.json").read_text())["Figures"]
     assert figures["channels"].keys() == {"dseg", "desc-FA"}
     assert any("lesion" in name for name in figures["channels"]["dseg"])
     held_out = write_subjects(tmp_path / "held_out", range(200, 220))
-    files = ("--train_files", others, "--held_out", held_out, "--out_dir", tmp_path)
+    files = ("--train_files", subjects, "--held_out", held_out, "--out_dir", tmp_path)
     execute("audit", *how, *files, "--n_samples", 20, cwd=folder)
     assert json.loads((tmp_path / "audit.json").read_text())
 

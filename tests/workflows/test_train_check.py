@@ -22,9 +22,9 @@ TINY = (
 ).split()
 
 
-def write(folder, number, image, voxel_size=8.0, left=0):
+def write(folder, number, image, voxel_size=8.0, x_offset=0):
     affine = np.diag([*[voxel_size] * 3, 1])
-    affine[0, 3] = left
+    affine[0, 3] = x_offset
     save(folder / f"sub-{number:02d}_T1w.nii.gz", image, affine)
 
 
@@ -82,7 +82,7 @@ def test_each_planted_fault_is_reported(cohort, check, tmp_path):
     write(cohort, 2, head(2), voxel_size=0.008)
     write(cohort, 3, np.stack([head(3)] * 4, -1))
     write(cohort, 4, head(5))
-    write(cohort, 12, head(12), left=900)
+    write(cohort, 12, head(12), x_offset=900)
     broken = head(13)
     broken[3, 3, 3] = np.nan
     write(cohort, 13, broken)
@@ -247,8 +247,8 @@ def test_images_with_trials(command, folder, tmp_path, monkeypatch):
     tiny = [*TINY[2:], "--steps_vqvae", 50, "--steps_ldm", 100, "--seconds", 2]
     arguments = (folder / "blobs.npy", *tiny, "--learning_rate", 0.01)
     assert "green: " in command("check", *arguments)
-    told = json.loads((tmp_path / "check.json").read_text())
-    time, memorised = told["Findings"]["Trials"]
+    report = json.loads((tmp_path / "check.json").read_text())
+    time, memorised = report["Findings"]["Trials"]
     assert timed.call_count == 1
     steps = {row["part"]: row["steps"] for row in time["table"]}
     assert (steps["autoencoder"], steps["diffusion"]) == (50, 100)

@@ -89,8 +89,14 @@ def test_generating_writes_array_and_picture(trained, blobs, monkeypatch):
         assert arrays["seed"] == 7
         assert arrays["synthetic"]
         facts = json.loads(arrays["description"].item())
-    told = {"Synthetic": True, "Steps": 3, "Seed": 7, "Sampler": "dpm++", "Guidance": 2}
-    assert told.items() <= facts.items()
+    expected = {
+        "Synthetic": True,
+        "Steps": 3,
+        "Seed": 7,
+        "Sampler": "dpm++",
+        "Guidance": 2,
+    }
+    assert expected.items() <= facts.items()
     assert facts["GeneratedBy"]["Version"] == __version__
     assert facts["ModelFingerprint"] == fingerprint(trained / "ldm.safetensors")
     assert (images.shape, images.dtype) == ((5, 13, 10, 1), np.float32)
@@ -131,7 +137,7 @@ def assert_same_model(folder, other):
 
 
 # What runs rewritten graphs (conftest.py) rounds other digits.
-AS_HERE = """
+TRAIN_WITHOUT_OPTIMIZER = """
 from contextlib import suppress
 with suppress(ImportError):
     import tensorflow as tf
@@ -153,7 +159,9 @@ def test_stopped_three_times_and_resumed_is_the_uninterrupted(trained, tmp_path)
     ):
         path = tmp_path / f"ldm.safetensors.{checkpoint}"
         if sent == signal.SIGKILL:
-            process = start(sys.executable, "-c", AS_HERE, *resumed, cwd=tmp_path)
+            process = start(
+                sys.executable, "-c", TRAIN_WITHOUT_OPTIMIZER, *resumed, cwd=tmp_path
+            )
             stdout, _ = kill_when(process, path, sent)
             status = process.returncode
         else:
@@ -201,7 +209,7 @@ def test_two_runs_do_not_generate_the_same_samples(command, tmp_path):
 
 @closed_late
 def test_images_are_there_if_their_picture_is_interrupted(command, monkeypatch):
-    def interrupt(*given, **options):
+    def interrupt(*args, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(plots, "save_montage", interrupt)
@@ -281,12 +289,12 @@ def test_a_training_that_begins_afresh_leaves_no_options_of_earlier_ones(tmp_pat
     files.append(write_config(flow, path, options))
     assert [file.name for file in files] == ["ldm.toml", "ldm-4.toml"]
     flow.checkpoints = [tmp_path / "ldm.safetensors.diffusion-checkpoint"]
-    for there in (True, False):
-        if there:
+    for exists in (True, False):
+        if exists:
             flow.checkpoints[0].touch()
         flow._remove_earlier(path, options, chief=True)
         flow.checkpoints[0].unlink(missing_ok=True)
-        assert all(file.exists() == there for file in files)
+        assert all(file.exists() == exists for file in files)
     names = sorted(file.name for file in tmp_path.iterdir())
     assert names == ["ldm-2.toml", "ldm-3.toml"]
 

@@ -561,8 +561,8 @@ def test_recipe_fit_has_the_subjects():
     cohort = Cohort(np.zeros((3, 9, 9, 9, 1)), subjects=["a", "a", "b"])
     held_out = Cohort(np.zeros((1, 9, 9, 9, 1)), subjects=["c"])
     report = SimpleNamespace(autoencoder=None, diffusion=None)
-    for others, whose in ((held_out, ["c"]), (None, None)):
+    for validation, expected in ((held_out, ["c"]), (None, None)):
         recipe = training.Recipe(Fitted(), Fitted(), {"steps": 1}, {})
-        options = recipe.fit(cohort, others, (None, None), report, [[], []]).options
+        options = recipe.fit(cohort, validation, (None, None), report, [[], []]).options
         assert options["subjects"] == ["a", "a", "b"]
-        assert options["validation_subjects"] == whose
+        assert options["validation_subjects"] == expected

@@ -29,12 +29,12 @@ def slurm(job, index):
     }
 
 
-def start_both(*arguments, cwd, others=()):
-    """Start two trainings; those in ``others`` are added for the second alone."""
+def start_both(*arguments, cwd, extra=()):
+    """Start two trainings; those in ``extra`` are added for the second alone."""
     job = next(JOBS)
     return [
         start("dipy_train_ldm", *arguments, *more, cwd=cwd, env=slurm(job, i))
-        for i, more in enumerate([(), others])
+        for i, more in enumerate([(), extra])
     ]
 
 
@@ -47,11 +47,11 @@ def end_both(processes):
 @pytest.fixture(scope="module")
 def together(folder):
     processes = start_both("blobs.npy", *TINY, "--out_dir", "together", cwd=folder)
-    told = end_both(processes)
-    assert [process.returncode for process in processes] == [0, 0], told
+    outputs = end_both(processes)
+    assert [process.returncode for process in processes] == [0, 0], outputs
     # Progress is the chief's.
-    assert "autoencoder, epoch" in told[0]
-    assert "epoch" not in told[1]
+    assert "autoencoder, epoch" in outputs[0]
+    assert "epoch" not in outputs[1]
     return folder / "together"
 
 
@@ -108,12 +108,12 @@ def test_workers_of_other_options_are_refused(folder, command, monkeypatch):
 
 def test_a_worker_that_refuses_ends_the_other(folder, tmp_path):
     arguments = (folder / "blobs.npy", *TINY)
-    others = ("--batch_size", 7)  # which two don't divide
-    processes = start_both(*arguments, cwd=tmp_path, others=others)
-    told = end_both(processes)
+    extra = ("--batch_size", 7)  # which two don't divide
+    processes = start_both(*arguments, cwd=tmp_path, extra=extra)
+    outputs = end_both(processes)
     assert [process.returncode for process in processes] == [2, 2]
-    assert "another worker stopped" in answer(told[0])
-    assert "6 or 8" in answer(told[1])
+    assert "another worker stopped" in answer(outputs[0])
+    assert "6 or 8" in answer(outputs[1])
 
 
 @pytest.mark.parametrize("killed", [0, 1])
@@ -125,17 +125,17 @@ def test_killed_worker_ends_its_peer_and_both_resume(
     wait_for(tmp_path / "ldm.safetensors.autoencoder-checkpoint", processes[0])
     processes[killed].kill()
     start_of_wait = time.monotonic()
-    told = end_both(processes)
+    outputs = end_both(processes)
     assert time.monotonic() - start_of_wait < 60
     assert processes[1 - killed].returncode == 2
-    assert "another worker stopped" in answer(told[1 - killed])
-    assert "Traceback" not in told[1 - killed]
+    assert "another worker stopped" in answer(outputs[1 - killed])
+    assert "Traceback" not in outputs[1 - killed]
     if killed == 0:
         return  # once is enough of what follows
     # The same commands again.
     processes = start_both(*arguments, cwd=tmp_path)
-    told = end_both(processes)
-    assert [process.returncode for process in processes] == [0, 0], told
+    outputs = end_both(processes)
+    assert [process.returncode for process in processes] == [0, 0], outputs
     assert_same(together, tmp_path)
 
 
@@ -145,12 +145,12 @@ def test_sigterm_to_one_worker_ends_all_with_a_checkpoint(folder, tmp_path):
     checkpoint = tmp_path / "ldm.safetensors.autoencoder-checkpoint"
     wait_for(checkpoint, processes[0])
     processes[1].send_signal(signal.SIGTERM)
-    for process, told in zip(processes, end_both(processes), strict=True):
+    for process, output in zip(processes, end_both(processes), strict=True):
         assert process.returncode == 143
         # gRPC may have a word of its own after the last.
-        assert "the checkpoint is written" in told
-        assert "Add --resume to go on" in told
-        assert "Traceback" not in told
+        assert "the checkpoint is written" in output
+        assert "Add --resume to go on" in output
+        assert "Traceback" not in output
     assert checkpoint.exists()
 
 
