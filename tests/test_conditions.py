@@ -24,19 +24,23 @@ TABLE = {
 
 
 @pytest.fixture(scope="module")
-def known():
+def conditions():
     return learn(TABLE, 61, {"age": "years"})
 
 
-def test_text_truth_values_and_codes_are_classes_and_numbers_are_not(known):
-    kinds = {name: condition.kind for name, condition in known.items()}
+def test_text_truth_values_and_codes_are_classes_and_numbers_are_not(conditions):
+    kinds = {name: condition.kind for name, condition in conditions.items()}
     assert kinds == dict.fromkeys(TABLE, "class") | {"age": "continuous"}
-    assert known["sex"].levels == {"F": 20, "M": 20}
-    assert known["sex"].missing == pytest.approx(21 / 61)
-    assert known["patient"].levels == {"False": 30, "True": 31}
-    assert known["site"].levels == {"1": 21, "2": 20, "3": 20}
-    assert known["age"].quantiles[:: len(known["age"].quantiles) // 2] == [20, 50, 80]
-    assert known["age"].units == "years"
+    assert conditions["sex"].levels == {"F": 20, "M": 20}
+    assert conditions["sex"].missing == pytest.approx(21 / 61)
+    assert conditions["patient"].levels == {"False": 30, "True": 31}
+    assert conditions["site"].levels == {"1": 21, "2": 20, "3": 20}
+    assert conditions["age"].quantiles[:: len(conditions["age"].quantiles) // 2] == [
+        20,
+        50,
+        80,
+    ]
+    assert conditions["age"].units == "years"
 
 
 @pytest.mark.parametrize("n", [3, 12, 21, 161, 500])
@@ -108,14 +112,14 @@ def test_which_numbers_are_codes(values, kind, caplog):
 
 def test_labels_alone():
     labels = np.array([7, 100, 7, 3])
-    known = learn(labels, 4)
-    assert known["label"].levels == {"3": 1, "7": 2, "100": 1}
-    numbers = ConditionBatch.of(known, labels, 4).numbers[:, 0]
+    conditions = learn(labels, 4)
+    assert conditions["label"].levels == {"3": 1, "7": 2, "100": 1}
+    numbers = ConditionBatch.of(conditions, labels, 4).numbers[:, 0]
     npt.assert_array_equal(numbers, [1, 2, 1, 0])
     with_missing = learn(np.array([7, 100, np.nan, 3]), 4)["label"].levels
     assert with_missing == {"3": 1, "7": 1, "100": 1}
     for seven in (7, 7.0, "7", np.int64(7), [7], {"label": 7}):
-        npt.assert_array_equal(ConditionBatch.of(known, seven).numbers, [[1]])
+        npt.assert_array_equal(ConditionBatch.of(conditions, seven).numbers, [[1]])
     assert learn(np.array([0.5, 0.7]), 2)["label"].kind == "continuous"
 
 
@@ -144,8 +148,8 @@ def test_learnt_conditions_are_logged_in_python_too(caplog):
     caplog.clear()
     with caplog.at_level("INFO", "dipy_ldm"):
         table = Table({"age": [*ages]}, {"age": "years"})
-        known = Conditioning.learn(Examples((4, 8, 8, 1), table), *how)
-    assert known.conditions["age"].units == "years"
+        conditions = Conditioning.learn(Examples((4, 8, 8, 1), table), *how)
+    assert conditions.conditions["age"].units == "years"
     assert not caplog.text, "it was said when it was read"
 
 
@@ -155,8 +159,8 @@ def test_a_series_keeps_its_name():
     for name in (None, ""):  # polars has the latter
         alone = pd.Series([70, 61, 55, 80], name=name)
         assert learn(alone, 4)["label"].kind == "class"
-    known = learn(ages, 4)
-    assert ConditionBatch.of(known, ages, 4).numbers.shape == (4, 1)
+    conditions = learn(ages, 4)
+    assert ConditionBatch.of(conditions, ages, 4).numbers.shape == (4, 1)
 
 
 @pytest.mark.parametrize(
@@ -183,43 +187,43 @@ def test_identifying_columns_are_refused(table, subjects):
 def test_missing_values(missing):
     text = isinstance(missing, str)
     values = ["a", missing, "b"] if text else [0.5, missing, 1.5]
-    known = learn({"it": values}, 3)
-    assert known["it"].missing == pytest.approx(1 / 3)
-    numbers = ConditionBatch.of(known, {"it": missing}).numbers
+    conditions = learn({"it": values}, 3)
+    assert conditions["it"].missing == pytest.approx(1 / 3)
+    numbers = ConditionBatch.of(conditions, {"it": missing}).numbers
     npt.assert_array_equal(numbers, [[UNSPECIFIED]])
 
 
-def test_numbers_become_ranks(known):
+def test_numbers_become_ranks(conditions):
     ages = np.array([20, 35, 50, 80, None], object)
-    told = ConditionBatch.of(known, {"age": ages, "sex": "M"})
-    npt.assert_allclose(told.numbers[:, 0], [0, 0.25, 0.5, 1, UNSPECIFIED])
-    npt.assert_array_equal(told.numbers[:, 1], 1)
-    npt.assert_array_equal(told.numbers[:, 2:], UNSPECIFIED)
-    assert told.range_warnings == []
+    batch = ConditionBatch.of(conditions, {"age": ages, "sex": "M"})
+    npt.assert_allclose(batch.numbers[:, 0], [0, 0.25, 0.5, 1, UNSPECIFIED])
+    npt.assert_array_equal(batch.numbers[:, 1], 1)
+    npt.assert_array_equal(batch.numbers[:, 2:], UNSPECIFIED)
+    assert batch.range_warnings == []
     # Of many that are the same the mean rank.
     tied = learn({"it": [0.0] * 500 + list(np.linspace(1, 2, 501))}, 1001)
     ranks = ConditionBatch.of(tied, {"it": [0.0, 1.0, 2.0]}).numbers[:, 0]
     npt.assert_allclose(ranks, [0.25, 0.5, 1], atol=0.03)
 
 
-def test_numbers_outside_of_the_training_range_are_reported(known):
-    told = ConditionBatch.of(known, {"age": [95, 50, 95, 1]})
-    npt.assert_allclose(told.numbers[:, 0], [1, 0.5, 1, 0])
-    first, second = told.range_warnings
+def test_numbers_outside_of_the_training_range_are_reported(conditions):
+    batch = ConditionBatch.of(conditions, {"age": [95, 50, 95, 1]})
+    npt.assert_allclose(batch.numbers[:, 0], [1, 0.5, 1, 0])
+    first, second = batch.range_warnings
     assert first == (
         "age 95 is outside the model's range of 20 to 80, and replaced by 80."
     )
     assert "age 1 is outside" in second
 
 
-def test_unknown_levels_are_dropped_where_allowed(known):
-    told = ConditionBatch.of(known, {"sex": ["F", "X"]}, lenient=True)
-    npt.assert_array_equal(told.numbers[:, 1], [0, UNSPECIFIED])
-    assert told.range_warnings == ["sex X is an unknown level, and ignored."]
+def test_unknown_levels_are_dropped_where_allowed(conditions):
+    batch = ConditionBatch.of(conditions, {"sex": ["F", "X"]}, lenient=True)
+    npt.assert_array_equal(batch.numbers[:, 1], [0, UNSPECIFIED])
+    assert batch.range_warnings == ["sex X is an unknown level, and ignored."]
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("requested", "sentence"),
     [
         ({"size": 180}, "unknown condition 'size'; choose one of age, sex, patient"),
         ({"sex": "X"}, "sex has no level 'X'; choose one of 'F', 'M'"),
@@ -232,16 +236,16 @@ def test_unknown_levels_are_dropped_where_allowed(known):
         (70, "pass conditions by name: age, sex, patient, site"),
     ],
 )
-def test_invalid_requests_are_refused(known, given, sentence):
+def test_invalid_requests_are_refused(conditions, requested, sentence):
     with pytest.raises(InputError, match=sentence):
-        ConditionBatch.of(known, given, 2)
+        ConditionBatch.of(conditions, requested, 2)
     with pytest.raises(InputError, match="trained without conditions: remove"):
-        ConditionBatch.of({}, given, 2)
+        ConditionBatch.of({}, requested, 2)
     assert ConditionBatch.of({}, None, 3).numbers.shape == (3, 0)
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("values", "sentence"),
     [
         ({"age": [70, 60]}, "age must have 3 values, one for each image, not 2"),
         ({"age": [70, "old", 60]}, "age mixes numbers with 'old'; use only numbers or"),
@@ -258,9 +262,9 @@ def test_invalid_requests_are_refused(known, given, sentence):
         ({"direction": [(0, 0, 1), 3.0, None]}, "vector of three numbers"),
     ],
 )
-def test_learn_refuses_invalid_conditions(given, sentence):
+def test_learn_refuses_invalid_conditions(values, sentence):
     with pytest.raises(InputError, match=sentence):
-        learn(given, 3)
+        learn(values, 3)
 
 
 def test_learn_refuses_numbers_written_as_text():
@@ -268,17 +272,19 @@ def test_learn_refuses_numbers_written_as_text():
         learn({"age": [f"{n / 7:.2f}" for n in range(120)]}, 120)
 
 
-def through_json(known):
-    return _conditions.from_saved(json.loads(json.dumps(_conditions.to_saved(known))))
+def through_json(conditions):
+    return _conditions.from_saved(
+        json.loads(json.dumps(_conditions.to_saved(conditions)))
+    )
 
 
-def test_conditions_go_through_json_and_describe_themselves(known):
-    assert through_json(known) == known
-    assert str(known["age"]) == "20 to 80 years, median 50"
-    assert str(known["age"]._replace(missing=0.25)).endswith(" 50; missing 25.0%")
+def test_conditions_go_through_json_and_describe_themselves(conditions):
+    assert through_json(conditions) == conditions
+    assert str(conditions["age"]) == "20 to 80 years, median 50"
+    assert str(conditions["age"]._replace(missing=0.25)).endswith(" 50; missing 25.0%")
     bval = learn({"bval": [1000.0, 1000, 2000, 2000]}, 4)["bval"]
     assert str(bval) == "950 to 2100"
-    assert str(known["sex"]) == "F (20), M (20); missing 34.4%"
+    assert str(conditions["sex"]) == "F (20), M (20); missing 34.4%"
 
 
 def test_tables_are_of_pythons_own_types():
@@ -334,10 +340,10 @@ def test_units_are_added_to_those_of_a_table():
 def test_directions_are_vectors_of_which_opposite_ones_are_one():
     vectors = np.random.default_rng(0).normal(size=(40, 3))
     bvals = [1000.0, 2000.0] * 20
-    known = learn({"bval": bvals, "direction": vectors}, 40)
-    assert through_json(known) == known
-    assert known["direction"].kind == "direction"
-    encode = partial(ConditionBatch.of, known)
+    conditions = learn({"bval": bvals, "direction": vectors}, 40)
+    assert through_json(conditions) == conditions
+    assert conditions["direction"].kind == "direction"
+    encode = partial(ConditionBatch.of, conditions)
     one, other = (encode({"direction": v}).numbers for v in (vectors, -3 * vectors))
     npt.assert_array_equal(one, other)
     # b-values are told as they are, not by ranks.

@@ -211,8 +211,8 @@ def test_readme(first_volumes, tmp_path):
 def test_guide(path, request, tmp_path):
     with user_in(tmp_path):
         if path.stem in GO_ON:
-            for name, made in request.getfixturevalue("first_volumes").items():
-                shutil.copytree(made, tmp_path / name)
+            for name, folder in request.getfixturevalue("first_volumes").items():
+                shutil.copytree(folder, tmp_path / name)
         run_page(path, tmp_path)
 
 

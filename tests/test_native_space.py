@@ -327,7 +327,7 @@ def test_sources_are_read_only_for_methods_that_take_them(model, monkeypatch):
 def test_conditions_are_joined_to_scans():
     files = [[Path(f"sub-{i}_ses-a_T1w.nii.gz")] for i in (1, 2)]
     match = _native_space._match_to_scans
-    join = lambda given, files: match(None, given, files)[0]  # noqa: E731
+    join = lambda options, files: match(None, options, files)[0]  # noqa: E731
     table = {"participant_id": ["2", "1"], "age": [20, 10]}
     assert join({"conditions": table}, files)["conditions"] == {"age": [10, 20]}
     with pytest.raises(InputError, match="1 of 1 images have no row"):

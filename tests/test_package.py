@@ -35,26 +35,26 @@ print(_pywrap_util_port.IsMklEnabled())
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
-    ("before", "said", "enabled", "warned"),
+    ("before", "setting", "enabled", "warned"),
     [
         ("", None, "True", False),
         ("", "0", "False", False),  # the user's word
         (TENSORFLOW_FIRST, None, "False", True),
     ],
 )
-def test_onednn_is_on_whatever_the_processor(before, said, enabled, warned):
+def test_onednn_is_on_whatever_the_processor(before, setting, enabled, warned):
     environment = os.environ.copy()
     environment.pop("TF_ENABLE_ONEDNN_OPTS", None)
-    if said:
-        environment["TF_ENABLE_ONEDNN_OPTS"] = said
+    if setting:
+        environment["TF_ENABLE_ONEDNN_OPTS"] = setting
     run = run_python("-c", before + IMPORT, env=environment)
     assert run.stdout.strip() == enabled
     assert ("import dipy_ldm first" in run.stderr) is warned
 
 
 def test_the_public_names_and_no_others_are_attributes():
-    others = {"InputError", "__version__", "make_strategy"}
-    assert set(dipy_ldm.__all__) == {*ESTIMATORS, *others}
+    further = {"InputError", "__version__", "make_strategy"}
+    assert set(dipy_ldm.__all__) == {*ESTIMATORS, *further}
     assert set(dipy_ldm.__all__) <= set(dir(dipy_ldm))
     for name, module in ESTIMATORS.items():
         assert getattr(dipy_ldm, name).__module__ == module

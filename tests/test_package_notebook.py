@@ -122,8 +122,8 @@ def test_no_cell_is_red_but_the_last(outputs):
     assert len(cells) == 30
     errors = [one for cell in cells for one in cell if one.output_type == "error"]
     assert not errors, errors[0].traceback
-    said = [one.text for cell in cells for one in cell if one.get("name") == "stderr"]
-    assert not said
+    stderr = [one.text for cell in cells for one in cell if one.get("name") == "stderr"]
+    assert not stderr
     assert last[0].ename == "InputError"
     assert last[0].evalue == "there is no file missing.nii.gz; check the path."
 

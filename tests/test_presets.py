@@ -20,32 +20,32 @@ def draw(rank, n=70):
 
 
 @pytest.fixture
-def lessons(monkeypatch, untrained_autoencoders):
+def trainings(monkeypatch, untrained_autoencoders):
     """Return what autoencoders would be trained with."""
-    seen = []
+    calls = []
     stage = vqvae_module.AutoencoderStage
 
     def spy(codec, data, options, initial):
-        seen.append((data, options))
+        calls.append((data, options))
         return stage(codec, data, options, initial)
 
     monkeypatch.setattr(vqvae_module, "AutoencoderStage", spy)
-    return seen
+    return calls
 
 
 @pytest.mark.parametrize("rank", [2, 3])
-def test_a_fit_takes_the_defaults_of_its_data(rank, lessons, tmp_path, untrained):
+def test_a_fit_takes_the_defaults_of_its_data(rank, trainings, tmp_path, untrained):
     usual = _presets.of_rank(rank)
     images = draw(rank)
     vqvae = VQVAE(**SMALL).fit(images, **FIT)
     chosen = vqvae.to_document()["vqvae"]
     assert chosen["code_dim"] == usual.code_dim == {2: 3, 3: 8}[rank]
     assert chosen["n_codebooks"] == usual.n_codebooks == {2: 1, 3: 4}[rank]
-    (lesson, training), *_ = lessons
-    assert training.batch_size == usual.batch_size == {2: 64, 3: 4}[rank]
-    assert lesson.augment == usual.augment
-    assert (lesson.augment is None) == (rank == 2)
-    assert lesson.size == (8,) * rank
+    (data, options), *_ = trainings
+    assert options.batch_size == usual.batch_size == {2: 64, 3: 4}[rank]
+    assert data.augment == usual.augment
+    assert (data.augment is None) == (rank == 2)
+    assert data.size == (8,) * rank
     # They stay open for the next fit, which may be to other data.
     assert vqvae.code_dim is vqvae.n_codebooks is None
     for copy in (pickle.loads(pickle.dumps(vqvae)), clone(vqvae)):
@@ -59,14 +59,14 @@ def test_a_fit_takes_the_defaults_of_its_data(rank, lessons, tmp_path, untrained
     assert widths == list(usual.widths_ldm)
 
 
-def test_given_options_replace_presets(lessons):
+def test_given_options_replace_presets(trainings):
     images = draw(3, 6)
     vqvae = VQVAE(**SMALL, code_dim=2, n_codebooks=1)
     vqvae.fit(images, batch_size=3, augment=Augmentation(), patch=6, **FIT)
-    (lesson, training), *_ = lessons
+    (data, options), *_ = trainings
     assert vqvae.to_document()["vqvae"]["code_dim"] == 2
-    assert (training.batch_size, lesson.size) == (3, (6, 6, 6))
-    assert lesson.augment == Augmentation()
+    assert (options.batch_size, data.size) == (3, (6, 6, 6))
+    assert data.augment == Augmentation()
 
 
 def test_lengths():

@@ -60,9 +60,9 @@ def test_wrong_entries_are_refused(
 ):
     tensors, document = saved
     document = changed(document, name, value, part)
-    said = assert_unreadable(tensors, document, sentence)
-    assert "m.safetensors is damaged" in said
-    assert said.endswith("copy or train it again.")
+    message = assert_unreadable(tensors, document, sentence)
+    assert "m.safetensors is damaged" in message
+    assert message.endswith("copy or train it again.")
 
 
 @pytest.mark.parametrize(

@@ -199,16 +199,16 @@ def change_tensors(draw, raw):
 CHANGES = [change_bytes, change_header, change_document, change_text, change_tensors]
 
 
-def assert_as_the_file_says(model, path):
+def assert_equals_file(model, path):
     tensors = model.to_tensors()
     for name, tensor in load_file(path).items():
         npt.assert_array_equal(tensors[name], tensor.astype("float32"))
-    said = _serialization.read_document(path)
+    document = _serialization.read_document(path)
     for name, entry in json.loads(json.dumps(model.to_document())).items():
         if isinstance(entry, dict):
-            assert said[name].items() <= entry.items()
+            assert document[name].items() <= entry.items()
         else:
-            assert said.get(name) == entry
+            assert document.get(name) == entry
 
 
 def load_changed(whole, data):
@@ -224,7 +224,7 @@ def load_changed(whole, data):
         assert sentence.endswith(".")
         assert len(sentence) < 400 + len(str(path))
     else:
-        assert_as_the_file_says(model, path)
+        assert_equals_file(model, path)
 
 
 def test_changed_files_are_read_or_refused(whole):

@@ -64,13 +64,13 @@ def test_machines_add_up_by_public_methods(on_machines):
 def test_keras_makes_metrics_before_the_first_step():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile(loss="mse", metrics=["mae"])
-    seen = []
+    variables = []
     begun = keras.callbacks.LambdaCallback(
-        on_train_begin=lambda logs: seen.extend(model.metrics_variables)
+        on_train_begin=lambda logs: variables.extend(model.metrics_variables)
     )
     x = np.ones((4, 1), "float32")
     model.fit(x, x, callbacks=[begun], verbose=0)
-    assert len(seen) == len(model.metrics_variables)
+    assert len(variables) == len(model.metrics_variables)
 
 
 @pytest.mark.xfail(reason="TensorFlow sorts nodes as text, and fails without GPUs")
@@ -101,8 +101,8 @@ def test_keras_lets_an_optimizer_keep_a_list_of_weights():
 
 
 def test_tensorflow_says_in_private_whether_onednn_is_on():
-    found = [name for name in dir(tf.config) if "onednn" in name.lower()]
-    assert not found, "there is a public way now"
+    public = [name for name in dir(tf.config) if "onednn" in name.lower()]
+    assert not public, "there is a public way now"
 
 
 @pytest.mark.xfail(reason="DIPY looks for names of levels where Python 2 had them")

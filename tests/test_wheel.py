@@ -60,8 +60,8 @@ def bin_folder(wheel, tmp_path_factory):
         status, _, stderr = run("uv", "--offline", *command, cwd=folder)
         assert status == 0, stderr
     (site,) = folder.glob("env/lib/python*/site-packages")
-    others = [path for path in sys.path if Path(path).name.endswith("-packages")]
-    (site / "dependencies.pth").write_text("\n".join(others))
+    packages = [path for path in sys.path if Path(path).name.endswith("-packages")]
+    (site / "dependencies.pth").write_text("\n".join(packages))
     return folder / "env/bin"
 
 
@@ -69,7 +69,7 @@ def files_of(folder):
     return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
 
 
-def known_to_git(*options):
+def list_git_files(*options):
     command = "git", "ls-files", *options
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
@@ -80,9 +80,9 @@ def known_to_git(*options):
 def test_source_archive_has_the_tracked_files(source):
     packed = files_of(source)
     kept_back = {".ci/run", ".pre-commit-config.yaml"}
-    assert known_to_git() - packed == kept_back
-    new = known_to_git("--others", "--exclude-standard")
-    assert packed - known_to_git() - new == {"PKG-INFO"}
+    assert list_git_files() - packed == kept_back
+    new = list_git_files("--others", "--exclude-standard")
+    assert packed - list_git_files() - new == {"PKG-INFO"}
 
 
 def test_the_wheel_is_small(wheel):
