@@ -1,4 +1,4 @@
-"""The detector finds what was planted, in images that it has not seen."""
+"""The detector finds synthetic lesions in images that it has not seen."""
 
 import pickle
 

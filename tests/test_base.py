@@ -1,4 +1,4 @@
-"""Estimators: parameters, clones and copies, as of scikit-learn."""
+"""Estimators: parameters, clones and copies, as in scikit-learn."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Conditions: what users give becomes numbers, or one sentence that names the cure."""
+"""Conditions: values from users become numbers, or an error that names the cure."""
 
 from functools import partial
 import json

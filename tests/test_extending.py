@@ -1,4 +1,4 @@
-"""From outside of the package: a sampler, a bottleneck, a loss, a kind of channel."""
+"""Extensions from outside the package: a sampler, bottleneck, loss, and channel."""
 
 from dataclasses import dataclass
 import sys

@@ -1,4 +1,4 @@
-"""Models that are told of conditions: asked for, left out, saved, resumed."""
+"""Conditional models: requested conditions, none, saved models, resumed training."""
 
 import copy
 from functools import partial

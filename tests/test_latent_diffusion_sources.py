@@ -1,4 +1,4 @@
-"""Models that make images of others: what is learnt, asked for, saved, resumed."""
+"""Models with source images: training, samples, saved models, resumed training."""
 
 from functools import partial
 import logging

@@ -1,4 +1,4 @@
-"""Machines with limits: little may be written, or a command is stopped midway."""
+"""Limited machines: little may be written, or a command is stopped midway."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tests lie where the package has what they test."""
+"""Tests lie at the same place as the modules that they test."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Scans in, scans out: estimators on files and on images of nibabel."""
+"""Estimators on files and nibabel images, in the space of each scan."""
 
 from itertools import product
 import json

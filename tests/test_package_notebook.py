@@ -1,4 +1,4 @@
-"""A notebook from import to report, executed by the kernel that users have."""
+"""A notebook from import to report, executed by nbclient."""
 
 import pytest
 from scans import blocky_volumes, grid_affine, save

@@ -1,4 +1,4 @@
-"""Pictures: where pixels go."""
+"""Pictures: the positions of pixels."""
 
 from types import SimpleNamespace
 from unittest import mock

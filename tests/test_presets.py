@@ -1,4 +1,4 @@
-"""Defaults that suit the kind of the data, of classes and commands alike."""
+"""Defaults by kind of data, the same for classes and commands."""
 
 import pickle
 from types import SimpleNamespace

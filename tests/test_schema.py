@@ -1,4 +1,4 @@
-"""Documents of model files: each entry is what it must be, or one sentence."""
+"""Documents of model files: a wrong entry is refused in one sentence."""
 
 import json
 from pathlib import Path

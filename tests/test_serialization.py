@@ -1,4 +1,4 @@
-"""Files: round trips, and a sentence for each that is none of ours."""
+"""Model files: round trips, and a message for each unusable file."""
 
 from functools import partial
 import hashlib

@@ -1,4 +1,4 @@
-"""Model files that something happened to: whole models, or one sentence."""
+"""Damaged model files give the whole model, or one sentence."""
 
 import json
 import resource

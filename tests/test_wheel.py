@@ -1,4 +1,4 @@
-"""What is built: the source archive, and the wheel as users have it, far from here."""
+"""The source archive and the wheel, installed outside the repository."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Lesions are planted where there is tissue, and nothing else is changed."""
+"""Synthetic lesions lie in tissue, and change nothing else."""
 
 import numpy as np
 import numpy.testing as npt

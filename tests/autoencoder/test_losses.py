@@ -1,4 +1,4 @@
-"""Losses: what each of them sees."""
+"""Losses of the autoencoder."""
 
 from keras import ops
 import numpy as np

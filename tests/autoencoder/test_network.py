@@ -1,4 +1,4 @@
-"""Encoder and decoder: shapes in any rank, and how they start."""
+"""Encoder and decoder: output shapes in two and three dimensions, initial weights."""
 
 from keras import ops
 import numpy as np

@@ -1,4 +1,4 @@
-"""Bottlenecks: nearest codes, gradients, and the life of a codebook."""
+"""Bottlenecks: nearest codes, gradients, initialisation and revival of codes."""
 
 import time
 from unittest import mock

@@ -1,4 +1,4 @@
-"""Decoded volumes that are as sharp as those that were learnt from."""
+"""Sharpening of decoded volumes to the detail of the training volumes."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Distribution: the same result on any number of devices and machines."""
+"""Distributed training gives the result of one device."""
 
 import ctypes
 import json

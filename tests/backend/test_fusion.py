@@ -1,4 +1,4 @@
-"""Trainings without the hacks for TensorFlow come to the same."""
+"""Training without the optimisations for TensorFlow gives the same result."""
 
 from functools import partial
 

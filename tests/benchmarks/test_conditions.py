@@ -1,4 +1,4 @@
-"""What is measured of conditions in volumes, by benchmarks/conditions.py."""
+"""The benchmark of conditions: anatomical measurements of volumes."""
 
 import numpy as np
 import numpy.testing as npt

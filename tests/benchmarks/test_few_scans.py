@@ -1,4 +1,4 @@
-"""The benchmark of few scans: how each way to a model is trained."""
+"""The benchmark of few scans: how each kind of model is trained."""
 
 from pathlib import Path
 from types import SimpleNamespace

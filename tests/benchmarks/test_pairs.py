@@ -1,4 +1,4 @@
-"""The benchmark of generated pairs: tissues, and what segmenters learn."""
+"""The benchmark of generated pairs: tissue classes, and training of segmenters."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The benchmark of diffusion series: what it simulates, and what it scores."""
+"""The benchmark of diffusion series: simulation and scores."""
 
 import nibabel as nib
 import numpy as np

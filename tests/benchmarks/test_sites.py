@@ -1,4 +1,4 @@
-"""The benchmark of harmonisation: brightness by ranks, and how near scans come."""
+"""The benchmark of harmonisation: brightness by ranks, and distances of scans."""
 
 import numpy as np
 import pytest

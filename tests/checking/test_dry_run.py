@@ -1,4 +1,4 @@
-"""What a training would be: images, memory and time, and few images memorised."""
+"""The check before training: subjects, memory, time, and overfitting a few images."""
 
 from contextlib import nullcontext
 import inspect

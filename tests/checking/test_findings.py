@@ -1,4 +1,4 @@
-"""Findings: how they are said, and which is the worst."""
+"""Findings: their text, and the worst of them."""
 
 import json
 

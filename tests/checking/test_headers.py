@@ -1,4 +1,4 @@
-"""What headers tell beside one another: each fault is found, and named."""
+"""Faults that headers show when compared are found and named."""
 
 from unittest.mock import create_autospec
 

@@ -1,4 +1,4 @@
-"""Outliers: what is unlike the others is named, and what is alike is not."""
+"""Outliers are named, and typical images are not."""
 
 from functools import partial
 

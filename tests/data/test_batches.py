@@ -1,4 +1,4 @@
-"""Batches: functions of seed, epoch and example."""
+"""Batches are functions of seed, epoch and example."""
 
 from batches import draw_batches
 import numpy as np

@@ -1,4 +1,4 @@
-"""Diffusion series as images with b-values, directions and sources."""
+"""Diffusion series as images with b-values, directions and source images."""
 
 import itertools
 import re

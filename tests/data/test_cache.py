@@ -1,4 +1,4 @@
-"""The cache: whole or not at all, and named by what is in it."""
+"""The cache is complete or absent, and named by a hash of its contents."""
 
 import os
 from pathlib import Path

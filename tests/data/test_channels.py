@@ -1,4 +1,4 @@
-"""Channels that know what they are: put together, scaled, and turned back."""
+"""Named channels: stacking, scaling, and conversion back."""
 
 import logging
 import shutil

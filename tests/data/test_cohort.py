@@ -1,4 +1,4 @@
-"""Parts of a cohort: no subject is on both sides."""
+"""A split of a cohort has no subject on both sides."""
 
 from itertools import groupby
 

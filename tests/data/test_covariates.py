@@ -1,4 +1,4 @@
-"""What tables say of scans."""
+"""Conditions of scans from tables."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Grids: places survive, in every orientation, there and back."""
+"""Grids: voxels keep their positions in every orientation, forth and back."""
 
 from itertools import permutations, product
 

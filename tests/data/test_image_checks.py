@@ -1,4 +1,4 @@
-"""What is to be known of images before training."""
+"""Checks and statistics of images before training."""
 
 import re
 from unittest import mock

@@ -1,4 +1,4 @@
-"""Two-dimensional images are read as they are, or refused."""
+"""Files of two-dimensional images are read unchanged, or refused."""
 
 from hashlib import sha256
 import struct

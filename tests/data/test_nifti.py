@@ -1,4 +1,4 @@
-"""NIfTI files: every kind is read, written files are true, bad ones are told."""
+"""NIfTI files: all types are read, written files are correct, bad ones are reported."""
 
 import errno
 import gzip

@@ -1,4 +1,4 @@
-"""Finding volumes; nothing in the files is read."""
+"""Files of volumes are found without being read."""
 
 import errno
 import os

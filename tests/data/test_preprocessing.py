@@ -1,4 +1,4 @@
-"""Intensities: robust, to [0, 1] and back."""
+"""Intensities are scaled robustly to [0, 1], and back."""
 
 import numpy as np
 import numpy.testing as npt

@@ -1,4 +1,4 @@
-"""The files of scans are found by their names."""
+"""Files of scans and channels are found by their names."""
 
 import logging
 from pathlib import Path

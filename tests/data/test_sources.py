@@ -1,4 +1,4 @@
-"""Images that are told: their scale, their labels, and reading them."""
+"""Source images: their scale, their labels, and reading them."""
 
 import numpy as np
 import numpy.testing as npt

@@ -1,4 +1,4 @@
-"""Rows of tables are brought into the order of images, or refused."""
+"""Rows of tables are put in the order of the images, or refused."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tables of text, and the JSON beside them."""
+"""Tables as text files, and the JSON files beside them."""
 
 import json
 

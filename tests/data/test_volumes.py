@@ -1,4 +1,4 @@
-"""Volumes: from files to arrays, once, and back."""
+"""Volumes: files to arrays, through the cache, and back."""
 
 from concurrent.futures import ThreadPoolExecutor
 import errno

@@ -1,4 +1,4 @@
-"""What a denoiser is conditioned on."""
+"""Conditioning of a denoiser."""
 
 from types import SimpleNamespace
 

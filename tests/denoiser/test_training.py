@@ -1,4 +1,4 @@
-"""How the denoiser and its guide are trained."""
+"""Training of the denoiser and its autoguidance model."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""The U-Net: shapes in any rank, and that every weight learns."""
+"""The U-Net: output shapes in two and three dimensions; every weight has a gradient."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Denoisers: what a network predicts becomes the clean latents, guided or not."""
+"""Denoisers convert predictions to clean latents, with and without guidance."""
 
 import numpy as np
 import numpy.testing as npt

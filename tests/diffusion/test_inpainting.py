@@ -1,4 +1,4 @@
-"""Inpainting, held against the exact denoiser of a Gaussian; and of images."""
+"""Inpainting, against the exact denoiser of a Gaussian, and of images."""
 
 from keras import ops
 import numpy as np

@@ -1,4 +1,4 @@
-"""Samplers, held against the exact denoiser of a Gaussian."""
+"""Samplers, against the exact denoiser of a Gaussian."""
 
 import numpy as np
 import numpy.testing as npt

@@ -1,4 +1,4 @@
-"""Schedules: the properties that sampling and training rely on."""
+"""Schedules: the properties on which sampling and training rely."""
 
 import numpy as np
 import numpy.testing as npt

@@ -1,4 +1,4 @@
-"""Copies that were planted are found, and among others none are."""
+"""The audit finds planted copies, and no others."""
 
 from functools import partial
 from itertools import product

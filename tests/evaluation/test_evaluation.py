@@ -1,4 +1,4 @@
-"""What evaluations say of sets of which the answer is known."""
+"""Evaluations of sets whose result is known."""
 
 from functools import partial
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Pages: plain HTML that holds what it was given, and needs nothing else."""
+"""Report pages: valid HTML, complete, without external files."""
 
 from html.parser import HTMLParser
 import re

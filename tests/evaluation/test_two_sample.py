@@ -1,4 +1,4 @@
-"""What classifiers say of sets of which the answer is known."""
+"""Classifier two-sample tests of sets whose result is known."""
 
 import numpy as np
 import numpy.testing as npt

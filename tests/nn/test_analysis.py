@@ -1,4 +1,4 @@
-"""How far networks look, and their tiles."""
+"""Receptive fields of networks, and tiles."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Random numbers: estimators have their own, and leave others' alone."""
+"""Random numbers: estimators use their own, and leave the caller's state alone."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext

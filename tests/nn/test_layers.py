@@ -1,4 +1,4 @@
-"""Layers: embedded times, images from channels, and sums of networks."""
+"""Layers: time embeddings, upsampling, sums of networks."""
 
 import keras
 from keras import ops

@@ -1,4 +1,4 @@
-"""Normalisation and activation in one go are what Keras' layers are one by one."""
+"""Fused normalisation and activation equal the layers of Keras."""
 
 from functools import partial
 

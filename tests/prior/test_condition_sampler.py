@@ -1,4 +1,4 @@
-"""Conditions that nobody gave are drawn as the training images had them, together."""
+"""Unspecified conditions are drawn jointly from the training distribution."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""What latents are like as a Gaussian, and what a linear function makes of it."""
+"""The low-rank Gaussian of latents, and the Wiener estimate of clean latents."""
 
 import copy
 from functools import partial

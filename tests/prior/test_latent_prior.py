@@ -1,4 +1,4 @@
-"""All that linear functions know of latents, learnt of subjects."""
+"""The latent prior: mean, Gaussian and probe, fitted by subject."""
 
 import numpy as np
 import numpy.testing as npt

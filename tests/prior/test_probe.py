@@ -1,4 +1,4 @@
-"""What is read in latents of what is told of them, and denoisers held to it."""
+"""Linear probe: conditions read from latents, and observation guidance."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""What is to be expected of latents: learnt, taken away, and added again."""
+"""The conditional mean of latents: fitted, subtracted, and added again."""
 
 from batches import with_inputs
 import numpy as np

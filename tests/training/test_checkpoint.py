@@ -1,4 +1,4 @@
-"""What was learnt before images were memorised is kept."""
+"""Checkpoints and the weights with the lowest validation loss."""
 
 import keras
 import numpy as np

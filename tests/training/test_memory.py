@@ -1,4 +1,4 @@
-"""Memory: what is announced is what is taken, and what is not there is asked for."""
+"""Memory: estimates match the use, and too little is reported."""
 
 from functools import partial
 import gc

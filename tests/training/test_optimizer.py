@@ -1,4 +1,4 @@
-"""The optimizer: to the same as Keras' own, which works weight by weight."""
+"""The flat optimizer equals that of Keras."""
 
 from functools import partial
 

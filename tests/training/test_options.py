@@ -1,4 +1,4 @@
-"""Options of a training, as given and as resolved."""
+"""Training options, as passed and as resolved."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Precision: the fastest that a machine computes well, and what it can't is refused."""
+"""Precision: the fastest that is accurate on a machine; others are refused."""
 
 from functools import partial
 import os

@@ -1,4 +1,4 @@
-"""Both stages train when XLA compiles them, as Keras has it do on a single GPU."""
+"""Both stages train when compiled by XLA, as Keras does on a single GPU."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Clusters: read from the environment; workers meet, or hear why not."""
+"""Clusters: read from the environment; workers meet, or report why not."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress

@@ -1,4 +1,4 @@
-"""Files: whole or not at all, for one writer and for many, with the mode they had."""
+"""Files are written atomically, by one writer or several, and keep their mode."""
 
 from concurrent.futures import ThreadPoolExecutor
 import os

@@ -1,4 +1,4 @@
-"""Progress bars, and what is logged while they are shown."""
+"""Progress bars, and log messages beside them."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""Signals: heeded at a good moment, and given back as they were."""
+"""Signals are deferred to a safe moment, and their handlers restored."""
 
 import signal
 

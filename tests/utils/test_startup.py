@@ -1,4 +1,4 @@
-"""Python's collector while what is large is imported."""
+"""The garbage collector during large imports."""
 
 import gc
 import os

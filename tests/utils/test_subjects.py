@@ -1,4 +1,4 @@
-"""Whose images are: numbered, gathered, and left out together."""
+"""Subjects of images: numbered, gathered, and held out together."""
 
 import numpy as np
 import numpy.testing as npt

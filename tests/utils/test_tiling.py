@@ -1,4 +1,4 @@
-"""Tiles: pieces put together are the whole."""
+"""Tiles put together equal the whole."""
 
 import numpy as np
 import numpy.testing as npt

@@ -1,4 +1,4 @@
-"""The command line: what the library says, in the words of the command."""
+"""The command line: messages of the library name the options of the command."""
 
 import inspect
 import logging

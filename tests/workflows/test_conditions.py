@@ -1,4 +1,4 @@
-"""Conditions of the commands: learnt, requested, and recorded beside the outputs."""
+"""Conditions of the commands: learnt, requested, and recorded in sidecars."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""The commands with conditions from tables: BIDS in, and BIDS out."""
+"""Conditions from tables of BIDS, and outputs in BIDS."""
 
 from functools import partial
 import json

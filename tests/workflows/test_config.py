@@ -1,4 +1,4 @@
-"""Runs that are repeated by their TOML file."""
+"""Runs repeated from their TOML file."""
 
 from concurrent.futures import ThreadPoolExecutor
 import math

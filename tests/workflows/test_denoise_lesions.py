@@ -1,4 +1,4 @@
-"""``dipy_denoise_ldm --lesions``: what is found is inpainted, and nothing else."""
+"""``dipy_denoise_ldm --lesions`` inpaints detected lesions, and nothing else."""
 
 import json
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The commands that judge a model: files in, a page and figures out, exit statuses."""
+"""``dipy_evaluate_ldm`` and ``dipy_audit_ldm``: pages, figures, exit statuses."""
 
 from functools import partial
 import json

@@ -1,4 +1,4 @@
-"""``dipy_inpaint_ldm``: what changes in a volume, and what must not."""
+"""``dipy_inpaint_ldm`` changes voxels of the mask, and no others."""
 
 import errno
 import gzip

@@ -1,4 +1,4 @@
-"""What a training gets, before anything is trained."""
+"""Inputs of a training."""
 
 import logging
 

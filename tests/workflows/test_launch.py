@@ -1,4 +1,4 @@
-"""How commands start: which part of the work is a worker's."""
+"""The start of commands: devices, and the share of a worker."""
 
 from itertools import chain
 import logging

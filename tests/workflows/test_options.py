@@ -1,4 +1,4 @@
-"""Options that are several words in one."""
+"""Options of several words."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Outputs: how they are named, and what is said of them in the end."""
+"""Outputs: their names, and the last line of a command."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A dataset of generated volumes."""
+"""Generated volumes as a BIDS dataset."""
 
 from concurrent.futures import ThreadPoolExecutor
 import json

@@ -1,4 +1,4 @@
-"""Images as conditions on the command line: pairs, training, samples of sources."""
+"""Source images on the command line: pairing, training, sampling."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Diffusion series on the command line: training on them, and making them of b = 0."""
+"""Diffusion series on the command line: training, and generation from b = 0."""
 
 import json
 from pathlib import Path

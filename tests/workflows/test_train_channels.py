@@ -1,4 +1,4 @@
-"""Models of channels that know what they are, by the commands."""
+"""Models with named channels on the command line."""
 
 from functools import partial
 import json

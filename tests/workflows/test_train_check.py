@@ -1,4 +1,4 @@
-"""``dipy_check_ldm``: faults that are planted are found, and told on one page."""
+"""``dipy_check_ldm``: planted faults are found, and reported on one page."""
 
 import json
 import re
