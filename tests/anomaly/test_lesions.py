@@ -111,7 +111,7 @@ def test_deform_moves_a_little_and_smoothly(space):
     npt.assert_array_equal(deform(0 * places + 3, size, 8.0, streams[0]), 3)
 
 
-def test_no_image_is_shown_twice_unless_it_is_held_out():
+def test_training_images_are_deformed_and_held_out_ones_are_not():
     images = brains(SPACES[0], 1).repeat(4, axis=0)
     deformed, _ = batches(images, SPACES[0]).of(0)
     inputs, masks = batches(images, SPACES[0], deformed=False).of(0)

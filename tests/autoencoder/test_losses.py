@@ -30,7 +30,7 @@ def applied(loss, *arrays):
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_zero_for_the_image_itself_and_more_for_the_mean(space):
+def test_reconstruction_loss_is_zero_for_the_image_and_not_for_the_mean(space):
     images = smooth(space)
     npt.assert_allclose(value(images, images), 0, atol=1e-5)
     mean = np.full_like(images, images.mean())
@@ -38,13 +38,13 @@ def test_zero_for_the_image_itself_and_more_for_the_mean(space):
     assert (value(images, mean) > 0.3).all()
 
 
-def test_relative_to_the_variance_of_the_images():
+def test_reconstruction_loss_is_relative_to_the_variance():
     images, other = smooth((28, 28)), smooth((28, 28), seed=1)
     darker = value(images / 4, other / 4)
     npt.assert_allclose(darker, value(images, other), rtol=1e-3)
 
 
-def test_weights_say_where_and_how_much_errors_count():
+def test_weights_scale_the_loss_of_voxels():
     images = smooth((28, 28))
     spoilt = images.copy()
     spoilt[:, :, :10] += 0.5
@@ -57,7 +57,7 @@ def test_weights_say_where_and_how_much_errors_count():
     npt.assert_allclose(value(images, spoilt, weights), 0, atol=1e-6)
 
 
-def test_error_does_not_know_weights():
+def test_mean_squared_error_ignores_weights():
     images = smooth((28, 28))
     y_true = np.concatenate([images, np.zeros_like(images)], -1)
     expected = np.mean((images - 0.5) ** 2, (1, 2, 3))
@@ -71,7 +71,7 @@ def test_unknown_loss():
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_labels_are_lost_by_their_overlap(space):
+def test_dice_measures_overlap(space):
     shares = np.zeros((2, *space, 2), "float32")
     shares[:, :6, :6, ..., 0] = 1
     shares[:, 8:9, 8:9, ..., 1] = 1  # a small one weighs as much
@@ -86,7 +86,7 @@ def test_labels_are_lost_by_their_overlap(space):
         npt.assert_array_equal(applied(losses.dice, shares, without, outside), 0)
 
 
-def test_each_channel_has_its_loss():
+def test_reconstruction_loss_of_channels_with_their_own_losses():
     images = smooth((12, 16, 14))
     shares = (images > 0.5).astype("float32")
     both, off = np.concatenate([images, shares], -1), np.zeros_like(images)

@@ -46,7 +46,7 @@ def test_waves_are_orthonormal_and_the_slowest_come_first(block):
         assert (np.diff(changes) > 0).all()
 
 
-def test_the_factor_is_that_of_the_decoder():
+def test_parameters_factor_is_that_of_the_decoder():
     widths = (8, 8, 8)
     parameters = Parameters(widths, 1, 4, 1, 1, 0.25, "squared", "codebook", 0)
     _, decoder = parameters.networks((None, None), 1)

@@ -47,7 +47,7 @@ def _total(_, outputs):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 12])
-def test_codes_start_as_of_scipys_k_means(channels, monkeypatch):
+def test_initial_codes_are_those_of_scipys_k_means(channels, monkeypatch):
     monkeypatch.setattr(bottlenecks, "_MAX_DISTANCES", 1000)
     vectors = np.random.default_rng(4).standard_normal((220, channels))
     with warnings.catch_warnings():
@@ -128,7 +128,7 @@ def test_losses_pull_codes_to_the_residual_and_vectors_to_their_sum(n_codebooks)
     npt.assert_allclose([to_numpy(x) for x in layer.losses], expected, rtol=1e-5)
 
 
-def test_more_codebooks_leave_less():
+def test_quantisation_error_falls_with_codebooks():
     vectors = np.random.default_rng(0).standard_normal((4000, 3)).astype("float32")
     rng, errors = np.random.default_rng(1), []
 
@@ -156,7 +156,7 @@ def test_dead_codes_of_later_codebooks_are_revived_at_residuals():
 
 
 @pytest.mark.parametrize("n_codebooks", [1, 2])
-def test_where_a_code_is_revived_depends_on_no_other(n_codebooks):
+def test_revived_codes_do_not_depend_on_other_dead_codes(n_codebooks):
     # Of two replicas one more may be dead than of one: rounding decides on ties.
     def revived(*dead):
         rng = np.random.default_rng(5)
@@ -170,7 +170,7 @@ def test_where_a_code_is_revived_depends_on_no_other(n_codebooks):
 
 
 @pytest.mark.parametrize("channels", [1, 12])
-def test_a_code_that_no_vector_is_nearest_to_stays(channels):
+def test_kmeans_step_keeps_unused_codes(channels):
     def alike(*numbers):
         return np.repeat(np.array(numbers)[:, None], channels, 1)
 

@@ -52,7 +52,7 @@ def test_constant_images_stay_constant_up_to_the_edges():
     npt.assert_allclose(sharper(images, 0.5), 0.7, atol=1e-6)
 
 
-def test_as_much_detail_is_added_as_is_missing():
+def test_gain_restores_missing_detail():
     images = textured()
     # By a tenth too weak: hardly any error, so that it may grow.
     rest = gaussian_filter(0.3 * textured(seed=1), (0, 2, 2, 2, 0))
@@ -63,7 +63,7 @@ def test_as_much_detail_is_added_as_is_missing():
     npt.assert_allclose(*energies, rtol=1e-3)
 
 
-def test_the_error_grows_by_a_twentieth_at_most(rng):
+def test_gain_limits_the_growth_of_the_error(rng):
     reconstructed, rest = rng.standard_normal((2, 3, 16, 16, 16, 1)).astype("float32")
     # Part of the detail is in the reconstruction, and part is not.
     images = reconstructed + 0.6 * rest
@@ -76,14 +76,14 @@ def test_the_error_grows_by_a_twentieth_at_most(rng):
     npt.assert_allclose(errors[1], 1.05 * errors[0], rtol=1e-3)
 
 
-def test_of_noise_not_more_than_half_is_added():
+def test_gain_of_noisy_images_is_limited():
     images = gaussian_filter(textured(side=24), (0, 3, 3, 3, 0)) * 20
     noise = np.random.default_rng(1).standard_normal(images.shape)
     assert gain_of((images + noise).astype("float32"), images) == MAX_GAIN
 
 
 @pytest.mark.parametrize("scale", [0, 1, 2])
-def test_where_nothing_is_missing_nothing_is_added(scale):
+def test_gain_is_zero_without_missing_detail(scale):
     images = textured()
     assert gain_of(images, scale * images) == 0
 
@@ -120,7 +120,7 @@ def fitted():
     return vqvae.fit(volumes, steps=120, **options), volumes
 
 
-def test_reconstructions_of_volumes_are_as_sharp_as_they_may_be(fitted):
+def test_predict_sharpens_reconstructions_of_volumes(fitted):
     vqvae, volumes = fitted
     assert 0 < vqvae.sharpening_ <= MAX_GAIN
     sharpened = vqvae.predict(volumes)
@@ -137,14 +137,14 @@ def test_reconstructions_of_volumes_are_as_sharp_as_they_may_be(fitted):
     npt.assert_array_equal(labelled._gains(), 0)
 
 
-def test_tiles_make_no_difference(fitted):
+def test_decode_sharpens_tiles_as_the_whole(fitted):
     vqvae, volumes = fitted
     latents = vqvae.encode(volumes[:1])
     tiles = [vqvae.decode(latents, tile=tile) for tile in (4, 200)]
     npt.assert_allclose(*tiles, atol=2e-5)
 
 
-def test_a_model_file_says_it(fitted, vqvae, tmp_path):
+def test_load_keeps_sharpening(fitted, vqvae, tmp_path):
     assert vqvae.sharpening_ == 0.0  # of images
     vqvae, volumes = fitted
     vqvae.save(tmp_path / "m")
@@ -154,7 +154,7 @@ def test_a_model_file_says_it(fitted, vqvae, tmp_path):
 
 
 @pytest.mark.parametrize("gain", [-0.1, 1.1, "much", None])
-def test_other_values_are_refused(fitted, tmp_path, gain):
+def test_load_refuses_invalid_sharpening(fitted, tmp_path, gain):
     vqvae, _ = fitted
     document = vqvae.to_document() | {"sharpening": gain}
     _serialization.save(tmp_path / "m", "vqvae", vqvae.to_tensors(), document)

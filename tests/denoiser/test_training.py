@@ -67,7 +67,7 @@ def test_datasets_have_each_batch_whole_and_with_its_shapes(strategy, batches):
             npt.assert_array_equal(part, whole)
 
 
-def test_pieces_put_together_are_the_batch(batches):
+def test_draw_of_parts_equals_the_batch(batches):
     for step in range(6):
         pieces = [batches.draw(step, range(first, first + 2)) for first in (0, 2)]
         joined = keras.tree.map_structure(lambda *x: np.concatenate(x), *pieces)
@@ -144,7 +144,7 @@ def test_each_batch_has_its_share_of_every_time():
 
 
 @pytest.mark.parametrize("target", schedules.TARGETS)
-def test_mixture_and_target_agree(target):
+def test_noisy_latents_and_targets_agree(target):
     x, times, expected = noisy(2, target=target)
     alpha, sigma = (rate[:, None, None] for rate in schedules.rates("cosine", times))
     clean = schedules.to_clean(target, expected, x, alpha, sigma)

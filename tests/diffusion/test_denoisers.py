@@ -10,7 +10,7 @@ from dipy_ldm.diffusion.schedules import SCHEDULES, TARGETS, rates, to_target
 SHAPE = (3, 4, 5, 2)
 
 
-def test_a_mixture_is_the_mean_of_two():
+def test_interpolated_is_the_weighted_mean():
     denoise = interpolated(lambda x, t: x + t, lambda x, t: 3 * x, 0.25)
     npt.assert_allclose(denoise(np.full(2, 4.0), 0.5), 0.75 * 4.5 + 0.25 * 12)
 
@@ -18,9 +18,7 @@ def test_a_mixture_is_the_mean_of_two():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("with_mean", [False, True])
-def test_a_network_that_is_right_gives_the_clean_latents(
-    schedule, target, with_mean, rng
-):
+def test_from_network_returns_clean_latents(schedule, target, with_mean, rng):
     residual, noise = rng.standard_normal((2, *SHAPE))
     mean = rng.standard_normal((1, *SHAPE[1:])) if with_mean else None
     alpha, sigma = rates(schedule, 0.7)
@@ -38,7 +36,7 @@ def test_a_network_that_is_right_gives_the_clean_latents(
     npt.assert_allclose(denoise(alpha * clean + sigma * noise, 0.7), clean, atol=1e-5)
 
 
-def test_guidance_goes_beyond_the_strong_one_at_its_times_alone():
+def test_guided_extrapolates_within_its_interval():
     weak_times = []
 
     def weak(x, t):
@@ -51,6 +49,6 @@ def test_guidance_goes_beyond_the_strong_one_at_its_times_alone():
     assert weak_times == [0.2, 0.8]
 
 
-def test_weak_network_is_not_called_without_guidance():
+def test_guided_calls_no_weak_network_without_guidance():
     denoise = guided(lambda x, t: np.ones(SHAPE), None, 1.0)
     npt.assert_array_equal(denoise(None, 0.5), 1)

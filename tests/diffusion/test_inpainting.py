@@ -47,7 +47,7 @@ def test_hole_of_a_gaussian_has_the_conditional_distribution():
     assert slope_and_spread(resamplings=1)[0] < 0.6
 
 
-def test_partly_known_latents_are_held_at_first():
+def test_pinned_latents_are_freed_by_their_share():
     latents, freedom = np.ones((1, 3, 1)), np.array([0, 0.4, 1])[:, None]
     fitting = pinned(lambda x, t: x, latents, freedom)
     for time, expected in ((0.01, [1, 5, 5]), (0.5, [1, 1, 5]), (1, [1, 1, 5])):
@@ -96,7 +96,7 @@ def test_inpaint_changes_only_the_hole_and_ignores_its_content(diffusion, blobs,
     npt.assert_array_equal(diffusion.inpaint(spoilt, masks, **OPTIONS), inpainted)
 
 
-def test_a_sample_depends_on_seed_and_number_alone(diffusion, blobs, masks):
+def test_inpaint_depends_on_seed_and_sample_alone(diffusion, blobs, masks):
     samples = diffusion.inpaint(blobs[:2], masks, n_samples=3, batch_size=4, **OPTIONS)
     assert samples.shape == (2, 3, 13, 10, 1)
     assert samples.std(1)[:, masks > 0].max() > 0
@@ -116,7 +116,7 @@ def test_a_sample_depends_on_seed_and_number_alone(diffusion, blobs, masks):
         ({"steps": 0}, "steps must be at least 1"),
     ],
 )
-def test_bad_arguments(diffusion, blobs, masks, arguments, sentence):
+def test_inpaint_refuses(diffusion, blobs, masks, arguments, sentence):
     arguments = {"images": blobs[:1], "masks": masks} | arguments
     with pytest.raises(InputError, match=sentence):
         diffusion.inpaint(**arguments)
@@ -164,7 +164,7 @@ def test_holes_at_the_edge_and_far_from_known_voxels():
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_shares_are_of_the_voxels_of_a_latent(space):
+def test_hole_shares_count_the_voxels_of_latents(space):
     hole = ball(space)
     shares = inpainting.hole_shares(hole[None], 4)[0]
     assert shares.shape == tuple(-(-n // 4) for n in space)
@@ -178,7 +178,7 @@ def test_shares_are_of_the_voxels_of_a_latent(space):
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_blending_leaves_no_seam_and_nothing_of_the_hole(space):
+def test_blend_leaves_no_seam_and_nothing_of_the_hole(space):
     rng = np.random.default_rng(1)
     image, hole = rng.random((1, *space, 1)).astype("float32"), ball(space)
     spoilt = np.where(hole[..., None], np.nan, image)
@@ -193,7 +193,7 @@ def test_blending_leaves_no_seam_and_nothing_of_the_hole(space):
 
 
 @pytest.mark.parametrize("kind", ["uint8", "float64"])
-def test_images_of_any_type_are_blended_in_float32(kind, rng):
+def test_blend_is_in_float32(kind, rng):
     image = rng.integers(0, 200, (2, 9, 8, 1)).astype(kind)
     hole = np.stack([ball((9, 8))] * 2)
     inpainted = rng.random(image.shape).astype("float32") * 200
@@ -203,7 +203,7 @@ def test_images_of_any_type_are_blended_in_float32(kind, rng):
     npt.assert_array_equal(blended, expected)
 
 
-def test_dilating_is_in_millimetres():
+def test_dilated_is_in_millimetres():
     hole = np.zeros((15, 15, 15), bool)
     hole[7, 7, 1] = True
     larger = inpainting.dilated(hole, 2, (1, 0.5, 3))
@@ -222,12 +222,12 @@ def test_dilating_is_in_millimetres():
         (np.arange(3)[:, None, None] * np.ones((5, 4)), "mask 0 is empty; give"),
     ],
 )
-def test_masks_that_can_not_be_used(masks, sentence):
+def test_check_masks_refuses(masks, sentence):
     with pytest.raises(InputError, match=sentence):
         inpainting.check_masks(masks, (3, 5, 4))
 
 
-def test_masks_may_be_one_for_all_and_may_have_a_channel():
+def test_check_masks_takes_one_for_all_and_a_channel():
     one = np.eye(5, 4) - 0.5
     expected = np.broadcast_to(one > 0, (3, 5, 4))
     for masks in (one, one[..., None], np.stack([one] * 3), expected[..., None]):

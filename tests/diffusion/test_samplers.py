@@ -41,7 +41,7 @@ STOCHASTIC = [(name, eta) for name in TAKES_ETA for eta in (0.5, 1.0)]
 @pytest.mark.parametrize(
     ("name", "eta"), [*((name, 0.0) for name in samplers.SAMPLERS), *STOCHASTIC]
 )
-def test_mean_and_spread(name, eta):
+def test_samples_have_mean_and_spread_of_the_gaussian(name, eta):
     # DDPM's posterior is too narrow by one part in the number of steps.
     x = draw(name, range(50), 200, eta, values=100)
     # From the last time of the grid one goes to what is expected there at once: of
@@ -69,7 +69,7 @@ def test_the_fine_grid_keeps_details_that_the_other_takes_for_noise():
     assert kept(sampler.fine, 0.1) > 0.97
 
 
-def test_fresh_noise_makes_other_samples_and_is_of_the_seed():
+def test_eta_changes_samples_and_noise_follows_from_the_seed():
     ones = [draw("dpm++", range(4), 20, eta) for eta in (0.0, 0.5, 1.0, 1.0)]
     npt.assert_array_equal(ones[2], ones[3])
     assert np.abs(ones[0] - ones[1]).min() > 1e-3
@@ -83,7 +83,7 @@ def test_every_sampler_has_its_order_tested():
 
 @pytest.mark.parametrize(("name", "order"), ORDERS.items())
 @pytest.mark.parametrize("schedule", schedules.SCHEDULES)
-def test_order_of_convergence(name, order, schedule):
+def test_samplers_have_their_order_of_convergence(name, order, schedule):
     x = np.random.default_rng(0).standard_normal((100, 1))
     errors = []
     for steps in (32, 64, 128, 256):
@@ -120,7 +120,7 @@ def test_a_sample_depends_on_seed_and_number_alone(name):
     assert not np.array_equal(draw(name, [6], 10, seed=4), alone)
 
 
-def test_bad_choices_are_refused():
+def test_make_sampler_and_noise_source_refuse():
     for arguments, sentence in (
         (("euler",), "ddpm, ddim, dpm"),
         (("ddim", 1.5), "between 0 and 1"),

@@ -20,7 +20,7 @@ def test_rates_preserve_variance_and_go_from_clean_to_noise(name):
     assert (alpha[-1] / sigma[-1]) ** 2 < 1e-4
 
 
-def test_linear_is_that_of_a_thousand_steps():
+def test_linear_schedule_is_that_of_a_thousand_steps():
     betas = np.linspace(1e-4, 0.02, 1000)
     alpha, _ = schedules.rates("linear", np.arange(1, 1001) / 1000)
     discrete = np.sqrt(np.cumprod(1 - betas))
@@ -102,7 +102,7 @@ def test_unknown_names_list_the_choices(call, choices):
 
 
 @pytest.mark.parametrize("target", schedules.TARGETS)
-def test_the_loss_of_nothing_is_that_of_the_best_line_through_white_noise(target):
+def test_baseline_loss_is_that_of_the_best_line_through_white_noise(target):
     draw = np.random.default_rng(0).standard_normal
     errors = []
     for spread in (2, 0.4):
@@ -139,7 +139,7 @@ def test_times_are_within_bounds_whatever_latents_differ_by():
         assert np.all((times >= 0) & (times <= 1))
 
 
-def test_the_loss_of_nothing_is_that_at_the_times_of_the_training():
+def test_baseline_loss_is_at_the_times_of_the_training():
     late = schedules.baseline_loss("cosine", "v", [2], lambda t: 0.8 + 0 * t)
     alpha, sigma = schedules.rates("cosine", 0.8)
     assert late == pytest.approx(4 / (4 * alpha**2 + sigma**2))

@@ -108,7 +108,7 @@ def test_draw_conditions_unconditionally(fitted, word):
     assert (numbers[:, 1] != UNSPECIFIED).all()
 
 
-def test_a_level_may_have_that_name():
+def test_a_level_may_be_called_none():
     conditions = learn({"drug": ["none", "some"] * 10}, 20)
     assert ConditionBatch.of(conditions, {"drug": "none"}).numbers.tolist() == [[0]]
     assert ConditionBatch.of(conditions, "none").numbers.tolist() == [[UNSPECIFIED]]

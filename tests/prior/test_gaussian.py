@@ -219,7 +219,7 @@ def estimate(learnt, x, times, schedule="cosine", target="v"):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("target", TARGETS)
-def test_linear_estimate_is_wieners(fitted, schedule, target):
+def test_linear_estimate_is_the_wiener_estimate(fitted, schedule, target):
     # Where what remains is the same everywhere, nothing is approximated.
     learnt = fitted._replace(rest=np.full(SHAPE, 0.05, "float32"))
     directions = flat(learnt.loadings)
@@ -323,7 +323,7 @@ def trained(volumes):
     return model.fit(volumes, epochs=3, **options)
 
 
-def test_volumes_begin_where_a_linear_function_ends(trained, volumes):
+def test_training_begins_with_the_loss_of_the_linear_estimate(trained, volumes):
     assert trained.gaussian_.loadings.shape[1:] == trained.latent_shape_
     assert len(trained.gaussian_.loadings) <= 2
     latents = trained._scaled(trained.vqvae_.encode(volumes))
@@ -343,12 +343,14 @@ def test_images_unlike_those_of_the_training_are_named(trained, volumes, caplog)
     assert "the image is unlike" in caplog.records[-1].message
 
 
-def test_images_have_none_and_without_conditions_no_probe(trained, diffusion):
+def test_images_have_no_gaussian_and_no_probe_without_conditions(trained, diffusion):
     assert diffusion.gaussian_ is None
     assert trained.probe_ is diffusion.probe_ is None
 
 
-def test_volumes_that_are_not_aligned_have_none(trained, volumes, rng, untrained):
+def test_volumes_that_are_not_aligned_have_no_gaussian(
+    trained, volumes, rng, untrained
+):
     moved = [np.roll(v, rng.integers(0, 8, 3), (0, 1, 2)) for v in volumes]
     model = LatentDiffusion(trained.vqvae_, widths=(8,), guide=False)
     model.fit(np.stack(moved), epochs=1, batch_size=4, verbose=False)
@@ -361,7 +363,7 @@ def copied(model):
     return LatentDiffusion.from_saved(model.to_tensors(), model.to_document())
 
 
-def test_samples_begin_with_the_signal_that_all_have(trained, undecoded):
+def test_samples_begin_with_the_common_signal(trained, undecoded):
     untrained = copied(trained)
     # A large mean, as brains have, along the direction in which they vary.
     along = trained.gaussian_.loadings[0]
@@ -384,7 +386,7 @@ def test_loss_of_the_linear_estimate_matches_the_network(trained, volumes):
     npt.assert_allclose(np.mean((predicted - targets) ** 2), linear, rtol=0.2)
 
 
-def test_a_training_that_learns_nothing_beyond_it_is_refused():
+def test_failure_of_a_denoiser_no_better_than_the_linear_estimate():
     stage = object.__new__(DenoiserStage)
     stage.baseline, stage.white_baseline = 0.08, 0.9
     failure = stage.failure

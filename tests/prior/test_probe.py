@@ -38,7 +38,7 @@ def flat(array):
     return np.asarray(array, "float64").reshape(-1, SIZE)
 
 
-def test_learn_claims_errors_of_held_out_latents():
+def test_learn_estimates_errors_on_held_out_latents():
     latents, numbers, conditions = cohort(600)
     learnt = LinearProbe.learn(latents[:200], numbers[:200], conditions)
     assert learnt.weights.shape == (3, *SHAPE)
@@ -128,7 +128,7 @@ def test_learn_of_several_scans_of_subjects():
 
 
 @pytest.mark.parametrize("sessions", [1, 2, 4])
-def test_learn_claims_errors_of_other_subjects(sessions):
+def test_learn_estimates_errors_on_other_subjects(sessions):
     claimed, true = [], []
     for seed in range(8):
         latents, numbers, conditions, subjects = scans(seed, 0.2, sessions)
@@ -163,7 +163,7 @@ def test_classes_of_many_levels_are_not_read():
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("directions", [None, 0], ids=["all", "none"])
-def test_held_estimates_are_those_of_a_joint_gaussian(schedule, directions):
+def test_guide_by_observation_is_exact_for_a_joint_gaussian(schedule, directions):
     latents, numbers, conditions = cohort(400)
     learnt = LinearProbe.learn(latents, numbers, conditions)
     gaussian = Gaussian.learn(latents)
@@ -281,7 +281,7 @@ def test_a_model_file_has_gaussian_and_probe(trained, tmp_path, half, undecoded)
     npt.assert_allclose(*samples, atol=5e-3 * half)
 
 
-def test_a_model_without_directions_is_saved_and_held_to(trained, tmp_path):
+def test_a_model_without_directions_is_saved_and_guided(trained, tmp_path):
     model = LatentDiffusion.from_saved(trained.to_tensors(), trained.to_document())
     model.gaussian_ = model.gaussian_._replace(loadings=model.gaussian_.loadings[:0])
     model._build()
@@ -317,7 +317,7 @@ def test_models_without_probe_or_gaussian_are_read(trained, tmp_path, parts):
         ("reading.errors", lambda x: x[:0]),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(trained, assert_unreadable, part, change):
+def test_load_refuses_parts_of_wrong_shapes(trained, assert_unreadable, part, change):
     tensors = trained.to_tensors()
     tensor = tensors.pop(part)
     tensors |= {part: change(tensor)} if change else {}

@@ -152,7 +152,7 @@ def test_learn_of_one_subject():
     npt.assert_array_equal(learnt.weights, 0)
 
 
-def test_batches_hold_residuals():
+def test_batches_have_residuals_of_the_conditional_mean():
     latents, numbers, fitted, _ = cohort(8)
     learnt = ConditionalMean.learn(latents, numbers, fitted)
     options = {"schedule": "cosine", "target": "clean", "seed": 0}
@@ -169,7 +169,7 @@ def test_batches_hold_residuals():
     npt.assert_allclose(x, plain[0][0] - taken, atol=1e-5)
 
 
-def test_spreads_are_those_of_residuals():
+def test_moments_are_those_of_residuals():
     latents, numbers, fitted, _ = cohort(200)
     learnt = ConditionalMean.learn(latents, numbers, fitted)
     residuals = latents - learnt.predict(numbers)
