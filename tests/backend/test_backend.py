@@ -227,7 +227,7 @@ def own_memory():
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="GNU's library alone can")
-def test_unused_memory_is_returned_to_the_system():
+def test_release_memory_returns_unused_memory():
     library = ctypes.CDLL(None)
     library.malloc.restype = ctypes.c_void_p
     blocks = [ctypes.c_void_p(library.malloc(2**16)) for _ in range(1000)]
@@ -245,7 +245,7 @@ def test_unused_memory_is_returned_to_the_system():
 
 # As of systems without such a library, or function.
 @pytest.mark.parametrize("load", [OSError, TypeError, [None]])
-def test_where_the_system_takes_nothing_back_nothing_happens(monkeypatch, load):
+def test_release_memory_without_support_of_the_system(monkeypatch, load):
     library = mock.Mock(side_effect=load)
     monkeypatch.setattr(_backend.memory.ctypes, "CDLL", library)
     _backend.release_memory()
@@ -325,7 +325,7 @@ def test_replicas_train_and_generate_the_same(outcomes):
             assert difference < most, f"{name}, {kind}"
 
 
-def test_the_end_of_a_training_waits_for_no_thread_that_sleeps():
+def test_datasets_are_not_autotuned():
     # What tunes tf.data sleeps for up to a minute, and the iterator's end waits for it.
     drawn = Batches(4, lambda step, places: (np.zeros((len(places), 2), "float32"),))
     data = _backend.distribute_batches(drawn, 0, None)
@@ -333,7 +333,7 @@ def test_the_end_of_a_training_waits_for_no_thread_that_sleeps():
     assert next(iter(data))[0].shape == (4, 2)
 
 
-def test_strategies_are_chosen():
+def test_make_strategy():
     assert _backend.make_strategy("none") is None
     assert _backend.make_strategy("auto") is None  # without a GPU
     one = _backend.make_strategy("auto", ["cpu:0"])
@@ -354,12 +354,12 @@ def test_strategies_are_chosen():
         (("mirrored", []), "no device given"),
     ],
 )
-def test_strategies_that_cannot_be(arguments, sentence):
+def test_make_strategy_refuses(arguments, sentence):
     with pytest.raises(InputError, match=sentence):
         _backend.make_strategy(*arguments)
 
 
-def test_batches_that_replicas_cannot_share():
+def test_share_of_refuses_batches_that_replicas_cannot_divide():
     class Four:
         num_replicas_in_sync = 4
 

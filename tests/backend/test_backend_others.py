@@ -67,7 +67,7 @@ def test_losses_and_samples_are_those_of_tensorflow(trained, backend):
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("backend", OTHER_BACKENDS)
-def test_the_tests_that_lie_next_to_it_pass(backend):
+def test_other_tests_pass_with_this_backend(backend):
     tests = [TESTS / name for name in SELECTED]
     output = run(backend, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
     assert " passed" in output
@@ -95,7 +95,7 @@ def test_strategies_are_refused_without_tensorflow(options, sentence):
 
 
 @without_tensorflow
-def test_tasks_that_would_each_train_by_themselves_are_refused(monkeypatch):
+def test_make_strategy_refuses_several_tasks(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     with pytest.raises(InputError, match="several tasks were started"):
         _backend.make_strategy()
@@ -104,7 +104,7 @@ def test_tasks_that_would_each_train_by_themselves_are_refused(monkeypatch):
 
 
 @pytest.mark.skipif(keras.config.backend() != "jax", reason="of JAX alone")
-def test_fewer_examples_need_no_other_program():
+def test_compiled_serves_smaller_batches_by_one_program():
     layer = keras.layers.Dense(2)
     layer.build((None, 3))
     traced = []

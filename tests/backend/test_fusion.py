@@ -22,7 +22,7 @@ HACKS = [
 
 
 @pytest.mark.tensorflow
-def test_trainings_without_hacks_are_equal(blobs, monkeypatch):
+def test_trainings_without_optimisations_are_equal(blobs, monkeypatch):
     from dipy_ldm._backend import arrays
 
     def fit():

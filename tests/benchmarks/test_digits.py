@@ -67,7 +67,7 @@ def small_world(quality, monkeypatch):
     monkeypatch.setattr(quality.features, "classifier", Brightness)
 
 
-def test_one_line_of_json_and_a_picture(quality, tmp_path, capsys):
+def test_score_writes_one_line_of_json_and_a_picture(quality, tmp_path, capsys):
     picture = tmp_path / "samples.png"
     quality.main(["score", "fake", "--n_samples", "150", "--montage", str(picture)])
     scores = json.loads(capsys.readouterr().out)
@@ -100,7 +100,7 @@ class ObedientModel(FakeModel):
         return images[places]
 
 
-def test_samples_by_label(quality, monkeypatch, capsys):
+def test_score_compares_samples_with_requested_labels(quality, monkeypatch, capsys):
     monkeypatch.setattr(dipy_ldm, "LatentDiffusion", ObedientModel)
     monkeypatch.setattr(quality, "FEATURES", 25)
     # Of thirty of each digit no covariance of 128 features can be told.

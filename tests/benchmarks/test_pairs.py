@@ -12,7 +12,7 @@ def pairs():
     return scripts.load("benchmarks/pairs.py")
 
 
-def test_merge_tells_all_tissues_of_a_brain(pairs):
+def test_merge_maps_labels_to_tissues(pairs):
     labels = np.array([0, 2, 3, 10, 4, 8, 16, 77, 1035]).reshape(3, 3, 1)
     expected = [0, 1, 2, 3, 4, 5, 6, 1, 0]
     assert pairs.merge(labels).ravel().tolist() == expected

@@ -24,7 +24,7 @@ from dipy_ldm.training._options import Length
         ([None, np.nan], None, ""),
     ],
 )
-def test_weights_of_the_lowest_loss_come_back(losses, best, warning, caplog):
+def test_best_weights_are_restored(losses, best, warning, caplog):
     inputs = keras.Input((1,))
     network = keras.Model(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
     lowest = BestWeights("diffusion", network)
@@ -42,7 +42,7 @@ def test_weights_of_the_lowest_loss_come_back(losses, best, warning, caplog):
     assert bool(warning) == bool(caplog.text)
 
 
-def test_weights_are_forgotten_with_a_checkpoint_that_has_none():
+def test_best_weights_are_dropped_if_the_checkpoint_has_none():
     lowest = BestWeights("diffusion", None)
     lowest.restore({"model.00000": np.zeros(1)}, {"val_loss": [0.1]})
     assert (lowest.tensors, lowest.loss) == ({}, np.inf)
@@ -54,7 +54,7 @@ def test_training_creates_the_checkpoint_folder(tmp_path):
     assert path.parent.is_dir()
 
 
-def test_a_model_is_that_of_its_lowest_loss_resumed_or_not(
+def test_fit_keeps_the_best_weights_also_if_resumed(
     vqvae, blobs, monkeypatch, reset_layer_names, tmp_path
 ):
     def fit(*callbacks, done=0, **options):

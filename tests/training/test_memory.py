@@ -59,7 +59,7 @@ def test_deleted_models_leave_no_graphs(blobs):
 
 
 @pytest.mark.tensorflow
-def test_variables_do_not_have_names_of_their_own():
+def test_variables_share_a_name():
     # TensorFlow keeps something for each name, and takes a millisecond.
     with building.seeded(0):
         unet = unet_network.unet((4, 4, 2), widths=(4,), blocks=1)
@@ -68,7 +68,7 @@ def test_variables_do_not_have_names_of_their_own():
     assert len({weight.path for weight in unet.weights}) == len(unet.weights)
 
 
-def test_work_that_does_not_fit_is_refused(diffusion, monkeypatch):
+def test_check_memory_refuses(diffusion, monkeypatch):
     monkeypatch.setattr(_backend, "free_memory", lambda strategy: 1e6)
     with pytest.raises(
         InputError, match=r"0.0 GiB are available; use a smaller `batch_size`"
@@ -80,7 +80,7 @@ def test_work_that_does_not_fit_is_refused(diffusion, monkeypatch):
     diffusion.check_memory()
 
 
-def test_more_at_once_takes_more(diffusion):
+def test_needed_memory_grows_with_the_batch_and_the_tile(diffusion):
     few, many = (diffusion.needed_memory(n) for n in (1, 200))
     assert few < many
     large = (2048, 2048)
@@ -97,7 +97,7 @@ def test_more_at_once_takes_more(diffusion):
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9"),
     ],
 )
-def test_where_memory_is_used_up_a_sentence_says_so(monkeypatch, capsys, error):
+def test_out_of_memory_gives_a_sentence(monkeypatch, capsys, error):
     class Flow:
         def run(self, model_file, batch_size=1, tile=None):
             """Do nothing."""

@@ -161,7 +161,7 @@ def test_kernels_of_many_inputs_are_changed_more_slowly(averaged):
             npt.assert_allclose(change, full / factor**0.5, rtol=1e-4)
 
 
-def test_rounds_take_values_to_about_1_and_rounding_not_far():
+def test_newton_schulz_iterations_take_values_to_about_1():
     # The least that there is of 256 values, by what is added to each.
     values = np.geomspace((optimizers._DAMPING / 256) ** 0.5, 1.015, 10_001)
     results, slope = values, 1.0

@@ -19,7 +19,7 @@ def test_checkpoints_may_be_in_the_home_folder(monkeypatch):
     assert resolve("vqvae", 2, options).checkpoint == "/home/me/run/c"
 
 
-def test_rates_are_those_of_steps_however_many_batches_each_has():
+def test_learning_rate_does_not_depend_on_accumulation():
     one, four = cosine_decay(1.0, 4000), cosine_decay(1.0, 4 * 4000, accumulate=4)
     for step in (0, 100, 499, 2000):
         assert float(four(4 * step)) == pytest.approx(float(one(step)), abs=1e-6)

@@ -50,7 +50,7 @@ def _clear_cache():
         (None, "float32", "does not support"),
     ],
 )
-def test_a_processor_is_timed(monkeypatch, seconds, name, reason):
+def test_choose_precision_times_a_processor(monkeypatch, seconds, name, reason):
     pretend_processor(seconds, monkeypatch)
     settled = choose_precision("auto", 3)
     assert settled.name == name
@@ -66,7 +66,9 @@ def test_a_processor_is_timed(monkeypatch, seconds, name, reason):
         ([(6, 1)], "float32"),
     ],
 )
-def test_gpus_have_a_compute_capability(monkeypatch, capabilities, name):
+def test_choose_precision_by_the_compute_capability_of_gpus(
+    monkeypatch, capabilities, name
+):
     pretend_gpus(*capabilities, monkeypatch=monkeypatch)
     assert choose_precision("auto", 2).name == name
 

@@ -43,7 +43,7 @@ def test_progress_bar_before_the_first_step(capsys):
     assert "loss=1.0000" in last
 
 
-def test_checkpoints_know_their_validation_data(rng):
+def test_checkpoint_settings_have_the_validation_data(rng):
     images, *held_out = rng.random((3, 4, 8, 8, 1))
     data = trainer.TrainingData(images, survey(images), (8, 8))
     settings = [data._replace(held_out=x).settings() for x in (None, *held_out)]
@@ -148,7 +148,7 @@ def test_a_training_that_learns_nothing_for_a_fifth_of_its_length_stops(
     assert watch.record.done == rounds[-1][0]
 
 
-def test_verdict_names_actual_steps(caplog):
+def test_check_result_names_actual_steps(caplog):
     stage = staged("autoencoder", Length(10, 4000))
     stage.failure = lambda figures: "nothing is learnt."
     best = BestWeights("autoencoder", None)
@@ -168,7 +168,7 @@ def test_a_loss_that_is_no_number_stops_the_training_at_once(loss):
         watch.on_train_batch_end(1, {"loss": loss})
 
 
-def test_a_training_that_took_no_time_is_over(monkeypatch):
+def test_step_timer_without_elapsed_time(monkeypatch):
     # As Windows has it, whose clock ticks every 16 ms, where no step was left to take.
     monkeypatch.setattr(trainer.time, "monotonic", lambda: 3.0)
     timer = trainer._StepTimer(SimpleNamespace(), "guide")
@@ -178,7 +178,7 @@ def test_a_training_that_took_no_time_is_over(monkeypatch):
 
 
 @pytest.mark.parametrize("guide", [False, True])
-def test_with_a_guide_alone_a_model_is_not_fitted(guide):
+def test_log_round_of_a_guide_sets_no_history(guide):
     model, record = SimpleNamespace(), SimpleNamespace(history={"step": [1]})
     stage = staged("diffusion", Length(1, 2))
     stage.guide, stage.options = guide, ResolvedOptions()

@@ -29,7 +29,7 @@ def images(rank):
 
 
 @pytest.mark.parametrize("rank", AUTOENCODERS)
-def test_autoencoder(rank, compile_by_xla):
+def test_autoencoder_trains_with_xla(rank, compile_by_xla):
     models = compile_by_xla()
     vqvae = VQVAE(**VQ).fit(images(rank), **FIT, **AUTOENCODERS[rank])
     assert models and all(model.jit_compile for model in models)
@@ -38,7 +38,7 @@ def test_autoencoder(rank, compile_by_xla):
 
 
 @pytest.mark.parametrize("rank", DENOISERS)
-def test_denoiser(rank, compile_by_xla):
+def test_denoiser_trains_with_xla(rank, compile_by_xla):
     vqvae = VQVAE(**VQ).fit(images(rank), **FIT)
     models = compile_by_xla()
     widths, options = DENOISERS[rank]

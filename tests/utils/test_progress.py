@@ -17,7 +17,7 @@ def log_to_console(monkeypatch, kind=logging.StreamHandler):
 
 
 @pytest.mark.parametrize("kind", [logging.StreamHandler, CustomHandler])
-def test_messages_stand_above_the_bar(monkeypatch, capsys, kind):
+def test_messages_are_logged_above_the_bar(monkeypatch, capsys, kind):
     handlers = log_to_console(monkeypatch, kind)
     logger = logging.getLogger("dipy_ldm.anything")
     monkeypatch.setattr(logger, "level", logging.DEBUG)

@@ -27,7 +27,7 @@ with quiet_start():
 
 
 @pytest.mark.parametrize("code", [AS_A_LIBRARY, AS_A_COMMAND])
-def test_imports_are_not_gone_through_again_and_again(code):
+def test_gc_is_disabled_during_imports(code):
     tell = "print(looks[1], gc.isenabled(), gc.get_freeze_count())"
     env = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     done = run_python("-c", LOOKS + code + tell, env=env)
@@ -47,7 +47,7 @@ def not_imported(monkeypatch):
 
 
 @pytest.mark.parametrize("for_good", [True, False])
-def test_it_goes_on_whatever_happens(not_imported, for_good):
+def test_gc_disabled_ends_after_an_error(not_imported, for_good):
     with pytest.raises(ImportError), gc_disabled(for_good):
         assert not gc.isenabled()
         raise ImportError
@@ -55,7 +55,7 @@ def test_it_goes_on_whatever_happens(not_imported, for_good):
     assert (gc.get_freeze_count() > 0) is for_good
 
 
-def test_settings_of_the_user_are_kept(not_imported):
+def test_gc_disabled_keeps_settings_of_the_user(not_imported):
     gc.disable()
     with gc_disabled():
         pass
@@ -67,7 +67,7 @@ def test_settings_of_the_user_are_kept(not_imported):
     assert gc.get_freeze_count() > 0
 
 
-def test_where_all_is_imported_nothing_is_done():
+def test_gc_disabled_does_nothing_after_imports():
     pytest.importorskip("keras")
     with gc_disabled():
         assert gc.isenabled()

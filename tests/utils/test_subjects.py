@@ -28,7 +28,7 @@ def test_invalid_subjects_are_refused(names):
         number_subjects(names, 3)
 
 
-def test_subjects_on_both_sides_are_refused():
+def test_number_disjoint_refuses_subjects_on_both_sides():
     numbers = number_disjoint((3, ["a", "b", "a"]), (2, ["c", None]))
     npt.assert_array_equal(np.concatenate(numbers), [0, 1, 0, 0, 1])
     assert len(number_disjoint((3, None), (0, None))[1]) == 0
@@ -42,7 +42,7 @@ def test_subjects_on_both_sides_are_refused():
         number_disjoint((3, None), (0, ["a"]))
 
 
-def test_a_fingerprint_tells_who_has_several_images():
+def test_fingerprint_of_subjects_with_several_images():
     assert subjects.fingerprint(np.arange(5)) is None
     one, other = (subjects.fingerprint(np.array(who)) for who in ([0, 0, 1], [0, 1, 1]))
     assert one.startswith("2 of 3 images (")
