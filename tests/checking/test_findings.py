@@ -27,7 +27,7 @@ def test_the_worst_state_counts():
     assert findings.worst([unknown]) == "grey"
 
 
-def test_a_refusal_is_parted_from_its_cure():
+def test_refused_splits_message_and_cure():
     finding = findings.refused("held out", InputError("of 6; 1 is left; add some."))
     assert finding == red("held out", "Of 6; 1 is left.", "Add some.")
     finding = findings.refused("tables", InputError("line 2: x\nline 3: y\nMend it."))
@@ -64,7 +64,7 @@ def test_small_pictures_are_enlarged():
 
 
 @pytest.mark.parametrize(("images", "affine"), [(IMAGES, None), (VOLUMES, AFFINE)])
-def test_the_last_is_a_typical_one(images, affine):
+def test_gallery_ends_with_a_typical_image(images, affine):
     picture = gallery(images, affine, typical=4)([1], "Far out")
     assert "<figcaption>Far out</figcaption>" in picture
     assert picture != gallery(images, affine, typical=1)([4], "Far out")
@@ -95,7 +95,7 @@ def test_the_page_has_every_finding():
     assert [html.count(f'class="note {kind}"') for kind in kinds] == [2, 2, 1, 1]
 
 
-def test_in_short_the_worst_is_first_and_the_rest_is_named():
+def test_summarise_findings_lists_the_worst_first():
     assert findings.summarise_findings(FINDINGS) == [
         "red: files: Bad <b>.",
         "  Mend it.",

@@ -30,7 +30,7 @@ def test_resolve_channel_files_refuses_two_of_a_channel(tmp_path):
         resolve_channel_files([tmp_path], as_channels(["T1w", "T2w"]))
 
 
-def test_files_of_images_in_memory_are_called_as_theirs(tmp_path, caplog):
+def test_files_of_images_in_memory_keep_their_names(tmp_path, caplog):
     kinds = {".nii.gz": nib.Nifti1Image, ".mgz": nib.MGHImage, ".img": nib.Nifti1Pair}
     for end, kind in kinds.items():
         image = kind(np.ones((3, 3, 3), "float32"), np.eye(4))

@@ -34,7 +34,7 @@ def test_learn_recognises_labels(values, labels):
         assert sources.learn(source, (2, 1, 2, 1)).labels == labels
 
 
-def test_volumes_stand_for_their_sources_if_they_have_any():
+def test_as_source_takes_the_sources_of_volumes():
     images = np.zeros((2, 3, 3, 3, 1))
     own = Volumes(images, None, np.eye(4), [], sources=images + 1)
     assert sources.as_source(own, (3, 3, 3)) is own.sources
@@ -42,7 +42,7 @@ def test_volumes_stand_for_their_sources_if_they_have_any():
     assert sources.as_source(alone, (3, 3, 3)) is images
 
 
-def test_masked_sources_are_refused():
+def test_as_source_refuses_masked_arrays():
     source = np.ma.masked_equal(np.eye(3)[None], 0)
     with pytest.raises(InputError, match=r"masked values in source, .*\.filled"):
         sources.as_source(source, (3, 3))

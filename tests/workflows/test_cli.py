@@ -130,7 +130,7 @@ class Failing(Workflow):
     ],
     ids=["bug", "wrong input", "Ctrl-C"],
 )
-def test_a_failure_has_the_last_word(error, expected, last, monkeypatch, capsys):
+def test_failures_end_with_their_message(error, expected, last, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(SystemExit) as end:
         run(Failing(error))

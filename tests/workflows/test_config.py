@@ -60,7 +60,7 @@ def test_repeated_list_options_are_refused(first):
     assert (used["widths_ldm"], used["seed"]) == ([8], 2)
 
 
-def test_digits_are_generated_again(tmp_path):
+def test_generate_repeats_a_run_by_its_config(tmp_path):
     options = ("--n_samples", 3, "--steps", 2, "--seed", 5, "--conditions", "label=7")
     execute("generate", "mnist", *options, cwd=tmp_path)
     document = tomllib.loads((tmp_path / "samples.toml").read_text())
@@ -77,7 +77,7 @@ def test_digits_are_generated_again(tmp_path):
         assert (copies / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
-def test_a_training_is_done_again(trained_folder, tmp_path):
+def test_train_repeats_a_run_by_its_config(trained_folder, tmp_path):
     again = ("--config", "out/ldm.toml", "--out_dir", tmp_path)
     execute("train", *again, cwd=trained_folder)
     first, second = (
@@ -93,7 +93,7 @@ def test_a_training_is_done_again(trained_folder, tmp_path):
     assert load_model(tmp_path / "ldm.safetensors").seed == used["seed"]
 
 
-def test_options_of_the_command_line_come_first(tmp_path):
+def test_options_of_the_command_line_override_the_config(tmp_path):
     text = """
         [dipy_denoise_ldm]
         model_file = "ldm.safetensors"
@@ -136,7 +136,9 @@ def test_options_of_the_command_line_come_first(tmp_path):
         (TrainLDMFlow, "seconds = 9.0", "", ""),
     ],
 )
-def test_options_of_a_file_give_way(tmp_path, flow, options, words, kept):
+def test_options_of_a_config_that_do_not_suit_are_dropped(
+    tmp_path, flow, options, words, kept
+):
     text = f"[dipy_{flow.get_short_name()}]\n{options}"
     file = write(tmp_path / "run.toml", text)
     used = parse(flow, "a.nii", *words.split(), "--config", file)
@@ -164,7 +166,7 @@ def test_options_of_a_file_give_way(tmp_path, flow, options, words, kept):
         (None, "can't be read .No such file or directory.; give a file that"),
     ],
 )
-def test_a_file_of_something_else_is_refused(text, expected, tmp_path):
+def test_invalid_configs_are_refused(text, expected, tmp_path):
     file = tmp_path / "run.toml"
     if text is not None:
         write(file, text)
@@ -172,13 +174,13 @@ def test_a_file_of_something_else_is_refused(text, expected, tmp_path):
         parse(DenoiseLDMFlow, "--config", file)
 
 
-def test_the_command_says_so_in_a_sentence(tmp_path):
+def test_generate_refuses_a_config_of_another_command(tmp_path):
     write(tmp_path / "run.toml", "[dipy_train_ldm]\n")
     output = execute("generate", "--config", "run.toml", cwd=tmp_path, status=2)
     assert answer(output).startswith("dipy_generate_ldm: run.toml has options of")
 
 
-def test_the_file_of_another_run_is_kept(tmp_path):
+def test_write_config_keeps_the_file_of_another_run(tmp_path):
     flow = DenoiseLDMFlow(force=False)
     options = config.SimpleNamespace(odd='a "b"\\c\n', limit=math.inf, resume=True)
     for seed in (1, 2, 1, 3):
@@ -198,7 +200,7 @@ def test_the_file_of_another_run_is_kept(tmp_path):
     assert "seed = 3" in (tmp_path / "denoised.toml").read_text()
 
 
-def test_jobs_that_end_at_once_have_files_of_their_own(tmp_path):
+def test_write_config_of_simultaneous_jobs(tmp_path):
     def write_seed(seed):
         flow, options = DenoiseLDMFlow(force=False), config.SimpleNamespace(seed=seed)
         return config.write_config(flow, tmp_path / "denoised", options)

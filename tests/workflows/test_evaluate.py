@@ -94,7 +94,7 @@ def image_model(diffusion, tmp_path):
     return path
 
 
-def test_an_evaluation_of_volumes(evaluate, volumes, tmp_path):
+def test_evaluate_volumes(evaluate, volumes, tmp_path):
     further = write(tmp_path / "further", soft_balls(1, 7), affine=np.eye(4))
     evaluate(volumes / "real", further, "--steps", 2)
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
@@ -119,7 +119,9 @@ def test_an_evaluation_of_volumes(evaluate, volumes, tmp_path):
     assert str(volumes) not in page + json.dumps(evaluation)
 
 
-def test_requested_values_are_compared_with_measurements(evaluate, volumes, tmp_path):
+def test_evaluate_compares_requested_values_with_measurements(
+    evaluate, volumes, tmp_path
+):
     rng = np.random.default_rng(0)
     ages = rng.uniform(20, 80, 20).round(1)
     generated = write(tmp_path / "made", soft_balls(20, 6))
@@ -148,7 +150,7 @@ def test_requested_values_are_compared_with_measurements(evaluate, volumes, tmp_
     assert "Requested and measured" in (tmp_path / "evaluation.html").read_text()
 
 
-def test_requested_values_are_predicted_by_a_probe(evaluate, volumes, tmp_path):
+def test_evaluate_predicts_requested_values_by_a_probe(evaluate, volumes, tmp_path):
     sizes = soft_balls(44, 1).sum((1, 2, 3, 4)) / 10
     lines = ["path\tage\tsex"]
     for i, size in enumerate(sizes):
@@ -171,7 +173,7 @@ def test_requested_values_are_predicted_by_a_probe(evaluate, volumes, tmp_path):
     assert "probes" not in evaluation["Figures"]
 
 
-def test_an_evaluation_of_images(command, image_model, folder, tmp_path):
+def test_evaluate_images(command, image_model, folder, tmp_path):
     arguments = "evaluate", image_model, "--real", folder / "blobs.npy", "--steps", 1
     command(*arguments, "--out_dir", "out")
     assert json.loads((tmp_path / "out/evaluation.json").read_text())["Figures"]["n"]
@@ -179,7 +181,7 @@ def test_an_evaluation_of_images(command, image_model, folder, tmp_path):
     assert "exist already; add --force to overwrite" in answer(output)
 
 
-def test_an_audit_finds_copies_and_says_so_by_its_status(audit, volumes, tmp_path):
+def test_audit_finds_copies_and_exits_with_status_1(audit, volumes, tmp_path):
     options = ("--generated", volumes / "copies", "--pictures")
     sentence = answer(audit(volumes / "real", *options, status=1))
     assert "more copies of training images than expected by chance (in" in sentence
@@ -201,7 +203,7 @@ def test_an_audit_finds_copies_and_says_so_by_its_status(audit, volumes, tmp_pat
     assert private.stat().st_mode & 0o077 == 0
 
 
-def test_an_audit_beside_a_reference_and_by_class(audit, command, volumes, tmp_path):
+def test_audit_with_a_reference_and_by_class(audit, command, volumes, tmp_path):
     # The first twelve are copies, and were asked to be F.
     images = np.concatenate([soft_balls(40, 2)[:12], soft_balls(12, 5)])
     generated = write(tmp_path / "made", images)
@@ -241,9 +243,7 @@ def audit_images(command, image_model, blobs, tmp_path):
     return partial(command, "audit", image_model, *files)
 
 
-def test_a_model_that_memorised_images_generates_no_copies(
-    command, audit_images, image_model, tmp_path
-):
+def test_generate_without_copies(command, audit_images, image_model, tmp_path):
     audit_images("--steps", 1, "--fingerprints")
     assert json.loads((tmp_path / "audit.json").read_text())["Steps"] == 1
     page = (tmp_path / "audit.html").read_text()
@@ -346,7 +346,7 @@ def test_volumes_of_few_series_are_spread_over_them():
     assert take_in_turn(series, 4).names == ["sub-0", "sub-1", "sub-2", "sub-0"]
 
 
-def test_samples_are_no_real_images(tmp_path, caplog):
+def test_samples_as_real_images_are_refused(tmp_path, caplog):
     document = {"shape": [8, 8, 1], "intensity": [0, 1], "conditions": {}}
     images = np.random.default_rng(0).random((3, 8, 8, 1))
 

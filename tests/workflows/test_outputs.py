@@ -29,12 +29,12 @@ def test_an_empty_name_is_refused(name):
         (["/out/a.npz", "a.png"], "out/a.npz, usr/a.png in /"),
     ],
 )
-def test_the_folder_of_all_files_is_named(files, named, monkeypatch):
+def test_name_written_names_the_common_folder(files, named, monkeypatch):
     monkeypatch.chdir("/usr")
     assert name_written(list(map(Path, files))) == f"wrote {named}"
 
 
-def test_new_folders_are_removed_if_nothing_is_written(tmp_path):
+def test_claimed_output_removes_new_folders_if_nothing_is_written(tmp_path):
     for names, remaining in (
         ((), []),
         (("a",), ["sub-1", "sub-1/anat", "sub-1/anat/a"]),

@@ -127,7 +127,7 @@ def test_conditions_are_summarised_or_refused(cohort, check):
     assert report["conditions"]["state"] == "red"
 
 
-def test_masks_are_looked_at(cohort, check, tmp_path):
+def test_check_masks(cohort, check, tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
     for i in range(N):
@@ -234,12 +234,12 @@ def test_a_page_says_that_the_memory_does_not_suffice(
     assert "memory would not suffice" in page["Findings"]["Trials"][0]["what"]
 
 
-def test_nothing_is_overwritten_unasked(cohort, command, tmp_path):
+def test_check_overwrites_nothing_without_force(cohort, command, tmp_path):
     (tmp_path / "check.html").write_text("mine")
     assert "--force" in answer(command("check", cohort, status=2))
 
 
-def test_images_with_trials(command, folder, tmp_path, monkeypatch):
+def test_check_images_with_trials(command, folder, tmp_path, monkeypatch):
     # Which is tested by itself, and compiles three networks.
     paces = _dry_run.Paces(1.0, {"autoencoder": 0.1, "diffusion": 0.1}, 0.01)
     timed = create_autospec(_dry_run.time_training_steps, return_value=paces)
@@ -257,7 +257,7 @@ def test_images_with_trials(command, folder, tmp_path, monkeypatch):
 
 
 @closed_late
-def test_interrupted_it_leaves_nothing(cohort, command, tmp_path):
+def test_check_interrupted_leaves_nothing(cohort, command, tmp_path):
     options = ("--cache_dir", tmp_path / "cache", "--seconds", 500)
     with interrupt_when(tmp_path / "cache"):
         output = command("check", cohort, *TINY, *options, status=130)

@@ -64,7 +64,7 @@ def test_training_writes_model_history_and_picture(trained):
         assert picture.size == (1200, 800)
 
 
-def test_a_training_that_comes_to_nothing_ends_with_status_2(folder, tmp_path):
+def test_train_that_learns_nothing_ends_with_status_2(folder, tmp_path):
     nothing = [*TINY[4:], "--steps_vqvae", 120, "--learning_rate", 100]
     arguments = (folder / "blobs.npy", *nothing, "--steps_ldm", 1)
     output = execute("train", *arguments, cwd=tmp_path, status=2)
@@ -278,7 +278,7 @@ def test_comparable_channels_have_the_same_meaning(name):
     assert next(ranges) != next(ranges)
 
 
-def test_a_training_that_begins_afresh_leaves_no_options_of_earlier_ones(tmp_path):
+def test_train_from_the_start_removes_earlier_configs(tmp_path):
     path, flow = tmp_path / "ldm.safetensors", TrainLDMFlow()
     (tmp_path / "ldm-3.toml").write_text("[dipy_train_ldm]\nseed = 1\n")  # a user's
     options = SimpleNamespace(resume=True, seed=0, out_model="ldm-2.safetensors")

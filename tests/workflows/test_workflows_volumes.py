@@ -159,9 +159,7 @@ def test_samples_are_generated_alone_and_added(command, path, generated, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {*names, *added}
 
 
-def test_at_strength_zero_a_volume_comes_back_reconstructed(
-    command, folder, path, tmp_path
-):
+def test_denoise_at_strength_zero_reconstructs(command, folder, path, tmp_path):
     command("denoise", path, folder / "cohort", "--strength", 0, "--out_dir", "clean")
     vqvae = load_model(path).vqvae
     grid = Grid(vqvae.shape_[:3], vqvae.affine_)
@@ -182,7 +180,7 @@ def test_at_strength_zero_a_volume_comes_back_reconstructed(
     assert facts["Sources"] == [str(files[0])]
 
 
-def test_repeats_tell_how_far_results_vary(command, folder, path, tmp_path):
+def test_denoise_repeats_measure_variation(command, folder, path, tmp_path):
     options = "--strength 0.6 --steps 8 --repeats 2 --out_denoised x".split()
     command("denoise", path, folder / "cohort" / "sub-00.nii", *options)
     names = ["sub-00_x", "sub-00_x_std"]
@@ -195,7 +193,7 @@ def test_repeats_tell_how_far_results_vary(command, folder, path, tmp_path):
     assert json.loads((tmp_path / "sub-00_x.json").read_text())["Repeats"] == 2
 
 
-def test_channels_masks_and_bad_files(command, tmp_path, untrained):
+def test_train_with_channels_masks_and_bad_files(command, tmp_path, untrained):
     for name in ("both", "masks"):
         (tmp_path / name).mkdir()
     for i in (0, 1, 2, 3):
