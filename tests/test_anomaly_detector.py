@@ -69,7 +69,7 @@ of_images = pytest.mark.parametrize("fitted", [2], indirect=True)
 
 
 @of_images
-def test_the_range_of_images_is_that_of_the_training(fitted):
+def test_predict_scales_images_as_in_training(fitted):
     detector, data = fitted
     likely = detector.predict(data)
     scaled = AnomalyDetector(**SMALL).fit(7 * data - 3, **FIT).predict(7 * data - 3)
@@ -77,7 +77,7 @@ def test_the_range_of_images_is_that_of_the_training(fitted):
 
 
 @of_images
-def test_file_and_pickle_say_the_same(fitted, tmp_path):
+def test_loaded_and_pickled_detectors_predict_the_same(fitted, tmp_path):
     detector, data = fitted
     detector.save(tmp_path / "a.safetensors")
     loaded = AnomalyDetector.load(tmp_path / "a.safetensors")
@@ -106,7 +106,7 @@ def test_resumed_training_is_the_uninterrupted(fitted, tmp_path):
         ({"validation_data": 255 * images(2, 2)}, "validation image 0 has values"),
     ],
 )
-def test_fit_refuses(options, sentence):
+def test_fit_and_predict_refuse(options, sentence):
     detector = AnomalyDetector(**SMALL)
     with pytest.raises(InputError, match=sentence):
         detector.fit(images(2), **FIT | options)
@@ -114,7 +114,7 @@ def test_fit_refuses(options, sentence):
         detector.predict(images(2))
 
 
-def test_the_loss_of_nothing_is_that_of_the_best_constant():
+def test_baseline_loss_is_that_of_the_best_constant():
     masks = np.zeros((2, 8, 8, 1), "float32")
     masks[:, :2, :2] = 1
     masks = keras.ops.convert_to_tensor(masks)
@@ -126,7 +126,7 @@ def test_the_loss_of_nothing_is_that_of_the_best_constant():
 
 
 @pytest.mark.skipif(keras.config.backend() == "torch", reason="PyTorch has no XLA")
-def test_compiled_by_xla(compile_by_xla):
+def test_fit_compiled_by_xla(compile_by_xla):
     models = compile_by_xla()
     options = FIT | {"precision": "auto", "remat": True}
     detector = AnomalyDetector(widths=(8,), blocks=1).fit(images(3, 4, 16), **options)
@@ -134,7 +134,7 @@ def test_compiled_by_xla(compile_by_xla):
     assert np.isfinite(detector.history_["loss"]).all()
 
 
-def test_a_model_has_one_when_it_was_trained(
+def test_fit_detector_adds_a_detector_to_the_model(
     diffusion, blobs, tmp_path, monkeypatch, untrained
 ):
     defaults = SMALL | {"seed": 0}

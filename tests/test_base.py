@@ -42,7 +42,7 @@ def test_parameters_are_those_of_the_constructor():
     "record",
     [Source(2, [0.5, 3.0], [], "abc"), Population(2, [[[0, 0], [1, 1]]], [9]), None],
 )
-def test_records_go_through_json(record):
+def test_entries_of_records_go_through_json(record):
     entry = Entry.of_record("record", "record_", type(record))
     assert entry.read(json.loads(json.dumps(entry.write(record)))) == record
 
@@ -97,7 +97,7 @@ def test_parameters_of_the_next_fit_change_nothing_of_the_last(diffusion, blobs,
     assert model.vqvae.to_document()["vqvae"] == document["vqvae"]
 
 
-def test_a_further_fit_takes_the_parameters_of_the_time(
+def test_a_further_fit_uses_the_current_parameters(
     vqvae, blobs, untrained_autoencoders
 ):
     again = copy.deepcopy(vqvae).set_params(widths=(4,), code_dim=3, n_codes=8)
@@ -108,7 +108,7 @@ def test_a_further_fit_takes_the_parameters_of_the_time(
     assert again.to_document()["vqvae"]["widths"] == [4]
 
 
-def test_figures_are_those_of_the_weights(diffusion, monkeypatch):
+def test_summary_has_the_figures_of_the_kept_weights(diffusion, monkeypatch):
     history = {"step": [500_000, 1_000_000], "epoch": [0.5, 1], "loss": [0.3, 0.2]}
     history["val_loss"] = [0.4, 0.6]
     monkeypatch.setattr(diffusion, "history_", history)

@@ -28,7 +28,7 @@ def conditions():
     return learn(TABLE, 61, {"age": "years"})
 
 
-def test_text_truth_values_and_codes_are_classes_and_numbers_are_not(conditions):
+def test_learn_distinguishes_classes_and_numbers(conditions):
     kinds = {name: condition.kind for name, condition in conditions.items()}
     assert kinds == dict.fromkeys(TABLE, "class") | {"age": "continuous"}
     assert conditions["sex"].levels == {"F": 20, "M": 20}
@@ -104,13 +104,13 @@ def test_quantiles_of_equal_values_are_that_value():
         ([0.0, 1.0, None, 2.0], "continuous"),
     ],
 )
-def test_which_numbers_are_codes(values, kind, caplog):
+def test_learn_recognises_codes(values, kind, caplog):
     assert learn({"it": values}, len(values))["it"].kind == kind.split()[0]
     warned = "it is taken for a class with missing values" in caplog.text
     assert warned == kind.endswith("missing values")
 
 
-def test_labels_alone():
+def test_learn_labels_alone():
     labels = np.array([7, 100, 7, 3])
     conditions = learn(labels, 4)
     assert conditions["label"].levels == {"3": 1, "7": 2, "100": 1}
@@ -137,7 +137,7 @@ def test_tables_of_pandas():
     npt.assert_array_equal(age == UNSPECIFIED, [False, True, False, False])
 
 
-def test_learnt_conditions_are_logged_in_python_too(caplog):
+def test_learnt_conditions_are_logged(caplog):
     ages = pd.Series([70, 61, 55, 80], name="age")
     how = Examples(None), 4, None, None
     with caplog.at_level("INFO", "dipy_ldm"):
@@ -287,7 +287,7 @@ def test_conditions_go_through_json_and_describe_themselves(conditions):
     assert str(conditions["sex"]) == "F (20), M (20); missing 34.4%"
 
 
-def test_tables_are_of_pythons_own_types():
+def test_as_table_has_types_of_python():
     table = as_table({"n": np.arange(2, dtype="int8"), "b": np.array([True, False])})
     assert table == {"n": [0, 1], "b": [True, False]}
     assert [type(value) for value in table["n"]] == [int, int]

@@ -62,7 +62,7 @@ def test_samples_are_in_the_training_range_and_the_same_in_any_batch(
     assert np.abs(diffusion.predict(9, **(options | {"seed": 3})) - whole).max() > 0.1
 
 
-def test_guidance_goes_on_from_the_guide_to_the_denoiser(diffusion):
+def test_guidance_extrapolates_from_the_guide(diffusion):
     assert diffusion.guide_.count_params() < diffusion.denoiser_.count_params() / 2
     last = diffusion.guide_.trainable_variables[-2]
     assert np.abs(last).max() > 0  # it starts at zero
@@ -90,7 +90,7 @@ def test_guidance_is_at_the_same_noise_whatever_the_schedule(diffusion, monkeypa
     npt.assert_allclose(sigmas["linear"], sigmas["cosine"], atol=1e-5)
 
 
-def test_images_on_a_far_smaller_scale_are_named(diffusion, blobs, caplog):
+def test_denoise_warns_of_images_on_a_far_smaller_scale(diffusion, blobs, caplog):
     diffusion.denoise(blobs[:2] / 255, strength=0)
     hole = np.eye(*blobs.shape[1:3]) > 0
     diffusion.inpaint(blobs[:2], hole, steps=1)
@@ -98,7 +98,7 @@ def test_images_on_a_far_smaller_scale_are_named(diffusion, blobs, caplog):
     assert caplog.text.count("scale them like those of the training") == 2
 
 
-def test_denoise_forgets_with_strength(diffusion, vqvae, blobs):
+def test_denoise_changes_more_with_strength(diffusion, vqvae, blobs):
     # Of as many as are encoded at once, the reconstruction to the bit.
     reconstructed = vqvae.predict(blobs[:4])
     npt.assert_array_equal(diffusion.denoise(blobs[:4], strength=0), reconstructed)
@@ -114,7 +114,7 @@ def test_denoise_forgets_with_strength(diffusion, vqvae, blobs):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("strength", [0.1, 0.4, 1])
-def test_steps_are_calls_on_the_way_that_is_walked(
+def test_denoise_calls_the_network_once_a_step(
     diffusion, blobs, monkeypatch, sampler, strength
 ):
     times = []
@@ -137,7 +137,7 @@ def test_steps_are_calls_on_the_way_that_is_walked(
     assert len(times) == diffusion.default_denoising_steps(sampler, strength)
 
 
-def test_as_many_steps_suffice_as_lie_below_the_strength(diffusion):
+def test_default_denoising_steps_follow_from_strength(diffusion):
     steps = diffusion.default_denoising_steps
     counts = [steps("dpm++", strength) for strength in (0, 0.1, 0.2, 0.4, 1)]
     assert counts == [1, 1, 3, 5, 20]
@@ -212,7 +212,9 @@ def test_accumulated_batches_are_as_one_larger(diffusion, vqvae, blobs):
     npt.assert_allclose(parts.history_["loss"], diffusion.history_["loss"], rtol=0.02)
 
 
-def test_further_fit_of_the_autoencoder_changes_nothing(vqvae, blobs, untrained):
+def test_further_fit_of_the_autoencoder_leaves_the_model_as_it_was(
+    vqvae, blobs, untrained
+):
     vqvae = copy.deepcopy(vqvae)
     model = LatentDiffusion(vqvae, guide=False, **TINY).fit(blobs, **BRIEFLY)
     again = LatentDiffusion.from_saved(model.to_tensors(), model.to_document())
@@ -227,7 +229,7 @@ def test_further_fit_of_the_autoencoder_changes_nothing(vqvae, blobs, untrained)
     assert_same_weights(model, again)
 
 
-def test_another_fit_starts_afresh_and_resumed_is_the_uninterrupted(
+def test_another_fit_starts_afresh_and_resumed_training_is_the_uninterrupted(
     vqvae, blobs, tmp_path, reset_layer_names
 ):
     # Where there is bfloat16, in it; in float32, and with a guide, this is tested with
@@ -267,12 +269,12 @@ def test_another_fit_starts_afresh_and_resumed_is_the_uninterrupted(
         ("draw_conditions", {"n": 0}, "n must be at least 1"),
     ],
 )
-def test_bad_options_of_sampling(diffusion, call, arguments, sentence):
+def test_sampling_refuses(diffusion, call, arguments, sentence):
     with pytest.raises(InputError, match=sentence):
         getattr(diffusion, call)(**arguments)
 
 
-def test_bad_arguments_elsewhere(diffusion, vqvae, blobs):
+def test_denoise_and_fit_refuse(diffusion, vqvae, blobs):
     spoilt = np.where(np.arange(4)[:, None, None, None] == 2, np.nan, blobs[:4])
     for images, strength, sentence in (
         (blobs, 1.5, "strength must lie between"),
@@ -324,7 +326,7 @@ def test_fit_begins_from_another(diffusion, vqvae, blobs, tmp_path, untrained):
     assert_same_weights(model, diffusion, atol=1e-6)
 
 
-def test_conditions_that_are_new_change_nothing_at_first(
+def test_init_with_new_conditions_changes_nothing_at_first(
     diffusion, vqvae, blobs, untrained
 ):
     labels = np.arange(len(blobs)) % 3
@@ -337,7 +339,7 @@ def test_conditions_that_are_new_change_nothing_at_first(
     npt.assert_allclose(after, before, atol=1e-4)
 
 
-def test_conditions_are_taken_over_by_their_names(vqvae, blobs, caplog):
+def test_init_matches_conditions_by_name(vqvae, blobs, caplog):
     site, age = np.array(["A", "B"])[np.arange(60) % 2], np.arange(60) / 2
     fit = BRIEFLY | {"steps": 2, "learning_rate": 0.1}
     first = LatentDiffusion(vqvae, guide=False, **TINY)

@@ -104,7 +104,7 @@ def test_unspecified_conditions_are_drawn(conditional_model):
     assert len(set(one["side"])) == 1
 
 
-def test_membership_is_inferred_with_conditions_that_all_images_have(
+def test_membership_uses_conditions_that_all_images_have(
     conditional_model, blobs, blob_conditions
 ):
     few = take_first(blob_conditions, 40)
@@ -154,7 +154,7 @@ def test_each_sample_has_its_own_conditions_whatever_the_batch(conditional_model
     npt.assert_allclose(alone, whole[2:], atol=1e-3)
 
 
-def test_one_noise_for_all(conditional_model):
+def test_predict_with_the_same_noise(conditional_model):
     options = {"first": 4, "steps": 3}
     conditions = {"row": [3, 8, 3], "side": ["left", "right", "left"]}
     images = conditional_model.predict(
@@ -168,7 +168,7 @@ def test_one_noise_for_all(conditional_model):
     npt.assert_allclose(images[1:2], alone, atol=1e-3)
 
 
-def test_denoisers_know_conditions(conditional_model):
+def test_denoiser_depends_on_conditions(conditional_model):
     x = np.random.default_rng(0).standard_normal((3, *conditional_model.latent_shape_))
     one = np.asarray(conditional_model.denoiser(conditions={"row": 5})(x, 0.6))
     each = np.asarray(conditional_model.denoiser(conditions={"row": [5, 5, 2]})(x, 0.6))
@@ -176,7 +176,7 @@ def test_denoisers_know_conditions(conditional_model):
     assert np.abs(each[2] - one[2]).max() > 1e-4
 
 
-def test_guidance_leads_away_from_a_less_conditioned_guide(
+def test_guidance_extrapolates_from_a_less_conditioned_guide(
     conditional_model, monkeypatch
 ):
     x = np.random.default_rng(0).standard_normal((2, *conditional_model.latent_shape_))
@@ -197,7 +197,7 @@ def test_guidance_leads_away_from_a_less_conditioned_guide(
     assert np.abs(conditional - unconditional).max() > 1e-3
 
 
-def test_numbers_outside_of_the_training_are_warned_of(conditional_model, caplog):
+def test_predict_warns_of_numbers_outside_the_training_range(conditional_model, caplog):
     with caplog.at_level(logging.WARNING):
         far = conditional_model.predict(1, conditions={"row": 99}, steps=2)
     assert "row 99 is outside the model's range of 2.5 to " in caplog.text
@@ -247,7 +247,7 @@ def test_invalid_training_conditions_are_refused(vqvae, blobs, blob_conditions):
 
 
 @pytest.mark.parametrize("how", ["file", "half", "pickle"])
-def test_copies_know_the_same(conditional_model, tmp_path, how, undecoded):
+def test_copies_keep_conditions(conditional_model, tmp_path, how, undecoded):
     near = {"atol": 1e-4}
     if how == "pickle":
         model = pickle.loads(pickle.dumps(conditional_model))
@@ -272,7 +272,7 @@ def test_copies_know_the_same(conditional_model, tmp_path, how, undecoded):
     npt.assert_allclose(first, second, **near)
 
 
-def test_clones_and_further_fits_know_nothing_of_it(conditional_model, blobs):
+def test_clones_and_further_fits_forget_conditions(conditional_model, blobs):
     assert not hasattr(clone(conditional_model), "conditions_")
     again = copy.deepcopy(conditional_model).set_params(guide=False)
     labels = np.arange(64) % 3
@@ -341,7 +341,7 @@ def begin(monkeypatch):
     return begin
 
 
-def test_fit_knows_whose_images_are(vqvae, blobs, blob_conditions, begin):
+def test_fit_uses_subjects(vqvae, blobs, blob_conditions, begin):
     options = FIT | {"validation_data": blobs[:4]}
     options["validation_conditions"] = take_first(blob_conditions, 4)
     one_subject = ["sub-1"] * 64
@@ -368,7 +368,7 @@ def test_fit_knows_whose_images_are(vqvae, blobs, blob_conditions, begin):
             model.fit(blobs, blob_conditions, **groups, **options)
 
 
-def test_ignored_conditions_are_warned_of(caplog, rng):
+def test_ablation_gains_warn_of_conditions_without_effect(caplog, rng):
     table = np.column_stack([rng.random(40), np.arange(40) % 2, np.full(40, -1.0)])
     table[:4, 1] = -1
     noise = rng.random(40)
@@ -398,7 +398,7 @@ def test_ignored_conditions_are_warned_of(caplog, rng):
     assert not ablation_gains(losses, table, np.zeros(40), ["a", "b"], warn=True)
 
 
-def test_few_are_measured_with_several_noises():
+def test_few_validation_latents_are_repeated():
     latents = with_inputs(np.zeros((5, 2, 1)), np.arange(5)[:, None])
     numbered = latents.for_validation()
     assert numbered.clean.shape == (35, 2, 1)
@@ -435,7 +435,7 @@ def test_digits_follow_the_requested_labels(digits, caplog):
     assert "the condition label has no measurable effect" in caplog.text
 
 
-def test_features_of_a_condition_have_length_one():
+def test_condition_features_have_length_one():
     layer = ConditionFeatures([3, 0])
     encoded = np.array([[0, 0.0], [2, 1.0], [-1, 0.4], [1, -1]], "float32")
     features = ops.convert_to_numpy(layer(encoded))
@@ -448,7 +448,7 @@ def test_features_of_a_condition_have_length_one():
     npt.assert_array_equal(ops.convert_to_numpy(again(encoded)), features)
 
 
-def test_documents_of_conditions(conditional_model, assert_unreadable):
+def test_load_refuses_invalid_conditions(conditional_model, assert_unreadable):
     tensors, document = conditional_model.to_tensors(), conditional_model.to_document()
     row, side = (document["conditions"][name] for name in ("row", "side"))
     for wrong in (
@@ -471,7 +471,7 @@ def test_documents_of_conditions(conditional_model, assert_unreadable):
         assert_unreadable(tensors, changed, "is damaged")
 
 
-def test_documents_of_populations(conditional_model, assert_unreadable):
+def test_load_refuses_invalid_populations(conditional_model, assert_unreadable):
     tensors, document = conditional_model.to_tensors(), conditional_model.to_document()
     right = document["population"]
     unfit = "must have cells that match the conditions"
@@ -489,7 +489,7 @@ def test_documents_of_populations(conditional_model, assert_unreadable):
         assert_unreadable(tensors, document | {"population": wrong}, sentence)
 
 
-def test_files_without_an_expectation_are_read():
+def test_load_files_without_a_conditional_mean():
     older = LatentDiffusion.load("mnist")
     assert list(older.conditions_) == ["label"]
     assert older.conditional_mean_ is None
@@ -497,7 +497,7 @@ def test_files_without_an_expectation_are_read():
     assert np.abs(both[0] - both[1]).max() > 0.5
 
 
-def test_an_expectation_that_does_not_fit_is_refused(
+def test_load_refuses_a_conditional_mean_of_another_shape(
     conditional_model, assert_unreadable
 ):
     tensors, document = conditional_model.to_tensors(), conditional_model.to_document()

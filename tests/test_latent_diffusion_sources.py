@@ -81,7 +81,7 @@ def test_sources_are_checked_once(translator, source_images, method, monkeypatch
     check.assert_called_once()
 
 
-def test_denoising_inpainting_and_guidance_see_the_source(
+def test_denoising_inpainting_and_guidance_depend_on_the_source(
     translator, blobs, source_images
 ):
     hole = np.zeros((13, 10))
@@ -152,7 +152,7 @@ def test_models_with_sources_are_audited(translator, blobs, source_images):
         (lambda s: s / 100, "source image 0 has .* 100% .* outside the 100.* to 35"),
     ],
 )
-def test_sources_that_can_not_be_used(
+def test_invalid_sources_are_refused(
     translator, blobs, source_images, change, sentence
 ):
     source = change(source_images if "one image" in sentence else source_images[:2])
@@ -165,7 +165,7 @@ def test_sources_that_can_not_be_used(
             make()
 
 
-def test_a_model_without_sources(diffusion, blobs, source_images):
+def test_a_model_without_sources_refuses_them(diffusion, blobs, source_images):
     assert diffusion.source_ is None
     assert diffusion.to_document()["source"] is None
     for make in (
@@ -273,7 +273,7 @@ def test_volumes_are_translated_from_labels_and_conditions(caplog, rng):
     assert again.source_ == model.source_
 
 
-def test_sources_take_memory(translator):
+def test_estimated_memory_includes_sources(translator):
     build = partial(unet_network.unet, translator.latent_shape_, factor=4)
     needed = []
     for source in (None, Source(1, [0, 1], [], "")):
@@ -284,7 +284,7 @@ def test_sources_take_memory(translator):
     assert needed[1] - needed[0] > 3 * 4 * 16 * 12 * 1000
 
 
-def test_documents_of_sources(translator, assert_unreadable):
+def test_load_refuses_invalid_sources(translator, assert_unreadable):
     tensors, document = translator.to_tensors(), translator.to_document()
     source = document["source"]
     for wrong in (

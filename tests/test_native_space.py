@@ -88,9 +88,7 @@ def test_volumes_of_another_grid_or_other_channels_are_refused(model):
         VQVAE().fit(volumes, validation_data=moved, **FIT)
 
 
-def test_files_are_refused_by_what_learnt_from_other_intensities(
-    model, scan, monkeypatch
-):
+def test_models_of_arrays_of_another_range_refuse_files(model, scan, monkeypatch):
     volumes = Volumes(blocky_volumes(), None, grid_affine(), ["a"] * 8)
     monkeypatch.setattr(model.vqvae_, "intensity_", (0.0, 900.0))
     sentence = "fitted to arrays from 0 to 900; give"

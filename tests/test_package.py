@@ -42,7 +42,7 @@ print(_pywrap_util_port.IsMklEnabled())
         (TENSORFLOW_FIRST, None, "False", True),
     ],
 )
-def test_onednn_is_on_whatever_the_processor(before, setting, enabled, warned):
+def test_onednn_is_on_for_any_processor(before, setting, enabled, warned):
     environment = os.environ.copy()
     environment.pop("TF_ENABLE_ONEDNN_OPTS", None)
     if setting:
@@ -117,7 +117,7 @@ def test_other_settings_of_keras_are_refused(setting, value, good, blobs, monkey
 QUIET = "import dipy_ldm; dipy_ldm.LatentDiffusion.load('mnist').predict(1, steps=1)"
 
 
-def test_import_and_first_use_say_nothing():
+def test_import_and_first_use_print_nothing():
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     run = run_python("-c", QUIET, env=environment, check=False)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

@@ -117,7 +117,7 @@ def shown(outputs, source):
     return {kind: data for one in cell for kind, data in one.get("data", {}).items()}
 
 
-def test_no_cell_is_red_but_the_last(outputs):
+def test_only_the_last_cell_fails(outputs):
     *cells, last = outputs.values()
     assert len(cells) == 30
     errors = [one for cell in cells for one in cell if one.output_type == "error"]

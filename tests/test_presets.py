@@ -69,7 +69,7 @@ def test_given_options_replace_presets(trainings):
     assert data.augment == Augmentation()
 
 
-def test_lengths():
+def test_presets_of_training_lengths():
     volumes = _presets.VOLUMES
     assert volumes.fit_options("vqvae", {})["steps"] == 4000
     assert volumes.fit_options("ldm", {})["steps"] == 6000
@@ -84,7 +84,7 @@ def test_lengths():
         volumes.fit_options("ldm", {"epochs": 7, "steps": 10})
 
 
-def test_none_is_for_the_default():
+def test_options_of_none_are_the_defaults():
     usual = _presets.VOLUMES.fit_options("ldm", {})
     options = dict.fromkeys(("epochs", "steps", "batch_size", "learning_rate"))
     assert _presets.VOLUMES.fit_options("ldm", options) == usual

@@ -73,7 +73,7 @@ def test_wrong_entries_are_refused(
         ("group", "a", "\x07"),
     ],
 )
-def test_names_of_strangers_that_are_more_than_text_are_refused(name, level, units):
+def test_names_with_formulas_or_control_characters_are_refused(name, level, units):
     facts = {"kind": "class", "levels": {level: 2, "b": 2}, "quantiles": []}
     facts |= {"missing": 0, "units": units, "meanings": None}
     assert not _schema.fits({name: facts}, _schema.Conditions)

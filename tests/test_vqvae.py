@@ -46,7 +46,7 @@ def test_fit_records_every_epoch(vqvae):
     assert 0 < vqvae.history_["usage"][-1] <= 1
 
 
-def test_shapes_and_range(vqvae, blobs):
+def test_encode_and_predict_shapes_and_range(vqvae, blobs):
     latents = vqvae.encode(blobs[:5])
     assert latents.shape == (5, 4, 3, 2)
     images = vqvae.predict(blobs[:5])
@@ -96,7 +96,7 @@ def test_fit_revives_dead_codes(blobs):
     assert vqvae.history_["revived"][-1] == 0
 
 
-def test_load_is_exact(vqvae, blobs, tmp_path):
+def test_load_restores_exactly(vqvae, blobs, tmp_path):
     vqvae.save(tmp_path / "a.safetensors")
     loaded = VQVAE.load(tmp_path / "a.safetensors")
     assert_same_weights(vqvae, loaded)
@@ -378,7 +378,7 @@ def test_images_of_other_shapes_are_refused(vqvae, call, shape, options, sentenc
 
 
 @pytest.mark.parametrize("call", ["encode", "predict"])
-def test_images_of_another_range_are_named(vqvae, blobs, call):
+def test_images_of_another_range_are_refused(vqvae, blobs, call):
     for value in (np.nan, -np.inf):
         images = blobs[:9].copy()
         images[5, 3, 3] = value
@@ -492,7 +492,7 @@ def test_collapsed_codes_are_warned_of():
     assert sentence.startswith("nearly all latents have the same code")
 
 
-def test_to_validate_takes_a_tenth_of_the_time():
+def test_validation_takes_a_tenth_of_the_time():
     images = np.zeros((50, 8, 8, 8, 1))
     stage = object.__new__(AutoencoderStage)
     stage.options = ResolvedOptions(epochs=1, batch_size=4)
@@ -537,7 +537,7 @@ def numbered(n):
     return np.tile(np.arange(n, dtype="float32")[:, None, None, None], (1, 4, 4, 1))
 
 
-def test_codes_start_alike_on_any_number_of_devices():
+def test_draw_vectors_on_any_number_of_devices():
     two = SimpleNamespace(extended=SimpleNamespace(worker_devices=("CPU:0", "CPU:0")))
 
     def draw():
@@ -619,7 +619,7 @@ def test_a_fit_that_ends_before_its_first_step_leaves_the_estimator_as_it_was(
         new.predict(blobs[:4])
 
 
-def test_an_autoencoder_is_adapted_to_other_images(vqvae):
+def test_adapt_to_other_images(vqvae):
     images = 7 * np.random.default_rng(0).random((4, 9, 22, 1)) - 3
     other = pickle.loads(pickle.dumps(vqvae))
     assert other.adapt(images, affine=np.eye(4), suffix="T1w") is other
