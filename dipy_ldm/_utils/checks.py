@@ -152,6 +152,8 @@ def check_each(check: Callable, items: Iterable) -> None:
             check(item)
         except InputError as error:
             errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
     if errors:
         causes = (error.__cause__ for error in errors)
         cause = next((c for c in causes if isinstance(c, OSError) and c.errno), None)

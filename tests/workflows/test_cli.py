@@ -12,7 +12,7 @@ from tqdm import tqdm
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.workflows import cli
 from dipy_ldm.workflows._config import ConfigParser
-from dipy_ldm.workflows._options import as_command_line
+from dipy_ldm.workflows._options import option_writer
 from dipy_ldm.workflows.audit import AuditLDMFlow
 from dipy_ldm.workflows.cli import _log_level, run
 from dipy_ldm.workflows.denoise import DenoiseLDMFlow
@@ -36,17 +36,26 @@ COMMANDS = (
     [
         ("give a smaller `batch_size`.", "give a smaller --batch_size."),
         ("`a` must have the shape `b`.", "a must have the shape b."),  # no options
-        ("skip_bad must be true.", "--skip_bad must be true."),
-        ("n must be at least 20.", "--n_samples must be at least 20."),
-        ("first must be at least 0.", "--first_sample must be at least 0."),
-        ("images must have the shape (3,).", "images must have the shape (3,)."),
+        ("give a larger `n`.", "give a larger --n_samples."),
+        ("give a larger `first`.", "give a larger --first_sample."),
         ("add --skip_bad.", "add --skip_bad."),
-        ("no file a/batch_size.nii", "no file a/batch_size.nii"),
+        ("no file a/batch_size.nii", "no file a/batch_size.nii."),
     ],
 )
 def test_names_in_backticks_are_written_as_options(sentence, expected):
     options = ["batch_size", "skip_bad", "n_samples", "first_sample"]
-    assert as_command_line(sentence, options) == expected
+    assert InputError(sentence).describe(option_writer(options)) == expected
+
+
+@pytest.mark.parametrize(
+    ("option", "written"), [("n", "--n_samples"), ("images", "images")]
+)
+def test_messages_begin_with_an_option_as_the_command_writes_it(option, written):
+    error = InputError("must be at least 20", option=option)
+    assert (
+        error.describe(option_writer(["n_samples"]))
+        == f"{written} must be at least 20."
+    )
 
 
 def test_help_has_defaults_that_say_something_and_groups(capsys):

@@ -176,7 +176,7 @@ def test_read_requested_table(read, caplog, text, levels, expected):
         (
             "age\tsex\nold\tF\n60\tX\n",
             LEARNT,
-            "line 2: age is 'old', no number\n.*line 3: sex is 'X', not one of F, M\n",
+            "age is 'old', no number.\n.*line 3: sex is 'X', not one of F, M.\n",
         ),
     ],
 )

@@ -210,7 +210,7 @@ def test_a_wrong_init_is_refused_or_red(cohort, command, tmp_path):
 def test_options_that_a_training_refuses_are_on_the_page(cohort, check, monkeypatch):
     report = check(cohort, "--patch", 8, 8, status=1)
     assert report["options"]["what"].startswith("Patch must be one number or 3")
-    refuse = create_autospec(_training.Recipe.check, side_effect=InputError("no; go."))
+    refuse = create_autospec(_training.Recipe.check, side_effect=InputError("no", "go"))
     monkeypatch.setattr(_training.Recipe, "check", refuse)
     assert check(cohort, status=1)["options"]["what"] == "No."
 
