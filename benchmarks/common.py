@@ -154,8 +154,8 @@ def load_model(path):
     shape, affine = model.vqvae.shape_, model.vqvae.affine_
     if len(shape) != 4 or affine is None:
         raise InputError(
-            f"{path} is not a model of volumes with an affine; train one with "
-            "dipy_train_ldm on NIfTI files."
+            f"{path} is not a model of volumes with an affine",
+            "train one with dipy_train_ldm on NIfTI files",
         )
     return model, Grid(tuple(shape[:3]), affine)
 

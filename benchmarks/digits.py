@@ -168,9 +168,9 @@ def read_samples(path):
     """
     images = load_images([path])
     if images.shape[1:] != (28, 28, 1):
-        raise InputError(f"images must be (n, 28, 28, 1), not {images.shape}.")
+        raise InputError(f"images must be (n, 28, 28, 1), not {images.shape}")
     if images.min(initial=0) < 0 or images.max(initial=0) > 1:
-        raise InputError(f"the images in {path} must lie in [0, 1]; rescale them.")
+        raise InputError(f"the images in {path} must lie in [0, 1]", "rescale them")
     return images
 
 

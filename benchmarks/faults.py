@@ -220,7 +220,7 @@ def measure(options):
     """Kill each task at system calls, and count the failures."""
     at_least("points", options.points, 1)
     if shutil.which("strace") is None:
-        raise InputError("strace is not installed; install it.")
+        raise InputError("strace is not installed", "install it")
     logging.getLogger("dipy_ldm").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         return {
@@ -284,7 +284,7 @@ def _run(kind, folder, *options):
         if tracer.poll() is not None:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            raise InputError("strace may not trace processes here; run it as root.")
+            raise InputError("strace may not trace processes here", "run it as root")
         os.kill(child, signal.SIGCONT)
         _, status = os.waitpid(child, 0)
     return status

@@ -271,7 +271,7 @@ def add_decoding_options(parser):
 def decode_volume(options):
     """Decode a large volume tile by tile, and a smaller one in tiles and whole."""
     if options.side < 1 or options.compare < 0 or (options.tile or 1) < 1:
-        raise InputError("--side and --tile must be at least 1, --compare 0.")
+        raise InputError("--side and --tile must be at least 1, --compare 0")
     vqvae = build_autoencoder(options.side)
     scores = {"side": options.side, "start_gib": peak_gib()}
     # Before decoding whole volumes, since the peak is that of the process.

@@ -84,7 +84,7 @@ def measure(options):
 def compare_peers(options):
     """Measure the machine, then each network of dipy_ldm and of its peers."""
     if not Path(options.python_peers).exists():
-        raise InputError(f"there is no {options.python_peers}; run make peers.")
+        raise InputError(f"there is no {options.python_peers}", "run make peers")
     machine = describe_machine(options)
     yield machine
     peak = max(machine["gflop_a_second"].values())
@@ -145,7 +145,7 @@ def measure_side(side, name, options):
     )
     if done.returncode:
         log(done.stderr)
-        raise InputError(f"{side} failed with {name or 'a matrix product'}.")
+        raise InputError(f"{side} failed with {name or 'a matrix product'}")
     return json.loads(done.stdout)
 
 

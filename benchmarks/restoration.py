@@ -73,7 +73,7 @@ def load_clean(options):
     if options.model == "mnist":
         model, images = LatentDiffusion.load("mnist"), load_mnist("test")[0]
     elif not options.real:
-        raise InputError("name held-out volumes with --real.")
+        raise InputError("name held-out volumes with --real")
     else:
         model, grid = load_model(options.model)
         images = load_volumes(options.real, grid=grid).images

@@ -72,7 +72,7 @@ def time_stages(arguments):
         )
     if not ended:
         raise InputError(
-            "the command ended without a training; name files to train on."
+            "the command ended without a training", "name files to train on"
         )
     # The first stage includes all that comes before.
     begun[next(iter(ended))] = 0
@@ -236,7 +236,7 @@ def run_children(kind, options, n_gpus):
         )
     results = [process.communicate()[0] for process in processes]
     if any(process.returncode for process in processes):
-        raise InputError(f"the training on {kind} failed.")
+        raise InputError(f"the training on {kind} failed")
     return json.loads(results[0])
 
 

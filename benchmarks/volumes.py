@@ -109,8 +109,8 @@ def measure_novelty(held_out, train):
     copies = np.count_nonzero(distances == 0)
     if copies:
         raise InputError(
-            f"{copies} volumes of --real are in --train, too; name held-out volumes "
-            "with --real."
+            f"{copies} volumes of --real are in --train, too",
+            "name held-out volumes with --real",
         )
     return distances
 

@@ -1,7 +1,9 @@
 """What several tests share: tiny images and tiny fitted models."""
 
+from collections import Counter
 from functools import partial
 import gc
+from itertools import chain
 import logging
 import os
 import shutil
@@ -41,6 +43,7 @@ import dipy_ldm  # noqa: E402
 
 TINY_VQVAE = {"widths": (8, 8), "blocks": 1, "n_codes": 16, "code_dim": 2}
 TINY_LDM = {"widths": (8, 16), "blocks": 1}
+SLOWEST = 10  # files that are listed
 YOUNG = 20_000  # objects that Python's collector waits for
 # Folders whose files take less than half a minute each.
 QUICK = {"benchmarks", "checking", "data", "diffusion", "metrics", "prior", "utils"}
@@ -58,6 +61,18 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("tensorflow"):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """List the files that took longest."""
+    seconds = Counter()
+    for report in chain(*terminalreporter.stats.values()):
+        if duration := getattr(report, "duration", 0):
+            seconds[report.nodeid.partition("::")[0]] += duration
+    if len(seconds) > SLOWEST:
+        terminalreporter.section("slowest files")
+        for file, total in seconds.most_common(SLOWEST):
+            terminalreporter.line(f"{total:6.1f} s  {file}")
 
 
 @pytest.fixture(scope="session", autouse=True)

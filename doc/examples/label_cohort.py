@@ -192,7 +192,7 @@ def make_cohort(
     of_maps = stripped, only, without, dseg, tuple(contrasts) != ("T1w",), variety != 1
     if not maps and any(of_maps):
         raise InputError(
-            "random shapes have no label maps; name the folder with --maps."
+            "random shapes have no label maps", "name the folder with --maps"
         )
     files = find_maps(maps, only, without) if maps else []
     priors = read_priors(maps) if maps else {}
@@ -227,8 +227,8 @@ def check_numbers(n, seed, first, voxel_size, stripped, variety):
     check_range("variety", variety, 0, 1)
     if not 0.5 <= voxel_size[0] <= voxel_size[1] <= 10:
         raise InputError(
-            "voxel_size must be two numbers from 0.5 to 10 mm, the smaller first, not "
-            f"{voxel_size[0]} and {voxel_size[1]}."
+            "voxel_size must be two numbers from 0.5 to 10 mm, the smaller first, "
+            f"not {voxel_size[0]} and {voxel_size[1]}"
         )
 
 

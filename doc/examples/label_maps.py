@@ -134,14 +134,14 @@ def find_maps(folder, only=(), without=()):
     ]
     if not files:
         raise InputError(
-            f"there are no label maps (.nii, .nii.gz, .mgz) in {folder}; name the "
-            "folder that has them."
+            f"there are no label maps (.nii, .nii.gz, .mgz) in {folder}",
+            "name the folder that has them",
         )
     for end in (*only, *without):
         if not any(name_of(file).endswith(end) for file in files):
             raise InputError(
-                f"no label map in {folder} has a name that ends in {end}; the first is "
-                f"{name_of(files[0])}."
+                f"no label map in {folder} has a name that ends in {end}",
+                f"the first is {name_of(files[0])}",
             )
     files = [
         file
@@ -150,7 +150,7 @@ def find_maps(folder, only=(), without=()):
         and not name_of(file).endswith(tuple(without))
     ]
     if not files:
-        raise InputError("all label maps are left out; leave out fewer.")
+        raise InputError("all label maps are left out", "leave out fewer")
     return files
 
 
@@ -171,7 +171,8 @@ def read_map(file):
     inside = members(INSIDE)[labels]
     if not members(BRAIN)[labels].any():
         raise InputError(
-            f"{file} has no label of a brain; leave it out, or use FreeSurfer's labels."
+            f"{file} has no label of a brain",
+            "leave it out, or use FreeSurfer's labels",
         )
     labels[inside & ~largest(inside)] = 0
     fluid = labels == INDEX[24]
@@ -221,20 +222,20 @@ def read_integers(file):
         data = np.asarray(image.dataobj)
     except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
         raise InputError(
-            f"{file} can't be read; leave it out, or copy it again."
+            f"{file} can't be read", "leave it out, or copy it again"
         ) from error
     if data.ndim != 3:
         raise InputError(
-            f"{file} has {data.ndim} dimensions, but a label map has 3; use one "
-            "volume per file."
+            f"{file} has {data.ndim} dimensions, but a label map has 3",
+            "use one volume per file",
         )
     if data.dtype.kind not in "iufb" or not np.array_equal(data, np.rint(data)):
         raise InputError(
-            f"{file} has fractions, but labels are whole numbers; use the "
-            "segmentation, resampled by nearest neighbour if at all."
+            f"{file} has fractions, but labels are whole numbers",
+            "use the segmentation, resampled by nearest neighbour if at all",
         )
     if not data.any():
-        raise InputError(f"{file} is empty; leave it out.")
+        raise InputError(f"{file} is empty", "leave it out")
     low, high = corners(data != 0)
     affine = image.affine.copy()
     affine[:3, 3] = apply_affine(affine, low)
@@ -261,8 +262,8 @@ def look_up(file, values):
         others = [str(n) for n in np.unique(values[labels == unknown])]
         raise InputError(
             f"{file} has labels that are not in the table "
-            f"({', '.join(others[:5])}{', ...' * (len(others) > 5)}); add them to "
-            f"TISSUES in {__file__}, or set them to 0."
+            f"({', '.join(others[:5])}{', ...' * (len(others) > 5)})",
+            f"add them to TISSUES in {__file__}, or set them to 0",
         )
     return labels
 

@@ -242,10 +242,8 @@ def check_range(name, value, lowest, highest=math.inf):
     if lowest <= value <= highest:
         return
     if highest < math.inf:
-        raise InputError(
-            f"{name} must lie between {lowest} and {highest}, not {value}."
-        )
-    raise InputError(f"{name} must be at least {lowest}, not {value}.")
+        raise InputError(f"{name} must lie between {lowest} and {highest}, not {value}")
+    raise InputError(f"{name} must be at least {lowest}, not {value}")
 
 
 def make_folder(path):
@@ -402,7 +400,7 @@ def templates(detailed=False):
     try:
         from nilearn import datasets
     except ModuleNotFoundError as error:
-        raise InputError("the template is part of nilearn; pip install it.") from error
+        raise InputError("the template is part of nilearn", "pip install it") from error
     images = [
         datasets.load_mni152_template(resolution=1),
         datasets.load_mni152_gm_template(resolution=1),
