@@ -347,7 +347,7 @@ def conform_volumes(
     """Conform volumes to their grid, or load them from the cache."""
     limit = np.inf if cache_limit is None else at_least("cache_limit", cache_limit, 0)
     root = cache.cache_root(cache_dir)
-    folder = root / _cache_key(plan)
+    folder = root / _cache_key(plan, root)
     volumes = _open(folder, plan)
     new = 0 if volumes else _n_bytes(plan)
     removed = cache.make_room(root, limit * 1e9 - new)
@@ -380,7 +380,7 @@ def _n_bytes(plan):
     return len(plan.tasks) * sum(sizes)
 
 
-def _cache_key(plan):
+def _cache_key(plan, root):
     """Return the cache key of the result."""
     first = plan.tasks[0]
     settings = {
@@ -393,7 +393,7 @@ def _cache_key(plan):
     }
     if first.gradients:
         settings["dwi"] = 2  # once, a bad volume took those after it along
-    return cache.make_key(plan.files, settings)
+    return cache.make_key(plan.files, settings, root)
 
 
 def _open(folder, plan):
