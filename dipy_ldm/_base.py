@@ -164,8 +164,8 @@ class Estimator:
                 nested.set_params(**{inner: value})
             else:
                 raise InputError(
-                    f"{type(self).__name__} has no parameter {name!r}; choose one of "
-                    f"{', '.join(names)}."
+                    f"{type(self).__name__} has no parameter {name!r}",
+                    f"choose one of {', '.join(names)}",
                 )
         return self
 
@@ -216,7 +216,7 @@ class Estimator:
         if init is None:
             return None
         raise InputError(
-            f"`init` must be a {cls.__name__} or a file, not a {type(init).__name__}."
+            f"`init` must be a {cls.__name__} or a file, not a {type(init).__name__}"
         )
 
     def to_tensors(self) -> dict[str, np.ndarray]:

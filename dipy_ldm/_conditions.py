@@ -115,7 +115,9 @@ class Condition(NamedTuple):
             if lenient:
                 return UNSPECIFIED, f"{name} {level} is an unknown level, and ignored."
             choices = listed(map(repr, levels))
-            raise InputError(f"{name} has no level {level!r}; choose one of {choices}.")
+            raise InputError(
+                f"{name} has no level {level!r}", f"choose one of {choices}"
+            )
         number, warning = read_number(name, value), None
         low, high = self.quantiles[0], self.quantiles[-1]
         if not low <= number <= high:
@@ -179,7 +181,7 @@ def requested(
         if len(values) not in (1, n):
             raise InputError(
                 f"{name} must have one value or {n}, one for each image, not "
-                f"{len(values)}."
+                f"{len(values)}"
             )
     return {name: v * n if len(v) == 1 else v for name, v in table.items()}
 
@@ -219,8 +221,8 @@ def learn(
     for name, values in table.items():
         if len(values) != n:
             raise InputError(
-                f"{name} must have {n} values, one for each image, not {len(values)}; "
-                "use None for missing values."
+                f"{name} must have {n} values, one for each image, not {len(values)}",
+                "use None for missing values",
             )
     units, meanings = units or {}, meanings or {}
     subjects = range(n) if subjects is None else subjects
@@ -241,18 +243,18 @@ def _check_descriptions(table, units, meanings):
     """Refuse units and meanings of unknown conditions, or that are not text."""
     if unknown := [name for name in (*units, *meanings) if name not in table]:
         raise InputError(
-            f"`units` or `meanings` have {unknown[0]!r}, which is no condition; choose "
-            f"one of {listed(table)}."
+            f"`units` or `meanings` have {unknown[0]!r}, which is no condition",
+            f"choose one of {listed(table)}",
         )
     for name, unit in units.items():
         if not isinstance(unit, str | None):
-            raise InputError(f"the unit of {name} must be text, not {unit!r}.")
+            raise InputError(f"the unit of {name} must be text, not {unit!r}")
     for name, levels in meanings.items():
         pairs = levels.items() if isinstance(levels, dict) else [(None, levels)]
         if not all(isinstance(text, str) for pair in pairs for text in pair):
             raise InputError(
-                f"the meanings of {name} must map its levels to texts, such as "
-                f"{{'1': 'patient'}}, not {levels!r}."
+                f"the meanings of {name} must map its levels to texts, such as {{'1': "
+                f"'patient'}}, not {levels!r}"
             )
 
 
@@ -261,8 +263,8 @@ def _refuse_unsafe_text(name, condition):
     for text in (name, *condition.levels, condition.units or ""):
         if not is_label(text):
             raise InputError(
-                f"the condition {name!r} has the name, level or unit {text!r}; rename "
-                "it, without control characters or a leading =."
+                f"the condition {name!r} has the name, level or unit {text!r}",
+                "rename it, without control characters or a leading =",
             )
 
 
@@ -284,17 +286,17 @@ def check_names(
         return {}
     if not conditions:
         raise InputError(
-            "this model was trained without conditions: remove `conditions`, or train "
-            "a conditional model."
+            "this model was trained without conditions: remove `conditions`, or "
+            "train a conditional model"
         )
     table = columns_of(request)
     if table is None:
         if len(conditions) > 1:
-            raise InputError(f"pass conditions by name: {listed(conditions)}.")
+            raise InputError(f"pass conditions by name: {listed(conditions)}")
         table = {next(iter(conditions)): request}
     if unknown := [name for name in table if name not in conditions]:
         raise InputError(
-            f"unknown condition {unknown[0]!r}; choose one of {listed(conditions)}."
+            f"unknown condition {unknown[0]!r}", f"choose one of {listed(conditions)}"
         )
     return table
 
@@ -312,7 +314,7 @@ def _summarise(name, values, subjects):
         limits = [(1 - _MARGIN) * min(bvals), (1 + _MARGIN) * max(bvals)]
         return "continuous", {}, limits, missing
     if len(set(present)) < 2:
-        raise InputError(f"{name} is {present[0]!r} for all images; leave it out.")
+        raise InputError(f"{name} is {present[0]!r} for all images", "leave it out")
     if not is_class(name, present):
         whose = [own for own, v in zip(subjects, values) if v is not None]
         return "continuous", {}, _quantiles(present, whose), missing
@@ -326,12 +328,12 @@ def check_values(name: str, values: Iterable) -> list:
     """Return values that are not missing; refuse none, or numbers mixed with text."""
     present = [value for value in values if value is not None]
     if not present:
-        raise InputError(f"{name} is missing for all images; leave it out.")
+        raise InputError(f"{name} is missing for all images", "leave it out")
     texts = [value for value in present if isinstance(value, str | bool)]
     if 0 < len(texts) < len(present):
         raise InputError(
-            f"{name} mixes numbers with {texts[0]!r}; use only numbers or only text, "
-            "and None for missing values."
+            f"{name} mixes numbers with {texts[0]!r}",
+            "use only numbers or only text, and None for missing values",
         )
     return present
 
@@ -346,7 +348,7 @@ def _check_direction(name, value):
     if isinstance(value, tuple):
         return value
     raise InputError(
-        f"{name} must be a vector of three numbers, such as (0, 0, 1), not {value!r}."
+        f"{name} must be a vector of three numbers, such as (0, 0, 1), not {value!r}"
     )
 
 
@@ -387,8 +389,8 @@ def _refuse_identifiers(name, condition, n):
             f"has {len(levels)} levels for {n} subjects" if many else "names subjects"
         )
         raise InputError(
-            f"{name} {reason}, which would identify them in the model; leave it out, "
-            "or merge levels."
+            f"{name} {reason}, which would identify them in the model",
+            "leave it out, or merge levels",
         )
 
 
@@ -401,4 +403,4 @@ def _refuse_numbers_as_text(name, counts):
     except ValueError:
         return
     n = len(counts)
-    raise InputError(f"{name} has {n} levels that are numbers as text; convert them.")
+    raise InputError(f"{name} has {n} levels that are numbers as text", "convert them")

@@ -203,7 +203,7 @@ def _inpainted(parts, sample, origins, facts, chosen):
 def _read_masked(scans, masks, grid, channels):
     """Read volumes, and masks on the grid of the first channel; return their files."""
     if grid is None:
-        raise InputError("masks of 2D images must be arrays, and so must the images.")
+        raise InputError("masks of 2D images must be arrays, and so must the images")
     with (
         files_of(scans) as (files, folder),
         files_of(masks) as (mask_files, other),
@@ -215,7 +215,7 @@ def _read_masked(scans, masks, grid, channels):
         for own in sets:
             info, mask = read_header(own[0], channels[0].width > 1), mask_of[own[0]]
             if complaint := mask_complaint(info, read_header(mask, channels=None)):
-                raise InputError(complaint)
+                raise complaint
             shares = read_mask(mask)[..., 0]
             warn_of_probabilities(mask, shares)
             hole = shares > 0
@@ -274,8 +274,8 @@ class MaskedScan(NamedTuple):
             hole = on_grid(hole, hole_affine, grid, min_share)
         if hole.all():
             raise InputError(
-                f"the mask covers all of {file}; use a smaller mask, or a volume that "
-                "extends beyond it."
+                f"the mask covers all of {file}",
+                "use a smaller mask, or a volume that extends beyond it",
             )
         return cls(channel, file, data, affine, hole)
 
@@ -327,13 +327,13 @@ def check_on_grid(
     if not inside.any() and not result.any():
         raise InputError(
             f"the mask {file} has nothing on the grid of the model, which has shape "
-            f"{grid.shape} and begins at {np.round(grid.affine[:3, 3], 1).tolist()} "
-            "mm; align it and its volume with the training volumes."
+            f"{grid.shape} and begins at {np.round(grid.affine[:3, 3], 1).tolist()} mm",
+            "align it and its volume with the training volumes",
         )
     if not result.any():
         raise InputError(
-            f"the mask {file} is too small for the voxels of the model; use a larger "
-            "one."
+            f"the mask {file} is too small for the voxels of the model",
+            "use a larger one",
         )
     if (share := 1 - inside.mean()) > _MAX_SHARE_OUTSIDE:
         text = "%.0f %% of the mask %s lies outside the grid of the model, and is "

@@ -47,7 +47,7 @@ class Preset(NamedTuple):
         defaults["learning_rate"] = getattr(self, f"rate_{stage}")
         if "epochs" in options:
             if "steps" in options:
-                raise InputError("give `epochs` or `steps`, not both.")
+                raise InputError("give `epochs` or `steps`, not both")
             defaults["steps"] = None
         return defaults | options
 
@@ -83,6 +83,6 @@ def resolve(data: Any, **options) -> Preset:
         epochs, steps = f"epochs_{stage}", f"steps_{stage}"
         if epochs in chosen:
             if steps in chosen:
-                raise InputError(f"give --{epochs} or --{steps}, not both.")
+                raise InputError(f"give --{epochs} or --{steps}, not both")
             chosen[steps] = None
     return (IMAGES if data.affine is None else VOLUMES)._replace(**chosen)

@@ -52,14 +52,15 @@ def save(
     if name := _not_finite(tensors):
         raise InputError(
             f"the tensor {name} has NaN or infinite values, and is not written to "
-            f"{path}; train again, with a lower learning rate or in float32."
+            f"{path}",
+            "train again, with a lower learning rate or in float32",
         )
     try:
         text = json.dumps(plain(header), allow_nan=False)
     except ValueError as error:
         raise InputError(
-            f"{path} can't be written: a number is NaN or infinite; check the history "
-            "and the affine of the model."
+            f"{path} can't be written: a number is NaN or infinite",
+            "check the history and the affine of the model",
         ) from error
     # safetensors ignores strides, and writes the numbers in the order of the memory.
     ordered = {name: np.asarray(x, order="C") for name, x in tensors.items()}
@@ -87,7 +88,7 @@ def halved(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for name, weights in tensors.items():
         if np.abs(weights).max(initial=0) > np.finfo("float16").max:
             raise InputError(
-                f"the weights {name} are too large for 16 bits; save with half=False."
+                f"the weights {name} are too large for 16 bits", "save with half=False"
             )
     return {name: weights.astype("float16") for name, weights in tensors.items()}
 
@@ -158,16 +159,16 @@ def load_newest(checkpoint: str | Path, read: Callable = load) -> tuple:
 def read_document(path: str | Path, kind: str | None = None) -> dict:
     """Read the document of a file without its tensors."""
     if not Path(path).is_file():
-        raise InputError(_missing(path, kind))
+        raise _missing(path, kind)
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise InputError(_unreadable(path, kind)) from error
+        raise _unreadable(path, kind) from error
     if "dipy_ldm" not in metadata:
         raise InputError(
-            f"{path} is a safetensors file, but not of dipy_ldm; "
-            "choose one that dipy_train_ldm wrote."
+            f"{path} is a safetensors file, but not of dipy_ldm",
+            "choose one that dipy_train_ldm wrote",
         )
     with _naming(path, kind):
         document = _parse(metadata["dipy_ldm"])
@@ -176,13 +177,14 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
         newer = version > FORMAT_VERSION
         cure = "upgrade dipy_ldm" if newer else _cure(kind, "train it again")
         raise InputError(
-            f"{path} has format {_schema.short(version)}, and this version of dipy_ldm "
-            f"reads {FORMAT_VERSION}; {cure}."
+            f"{path} has format {_schema.short(version)}, and this version of "
+            f"dipy_ldm reads {FORMAT_VERSION}",
+            f"{cure}",
         )
     if kind is not None and document["kind"] != kind:
         content, expected = map(_content, (document["kind"], kind))
         expected = expected.removesuffix(" alone")
-        raise InputError(f"{path} holds {content}, not {expected}; choose another.")
+        raise InputError(f"{path} holds {content}, not {expected}", "choose another")
     with _naming(path, kind):
         _schema.check(document)
     return document
@@ -228,7 +230,8 @@ def matching_weights(
     if sum(tensor.size for tensor in matching.values()) < total / 2:
         raise InputError(
             f"`init` has other networks: {len(matching)} of {len(expected)} weights "
-            "have the same shapes; use the same widths and number of dimensions."
+            "have the same shapes",
+            "use the same widths and number of dimensions",
         )
     if n_random := len(expected) - len(matching):
         text = "%d of %d weights start at random: those of `init` have other shapes."
@@ -242,10 +245,9 @@ def _naming(path, kind):
     try:
         yield
     except InputError as error:
-        reason = str(error).removesuffix(".")
         raise InputError(
-            f"{path} is damaged, or was changed by other software ({reason}); "
-            f"{_cure(kind)}."
+            f"{path} is damaged, or was changed by other software ({error.problem})",
+            _cure(kind),
         ) from error
 
 
@@ -284,25 +286,26 @@ def _not_finite(tensors):
 
 
 def _missing(path, kind):
-    """Return the message for a path without a file."""
+    """Return the error of a path without a file."""
     if kind == "fingerprints":
-        return f"there is no file of fingerprints {path}; check the path."
+        return InputError(f"there is no file of fingerprints {path}", "check the path")
     cure = ""
     if kind in (None, "vqvae", "latent_diffusion"):
         alone = "" if kind == "latent_diffusion" else ", volumes for an autoencoder"
         cure = f", or name a packaged model ({_PACKAGED}{alone})"
-    return f"there is no model file {path}; check the path{cure}."
+    return InputError(f"there is no model file {path}", f"check the path{cure}")
 
 
 def _unreadable(path, kind):
-    """Return the message for a truncated file or one of another format."""
+    """Return the error of a truncated file or one of another format."""
     with open(path, "rb") as file:
         start = file.read(9)
     # A safetensors file starts with the length of its JSON header.
     length = int.from_bytes(start[:8], "little")
     if start[8:] in (b"", b"{") and length < 100_000_000:
-        return f"{path} is truncated; {_cure(kind)}."
-    return f"{path} is not a model file; choose one that dipy_train_ldm wrote."
+        return InputError(f"{path} is truncated", _cure(kind))
+    cure = "choose one that dipy_train_ldm wrote"
+    return InputError(f"{path} is not a model file", cure)
 
 
 def _content(kind):

@@ -351,8 +351,9 @@ class LatentDiffusion(Estimator):
         """Load images, with their sources and subjects unless these are passed."""
         if source is not None and are_scans(source):
             raise InputError(
-                "sources of a training must be arrays; pass arrays or, as images, "
-                "load_volumes(files, source_files=...), which includes them."
+                "sources of a training must be arrays",
+                "pass arrays or, as images, load_volumes(files, source_files=...), "
+                "which includes them",
             )
         if images is None:
             return None, Examples(None, conditions, source, subjects)
@@ -499,7 +500,7 @@ class LatentDiffusion(Estimator):
         """
         self._check_fitted()
         if as_images and self._of_images():
-            raise InputError("`as_images` is for models of volumes; leave it out.")
+            raise InputError("`as_images` is for models of volumes", "leave it out")
         affine = require_affine(self.vqvae_.affine_) if as_images else None
         source, files = self._read_source(source)
         conditions = join_to_files(conditions, [own[0] for own in files])
@@ -754,8 +755,9 @@ class LatentDiffusion(Estimator):
         self._check_fitted()
         if self.detector_ is None:
             raise InputError(
-                "this model has no detector; train one with fit_detector(images), or "
-                "--steps_detector of dipy_train_ldm."
+                "this model has no detector",
+                "train one with fit_detector(images), or --steps_detector of "
+                "dipy_train_ldm",
             )
         images = self.vqvae_._read_cohort(images).images
         return self.detector_.predict(images, batch_size=batch_size, tile=tile), {}
@@ -834,8 +836,8 @@ class LatentDiffusion(Estimator):
         checks.at_least("guidance", guidance, 0)
         if guidance != 1 and not (self.guide_ or self.conditions_ or self.source_):
             raise InputError(
-                f"this model has no guide for a guidance of {guidance}; omit it, or "
-                "train with conditions or guide=True."
+                f"this model has no guide for a guidance of {guidance}",
+                "omit it, or train with conditions or guide=True",
             )
         return resolve_sampling(options)
 
@@ -1030,8 +1032,8 @@ class LatentDiffusion(Estimator):
     def _check_vqvae(self):
         if not isinstance(self.vqvae, VQVAE):
             raise InputError(
-                f"`vqvae` must be a VQVAE, not {self.vqvae!r}; load a file with "
-                "VQVAE.load(path)."
+                f"`vqvae` must be a VQVAE, not {self.vqvae!r}",
+                "load a file with VQVAE.load(path)",
             )
 
     def _read_images(
@@ -1097,8 +1099,8 @@ class LatentDiffusion(Estimator):
             return inputs, 1.0 if unguided else self.default_guidance
         if guidance != 1 and unguided:
             raise InputError(
-                f"this model has no guide: a guidance of {guidance} needs conditions; "
-                "pass `conditions`, or omit the guidance."
+                f"this model has no guide: a guidance of {guidance} needs conditions",
+                "pass `conditions`, or omit the guidance",
             )
         return inputs, guidance
 

@@ -178,7 +178,7 @@ def pictures(
     if array.ndim not in (4, 5) or len(array) == 0:
         raise InputError(
             "images must be (n, height, width, channels), and volumes (n, x, y, z, "
-            f"channels), not {array.shape}."
+            f"channels), not {array.shape}"
         )
     if array.ndim == 4:
         return array
@@ -555,7 +555,7 @@ def plot_reconstructions(
     _refuse_uneven(*pair)
     if pair[0].shape != pair[1].shape:
         raise InputError(
-            "images and reconstructions differ in size; give arrays of the same shape."
+            "images and reconstructions differ in size", "give arrays of the same shape"
         )
     return _montage_figure(montage_pairs(*pair))
 
@@ -564,8 +564,8 @@ def _refuse_uneven(before, after):
     """Refuse different numbers of images and reconstructions."""
     if len(before) != len(after):
         raise InputError(
-            f"there are {len(before)} images and {len(after)} reconstructions; "
-            "give one for each image."
+            f"there are {len(before)} images and {len(after)} reconstructions",
+            "give one for each image",
         )
 
 

@@ -295,7 +295,7 @@ class VQVAE(Estimator):
     def _plan_fit(self, shape, init, patch, options, augment=None):
         """Check a fit; return its parameters, patch, options and initial weights."""
         if augment and not isinstance(augment, Augmentation):
-            raise InputError(f"`augment` must be an Augmentation, not {augment!r}.")
+            raise InputError(f"`augment` must be an Augmentation, not {augment!r}")
         rank = len(shape) - 2
         patch = _presets.of_rank(rank).patch if patch is None else patch
         resolved = resolve("vqvae", rank, options)
@@ -650,7 +650,8 @@ def refuse_other_images(
         raise InputError(
             f"the autoencoder is for images of {len(own) - 1} dimensions with "
             f"{counted(own[-1], 'channel')}, and these have {len(shape) - 1} with "
-            f"{shape[-1]}; {cure}choose another."
+            f"{shape[-1]}",
+            f"{cure}choose another",
         )
 
 
@@ -665,13 +666,14 @@ def _initial_weights(init, parameters, shape):
     if len(init.shape_) != len(shape):
         raise InputError(
             f"`init` is for images of {len(init.shape_) - 1} dimensions, and these "
-            f"have {len(shape) - 1}; choose another, or train without `init`."
+            f"have {len(shape) - 1}",
+            "choose another, or train without `init`",
         )
     blocks = init._fitted_with["blocks"]
     if blocks != parameters.blocks:
         raise InputError(
-            f"`init` was trained with blocks = {blocks}, not {parameters.blocks}; use "
-            "the same."
+            f"`init` was trained with blocks = {blocks}, not {parameters.blocks}",
+            "use the same",
         )
     return _serialization.matching_weights(
         parameters.weight_shapes(shape), init.to_tensors()

@@ -17,9 +17,9 @@ try:
 except (ImportError, ValueError) as error:
     # The backend is not installed (Keras' message varies) or unknown to Keras.
     raise InputError(
-        f"Keras can't be imported ({error}); install what is missing, or choose "
-        "'tensorflow', 'jax' or 'torch' in ~/.keras/keras.json or by the variable "
-        "KERAS_BACKEND, and restart Python."
+        f"Keras can't be imported ({error})",
+        "install what is missing, or choose 'tensorflow', 'jax' or 'torch' in "
+        "~/.keras/keras.json or by the variable KERAS_BACKEND, and restart Python",
     ) from error
 
 from dipy_ldm._backend.memory import release_memory
@@ -34,8 +34,9 @@ from dipy_ldm._backend.sharing import (
 if keras.config.backend() not in ("tensorflow", "jax", "torch"):
     raise InputError(
         f"Keras is set to the backend {keras.config.backend()!r}, but dipy_ldm needs "
-        "'tensorflow', 'jax' or 'torch'; choose one in ~/.keras/keras.json or by the "
-        "variable KERAS_BACKEND, and restart Python."
+        "'tensorflow', 'jax' or 'torch'",
+        "choose one in ~/.keras/keras.json or by the variable KERAS_BACKEND, and "
+        "restart Python",
     )
 
 if TYPE_CHECKING or keras.config.backend() == "tensorflow":

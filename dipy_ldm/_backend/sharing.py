@@ -110,8 +110,8 @@ def share_of(batch_size: int, strategy: "tf.distribute.Strategy | None") -> int:
     if remainder:
         valid_sizes = f"{each * n} or {(each + 1) * n}" if each else f"at least {n}"
         raise InputError(
-            f"a batch of {batch_size} can't be shared evenly by {n} replicas; use a "
-            f"`batch_size` of {valid_sizes}."
+            f"a batch of {batch_size} can't be shared evenly by {n} replicas",
+            f"use a `batch_size` of {valid_sizes}",
         )
     return each
 

@@ -36,18 +36,21 @@ def make_strategy(
     if name not in ("auto", "none", None):
         raise InputError(
             f"the strategy {name} needs TensorFlow, but Keras uses "
-            f"{keras.config.backend()}; set KERAS_BACKEND=tensorflow, or leave it out."
+            f"{keras.config.backend()}",
+            "set KERAS_BACKEND=tensorflow, or leave it out",
         )
     if devices is not None:
         raise InputError(
-            f"devices can only be chosen with TensorFlow, but Keras uses "
-            f"{keras.config.backend()}; leave out devices, and hide those that should "
-            "not be used (CUDA_VISIBLE_DEVICES)."
+            "devices can only be chosen with TensorFlow, but Keras uses "
+            f"{keras.config.backend()}",
+            "leave out devices, and hide those that should not be used "
+            "(CUDA_VISIBLE_DEVICES)",
         )
     if name == "auto" and not alone and cluster.is_one_of_several():
         raise InputError(
-            f"several tasks were started, but with {keras.config.backend()} each would "
-            "train a model of its own; start one, or set KERAS_BACKEND=tensorflow."
+            f"several tasks were started, but with {keras.config.backend()} each "
+            "would train a model of its own",
+            "start one, or set KERAS_BACKEND=tensorflow",
         )
 
 

@@ -73,8 +73,8 @@ def make_strategy(
     chosen = _start_tensorflow(devices)
     if name == "none" and len(chosen) > 1 and devices is not None:
         raise InputError(
-            f"the strategy none is for one device, not {len(chosen)}; leave out "
-            "strategy or all devices but one."
+            f"the strategy none is for one device, not {len(chosen)}",
+            "leave out strategy or all devices but one",
         )
     if len(chosen) >= min_devices:
         return _mirrored(tuple(chosen))
@@ -86,9 +86,9 @@ def _multi_worker(workers):
     """Return the only strategy for all machines, created once."""
     if workers is None:
         raise InputError(
-            "the strategy multi_worker is for several machines, but neither TF_CONFIG "
-            "nor Slurm names them; start the command with srun, set TF_CONFIG, or "
-            "leave out strategy."
+            "the strategy multi_worker is for several machines, but neither "
+            "TF_CONFIG nor Slurm names them",
+            "start the command with srun, set TF_CONFIG, or leave out strategy",
         )
     gpus = len(tf.config.get_visible_devices("GPU"))
     facts = {
@@ -112,8 +112,8 @@ def _multi_worker(workers):
         raise ConnectionError(lost_worker_message(error)) from error
     except RuntimeError as error:
         raise InputError(
-            "machines must be joined before TensorFlow is used for anything else; call "
-            "dipy_ldm.make_strategy() first and pass its result as strategy."
+            "machines must be joined before TensorFlow is used for anything else",
+            "call dipy_ldm.make_strategy() first and pass its result as strategy",
         ) from error
     finally:
         signals.reinstall_sigterm()
@@ -144,7 +144,7 @@ def _refuse_idle_gpus(alone):
         'pip install ".[cuda]" in the folder of the repository'
     )
     if not alone:
-        raise InputError(f"{sentence}, or choose the device CPU:0.")
+        raise InputError(f"{sentence}, or choose the device CPU:0")
     logger.warning("%s. Using the CPU.", sentence)
 
 
@@ -193,8 +193,8 @@ def _match_devices(names):
     missing = [name for name in requested if name not in available]
     if missing or not requested:
         raise InputError(
-            f"there is no device {', '.join(missing) or 'given'}; this machine has "
-            f"{', '.join(available)}."
+            f"there is no device {', '.join(missing) or 'given'}",
+            f"this machine has {', '.join(available)}",
         )
     return list(dict.fromkeys(requested))
 
@@ -231,16 +231,17 @@ def _start_tensorflow(devices):
     visible = list(_visible_gpus())
     if hidden := [d for d in devices or () if "GPU" in d and d not in visible]:
         raise InputError(
-            f"TensorFlow was started without {', '.join(hidden)} in this process; name "
-            "all devices in the first call, or restart Python."
+            f"TensorFlow was started without {', '.join(hidden)} in this process",
+            "name all devices in the first call, or restart Python",
         )
     try:
         gpus = tf.config.list_logical_devices("GPU")
     except (tf.errors.OpError, RuntimeError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise InputError(
-            f"TensorFlow can't start the GPU ({reason}); stop other programs that use "
-            "it, update its driver, or choose the device CPU:0."
+            f"TensorFlow can't start the GPU ({reason})",
+            "stop other programs that use it, update its driver, or choose the "
+            "device CPU:0",
         ) from error
     if devices is not None:
         names = {name: f"GPU:{i}" for i, name in enumerate(visible)}

@@ -60,8 +60,8 @@ def _number(name, default):
         return int(text)
     except ValueError as error:
         raise InputError(
-            f"{name} must be a whole number, not {text!r}; start the command with "
-            "srun, or unset it."
+            f"{name} must be a whole number, not {text!r}",
+            "start the command with srun, or unset it",
         ) from error
 
 
@@ -83,8 +83,9 @@ def _from_tf_config(text):
         unknown, is_valid = set(), False
     if not is_valid or unknown:
         raise InputError(
-            f"TF_CONFIG must list chief and worker addresses and name this task's "
-            f"among them, like {_EXAMPLE}; it is {text}"
+            "TF_CONFIG must list chief and worker addresses and name this task's "
+            f"among them, like {_EXAMPLE}",
+            f"it is {text}",
         )
     return Cluster(tuple(addresses.values()), index)
 
@@ -104,16 +105,16 @@ def _from_slurm():
         import tensorflow as tf
     except ImportError as error:
         raise InputError(
-            "several Slurm tasks need TensorFlow, which is not installed; start one "
-            "task, or give each different work and add `strategy` none."
+            "several Slurm tasks need TensorFlow, which is not installed",
+            "start one task, or give each different work and add `strategy` none",
         ) from error
     resolve = tf.distribute.cluster_resolver.SlurmClusterResolver
     try:
         resolver = resolve(gpus_per_node=1, gpus_per_task=0)
     except (RuntimeError, ValueError, LookupError, TypeError) as error:
         raise InputError(
-            f"Slurm's variables are invalid ({error}); start the command with srun, or "
-            "name the machines in TF_CONFIG."
+            f"Slurm's variables are invalid ({error})",
+            "start the command with srun, or name the machines in TF_CONFIG",
         ) from error
     # Jobs and steps on the same node need different ports; those below 30000 are not
     # ephemeral ports on any system.
@@ -128,13 +129,14 @@ def _from_slurm():
     if not 0 <= cluster.index < len(cluster.addresses):
         raise InputError(
             f"SLURM_PROCID must be from 0 to {len(cluster.addresses) - 1}, the number "
-            f"of this task among all, not {cluster.index}; start the command with srun."
+            f"of this task among all, not {cluster.index}",
+            "start the command with srun",
         )
     own_node = os.environ.get("SLURMD_NODENAME")
     if own_node and cluster.addresses[cluster.index].rpartition(":")[0] != own_node:
         raise InputError(
-            "Slurm's tasks must fill one node after the other; start the command with "
-            "srun --distribution=block."
+            "Slurm's tasks must fill one node after the other",
+            "start the command with srun --distribution=block",
         )
     return cluster
 
@@ -168,8 +170,8 @@ def _listen(address):
         return socket.create_server(("", port))
     except OSError as error:
         raise InputError(
-            f"port {port} of this machine can't be used ({error.strerror}); stop the "
-            "program that uses it, or choose another port in TF_CONFIG."
+            f"port {port} of this machine can't be used ({error.strerror})",
+            "stop the program that uses it, or choose another port in TF_CONFIG",
         ) from error
 
 

@@ -17,7 +17,8 @@ def number_subjects(subjects: Any, n: int, name: str = "subjects") -> np.ndarray
     if len(names) != n:
         raise InputError(
             f"`{name}` must have a subject for each of {n} images, such as 'sub-01', "
-            f"but has {len(names)}; use None if it is unknown."
+            f"but has {len(names)}",
+            "use None if it is unknown",
         )
     numbers: dict[Any, int] = {}
     keys = ((i,) if own is None else own for i, own in enumerate(names))
@@ -37,8 +38,8 @@ def number_disjoint(
     ]
     if shared := names[0] & names[1]:
         raise InputError(
-            f"{listed(shared)} are in both `subjects` and "
-            "`validation_subjects`; leave them out of one."
+            f"{listed(shared)} are in both `subjects` and `validation_subjects`",
+            "leave them out of one",
         )
     return first, second
 
@@ -52,10 +53,10 @@ def refuse_same_subjects(train: Any, held_out: Any) -> None:
     first, second = (set() if own is None else set(own) for own in (train, held_out))
     if shared := first & second - {None}:
         raise InputError(
-            f"training and held-out images share subjects "
-            f"({listed(sorted(map(str, shared)))}), which hides copies; leave these "
-            "out of `held_out` or, if they are different people of the same name, "
-            "rename them."
+            "training and held-out images share subjects "
+            f"({listed(sorted(map(str, shared)))}), which hides copies",
+            "leave these out of `held_out` or, if they are different people of the "
+            "same name, rename them",
         )
 
 

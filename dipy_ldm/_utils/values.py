@@ -1,6 +1,6 @@
 """Parse values of conditions: text, numbers and missing values."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import logging
 import math
 from numbers import Integral, Real
@@ -24,8 +24,6 @@ SUBJECT_COLUMNS = ("participant_id", "subject_id", "participant", "subject")
 KEYS = (*SUBJECT_COLUMNS, "session_id", "filename")
 # Names of columns with identifiers of persons.
 IDENTIFIERS = (*KEYS, "id", "sub_id", "record_id", "eid", "rid", "ptid")
-# Maximum number of lines of a report.
-_MAX_COMPLAINTS = 50
 # Text for missing values.
 MISSING = ("", "n/a", "nan")
 
@@ -51,13 +49,14 @@ def as_table(conditions: Any) -> dict[str, list]:
     values = with_codes(ALONE, conditions) if alone else []
     if not values:
         raise InputError(
-            "conditions must be a dictionary of values by name, such as {'age': ages}, "
-            "or one label for each image."
+            "must be a dictionary of values by name, such as {'age': "
+            "ages}, or one label for each image",
+            option="conditions",
         )
     if any(isinstance(value, tuple) for value in values):
         raise InputError(
-            "the columns of conditions need names; use a dictionary, such as "
-            "{'age': ages}, or a DataFrame."
+            "the columns of conditions need names",
+            "use a dictionary, such as {'age': ages}, or a DataFrame",
         )
     if all(value is None or is_whole(value) for value in values):
         values = [value if value is None else level_of(value) for value in values]
@@ -74,7 +73,7 @@ def columns_of(conditions: Any) -> dict[str, Any] | None:
         return None
     names = list(conditions if isinstance(conditions, dict) else conditions.columns)
     if not all(isinstance(name, str) and name for name in names):
-        raise InputError("names of conditions must be text; name them all.")
+        raise InputError("names of conditions must be text", "name them all")
     columns = {name: conditions[name] for name in names}
     for name, values in columns.items():
         _refuse_unordered(name, values)
@@ -85,8 +84,8 @@ def _refuse_unordered(name, values):
     """Refuse mappings, whose keys would be taken for values, and sets."""
     if isinstance(values, Mapping | set | frozenset):
         raise InputError(
-            f"{name} must have a list of values, not a {type(values).__name__}; use a "
-            "DataFrame, or df.to_dict('list')."
+            f"{name} must have a list of values, not a {type(values).__name__}",
+            "use a DataFrame, or df.to_dict('list')",
         )
 
 
@@ -106,7 +105,7 @@ def values_of(name: str, values: Any) -> list:
     """Convert values to Python types, categories to text and missing ones to None."""
     _refuse_unordered(name, values)
     if getattr(getattr(values, "dtype", None), "kind", None) in ("m", "M"):
-        raise InputError(f"{name} has dates or times; use numbers, such as years.")
+        raise InputError(f"{name} has dates or times", "use numbers, such as years")
     if str(getattr(values, "dtype", None)) == "category":
         values = [v if _is_missing(v) else level_of(v) for v in values.tolist()]
     values = values.tolist() if hasattr(values, "tolist") else values
@@ -125,7 +124,7 @@ def _plain(name, value):
     if is_vector(value):
         return tuple(map(float, value))
     shown = reprlib.repr(value)
-    raise InputError(f"{name} must have text or finite numbers, not {shown}.")
+    raise InputError(f"{name} must have text or finite numbers, not {shown}")
 
 
 def take_rows(
@@ -164,7 +163,7 @@ def read_number(name: str, value: Any) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"{name} must be a number, not {value!r}.")
+        raise InputError(f"{name} must be a number, not {value!r}")
     return number
 
 
@@ -186,28 +185,6 @@ def listed(names: Iterable, most: int = 20) -> str:
     names = list(map(str, names))
     ending = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + ending
-
-
-def as_report(complaints: Iterable[str]) -> str:
-    """Join distinct messages, one per line; count those beyond a maximum."""
-    lines = list(dict.fromkeys(complaints))
-    if n_more := len(lines[_MAX_COMPLAINTS:]):
-        lines[_MAX_COMPLAINTS:] = [f"and {n_more} more"]
-    return "\n".join(lines)
-
-
-def check_each(check: Callable, items: Iterable) -> None:
-    """Check each item, and report all errors at once; a system error is the cause."""
-    errors = []
-    for item in items:
-        try:
-            check(item)
-        except InputError as error:
-            errors.append(error)
-    if errors:
-        causes = (error.__cause__ for error in errors)
-        cause = next((c for c in causes if isinstance(c, OSError) and c.errno), None)
-        raise InputError(as_report(map(str, errors))) from cause
 
 
 def counted(number: int, noun: str) -> str:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-import re
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from scipy.stats import median_abs_deviation
 
 from dipy_ldm import plots
-from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.checks import InputError, capitalized
 from dipy_ldm._utils.values import listed
 from dipy_ldm.evaluation import _page as html
 
@@ -53,10 +52,11 @@ red, grey = partial(Finding, "red"), partial(Finding, "grey")
 
 def refused(title: str, error: InputError) -> Finding:
     """Return a red finding from the error that a training would raise."""
-    *problems, cure = re.split("; |\n", str(error))
-    texts = "; ".join(problems) or cure.rstrip("."), cure if problems else ""
-    problem, cure = (text[:1].upper() + text[1:] for text in texts)
-    return red(title, f"{problem}.", cure)
+    errors = error.complaints or (error,)
+    problem = "; ".join(f"{e.option or ''} {e.problem}".strip() for e in errors)
+    cures = dict.fromkeys(e.cure for e in (*errors, error) if e.cure)
+    cure = f"{'; '.join(cures)}." if cures else ""
+    return red(title, capitalized(f"{problem}."), capitalized(cure))
 
 
 def worst(findings: Iterable[Finding]) -> str:

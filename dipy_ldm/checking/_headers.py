@@ -12,7 +12,7 @@ from nibabel.orientations import aff2axcodes
 from nibabel.spatialimages import HeaderDataError
 import numpy as np
 
-from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.checks import InputError, capitalized
 from dipy_ldm._utils.progress import log_filter, tqdm
 from dipy_ldm._utils.values import counted, listed
 from dipy_ldm.checking._findings import Finding, amber, green, red
@@ -46,7 +46,7 @@ _RARE_SHARE = 0.25
 
 
 def check_files(
-    complaints: Sequence[str],
+    complaints: Sequence[InputError],
     n: int,
     skip_bad: bool | None = False,
     partly: Sequence[Path] = (),
@@ -66,7 +66,8 @@ def check_files(
         bad.append(f"{counted(len(partly), 'volume')} of {files}")
     message = f"{' and '.join(bad)} cannot be used"
     cure = "Fix these files as listed in the table"
-    table = [("what is wrong, and what to do",), *((c,) for c in complaints)]
+    rows = [(f"{c.problem}.", capitalized(f"{c.cure}.")) for c in complaints]
+    table = [("what is wrong", "what to do"), *rows]
     if skip_bad:
         message += ": left out because of --skip_bad."
         return amber("files", message, f"{cure}, if you need them.", table=table)
@@ -259,7 +260,7 @@ def read_volumes(
         try:
             volumes = conform_volumes(plan, verbose=True, **cache)
         except InputError as error:
-            sentences += str(error).split("\n")
+            sentences += error.complaints or [error]
             return [check_files(sentences, n_files, skip_bad=None), *findings], None
     sentences += volumes.complaints
     partly = _partly_used(plan, volumes)
@@ -305,7 +306,7 @@ def _read_named_channels(files, names):
         sets, complaints = pairing.read_channel_sets(named)
         tasks = pairing.fit_channels(sets, channels)
     except InputError as error:
-        return [], [], [*complaints.values(), *str(error).splitlines()]
+        return [], [], [*complaints.values(), *(error.complaints or [error])]
     return tasks, [*chain(*sets)], list(complaints.values())
 
 
@@ -334,7 +335,7 @@ def _with_masks(files, tasks, mask_files, skip_bad):
         return green("masks", sentence), pairs
     cure = "Fix these masks, or resample them to their volumes."
     find = amber if skip_bad and pairs else red
-    return find("masks", "\n".join(complaints.values()), cure), pairs
+    return find("masks", "\n".join(map(str, complaints.values())), cure), pairs
 
 
 def _partly_used(plan, volumes):

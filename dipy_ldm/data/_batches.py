@@ -181,7 +181,8 @@ def _mean_weight(images, masks, bounds, background, covers, empty):
     if weight == 0:
         raise InputError(
             "no voxel lies inside the masks: a `background` of 0 leaves nothing to "
-            "train on; raise it, or fix the masks."
+            "train on",
+            "raise it, or fix the masks",
         )
     return weight
 

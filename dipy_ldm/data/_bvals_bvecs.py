@@ -45,22 +45,23 @@ class Gradients(NamedTuple):
                 raise ValueError("a b-value is negative or NaN")
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{bval} and {bvec} can't be read as b-values and directions ({error});"
-                " give a row of b-values and three of directions."
+                f"{bval} and {bvec} can't be read as b-values and directions ({error})",
+                "give a row of b-values and three of directions",
             ) from error
         if len(bvecs) == 3:  # FSL's layout, also of three directions
             bvecs = bvecs.T
         if len(bvals) != len(bvecs):
             raise InputError(
-                f"{bval} has {len(bvals)} b-values and {bvec} {len(bvecs)} directions; "
-                "give the files of one series."
+                f"{bval} has {len(bvals)} b-values and {bvec} {len(bvecs)} directions",
+                "give the files of one series",
             )
         try:
             gradient_table(bvals, bvecs=bvecs, b0_threshold=B0_LIMIT)
         except ValueError as error:
             raise InputError(
                 f"{bvec} has directions that are not of length 1 where b is above "
-                f"{B0_LIMIT}; give unit vectors, or leave out volumes of none (traces)."
+                f"{B0_LIMIT}",
+                "give unit vectors, or leave out volumes of none (traces)",
             ) from error
         return cls(bvals, np.nan_to_num(bvecs), (Path(bval), Path(bvec)))
 
@@ -70,20 +71,21 @@ class Gradients(NamedTuple):
         tables = find_tables(file)
         if missing := [end for end in EXTENSIONS if end not in tables]:
             raise InputError(
-                f"{file} has no {' and no '.join(missing)} beside it; add it, or leave "
-                "the file out."
+                f"{file} has no {' and no '.join(missing)} beside it",
+                "add it, or leave the file out",
             )
         gradients = cls.read(*(tables[end] for end in EXTENSIONS))
         if len(gradients.bvals) != n:
             raise InputError(
                 f"{file} has {n} volumes, and {tables['.bvec'].name} "
-                f"{len(gradients.bvals)} directions; give the tables of this file."
+                f"{len(gradients.bvals)} directions",
+                "give the tables of this file",
             )
         if not gradients.b0s.size or not gradients.weighted.size:
             kind = "above" if gradients.b0s.size else "up to"
             raise InputError(
-                f"{file} has no volume with b {kind} {B0_LIMIT}; add one, or leave the "
-                "file out."
+                f"{file} has no volume with b {kind} {B0_LIMIT}",
+                "add one, or leave the file out",
             )
         return gradients
 
@@ -144,7 +146,7 @@ _CURE = (
 def refuse_series(conditions: Mapping[str, Condition], cure: str = _CURE) -> None:
     """Refuse a model that generates diffusion series."""
     if makes_series(conditions):
-        raise InputError(f"this model makes diffusion series, {cure}.")
+        raise InputError(f"this model makes diffusion series, {cure}")
 
 
 def find_tables(file: str | Path) -> dict[str, Path]:

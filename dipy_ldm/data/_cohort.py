@@ -90,8 +90,8 @@ def _count_held_out(subjects, share, batch_size, kind):
     if n - count < batch_size:
         raise InputError(
             f"of {n} {kind}, {n - count} remain for training ({count} held out for "
-            f"validation), fewer than a batch of {batch_size}; add {kind}, or lower "
-            "`batch_size` or `validation`."
+            f"validation), fewer than a batch of {batch_size}",
+            f"add {kind}, or lower `batch_size` or `validation`",
         )
     return count
 

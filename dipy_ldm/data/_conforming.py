@@ -8,8 +8,7 @@ from typing import Self, cast
 
 import numpy as np
 
-from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import check_each
+from dipy_ldm._utils.checks import InputError, check_each
 from dipy_ldm.data import _nifti as nifti
 from dipy_ldm.data._bvals_bvecs import Gradients
 from dipy_ldm.data._grid import Grid, conform
@@ -61,7 +60,7 @@ def conform_series(tasks: Sequence[Task], grid: Grid) -> Iterator[Callable]:
         image = scale_intensities(nifti.refuse_values(name, data), intensities)
         image = conform(image, info.affine, grid)
         if image.min() == image.max():
-            raise InputError(f"{name} is empty; leave it out, also of the tables.")
+            raise InputError(f"{name} is empty", "leave it out, also of the tables")
         return image, *masks, source
 
     numbers = [task.volume for task in tasks]
@@ -79,7 +78,7 @@ def _conform_mask(file, affine, grid):
     mask = conform(nifti.read_mask(file), affine, grid)[..., 0] >= 0.5
     if not mask.any():
         raise InputError(
-            f"the mask {file} has nothing on the grid; give a larger `shape`."
+            f"the mask {file} has nothing on the grid", "give a larger `shape`"
         )
     return mask.astype("uint8")
 

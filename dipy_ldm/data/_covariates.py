@@ -111,19 +111,22 @@ def _refuse_unknown(names, matched: MatchedRows):
     if not matched.tables and matched.unused:
         raise InputError(
             f"participants.tsv has {counted(matched.unused, 'row')}, but none for the "
-            "files; write participant_id and session_id as in their names (sub-01)."
+            "files",
+            "write participant_id and session_id as in their names (sub-01)",
         )
     if not matched.tables:
         raise InputError(
-            "neither a participants.tsv beside or above the files nor a .csv of their "
-            f"paths lists them; add one with {listed(names)}."
+            "neither a participants.tsv beside or above the files nor a .csv of "
+            "their paths lists them",
+            f"add one with {listed(names)}",
         )
     if unknown := [name for name in names if name not in matched.columns]:
         available = ", ".join(matched.columns) or "no named column"
         where = ", ".join(map(str, matched.tables[:3]))
         raise InputError(
             f"there is no column {', '.join(unknown)} in the tables of the files "
-            f"({where}); they have {available}."
+            f"({where})",
+            f"they have {available}",
         )
 
 
@@ -143,7 +146,7 @@ def _merge_descriptions(name, rows, described):
         levels = entry.levels | levels
     if len(units) > 1:
         each = " and ".join(f"{unit} in {table}" for unit, table in units.items())
-        raise InputError(f"{name} is in {each}; convert it to one unit.")
+        raise InputError(f"{name} is in {each}", "convert it to one unit")
     return Description(next(iter(units), None), levels)
 
 
@@ -176,12 +179,12 @@ def round_to_steps(values: dict[str, list], steps: Mapping[str, float]) -> None:
     for name, step in steps.items():
         if name not in values:
             raise InputError(
-                f"`coarsen` names {name}, which is no condition ({', '.join(values)})."
+                f"`coarsen` names {name}, which is no condition ({', '.join(values)})"
             )
         if not 0 < step < math.inf:
-            raise InputError(f"`coarsen` needs a step above 0 for {name}, not {step}.")
+            raise InputError(f"`coarsen` needs a step above 0 for {name}, not {step}")
         if any(isinstance(value, str) for value in values[name]):
-            raise InputError(f"{name} has classes: leave it out of `coarsen`.")
+            raise InputError(f"{name} has classes: leave it out of `coarsen`")
         values[name] = [
             None if value is None else float(step * math.floor(value / step + 0.5))
             for value in values[name]

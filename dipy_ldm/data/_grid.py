@@ -42,7 +42,7 @@ def choose_grid(
     if (sizes > high - low).all():
         extent = " x ".join(f"{mm:.3g}" for mm in high - low)
         raise InputError(
-            f"the voxel size {voxel_size} exceeds the volumes ({extent} mm); lower it."
+            f"the voxel size {voxel_size} exceeds the volumes ({extent} mm)", "lower it"
         )
     # Rounding errors must not add a voxel.
     full = np.maximum(np.ceil((high - low) / sizes - 10 * _TOLERANCE), 1).astype(int)
@@ -64,7 +64,9 @@ def _as_triple(name, value, kind):
     if len(values) not in (1, 3) or not all(
         0 < v < np.inf and kind(v) == v for v in values
     ):
-        raise InputError(f"{name} must be one positive number or three, not {value}.")
+        raise InputError(
+            f"must be one positive number or three, not {value}", option=name
+        )
     return [kind(v) for v in values] * (3 // len(values))
 
 
@@ -92,8 +94,8 @@ def _refuse_scattered(infos, boxes):
     far = np.linalg.norm(centres - np.median(centres, axis=0), axis=1).argmax()
     raise InputError(
         f"the volumes lie far apart ({' x '.join(f'{mm:.0f}' for mm in extent)} mm), "
-        f"{infos[far].file} is farthest from the others; align them, leave it out, "
-        "or give a `shape`."
+        f"{infos[far].file} is farthest from the others",
+        "align them, leave it out, or give a `shape`",
     )
 
 

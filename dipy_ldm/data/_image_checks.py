@@ -38,11 +38,11 @@ def as_array(images: npt.ArrayLike, shape: tuple[int, ...] | None = None) -> np.
     if images.ndim - 2 not in ranks or 0 in images.shape:
         space = " or ".join({2: "h, w", 3: "x, y, z"}[r] for r in ranks)
         raise InputError(
-            f"images must have the shape (n, {space}, channels), not {images.shape}"
-            f"{_cure(images.shape, shape)}."
+            f"images must have the shape (n, {space}, channels), not "
+            f"{images.shape}{_cure(images.shape, shape)}"
         )
     if images.dtype.kind not in "biuf":
-        raise InputError(f"images must be real numbers, not {images.dtype}.")
+        raise InputError(f"images must be real numbers, not {images.dtype}")
     return images
 
 
@@ -50,8 +50,8 @@ def refuse_masked(images: Any, name: str = "images") -> None:
     """Refuse an array, or a list of arrays, with masked values."""
     if any(map(np.ma.is_masked, images if isinstance(images, list) else [images])):
         raise InputError(
-            f"there are masked values in {name}, whose masks would be lost; replace "
-            "them, with .filled(0) say."
+            f"there are masked values in {name}, whose masks would be lost",
+            "replace them, with .filled(0) say",
         )
 
 
@@ -136,7 +136,8 @@ def _compute_survey(images, name, verbose):
     if bad:
         raise InputError(
             f"{name} {bad[0]} has NaN or infinite values ({len(bad)} of {len(images)} "
-            f"{name}s do); remove or replace them."
+            f"{name}s do)",
+            "remove or replace them",
         )
     n = len(images)
     mean = total / n
@@ -153,12 +154,13 @@ def check_trainable(images: np.ndarray, name: str = "image") -> Survey:
     summary = survey(images, name)
     if summary.low == summary.high:
         raise InputError(
-            f"all {name}s are constant ({summary.low:g}); check how they were read."
+            f"all {name}s are constant ({summary.low:g})", "check how they were read"
         )
     if max(-summary.low, summary.high) > MAX_ABSOLUTE_VALUE:
         raise InputError(
             f"{name}s have intensities from {summary.low:g} to {summary.high:g}, "
-            f"beyond {MAX_ABSOLUTE_VALUE:g}; scale them down."
+            f"beyond {MAX_ABSOLUTE_VALUE:g}",
+            "scale them down",
         )
     return summary
 
@@ -170,8 +172,8 @@ def check_finite(
     good = np.isfinite(images).all(tuple(range(1, images.ndim)))
     if not good.all():
         raise InputError(
-            f"{name} {numbers[good.argmin()]} has NaN or infinite values; remove or "
-            "replace them."
+            f"{name} {numbers[good.argmin()]} has NaN or infinite values",
+            "remove or replace them",
         )
     return images
 
@@ -193,8 +195,9 @@ def check_range(
         raise InputError(
             f"{name} {numbers[i]} has values from {images[i].min():g} to "
             f"{images[i].max():g}, {shares[i]:.0%} of them outside the {low:g} to "
-            f"{high:g} that the model was fitted to; scale {name}s like those of the "
-            f"training, or clip them with np.clip(images, {low:g}, {high:g})."
+            f"{high:g} that the model was fitted to",
+            f"scale {name}s like those of the training, or clip them with "
+            f"np.clip(images, {low:g}, {high:g})",
         )
     return images
 
@@ -225,7 +228,7 @@ def require_shape(
     images = as_array(images, tuple(shape))
     if images.shape[1:] != tuple(shape):
         raise InputError(
-            f"{name} must have the shape {('n', *shape)} {whose}, not {images.shape}."
+            f"{name} must have the shape {('n', *shape)} {whose}, not {images.shape}"
         )
     return images
 
@@ -235,7 +238,7 @@ def check_channels(name: str, array: npt.ArrayLike, channels: int) -> None:
     if np.shape(array)[-1:] != (channels,):
         raise InputError(
             f"{name} must have {channels} channels along the last axis, not the shape "
-            f"{np.shape(array)}."
+            f"{np.shape(array)}"
         )
 
 
@@ -247,11 +250,11 @@ def check_latents(
     if len(latents) == 0 or latents.shape[1:] != shape:
         raise InputError(
             f"latents of images of the size {space} have the shape {('n', *shape)}, "
-            f"not {latents.shape}; give what encode returned, and the size of the "
-            "images."
+            f"not {latents.shape}",
+            "give what encode returned, and the size of the images",
         )
     if not np.isfinite(latents).all():
-        raise InputError("latents have NaN or infinite values; encode them again.")
+        raise InputError("latents have NaN or infinite values", "encode them again")
     return latents
 
 
@@ -271,10 +274,10 @@ def check_masks(
         return None
     if np.shape(masks) != shape:
         raise InputError(
-            f"masks must have the shape {shape} of the images, not {np.shape(masks)}."
+            f"masks must have the shape {shape} of the images, not {np.shape(masks)}"
         )
     if background == 1:
         raise InputError(
-            "masks have no effect with a background of 1; lower it, to 0.1 say."
+            "masks have no effect with a background of 1", "lower it, to 0.1 say"
         )
     return np.asarray(masks)[..., None]

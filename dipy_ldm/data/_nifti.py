@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.files import fsync, replacing
-from dipy_ldm._utils.values import as_report, counted
+from dipy_ldm._utils.values import counted
 from dipy_ldm.data._bvals_bvecs import find_tables
 
 logger = logging.getLogger("dipy_ldm")
@@ -73,7 +73,7 @@ class VolumeInfo(NamedTuple):
 
 def check_headers(
     files: Sequence[Path], channels: bool = False, skip_bad: bool | None = False
-) -> tuple[list[VolumeInfo], dict[Path, str]]:
+) -> tuple[list[VolumeInfo], dict[Path, InputError]]:
     """Read the headers of all files, and report all bad ones at once."""
     infos, complaints = read_headers(files, channels)
     refuse_files(complaints, len(infos), skip_bad)
@@ -97,46 +97,50 @@ def _warn_of_headers(fault, files):
 
 def read_headers(
     files: Sequence[Path], channels: bool | None = False
-) -> tuple[list[VolumeInfo], dict[Path, str]]:
+) -> tuple[list[VolumeInfo], dict[Path, InputError]]:
     """Return the headers of all good files, and a complaint about each bad one."""
-    infos, complaints = [], {}
+    infos: list[VolumeInfo] = []
+    complaints: dict[Path, InputError] = {}
     for file in files:
         try:
             infos.append(read_header(file, channels))
         except InputError as error:
-            complaints[file] = str(error)
+            complaints[file] = error
     counts = Counter(info.channels for info in infos)
     usual = max(counts, key=counts.__getitem__, default=1)
     for info in infos:
         if info.channels != usual:
-            complaints[info.file] = (
-                f"{info.file} has {info.channels} channels where most have {usual}; "
-                "give volumes with equal numbers of channels."
+            complaints[info.file] = InputError(
+                f"{info.file} has {info.channels} channels where most have {usual}",
+                "give volumes with equal numbers of channels",
+                files=[info.file],
             )
     return [info for info in infos if info.file not in complaints], complaints
 
 
 def refuse_files(
-    complaints: Mapping[Any, str], n_good: int, skip_bad: bool | None, volumes: int = 0
+    complaints: Mapping[Any, InputError],
+    n_good: int,
+    skip_bad: bool | None,
+    volumes: int = 0,
 ) -> None:
     """Raise an error about bad files, or log a warning if they are skipped.
 
     ``skip_bad`` is None where there is no such option. Of series, so many ``volumes``
     are bad, and ``n_good`` counts volumes, too.
     """
-    report = as_report(complaints.values())
+    errors = [*complaints.values()]
     if complaints and (skip_bad is None or not n_good):
-        raise InputError(report)
+        raise InputError(complaints=errors)
     if complaints and not skip_bad:
         good = counted(n_good, "good volume") if volumes else f"{n_good} good"
-        raise InputError(
-            f"{report}\nAdd `skip_bad` to go on without "
-            f"{'it' if (volumes or len(complaints)) == 1 else 'them'} ({good})."
-        )
+        bad = "it" if (volumes or len(complaints)) == 1 else "them"
+        cure = f"add `skip_bad` to go on without {bad} ({good})"
+        raise InputError(cure=cure, complaints=errors)
     if complaints:
         bad = counted(len(complaints), "file" if volumes else "bad file")
         bad = f"{counted(volumes, 'bad volume')} of {bad}" if volumes else bad
-        logger.warning("skipped %s:\n%s", bad, report)
+        logger.warning("skipped %s:\n%s", bad, InputError(complaints=errors))
 
 
 def space_of(file: Path) -> int:
@@ -170,20 +174,20 @@ def read_header(
     shape, n_channels = _split_axes(file, image.shape)
     if dwi and (n_channels == 1 or len(image.shape) != 4):
         raise InputError(
-            f"{file} has shape {image.shape}, and is not a diffusion series; give 4-D "
-            "files (x, y, z, volumes)."
+            f"{file} has shape {image.shape}, and is not a diffusion series",
+            "give 4-D files (x, y, z, volumes)",
         )
     if n_channels > 1 and not dwi and (tables := [*find_tables(file).values()]):
         raise InputError(
-            f"{file} is a diffusion series ({tables[0].name} is beside it); give a "
-            "volume or a map of it, such as b = 0 (by dipy_extract_b0) or FA, or add "
-            "`dwi` in a training to learn all of it."
+            f"{file} is a diffusion series ({tables[0].name} is beside it)",
+            "give a volume or a map of it, such as b = 0 (by dipy_extract_b0) or FA, "
+            "or add `dwi` in a training to learn all of it",
         )
     if n_channels > 1 and not channels:
         option = "add `channels` to use them as channels, or "
         cure = f"{'' if channels is None else option}give one of them"
         raise InputError(
-            f"{file} has {n_channels} volumes, shape {image.shape}; {cure}."
+            f"{file} has {n_channels} volumes, shape {image.shape}", f"{cure}"
         )
     refuse_non_real(file, image)
     _check_affine(file, image.affine)
@@ -197,7 +201,7 @@ def refuse_non_real(name: str | Path, image: SpatialImage) -> None:
     """Refuse an image whose voxels are not real numbers."""
     if (kind := image.get_data_dtype().kind) not in "iuf":
         kind = "complex" if kind == "c" else "coloured"
-        raise InputError(f"{name} has {kind} voxels; convert them to real numbers.")
+        raise InputError(f"{name} has {kind} voxels", "convert them to real numbers")
 
 
 def _load(file):
@@ -205,27 +209,32 @@ def _load(file):
     try:
         image = nib.load(file)
     except UNREADABLE as error:
-        raise InputError(_explain_load_error(file, error)) from error
+        raise _load_error(file, error) from error
     if not isinstance(image, nib.Nifti1Pair):
-        raise InputError(f"{file} is not NIfTI; convert it.")
+        raise InputError(f"{file} is not NIfTI", "convert it")
     return image
 
 
-def _explain_load_error(file, error):
+def _load_error(file, error):
     """Return why nibabel can't open a file."""
+    return InputError(*_explain_load_error(file, error), files=[file])
+
+
+def _explain_load_error(file, error):
+    """Return problem and cure of a file that nibabel can't open."""
     if not os.path.lexists(file):
-        return f"there is no file {file}; check the path."
+        return f"there is no file {file}", "check the path"
     if not os.path.exists(file):
-        return f"{file} is a link to a missing file; fetch it (datalad get)."
+        return f"{file} is a link to a missing file", "fetch it (datalad get)"
     if isinstance(error, FileNotFoundError):  # nibabel requires lower case
-        return f"{file} must end in .nii or .nii.gz, in lower case; rename it."
+        return f"{file} must end in .nii or .nii.gz, in lower case", "rename it"
     if not os.access(file, os.R_OK):
-        return f"no permission to read {file}; ask its owner."
+        return f"no permission to read {file}", "ask its owner"
     if not os.path.getsize(file):
-        return f"{file} is empty; copy or convert it again."
+        return f"{file} is empty", "copy or convert it again"
     return (
-        f"{file} can't be read as NIfTI: it is incomplete or in another format. Copy "
-        "or convert it again."
+        f"{file} can't be read as NIfTI: it is incomplete or in another format",
+        "copy or convert it again",
     )
 
 
@@ -239,22 +248,23 @@ def _naming_file_in_errors(file):
     except UNREADABLE as error:
         if isinstance(error, OSError) and error.errno:  # not an error in the file
             raise InputError(
-                f"{file} can't be read ({error.strerror}); try again, or copy it again."
+                f"{file} can't be read ({error.strerror})",
+                "try again, or copy it again",
             ) from error
-        raise InputError(_cut_off(file)) from error
+        raise _cut_off(file) from error
     except MemoryError as error:
-        raise InputError(_too_large(file)) from error
+        raise _too_large(file) from error
 
 
 def _cut_off(file):
-    return f"{file} is cut off or damaged; copy or convert it again."
+    problem = f"{file} is cut off or damaged"
+    return InputError(problem, "copy or convert it again", files=[file])
 
 
 def _too_large(file):
     shape = " x ".join(map(str, nib.load(file).shape))
-    return (
-        f"{file} has more voxels ({shape}) than fit into memory; crop or resample it."
-    )
+    problem = f"{file} has more voxels ({shape}) than fit into memory"
+    return InputError(problem, "crop or resample it", files=[file])
 
 
 def _is_compressed(file):
@@ -266,8 +276,9 @@ def _split_axes(file, shape):
     further = [n for n in shape[3:] if n != 1]
     if len(shape) < 3 or min(shape[:3]) == 1 or 0 in shape or len(further) > 1:
         raise InputError(
-            f"{file} has shape {shape}; give volumes (x, y, z) or (x, y, z, channels), "
-            "or slices as .npy or .png files."
+            f"{file} has shape {shape}",
+            "give volumes (x, y, z) or (x, y, z, channels), or slices as .npy or "
+            ".png files",
         )
     return tuple(shape[:3]), math.prod(further)
 
@@ -283,7 +294,7 @@ def _check_affine(file, affine):
         or abs(np.linalg.det(linear / sizes)) < 1e-4
     ):
         raise InputError(
-            f"{file} has a zero, NaN or singular affine; fix its sform and qform."
+            f"{file} has a zero, NaN or singular affine", "fix its sform and qform"
         )
 
 
@@ -292,12 +303,12 @@ def _check_size(file, image):
     n_voxels = math.prod(image.shape)
     # Voxels are read as float32.
     if n_voxels * 4 > _machine_memory():
-        raise InputError(_too_large(file))
+        raise _too_large(file)
     needed = image.dataobj.offset + n_voxels * image.get_data_dtype().itemsize
     if _is_compressed(file):
         needed /= _MAX_COMPRESSION
     if os.path.getsize(file) < needed:
-        raise InputError(_cut_off(file))
+        raise _cut_off(file)
 
 
 def _machine_memory():
@@ -334,7 +345,7 @@ def read_volume(
     """
     data, affine = read_voxels(file, channels)
     if data.min() == data.max():
-        raise InputError(f"{file} is constant ({data.flat[0]:g}); leave it out.")
+        raise InputError(f"{file} is constant ({data.flat[0]:g})", "leave it out")
     return data, affine
 
 
@@ -354,7 +365,7 @@ def read_mask(file: str | Path, warn: bool = True) -> np.ndarray:
         data = (data != 0).astype("float32")
     data = data.clip(0, 1)
     if not data.any():
-        raise InputError(f"the mask {file} is empty; give one with voxels above 0.")
+        raise InputError(f"the mask {file} is empty", "give one with voxels above 0")
     return data
 
 
@@ -397,7 +408,8 @@ def refuse_values(name: str | Path, data: np.ndarray) -> np.ndarray:
     if bad := np.count_nonzero(~(np.abs(data) <= _MAX_VALUE)):
         raise InputError(
             f"{name} has NaN or infinite values, or some beyond {_MAX_VALUE:g}, in "
-            f"{bad} voxels; replace them, by 0 say."
+            f"{bad} voxels",
+            "replace them, by 0 say",
         )
     return data
 
@@ -462,12 +474,12 @@ def write_volume(
     path = Path(os.path.expanduser(path))
     kind = choose("type of voxels", dtype, DTYPES)
     if not path.name.lower().endswith((".nii", ".nii.gz")):
-        raise InputError(f"{path} must end in .nii or .nii.gz; rename it.")
+        raise InputError(f"{path} must end in .nii or .nii.gz", "rename it")
     data = np.asarray(data)
     if kind.kind in "iu" and not np.isfinite(data).all():
         raise InputError(
-            f"{path} would have NaN or infinite values, which {dtype} can't hold; "
-            "replace them, or choose float32."
+            f"{path} would have NaN or infinite values, which {dtype} can't hold",
+            "replace them, or choose float32",
         )
     image = make_image(data, np.asarray(affine, float), kind, description, space)
     name = intent[1].encode("ascii", "replace")[:_INTENT_BYTES]

@@ -81,7 +81,7 @@ class Task(NamedTuple):
 
 def match_masks(
     tasks: list[Task], mask_of: Mapping[Path, Path]
-) -> tuple[list[Task], dict[Path, str]]:
+) -> tuple[list[Task], dict[Path, InputError]]:
     """Return volumes with good masks, and a complaint about each bad mask."""
     infos, complaints = read_headers(list(dict.fromkeys(mask_of.values())), None)
     info_of = {info.file: info for info in infos}
@@ -97,13 +97,14 @@ def match_masks(
     return pairs, complaints
 
 
-def mask_complaint(info: VolumeInfo, mask: VolumeInfo) -> str:
-    """Return a complaint about a mask on another grid than its volume; else empty."""
+def mask_complaint(info: VolumeInfo, mask: VolumeInfo) -> InputError | None:
+    """Return a complaint about a mask on another grid than its volume, if it is."""
     if same_grid(info, mask):
-        return ""
-    return (
-        f"the mask {mask.file} has another grid (shape or affine) than {info.file}; "
-        "resample it to that of its volume."
+        return None
+    return InputError(
+        f"the mask {mask.file} has another grid (shape or affine) than {info.file}",
+        "resample it to that of its volume",
+        files=[mask.file, info.file],
     )
 
 
@@ -156,11 +157,11 @@ def with_source_channels(
 
 def _require_pairs(pairs):
     if not pairs:
-        raise InputError("no good volume has a good source; fix those named above.")
+        raise InputError("no good volume has a good source", "fix those named above")
     return pairs
 
 
-def read_series(files: Sequence[Path]) -> tuple[list[Task], dict[Path, str]]:
+def read_series(files: Sequence[Path]) -> tuple[list[Task], dict[Path, InputError]]:
     """Return tasks of good diffusion series, and a complaint about each bad one."""
     tasks, complaints = [], {}
     for file in files:
@@ -168,7 +169,7 @@ def read_series(files: Sequence[Path]) -> tuple[list[Task], dict[Path, str]]:
             info = read_header(file, channels=True, dwi=True)
             gradients = Gradients.beside(file, info.channels)
         except InputError as error:
-            complaints[file] = str(error)
+            complaints[file] = error
             continue
         task = Task.of(info._replace(channels=1))
         tasks.append(task._replace(source_parts=task.parts, gradients=gradients))
@@ -201,7 +202,7 @@ def plan_channels(
 
 def read_channel_sets(
     sets: Sequence[Sequence[Path]], along_axis: bool | None = None
-) -> tuple[list[list[VolumeInfo]], dict[Path, str]]:
+) -> tuple[list[list[VolumeInfo]], dict[Path, InputError]]:
     """Return the headers of good sets of channels, and complaints about bad files.
 
     A file of a named channel can't hold several: no option lets ``along_axis`` do so.
@@ -252,8 +253,9 @@ def group_channels(
             if name in own:
                 raise InputError(
                     f"{own[name]} and {file} are both the {name} of one subject and "
-                    f"session; {cure or 'choose with `filter`'}, or rename those of "
-                    "other subjects."
+                    "session",
+                    f"{cure or 'choose with `filter`'}, or rename those of other "
+                    "subjects",
                 )
             own[name] = file
     lacking = [
@@ -265,7 +267,7 @@ def group_channels(
     n = f"{len(sets)} of {len(file_of)}"
     sentence = f"{n} subjects (or their sessions) have all of {listed(names)}"
     if not sets:
-        raise InputError(f"{sentence}: {listed(lacking)}; add what is missing.")
+        raise InputError(f"{sentence}: {listed(lacking)}", "add what is missing")
     if lacking:
         logger.warning("%s; left out: %s.", sentence, listed(lacking))
     else:
@@ -292,8 +294,8 @@ def _scan_key(file, name, key):
     start = stem(file).rpartition(f"_{name}")[0]
     if not start:
         raise InputError(
-            f"{file} has no sub- in its name, by which channels are grouped; "
-            f"rename it, to sub-01_{name}.nii.gz, say."
+            f"{file} has no sub- in its name, by which channels are grouped",
+            f"rename it, to sub-01_{name}.nii.gz, say",
         )
     return str(file.with_name(start)), None
 
@@ -356,7 +358,8 @@ def _by_name_or_order(files, partners, kind):
     if len(files) != len(partners):
         raise InputError(
             f"there are {len(partners)} {kind}s for {len(files)} volumes, and not all "
-            f"have names to pair them by; {_CURE}."
+            "have names to pair them by",
+            f"{_CURE}",
         )
     pairs = dict(zip(files, partners, strict=True))
     _check_order(pairs, named, kind)
@@ -390,7 +393,8 @@ def _check_order(pairs, named, kind):
         if contradict(file, other) or by_names and other not in named[file]:
             raise InputError(
                 f"{file} would have the {kind} {other} by their order, but not by "
-                f"their names; {_CURE}."
+                "their names",
+                f"{_CURE}",
             )
     own, theirs = _name_columns(pairs), _name_columns(pairs.values())
     # If names agree in a column that identifies each file, the others do not matter.
@@ -399,7 +403,8 @@ def _check_order(pairs, named, kind):
     if any(sorted(a) == sorted(b) for a in own - theirs for b in theirs - own):
         raise InputError(
             f"the {kind}s are not in the order of their volumes, by the numbers or "
-            f"BIDS entities in their names; {_CURE}."
+            "BIDS entities in their names",
+            f"{_CURE}",
         )
 
 
@@ -416,14 +421,16 @@ def _require_one_each(matches, partners, kind):
     """Return the only candidate of each file, or refuse none and several."""
     if missing := [file for file, matched in matches.items() if not matched]:
         raise InputError(
-            f"{len(missing)} of {len(matches)} volumes have no {kind} of their subject "
-            f"and session: {listed(missing)}; add them, or leave these volumes out."
+            f"{len(missing)} of {len(matches)} volumes have no {kind} of their "
+            f"subject and session: {listed(missing)}",
+            "add them, or leave these volumes out",
         )
     for file, matched in matches.items():
         if len(matched) > 1:
             raise InputError(
                 f"{file} has {len(matched)} {kind}s of its subject and session: "
-                f"{listed(matched)}; give one for each."
+                f"{listed(matched)}",
+                "give one for each",
             )
     pairs = {file: matched[0] for file, matched in matches.items()}
     return _log_pairs(pairs, partners, kind, "subject and session")
@@ -465,8 +472,8 @@ def require_subjects(keys: Mapping[Path, tuple[str | None, str | None]]) -> None
     for file, (subject, _) in keys.items():
         if not subject:
             raise InputError(
-                f"{file} has no sub- in its name, which identifies its subject; "
-                f"rename it, to sub-01_{suffix(file) or 'T1w'}.nii.gz, say."
+                f"{file} has no sub- in its name, which identifies its subject",
+                f"rename it, to sub-01_{suffix(file) or 'T1w'}.nii.gz, say",
             )
 
 

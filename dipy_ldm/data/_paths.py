@@ -57,8 +57,8 @@ def refuse_twins(files: Iterable[Path]) -> None:
         twin = first.setdefault(uncompressed, file)
         if twin is not file:
             raise InputError(
-                f"{twin} and {file} differ only in their extensions; remove one, or "
-                "give only the other."
+                f"{twin} and {file} differ only in their extensions",
+                "remove one, or give only the other",
             )
 
 
@@ -78,9 +78,9 @@ def expand(
     n_of = Counter(excluded.values())
     counts = listed(f"{reason} ({n})" for reason, n in n_of.items())
     if not files and counts:
-        raise InputError(f"there are no volumes but those {counts}; name that folder.")
+        raise InputError(f"there are no volumes but those {counts}", "name that folder")
     if not files:
-        raise InputError("there are no volumes; give NIfTI files or folders of them.")
+        raise InputError("there are no volumes", "give NIfTI files or folders of them")
     if excluded:
         logger.info("left out: files %s; name a file or folder to include it", counts)
     return files
@@ -138,12 +138,12 @@ def _as_paths(paths):
     for path in paths:
         if not isinstance(path, str | os.PathLike):
             raise InputError(
-                f"a path must be text or a Path, not a {type(path).__name__}; give "
-                "files or folders of them."
+                f"a path must be text or a Path, not a {type(path).__name__}",
+                "give files or folders of them",
             )
     if not all(str(path).strip() for path in paths):
         # It would be the current folder.
-        raise InputError("a path is empty; give files or folders of them.")
+        raise InputError("a path is empty", "give files or folders of them")
     # Not Path.expanduser, which fails for names such as ~1.npy.
     return [Path(os.path.expanduser(path)) for path in paths]
 
@@ -161,7 +161,7 @@ def match_paths(paths: Sequence[str | Path]) -> list[Path]:
 def _match_path(path):
     matches = sorted(map(Path, _glob(path)))
     if not matches:
-        raise InputError(f"there is no file {path}; check the path.")
+        raise InputError(f"there is no file {path}", "check the path")
     return matches
 
 
@@ -169,12 +169,13 @@ def _nifti_files(path):
     if path.is_dir():
         files = sorted(_walk_nifti(path))
         if not files:
-            raise InputError(f"the folder {path} has no NIfTI files (.nii or .nii.gz).")
+            raise InputError(f"the folder {path} has no NIfTI files (.nii or .nii.gz)")
         return files
     if not path.name.lower().endswith(_NIFTI):
         raise InputError(
-            f"{path} is no NIfTI file; give .nii or .nii.gz files, folders of them, or "
-            "a .txt, .csv or .tsv file that lists them."
+            f"{path} is no NIfTI file",
+            "give .nii or .nii.gz files, folders of them, or a .txt, .csv or .tsv "
+            "file that lists them",
         )
     return [path]
 
@@ -205,8 +206,8 @@ def _refuse_folder(error):
     """Refuse a folder that can't be read: volumes in it would be missed silently."""
     if Path(error.filename).is_dir():
         raise InputError(
-            f"the folder {error.filename} can't be read ({error.strerror}); ask for "
-            "permission, or name the files one by one."
+            f"the folder {error.filename} can't be read ({error.strerror})",
+            "ask for permission, or name the files one by one",
         )
 
 
@@ -235,7 +236,9 @@ def _read_list(path):
     for _, cells in lines[has_header:]:
         if not _looks_like_nifti(cells, column):
             line = ", ".join(cells)
-            raise InputError(f"{path} has a line without NIfTI file ({line}); drop it.")
+            raise InputError(
+                f"{path} has a line without NIfTI file ({line})", "drop it"
+            )
         files.append(path.parent / Path(cells[column].strip()).expanduser())
     return files, lines, has_header
 
@@ -245,7 +248,7 @@ def _find_file_column(path, rows):
     hits = [i for row in rows for i in range(len(row)) if _looks_like_nifti(row, i)]
     if hits:
         return min(hits)
-    raise InputError(f"{path} names no NIfTI files; add a column of their paths.")
+    raise InputError(f"{path} names no NIfTI files", "add a column of their paths")
 
 
 def _warn_of_columns(path, rows):
@@ -311,8 +314,8 @@ def choose_files(
         if dwi and "dwi" in kinds:
             return choose_files(files, "dwi", values, cure)
         raise InputError(
-            f"the files are of several kinds, {_list_counts(kinds)}; "
-            f"{cure or 'choose with `suffix`'}, such as {kinds.most_common(1)[0][0]}."
+            f"the files are of several kinds, {_list_counts(kinds)}",
+            f"{cure or 'choose with `suffix`'}, such as {kinds.most_common(1)[0][0]}",
         )
     if len(files) > 1:
         of = f" ({_list_counts(kinds)})" if kinds else ""
@@ -346,7 +349,7 @@ def choose_for_channels(
 ) -> list[Path]:
     """Choose the files of named channels, by entities only."""
     if suffixes:
-        raise InputError("channels have suffixes of their own; leave out `suffix`.")
+        raise InputError("channels have suffixes of their own", "leave out `suffix`")
     return choose_entities(files, values)
 
 
@@ -368,8 +371,8 @@ def _choose_values(files, key, allowed, value_of):
     counts = Counter(value_of(file) or "" for file in files)
     if missing := [value for value in allowed if value not in counts]:
         raise InputError(
-            f"no file has the {key} {missing[0] or 'none'}; there are "
-            f"{_list_counts(counts)}."
+            f"no file has the {key} {missing[0] or 'none'}",
+            f"there are {_list_counts(counts)}",
         )
     return [file for file in files if (value_of(file) or "") in allowed]
 

@@ -114,14 +114,14 @@ def conform_voxels(
     if is_flattened(data, scaled):
         raise InputError(
             f"{file} has values from {data.min():g} to {data.max():g}, which collapse "
-            "when rescaled to 0 to 1; subtract the offset, and replace sentinel values "
-            "by 0."
+            "when rescaled to 0 to 1",
+            "subtract the offset, and replace sentinel values by 0",
         )
     if is_within_a_voxel(data.shape, affine, grid):
         sizes = " x ".join(f"{n:.3g}" for n in voxel_sizes(grid.affine))
         raise InputError(
-            f"{file} is smaller than a voxel of the grid ({sizes} mm); write its "
-            "affine in mm, or give a smaller `voxel_size`."
+            f"{file} is smaller than a voxel of the grid ({sizes} mm)",
+            "write its affine in mm, or give a smaller `voxel_size`",
         )
     image = conform(scaled, affine, grid)
     refuse_empty(file, image, grid)
@@ -133,8 +133,8 @@ def refuse_empty(file: str | Path, image: np.ndarray, grid: Grid) -> None:
     if image.min() == image.max():
         raise InputError(
             f"{file} has nothing on the grid (shape {grid.shape} from "
-            f"{np.round(grid.affine[:3, 3], 1).tolist()} mm); check its affine, or "
-            "train with a larger `shape`."
+            f"{np.round(grid.affine[:3, 3], 1).tolist()} mm)",
+            "check its affine, or train with a larger `shape`",
         )
 
 
@@ -161,7 +161,7 @@ def read_labels(
     labels = np.rint(data)
     if (np.abs(data - labels) > _ROUNDING).any():
         raise InputError(
-            f"{file} has fractional values and is not a segmentation; give one, or "
-            f"{cure}."
+            f"{file} has fractional values and is not a segmentation",
+            f"give one, or {cure}",
         )
     return labels, affine

@@ -70,8 +70,8 @@ def are_scans(images) -> bool:
     kinds = {isinstance(item, scans) for item in _as_list(images)}
     if len(kinds) > 1:
         raise InputError(
-            "arrays and files are mixed; give one array, or only paths and nibabel "
-            "images."
+            "arrays and files are mixed",
+            "give one array, or only paths and nibabel images",
         )
     return kinds == {True}
 
@@ -80,7 +80,8 @@ def _as_list(images):
     """Return one item, or those of a list or a column of a table, as a list."""
     if isinstance(images, Iterator):
         raise InputError(
-            "images are an iterator, which can be read only once; give list(...) of it."
+            "images are an iterator, which can be read only once",
+            "give list(...) of it",
         )
     kind = getattr(getattr(images, "dtype", None), "kind", None)
     if kind in ("O", "S", "U") and images.ndim == 1:
@@ -92,18 +93,14 @@ def _as_list(images):
 def files_of(scans) -> Iterator[tuple[list, Path | None]]:
     """Yield the files of scans; those in memory are written to a temporary folder."""
     with TemporaryDirectory() as folder:
-
-        def shorten(message):
-            return message.replace(f"{folder}{os.sep}", "")
-
-        items = _as_list(scans)
+        items, prefix = _as_list(scans), f"{folder}{os.sep}"
         folders = (Path(folder, f"image-{i}") for i in range(len(items)))
         files = [_file_of(item, place) for item, place in zip(items, folders)]
         try:
-            with reworded("dipy_ldm", shorten):
+            with reworded("dipy_ldm", lambda text: text.replace(prefix, "")):
                 yield files, Path(folder) if files != items else None
         except InputError as error:
-            raise InputError(shorten(str(error))) from error
+            raise error.renamed({prefix: ""}) from error
 
 
 def _file_of(scan, folder):
@@ -113,8 +110,8 @@ def _file_of(scan, folder):
         return {name: _file_of(file, folder / name) for name, file in scan.items()}
     if not isinstance(scan, SpatialImage):
         raise InputError(
-            f"{folder.name} is not a volume but a {type(scan).__name__}; give "
-            "images with voxels and an affine, such as Nifti1Image."
+            f"{folder.name} is not a volume but a {type(scan).__name__}",
+            "give images with voxels and an affine, such as Nifti1Image",
         )
     nifti.refuse_non_real(folder.name, scan)
     name = Path(splitext_addext(scan.get_filename() or "scan")[0]).name
@@ -145,8 +142,9 @@ def refuse_other_range(intensity: Sequence[float]) -> None:
     if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
         raise InputError(
             "intensities of files are scaled to 0 to 1, but this model was fitted to "
-            f"arrays from {low:g} to {high:g}; give such arrays, or a model that was "
-            "fitted to files or to what load_volumes returns."
+            f"arrays from {low:g} to {high:g}",
+            "give such arrays, or a model that was fitted to files or to what "
+            "load_volumes returns",
         )
 
 
@@ -162,8 +160,8 @@ def read_cohort(
         own = Grid(images.images.shape[1:4], images.affine)
         if grid is not None and not same_grid(own, grid):
             raise InputError(
-                "the volumes lie on another grid than the training volumes; load them "
-                "with load_volumes(..., grid=Grid(shape, affine)) of these."
+                "the volumes lie on another grid than the training volumes",
+                "load them with load_volumes(..., grid=Grid(shape, affine)) of these",
             )
         names = "images masks affine subjects sources channels source_channels".split()
         shared: dict[str, Any] = {name: getattr(images, name) for name in names}
@@ -173,8 +171,8 @@ def read_cohort(
     with files_of(images) as (files, folder), _explaining_load_options():
         if any(isinstance(one, Mapping) for one in files):
             raise InputError(
-                "dictionaries of channels are not for training; give files with BIDS "
-                "names, and `channels`."
+                "dictionaries of channels are not for training",
+                "give files with BIDS names, and `channels`",
             )
         if not holds_volumes(files):
             arrays, file_of = read_images(files)
@@ -192,13 +190,11 @@ def _explaining_load_options():
     try:
         yield
     except InputError as error:
-        names = ("suffix", "filter", "channels", "skip_bad")
-        if not any(f"`{name}`" in str(error) for name in names):
+        if not error.options & {"suffix", "filter", "channels", "skip_bad"}:
             raise
-        raise InputError(
-            f"{error} (These are options of dipy_ldm.data.load_volumes: pass what it "
-            "returns.)"
-        ) from error
+        error.cure += ", by the options of dipy_ldm.data.load_volumes (pass what it "
+        error.cure += "returns)"
+        raise
 
 
 def _as_array(images):
@@ -207,8 +203,8 @@ def _as_array(images):
         return np.asarray(images)
     except ValueError as error:
         raise InputError(
-            "images differ in shape; give one array (n, *space, channels), or volumes "
-            "in files."
+            "images differ in shape",
+            "give one array (n, *space, channels), or volumes in files",
         ) from error
 
 
@@ -220,8 +216,8 @@ def read_scans(
         if grid is None:
             if holds_volumes(files):
                 raise InputError(
-                    "this model is of two-dimensional images, but these are volumes; "
-                    "give images, or a model of volumes."
+                    "this model is of two-dimensional images, but these are volumes",
+                    "give images, or a model of volumes",
                 )
             return load_images(files), []
         images, origins = [], []
@@ -267,7 +263,7 @@ def check_channel_files(
     along_axis: bool | None,
     skip_bad: bool = False,
     start: str = "the model is of",
-) -> tuple[list[nifti.VolumeInfo], dict[Path, str]]:
+) -> tuple[list[nifti.VolumeInfo], dict[Path, InputError]]:
     """Return the first header of each good set of channels, and all complaints."""
     good, bad = read_channel_sets(sets, along_axis)
     nifti.refuse_files(bad, len(good) if skip_bad else 0, skip_bad)
@@ -275,8 +271,8 @@ def check_channel_files(
     first, width = good[0][0], 1 if channels[0].name else channels[0].width
     if first.channels != width:
         raise InputError(
-            f"{start} {width} channels, and {first.file} has {first.channels}; "
-            "give files like its training data."
+            f"{start} {width} channels, and {first.file} has {first.channels}",
+            "give files like its training data",
         )
     return [own[0] for own in good], bad
 
@@ -291,13 +287,13 @@ def resolve_channel_files(
         for file, other in chain(*(combinations(own, 2) for own in sets)):
             if contradict(file, other):
                 raise InputError(
-                    f"{file} and {other} are of different subjects or sessions; give "
-                    "all channels of one scan."
+                    f"{file} and {other} are of different subjects or sessions",
+                    "give all channels of one scan",
                 )
     else:
         paths = list(map(os.path.abspath, files))
         if twice := next((path for path in paths if paths.count(path) > 1), None):
-            raise InputError(f"{twice} is given twice; give each scan once.")
+            raise InputError(f"{twice} is given twice", "give each scan once")
         sets = find_channel_files(files, channels, cure="name the files of one kind")
     along_axis = channels[0].width > 1 and not channels[0].name
     check_channel_files(sets, channels, along_axis or None)
@@ -307,13 +303,13 @@ def resolve_channel_files(
 def _file_of_channel(files, name):
     if not name:
         raise InputError(
-            "the channels of this model have no names; give files, not dictionaries."
+            "the channels of this model have no names", "give files, not dictionaries"
         )
     own = files if isinstance(files, Mapping) else {}
     if name not in own:
         raise InputError(
-            f"the channel {name} is missing (given: {listed(own) or files or 'none'}); "
-            "give each scan as a dictionary with all channels, by their names."
+            f"the channel {name} is missing (given: {listed(own) or files or 'none'})",
+            "give each scan as a dictionary with all channels, by their names",
         )
     return Path(os.path.expanduser(files[name]))
 
@@ -374,7 +370,7 @@ def require_affine(affine: npt.ArrayLike | None) -> np.ndarray:
     """Return the affine of a model, or refuse a model without one."""
     if affine is None:
         raise InputError(
-            "this model has no affine; fit the VQVAE with "
-            "affine=..., or train with dipy_train_ldm."
+            "this model has no affine",
+            "fit the VQVAE with affine=..., or train with dipy_train_ldm",
         )
     return np.array(affine, "float64")

@@ -109,7 +109,7 @@ class SyntheticImage(nib.Nifti1Image):
             return
         if kwargs:
             raise InputError(
-                f"{min(kwargs)} has no effect on a synthetic image; leave it out."
+                f"{min(kwargs)} has no effect on a synthetic image", "leave it out"
             )
         kind: Any = self.get_data_dtype() if dtype is None else dtype
         kind = kind if isinstance(kind, str) else np.dtype(kind).name

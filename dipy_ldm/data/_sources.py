@@ -71,12 +71,12 @@ def learn(
         return None
     if SOURCE in conditions:
         raise InputError(
-            f"a condition can't be called {SOURCE} beside source images; rename it."
+            f"a condition can't be called {SOURCE} beside source images", "rename it"
         )
     images = as_source(source, shape[1:-1])
     if len(images) != shape[0]:
         raise InputError(
-            f"source must have {shape[0]} images, one for each, not {len(images)}."
+            f"source must have {shape[0]} images, one for each, not {len(images)}"
         )
     labels = [] if images.dtype.kind == "f" else _find_labels(images)
     kind = f"{len(labels)} labels" if labels else "intensities"
@@ -99,10 +99,11 @@ def as_source(
     if images.shape[1:-1] != tuple(space) or 0 in images.shape:
         raise InputError(
             f"{name} must have the size {tuple(space)} of the images, (n, *space, "
-            f"channels), not the shape {np.shape(source)}; resample it."
+            f"channels), not the shape {np.shape(source)}",
+            "resample it",
         )
     if images.dtype.kind not in "biuf":
-        raise InputError(f"{name} must be real numbers, not {images.dtype}.")
+        raise InputError(f"{name} must be real numbers, not {images.dtype}")
     return images
 
 
@@ -122,11 +123,11 @@ def check(
     images = as_source(source, space, name)
     if images.shape[-1] != info.channels:
         raise InputError(
-            f"{name} must have {info.channels} channels, not {images.shape[-1]}."
+            f"{name} must have {info.channels} channels, not {images.shape[-1]}"
         )
     if n is not None and len(images) not in (1, n):
         counts = "one image" if n == 1 else f"one image or {n}, one for each"
-        raise InputError(f"{name} must have {counts}, not {len(images)}.")
+        raise InputError(f"{name} must have {counts}, not {len(images)}")
     survey(images, f"{name} image")
     if not info.labels:
         check_ranges(images, info.bounds, f"{name} image")
@@ -139,12 +140,12 @@ def refuse_mismatch(info: object, source: object, name: str) -> None:
     """Refuse sources for a model without them, and their lack for a model with them."""
     if info is None and source is not None:
         raise InputError(
-            f"this model was trained without source images; leave out `{name}`, or "
-            "train one with them."
+            "this model was trained without source images",
+            f"leave out `{name}`, or train one with them",
         )
     if info is not None and source is None:
         raise InputError(
-            f"this model is conditioned on source images; give them as `{name}`."
+            "this model is conditioned on source images", f"give them as `{name}`"
         )
 
 
@@ -153,7 +154,8 @@ def _find_labels(images):
     if images.shape[-1] != 1:
         raise InputError(
             "a source of integers must be a segmentation with one channel, not "
-            f"{images.shape[-1]}; give intensities as float32."
+            f"{images.shape[-1]}",
+            "give intensities as float32",
         )
     labels: set[int] = set()
     limit = _MAX_LABELS_OF_BYTES if images.dtype.itemsize == 1 else _MAX_LABELS
@@ -162,8 +164,8 @@ def _find_labels(images):
         if len(labels) > limit:
             cure = "merge some" if limit == _MAX_LABELS else "give labels as int32"
             raise InputError(
-                f"source has more than {limit} labels as {images.dtype}; {cure}, or "
-                "give intensities as float32 (without `source_labels`)."
+                f"source has more than {limit} labels as {images.dtype}",
+                f"{cure}, or give intensities as float32 (without `source_labels`)",
             )
     return sorted(labels)
 
@@ -181,8 +183,8 @@ def refuse_unknown_labels(name: object, image: np.ndarray, labels: list[int]) ->
     """Refuse a segmentation with other labels."""
     if unknown := sorted(_distinct_labels(image) - set(labels)):
         raise InputError(
-            f"{name} has the unknown label {unknown[0]:g}; replace it by one of "
-            f"{listed(labels)}."
+            f"{name} has the unknown label {unknown[0]:g}",
+            f"replace it by one of {listed(labels)}",
         )
 
 

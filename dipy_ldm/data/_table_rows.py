@@ -119,12 +119,14 @@ def find_subjects(files: Sequence[Path], listed: ListedRows = None) -> list[str]
 
 def warn_of_datasets(files: Sequence[Path], subjects: Sequence[str]) -> None:
     """Warn of subjects in several BIDS datasets, since they may be different people."""
-    if complaint := shared_names_complaint(files, subjects):
-        logger.warning("%s", complaint)
+    if error := shared_names_error(files, subjects):
+        logger.warning("%s", error)
 
 
-def shared_names_complaint(files: Sequence[Path], subjects: Sequence[str]) -> str:
-    """Return a complaint about subjects in several BIDS datasets; else empty."""
+def shared_names_error(
+    files: Sequence[Path], subjects: Sequence[str]
+) -> InputError | None:
+    """Return an error about subjects in several BIDS datasets, if there are any."""
 
     @cache
     def root_of(folder):
@@ -151,12 +153,13 @@ def shared_names_complaint(files: Sequence[Path], subjects: Sequence[str]) -> st
     }
     shared = {name: own for name, own in outer.items() if len(own) > 1}
     if not shared:
-        return ""
+        return None
     where = sorted(set().union(*shared.values()))
-    return (
+    return InputError(
         f"subjects of several datasets ({listed(where, 3)}) have the same names "
-        f"({listed(shared, 3)}), and count as the same people; if they are not, rename "
-        "them, or give a list of all files with a column participant_id."
+        f"({listed(shared, 3)}), and count as the same people",
+        "if they are not, rename them, or give a list of all files with a column "
+        "participant_id",
     )
 
 
@@ -190,7 +193,7 @@ def _row_key(row, column):
     """Return the subject, session or file that a row is about."""
     if column not in row.cells:
         raise InputError(
-            f"{row.table} has no column {column}; it is needed to match rows to files."
+            f"{row.table} has no column {column}", "it is needed to match rows to files"
         )
     cell = row.cells[column]
     if column == "filename":
@@ -251,7 +254,7 @@ def _choose_columns(columns, names):
     """Choose columns by name; without names, all."""
     if unknown := [name for name in names if name not in columns]:
         raise InputError(
-            f"the table has no column {unknown[0]}; it has {listed(columns)}."
+            f"the table has no column {unknown[0]}", f"it has {listed(columns)}"
         )
     return {name: columns[name] for name in names or columns}
 
@@ -261,8 +264,8 @@ def _refuse_uneven(columns, n):
     for name, values in columns.items():
         if not is_many(values) or len(values) != n:
             raise InputError(
-                f"{name} must have one value for each of the {n} row names; give a "
-                "list of that length."
+                f"{name} must have one value for each of the {n} row names",
+                "give a list of that length",
             )
 
 
@@ -294,9 +297,9 @@ def _keys_of_subjects(table, columns, subjects, sessions):
         return None
     if subjects is None:
         raise InputError(
-            f"the conditions have row names ({name or 'the index'}: {names[0]}); give "
-            "the subjects of the images, too, or put the rows in their order and drop "
-            "the names."
+            f"the conditions have row names ({name or 'the index'}: {names[0]})",
+            "give the subjects of the images, too, or put the rows in their order "
+            "and drop the names",
         )
     parts: list[tuple] = [(names, subjects)]
     if any(sessions or ()) and "session_id" in columns:
@@ -314,8 +317,8 @@ def _index_names(table, columns):
     indexes = [_pandas_row_names(part) for part in parts]
     if any(names != indexes[0] for names in indexes):
         raise InputError(
-            "the conditions differ in their row names, or some have none; give a "
-            "DataFrame, whose columns share them."
+            "the conditions differ in their row names, or some have none",
+            "give a DataFrame, whose columns share them",
         )
     return indexes[0] if indexes else None
 
@@ -326,7 +329,9 @@ def _pandas_row_names(table):
         return None
     names = list(table.index)
     if any(isinstance(name, tuple) for name in names):
-        raise InputError("the conditions have an index of tuples; reset_index() first.")
+        raise InputError(
+            "the conditions have an index of tuples", "reset_index() first"
+        )
     named = str(table.index.name).lower() in SUBJECT_COLUMNS
     return names if named or all(isinstance(name, str) for name in names) else None
 
@@ -342,14 +347,14 @@ def _match_rows(rows, images, cure):
         examples = listed("/".join(map(str, key)) for key in [*places][:3])
         raise InputError(
             f"{len(missing)} of {len(images)} images have no row in the conditions "
-            f"({missing[0]} first; rows are about {examples} ...); add rows, or leave "
-            "these images out."
+            f"({missing[0]} first; rows are about {examples} ...)",
+            "add rows, or leave these images out",
         )
     for own in matches:
         if len(own) > 1:
             raise InputError(
-                f"{'/'.join(rows[own[0]])} has {len(own)} rows in the conditions; "
-                f"{cure}."
+                f"{'/'.join(rows[own[0]])} has {len(own)} rows in the conditions",
+                f"{cure}",
             )
     numbers = [own[0] for own in matches]
     unused = len(rows) - len(set(numbers))

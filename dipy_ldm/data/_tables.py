@@ -9,7 +9,7 @@ import re
 from typing import Any, NamedTuple
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import MISSING, NONE, as_report
+from dipy_ldm._utils.values import MISSING, NONE
 
 # In lower case, as of BIDS, R and NumPy.
 _MISSING_CELLS = (*MISSING, "na")
@@ -93,12 +93,12 @@ def read_table(path: str | Path) -> list[Row]:
     path = Path(path)
     lines = read_cells(path)
     if len(lines) < 2:
-        raise InputError(f"{path} has no rows; give a header line and rows below it.")
+        raise InputError(f"{path} has no rows", "give a header line and rows below it")
     if path.suffix.lower() == ".tsv" and len(lines[0][1]) == 1:
         (name,) = lines[0][1]
         if re.search("[,;]", name):
             raise InputError(
-                f"{path} has no tabs between its columns; add them, or name it .csv."
+                f"{path} has no tabs between its columns", "add them, or name it .csv"
             )
     return name_cells(path, lines)
 
@@ -108,7 +108,7 @@ def name_cells(path: Path, lines: Sequence[tuple[int, list[str]]]) -> list[Row]:
     names = [name.strip() for name in lines[0][1]]
     if twice := sorted({name for name in names if name and names.count(name) > 1}):
         raise InputError(
-            f"{path} has two columns called {', '.join(twice)}; rename one."
+            f"{path} has two columns called {', '.join(twice)}", "rename one"
         )
     complaints = [
         f"{path}, line {line}: {len(cells)} cells for {len(names)} columns"
@@ -129,9 +129,9 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
         text = path.read_text("utf-8-sig")
     except FileNotFoundError as error:
         cure = "fetch it (datalad get)" if path.is_symlink() else "check the path"
-        raise InputError(f"there is no file {path}; {cure}.") from error
+        raise InputError(f"there is no file {path}", f"{cure}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} can't be read as text; save it as UTF-8.") from error
+        raise InputError(f"{path} can't be read as text", "save it as UTF-8") from error
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     declared = _SEPARATOR_LINE.fullmatch(lines[0][1]) if lines else None
     lines = lines[1:] if declared else lines
@@ -165,8 +165,9 @@ def _split_cells(path, numbered, separator):
         except csv.Error as error:
             raise InputError(
                 f'{path}, line {numbered[first][0]}: a cell begins with a quote (") '
-                "that does not end it; remove the quote, or write the cell in quotes "
-                "and each quote within it twice."
+                "that does not end it",
+                "remove the quote, or write the cell in quotes and each quote within "
+                "it twice",
             ) from error
         # Spreadsheets end tables with empty rows.
         if any(map(str.strip, row)):
@@ -188,8 +189,8 @@ def _separator(path, lines, declared):
 
 def refuse_rows(complaints: Iterable[str], cure: str) -> None:
     """Raise one error about all bad rows."""
-    if report := as_report(complaints):
-        raise InputError(f"{report}\n{cure[0].upper()}{cure[1:]}.")
+    if errors := [*map(InputError, complaints)]:
+        raise InputError(cure=cure, complaints=errors)
 
 
 def read_descriptions(path: Path) -> dict[str, Description]:
@@ -214,7 +215,7 @@ def _read_json(file):
         document = json.loads(file.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{file} can't be read as JSON; fix it, or remove it."
+            f"{file} can't be read as JSON", "fix it, or remove it"
         ) from error
     return document if isinstance(document, dict) else {}
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from dipy_ldm._utils.checks import InputError, choose, plain
+from dipy_ldm._utils.checks import InputError, choose, naming_files, plain
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data._grid import Grid, conform
 from dipy_ldm.data._nifti import read_volume, read_voxels, refuse_files
@@ -88,7 +88,7 @@ class Channel:
         """Refuse an invalid name or suffix, such as that of a damaged file."""
         named = isinstance(self.name, str) and self.name
         if not named or not isinstance(self.suffix, str | None):
-            raise InputError(f"a channel needs a name, such as T1w, not {self.name!r}.")
+            raise InputError(f"a channel needs a name, such as T1w, not {self.name!r}")
 
     @property
     def width(self) -> int:
@@ -121,7 +121,8 @@ class Channel:
 
     def read(self, file: Path, grid: Grid) -> tuple[np.ndarray, Origin]:
         """Read a file as columns ``(*grid.shape, width)``; return their origin, too."""
-        return self.conform(file, *self.load(file), grid)
+        with naming_files(file):
+            return self.conform(file, *self.load(file), grid)
 
     def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
         """Return columns as values in the space of their file, ``(x, y, z, 1)``."""
@@ -229,12 +230,12 @@ class Map(Channel):
         if not (_is_finite(low) and _is_finite(high) and low < high):
             raise InputError(
                 f"the range of {self.name} must be two numbers, the lower first, not "
-                f"{low} and {high}."
+                f"{low} and {high}"
             )
         if not (_is_finite(self.background) and low <= self.background <= high):
             raise InputError(
                 f"the `background` of {self.name} must lie in its range, {low} to "
-                f"{high}, and not be {self.background}."
+                f"{high}, and not be {self.background}"
             )
 
     @property
@@ -252,8 +253,9 @@ class Map(Channel):
             wider = f"{min(low, self.low):.4g}:{max(high, self.high):.4g}"
             raise InputError(
                 f"{file} has values from {low:g} to {high:g}, outside of the range of "
-                f"{self.name}, {self.low:g} to {self.high:g}; clip them, or, in a "
-                f"training, name {self.name}={wider}{':UNIT' if self.unit else ''}."
+                f"{self.name}, {self.low:g} to {self.high:g}",
+                "clip them, or, in a training, name "
+                f"{self.name}={wider}{':UNIT' if self.unit else ''}",
             )
         self._warn_of_small_values(file, data)
         return data, affine
@@ -364,11 +366,11 @@ class Labels(Channel):
         # Voxels are read as float32.
         if not all(type(x) is int and 0 < abs(x) < 2**24 for x in labels):
             raise InputError(
-                f"the labels of {self.name} must be integers except 0, not {labels}."
+                f"the labels of {self.name} must be integers except 0, not {labels}"
             )
         rows = self.table.values() if isinstance(self.table, dict) else [None]
         if not all(isinstance(row, dict) for row in rows):
-            raise InputError(f"the table of {self.name} must have rows for its labels.")
+            raise InputError(f"the table of {self.name} must have rows for its labels")
         object.__setattr__(self, "labels", labels)
 
     @property
@@ -389,7 +391,7 @@ class Labels(Channel):
                 values = np.unique(self._read(file)[0]).astype(int)
                 labels_of[file] = {*values.tolist()} - {0}
             except InputError as error:
-                complaints[file] = str(error)
+                complaints[file] = error
         if not labels_of:
             refuse_files(complaints, 0, skip_bad=False)
         # If some are good, bad ones are refused later, with those of other channels.
@@ -398,8 +400,9 @@ class Labels(Channel):
             fullest = sorted(labels_of, key=lambda file: -len(labels_of[file]))
             most = listed([f"{len(labels_of[file])} in {file}" for file in fullest], 3)
             raise InputError(
-                f"{self.name} has {len(labels)} labels beside 0{most and f' ({most})'}"
-                f", and must have 1 to {MAX_LABELS}; merge some, or give other files."
+                f"{self.name} has {len(labels)} labels beside "
+                f"0{most and f' ({most})'}, and must have 1 to {MAX_LABELS}",
+                "merge some, or give other files",
             )
         table = self.table or _read_label_tables(files, labels)
         return replace(super().learn(files), labels=tuple(sorted(labels)), table=table)
@@ -626,7 +629,8 @@ def _read_label_tables(files, labels):
         if name and own.get("name", name).lower() != name.lower():
             raise InputError(
                 f"the label {index} is {own['name']} in {first}, and {name} in "
-                f"{row.table}; use one label for each name, and correct the tables."
+                f"{row.table}",
+                "use one label for each name, and correct the tables",
             )
         table[index] = cells | own
     return {index: own for index, own in table.items() if own}
@@ -688,7 +692,7 @@ def as_channels(
     channels = [n if isinstance(n, Channel) else _parse(n, files) for n in names]
     every = [channel.name for channel in channels]
     if twice := sorted({name for name in every if every.count(name) > 1}):
-        raise InputError(f"the channel {twice[0]} is repeated; name it once.")
+        raise InputError(f"the channel {twice[0]} is repeated", "name it once")
     return tuple(channels)
 
 
@@ -709,7 +713,7 @@ def _parse(text, files):
         low, high = float(low), float(high)
     except ValueError as error:
         raise InputError(
-            f"the range of a map must be two numbers, as in {name}=0:1, not {choice!r}."
+            f"the range of a map must be two numbers, as in {name}=0:1, not {choice!r}"
         ) from error
     # A range of another scale is in another unit.
     usual = options.get("high", high)
@@ -727,7 +731,7 @@ def choose_channels(
         return tuple(channels)
     every = {channel.name: channel for channel in channels}
     if "" in every:
-        raise InputError("this model's channels have no names; leave out `channels`.")
+        raise InputError("this model's channels have no names", "leave out `channels`")
     names = [names] if isinstance(names, str) else names
     return tuple(choose("channel", name, every) for name in names)
 
@@ -780,7 +784,8 @@ def check_columns(channels: Sequence[Channel], n_columns: int) -> None:
     if channels and n != n_columns:
         raise InputError(
             f"the channels {listed(c.name for c in channels)} take {n} columns, but "
-            f"the images have {n_columns}; give what load_volumes returned."
+            f"the images have {n_columns}",
+            "give what load_volumes returned",
         )
 
 
@@ -792,7 +797,8 @@ def check_same(channels: Sequence[Channel], expected: Sequence[Channel]) -> None
     if own != other and not scans:
         raise InputError(
             f"the images have other channels, labels or ranges ({own}) than the "
-            f"autoencoder ({other}); give its channels, fine-tune it, or use another."
+            f"autoencoder ({other})",
+            "give its channels, fine-tune it, or use another",
         )
 
 
@@ -803,8 +809,9 @@ def check_same_sources(
     own, other = _describe(channels), _describe(expected)
     if channels and expected and own != other:
         raise InputError(
-            f"the sources have other channels, labels or ranges ({own}) than those "
-            f"of {whose} ({other}); give the same, in the same order."
+            f"the sources have other channels, labels or ranges ({own}) than those of "
+            f"{whose} ({other})",
+            "give the same, in the same order",
         )
 
 
@@ -818,8 +825,8 @@ def require_intensity_channels(channels: Sequence[Channel]) -> None:
     """Refuse labels and maps, in which lesions can't be detected."""
     if refused := [f"{c.name} ({c.kind})" for c in channels if not c.brightens]:
         raise InputError(
-            f"an anomaly detector is for scans, not for the channel {refused[0]}; "
-            "leave it out, or train a model of scans only."
+            f"an anomaly detector is for scans, not for the channel {refused[0]}",
+            "leave it out, or train a model of scans only",
         )
 
 

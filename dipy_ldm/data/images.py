@@ -45,14 +45,15 @@ def read_images(paths: Sequence[str | Path]) -> tuple[np.ndarray, list[Path]]:
     """Load images as :func:`load_images`, and return the file of each."""
     arrays = {file: _read(file) for file in find_images(paths)}
     if not arrays:
-        raise InputError("there are no images; give files or folders of them.")
+        raise InputError("there are no images", "give files or folders of them")
     _refuse_mixed(arrays)
     (first, one), *rest = arrays.items()
     for file, images in rest:
         if images.shape[1:] != one.shape[1:]:
             raise InputError(
                 f"{file} has images of shape {images.shape[1:]}, but {first} of "
-                f"{one.shape[1:]}; give images of one shape."
+                f"{one.shape[1:]}",
+                "give images of one shape",
             )
     files = [file for file, images in arrays.items() for _ in images]
     # Too large values become infinite, which is refused below.
@@ -76,8 +77,8 @@ def _refuse_mixed(arrays):
     if len(first) > 1:
         (kind, file), (other, another) = [*first.items()][:2]
         raise InputError(
-            f"{file} has {_BITS[kind]} bits a pixel and {another} has {_BITS[other]}; "
-            "save all PNG files with the same bit depth."
+            f"{file} has {_BITS[kind]} bits a pixel and {another} has {_BITS[other]}",
+            "save all PNG files with the same bit depth",
         )
 
 
@@ -88,7 +89,8 @@ def _refuse_infinite(images, files):
         own = [i - files.index(file) for i in bad if files[i] == file]
         raise InputError(
             f"{file} has NaN or infinite values in {len(own)} of {files.count(file)} "
-            f"images (number {own[0]} first); replace them."
+            f"images (number {own[0]} first)",
+            "replace them",
         )
 
 
@@ -97,7 +99,7 @@ def _files(path):
     if not path.is_dir():
         if path.suffix.lower() not in _READERS:
             raise InputError(
-                f"{path} is of no known kind (.nii, .nii.gz, .npy, .npz or .png)."
+                f"{path} is of no known kind (.nii, .nii.gz, .npy, .npz or .png)"
             )
         return [path]
     files = sorted(f for f in path.iterdir() if f.suffix.lower() in _READERS)
@@ -107,7 +109,7 @@ def _files(path):
     if not files:
         raise InputError(
             f"the folder {path} has no images (.npy, .npz, .png) or volumes (.nii, "
-            ".nii.gz)."
+            ".nii.gz)"
         )
     return files
 
@@ -128,16 +130,16 @@ def _read(file):
     except Exception as error:
         why = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(
-            f"{file} can't be read ({why}); is it complete, and of that kind?"
+            f"{file} can't be read ({why})", "is it complete, and of that kind?"
         ) from error
     if images.dtype.kind not in "biuf":
         raise InputError(
-            f"{file} holds values of type {images.dtype}; give real numbers."
+            f"{file} holds values of type {images.dtype}", "give real numbers"
         )
     images = images[..., None] if images.ndim == 3 else images
     if images.ndim != 4 or 0 in images.shape:
         raise InputError(
-            f"{file} has shape {images.shape}; give an array (n, h, w[, channels])."
+            f"{file} has shape {images.shape}", "give an array (n, h, w[, channels])"
         )
     return images
 
@@ -148,8 +150,8 @@ def _read_npz(file):
         names = [name for name in arrays.files if name == "images"] or arrays.files
         if len(names) != 1:
             raise InputError(
-                f"{file} holds {listed(names) or 'no array'}; name the one to use "
-                "'images'."
+                f"{file} holds {listed(names) or 'no array'}",
+                "name the one to use 'images'",
             )
         return arrays[names[0]]
 
@@ -161,7 +163,7 @@ def _read_png(file):
             image = image.convert("RGBA")
             if image.getchannel("A").getextrema()[0] < 255:
                 raise InputError(
-                    f"{file} is transparent in parts; save it without transparency."
+                    f"{file} is transparent in parts", "save it without transparency"
                 )
         return np.asarray(image if mode == image.mode else image.convert(mode))[None]
 

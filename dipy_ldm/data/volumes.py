@@ -11,7 +11,6 @@ import logging
 import math
 import os
 from pathlib import Path
-import re
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ import numpy as np
 from dipy_ldm._conditions import check_values
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.progress import tqdm, warning_once
-from dipy_ldm._utils.values import Table, as_report, as_table, grouped
+from dipy_ldm._utils.values import Table, as_table, grouped
 from dipy_ldm.data import _pairing as plans
 import dipy_ldm.data._cache as cache
 from dipy_ldm.data._conforming import conform_series, conform_task
@@ -50,7 +49,7 @@ __all__ = ["Volumes", "load_volumes"]
 logger = logging.getLogger("dipy_ldm")
 
 # Of the cache: raise it when the same files and settings give other values.
-_FORMAT = 3
+_FORMAT = 4
 # Other system errors may be temporary, and no reason to fill a folder again.
 _MISSING_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 # Attempts to fill a folder that can't be read.
@@ -81,7 +80,7 @@ class Volumes(_Fields):
     # Indices of these volumes among all that were planned: the others were bad.
     kept: Sequence[int] = ()
     # A complaint about each of the others.
-    complaints: Sequence[str] = ()
+    complaints: Sequence[InputError] = ()
     #: Records of named channels, in the order of the last axis.
     channels: tuple[Channel, ...] = ()
     #: Records of named channels of sources.
@@ -132,7 +131,7 @@ class Volumes(_Fields):
             If a column is missing or bad, or rows can't be matched to volumes.
         """
         if table is None and not names:
-            raise InputError('name the columns to look up, such as "age", "sex".')
+            raise InputError(cure='name the columns to look up, such as "age", "sex"')
         if table is None:
             covariates = read_covariates(names, self.files, self.listed, coarsen)
         else:
@@ -150,8 +149,8 @@ class Volumes(_Fields):
         rows = join_rows(table, self.subjects, sessions, self.files, names)
         if not isinstance(rows, dict):
             raise InputError(
-                "rows of the table can't be matched to volumes; add a column or an "
-                "index of participant_id or of paths."
+                "rows of the table can't be matched to volumes",
+                "add a column or an index of participant_id or of paths",
             )
         return as_table(rows)
 
@@ -285,8 +284,8 @@ def plan_volumes(
         refuse_files(complaints, len(tasks), skip_bad)
     if source_labels and (source_channels or source_files is None):
         raise InputError(
-            "`source_labels` is for `source_files` whose channels have no names; give "
-            "these, or leave out `source_labels`."
+            "`source_labels` is for `source_files` whose channels have no names",
+            "give these, or leave out `source_labels`",
         )
     if source_channels:
         own = choose_entities(every, filter)
@@ -317,8 +316,8 @@ def refuse_beside_series(
     }
     if name := next(filter(refused.get, refused), None):
         raise InputError(
-            "each volume of a diffusion series is an image, and its b = 0 the source; "
-            f"leave out `{name}`."
+            "each volume of a diffusion series is an image, and its b = 0 the source",
+            f"leave out `{name}`",
         )
 
 
@@ -425,11 +424,10 @@ def _open(folder, plan):
 
 def _complaints(notes, plan):
     """Return the complaints in notes, with the current names of the files."""
-    path_of = dict(zip(notes.get("bad_files", ()), _bad_files(plan, notes["kept"])))
-    paths = re.compile("|".join(map(re.escape, path_of)))
+    names = dict(zip(notes["bad_files"], _bad_files(plan, notes["kept"])))
     return {
-        file: paths.sub(lambda path: path_of.get(path[0], ""), text)
-        for file, text in dict(notes["complaints"]).items()
+        file: InputError.from_saved(saved).renamed(names)
+        for file, saved in dict(notes["complaints"]).items()
     }
 
 
@@ -477,7 +475,7 @@ def _fill(folder, plan, verbose):
                 try:
                     arrays = future.result()
                 except InputError as error:
-                    bad.append((str(plan.tasks[i].info.file), str(error)))
+                    bad.append((str(plan.tasks[i].info.file), error))
                     if getattr(error.__cause__, "errno", None):
                         # A system error may be temporary, and the file good.
                         unreadable.append(i)
@@ -486,10 +484,14 @@ def _fill(folder, plan, verbose):
                 for append, array in zip(appends, arrays, strict=True):
                     append(array)
         # Several volumes of a series may be bad.
-        complaints = {file: as_report(own) for file, own in grouped(bad).items()}
+        complaints = {
+            file: errors[0] if len(errors) == 1 else InputError(complaints=errors)
+            for file, errors in grouped(bad).items()
+        }
         if not kept:
             refuse_files(complaints, 0, skip_bad=False)
-        notes = {"kept": kept, "complaints": complaints, "unreadable": unreadable}
+        saved = {file: error.to_saved() for file, error in complaints.items()}
+        notes = {"kept": kept, "complaints": saved, "unreadable": unreadable}
         notes["bad_files"] = _bad_files(plan, kept)
         (partial / cache.NOTES).write_text(json.dumps(notes), "utf-8")
 

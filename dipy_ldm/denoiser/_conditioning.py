@@ -194,6 +194,6 @@ def _refuse_unused(held_out, conditions, source):
         if passed and (held_out.shape is None or not learnt):
             missing = "validation_data" if learnt else name
             raise InputError(
-                f"validation_{name} would have no effect without {missing}; leave it "
-                "out."
+                f"validation_{name} would have no effect without {missing}",
+                "leave it out",
             )

@@ -124,8 +124,8 @@ def latent_scale(latents: Latents) -> tuple[np.ndarray, np.ndarray]:
     scale = np.sqrt(np.square(spreads).mean())
     if scale <= 1e-6:
         raise InputError(
-            "all latents of the autoencoder are the same: it has learnt nothing; train "
-            "it again, with a lower learning rate."
+            "all latents of the autoencoder are the same: it has learnt nothing",
+            "train it again, with a lower learning rate",
         )
     return mean.astype("float32"), np.full(mean.shape, scale, "float32")
 

@@ -38,14 +38,15 @@ def check_compatible(architecture: Architecture, init: Architecture) -> None:
             own, other = (each if any(each or ()) else None for each in (own, other))
         if own != other:
             raise InputError(
-                f"`init` was trained with {name} = {other!r}, not {own!r}; use the "
-                "same."
+                f"`init` was trained with {name} = {other!r}, not {own!r}",
+                "use the same",
             )
     own, other = architecture.latent_shape, init.latent_shape
     if (len(own), own[-1]) != (len(other), other[-1]):
         raise InputError(
             f"`init` is for latents of the shape {other}, and these have the shape "
-            f"{own}; choose a model with the same dimensions and channels."
+            f"{own}",
+            "choose a model with the same dimensions and channels",
         )
     own, other = (a.source for a in (architecture, init))
     kinds = [s and (s.channels, bool(s.labels)) for s in (own, other)]
@@ -53,8 +54,8 @@ def check_compatible(architecture: Architecture, init: Architecture) -> None:
     unlike = own and other and len(own.labels) > 1 and own.labels != other.labels
     if kinds[0] != kinds[1] or unlike:
         raise InputError(
-            "`init` was trained with other sources, or one of the two has none; choose "
-            "a model with sources of the same kind."
+            "`init` was trained with other sources, or one of the two has none",
+            "choose a model with sources of the same kind",
         )
 
 

@@ -131,7 +131,7 @@ def unet(
     attention = attention or [False] * len(widths)
     if len(attention) != len(widths):
         raise InputError(
-            f"attention needs one entry per level: {len(widths)}, not {len(attention)}."
+            f"attention needs one entry per level: {len(widths)}, not {len(attention)}"
         )
     latents, times = keras.Input(shape), keras.Input(())
     mean = [keras.Input(shape)] if with_mean else []

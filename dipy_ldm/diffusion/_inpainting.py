@@ -49,16 +49,16 @@ def check_masks(masks: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
         masks = masks[..., 0]
     if masks.shape not in (shape[1:], shape) or masks.dtype.kind not in "biuf":
         raise InputError(
-            f"masks must be numbers of the shape {shape} of the images, or {shape[1:]} "
-            f"for all, not {masks.dtype} {masks.shape}."
+            f"masks must be numbers of the shape {shape} of the images, or "
+            f"{shape[1:]} for all, not {masks.dtype} {masks.shape}"
         )
     if np.isnan(masks).any():
-        raise InputError("masks have NaN; replace it by 0.")
+        raise InputError("masks have NaN", "replace it by 0")
     holes = np.broadcast_to(masks > 0, shape)
     empty = ~holes.any(tuple(range(1, holes.ndim)))
     if empty.any():
         raise InputError(
-            f"mask {empty.argmax()} is empty; give one that marks what to inpaint."
+            f"mask {empty.argmax()} is empty", "give one that marks what to inpaint"
         )
     return holes
 
@@ -186,6 +186,6 @@ def refuse_covering_masks(shares: np.ndarray) -> None:
     covered = (shares > 0).all(tuple(range(1, shares.ndim)))
     if covered.any():
         raise InputError(
-            f"mask {covered.argmax()} covers the whole image at latent resolution; "
-            "use a smaller mask."
+            f"mask {covered.argmax()} covers the whole image at latent resolution",
+            "use a smaller mask",
         )

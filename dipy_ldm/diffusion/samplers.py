@@ -187,7 +187,7 @@ def make_sampler(name: str, eta: float = 0.0) -> Sampler:
     if eta == 0:
         return sampler
     if not sampler.takes_eta:
-        raise InputError(f"the sampler {name} takes no `eta`; leave it out.")
+        raise InputError(f"the sampler {name} takes no `eta`", "leave it out")
     return sampler._replace(step=partial(sampler.step, eta=eta))
 
 

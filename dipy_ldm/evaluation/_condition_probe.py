@@ -54,10 +54,10 @@ def measure_agreement(
     at_least("the number of samples with both numbers", len(np.unique(ids)), 4)
     a, b = a[finite], b[finite]
     if np.ptp(a) == 0:
-        raise InputError("all requested values are equal; request different ones.")
+        raise InputError("all requested values are equal", "request different ones")
     if np.ptp(b) == 0:
         raise InputError(
-            "all samples have the same measured value; check the measurements."
+            "all samples have the same measured value", "check the measurements"
         )
 
     def pairs(statistic):
@@ -131,10 +131,10 @@ def probe_all(
 def _probe(kind, rows, labels, seed=0, subjects=MappingProxyType({})):
     """Fit a probe to the reference set, and predict a condition of the other sets."""
     if kind == "direction":
-        raise InputError("a probe needs numbers or classes, not directions.")
+        raise InputError("a probe needs numbers or classes, not directions")
     if not rows:
         raise InputError(
-            "no features are independent of the model's own encoder; add others."
+            "no features are independent of the model's own encoder", "add others"
         )
     places = {
         name: [i for i, value in enumerate(values) if value is not None]
@@ -172,10 +172,10 @@ def _targets(values, levels):
     """Return regression targets: values, or indicators of levels."""
     if len(values) < MIN_IMAGES:
         raise InputError(
-            f"only {len(values)} real images have this value; at least {MIN_IMAGES} "
-            "are needed."
+            f"only {len(values)} real images have this value",
+            f"at least {MIN_IMAGES} are needed",
         )
     targets = np.array([[v == level for level in levels] or [v] for v in values], float)
     if np.ptp(targets) == 0:
-        raise InputError("all real images of the reference half have the same value.")
+        raise InputError("all real images of the reference half have the same value")
     return targets

@@ -92,8 +92,8 @@ class CopyFilter(NamedTuple):
         limits = "threshold", "apart", "threshold_voxels", "apart_voxels"
         if document.get("model") != model or not document.keys() >= set(limits):
             raise InputError(
-                f"{path} has the fingerprints of another model; create new ones with "
-                "dipy_audit_ldm --fingerprints."
+                f"{path} has the fingerprints of another model",
+                "create new ones with dipy_audit_ldm --fingerprints",
             )
         values = [float(document[name]) for name in limits]
         return cls(
@@ -130,8 +130,8 @@ class CopyReplacer:
             if self.refused + len(places) > _MAX_REFUSED_PER_SAMPLE * len(self.numbers):
                 raise InputError(
                     f"{self.refused} samples for {len(self.numbers)} requested are "
-                    "copies of training images: the model has memorised these; train "
-                    "on more images or for fewer steps."
+                    "copies of training images: the model has memorised these",
+                    "train on more images or for fewer steps",
                 )
             first = _FIRST_REPLACEMENT + self.numbers.start * _MAX_REFUSED_PER_SAMPLE
             first += self.refused

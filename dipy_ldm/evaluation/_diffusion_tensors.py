@@ -142,7 +142,8 @@ def _rows_of_series(volumes):
         if len(rows) < _MIN_DIRECTIONS:
             raise InputError(
                 f"{file} has {len(rows)} diffusion-weighted volumes, but a tensor "
-                f"needs {_MIN_DIRECTIONS}; leave the file out."
+                f"needs {_MIN_DIRECTIONS}",
+                "leave the file out",
             )
     return rows_of
 

@@ -202,7 +202,8 @@ def _read(model, train, held_out, sources, conditions, subjects):
     if len(set(held_out_subjects or ())) < len(held_out_subjects or ()):
         raise InputError(
             "`held_out` has several images of a subject, but the statistics need "
-            "independent images; give one of each subject."
+            "independent images",
+            "give one of each subject",
         )
     refuse_same_subjects(subjects, held_out_subjects)
     source = (
@@ -247,7 +248,8 @@ def refuse_training_images(
         more = f" and {len(same) - 5} more" if len(same) > 5 else ""
         raise InputError(
             f"{len(same)} of the held-out images are training images, too: "
-            f"{pairs}{more}; remove them from `held_out`."
+            f"{pairs}{more}",
+            "remove them from `held_out`",
         )
 
 

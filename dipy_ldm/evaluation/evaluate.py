@@ -159,8 +159,8 @@ def _list_features(model, features):
     names = [kind.name for kind in kinds]
     if len(set(names)) < len(names):
         raise InputError(
-            f"`features` must have different names, not {listed(names)}; name yours "
-            "with own(function, name)."
+            f"`features` must have different names, not {listed(names)}",
+            "name yours with own(function, name)",
         )
     return kinds
 
@@ -195,19 +195,22 @@ def check_arguments(
     """Refuse unfitted models, invalid seeds, and options without effect."""
     if not isinstance(model, LatentDiffusion):
         raise InputError(
-            f"`model` must be a LatentDiffusion, not {model!r}; load a file or a "
-            "packaged model with LatentDiffusion.load(name)."
+            f"`model` must be a LatentDiffusion, not {model!r}",
+            "load a file or a packaged model with LatentDiffusion.load(name)",
         )
     model._check_fitted()
     check_seed(seed)
     if generated is not None and sampling:
         raise InputError(
             f"`{next(iter(sampling))}` has no effect on images that are generated "
-            "already; remove it, or correct its spelling."
+            "already",
+            "remove it, or correct its spelling",
         )
     for name, values in of_generated.items():
         if generated is None and values is not None:
-            raise InputError(f"`{name}` describes `generated`; give these images, too.")
+            raise InputError(
+                f"`{name}` describes `generated`", "give these images, too"
+            )
 
 
 def read_conditions(
@@ -225,7 +228,7 @@ def read_conditions(
         if len(values) != n:
             raise InputError(
                 f"`{option}` must have {n} values of {name}, one for each image, not "
-                f"{len(values)}."
+                f"{len(values)}"
             )
     return columns or None
 
@@ -280,7 +283,7 @@ def refuse_few(task: str, kind: str, count: int, minimum: int) -> None:
     """Refuse sets that are too small for a task."""
     if count < minimum:
         raise InputError(
-            f"{task} needs {minimum} {kind} images, not {count}; give more."
+            f"{task} needs {minimum} {kind} images, not {count}", "give more"
         )
 
 
@@ -308,8 +311,8 @@ def refuse_unequal(real: int, generated: int, kind: str) -> None:
     """Refuse sets whose sizes differ more than tenfold."""
     if max(real, generated) > _MAX_SIZE_RATIO * min(real, generated):
         raise InputError(
-            f"there are {real} {kind} and {generated} generated images; give sets "
-            "whose sizes differ less than tenfold, or set the number by `n`."
+            f"there are {real} {kind} and {generated} generated images",
+            "give sets whose sizes differ less than tenfold, or set the number by `n`",
         )
 
 
@@ -335,8 +338,9 @@ def _choose_sets(subject_ids, count, of_samples=None):
     further = ", and as many samples must be of subjects outside the first half"
     raise InputError(
         f"the real images are of {n_subjects} subjects: each half needs {MIN_IMAGES} "
-        f"images of {_MIN_SUBJECTS} subjects or more"
-        f"{'' if of_samples is None else further}; give images of more subjects."
+        f"images of {_MIN_SUBJECTS} subjects or "
+        f"more{'' if of_samples is None else further}",
+        "give images of more subjects",
     )
 
 
@@ -377,7 +381,7 @@ def refuse_real(real: Iterable[np.ndarray], generated: Iterable[np.ndarray]) -> 
     of_real = set(map(digest, real))
     if count := sum(digest(image) in of_real for image in generated):
         raise InputError(
-            f"{count} of the generated images are real ones; give two disjoint sets."
+            f"{count} of the generated images are real ones", "give two disjoint sets"
         )
 
 

@@ -79,10 +79,10 @@ class Features(NamedTuple):
         if rows.ndim < 2 or len(rows) != len(images):
             raise InputError(
                 f"the features {self.name!r} must be (n, *shape) for n images, not "
-                f"{rows.shape} for {len(images)}."
+                f"{rows.shape} for {len(images)}"
             )
         if not np.isfinite(rows).all():
-            raise InputError(f"the features {self.name!r} have NaN or infinite values.")
+            raise InputError(f"the features {self.name!r} have NaN or infinite values")
         return rows.reshape(len(rows), -1)
 
 

@@ -196,8 +196,8 @@ def to_uint8(images: npt.ArrayLike) -> np.ndarray:
     low, high = images.min(), images.max()
     if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):  # nor NaN
         raise InputError(
-            f"a classifier needs images in [0, 1], not from {low:g} to {high:g}; scale "
-            "both sets in the same way."
+            f"a classifier needs images in [0, 1], not from {low:g} to {high:g}",
+            "scale both sets in the same way",
         )
     shown = (images - _BLACK) / (1 - _BLACK)
     return np.rint(_LEVELS * np.clip(shown, 0, 1)).astype("uint8")

@@ -52,7 +52,8 @@ def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike) -> fl
     if n <= features:
         raise InputError(
             f"a Fréchet distance of {features} features needs {features + 1} samples "
-            f"of each set, not {n}; give more, or use kernel_distance."
+            f"of each set, not {n}",
+            "give more, or use kernel_distance",
         )
     return gaussian_distance(a, b)
 
@@ -272,13 +273,13 @@ def as_rows(a, b, minimum):
     a, b = np.asarray(a), np.asarray(b)
     if min(a.ndim, b.ndim) < 2 or a.shape[1:] != b.shape[1:]:
         raise InputError(
-            "give two arrays (n, *shape) that differ at most in n, "
-            f"not {a.shape} and {b.shape}."
+            f"give two arrays (n, *shape) that differ at most in n, not {a.shape} and "
+            f"{b.shape}"
         )
     for array in (a, b):
         at_least("the number of samples", len(array), minimum)
         if not np.isfinite(array).all():
-            raise InputError("samples have NaN or infinite values; remove them first.")
+            raise InputError("samples have NaN or infinite values", "remove them first")
     dtype = np.result_type(a, b, np.float32)
     return (x.reshape(len(x), -1).astype(dtype, copy=False) for x in (a, b))
 

@@ -119,7 +119,7 @@ def dice(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     """
     a, b = np.asarray(a, bool), np.asarray(b, bool)
     if a.shape != b.shape:
-        raise InputError(f"masks must have one shape, not {a.shape} and {b.shape}.")
+        raise InputError(f"masks must have one shape, not {a.shape} and {b.shape}")
     either = np.count_nonzero(a) + np.count_nonzero(b)
     return 2 * np.count_nonzero(a & b) / either if either else 1.0
 
@@ -189,8 +189,8 @@ def as_pairs(a, b):
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.ndim < 3:
         raise InputError(
-            "give two arrays (n, *space, channels) of the same shape, "
-            f"not {a.shape} and {b.shape}."
+            f"give two arrays (n, *space, channels) of the same shape, not {a.shape} "
+            f"and {b.shape}"
         )
     as_rows(a, b, minimum=1)
     return a, b
@@ -203,7 +203,7 @@ def masked(a, b, masks):
     if masks.shape != a.shape[:-1] or not masks.any(tuple(range(1, masks.ndim))).all():
         raise InputError(
             f"masks must have the shape {a.shape[:-1]}, not {masks.shape}, and none "
-            "may be empty."
+            "may be empty"
         )
     return ((x[m].astype(float), y[m].astype(float)) for x, y, m in zip(a, b, masks))
 
@@ -221,7 +221,7 @@ def _details(a, b, masks):
 def _energy(truth):
     energy = np.mean(truth**2)
     if energy == 0:
-        raise InputError("the truth has no detail (it is constant); use other images.")
+        raise InputError("the truth has no detail (it is constant)", "use other images")
     return energy
 
 
@@ -358,7 +358,7 @@ def _octaves(space):
     """Return the octave of each frequency, and the number of octaves."""
     shortest = min(space)
     if shortest < 8:
-        raise InputError(f"octaves need images of 8 voxels per side, not {space}.")
+        raise InputError(f"octaves need images of 8 voxels per side, not {space}")
     grids = np.meshgrid(*map(np.fft.fftfreq, space), indexing="ij")
     frequencies = np.sqrt(sum(grid**2 for grid in grids))
     # 0 is the finest. The mean, of frequency 0, is in none.

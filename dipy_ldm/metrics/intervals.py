@@ -120,7 +120,7 @@ def subjects_of(subjects: npt.ArrayLike | None, n: int) -> np.ndarray:
     """Return the subject of each of n samples. Default: all differ."""
     ids = np.arange(n) if subjects is None else np.asarray(subjects)
     if len(ids) != n:
-        raise InputError(f"give the subject of each of {n} samples, not {len(ids)}.")
+        raise InputError(f"give the subject of each of {n} samples, not {len(ids)}")
     return ids
 
 
@@ -213,5 +213,7 @@ def bootstrap_share(
 
 def _checked(confidence):
     if not 0 < confidence < 1:
-        raise InputError(f"confidence must lie between 0 and 1, not {confidence}.")
+        raise InputError(
+            f"must lie between 0 and 1, not {confidence}", option="confidence"
+        )
     return confidence

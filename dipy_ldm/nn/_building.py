@@ -126,7 +126,8 @@ def check_keras() -> None:
         if value not in supported:
             raise InputError(
                 f"Keras is set to the {setting} {value!r}, but dipy_ldm needs "
-                f"{supported[0]!r}; set it in ~/.keras/keras.json and restart Python."
+                f"{supported[0]!r}",
+                "set it in ~/.keras/keras.json and restart Python",
             )
 
 

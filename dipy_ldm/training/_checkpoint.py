@@ -134,7 +134,7 @@ class TrainingRecord(keras.callbacks.Callback):
             for name, variable in state.items()
         ):
             raise InputError(
-                f"{self.path} was written by an earlier version; remove it."
+                f"{self.path} was written by an earlier version", "remove it"
             )
         if readable_path != self.path and _backend.is_chief():
             readable_path.replace(self.path)
@@ -156,8 +156,8 @@ class TrainingRecord(keras.callbacks.Callback):
         if changed:
             raise InputError(
                 f"{self.path} is the checkpoint of another training "
-                f"({'; '.join(changed)}); resume with the same data and options, or "
-                "remove it."
+                f"({'; '.join(changed)})",
+                "resume with the same data and options, or remove it",
             )
 
     def on_train_begin(self, logs=None) -> None:
@@ -170,7 +170,7 @@ class TrainingRecord(keras.callbacks.Callback):
         if self.done > self._first:
             variables = self.model.metrics_variables
             if len(variables) != len(self._figures):
-                raise InputError(f"{self.path} is damaged; remove it.")
+                raise InputError(f"{self.path} is damaged", "remove it")
             for variable, value in zip(variables, self._figures):
                 variable.assign(value)
 

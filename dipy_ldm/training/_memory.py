@@ -67,7 +67,8 @@ def check(work: str, needed: float, cure: str, strategy: Any = None) -> None:
     if needed > free:
         raise InputError(
             f"{work} needs about {needed / 2**30:.1f} GiB of memory, but only "
-            f"{free / 2**30:.1f} GiB are available; use {cure}."
+            f"{free / 2**30:.1f} GiB are available",
+            f"use {cure}",
         )
 
 

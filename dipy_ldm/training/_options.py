@@ -134,8 +134,8 @@ class ResolvedOptions(NamedTuple):
         check_rate(self.learning_rate)
         if n < self.batch_size:
             raise InputError(
-                f"{n} images are fewer than a batch of {self.batch_size}; use more "
-                f"images or a `batch_size` of at most {n}."
+                f"{n} images are fewer than a batch of {self.batch_size}",
+                f"use more images or a `batch_size` of at most {n}",
             )
 
     @property
@@ -207,8 +207,8 @@ def require_same_checkpoint(name: str, value: Any) -> None:
     values = _backend.gather_from_workers(value)
     if any(one != value for one in values):
         raise InputError(
-            f"the checkpoint differs between workers ({name}: {values}); write it to a "
-            "folder that all machines share."
+            f"the checkpoint differs between workers ({name}: {values})",
+            "write it to a folder that all machines share",
         )
 
 

@@ -48,13 +48,13 @@ def choose_precision(
         return Precision(name, reason)
     if saved is not None:
         raise InputError(
-            f"the training began in {name}, which this machine does not support; "
+            f"the training began in {name}, which this machine does not support",
             "resume it on a machine that does, or start again without the checkpoint "
-            "and with `precision` float32."
+            "and with `precision` float32",
         )
     raise InputError(
-        f"this machine does not support {name}; choose one of "
-        f"{', '.join(['auto', *supported])}."
+        f"this machine does not support {name}",
+        f"choose one of {', '.join(['auto', *supported])}",
     )
 
 

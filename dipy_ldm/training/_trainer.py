@@ -262,9 +262,9 @@ class DivergenceCheck(keras.callbacks.Callback):
         """Stop if the loss is not finite."""
         if not math.isfinite(logs["loss"]):
             raise InputError(
-                f"the loss of the {self.stage.title} became {logs['loss']}; continue "
-                "from the last checkpoint with a lower learning rate, or start again "
-                "in float32."
+                f"the loss of the {self.stage.title} became {logs['loss']}",
+                "continue from the last checkpoint with a lower learning rate, or "
+                "start again in float32",
             )
 
     def on_epoch_end(self, epoch, logs=None) -> None:
@@ -279,8 +279,8 @@ class DivergenceCheck(keras.callbacks.Callback):
             raise InputError(
                 f"the {stage.title} has learnt nothing in {steps} steps "
                 f"({stage.figure} is {value:.3g}; untrained it is "
-                f"{stage.baseline:.3g}); lower the learning rate and check the "
-                "training images."
+                f"{stage.baseline:.3g})",
+                "lower the learning rate and check the training images",
             )
 
 

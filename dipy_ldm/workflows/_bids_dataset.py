@@ -51,7 +51,7 @@ def refuse_other_dataset(root: Path) -> None:
     marks = [name for name in _DATASET_FILES if any(root.glob(name))]
     if marks:
         raise InputError(
-            f"{root} holds another dataset ({marks[0]}); name another folder."
+            f"{root} holds another dataset ({marks[0]})", "name another folder"
         )
 
 
@@ -117,8 +117,8 @@ def place_in_dataset(root: Path, file: Path, name: str) -> Path:
     end = suffix(file)
     if not (subject and end):
         raise InputError(
-            f"`bids` needs BIDS names, such as sub-01_T1w.nii.gz, which {file} is not; "
-            "rename the file, or leave `bids` out."
+            f"`bids` needs BIDS names, such as sub-01_T1w.nii.gz, which {file} is not",
+            "rename the file, or leave `bids` out",
         )
     kind = file.absolute().parent.name
     folder = kind if kind in DATA_TYPES else folder_of(end)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from dipy_ldm import __version__, _presets, _serialization
 from dipy_ldm._conditions import learn
-from dipy_ldm._utils.checks import InputError, check_patch
+from dipy_ldm._utils.checks import InputError, check_patch, write_options
 from dipy_ldm.checking import (
     _dry_run as dry_run,
     _findings as report,
@@ -26,10 +26,10 @@ from dipy_ldm.data._covariates import (
     summarise,
 )
 from dipy_ldm.data._paths import holds_volumes, rows_of_lists
-from dipy_ldm.data._table_rows import shared_names_complaint
+from dipy_ldm.data._table_rows import shared_names_error
 from dipy_ldm.data.volumes import refuse_beside_series
 from dipy_ldm.workflows import _inputs as inputs, _training as training
-from dipy_ldm.workflows._options import as_command_line, sizes_of
+from dipy_ldm.workflows._options import option_writer, sizes_of
 from dipy_ldm.workflows._outputs import write_page
 
 logger = logging.getLogger(__name__)
@@ -74,8 +74,8 @@ def _check_volume_inputs(options):
     if volumes is None:
         return sections, None
     files, subjects = volumes.files, volumes.subjects
-    if complaint := shared_names_complaint(files, subjects):
-        finding = refused("names of subjects", InputError(complaint))
+    if error := shared_names_error(files, subjects):
+        finding = refused("names of subjects", error)
         findings.append(finding._replace(state="amber"))
     if conditions:
         sections["Conditions"] = _check_tables(conditions, files, paths, steps)
@@ -193,7 +193,8 @@ def _write(outputs, options, sections):
             for title, findings in sections.items()
         },
     }
-    worded = partial(as_command_line, options=vars(options))
+    write_option = option_writer(vars(options))
+    worded = partial(write_options, write_option=write_option)
     for line in report.summarise_findings(sections):
         logger.info("%s", worded(line))
     page = worded(report.write_page(options.input_files, sections))

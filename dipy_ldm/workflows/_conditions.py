@@ -157,8 +157,9 @@ def parse_conditions(
         name, equals, value = word.partition("=")
         if not (name and equals) or name in table:
             raise InputError(
-                f"conditions must be name=value, each name once, such as age=70; "
-                f"{word!r} is not."
+                "must be name=value, each name once, such as age=70",
+                f"{word!r} is not",
+                option="conditions",
             )
         # A level may have a comma of its own.
         is_level = name in conditions and value in conditions[name].levels
@@ -166,8 +167,9 @@ def parse_conditions(
         starts = [value.partition("=")[0].strip() for value in values[1:]]
         if any(start in ("", *conditions) for start in starts):
             raise InputError(
-                f"{word!r} has no value after a comma; commas separate values of one "
-                "condition, and spaces separate conditions: age=70 sex=F."
+                f"{word!r} has no value after a comma",
+                "commas separate values of one condition, and spaces separate "
+                "conditions: age=70 sex=F",
             )
         table[name] = values if len(values) > 1 else value
     return table
@@ -198,8 +200,8 @@ def read_requested_table(
     if not names:
         cure = f"it has {listed(conditions)}" if conditions else "train one with some"
         raise InputError(
-            f"{path} has no column that is a condition of the model ({cure}); its "
-            f"columns are {listed(columns)}."
+            f"{path} has no column that is a condition of the model ({cure})",
+            f"its columns are {listed(columns)}",
         )
     ignored = [name for name in columns if name not in (*conditions, "participant_id")]
     if ignored:

@@ -154,7 +154,7 @@ class _StoreOnce(argparse.Action):
         is_texts = option_string and self.type is str and isinstance(earlier, list)
         if is_texts and earlier is not self.default:
             name = self.option_strings[0]
-            raise InputError(f"{name} is given twice; put all its values after one.")
+            raise InputError(f"{name} is given twice", "put all its values after one")
         setattr(namespace, self.dest, values)
 
 
@@ -227,8 +227,8 @@ class ConfigParser(IntrospectiveArgumentParser):
         for name, value in _read(file, self.command).items():
             if name not in actions:
                 raise InputError(
-                    f"{file} has the option {name}, which {self.command} does not "
-                    "have; correct or remove it."
+                    f"{file} has the option {name}, which {self.command} does not have",
+                    "correct or remove it",
                 )
             if name == "seconds" and not _is_typed(typed, ["check"]):
                 continue  # a training has no use for that of a check
@@ -268,7 +268,7 @@ def _take_default(action, value, file):
         action.default = _convert(action, value)
     except ValueError as error:
         raise InputError(
-            f"{action.dest} can't be {value!r} as in {file}; correct it there."
+            f"{action.dest} can't be {value!r} as in {file}", "correct it there"
         ) from error
     if not action.option_strings:
         action.nargs = "*" if action.nargs else "?"
@@ -293,13 +293,15 @@ def _read(file, command):
     try:
         document = tomllib.loads(Path(file).read_text("utf-8"))
     except OSError as error:
-        raise InputError(f"{file} can't be read ({error.strerror}); {cure}") from error
+        raise InputError(
+            f"{file} can't be read ({error.strerror})", f"{cure}"
+        ) from error
     except ValueError as error:
-        raise InputError(f"{file} is not valid TOML ({error}); {cure}") from error
+        raise InputError(f"{file} is not valid TOML ({error})", f"{cure}") from error
     if not isinstance(document.get(command), dict):
         commands = [name for name in document if name.startswith("dipy_")]
         content = (
             f"options of {', '.join(commands)}, but none" if commands else "no options"
         )
-        raise InputError(f"{file} has {content} of {command}; {cure}")
+        raise InputError(f"{file} has {content} of {command}", f"{cure}")
     return document[command]

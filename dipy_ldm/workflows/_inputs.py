@@ -87,7 +87,7 @@ def plan(
 def _refuse_volume_options(options):
     for name, value in options.items():
         if value:
-            raise InputError(f"`{name}` is for volumes; leave it out for images.")
+            raise InputError(f"`{name}` is for volumes", "leave it out for images")
 
 
 def plan_training(options: SimpleNamespace) -> InputPlan:
@@ -108,7 +108,7 @@ def files_and_conditions(
     """Return input files, names of conditions, and the steps these are rounded to."""
     steps, names = parse_steps(options.coarsen), parse_names(options.conditions)
     if steps and not names:
-        raise InputError("`coarsen` is for `conditions`; give these, too.")
+        raise InputError("`coarsen` is for `conditions`", "give these, too")
     return options.input_files, names, steps
 
 
@@ -116,7 +116,7 @@ def source_channels_of(options: SimpleNamespace) -> dict[str, Any]:
     """Return the channels of source images, as an argument of :func:`plan`."""
     names = parse_channels(options.source_channels)
     if names is True:
-        raise InputError("name the channels of `source_channels`, such as T1w FLAIR.")
+        raise InputError("name the channels of `source_channels`, such as T1w FLAIR")
     return {"source_channels": names or ()}
 
 
@@ -139,11 +139,11 @@ def _read_images(input_files, conditions, steps):
             )
         images, labels = load_mnist("train")
         if steps:
-            raise InputError("`coarsen` is for numbers; leave it out for labels.")
+            raise InputError("`coarsen` is for numbers", "leave it out for labels")
         if unknown := [name for name in conditions if name != ALONE]:
             raise InputError(
-                f"unknown condition {unknown[0]!r} of these images; choose one of "
-                f"{ALONE}."
+                f"unknown condition {unknown[0]!r} of these images",
+                f"choose one of {ALONE}",
             )
         values = {ALONE: labels.tolist()} if conditions else None
         return Cohort(images, conditions=values)

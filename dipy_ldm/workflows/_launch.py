@@ -44,9 +44,9 @@ def _refuse_low_limit():
     if limit != resource.RLIM_INFINITY and limit < _MIN_ADDRESS_SPACE:
         raise InputError(
             f"the address space of a process is limited to {limit / 2**30:.1f} GiB, "
-            f"and TensorFlow needs {_MIN_ADDRESS_SPACE / 2**30:.1f} GiB to start; "
+            f"and TensorFlow needs {_MIN_ADDRESS_SPACE / 2**30:.1f} GiB to start",
             f"raise the limit (ulimit -v {_MIN_ADDRESS_SPACE / 2**10:.0f}, or the "
-            "memory that the job requests)."
+            "memory that the job requests)",
         )
 
 

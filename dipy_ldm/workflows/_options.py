@@ -108,16 +108,15 @@ def gather(arguments: dict[str, Any]) -> SimpleNamespace:
     return SimpleNamespace(**{n: v for n, v in arguments.items() if n != "self"})
 
 
-def as_command_line(sentence: str, options: Container[str]) -> str:
-    """Write names of options, in backticks or before a first "must", with dashes."""
+def option_writer(options: Container[str]) -> Callable[[str], str]:
+    """Return a function that writes names of parameters as options of a command."""
 
-    def written(match):
-        name = match[1] or match[2]
+    def write(name):
         if _OPTION_NAMES.get(name) in options:
             name = _OPTION_NAMES[name]
         return f"--{name}" if name in options else name
 
-    return re.sub(r"`(\w+)`|^(\w+)(?= must )", written, sentence)
+    return write
 
 
 def parse_names(words: str | Iterable[str] | None) -> list[str]:
@@ -140,8 +139,8 @@ def parse_steps(words: str | Iterable[str] | None) -> dict[str, float]:
         step = as_number(number.strip())
         if step is None or step <= 0 or not name.strip():
             raise InputError(
-                f"coarsen must be a name and a step above 0, such as age=5, not "
-                f"{part!r}."
+                f"must be a name and a step above 0, such as age=5, not {part!r}",
+                option="coarsen",
             )
         steps[name.strip()] = step
     return steps
@@ -160,7 +159,8 @@ def parse_filter(words: Iterable[str] | None) -> dict[str, list[str]]:
         key, equals, texts = word.partition("=")
         if not (key and equals):
             raise InputError(
-                f"filter must be entity=value, such as task=rest, not {word!r}."
+                f"must be entity=value, such as task=rest, not {word!r}",
+                option="filter",
             )
         values.setdefault(key, []).extend(texts.split(","))
     return values
@@ -203,27 +203,28 @@ def check_training(options: SimpleNamespace) -> None:
     useless = [n for n, usual in VQVAE_DEFAULTS.items() if getattr(options, n) != usual]
     if useless and _keeps_autoencoder(options):
         raise InputError(
-            f"`{useless[0]}` has no effect without training the autoencoder; leave it "
-            "out, or fine-tune the autoencoder with `steps_vqvae`."
+            f"`{useless[0]}` has no effect without training the autoencoder",
+            "leave it out, or fine-tune the autoencoder with `steps_vqvae`",
         )
     if options.dwi and options.steps_detector:
         raise InputError(
-            "diffusion series have no anomaly detector; leave out `steps_detector`, or "
-            "train a model of scans or maps."
+            "diffusion series have no anomaly detector",
+            "leave out `steps_detector`, or train a model of scans or maps",
         )
     if options.seconds != 60 and not options.check:
-        raise InputError("`seconds` is for `check`; add `check`, or remove `seconds`.")
+        raise InputError("`seconds` is for `check`", "add `check`, or remove `seconds`")
     names = "accumulate", "checkpoint_steps"
     check_sizes(**sizes_of(options), **{n: getattr(options, n) for n in names})
     if options.mask_files and options.background == 1:
         raise InputError(
-            "--mask_files have no effect with --background 1; give the weight of what "
-            "lies outside the masks, such as --background 0.1."
+            "--mask_files have no effect with --background 1",
+            "give the weight of what lies outside the masks, such as --background 0.1",
         )
     check_shares(background=options.background)
     if not 0 <= options.validation < 1:
         raise InputError(
-            f"validation must be at least 0 and below 1, not {options.validation}."
+            f"must be at least 0 and below 1, not {options.validation}",
+            option="validation",
         )
     if options.learning_rate is not None:
         check_rate(options.learning_rate)

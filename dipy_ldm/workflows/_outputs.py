@@ -83,7 +83,7 @@ def output_paths(
     """
     for name, text in names.items():
         if not Path(text).name:
-            raise InputError(f"`{name}` is empty; give a name.")
+            raise InputError(f"`{name}` is empty", "give a name")
     _, (paths,) = connect_output_paths(
         [[str(input_path)]],
         out_dir,
@@ -104,12 +104,12 @@ def _refuse_unwritable(path):
     place = next(folder for folder in path.absolute().parents if folder.exists())
     if not place.is_dir():
         raise InputError(
-            f"{path} can't be written, since {place} is a file; name another place."
+            f"{path} can't be written, since {place} is a file", "name another place"
         )
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(
-            f"{path} can't be written, since you have no write permission for {place}; "
-            "ask for it, or name another place."
+            f"{path} can't be written, since you have no write permission for {place}",
+            "ask for it, or name another place",
         )
 
 
@@ -119,7 +119,8 @@ def _refuse_long(path):
     if size > _MAX_NAME_BYTES:
         raise InputError(
             f"the name {path.name[:40]}... has {size} bytes, and at most "
-            f"{_MAX_NAME_BYTES} are allowed; give a shorter one."
+            f"{_MAX_NAME_BYTES} are allowed",
+            "give a shorter one",
         )
 
 
@@ -131,11 +132,11 @@ def refuse_overwriting(
     for path in paths:
         _refuse_long(path)
         if path.is_dir():
-            raise InputError(f"{path} is a folder; give the output another name.")
+            raise InputError(f"{path} is a folder", "give the output another name")
     existing = [str(path) for path in paths if path.exists()]
     if existing and not flow._force_overwrite:
         verb = "exists" if len(existing) == 1 else "exist"
-        raise InputError(f"{', '.join(existing)} {verb} already; {cure}.")
+        raise InputError(f"{', '.join(existing)} {verb} already", f"{cure}")
 
 
 @contextmanager
@@ -257,8 +258,8 @@ def refuse_equal(outputs: Iterable[Path], verb: str, noun: str = "volumes") -> N
     output, count = Counter(outputs).most_common(1)[0]
     if count > 1:
         raise InputError(
-            f"{count} of the {noun} would be written to {output}; {verb} them in "
-            "separate runs, with another --out_dir each."
+            f"{count} of the {noun} would be written to {output}",
+            f"{verb} them in separate runs, with another --out_dir each",
         )
 
 

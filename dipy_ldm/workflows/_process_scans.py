@@ -20,7 +20,6 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm._utils.progress import shown_once, tqdm
-from dipy_ldm._utils.values import as_report
 from dipy_ldm.data._bvals_bvecs import makes_series, refuse_series
 from dipy_ldm.data._conforming import MeasuredSeries, conform_channels
 from dipy_ldm.data._grid import Grid
@@ -143,7 +142,7 @@ class Job(NamedTuple):
     noise: dict[Path, int]
     infos: list[VolumeInfo]
     parts: dict[Path, list[Part]]
-    bad: dict[Path, str]
+    bad: dict[Path, InputError]
     end: Path
     cluster: Cluster | None
 
@@ -196,7 +195,7 @@ def prepare(
     """
     if options.skull_stripped and not options.bids:
         raise InputError(
-            "`skull_stripped` is for `bids`; add `bids`, or remove `skull_stripped`."
+            "`skull_stripped` is for `bids`", "add `bids`, or remove `skull_stripped`"
         )
     path = _serialization.find(options.model_file)
     document = _serialization.read_document(path, "latent_diffusion")
@@ -328,8 +327,8 @@ def _grid_and_channels(document, model_file, verb):
     shape = document["shape"]
     if len(shape) != 4:
         raise InputError(
-            f"{model_file} is a model of two-dimensional images; {verb} them with "
-            f"LatentDiffusion.{verb}, or give a model of volumes."
+            f"{model_file} is a model of two-dimensional images",
+            f"{verb} them with LatentDiffusion.{verb}, or give a model of volumes",
         )
     channels = channels_from(document.get("channels")) or (Unnamed(n=shape[-1]),)
     return grid_for_files(shape, document["affine"], document["intensity"]), channels
@@ -378,7 +377,7 @@ def process_all(
             except (InputError, BlockingIOError) as error:
                 # A volume that is damaged, or that another run is writing, must not
                 # stop hours of work on others.
-                job.bad[task.file] = str(error)
+                job.bad[task.file] = _as_input_error(error)
                 continue
             flow.written += 1
             flow.outputs = [*flow.outputs, *task.outputs]
@@ -387,8 +386,12 @@ def process_all(
             rows += [plots.Comparison.of(name, *images) for name, images in pairs]
     if job.bad:
         good = flow.written + len(tasks) - len(remaining)
-        end = [f"The {good} other volumes were {_past(job.verb)}."] if good else []
-        raise InputError("\n".join([as_report(job.bad.values()), *end]))
+        rest = f"the {good} other volumes were {_past(job.verb)}" if good else ""
+        raise InputError(rest, complaints=job.bad.values())
+
+
+def _as_input_error(error):
+    return error if isinstance(error, InputError) else InputError(str(error))
 
 
 def _summarise(flow, job, rows):
@@ -446,8 +449,9 @@ def _is_done(flow, task):
     output, other = _find_difference(sidecars, task)
     if other and not flow._force_overwrite:
         raise InputError(
-            f"{output} is of another run ({other}); resume with the same options, name "
-            "another --out_dir, or add --force to overwrite."
+            f"{output} is of another run ({other})",
+            "resume with the same options, name another --out_dir, or add --force to "
+            "overwrite",
         )
     is_complete = sidecars.keys() == set(task.outputs)
     return is_complete and not other and all(map(is_whole, sidecars))
@@ -481,7 +485,7 @@ def _with_fingerprints(task):
         hashes = [fingerprint(file) for file in task.facts["Sources"]]
     except OSError as error:
         raise InputError(
-            f"{error.filename} can't be read ({error.strerror}); copy it again."
+            f"{error.filename} can't be read ({error.strerror})", "copy it again"
         ) from error
     return task._replace(facts=task.facts | {_FINGERPRINTS: hashes})
 
@@ -504,8 +508,8 @@ def find_lesions(
     lesions = [o.restore(likely, 0.0)[..., 0] >= threshold for o in origins]
     if lesions[0].sum() > _MAX_LESION_SHARE * (origins[0].data != 0).any(-1).sum():
         raise InputError(
-            f"most of {files[0]} is detected as lesion; give a higher `threshold`, or "
-            "volumes like the training data."
+            f"most of {files[0]} is detected as lesion",
+            "give a higher `threshold`, or volumes like the training data",
         )
     return [
         MaskedScan.of(channel, o.file, o.data, o.affine, hole, o.affine)

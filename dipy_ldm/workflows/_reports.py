@@ -215,8 +215,9 @@ def read_measurements(
     if not names:
         raise InputError(
             f"{table} has no column of a numeric condition of the model "
-            f"({listed(numeric) or 'it has none'}); give a list of generated volumes "
-            "with a column for each measured condition."
+            f"({listed(numeric) or 'it has none'})",
+            "give a list of generated volumes with a column for each measured "
+            "condition",
         )
     if classes := [n for n in document["conditions"] if n in columns - set(numeric)]:
         logger.warning("measurements of classes are not compared: %s.", listed(classes))
@@ -227,7 +228,8 @@ def read_measurements(
         if not any(map(math.isfinite, requested)):
             raise InputError(
                 f"the JSON files beside the volumes of {table} have no requested "
-                f"{name}; generate the volumes with `conditions` or a `table`."
+                f"{name}",
+                "generate the volumes with `conditions` or a `table`",
             )
         measured = [_number(cells.get(name)) for cells in rows.values()]
         agreement = measure_agreement(requested, measured, seed)

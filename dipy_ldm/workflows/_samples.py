@@ -75,10 +75,12 @@ class Samples(NamedTuple):
     ) -> Self:
         """Name files of a BIDS derivatives dataset, after source images if any."""
         if len(document["shape"]) != 4:
-            raise InputError("`bids` is for volumes; leave it out for images.")
+            raise InputError("`bids` is for volumes", "leave it out for images")
         channels = channels_from(document.get("channels"))
         if suffix and channels:
-            raise InputError("channels have suffixes of their own; leave out `suffix`.")
+            raise InputError(
+                "channels have suffixes of their own", "leave out `suffix`"
+            )
         kinds = [(c.suffix or c.name.rpartition("-")[2], c.name) for c in channels]
         kinds = kinds or [(check_suffix(suffix, document.get("suffix")), "")]
         bids.refuse_other_dataset(root)
@@ -207,11 +209,12 @@ def check_suffix(suffix: str | None, model_suffix: str | None) -> str:
     chosen = suffix or model_suffix
     if chosen is None:
         raise InputError(
-            "the training volumes had no BIDS suffix; give a `suffix`, such as T1w."
+            "the training volumes had no BIDS suffix", "give a `suffix`, such as T1w"
         )
     if not (chosen.isascii() and chosen.isalnum()):
         raise InputError(
-            f"suffix must be of letters and digits, such as T1w, not {chosen!r}."
+            f"must be of letters and digits, such as T1w, not {chosen!r}",
+            option="suffix",
         )
     return chosen
 

@@ -41,8 +41,8 @@ class SourceInputs(NamedTuple):
         """Read and check the headers of source images."""
         if document["source"] and len(document["shape"]) != 4:
             raise InputError(
-                "this model is conditioned on source images; generate with "
-                "LatentDiffusion.predict(source=...)."
+                "this model is conditioned on source images",
+                "generate with LatentDiffusion.predict(source=...)",
             )
         refuse_mismatch(document["source"], source_files, "source_files")
         if source_files is None:
@@ -86,21 +86,21 @@ def read_gradients(
     if not is_of_series(document):
         if bvals or bvecs:
             raise InputError(
-                "this model was trained without `dwi`; leave out `bvals` and `bvecs`, "
-                "or train a model with `dwi`."
+                "this model was trained without `dwi`",
+                "leave out `bvals` and `bvecs`, or train a model with `dwi`",
             )
         return None
     check_series(document, request, "the tables of `bvals` and `bvecs`")
     if not (bvals and bvecs):
         raise InputError(
-            "this model makes diffusion series; give their b-values as `bvals` and "
-            "their directions as `bvecs`."
+            "this model makes diffusion series",
+            "give their b-values as `bvals` and their directions as `bvecs`",
         )
     gradients = Gradients.read(bvals, bvecs)
     if not gradients.weighted.size:
         raise InputError(
-            f"{bvals} has no b-value above {B0_LIMIT}, so there is nothing to "
-            "generate; give other b-values."
+            f"{bvals} has no b-value above {B0_LIMIT}, so there is nothing to generate",
+            "give other b-values",
         )
     return gradients
 
@@ -110,11 +110,13 @@ def check_series(document: dict, request: dict | str, where: str) -> None:
     is_whole = document["source"] is not None and BVAL in document["conditions"]
     if not is_whole or document.get("channels"):
         raise InputError(
-            "this model has directions, but is not one of series and their b = 0; use "
-            "it from Python, or train one with `dwi`."
+            "this model has directions, but is not one of series and their b = 0",
+            "use it from Python, or train one with `dwi`",
         )
     if isinstance(request, dict) and (names := {BVAL, DIRECTION} & set(request)):
-        raise InputError(f"{min(names)} is in {where}; leave it out of the conditions.")
+        raise InputError(
+            f"{min(names)} is in {where}", "leave it out of the conditions"
+        )
 
 
 class Series(NamedTuple):

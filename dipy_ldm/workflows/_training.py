@@ -195,8 +195,9 @@ def tensorboard_callbacks(folder: str | None) -> list[list]:
         return [[] for _ in stages]
     if not (find_spec("tensorflow") and find_spec("tensorboard")):
         raise InputError(
-            "`tensorboard` needs the packages tensorflow and tensorboard; install them "
-            "(pip install tensorboard), or leave it out: history.csv has the metrics."
+            "`tensorboard` needs the packages tensorflow and tensorboard",
+            "install them (pip install tensorboard), or leave it out: history.csv "
+            "has the metrics",
         )
     with quiet_start():  # it imports TensorFlow
         from keras.callbacks import TensorBoard

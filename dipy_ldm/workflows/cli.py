@@ -15,11 +15,11 @@ from dipy.workflows import base, flow_runner
 from dipy.workflows.workflow import Workflow
 
 from dipy_ldm import __version__
-from dipy_ldm._utils.checks import InputError, choose
+from dipy_ldm._utils.checks import InputError, choose, write_options
 from dipy_ldm._utils.progress import reworded
 from dipy_ldm._utils.signals import Terminated, stop_deferred
 from dipy_ldm.workflows._config import ConfigParser
-from dipy_ldm.workflows._options import as_command_line
+from dipy_ldm.workflows._options import option_writer
 from dipy_ldm.workflows._outputs import name_written
 
 # Exit status 1: a check found something red, or an audit found copies.
@@ -83,7 +83,9 @@ def _run(flow):
     base.add_default_args_to_docstring = _add_defaults
     flow_runner.IntrospectiveArgumentParser = ConfigParser
     options = inspect.signature(flow.run).parameters
-    reword_logs = reworded("dipy_ldm", partial(as_command_line, options=options))
+    write_option = option_writer(options)
+    reword = partial(write_options, write_option=write_option)
+    reword_logs = reworded("dipy_ldm", reword)
     version = {"action": "version", "version": f"dipy_ldm {__version__}"}
     try:
         with stop_deferred(_stop), reword_logs:
@@ -91,7 +93,7 @@ def _run(flow):
     except ConnectionError as error:
         _exit_with(f"{error} {_RESUME}", _ERROR, at_once=True)
     except (InputError, OSError) as error:
-        _exit_with(as_command_line(str(error), options), _ERROR)
+        _exit_with(_describe(error, write_option), _ERROR)
     except Terminated as end:
         _exit_with(f"{end} {_RESUME}", end.code)
     except Exception as error:
@@ -103,6 +105,13 @@ def _run(flow):
     except KeyboardInterrupt as error:
         describe = getattr(flow, "when_interrupted", lambda: "interrupted.")
         _leave_interrupted(describe(), error)
+
+
+def _describe(error, write_option):
+    """Return the message of an error, with names of options as the command has them."""
+    if isinstance(error, InputError):
+        return error.describe(write_option)
+    return write_options(str(error), write_option)
 
 
 def _log_level(name):

@@ -117,8 +117,9 @@ class DenoiseLDMFlow(LDMFlow):
         if lesions:
             if model.detector_ is None:
                 raise InputError(
-                    f"the model {job.model_path} has no anomaly detector; train one "
-                    "with --steps_detector of dipy_train_ldm, or leave --lesions out."
+                    f"the model {job.model_path} has no anomaly detector",
+                    "train one with --steps_detector of dipy_train_ldm, or leave "
+                    "--lesions out",
                 )
             options.steps = steps or inpainting.STEPS  # as used
             how = {"Threshold": threshold, "DilatedBy": dilate}  # volumes keep types
@@ -142,24 +143,24 @@ def _check_options(options):
     at_least("dilate", options.dilate, 0)
     if options.lesions and options.strength != _STRENGTH:
         raise InputError(
-            "--strength has no effect with --lesions, which are inpainted entirely; "
-            "leave one of them out."
+            "--strength has no effect with --lesions, which are inpainted entirely",
+            "leave one of them out",
         )
     no_maps = options.repeats == 1 and not options.difference
     if options.lesions and no_maps and options.dtype != "float32":
         raise InputError(
-            "--dtype has no effect with --lesions, which keeps the type of a volume; "
-            "leave it out."
+            "--dtype has no effect with --lesions, which keeps the type of a volume",
+            "leave it out",
         )
     if options.strength == 0 and (options.conditions or options.repeats > 1):
         name = "conditions" if options.conditions else "repeats"
         raise InputError(
-            f"`{name}` has no effect at --strength 0, which only reconstructs; leave "
-            "it out, or give a higher strength."
+            f"`{name}` has no effect at --strength 0, which only reconstructs",
+            "leave it out, or give a higher strength",
         )
     for name, default in (("threshold", _THRESHOLD), ("dilate", _DILATE)):
         if not options.lesions and getattr(options, name) != default:
-            raise InputError(f"`{name}` has no effect without --lesions; add it.")
+            raise InputError(f"`{name}` has no effect without --lesions", "add it")
 
 
 def _denoise(model, job, sampling, task):

@@ -123,8 +123,8 @@ def _read_images(document, options):
     """Read real images, and generated ones if there are any."""
     if options.measurements is not None and not options.generated_files:
         raise InputError(
-            "`measurements` are of generated volumes; give these, too, as "
-            "`generated_files`."
+            "`measurements` are of generated volumes",
+            "give these, too, as `generated_files`",
         )
     how, choice = reading_options(options)
     if not options.generated_files:
@@ -144,7 +144,8 @@ def _read_series(document, options):
         if getattr(options, name):
             raise InputError(
                 f"`{name}` is not for models of diffusion series, which are compared "
-                "by their tensors; leave it out."
+                "by their tensors",
+                "leave it out",
             )
     _, choice = reading_options(options)
     real = read_series(document, options.real_files, options, choice)

@@ -9,10 +9,10 @@ import numpy as np
 
 from dipy_ldm import _serialization
 from dipy_ldm._conditions import BVAL, from_saved
-from dipy_ldm._utils.checks import InputError, at_least, check_seed
+from dipy_ldm._utils.checks import InputError, at_least, check_each, check_seed
 from dipy_ldm._utils.files import replacing
 from dipy_ldm._utils.progress import shown_once, tqdm
-from dipy_ldm._utils.values import check_each, take_rows
+from dipy_ldm._utils.values import take_rows
 from dipy_ldm.data._bvals_bvecs import DIRECTION, Gradients
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.data._scans import require_affine
@@ -268,14 +268,14 @@ def _check_options(options, is_volume):
     """Refuse invalid options, and options without effect; log what is assumed."""
     check_seed(options.seed)
     if options.dtype != "float32" and not is_volume:
-        raise InputError("`dtype` is for volumes; leave it out for images.")
+        raise InputError("`dtype` is for volumes", "leave it out for images")
     if not options.bids and (options.suffix or options.skull_stripped):
         raise InputError(
-            "`suffix` and `skull_stripped` are for `bids`; add `bids`, or remove them."
+            "`suffix` and `skull_stripped` are for `bids`", "add `bids`, or remove them"
         )
     if options.bids and options.out_samples != "samples":
         raise InputError(
-            "`out_samples` has no effect with `bids`; leave one of them out."
+            "`out_samples` has no effect with `bids`", "leave one of them out"
         )
     if options.bids and not options.skull_stripped:
         logger.info("samples are recorded with a skull; if not, add --skull_stripped.")
@@ -386,8 +386,8 @@ def _load_replacer(options, model, facts, numbers, cluster):
         return None
     if options.same_noise or options.source_files or cluster:
         raise InputError(
-            "`no_copies` replaces samples one after the other, from other noise; "
-            "leave out `same_noise` and sources, and generate on one machine."
+            "`no_copies` replaces samples one after the other, from other noise",
+            "leave out `same_noise` and sources, and generate on one machine",
         )
     with launch.quiet_start():
         from dipy_ldm.evaluation._copy_filter import CopyFilter, CopyReplacer
@@ -428,12 +428,12 @@ def _read_request(words, table, document):
         return request
     if isinstance(request, str):
         raise InputError(
-            "`conditions` none leaves all unspecified; remove it, or the `table`."
+            "`conditions` none leaves all unspecified", "remove it, or the `table`"
         )
     rows = read_requested_table(table, from_saved(document["conditions"]))
     if both := [name for name in rows if name in request]:
         raise InputError(
-            f"{both[0]} is in `conditions` and in the `table`; leave one of them out."
+            f"{both[0]} is in `conditions` and in the `table`", "leave one of them out"
         )
     return request | rows
 

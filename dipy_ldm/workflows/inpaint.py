@@ -4,9 +4,14 @@ from nibabel.affines import voxel_sizes
 import numpy as np
 
 from dipy_ldm._native_space import check_on_grid, read_masked, warn_of_probabilities
-from dipy_ldm._utils.checks import InputError, at_least, check_counts, check_seed
+from dipy_ldm._utils.checks import (
+    InputError,
+    at_least,
+    check_counts,
+    check_each,
+    check_seed,
+)
 from dipy_ldm._utils.progress import warning_once
-from dipy_ldm._utils.values import check_each
 from dipy_ldm.data._grid import Grid, coverage
 from dipy_ldm.data._nifti import read_mask, refuse_files
 from dipy_ldm.data._pairing import Task, find_masks, match_masks
@@ -90,7 +95,8 @@ class InpaintLDMFlow(LDMFlow):
         check_counts(n_samples=n_samples, steps=steps, resamplings=resamplings)
         if not mask_files:
             raise InputError(
-                "there is no mask of the voxels to inpaint; name one with `mask_files`."
+                "there is no mask of the voxels to inpaint",
+                "name one with `mask_files`",
             )
         ends = [""]
         if n_samples > 1:
@@ -150,7 +156,8 @@ def _check_masks(infos, masks, dilate, grid, factor):
         if not ((touched == 0) & (visible > 0)).any():
             raise InputError(
                 f"the mask {file} covers the whole image at the resolution of the "
-                "latents; give a smaller mask."
+                "latents",
+                "give a smaller mask",
             )
 
     with warning_once("dipy_ldm"):

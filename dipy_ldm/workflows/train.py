@@ -280,8 +280,8 @@ class TrainLDMFlow(LDMFlow):
         at_least("seconds", options.seconds, 0)
         if options.strategy == "multi_worker":
             raise InputError(
-                "the check is for one machine; leave out `strategy`, or give mirrored "
-                "or none."
+                "the check is for one machine",
+                "leave out `strategy`, or give mirrored or none",
             )
         strategy = _make_strategy(options.strategy, options.devices, alone=True)
         with launch.quiet_start():
@@ -347,8 +347,9 @@ class TrainLDMFlow(LDMFlow):
         if options.resume and self._is_replacing(paths[0]):
             raise InputError(
                 f"{paths[0]} is older than the checkpoint of a training that would "
-                "have replaced it; move it away to resume, or give --force and no "
-                "--resume to start afresh."
+                "have replaced it",
+                "move it away to resume, or give --force and no --resume to start "
+                "afresh",
             )
         if options.resume and _has_ended(self, paths[0], options):
             self._remove_checkpoints()  # if it was stopped before it could
@@ -366,7 +367,7 @@ class TrainLDMFlow(LDMFlow):
         if resume and paths[0].exists():
             raise InputError(
                 f"{paths[0]} exists: that training has ended, and there is nothing to "
-                "resume."
+                "resume"
             )
         if resume and self._is_resumable():
             return
@@ -442,8 +443,8 @@ def _has_ended(flow, path, options):
     changes = [_describe_change(_comparable(defaults | run), chosen) for run in runs]
     if changed or changes and all(changes):
         raise InputError(
-            f"{path} is of another training ({changed or changes[-1]}); name another "
-            "--out_dir, or give --force and no --resume to replace it."
+            f"{path} is of another training ({changed or changes[-1]})",
+            "name another --out_dir, or give --force and no --resume to replace it",
         )
     logger.info("%s exists: that training has ended; nothing to resume.", path)
     return True

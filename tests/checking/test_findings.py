@@ -28,9 +28,11 @@ def test_the_worst_state_counts():
 
 
 def test_refused_splits_message_and_cure():
-    finding = findings.refused("held out", InputError("of 6; 1 is left; add some."))
+    finding = findings.refused("held out", InputError("of 6; 1 is left", "add some"))
     assert finding == red("held out", "Of 6; 1 is left.", "Add some.")
-    finding = findings.refused("tables", InputError("line 2: x\nline 3: y\nMend it."))
+    lines = [InputError("line 2: x"), InputError("line 3: y")]
+    error = InputError(cure="mend it", complaints=lines)
+    finding = findings.refused("tables", error)
     assert finding == red("tables", "Line 2: x; line 3: y.", "Mend it.")
     assert findings.refused("init", InputError("it is bad.")).message == "It is bad."
 

@@ -178,7 +178,7 @@ def test_read_volumes_with_two_files_of_a_channel(pairs):
     another = pairs[0].with_name("sub-0_run-2_T1w.nii")
     write(another)
     (finding,), _ = headers.read_volumes([*pairs[:2], another], channels=["T1w", "T2w"])
-    assert "choose with `filter`" in finding.table[1][0]
+    assert "choose with `filter`" in finding.table[1][1].lower()
     assert "skip_bad" not in finding.cure
 
 
@@ -188,11 +188,12 @@ def test_read_volumes_refuses_a_suffix_beside_named_channels(files):
 
 
 def test_check_files_lists_cures():
-    finding = headers.check_files(["a.nii is empty; copy it again."], 3)
+    error = InputError("a.nii is empty", "copy it again")
+    finding = headers.check_files([error], 3)
     assert finding.state == "red"
     assert finding.message == "1 of 3 files cannot be used."
-    assert finding.table[1] == ("a.nii is empty; copy it again.",)
+    assert finding.table[1] == ("a.nii is empty.", "Copy it again.")
     assert headers.check_files([], 3).state == "green"
-    finding = headers.check_files(["a.nii is empty; copy it again."], 3, skip_bad=True)
+    finding = headers.check_files([error], 3, skip_bad=True)
     assert finding.state == "amber"
     assert finding.message.endswith("left out because of --skip_bad.")

@@ -94,7 +94,7 @@ def test_read_table_with_a_column_called_by_a_number_sign(tmp_path):
         (
             "t.csv",
             "id,age\na\nb,6\nc,6,7\n",
-            "line 2: 1 cells for 2 columns\n.*line 4: 3 cells .*\nComplete these rows",
+            "line 2: 1 cells for 2 columns.\n.*line 4: 3 cells .*\nComplete these rows",
         ),
     ],
 )
