@@ -221,8 +221,7 @@ def read_conditions(
     subjects: Any = None,
 ) -> dict[str, list] | None:
     """Return conditions as lists, checked to have a value for each of n images."""
-    joined = join_rows(conditions, subjects)
-    table = check_names(model.conditions_, conditions if joined is None else joined)
+    table = check_names(model.conditions_, join_rows(conditions, subjects))
     columns = {name: with_codes(name, values) for name, values in table.items()}
     for name, values in columns.items():
         if len(values) != n:
