@@ -34,6 +34,11 @@ def places(shape, affine):
     return np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
 
 
+def list_cached(root):
+    """Return all that is in a cache, except hashes of files."""
+    return [path for path in root.iterdir() if path.name != "hashes.json"]
+
+
 @contextmanager
 def disk_error(monkeypatch, name):
     """Let reading a compressed file of this name fail within this context."""

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from processes import TIMEOUT, answer, run, start
 import pytest
+from scans import list_cached
 
 ROOT = Path(__file__).parent.parent
 TRAIN = "import sys; sys.argv[0] = 'x'; from dipy_ldm.workflows import cli; cli.train()"
@@ -56,7 +57,7 @@ def test_stopped_while_volumes_are_conformed(cohort, tmp_path, sent, status, sen
     assert process.returncode == status
     assert sentence in answer(stderr)
     assert "Traceback" not in stderr
-    assert not list(cache.iterdir())
+    assert not list_cached(cache)
     assert not (tmp_path / "out").exists()
 
 

@@ -121,7 +121,7 @@ class AutoencoderStage(Stage):
             background=data.background,
             augment=data.augment,
             fixed=[i for c, own in columns for i in range(n)[own] if not c.brightens],
-            empty=empty_columns(data.channels, n),
+            empty=empty_columns(data.channels, n) if data.channels else None,
         )
 
     def _loss_settings(self):

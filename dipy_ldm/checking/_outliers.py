@@ -68,19 +68,25 @@ def axes_of(view: np.ndarray) -> str:
     return "".join(ornt2axcodes(view))
 
 
-def centred_cubes(images: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Resample volumes to ``(n, side, side, side)``, each centred on its content."""
+def centred_cubes(
+    images: np.ndarray, affine: np.ndarray, empty: float = 0.0
+) -> np.ndarray:
+    """Resample volumes to ``(n, side, side, side)``, each centred on its content.
+
+    They are differences from the value of empty space.
+    """
     extents = np.abs(np.diag(affine)[:3]) * images.shape[1:4]
     width = max(extents.max() / _CUBE_SIDE, np.abs(np.diag(affine)[:3]).min())
     side = int(np.ceil(extents.max() / width))
     bar = tqdm(images, "compare")
-    return np.stack([_cube(image[..., :1], affine, width, side) for image in bar])
+    contents = (image[..., :1] - np.float32(empty) for image in bar)
+    return np.stack([_cube(content, affine, width, side) for content in contents])
 
 
 def _cube(image, affine, width, side):
     # A volume without the label is centred on its grid.
-    content = image[..., 0] if image.any() else np.ones(image.shape[:3])
-    centre = affine[:3, :3] @ center_of_mass(content) + affine[:3, 3]
+    weights = np.abs(image[..., 0]) if image.any() else np.ones(image.shape[:3])
+    centre = affine[:3, :3] @ center_of_mass(weights) + affine[:3, 3]
     placed = np.diag([width, width, width, 1.0])
     placed[:3, 3] = centre - (side - 1) / 2 * width
     return conform(np.asarray(image), affine, Grid((side,) * 3, placed))[..., 0]
@@ -232,29 +238,31 @@ def measure_brightness(
     The maximum is of all columns, as differences from their empty values.
 
     Shapes: images ``(n, *space, channels)``, empty ``(channels,)``, figures ``(n,
-    figures)``, of which the last is the background, and maximum ``(*space)``.
+    figures)``, of which the last is the level of the background, and maximum
+    ``(*space)``.
     """
     # Volumes are scaled to [0, 1] already.
     ends = (0, 1) if images.ndim == 5 else (images.min(), images.max())
     low, high = map(np.float32, ends)
     brightest = np.zeros(images.shape[1:-1], "float32")
-    figures = []
+    of_column, figures = np.broadcast_to(empty, images.shape[-1])[column], []
     for image in tqdm(images, "brightness"):
         scaled = (np.asarray(image, "float32") - low) / (high - low or 1)
         np.maximum(brightest, np.abs(scaled - empty).max(-1), out=brightest)
-        figures.append(_brightness(scaled[..., column]))
+        figures.append(_brightness(scaled[..., column], of_column))
     return np.array(figures), brightest
 
 
-def _brightness(image):
+def _brightness(image, empty):
     """Return the figures of `_OF_VOLUMES` or `_OF_IMAGES` for an image in [0, 1]."""
-    background = float(np.median(_edge(image)))
+    deviation = float(np.median(_edge(image - np.float32(empty))))
+    background, level = empty + deviation, abs(deviation)
     if image.ndim == 2:
-        return [image.mean(), image.std(), background]
+        return [image.mean(), image.std(), level]
     shown = image[np.abs(image - background) > 0.02]
     shown = shown if shown.size else image.ravel()
     rough = np.abs(image - gaussian_filter(image, 1.0)).mean()
-    return [*np.quantile(shown, _QUANTILES), np.mean(shown > 0.999), rough, background]
+    return [*np.quantile(shown, _QUANTILES), np.mean(shown > 0.999), rough, level]
 
 
 def _edge(image):
@@ -268,9 +276,9 @@ def _edge(image):
 
 def measure_shape(small: np.ndarray) -> np.ndarray:
     """Return size, extent and similarity to the median of volumes, ``(n, 5)``."""
-    median = np.median(small, axis=0)
+    median = np.abs(np.median(small, axis=0))
     # Otsu's threshold separates foreground and background.
-    inside = small > (otsu(median) if np.ptp(median) > 0 else 0.5)
+    inside = np.abs(small) > (otsu(median) if np.ptp(median) > 0 else 0.5)
     pairs = zip(inside, correlate_with_median(small), strict=True)
     return np.array([[*_extent(mask), similarity] for mask, similarity in pairs])
 
@@ -414,7 +422,7 @@ def check_images(cohort: Cohort, names: Sequence[str]) -> list[Finding]:
         equal = check_equal_images(images, names)
         return [check_grid(brightest, affine), equal, grey("scans", _NO_SCAN)]
     images = images[..., column : column + 1] if cohort.channels else images
-    small = centred_cubes(images, affine)
+    small = centred_cubes(images, affine, empty[column])
     typical = int(correlate_with_median(small).argmax())
     show = gallery(images, affine, typical)
     return [

@@ -104,21 +104,25 @@ def batches(
     background: float = 1.0,
     augment: Augmentation | None = None,
     fixed: Sequence[int] = (),
-    empty: np.ndarray | float = 0.0,
+    empty: np.ndarray | None = None,
 ) -> Batches:
     """Draw endless batches, in a new order every epoch.
 
     Only the patches of a batch are read, when it is drawn: a memory map may be far
     larger than memory. ``fixed`` channels keep their brightness and contrast;
-    ``empty`` are the values of channels outside of the head, without masks.
+    ``empty`` are the values of channels outside of the head, without masks; by default
+    the lowest of all.
 
-    Shapes: images ``(n, *space, channels)``, masks ``(n, *space, 1)``, result
-    ``(images, images)``.
+    Shapes: images ``(n, *space, channels)``, masks ``(n, *space, 1)``, empty
+    ``(channels,)``, result ``(images, images)``.
     """
     *space, channels = images.shape[1:]
     size = tuple(size or space)
     augment = augment or Augmentation()
     slack = np.maximum(np.subtract(space, size), 0) + 2 * augment.shift
+    empty = rescale(
+        np.asarray(bounds[0] if empty is None else empty, "float32"), bounds
+    )
     # Not the mean of each patch: one of background alone would count as any other.
     covers = [_coverage(*n, augment.shift) for n in zip(space, size, slack)]
     total = np.float32(_mean_weight(images, masks, bounds, background, covers, empty))

@@ -4,7 +4,8 @@ A process locks the notes (``NOTES``) of each folder that it uses until it ends;
 folders are never evicted.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 import errno
 import hashlib
@@ -18,14 +19,20 @@ import uuid
 
 import numpy as np
 
-from dipy_ldm._utils.files import fsync, is_open, lock
+from dipy_ldm._utils.files import claimed, fsync, is_open, lock, replacing
 
 # Folders that this process uses, with the descriptors of their locks.
 _held: dict[Path, int] = {}
 # Far longer than one volume takes: the process that wrote last has died. Its number
 # would not do, as it may have run on another machine.
 _STALE_SECONDS = 3600
-_FINGERPRINT_BYTES = 2**20
+# Hashes of files by their states, beside the folders.
+_HASHES = "hashes.json"
+# About 20 MB; the oldest are dropped.
+_MAX_HASHES = 100_000
+# A file may change again without a new time within so long, that of FAT.
+_SETTLING_NS = 2 * 10**9
+_MAX_THREADS = 4
 # In each complete folder; locked while in use, and modified at the last use.
 NOTES = "volumes.json"
 # Pattern of the names of folders, and part of those that are being filled.
@@ -45,22 +52,66 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
     return Path(home).resolve() / "dipy_ldm" / "volumes"
 
 
-def make_key(files: Iterable[Path], settings: dict) -> str:
-    """Return the cache key of files and settings.
+def make_key(files: Sequence[Path], settings: dict, root: Path) -> str:
+    """Return the cache key of the content of files and of settings.
 
-    Of each file, they are size, modification time and the first mebibyte, which has
-    the header and is read quickly even of thousands of files. Names do not count, so
-    that a folder may be moved.
+    Names do not count, so that a folder may be moved.
     """
-    text = json.dumps([list(map(_fingerprint, files)), settings], sort_keys=True)
+    digests = _hash_files(files, root / _HASHES)
+    text = json.dumps([[digests[file] for file in files], settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _fingerprint(file):
-    status = os.stat(file)
-    with open(file, "rb") as stream:
-        start = hashlib.sha256(stream.read(_FINGERPRINT_BYTES)).hexdigest()
-    return status.st_size, status.st_mtime_ns, start
+def _hash_files(files, memory):
+    """Return the hash of each file, from the memory if the file has not changed."""
+    now = time.time_ns()
+    status_of = {file: os.stat(file) for file in files}
+    state_of = {file: _describe_state(file, s) for file, s in status_of.items()}
+    remembered = _read_hashes(memory)
+    unhashed = [file for file in status_of if not remembered.get(state_of[file])]
+    with ThreadPoolExecutor(_MAX_THREADS) as threads:
+        hashes = dict(zip(unhashed, threads.map(_hash_file, unhashed)))
+    lasting = {
+        state_of[file]: digest
+        for file, digest in hashes.items()
+        if digest and now - status_of[file].st_ctime_ns > _SETTLING_NS
+    }
+    if lasting:
+        _add_hashes(memory, lasting)
+    # The reader of the volumes reports files that can't be read.
+    return {
+        file: remembered.get(state) or hashes[file] or state
+        for file, state in state_of.items()
+    }
+
+
+def _describe_state(file, status):
+    """Return a text that changes when the content of a file does."""
+    times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+    return f"{os.path.realpath(file)} {status.st_size} {times} {status.st_ino}"
+
+
+def _hash_file(file):
+    """Return the hash of the content of a file; None if it can't be read."""
+    with suppress(OSError), open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "blake2b").hexdigest()[:32]
+
+
+def _read_hashes(memory):
+    """Return the hashes of files by their states; none if the file is damaged."""
+    with suppress(OSError, ValueError, TypeError):
+        return dict(json.loads(memory.read_text("utf-8")))
+    return {}
+
+
+def _add_hashes(memory, hashes):
+    """Add hashes to those that processes have written, the latest last."""
+    # A cache of another user may be read-only: files are hashed each time.
+    with suppress(OSError):
+        _make_root(memory.parent)
+        with claimed(memory, wait=True), replacing(memory) as partial:
+            latest = [*(_read_hashes(memory) | hashes).items()][-_MAX_HASHES:]
+            partial.write_text(json.dumps(dict(latest)), "utf-8")
 
 
 def hold(folder: Path) -> None:

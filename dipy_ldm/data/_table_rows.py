@@ -173,8 +173,9 @@ def _listed_subject(rows):
 
 def _with_prefix(key, name):
     """Return a name with the prefix of BIDS, which many tables leave out."""
-    name = level_of(name).strip()
-    return name if name.startswith(f"{key}-") else f"{key}-{name}"
+    name = level_of(name).strip().removeprefix(f"{key}-")
+    # Numbers of runs may have leading zeros or not.
+    return f"{key}-{name.lstrip('0') if key == 'run' else name}"
 
 
 def _choose_session(rows, session):
@@ -212,37 +213,34 @@ def find_image_subjects(files: Sequence[Path]) -> list[str]:
 
 def align_tables(*tables: tuple[Any, Any]) -> list:
     """Join each table with row names to its subjects; others stay."""
-    joined = [join_rows(table, subjects) for table, subjects in tables]
-    return [table if rows is None else rows for rows, (table, _) in zip(joined, tables)]
+    return [join_rows(table, subjects) for table, subjects in tables]
 
 
 def join_to_files(table: Any, files: Sequence[Path]) -> Any:
     """Join a table with row names to files; without either, it stays."""
-    sessions = [entity(file, "ses") for file in files]
-    rows = join_rows(table, find_subjects(files), sessions) if files else None
-    return table if rows is None else rows
+    return join_rows(table, find_subjects(files), files) if files else table
 
 
 def join_rows(
     table: Any,
     subjects: Sequence | None,
-    sessions: Sequence | None = None,
-    files: Sequence | None = None,
+    files: Sequence[Path] | None = None,
     names: Sequence[str] = (),
 ) -> Any:
-    """Join rows of a table to images, by subject, session or path, or return None."""
+    """Join rows of a table to images, by path or by subject, session and run.
+
+    A table without row names stays.
+    """
     named = columns_of(table)
     columns = dict(named or {})
     keys = _keys_of_paths(columns, files)
-    keys = keys or _keys_of_subjects(table, columns, subjects, sessions)
+    keys = keys or _keys_of_subjects(table, columns, subjects, files)
     if keys is None:
-        return None
+        return table
     _refuse_uneven(named or {}, len(keys[0]))
-    by_session = sessions is None and "session_id" in columns
     columns = {n: own for n, own in columns.items() if n.lower() not in KEYS}
     columns = {ALONE: table} if named is None else _choose_columns(columns, names)
-    cure = _BY_SESSION if by_session else "leave one for each image"
-    numbers = _match_rows(keys[0], keys[1], cure)
+    numbers = _match_rows(keys[0], keys[1])
     lists = {name: _as_list(name, values) for name, values in columns.items()}
     rows = take_rows(lists, numbers) or {}
     if isinstance(table, Table):
@@ -282,15 +280,30 @@ def _keys_of_paths(columns, files):
         texts = [str(value) for value in values]
         if all(text.lower().endswith((".nii", ".nii.gz")) for text in texts):
             del columns[name]
+            rows = [Path(text).parts for text in texts]
             parts = [Path(os.path.abspath(file)).parts for file in files]
             # From the whole path to the file name.
             ends = [[own[i:] for i in range(len(own))] for own in parts]
-            return [Path(text).parts for text in texts], ends
+            _refuse_ambiguous_paths(rows, ends)
+            return rows, ends
     return None
 
 
-def _keys_of_subjects(table, columns, subjects, sessions):
-    """Return the keys of rows and of images by subject and session, as for paths."""
+def _refuse_ambiguous_paths(rows, ends):
+    """Refuse a row with a relative path that is the end of several paths."""
+    owners = grouped((end, own[0]) for own in ends for end in own)
+    for row in rows:
+        paths = [Path(*path) for path in dict.fromkeys(owners.get(row, ()))]
+        if len(paths) > 1:
+            raise InputError(
+                f"the row of {Path(*row)} may be about {paths[0]} or {paths[1]}",
+                "write longer paths in the table, which only one image has",
+                files=paths,
+            )
+
+
+def _keys_of_subjects(table, columns, subjects, files):
+    """Return the keys of rows and of images by subject, session and run."""
     name = next((name for name in columns if name.lower() in SUBJECT_COLUMNS), None)
     names = _index_names(table, columns) if name is None else list(columns[name])
     if not names:
@@ -301,14 +314,30 @@ def _keys_of_subjects(table, columns, subjects, sessions):
             "give the subjects of the images, too, or put the rows in their order "
             "and drop the names",
         )
-    parts: list[tuple] = [(names, subjects)]
-    if any(sessions or ()) and "session_id" in columns:
-        parts.append((values_of("session_id", columns["session_id"]), sessions))
+    parts: dict[str, tuple] = {"sub": (names, subjects)}
+    for column, entity_key in _COLUMN_ENTITIES.items():
+        of_images = [entity(file, entity_key) for file in files or ()]
+        if column not in columns or not (files is None or any(of_images)):
+            continue
+        values = values_of(column, columns[column])
+        if files is not None:
+            parts[entity_key] = values, of_images
+        elif any(value is not None for value in values):
+            raise InputError(
+                f"rows of the conditions have a {column}, but subjects do not tell "
+                "that of their images",
+                "join them with load_volumes(...).conditions(table=...) or, if each "
+                f"row is about all images of its subject, leave out {column}",
+            )
     rows, images = (
-        [tuple(map(_with_prefix, ("sub", "ses"), key)) for key in zip(*own)]
-        for own in zip(*parts)
+        [tuple(map(_with_prefix, parts, key)) for key in zip(*own)]
+        for own in zip(*parts.values())
     )
     return rows, [[key] for key in images]
+
+
+# Columns of tables, and the entities of file names that they are about.
+_COLUMN_ENTITIES = {"session_id": "ses", "run": "run"}
 
 
 def _index_names(table, columns):
@@ -336,10 +365,7 @@ def _pandas_row_names(table):
     return names if named or all(isinstance(name, str) for name in names) else None
 
 
-_BY_SESSION = "join them by session with load_volumes(...).conditions(table=...)"
-
-
-def _match_rows(rows, images, cure):
+def _match_rows(rows, images):
     """Return the row number of each image."""
     places = grouped((key, number) for number, key in enumerate(rows))
     matches = [next((places[k] for k in keys if k in places), []) for keys in images]
@@ -354,7 +380,7 @@ def _match_rows(rows, images, cure):
         if len(own) > 1:
             raise InputError(
                 f"{'/'.join(rows[own[0]])} has {len(own)} rows in the conditions",
-                f"{cure}",
+                "leave one for each image",
             )
     numbers = [own[0] for own in matches]
     unused = len(rows) - len(set(numbers))

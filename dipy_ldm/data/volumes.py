@@ -35,7 +35,6 @@ from dipy_ldm.data._paths import (
     choose_entities,
     choose_files,
     choose_for_channels,
-    entity,
     expand,
     find_volumes,
     rows_of_lists,
@@ -113,8 +112,8 @@ class Volumes(_Fields):
             `table`: all columns except row names.
         table : dict or DataFrame, optional
             Table to use instead. Its rows are matched to volumes by a column of paths,
-            or else by one of ``participant_id`` (and ``session_id``, if there is one)
-            or an index of these.
+            or else by one of ``participant_id`` (and ``session_id`` and ``run``, if
+            there are any) or an index of these.
         coarsen : dict of str to float, optional
             Steps that numbers are rounded to, in their unit.
 
@@ -145,9 +144,8 @@ class Volumes(_Fields):
 
     def _joined(self, names, table):
         """Join columns of a table to the volumes."""
-        sessions = [entity(file, "ses") for file in self.files]
-        rows = join_rows(table, self.subjects, sessions, self.files, names)
-        if not isinstance(rows, dict):
+        rows = join_rows(table, self.subjects, self.files, names)
+        if rows is table or not isinstance(rows, dict):
             raise InputError(
                 "rows of the table can't be matched to volumes",
                 "add a column or an index of participant_id or of paths",

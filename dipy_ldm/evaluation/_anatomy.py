@@ -21,15 +21,20 @@ _MAX_TISSUE_VOLUMES, _MAX_TISSUE_VOXELS = 16, 64**3
 _SMOOTHNESS, _STEPS = 0.1, 20
 
 
-def measure_anatomy(volumes: np.ndarray, affine: np.ndarray) -> dict[str, np.ndarray]:
-    """Measure volumes ``(n, x, y, z, channels)``, ``(n,)``; tissues of up to 16."""
-    inside = [foreground(volume) for volume in volumes]
+def measure_anatomy(
+    volumes: np.ndarray, affine: np.ndarray, empty: float = 0.0
+) -> dict[str, np.ndarray]:
+    """Measure volumes ``(n, x, y, z, channels)``, ``(n,)``; tissues of up to 16.
+
+    ``empty`` is the value outside of heads.
+    """
+    inside = [foreground(volume, empty) for volume in volumes]
     pairs = zip(volumes[..., 0], inside)
     return {
         "foreground": np.array([mask.sum() for mask in inside]) * _millilitres(affine),
         "intensity": np.array([v[m].mean() if m.any() else 0 for v, m in pairs]),
-        "symmetry": np.array([symmetry(volume) for volume in volumes]),
-        **dict(zip(TISSUES, tissue_fractions(volumes).T, strict=True)),
+        "symmetry": np.array([symmetry(volume, empty) for volume in volumes]),
+        **dict(zip(TISSUES, tissue_fractions(volumes, empty).T, strict=True)),
     }
 
 
@@ -38,15 +43,15 @@ def _millilitres(affine):
     return abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000
 
 
-def foreground(volume: np.ndarray) -> np.ndarray:
+def foreground(volume: np.ndarray, empty: float = 0.0) -> np.ndarray:
     """Return the mask ``(x, y, z)`` of the foreground of ``(x, y, z, channels)``."""
-    first = volume[..., 0]
+    first = np.abs(volume[..., 0] - np.float32(empty))
     return first > _FOREGROUND_THRESHOLD * max(np.quantile(first, 0.99), 1e-6)
 
 
-def symmetry(volume: np.ndarray) -> float:
+def symmetry(volume: np.ndarray, empty: float = 0.0) -> float:
     """Correlate a volume with its mirror image about the middle of its foreground."""
-    inside = foreground(volume).any((1, 2))
+    inside = foreground(volume, empty).any((1, 2))
     if not inside.any():
         return 0.0
     first, last = np.flatnonzero(inside)[[0, -1]]
@@ -56,21 +61,21 @@ def symmetry(volume: np.ndarray) -> float:
     return float(np.corrcoef(part.ravel(), part[::-1].ravel())[0, 1])
 
 
-def tissue_fractions(volumes: np.ndarray) -> np.ndarray:
+def tissue_fractions(volumes: np.ndarray, empty: float = 0.0) -> np.ndarray:
     """Return the shares of three tissues in the foreground of volumes, ``(n, 3)``.
 
     By DIPY's ``TissueClassifierHMRF``, a hidden Markov random field
     :footcite:p:`Zhang2001`, of at most 16 volumes of at most 64³ voxels.
     """
     few = downsample(volumes[:_MAX_TISSUE_VOLUMES], _MAX_TISSUE_VOXELS)
-    return np.array([_fractions_of(volume) for volume in few])
+    return np.array([_fractions_of(volume, empty) for volume in few])
 
 
-def _fractions_of(volume):
+def _fractions_of(volume, empty):
     """Return the shares of three tissues; NaN if the segmentation fails."""
     from dipy.segment.tissue import TissueClassifierHMRF
 
-    inside = foreground(volume)
+    inside = foreground(volume, empty)
     image = np.where(inside, volume[..., 0], 0).astype(float)
     if np.unique(image[inside]).size < 10:
         return np.full(3, np.nan)

@@ -179,24 +179,28 @@ def measure_sharpness(sets: Sets, seed: int = 0) -> dict[str, list]:
     return _ratios(few, octave_energies, seed) | {"true": true}
 
 
-def measure_texture(sets: Sets, seed: int = 0) -> dict[str, list]:
+def measure_texture(
+    sets: Sets, seed: int = 0, empty: np.ndarray | float = 0.0
+) -> dict[str, list]:
     """Return the energy of texture at each scale, relative to the reference.
 
     Inside heads: the contrast of their rim dominates :func:`measure_sharpness`, and
-    hides artefacts such as patches of the size of a latent.
+    hides artefacts such as patches of the size of a latent. ``empty`` are the values of
+    channels outside of heads.
     """
-    return _ratios(sets.first(_MAX_IMAGES), _textures, seed)
+    return _ratios(sets.first(_MAX_IMAGES), partial(_textures, empty=empty), seed)
 
 
-def _textures(volumes):
+def _textures(volumes, empty):
     # One by one: blurred copies of all may exceed the memory.
-    energies = [band_energies(v[None], interior(v)[None])[0] for v in volumes]
+    energies = [band_energies(v[None], interior(v, empty)[None])[0] for v in volumes]
     return np.array(energies)
 
 
-def interior(volume: np.ndarray) -> np.ndarray:
+def interior(volume: np.ndarray, empty: np.ndarray | float = 0.0) -> np.ndarray:
     """Return the mask ``(x, y, z)`` of a head without its rim."""
-    blurred = ndimage.gaussian_filter(volume.mean(-1), 1.5)
+    content = np.abs(volume - np.float32(empty)).mean(-1)
+    blurred = ndimage.gaussian_filter(content, 1.5)
     head = ndimage.binary_fill_holes(blurred > 0.3 * blurred.max())
     inside = ndimage.binary_erosion(head, iterations=3)
     if inside.any():

@@ -18,7 +18,7 @@ from dipy_ldm.data._batches import rescale
 from dipy_ldm.data._image_checks import check_finite, check_range
 from dipy_ldm.data._scans import ImagesLike
 from dipy_ldm.data._table_rows import join_rows
-from dipy_ldm.data.channels import scan_column
+from dipy_ldm.data.channels import empty_columns, scan_column
 from dipy_ldm.evaluation import (
     _anatomy as anatomy,
     _fidelity as fidelity,
@@ -221,8 +221,7 @@ def read_conditions(
     subjects: Any = None,
 ) -> dict[str, list] | None:
     """Return conditions as lists, checked to have a value for each of n images."""
-    joined = join_rows(conditions, subjects)
-    table = check_names(model.conditions_, conditions if joined is None else joined)
+    table = check_names(model.conditions_, join_rows(conditions, subjects))
     columns = {name: with_codes(name, values) for name, values in table.items()}
     for name, values in columns.items():
         if len(values) != n:
@@ -449,21 +448,24 @@ def _further_tasks(model, sets, affine, seed):
     }
     if affine is None:
         return tasks
-    tasks["texture"] = partial(fidelity.measure_texture, sets, seed)
-    channels = model.channels_
-    if (column := scan_column(channels)) is not None:
-        tasks["anatomy"] = partial(_measure_anatomy, sets, affine, column)
+    channels, bounds = model.channels_, model.vqvae_.intensity_
+    empty = np.zeros(sets.real.shape[-1], "float32")
     if channels:
-        bounds = model.vqvae_.intensity_
+        empty = rescale(empty_columns(channels, len(empty)), bounds)
+    tasks["texture"] = partial(fidelity.measure_texture, sets, seed, empty)
+    if (column := scan_column(channels)) is not None:
+        measure_scan = partial(_measure_anatomy, sets, affine, column)
+        tasks["anatomy"] = partial(measure_scan, empty[column])
+    if channels:
         measure = anatomy.measure_channels
         tasks["channels"] = partial(measure, channels, sets, affine, seed, bounds)
     return tasks
 
 
-def _measure_anatomy(sets, affine, column):
+def _measure_anatomy(sets, affine, column, empty=0.0):
     """Measure one channel of the volumes of each set."""
     return {
-        name: anatomy.measure_anatomy(volumes[..., column : column + 1], affine)
+        name: anatomy.measure_anatomy(volumes[..., column : column + 1], affine, empty)
         for name, volumes in sets.by_name.items()
     }
 

@@ -203,6 +203,18 @@ def test_centred_cubes_wherever_the_content_lies(heads):
     assert cube.any() and not empty.any()
 
 
+def test_figures_of_a_signed_map_are_about_its_background(heads):
+    signed = (1 + heads) / 2
+    figures, _ = outliers.measure_brightness(signed, empty=np.array([0.5]))
+    assert outliers.check_background(figures).state == "green"
+    cubes = outliers.centred_cubes(signed, AFFINE, 0.5)
+    small = outliers.centred_cubes(heads / 2, AFFINE)
+    npt.assert_allclose(cubes, small, atol=1e-6)
+    shapes = outliers.measure_shape(cubes), outliers.measure_shape(-cubes)
+    for shape in shapes:
+        npt.assert_allclose(shape, outliers.measure_shape(small), rtol=1e-4)
+
+
 def test_orientations_are_all_different(small):
     cubes = {reorient(small[0], view).tobytes() for view in ORIENTATIONS}
     assert len(ORIENTATIONS) == len(cubes) == len(set(map(axes_of, ORIENTATIONS))) == 48

@@ -113,6 +113,30 @@ def test_background_of_a_map_is_its_own_value():
     npt.assert_allclose(targets[..., 2], expected.repeat(len(targets), 0))
 
 
+@pytest.mark.parametrize("ends", [(0, 1), (0.25, 0.875), (-1, 3)])
+@pytest.mark.parametrize("noise", [0, 0.05])
+def test_background_of_a_map_wherever_it_lies(ends, noise, rng):
+    images = np.full((8, 6, 5, 1), 0.45, "float32")
+    images[:, :3] = rng.uniform(*ends, (8, 3, 5, 1))
+    options = {"bounds": ends, "augment": Augmentation(noise=noise)}
+    empty = np.array([0.45], "float32")
+    _, targets = draw(images, background=0.1, empty=empty, **options)
+    expected = np.where(np.arange(6) < 3, 1, 0.1)[:, None] / 0.55
+    npt.assert_allclose(
+        targets[..., 1], np.broadcast_to(expected, (len(targets), 6, 5))
+    )
+
+
+def test_background_of_scans_is_the_lowest_value(rng):
+    images = rng.uniform(-1, 3, (8, 6, 5, 1)).astype("float32")
+    images[:, 3:] = images.min()
+    ends = float(images.min()), float(images.max())
+    _, targets = draw(images, background=0.1, bounds=ends)
+    weights = targets[0, ..., 1]
+    npt.assert_allclose(weights[3:], 0.1 * weights[0, 0], rtol=1e-6)
+    npt.assert_allclose(weights.mean(), 1, atol=0.02)
+
+
 def test_background_without_weight_needs_something_else():
     with pytest.raises(InputError, match="no voxel lies inside the masks"):
         draw(np.zeros((8, 6, 5, 1), "float32"), background=0.0)

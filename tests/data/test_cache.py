@@ -1,5 +1,7 @@
 """The cache is complete or absent, and named by a hash of its contents."""
 
+from concurrent.futures import ThreadPoolExecutor
+import json
 import os
 from pathlib import Path
 import time
@@ -36,23 +38,131 @@ def test_cache_root_without_home_names_the_option(tmp_path, monkeypatch):
         pass
 
 
-def test_make_key_depends_on_content_order_and_settings(tmp_path):
-    a, b = tmp_path / "a", tmp_path / "b"
-    a.write_bytes(b"one")
-    b.write_bytes(b"two")
-    os.utime(b, ns=(0, a.stat().st_mtime_ns))
-    key = cache.make_key([a, b], {"size": 1})
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Return a cache that remembers hashes of files that were just written."""
+    monkeypatch.setattr(cache, "_SETTLING_NS", 0)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def n_hashed(monkeypatch):
+    """Return a function that counts the files that were hashed since the last call."""
+    spy = mock.Mock(wraps=cache._hash_file)
+    monkeypatch.setattr(cache, "_hash_file", spy)
+
+    def count():
+        n = spy.call_count
+        spy.reset_mock()
+        return n
+
+    return count
+
+
+def write_files(folder, **contents):
+    folder.mkdir(exist_ok=True)
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in contents]
+
+
+def test_make_key_depends_on_content_order_and_settings(tmp_path, root):
+    a, b = write_files(tmp_path / "files", a=b"one", b=b"two")
+    key = cache.make_key([a, b], {"size": 1}, root)
     other_keys = [
-        cache.make_key([b, a], {"size": 1}),
-        cache.make_key([a, b], {"size": 2}),
+        cache.make_key([b, a], {"size": 1}, root),
+        cache.make_key([a, b], {"size": 2}, root),
     ]
-    (tmp_path / "moved").mkdir()
-    moved = [path.rename(tmp_path / "moved" / path.name) for path in (a, b)]
-    assert cache.make_key(moved, {"size": 1}) == key
-    os.utime(moved[1], ns=(0, 1))
-    other_keys.append(cache.make_key(moved, {"size": 1}))
+    (tmp_path / "files").rename(tmp_path / "moved")
+    a, b = (tmp_path / "moved" / path.name for path in (a, b))
+    os.utime(b, ns=(0, 1))
+    assert cache.make_key([a, b], {"size": 1}, root) == key
+    b.write_bytes(b"new")
+    other_keys.append(cache.make_key([a, b], {"size": 1}, root))
     assert key not in other_keys
     assert len(set(other_keys)) == 3
+
+
+def test_make_key_tells_files_of_one_size_time_and_beginning_apart(tmp_path, root):
+    start = bytes(2**21)
+    a, b = write_files(tmp_path, a=start + b"one", b=start + b"two")
+    times = (0, 10**18)
+    for file in (a, b):
+        os.utime(file, ns=times)
+    before = [cache.make_key([file], {}, root) for file in (a, b)]
+    # In place, with the time of the old content.
+    with open(a, "rb+") as stream:
+        stream.seek(len(start))
+        stream.write(b"new")
+    os.utime(a, ns=times)
+    after = [cache.make_key([file], {}, root) for file in (a, b)]
+    assert len({*before, after[0]}) == 3
+    assert after[1] == before[1]
+
+
+def test_make_key_hashes_files_once_until_they_change(tmp_path, root, n_hashed):
+    files = write_files(tmp_path / "files", a=b"one", b=b"two", c=b"three")
+    key = cache.make_key([*files, files[0]], {}, root)
+    assert n_hashed() == 3
+    assert cache.make_key([*files, files[0]], {}, root) == key
+    assert n_hashed() == 0
+    os.utime(files[1])
+    assert cache.make_key([*files, files[0]], {}, root) == key
+    assert n_hashed() == 1
+
+
+def test_make_key_hashes_recent_files_again(tmp_path, n_hashed):
+    files = write_files(tmp_path, a=b"one")
+    keys = {cache.make_key(files, {}, tmp_path / "cache") for _ in range(2)}
+    assert n_hashed() == 2
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"[1]", b"7", b'{"a": ', b'{"%s": null}']
+)
+def test_make_key_ignores_damaged_hashes(tmp_path, root, n_hashed, content):
+    files = write_files(tmp_path, a=b"one")
+    key = cache.make_key(files, {}, root)
+    (state,) = json.loads((root / cache._HASHES).read_text())
+    (root / cache._HASHES).write_bytes(content.replace(b"%s", state.encode()))
+    for n in (1, 1, 0):
+        assert n_hashed() == n
+        assert cache.make_key(files, {}, root) == key
+
+
+def test_make_key_keeps_hashes_of_other_processes_up_to_a_limit(
+    tmp_path, root, n_hashed, monkeypatch
+):
+    files = write_files(tmp_path, **{f"f{i}": bytes(i) for i in range(8)})
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda file: cache.make_key([file], {}, root), files))
+    assert n_hashed() == 8
+    cache.make_key(files, {}, root)
+    assert n_hashed() == 0
+    assert [path.name for path in root.iterdir()] == [cache._HASHES]
+    monkeypatch.setattr(cache, "_MAX_HASHES", 3)
+    (file,) = write_files(tmp_path, new=b"new")
+    for recent in ([file], [file]):
+        cache.make_key(recent, {}, root)
+    assert n_hashed() == 1
+    assert len(json.loads((root / cache._HASHES).read_text())) == 3
+
+
+def test_make_key_works_where_hashes_can_not_be_written(tmp_path, root):
+    files = write_files(tmp_path, a=b"one", file=b"")
+    key = cache.make_key(files, {}, root)
+    assert cache.make_key(files, {}, tmp_path / "file") == key
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_make_key_of_a_file_that_can_not_be_read(tmp_path, root, monkeypatch):
+    files = write_files(tmp_path, a=b"one")
+    error = mock.Mock(side_effect=OSError("Input/output error"))
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.hashlib, "file_digest", error)
+        unread = cache.make_key(files, {}, root)
+    assert cache.make_key(files, {}, root) != unread
 
 
 def test_filling_makes_a_folder_appear_when_it_is_whole(tmp_path):

@@ -13,11 +13,13 @@ from dipy_ldm.data._table_rows import (
     align_tables,
     find_subjects,
     join_rows,
+    join_to_files,
     warn_of_datasets,
 )
+from dipy_ldm.data.volumes import Volumes
 
 SUBJECTS = ["sub-02", "sub-01", "sub-02"]
-SESSIONS = ["ses-b", None, "ses-a"]
+SESSION_FILES = [Path(f"sub-{name}_T1w.nii") for name in ("02_ses-b", "01", "02_ses-a")]
 FILES = ["bids/sub-02/b.nii.gz", "/bids/sub-01/a.nii", "bids/sub-02/a.nii.gz"]
 TABLE = {"participant_id": ["sub-01", "sub-02", "sub-03"], "age": [61, 52, 43]}
 FRAME = pd.DataFrame(TABLE)
@@ -75,17 +77,76 @@ BASELINE = {
 
 
 @pytest.mark.parametrize(
-    ("table", "sessions", "files", "ages"),
+    ("table", "files", "ages"),
     [
-        (SEVERAL, SESSIONS, None, [1, 3, 2]),
-        (NUMBERED, ["ses-2", None, "ses-1"], None, [1, 3, 2]),
-        (PATHS, SESSIONS, FILES, [1, 3, 2]),
-        (SEVERAL | PATHS, None, FILES, [1, 3, 2]),
-        (BASELINE, [None] * 3, None, [1, 3, 1]),
+        (SEVERAL, SESSION_FILES, [1, 3, 2]),
+        (
+            NUMBERED,
+            ["sub-02_ses-2_T1w.nii", "sub-01_T1w.nii", "sub-02_ses-1_T1w.nii"],
+            [1, 3, 2],
+        ),
+        (PATHS, FILES, [1, 3, 2]),
+        (SEVERAL | PATHS, FILES, [1, 3, 2]),
+        (BASELINE, FILES, [1, 3, 1]),
     ],
 )
-def test_join_rows_by_session_or_path(table, sessions, files, ages):
-    assert join_rows(table, SUBJECTS, sessions, files) == {"age": ages}
+def test_join_rows_by_session_or_path(table, files, ages):
+    assert join_rows(table, SUBJECTS, files) == {"age": ages}
+
+
+@pytest.mark.parametrize("runs", [[2, 1], [2.0, 1.0], ["2", "1"], ["run-02", "run-1"]])
+def test_join_rows_by_run(runs):
+    table = {"participant_id": ["sub-02"] * 2, "run": runs, "age": [2, 1]}
+    files = [f"sub-02_run-{name}_T1w.nii" for name in ("1", "02", "01")]
+    assert join_rows(table, ["sub-02"] * 3, files)["age"] == [1, 2, 1]
+    with pytest.raises(InputError, match="run-3 first"):
+        join_rows(table, ["sub-02"], ["sub-02_run-3_T1w.nii"])
+    assert join_rows({"run": runs}, ["sub-02"], files) == {"run": runs}
+
+
+@pytest.mark.parametrize("column", ["session_id", "run"])
+def test_join_rows_refuses_rows_of_sessions_or_runs_without_files(column):
+    table = {"participant_id": ["sub-01"], column: ["1"], "age": [60]}
+    with pytest.raises(InputError) as caught:
+        join_rows(table, ["sub-01", "sub-01"])
+    assert column in caught.value.problem
+    assert f"leave out {column}" in caught.value.cure
+    assert join_rows(table | {column: [None]}, ["sub-01"])["age"] == [60]
+
+
+def test_each_way_in_refuses_rows_of_another_session():
+    table = {"participant_id": ["sub-01"], "session_id": ["ses-1"], "age": [60]}
+    files = [Path(f"sub-01_ses-{i}_T1w.nii") for i in (1, 2)]
+    for join in (
+        lambda: align_tables((table, ["sub-01", "sub-01"])),
+        lambda: join_to_files(table, files),
+        lambda: Volumes(None, None, None, files).conditions(table=table),
+    ):
+        with pytest.raises(InputError):
+            join()
+
+
+@pytest.mark.parametrize(
+    ("paths", "files"),
+    [
+        (["sub-01/a.nii"], ["siteA/sub-01/a.nii", "siteB/sub-01/a.nii"]),
+        (["a.nii"], ["sub-01/a.nii", "sub-02/a.nii"]),
+        (
+            ["siteA/sub-01/a.nii", "sub-01/a.nii"],
+            ["siteA/sub-01/a.nii", "siteB/sub-01/a.nii"],
+        ),
+    ],
+)
+def test_join_rows_refuses_a_row_about_two_images(paths, files):
+    with pytest.raises(InputError) as caught:
+        join_rows({"path": paths, "age": [60] * len(paths)}, None, files)
+    assert caught.value.files == tuple(map(Path.absolute, map(Path, files)))
+    assert all(str(file) in caught.value.problem for file in caught.value.files)
+
+
+def test_join_rows_of_volumes_of_one_file():
+    table = {"path": ["a.nii"], "age": [60]}
+    assert join_rows(table, None, ["sub-01/a.nii"] * 2) == {"age": [60, 60]}
 
 
 def test_join_rows_takes_names_alone_for_no_conditions():
@@ -96,10 +157,11 @@ def test_join_rows_takes_names_alone_for_no_conditions():
 @pytest.mark.parametrize(
     "table", [{"age": [1, 2, 3]}, np.arange(3), FRAME[["age"]], FRAME.age, [1, 2, 3]]
 )
-def test_join_rows_without_names_gives_none(table):
-    assert join_rows(table, SUBJECTS) is None
-    assert join_rows(table, None) is None
-    assert join_rows({"participant_id": []}, None) is None
+def test_join_rows_keeps_a_table_without_names(table):
+    assert join_rows(table, SUBJECTS) is table
+    assert join_rows(table, None) is table
+    empty = {"participant_id": []}
+    assert join_rows(empty, None) is empty
 
 
 @pytest.mark.parametrize(
@@ -109,11 +171,6 @@ def test_join_rows_without_names_gives_none(table):
         (INDEXED, None, "the index: sub-01.*; give the subjects of"),
         (TABLE, ["sub-01", "sub-7"], "1 of 2 images have no row .*7 first; rows are"),
         (pd.concat([FRAME, FRAME]), SUBJECTS, "02 has 2 rows .*; leave one"),
-        (
-            {"participant_id": ["01", "01"], "session_id": ["a", "b"]},
-            ["sub-01"],
-            r"01 has 2 rows .*by session with load_volumes\(",
-        ),
         (FRAME.set_index(["participant_id", "age"]), SUBJECTS, "reset_index"),
         (
             TABLE | {"sex": "F"},

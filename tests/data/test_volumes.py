@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import numpy.testing as npt
 import pytest
-from scans import disk_error
+from scans import disk_error, list_cached
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import (
@@ -109,7 +109,7 @@ def test_load_volumes_fills_a_damaged_cache_again(
     cohort, load, tmp_path, no_work, name, content
 ):
     first = load(cohort).images.copy()
-    (folder,) = (tmp_path / "cache").iterdir()
+    (folder,) = list_cached(tmp_path / "cache")
     if content is None:
         (folder / name).unlink()
     else:
@@ -118,7 +118,7 @@ def test_load_volumes_fills_a_damaged_cache_again(
     npt.assert_array_equal(load(cohort).images, first)
     no_work()
     npt.assert_array_equal(load(cohort).images, first)
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
+    assert list_cached(tmp_path / "cache") == [folder]
 
 
 def test_load_volumes_keeps_a_cache_that_can_not_be_read_now(cohort, load, monkeypatch):
@@ -156,7 +156,7 @@ def test_load_volumes_leaves_no_cache_when_interrupted(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(volumes, "conform_task", interrupt)
         load(cohort)
-    assert not list((tmp_path / "cache").iterdir())
+    assert not list_cached(tmp_path / "cache")
     npt.assert_array_equal(load(cohort).images, whole)
 
 
@@ -165,7 +165,7 @@ def test_load_volumes_in_several_threads(cohort, load, tmp_path):
         loaded = list(threads.map(load, [cohort] * 4))
     for each in loaded:
         npt.assert_array_equal(each.images, loaded[0].images)
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list_cached(tmp_path / "cache")) == 1
 
 
 def test_load_volumes_keeps_the_order_of_files(tmp_path, load):
@@ -279,7 +279,7 @@ def test_load_volumes_of_nothing_good_leaves_no_cache(cohort, load, tmp_path):
         save(file, np.zeros(SHAPE, "float32"))
     with pytest.raises(InputError, match=r"is constant \(0\)"):
         load(cohort, skip_bad=True)
-    assert not list((tmp_path / "cache").iterdir())
+    assert not list_cached(tmp_path / "cache")
 
 
 def test_load_volumes_refuses_a_volume_off_the_grid(cohort, load):
@@ -432,7 +432,7 @@ def release_all(root):
 
 def test_load_volumes_limits_the_cache(cohort, load, tmp_path, caplog):
     def count():
-        return len(list((tmp_path / "cache").iterdir()))
+        return len(list_cached(tmp_path / "cache"))
 
     caplog.set_level("INFO", "dipy_ldm")
     load(cohort, shape=8)
@@ -455,7 +455,7 @@ def test_load_volumes_frees_space_before_it_is_needed(
     release_all(tmp_path / "cache")
 
     def fill(folder, plan, verbose):
-        assert not list((tmp_path / "cache").iterdir())
+        assert not list_cached(tmp_path / "cache")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(volumes, "_fill", fill)

@@ -100,7 +100,7 @@ def test_measure_channels_by_their_kinds(rng):
 
 
 def test_anatomy_and_pictures_are_those_of_the_scan(monkeypatch):
-    few = lambda volumes: np.zeros((len(volumes), 3))  # noqa: E731
+    few = lambda volumes, empty: np.zeros((len(volumes), 3))  # noqa: E731
     monkeypatch.setattr(anatomy, "tissue_fractions", few)
     scans = balls(8, 0)
     both = np.concatenate([np.roll(scans, 3, 1) > 0.5, scans], -1)
@@ -308,6 +308,32 @@ def test_measure_texture_of_patches(rng):
     assert energies["generated"][1].low > 2 > 1.2 > energies["real"][1].high
     assert interior(np.zeros((9, 9, 9, 1))).all()
     assert interior(heads[0, 0]).sum() < 18**3
+
+
+def test_masks_of_signed_maps_are_about_their_background():
+    scans = balls(4, 0)
+    npt.assert_array_equal(
+        anatomy.foreground(scans[0] / 2), anatomy.foreground((1 - scans[0]) / 2, 0.5)
+    )
+    npt.assert_array_equal(
+        interior(scans[0] / 2), interior((1 - scans[0]) / 2, np.array([0.5]))
+    )
+    alone = anatomy.measure_anatomy(scans / 2, np.eye(4))
+    signed = anatomy.measure_anatomy((1 - scans) / 2, np.eye(4), 0.5)
+    npt.assert_array_equal(signed["foreground"], alone["foreground"])
+    npt.assert_allclose(signed["symmetry"], alone["symmetry"], rtol=1e-5)
+    npt.assert_allclose(signed["intensity"], 0.5 - alone["intensity"], rtol=1e-5)
+
+
+def test_texture_of_a_signed_map_is_that_inside(rng):
+    heads = np.full((4, 20, 24, 24, 24, 1), 0.5)
+    inside = (..., *[slice(3, -3)] * 3, slice(None))
+    heads[inside] += 0.1 * rng.standard_normal(heads[inside].shape)
+    energies = [
+        [own.value for own in measure_texture(Sets(*sets), 0, empty)["real"]]
+        for sets, empty in ((heads - 0.5, 0.0), (heads, 0.5))
+    ]
+    npt.assert_allclose(*energies, rtol=1e-4)
 
 
 def test_measure_anatomy_of_a_ball():

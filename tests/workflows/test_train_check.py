@@ -7,7 +7,7 @@ from unittest.mock import create_autospec
 import numpy as np
 from processes import answer, closed_late, interrupt_when
 import pytest
-from scans import ellipsoid, save
+from scans import ellipsoid, list_cached, save
 from scipy.ndimage import gaussian_filter
 
 from dipy_ldm._utils.checks import InputError
@@ -66,9 +66,9 @@ def test_a_cohort_as_it_should_be_is_not_red(cohort, check, tmp_path):
     assert (states.pop("subjects"), states.pop("held out")) == ("amber", "amber")
     assert set(states.values()) == {"green", "grey"}, states
     # The training finds what was conformed.
-    (kept,) = (tmp_path / "cache").iterdir()
+    (kept,) = list_cached(tmp_path / "cache")
     load_volumes([cohort], voxel_size=8, shuffle=True, cache_dir=tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == [kept]
+    assert list_cached(tmp_path / "cache") == [kept]
     again = "# To repeat this run: dipy_check_ldm --config "
     assert (tmp_path / "check.toml").read_text().startswith(again)
     html = (tmp_path / "check.html").read_text("utf-8")
