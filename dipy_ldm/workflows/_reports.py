@@ -19,7 +19,6 @@ from dipy_ldm.evaluation import (
     _evaluation_report as summary,
 )
 from dipy_ldm.evaluation._condition_probe import measure_agreement
-from dipy_ldm.evaluation._copy_filter import CopyFilter, ReferenceSet, project_randomly
 from dipy_ldm.evaluation._page import report
 from dipy_ldm.evaluation.audit import Audit, Reference, audit, refuse_training_images
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
@@ -193,13 +192,6 @@ def pairs_page(
     samples = generated.names if generated else ()
     named = label_facts(facts), samples, model.channels_
     return audit_page.write_pairs(result, image, names, affine, *named)
-
-
-def make_copy_filter(result: Audit, model_fingerprint: str) -> CopyFilter:
-    """Return the filter that recognises copies of the audited training images."""
-    invariant = ReferenceSet.of(*result.searches["invariant"].rows)
-    voxels = ReferenceSet.of(*map(project_randomly, result.searches["voxels"].rows))
-    return CopyFilter(result.projection, invariant, voxels, model_fingerprint)
 
 
 def read_measurements(
