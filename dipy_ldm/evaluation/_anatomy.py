@@ -33,6 +33,16 @@ def measure_anatomy(volumes: np.ndarray, affine: np.ndarray) -> dict[str, np.nda
     }
 
 
+def measure_sets(
+    sets: Sets, affine: np.ndarray, column: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """Measure one channel of the volumes of each set."""
+    return {
+        name: measure_anatomy(volumes[..., column : column + 1], affine)
+        for name, volumes in sets.by_name.items()
+    }
+
+
 def _millilitres(affine):
     """Return the volume of a voxel in ml."""
     return abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000

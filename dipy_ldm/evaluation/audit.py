@@ -14,6 +14,7 @@ from dipy_ldm._utils.values import listed, take_rows
 from dipy_ldm.data._scans import ImagesLike
 from dipy_ldm.evaluation import _memorization as memorization
 from dipy_ldm.evaluation._audit_report import Audit, Pair
+from dipy_ldm.evaluation._measures import run_tasks
 from dipy_ldm.evaluation.evaluate import (
     check_arguments,
     generate,
@@ -22,7 +23,6 @@ from dipy_ldm.evaluation.evaluate import (
     refuse_few,
     refuse_real,
     refuse_unequal,
-    run_tasks,
     scaled,
     sources_of,
 )

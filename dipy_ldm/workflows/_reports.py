@@ -16,7 +16,7 @@ from dipy_ldm.data._paths import rows_of_lists
 from dipy_ldm.data._tables import as_number
 from dipy_ldm.evaluation import (
     _audit_report as audit_page,
-    _evaluation_report as summary,
+    _measures as measures,
 )
 from dipy_ldm.evaluation._condition_probe import measure_agreement
 from dipy_ldm.evaluation._page import report
@@ -81,10 +81,10 @@ def write_evaluation(
     followed: dict[str, tuple],
 ) -> None:
     """Write the metrics and the page of an evaluation."""
-    parts = [summary.agreement_part(name, *one) for name, one in followed.items()]
+    parts = [measures.agreement_part(name, *one) for name, one in followed.items()]
     agreements = {name: agreement for name, (*_, agreement) in followed.items()}
     figures = evaluation.figures | ({"followed": agreements} if agreements else {})
-    page = summary.write_page(evaluation, label_facts(facts), parts)
+    page = measures.write_page(evaluation, label_facts(facts), parts)
     _write(outputs, evaluation, facts, figures, page)
 
 
