@@ -32,7 +32,6 @@ _TYPES = ("F32", "F16", "F64", "I64", "I32", "U32", "BOOL")
 _CONTENTS = {
     "vqvae": "an autoencoder alone",
     "latent_diffusion": "a diffusion model",
-    "fingerprints": "fingerprints of training images",
 }
 PRETRAINED = Path(__file__).parent / "pretrained"
 _PACKAGED = "brains for volumes, mnist for images"
@@ -44,9 +43,8 @@ def save(
     tensors: dict[str, np.ndarray],
     document: dict,
     previous: str | Path | None = None,
-    private: bool = False,
 ) -> None:
-    """Write tensors and a document to a file, atomically; private ones for the user."""
+    """Write tensors and a document to a file, atomically."""
     versions = {"format_version": FORMAT_VERSION, "package_version": __version__}
     header = versions | {"kind": kind} | document
     if name := _not_finite(tensors):
@@ -69,8 +67,6 @@ def save(
         # safetensors would write a temporary file of its own, which may be left over.
         with open(partial, "wb") as file:
             file.writelines(_in_order(to_bytes(ordered, metadata)))
-        if private:
-            partial.chmod(0o600)
 
 
 def _in_order(content):
@@ -287,8 +283,6 @@ def _not_finite(tensors):
 
 def _missing(path, kind):
     """Return the error of a path without a file."""
-    if kind == "fingerprints":
-        return InputError(f"there is no file of fingerprints {path}", "check the path")
     cure = ""
     if kind in (None, "vqvae", "latent_diffusion"):
         alone = "" if kind == "latent_diffusion" else ", volumes for an autoencoder"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from dipy_ldm import VQVAE, plots
+from dipy_ldm import VQVAE, _pictures, plots
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data.channels import as_channels
 from dipy_ldm.data.volumes import Volumes
@@ -101,7 +101,7 @@ def test_letters_that_no_font_has_are_escaped(tmp_path, recwarn):
     row = plots.Comparison("$_$ \udce9.nii", *np.zeros((2, 9, 9)), 3)
     plots.save_comparison(tmp_path / "b.png", [row], "sex=女 γ")
     assert not recwarn.list
-    assert plots._drawable("sex=女 γ") == "sex=\\u5973 γ"
+    assert _pictures._drawable("sex=女 γ") == "sex=\\u5973 γ"
 
 
 def test_a_comparison_is_cut_where_most_changed(tmp_path):

@@ -111,7 +111,6 @@ def test_load_refuses_spoilt_files(model, spoil, sentence):
     [
         (None, "no model file brainz; check .* mnist for images, volumes for an auto"),
         ("latent_diffusion", r"\(brains for volumes, mnist for images\)\.$"),
-        ("fingerprints", r"no file of fingerprints brainz; check the path\.$"),
     ],
 )
 def test_read_document_suggests_packaged_models(kind, sentence):

@@ -38,6 +38,16 @@ def measure_anatomy(
     }
 
 
+def measure_sets(
+    sets: Sets, affine: np.ndarray, column: int, empty: float = 0.0
+) -> dict[str, dict[str, np.ndarray]]:
+    """Measure one channel of the volumes of each set."""
+    return {
+        name: measure_anatomy(volumes[..., column : column + 1], affine, empty)
+        for name, volumes in sets.by_name.items()
+    }
+
+
 def _millilitres(affine):
     """Return the volume of a voxel in ml."""
     return abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000

@@ -10,7 +10,6 @@ from dipy_ldm.data.channels import Channel
 from dipy_ldm.evaluation import (
     _memorization as memorization,
     _page as page,
-    features as image_features,
 )
 from dipy_ldm.evaluation._page import Report, number
 from dipy_ldm.plots import montage, pictures
@@ -66,8 +65,6 @@ class Audit(Report):
         Suspicious pairs, the most suspicious first.
     generated : ndarray
         Generated images in [0, 1], ``(n, *space, channels)``.
-    projection : Projection
-        To the invariant features.
     notes : list of str
         How the images were compared.
     """
@@ -80,7 +77,6 @@ class Audit(Report):
     classes: dict[str, dict[str, memorization.Level]]
     pairs: list[Pair]
     generated: np.ndarray
-    projection: image_features.Projection
     notes: list[str]
 
     def conclusions(self) -> list[tuple[str, str]]:

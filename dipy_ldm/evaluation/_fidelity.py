@@ -152,18 +152,6 @@ def pair_similarity(images: np.ndarray, seed: int = 0) -> Interval:
     return Interval(float(value), value - margin, value + margin).within(0, 1)
 
 
-def is_worse_than_real(
-    figures: Mapping[str, Mapping[str, Interval | None]], name: str
-) -> bool:
-    """Return whether a figure is significantly worse for generated than real images."""
-    generated, real = figures["generated"][name], figures["real"][name]
-    if generated is None or real is None:
-        return False
-    if name in ("kernel", "frechet"):
-        return generated.low > real.high
-    return generated.high < real.low
-
-
 # Images that are measured; more do not change the figures visibly.
 _MAX_IMAGES = 500
 

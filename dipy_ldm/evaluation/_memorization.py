@@ -53,13 +53,12 @@ class Neighbours(NamedTuple):
 class Search(NamedTuple):
     """Nearest training images of generated and of held-out images.
 
-    ``says`` describes the features, ``rows`` are those of training and held-out images.
+    ``says`` describes the features.
     """
 
     says: str
     generated: Neighbours
     held_out: Neighbours
-    rows: tuple[np.ndarray, np.ndarray]
 
 
 def search(
@@ -71,7 +70,6 @@ def search(
         features.says,
         neighbours(generated, train, min_distance),
         neighbours(held_out, train, min_distance),
-        (train, held_out),
     )
 
 

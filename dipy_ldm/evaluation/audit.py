@@ -14,6 +14,7 @@ from dipy_ldm._utils.values import listed, take_rows
 from dipy_ldm.data._scans import ImagesLike
 from dipy_ldm.evaluation import _memorization as memorization
 from dipy_ldm.evaluation._audit_report import Audit, Pair
+from dipy_ldm.evaluation._measures import run_tasks
 from dipy_ldm.evaluation.evaluate import (
     check_arguments,
     generate,
@@ -22,7 +23,6 @@ from dipy_ldm.evaluation.evaluate import (
     refuse_few,
     refuse_real,
     refuse_unequal,
-    run_tasks,
     scaled,
     sources_of,
 )
@@ -167,11 +167,10 @@ def audit(
     generated = np.asarray(generated[:count], "float32")
     refuse_real(real, generated)  # not training images: copies are to be found
     sets = target.train, vqvae.predict(real), generated
-    projection = _learn(target.train, vqvae, seed)
     spaces = {
         "voxels": voxels(),
         "latents": encoder(model),
-        "invariant": invariant(projection),
+        "invariant": invariant(_learn(target.train, vqvae, seed)),
     }
     tasks = {n: partial(_search, f, sets, vqvae) for n, f in spaces.items()}
     searches = run_tasks(tasks, verbose)
@@ -189,7 +188,6 @@ def audit(
         _classes(model, searches, requested, count),
         _suspicious(searches),
         scaled(generated, vqvae),
-        projection,
         _notes(target, count, n_held_out, generates),
     )
 

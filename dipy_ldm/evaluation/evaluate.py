@@ -1,7 +1,6 @@
 """Evaluation of a model: its samples compared with real images."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 import hashlib
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy.typing as npt
 
 from dipy_ldm._conditions import ConditionsLike, check_names, without_unknown_levels
 from dipy_ldm._utils.checks import InputError, check_seed, whole
-from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import listed, take_rows, with_codes
 from dipy_ldm.data import _sources as sources
@@ -18,16 +16,10 @@ from dipy_ldm.data._batches import rescale
 from dipy_ldm.data._image_checks import check_finite, check_range
 from dipy_ldm.data._scans import ImagesLike
 from dipy_ldm.data._table_rows import join_rows
-from dipy_ldm.data.channels import empty_columns, scan_column
-from dipy_ldm.evaluation import (
-    _anatomy as anatomy,
-    _fidelity as fidelity,
-    two_sample,
-)
-from dipy_ldm.evaluation._condition_probe import class_accuracy, probe_all
-from dipy_ldm.evaluation._evaluation_report import Evaluation
+from dipy_ldm.evaluation import two_sample
 from dipy_ldm.evaluation._fidelity import MIN_IMAGES, Sets
-from dipy_ldm.evaluation.features import Features, classify, features_of
+from dipy_ldm.evaluation._measures import Comparison, Evaluation, measure_all
+from dipy_ldm.evaluation.features import Features, features_of
 from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.vqvae import VQVAE
 
@@ -41,8 +33,6 @@ MAX_IMAGES = 5000
 _MIN_SUBJECTS = 4
 # Random splits to try: subjects with many images may leave too few for the other half.
 _N_SPLITS = 16
-# Accuracy of the packaged classifier that shows that images are digits.
-_MIN_DIGIT_ACCURACY = 0.9
 
 
 def evaluate(
@@ -150,7 +140,9 @@ def evaluate(
     sets = _sets(model.vqvae_, images, rows, samples, subjects)
     reference, floor = (take_rows(conditions, own) for own in rows[:2])
     labels = _by_set(reference, floor, requested)
-    return _measure(model, sets, labels, kinds, notes, classifier, seed, verbose)
+    return measure_all(
+        Comparison(model, sets, labels, kinds, classifier, seed, verbose, notes)
+    )
 
 
 def _list_features(model, features):
@@ -392,134 +384,6 @@ def scaled(images: np.ndarray, vqvae: VQVAE, first: int = 0) -> np.ndarray:
     numbers = range(first, first + len(images))
     check_range(images, vqvae.intensity_, numbers)
     return np.clip(rescale(np.asarray(images, "float32"), vqvae.intensity_), 0, 1)
-
-
-def run_tasks(
-    tasks: Mapping[str, Callable], verbose: bool, prefix: str = ""
-) -> dict[str, Any]:
-    """Run tasks in order, with a progress bar, and return their results by name."""
-    results = {}
-    bar = tqdm(tasks.items(), disable=not verbose)
-    for name, task in bar:
-        bar.set_description(prefix + name)
-        results[name] = task()
-    return results
-
-
-def _measure(model, sets, labels, kinds, notes, classifier, seed, verbose):
-    """Return the evaluation with all its figures."""
-    affine = model.vqvae_.affine_ if sets.real.ndim == 5 else None
-    tasks = {k.name: partial(_compare_features, sets, k, seed) for k in kinds}
-    compared = run_tasks(tasks, verbose, "features, ")
-    rows = {name: features for name, (features, _) in compared.items()}
-    fidelities = {name: own for name, (_, own) in compared.items()}
-    figures: dict[str, Any] = {"n": len(sets.real), "features": fidelities}
-    figures |= run_tasks(_further_tasks(model, sets, affine, seed), verbose)
-    measured = figures.pop("anatomy", {})
-    if measured:
-        differences = anatomy.compare_anatomy(measured, sets, seed)
-        unit = "standard deviations of the real volumes"
-        figures["anatomy"] = {"unit": unit, **differences}
-    network = None
-    if classifier:
-        network, figures["classifier"] = _two_sample_tests(sets, rows, seed, verbose)
-    # Features of the model's own encoder would favour its samples.
-    independent = {kind.name: rows[kind.name] for kind in kinds if kind.independent}
-    probes, probe_notes = _probe(model, sets, labels, independent, figures, seed)
-    rest = affine, notes + probe_notes, network, model.channels_
-    return Evaluation(figures, sets, measured, probes, *rest)
-
-
-def _compare_features(sets, kind, seed):
-    """Return the features of all sets, and the figures in these."""
-    rows = fidelity.compute_features(sets, kind)
-    figures = fidelity.measure_fidelity(rows, seed, sets.subjects)
-    return rows, {"version": kind.version, "says": kind.says, "figures": figures}
-
-
-def _further_tasks(model, sets, affine, seed):
-    """Return the tasks that measure images without features."""
-    tasks = {
-        "variety": partial(fidelity.measure_variety, sets, seed),
-        "sharpness": partial(fidelity.measure_sharpness, sets, seed),
-        "reconstruction": partial(
-            fidelity.measure_reconstruction, model.vqvae_, sets, seed
-        ),
-    }
-    if affine is None:
-        return tasks
-    channels, bounds = model.channels_, model.vqvae_.intensity_
-    empty = np.zeros(sets.real.shape[-1], "float32")
-    if channels:
-        empty = rescale(empty_columns(channels, len(empty)), bounds)
-    tasks["texture"] = partial(fidelity.measure_texture, sets, seed, empty)
-    if (column := scan_column(channels)) is not None:
-        measure_scan = partial(_measure_anatomy, sets, affine, column)
-        tasks["anatomy"] = partial(measure_scan, empty[column])
-    if channels:
-        measure = anatomy.measure_channels
-        tasks["channels"] = partial(measure, channels, sets, affine, seed, bounds)
-    return tasks
-
-
-def _measure_anatomy(sets, affine, column, empty=0.0):
-    """Measure one channel of the volumes of each set."""
-    return {
-        name: anatomy.measure_anatomy(volumes[..., column : column + 1], affine, empty)
-        for name, volumes in sets.by_name.items()
-    }
-
-
-def _two_sample_tests(sets, rows, seed, verbose):
-    """Run classifier two-sample tests of each set against the reference."""
-    images = sets.by_name
-    greys = {name: two_sample.grey_levels(x) for name, x in images.items()}
-
-    def against_reference(test, by_set, name):
-        subjects = sets.subjects_of("reference", name)
-        return test(by_set["reference"], by_set[name], subjects=subjects, seed=seed)
-
-    tasks = {
-        name: partial(against_reference, two_sample.network_test, images, name)
-        for name in sets.compared
-    }
-    tests = run_tasks(tasks, verbose, "classifier, ")
-    figures: dict[str, dict] = {
-        "network": {name: test.auc for name, test in tests.items()},
-        "learnt": {name: test.learnt for name, test in tests.items()},
-        "rounds": {name: test.rounds for name, test in tests.items()},
-    }
-    figures["features"] = {
-        kind: {n: against_reference(two_sample.logistic_test, x, n) for n in tests}
-        for kind, x in (rows | {"grey levels": greys}).items()
-    }
-    return tests["generated"], figures
-
-
-def _probe(model, sets, labels, rows, figures, seed):
-    """Compare requested conditions with those that linear probes predict."""
-    conditions = dict(model.conditions_)
-    if accuracy := _digit_accuracy(sets, labels):
-        figures["as_asked"] = accuracy
-        conditions.pop("label", None)
-    probes, notes = probe_all(conditions, labels, rows, seed, sets.subjects)
-    if probes:
-        figures["probes"] = {name: one.as_figures() for name, one in probes.items()}
-    return probes, notes
-
-
-def _digit_accuracy(sets, labels_of_sets):
-    """Measure the share of digits that are classified as requested."""
-    labels = {n: (labels_of_sets[n] or {}).get("label", [None]) for n in sets.compared}
-    unknown = any(None in values for values in labels.values())
-    if sets.real.shape[1:] != (28, 28, 1) or unknown:
-        return None
-    right = {
-        name: class_accuracy(labels[name], classify(images).argmax(1))
-        for name, images in sets.compared.items()
-    }
-    # Otherwise these are no digits, but other images of this size.
-    return right if right["real"].value > _MIN_DIGIT_ACCURACY else None
 
 
 def as_json(figures: Any) -> Any:

@@ -37,7 +37,7 @@ _GROUPS = {
     "seconds tensorboard",
     "machine": "strategy devices precision remat batch_size tile cache_dir cache_limit",
 }
-_OUTPUT_OPTIONS = "dtype bids difference skull_stripped pictures fingerprints"
+_OUTPUT_OPTIONS = "dtype bids difference skull_stripped pictures"
 # Options of a file that are ignored if the command line has one of these.
 _OVERRIDDEN_BY = {
     "epochs_vqvae": ["steps_vqvae", "init"],

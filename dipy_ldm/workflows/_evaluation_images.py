@@ -93,10 +93,8 @@ def read_for(
             labels = bool(document["source"]["labels"])
             choice |= {"source_files": source_files, "source_labels": labels}
             choice["source_channels"] = from_saved(document.get("source_channels"))
-        images = _read_volumes(document, paths, option, choice, cache_dir)
-    else:
-        images = _read_images(document, paths, option, generated)
-    return _note_refused(images) if generated else images
+        return _read_volumes(document, paths, option, choice, cache_dir)
+    return _read_images(document, paths, option, generated)
 
 
 def _refuse_other_kind(paths, option, of_volumes):
@@ -172,13 +170,6 @@ def describe_evaluated(path: Path, seed: int, sampling: dict, **images: Any) -> 
     facts = {name: len(group.images) for name, group in images.items() if group}
     facts |= {name.capitalize(): value for name, value in sampling.items()}
     return provenance(path, Seed=seed, **facts)
-
-
-def _note_refused(images):
-    """Note how many samples were replaced as copies when these were generated."""
-    count = sum(read_facts(file).get("Refused", 0) for file in set(images.files))
-    note = f"{count} samples were replaced as copies by --no_copies."
-    return images._replace(notes=[*images.notes, note] if count else images.notes)
 
 
 def _read_digits(document, split):

@@ -16,10 +16,9 @@ from dipy_ldm.data._paths import rows_of_lists
 from dipy_ldm.data._tables import as_number
 from dipy_ldm.evaluation import (
     _audit_report as audit_page,
-    _evaluation_report as summary,
+    _measures as measures,
 )
 from dipy_ldm.evaluation._condition_probe import measure_agreement
-from dipy_ldm.evaluation._copy_filter import CopyFilter, ReferenceSet, project_randomly
 from dipy_ldm.evaluation._page import report
 from dipy_ldm.evaluation.audit import Audit, Reference, audit, refuse_training_images
 from dipy_ldm.evaluation.evaluate import Evaluation, as_json, evaluate, scaled
@@ -82,10 +81,10 @@ def write_evaluation(
     followed: dict[str, tuple],
 ) -> None:
     """Write the metrics and the page of an evaluation."""
-    parts = [summary.agreement_part(name, *one) for name, one in followed.items()]
+    parts = [measures.agreement_part(name, *one) for name, one in followed.items()]
     agreements = {name: agreement for name, (*_, agreement) in followed.items()}
     figures = evaluation.figures | ({"followed": agreements} if agreements else {})
-    page = summary.write_page(evaluation, label_facts(facts), parts)
+    page = measures.write_page(evaluation, label_facts(facts), parts)
     _write(outputs, evaluation, facts, figures, page)
 
 
@@ -193,13 +192,6 @@ def pairs_page(
     samples = generated.names if generated else ()
     named = label_facts(facts), samples, model.channels_
     return audit_page.write_pairs(result, image, names, affine, *named)
-
-
-def make_copy_filter(result: Audit, model_fingerprint: str) -> CopyFilter:
-    """Return the filter that recognises copies of the audited training images."""
-    invariant = ReferenceSet.of(*result.searches["invariant"].rows)
-    voxels = ReferenceSet.of(*map(project_randomly, result.searches["voxels"].rows))
-    return CopyFilter(result.projection, invariant, voxels, model_fingerprint)
 
 
 def read_measurements(

@@ -48,7 +48,6 @@ class AuditLDMFlow(LDMFlow):
         channels=False,
         cache_dir=None,
         devices=None,
-        fingerprints=False,
         pictures=False,
         out_dir="",
         out_audit="audit",
@@ -88,10 +87,6 @@ class AuditLDMFlow(LDMFlow):
             Maximum number of images of each kind. Default: all, up to 2,000.
         seed : int, optional
             Random seed of the noise and of all choices.
-        fingerprints : bool, optional
-            Also write a file (.safetensors) of 96 numbers per training image, by which
-            dipy_generate_ldm --no_copies recognises copies. It reveals whether an image
-            was in the training set; protect it like the data.
         pictures : bool, optional
             Also write a private page of the most suspicious pairs (-private.html),
             which shows and names training images; protect it like the data.
@@ -100,7 +95,7 @@ class AuditLDMFlow(LDMFlow):
         """
         options = gather(locals())
         start = time.monotonic()
-        ends = [".safetensors"] * fingerprints + ["-private.html"] * pictures
+        ends = ["-private.html"] * pictures
         outputs = json_and_page(self, model_file, out_dir, ends, out_audit=out_audit)
         path = _serialization.find(model_file)
         document = _serialization.read_document(path, "latent_diffusion")
@@ -117,8 +112,6 @@ class AuditLDMFlow(LDMFlow):
         result = reports.audit_on_device(device, model, *pair, options, sampling)
         facts["Seconds"] = round(time.monotonic() - start, 1)
         reports.write_audit(outputs[:2], result, facts)
-        if fingerprints:
-            reports.make_copy_filter(result, facts["ModelFingerprint"]).save(outputs[2])
         if pictures:
             files = zip(_KINDS, (train_files, held_out, generated_files))
             names = {f"{kind}Files": list(map(str, x)) for kind, x in files if x}

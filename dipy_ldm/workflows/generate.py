@@ -12,7 +12,6 @@ from dipy_ldm._conditions import BVAL, from_saved
 from dipy_ldm._utils.checks import InputError, at_least, check_each, check_seed
 from dipy_ldm._utils.files import replacing
 from dipy_ldm._utils.progress import shown_once, tqdm
-from dipy_ldm._utils.values import take_rows
 from dipy_ldm.data._bvals_bvecs import DIRECTION, Gradients
 from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.data._scans import require_affine
@@ -40,7 +39,6 @@ from dipy_ldm.workflows._samples import Samples
 from dipy_ldm.workflows._sources import Series, SourceInputs, read_gradients
 
 if TYPE_CHECKING:  # they take seconds to import
-    from dipy_ldm.evaluation._copy_filter import CopyReplacer
     from dipy_ldm.latent_diffusion import LatentDiffusion
 
 logger = logging.getLogger(__name__)
@@ -61,12 +59,6 @@ class _Job(NamedTuple):
     model: "LatentDiffusion"
     sampling: dict
     facts: dict
-    replacer: "CopyReplacer | None"
-
-    @property
-    def n_refused(self):
-        """Number of copies replaced so far."""
-        return self.replacer.refused if self.replacer else 0
 
 
 class GenerateLDMFlow(LDMFlow):
@@ -86,7 +78,6 @@ class GenerateLDMFlow(LDMFlow):
         bvecs=None,
         table=None,
         same_noise=False,
-        no_copies=None,
         sampler="dpm++",
         steps=None,
         guidance=None,
@@ -144,10 +135,6 @@ class GenerateLDMFlow(LDMFlow):
         same_noise : bool, optional
             Generate all samples (of each source image) from the same noise, so that
             they differ only by their conditions.
-        no_copies : string or Path, optional
-            Fingerprints of the training images, written by dipy_audit_ldm
-            --fingerprints. Samples that are closer to a training image than nearly all
-            held-out images are replaced by samples with other numbers, and counted.
         first_sample : int, optional
             Number of the first sample. With --n_samples 1, only this one is generated.
         batch_size : int, optional
@@ -199,9 +186,8 @@ class GenerateLDMFlow(LDMFlow):
         model, sampling = _load(path, options, cluster, is_volume)
         launch.log_to_file(cluster, samples.log)
         facts = _common_facts(path, options, sampling)
-        replacer = _load_replacer(options, model, facts, numbers, cluster)
         inputs = request, gradients, sources, numbers, requested, samples
-        pictures = self._write(_Job(*inputs, model, sampling, facts, replacer), dtype)
+        pictures = self._write(_Job(*inputs, model, sampling, facts), dtype)
         config = None
         if launch.is_chief(cluster):
             used = {name: sampling[name] for name in ("steps", "guidance")}
@@ -219,13 +205,8 @@ class GenerateLDMFlow(LDMFlow):
             refuse_overwriting(self, paths, job.samples.cure)
             if len(job.samples.document["shape"]) == 4:
                 generate = _generate_series if job.gradients else _generate_volumes
-                pictures = self._write_volumes(job, dtype, generate(job, read))
-            else:
-                pictures = self._write_images(job)
-        if job.replacer:
-            text = "%d samples were copies, and were replaced by others."
-            logger.info(text, job.n_refused)
-        return pictures
+                return self._write_volumes(job, dtype, generate(job, read))
+            return self._write_images(job)
 
     def _write_volumes(self, job, dtype, volumes):
         """Write volume after volume; return planes of the first, and captions."""
@@ -250,12 +231,11 @@ class GenerateLDMFlow(LDMFlow):
 
     def _write_images(self, job):
         """Generate and write all images; return them, and captions."""
-        images, used = _generate(job, job.numbers)
-        arrays = {"images": images, "sample": used, "seed": job.sampling["seed"]}
+        images = _generate(job, job.numbers)
+        arrays = {"images": images, "sample": [*job.numbers]}
+        arrays |= {"seed": job.sampling["seed"]}
         arrays |= job.requested.arrays(job.numbers)
         facts = job.facts | job.requested.facts(job.numbers)
-        if job.replacer:
-            facts["Refused"] = job.n_refused
         arrays |= {"synthetic": True, "description": json.dumps(facts)}
         path = job.samples.names[0][0]
         with replacing(path) as partial_path, open(partial_path, "wb") as file:
@@ -310,14 +290,10 @@ def _generate_volumes(job, read):
         if job.sources:
             sampling["source"] = read(file)
             facts |= {"Noise": noise[file], "Sources": job.sources.paths(file)}
-        before = job.n_refused
-        volumes, used = _generate(job._replace(sampling=sampling), batch, noise[file])
-        # The count of a batch goes into the sidecar of its first volume.
-        refused = {"Refused": job.n_refused - before} if job.replacer else {}
-        for number, sample, files, volume in zip(batch, used, names, volumes):
-            entry = {"Sample": sample} | job.requested.facts(range(number, number + 1))
-            yield files, volume, affine, facts | entry | refused, volume[None]
-            refused = {}
+        volumes = _generate(job._replace(sampling=sampling), batch, noise[file])
+        for number, files, volume in zip(batch, names, volumes):
+            entry = {"Sample": number} | job.requested.facts(range(number, number + 1))
+            yield files, volume, affine, facts | entry, volume[None]
 
 
 def _generate_series(job, read):
@@ -361,39 +337,13 @@ def _batches(job, batch_size):
 
 
 def _generate(job, numbers, noise=0):
-    """Generate some of the samples; return their numbers as well."""
-    conditions = job.requested.subset(numbers)
-
-    def generate(places, first):
-        subset = conditions
-        if isinstance(conditions, dict):
-            subset = take_rows(conditions, places)
-        return job.model.predict(
-            len(places), conditions=subset, first=first, **job.sampling
-        )
-
-    if job.replacer:
-        return job.replacer.generate(generate, numbers)
-    # The noise of a sample is numbered from ``noise`` on.
+    """Generate some of the samples, whose noise is numbered from ``noise`` on."""
     same = job.sampling["same_noise"]
     first = (job.requested.numbers if same else numbers).start + noise
-    return generate(range(len(numbers)), first), [*numbers]
-
-
-def _load_replacer(options, model, facts, numbers, cluster):
-    """Return the replacer of copies of training images; None if copies are allowed."""
-    if options.no_copies is None:
-        return None
-    if options.same_noise or options.source_files or cluster:
-        raise InputError(
-            "`no_copies` replaces samples one after the other, from other noise",
-            "leave out `same_noise` and sources, and generate on one machine",
-        )
-    with launch.quiet_start():
-        from dipy_ldm.evaluation._copy_filter import CopyFilter, CopyReplacer
-
-        copy_filter = CopyFilter.load(options.no_copies, facts["ModelFingerprint"])
-    return CopyReplacer(partial(copy_filter.copies, vqvae=model.vqvae_), numbers)
+    conditions = job.requested.subset(numbers)
+    return job.model.predict(
+        len(numbers), conditions=conditions, first=first, **job.sampling
+    )
 
 
 def _load(path, options, cluster, is_volume):

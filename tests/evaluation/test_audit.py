@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import ndimage, stats
 
-from dipy_ldm import VQVAE, LatentDiffusion, _serialization
+from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._conditions import Condition
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data.channels import Channel
@@ -20,12 +20,6 @@ from dipy_ldm.data.volumes import Volumes
 from dipy_ldm.diffusion import schedules
 from dipy_ldm.evaluation import _memorization as copies
 from dipy_ldm.evaluation._audit_report import conclude, write_page, write_pairs
-from dipy_ldm.evaluation._copy_filter import (
-    CopyFilter,
-    CopyReplacer,
-    ReferenceSet,
-    project_randomly,
-)
 from dipy_ldm.evaluation.audit import (
     Pair,
     Reference,
@@ -41,7 +35,6 @@ from dipy_ldm.evaluation.features import (
     voxels,
 )
 from dipy_ldm.metrics import Interval, binomial
-from dipy_ldm.workflows._reports import make_copy_filter
 
 SHAPE = (17, 16, 15)
 
@@ -176,9 +169,6 @@ def test_copies_of_repeated_training_images(rng, k):
     assert finding.copies.value == 0.5
     assert finding.share.value >= 0.5
     assert is_alarm(finding)
-    refused = ReferenceSet.of(train, held_out).has(generated)
-    assert refused[:50].all()
-    assert refused[50:].mean() < 0.2
 
 
 def test_copies_of_near_identical_training_images(rng):
@@ -196,7 +186,7 @@ def test_suspicious_pairs_begin_with_copies_by_distance():
     generated = np.array([10.0, 0.1]), np.array([0.5, 0.9]), np.array([3, 4])
     held_out = np.array([5.0, 6]), np.array([0.8, 0.9]), np.array([0, 1])
     both = copies.Neighbours(*generated), copies.Neighbours(*held_out)
-    pairs = _suspicious({"voxels": copies.Search("", *both, (None, None))})
+    pairs = _suspicious({"voxels": copies.Search("", *both)})
     rows = [(p.generated, p.train, p.distance) for p in pairs]
     assert rows == [(1, 4, 0.1), (0, 3, 10)]
 
@@ -382,65 +372,6 @@ def test_write_pairs_passes_channels(monkeypatch):
     assert passed == channels
 
 
-def test_copy_replacer_takes_other_numbers():
-    new = 10**9 + 2 * 50
-
-    def generate(places, first):
-        # Numbers that end in 3 are copies, and each sample is its number.
-        return np.arange(first, first + len(places))
-
-    def find(images):
-        return np.flatnonzero((images % 10 == 3) | (images == new + 1))
-
-    replacer = CopyReplacer(find, range(2, 12))
-    images, used = replacer.generate(generate, range(2, 12))
-    # No other part of the set has the number that replaces 3.
-    assert used == images.tolist() == [2, new, *range(4, 12)]
-    assert replacer.refused == 1
-    # The next one is a copy, too.
-    assert replacer.generate(generate, range(3, 4))[1] == [new + 2]
-    assert replacer.refused == 3
-    endless = CopyReplacer(lambda x: np.arange(len(x)), range(5))
-    with pytest.raises(InputError, match="the model has memorised these"):
-        endless.generate(generate, range(5))
-    # One after the other, they may be as many in all.
-    replacer = CopyReplacer(lambda x: np.flatnonzero(x < 10**9 + 90), range(2))
-    assert replacer.generate(generate, range(1))[0].tolist() == [10**9 + 90]
-    replacer.find = lambda x: 0 * x
-    with pytest.raises(InputError, match="100 samples for 2 requested are"):
-        replacer.generate(generate, range(1, 2))
-
-
-def test_copy_filter_saved_and_loaded(train, diffusion, tmp_path):
-    projection = fit_invariant_projection(train)
-    rows = project_randomly(voxels().compute(train))
-    features = ReferenceSet(projection.of(train), 0.5, 0.0)
-    copy_filter = CopyFilter(
-        projection, features, ReferenceSet(rows, 0.5, 0.0), "a" * 64
-    )
-    path = tmp_path / "guard.safetensors"
-    copy_filter.save(path)
-    assert path.stat().st_mode & 0o077 == 0
-    again = CopyFilter.load(path, "a" * 64)
-    vqvae = SimpleNamespace(intensity_=(0.0, 1.0))
-    images = np.concatenate([patients(3, 6), train[[5], ::-1], patients(2, 7)])
-    npt.assert_array_equal(again.copies(images, vqvae), [3])
-    # What is known by its voxels alone is known, too, and mirror images are not.
-    blind = again._replace(invariant=again.invariant._replace(threshold=0.0))
-    npt.assert_array_equal(blind.copies(images, vqvae), [])
-    npt.assert_array_equal(blind.copies(train[:2] ** 1.05, vqvae), [0, 1])
-    with pytest.raises(InputError, match="of another model; create new ones"):
-        CopyFilter.load(path, "b" * 64)
-    tensors, document = _serialization.load(path, "fingerprints")
-    del document["apart"]
-    _serialization.save(path, "fingerprints", tensors, document)
-    with pytest.raises(InputError, match="create new ones with"):
-        CopyFilter.load(path, "a" * 64)
-    diffusion.save(path)
-    with pytest.raises(InputError, match="not fingerprints of training images; choose"):
-        CopyFilter.load(path, "a" * 64)
-
-
 @pytest.mark.parametrize(
     ("n_held_out", "than", "expected"),
     [(20, "any held-out image", "4.8"), (200, "99 % of held-out images", "1.0")],
@@ -479,22 +410,6 @@ def test_conclude_membership(areas, kind, message):
     sentences = conclude(SimpleNamespace(findings={}, members=members))
     assert [how for _, how in sentences] == [kind] * (kind is not None)
     assert all(message in sentence for sentence, _ in sentences)
-
-
-def test_project_randomly_keeps_distances(train):
-    rows = voxels().compute(train)
-    small = project_randomly(rows)
-    assert small.shape == (100, 64)
-    npt.assert_allclose(project_randomly(rows[3:5]), small[3:5], atol=1e-4)
-    far, near = (np.linalg.norm(x[1:] - x[0], axis=1) for x in (rows, small))
-    assert np.abs(near / far - 1).max() < 0.4
-    assert np.abs(near / far - 1).mean() < 0.12
-    npt.assert_array_equal(project_randomly(rows[:, :64]), rows[:, :64])
-    # Of held-out images, a twentieth is refused.
-    held_out = project_randomly(voxels().compute(patients(100, 3)))
-    reference = ReferenceSet.of(small, held_out)
-    assert reference.has(held_out).sum() == 5
-    assert reference.has(small).all()
 
 
 def test_audit_that_generates(diffusion, blobs):
@@ -559,17 +474,6 @@ def test_audit_of_an_overfitted_model():
     assert "voxels" in result.spaces_with_copies
     assert result.findings["voxels"].share.value > 0.5
     assert result.members["denoiser"].auc.low > 0.8
-    # What its fingerprints leave is clean, in what they look at.
-    copy_filter = make_copy_filter(result, "a" * 64)
-
-    def generate(places, first):
-        return model.predict(len(places), first=first, steps=10)
-
-    replacer = CopyReplacer(lambda x: copy_filter.copies(x, vqvae), range(20))
-    images, _ = replacer.generate(generate, range(20))
-    assert replacer.refused > 20
-    again = audit(model, train, held_out, images)
-    assert not {"voxels", "invariant"} & set(again.spaces_with_copies)
 
 
 def test_with_shared_conditions_leaves_out_those_of_which_most_would_be_clipped():

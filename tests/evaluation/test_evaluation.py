@@ -21,8 +21,8 @@ from dipy_ldm.data.volumes import Volumes
 from dipy_ldm.evaluation import (
     _anatomy as anatomy,
     _condition_probe as probes,
-    _evaluation_report as report,
     _fidelity as fidelity,
+    _measures as report,
     _memorization as membership,
     two_sample,
 )
@@ -31,13 +31,11 @@ from dipy_ldm.evaluation._condition_probe import (
     _probe as probe,
     probe_all,
 )
-from dipy_ldm.evaluation._evaluation_report import conclude, write_page
 from dipy_ldm.evaluation._fidelity import (
     Sets,
     _distances as distances,
     compute_features,
     interior,
-    is_worse_than_real,
     measure_fidelity,
     measure_reconstruction,
     measure_sharpness,
@@ -45,9 +43,9 @@ from dipy_ldm.evaluation._fidelity import (
     measure_variety,
     pair_similarity,
 )
+from dipy_ldm.evaluation._measures import conclude, find_worse, write_page
 from dipy_ldm.evaluation.evaluate import (
     _choose_sets,
-    _measure_anatomy,
     as_json,
     choose_sample_count,
     evaluate,
@@ -95,7 +93,7 @@ def test_measure_channels_by_their_kinds(rng):
     assert half["FA"]["mean"]["real"].value == pytest.approx(mean / 2, rel=0.03)
     assert not report._differs(figures["FA"]["mean"])
     assert report._differs(figures["dseg"]["41, ml"])
-    page = report._channels(figures)
+    page = report._write_channels(figures, None)
     assert "41, Dice" in page
 
 
@@ -105,7 +103,7 @@ def test_anatomy_and_pictures_are_those_of_the_scan(monkeypatch):
     scans = balls(8, 0)
     both = np.concatenate([np.roll(scans, 3, 1) > 0.5, scans], -1)
     alone = anatomy.measure_anatomy(scans, np.eye(4))
-    measured = _measure_anatomy(Sets(*[both] * 4), np.eye(4), 1)
+    measured = anatomy.measure_sets(Sets(*[both] * 4), np.eye(4), 1)
     for name, values in alone.items():
         npt.assert_allclose(measured["real"][name], values)
 
@@ -115,7 +113,8 @@ def test_anatomy_and_pictures_are_those_of_the_scan(monkeypatch):
         network = NetworkTest(area, 1.0, 7, ([], []), np.arange(8), maps)
         sets = SimpleNamespace(generated=images)
         shown = {"sets": sets, "channels": channels, "affine": np.eye(4)}
-        return report._saliency(SimpleNamespace(network=network, **shown))
+        details = {"classifier": network}
+        return report.draw_saliency(SimpleNamespace(details=details, **shown))
 
     channels = Labels("dseg", labels=(1,)), Channel("T1w")
     npt.assert_allclose(look(both, channels), look(scans, ()))
@@ -145,11 +144,10 @@ def test_random_network_of_volumes(rng):
 def test_random_network_detects_blur(sets):
     features = random_network(sets.real.shape[1:])
     figures = measure_fidelity(compute_features(sets, features))
-    assert is_worse_than_real(
-        figures | {"generated": figures["reconstructed"]}, "kernel"
-    )
+    blurred = figures | {"generated": figures["reconstructed"]}
+    assert "kernel" in find_worse(blurred)
     assert figures["reconstructed"]["kernel"].low > figures["real"]["kernel"].high
-    assert not is_worse_than_real(figures, "kernel")
+    assert "kernel" not in find_worse(figures)
 
 
 def test_random_network_has_the_same_weights_as_ever():
@@ -199,8 +197,7 @@ def test_distances_of_gaussians(rng):
     floor = distances(a, c)
 
     def worse(generated):
-        figures = {"generated": distances(a, generated), "real": floor}
-        return {name for name in floor if is_worse_than_real(figures, name)}
+        return set(find_worse({"generated": distances(a, generated), "real": floor}))
 
     assert distances(a, b)["frechet"].value == pytest.approx(0.2, abs=0.2)
     assert worse(b) == set()

@@ -17,8 +17,7 @@ from dipy_ldm import VQVAE, LatentDiffusion
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.subjects import refuse_same_subjects
 from dipy_ldm.data import load_mnist
-from dipy_ldm.data._sidecars import fingerprint, sidecar
-from dipy_ldm.evaluation._copy_filter import CopyFilter
+from dipy_ldm.data._sidecars import sidecar
 from dipy_ldm.workflows import _reports as judgement
 from dipy_ldm.workflows._evaluation_images import (
     EvaluationImages,
@@ -212,11 +211,8 @@ def test_audit_with_a_reference_and_by_class(audit, command, volumes, tmp_path):
         (generated / f"made-{i:03d}.json").write_text(
             json.dumps({"Conditions": requested})
         )
-    reference = ("--reference", volumes / "other.safetensors", "--fingerprints")
+    reference = ("--reference", volumes / "other.safetensors")
     audit(volumes / "real", "--generated", generated, *reference, status=1)
-    options = ("--n_samples", 2, "--steps", 1, "--no_copies", "audit.safetensors")
-    command("generate", volumes / "ldm.safetensors", *options)
-    assert json.loads((tmp_path / "samples-0001.json").read_text())["Refused"] >= 0
     result = json.loads((tmp_path / "audit.json").read_text())
     assert any("inferred without conditions" in note for note in result["Notes"])
     members = result["Figures"]["membership"]
@@ -243,37 +239,11 @@ def audit_images(command, image_model, blobs, tmp_path):
     return partial(command, "audit", image_model, *files)
 
 
-def test_generate_without_copies(command, audit_images, image_model, tmp_path):
-    audit_images("--steps", 1, "--fingerprints")
+def test_audit_of_images(audit_images, tmp_path):
+    audit_images("--steps", 1)
     assert json.loads((tmp_path / "audit.json").read_text())["Steps"] == 1
     page = (tmp_path / "audit.html").read_text()
     assert "A reference model that was not trained on these images" in page
-    generate = "generate", image_model, "--n_samples", 30, "--steps", 1
-    command(*generate, "--out_samples", "all")
-    # What it makes is taken for training images.
-    samples = np.load(tmp_path / "all.npz")["images"]
-    guard = CopyFilter.load(tmp_path / "audit.safetensors", fingerprint(image_model))
-    low, high = LatentDiffusion.load(image_model).vqvae_.intensity_
-    rows = guard.projection.of((samples[:2] - low) / (high - low))
-    train = np.concatenate([guard.invariant.train, rows])
-    guard = guard._replace(invariant=guard.invariant._replace(train=train))
-    guard.save(tmp_path / "audit.safetensors")
-    command(*generate, "--no_copies", "audit.safetensors")
-    filtered = np.load(tmp_path / "samples.npz")
-    refused = json.loads(str(filtered["description"]))["Refused"]
-    assert refused >= 2
-    assert filtered["sample"][:2].min() >= 30
-    audit_images("--generated", "samples.npz", "--force")
-    notes = json.loads((tmp_path / "audit.json").read_text())["Notes"]
-    assert f"{refused} samples were replaced as copies by --no_copies" in notes[0]
-    kept = filtered["sample"] == np.arange(30)
-    npt.assert_allclose(filtered["images"][kept], samples[kept], atol=1e-4)
-    for words, sentence in (
-        (("audit.safetensors", "--same_noise"), "leave out --same_noise"),
-        (("nothing",), "there is no file of fingerprints nothing"),
-    ):
-        output = command(*generate, "--force", "--no_copies", *words, status=2)
-        assert sentence in answer(output)
 
 
 @pytest.mark.parametrize(
