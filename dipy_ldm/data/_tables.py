@@ -61,12 +61,6 @@ def as_text(value: Any) -> str:
 _INHERITING = ("scans", "sessions")
 # As spreadsheets write it in languages where they separate columns by semicolons.
 DECIMAL_COMMA = re.compile(r"\A([+-]?\d+),(\d+)\Z")
-# A header whose first column, of row numbers, is called "#".
-_NUMBERED_HEADER = re.compile(r"#[,;\t]")
-# A row, not a comment; and one whose first column is a colour.
-_ROW, _COLOUR_ROW = re.compile("[^#]"), re.compile(r"[^#]|#[0-9A-Fa-f]{6}\t")
-# First line in which spreadsheets declare the separator.
-_SEPARATOR_LINE = re.compile(r'"?sep=([;,\t])"?')
 
 
 class Row(NamedTuple):
@@ -132,16 +126,14 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
         raise InputError(f"there is no file {path}", f"{cure}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} can't be read as text", "save it as UTF-8") from error
-    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    declared = _SEPARATOR_LINE.fullmatch(lines[0][1]) if lines else None
-    lines = lines[1:] if declared else lines
-    is_row = _COLOUR_ROW.match if text.startswith("color\t") else _ROW.match
+    # Plain lists may have comments; in tables, cells may begin with a number sign.
+    comment = "#" if path.suffix.lower() == ".txt" else None
     numbered = [
         (number, line)
-        for place, (number, line) in enumerate(lines)
-        if is_row(line) or (place == 0 and _NUMBERED_HEADER.match(line))
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip() and not (comment and line.startswith(comment))
     ]
-    separator = _separator(path, [line for _, line in numbered], declared)
+    separator = _separator(path, [line for _, line in numbered])
     if separator is None:
         return [(number, [line]) for number, line in numbered]
     cells = _split_cells(path, numbered, separator)
@@ -175,11 +167,9 @@ def _split_cells(path, numbered, separator):
     return cells
 
 
-def _separator(path, lines, declared):
+def _separator(path, lines):
     """Return the separator of columns; None if each line is a path."""
     kind = path.suffix.lower()
-    if kind == ".csv" and declared:
-        return declared[1]
     if kind == ".csv":
         # Column names seldom contain the other separator.
         first = "".join(lines[:1])
