@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from dipy_ldm._conditions import Condition
-from dipy_ldm._utils.checks import InputError, at_least
+from dipy_ldm import InputError
+from dipy_ldm._utils.checks import at_least
 from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import level_of, sort_levels
 from dipy_ldm.metrics import Interval, binomial, bootstrap
@@ -109,7 +109,7 @@ def _fit_ridge(rows, targets, subjects=None):
 
 
 def probe_all(
-    conditions: Mapping[str, Condition],
+    kinds: Mapping[str, str],
     labels: Mapping[str, Mapping[str, Sequence] | None],
     rows: Mapping[str, Mapping[str, np.ndarray]],
     seed: int = 0,
@@ -117,12 +117,12 @@ def probe_all(
 ) -> tuple[dict[str, ProbeResult], list[str]]:
     """Probe all conditions that have enough values."""
     probes, notes = {}, []
-    for name, condition in conditions.items():
+    for name, kind in kinds.items():
         own = {n: list((v or {}).get(name, [])) for n, v in labels.items()}
         if not all(own.values()):
             continue
         try:
-            probes[name] = _probe(condition.kind, rows, own, seed, subjects)
+            probes[name] = _probe(kind, rows, own, seed, subjects)
         except InputError as error:
             notes.append(f"No probe of {name}: {error}")
     return probes, notes

@@ -8,17 +8,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dipy_ldm import InputError, LatentDiffusion
 from dipy_ldm._conditions import BVAL, without_unknown_levels
-from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import counted, grouped, take_rows
+from dipy_ldm.data import Volumes
 from dipy_ldm.data._bvals_bvecs import B0_LIMIT, DIRECTION
 from dipy_ldm.data._pairing import pair_sources
-from dipy_ldm.data._table_rows import find_subjects
-from dipy_ldm.data.volumes import Volumes
 from dipy_ldm.evaluation import _page as page
 from dipy_ldm.evaluation._anatomy import foreground
 from dipy_ldm.evaluation._fidelity import finite_mean
-from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.plots import montage, planes
 
 logger = logging.getLogger(__name__)
@@ -100,7 +98,8 @@ def compare_series(
         truth = tensors["real"]
         compared.append({n: one.compare(truth, mask) for n, one in tensors.items()})
         shown = shown or [tensors[name].fa for name in _SETS]
-    ids = np.unique(find_subjects(files), return_inverse=True)[1]
+    subject_of = dict(zip(real.files, real.subjects))
+    ids = np.unique([subject_of[file] for file in files], return_inverse=True)[1]
     figures = {
         title: {n: _mean([of[n][title] for of in compared], ids, seed) for n in _SETS}
         for title in compared[0]["real"]

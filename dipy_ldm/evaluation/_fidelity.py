@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.stats import t
 
+from dipy_ldm import VQVAE
 from dipy_ldm.evaluation.features import Features, unscaled
 from dipy_ldm.metrics import (
     Interval,
@@ -28,7 +29,6 @@ from dipy_ldm.metrics import (
 from dipy_ldm.metrics.distributions import gaussian_distance, neighbour_shares
 from dipy_ldm.metrics.images import band_energies
 from dipy_ldm.metrics.intervals import fewest_subjects, subsample, widened
-from dipy_ldm.vqvae import VQVAE
 
 # Neighbour that the balls reach to, as in the paper on density and coverage.
 NEIGHBOURS = 5

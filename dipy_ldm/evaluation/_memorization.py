@@ -14,10 +14,10 @@ from keras import ops
 import numpy as np
 from scipy import stats
 
+from dipy_ldm import LatentDiffusion
 from dipy_ldm._utils.values import level_of, sort_levels, take_rows
 from dipy_ldm.diffusion import samplers, schedules
 from dipy_ldm.evaluation.features import Features, downsample
-from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.metrics import Interval, binomial, nearest_distance
 from dipy_ldm.metrics.distributions import nearest_neighbours
 from dipy_ldm.metrics.intervals import bootstrap_share, fewest_subjects

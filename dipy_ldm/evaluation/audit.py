@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dipy_ldm import VQVAE, InputError, LatentDiffusion
 from dipy_ldm._conditions import UNSPECIFIED, ConditionBatch, ConditionsLike
-from dipy_ldm._utils.checks import InputError, whole
+from dipy_ldm._utils.checks import whole
 from dipy_ldm._utils.subjects import number_subjects, refuse_same_subjects
 from dipy_ldm._utils.values import listed, take_rows
 from dipy_ldm.data._scans import ImagesLike
@@ -35,8 +36,6 @@ from dipy_ldm.evaluation.features import (
     invariant,
     voxels,
 )
-from dipy_ldm.latent_diffusion import LatentDiffusion
-from dipy_ldm.vqvae import VQVAE
 
 __all__ = ["Audit", "Pair", "Reference", "audit"]
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dipy_ldm import VQVAE, InputError, LatentDiffusion
 from dipy_ldm._conditions import ConditionsLike, check_names, without_unknown_levels
-from dipy_ldm._utils.checks import InputError, check_seed, whole
+from dipy_ldm._utils.checks import check_seed, whole
 from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import listed, take_rows, with_codes
 from dipy_ldm.data import _sources as sources
@@ -20,8 +21,6 @@ from dipy_ldm.evaluation import two_sample
 from dipy_ldm.evaluation._fidelity import MIN_IMAGES, Sets
 from dipy_ldm.evaluation._measures import Comparison, Evaluation, measure_all
 from dipy_ldm.evaluation.features import Features, features_of
-from dipy_ldm.latent_diffusion import LatentDiffusion
-from dipy_ldm.vqvae import VQVAE
 
 __all__ = ["Evaluation", "evaluate"]
 
