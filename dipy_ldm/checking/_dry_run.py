@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm import VQVAE, _backend, plots
-from dipy_ldm._utils.checks import InputError
+from dipy_ldm import VQVAE, InputError, _backend, plots
 from dipy_ldm._utils.progress import log_filter
 from dipy_ldm._utils.values import counted
 from dipy_ldm.autoencoder import _training as autoencoder
@@ -23,8 +22,9 @@ from dipy_ldm.checking._findings import (
     refused,
     to_pictures,
 )
+from dipy_ldm.data import Grid
 from dipy_ldm.data._cohort import Cohort, split
-from dipy_ldm.data._grid import Grid, conform
+from dipy_ldm.data._grid import conform
 from dipy_ldm.denoiser import _training as diffusion
 from dipy_ldm.denoiser._training import FEWEST_SUBJECTS, guide_batches
 from dipy_ldm.evaluation import _page as html

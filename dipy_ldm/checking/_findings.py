@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import median_abs_deviation
 
-from dipy_ldm import plots
-from dipy_ldm._utils.checks import InputError, capitalized
+from dipy_ldm import InputError, plots
+from dipy_ldm._utils.checks import capitalized
 from dipy_ldm._utils.values import listed
 from dipy_ldm.evaluation import _page as html
 

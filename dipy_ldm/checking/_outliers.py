@@ -25,8 +25,9 @@ from dipy_ldm.checking._findings import (
     red,
     robust_scores,
 )
+from dipy_ldm.data import Grid
 from dipy_ldm.data._cohort import Cohort
-from dipy_ldm.data._grid import Grid, conform
+from dipy_ldm.data._grid import conform
 from dipy_ldm.data.channels import channel_slices, empty_columns, scan_column
 
 # Voxels along a side of a cube: enough to distinguish front from back.

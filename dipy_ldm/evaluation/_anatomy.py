@@ -48,7 +48,7 @@ def measure_sets(
     }
 
 
-def _millilitres(affine):
+def _millilitres(affine: np.ndarray) -> float:
     """Return the volume of a voxel in ml."""
     return abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000
 
@@ -81,7 +81,7 @@ def tissue_fractions(volumes: np.ndarray, empty: float = 0.0) -> np.ndarray:
     return np.array([_fractions_of(volume, empty) for volume in few])
 
 
-def _fractions_of(volume, empty):
+def _fractions_of(volume: np.ndarray, empty: float) -> np.ndarray:
     """Return the shares of three tissues; NaN if the segmentation fails."""
     from dipy.segment.tissue import TissueClassifierHMRF
 
@@ -115,7 +115,7 @@ def measure_channels(
     """Return the means of each set for each channel; images are scaled from bounds."""
     size, restored = _millilitres(affine), partial(unscaled, bounds=bounds)
 
-    def mean(rows, title, name):
+    def mean(rows: list[dict], title: str, name: str) -> Interval | None:
         (subject_ids,) = sets.subjects_of(name)
         return finite_mean([row[title] for row in rows], subject_ids, seed)
 
@@ -127,14 +127,14 @@ def measure_channels(
         }
         pairs = zip(sets.real[..., columns], sets.reconstructed[..., columns])
         overlaps = [channel.compare(*map(restored, pair)) for pair in pairs]
-        own = {
+        by_title = {
             title: {name: mean(rows, title, name) for name, rows in measured.items()}
             for title in measured["real"][0]
         }
         for title in overlaps[0]:
-            own[title] = {"reconstructed": mean(overlaps, title, "reconstructed")}
-        if own:
-            figures[channel.name] = own
+            by_title[title] = {"reconstructed": mean(overlaps, title, "reconstructed")}
+        if by_title:
+            figures[channel.name] = by_title
     return figures
 
 
@@ -143,7 +143,7 @@ def compare_anatomy(
 ) -> dict[str, dict[str, Interval]]:
     """Return standardised differences from the means of the reference set."""
 
-    def difference(x, y):
+    def difference(x: np.ndarray, y: np.ndarray) -> float:
         return (x.mean() - y.mean()) / max(y.std(), 1e-12)
 
     intervals: dict[str, dict] = {kind: {} for kind in sets.compared}
@@ -152,9 +152,9 @@ def compare_anatomy(
         # Tissues are measured in the first volumes alone, and may be NaN.
         finite = [np.isfinite(x) for x in pair]
         owners = zip(sets.subjects_of(kind, "reference"), finite)
-        ids = [own[: len(f)][f] for own, f in owners]
-        if min(len(np.unique(own)) for own in ids) > 1:
-            kept = (x[f] for x, f in zip(pair, finite))
-            interval = bootstrap(difference, *kept, seed=seed, subjects=ids)
+        subjects = [ids[: len(f)][f] for ids, f in owners]
+        if min(len(np.unique(ids)) for ids in subjects) > 1:
+            x, y = (values[f] for values, f in zip(pair, finite))
+            interval = bootstrap(difference, x, y, seed=seed, subjects=subjects)
             intervals[kind][name] = interval
     return intervals

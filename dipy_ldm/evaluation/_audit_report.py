@@ -12,6 +12,7 @@ from dipy_ldm.evaluation import (
     _page as page,
 )
 from dipy_ldm.evaluation._page import Report, number
+from dipy_ldm.metrics import Interval
 from dipy_ldm.plots import montage, pictures
 
 # Width of a pair on the page, in pixels.
@@ -88,7 +89,7 @@ class Audit(Report):
         return write_page(self, {})
 
     @property
-    def spaces_with_copies(self):
+    def spaces_with_copies(self) -> list[str]:
         """Names of the features with significantly many copies."""
         limit = memorization.FALSE_ALARM_RATE / len(self.findings)
         return [name for name, f in self.findings.items() if f.chance < limit]
@@ -136,8 +137,8 @@ def write_pairs(
             f"distance {number(pair.distance)} in {pair.features}."
         )
         images = np.stack([audit.generated[pair.generated], train(pair.train)])
-        shown = pictures(images, affine, channels)
-        both = montage(shown, columns=2 if affine is None else 1)
+        pair_of_pictures = pictures(images, affine, channels)
+        both = montage(pair_of_pictures, columns=2 if affine is None else 1)
         drawn.append(page.picture(both, caption, -(-_MIN_PAIR_WIDTH // both.shape[1])))
     return page.page(
         "Private: the most suspicious pairs of an audit",
@@ -167,7 +168,9 @@ def conclude(audit: Audit) -> list[tuple[str, str]]:
     return sentences + [_conclude_membership(audit.members, n) for n in separating]
 
 
-def _conclude_membership(members, name):
+def _conclude_membership(
+    members: Mapping[str, memorization.Membership], name: str
+) -> tuple[str, str]:
     """Return a sentence on membership inference by one loss."""
     auc = members[name].auc
     start = (
@@ -190,7 +193,9 @@ def _conclude_membership(members, name):
     return f"{start}, {end}", "plain"
 
 
-def _conclude_features(audit, name, finding):
+def _conclude_features(
+    audit: Audit, name: str, finding: memorization.Finding
+) -> tuple[str, str]:
     """Return a sentence on the search for copies in one feature space."""
     # With few held-out images, the 1 % quantile is the minimum.
     least = finding.expected * (audit.n_held_out + 1) < 1.5
@@ -207,12 +212,12 @@ def _conclude_features(audit, name, finding):
     return f"{start} copies beyond chance. {copied}, {nearer}; {p}).", "bad"
 
 
-def _percent(share):
+def _percent(share: Interval) -> str:
     value, low, high = (f"{100 * x:.1f}" for x in share)
     return f"{value} % [{low}, {high}]"
 
 
-def _findings(audit):
+def _findings(audit: Audit) -> str:
     head = [
         *("features", "copies", "nearer", "nearer by distance", "nearer, expected"),
         *("p", "median distance", "of held-out"),
@@ -227,7 +232,7 @@ def _findings(audit):
     return page.table(head, rows)
 
 
-def _histograms(audit):
+def _histograms(audit: Audit) -> str:
     return page.row(
         page.part(
             f"{_RATIO.capitalize()} in {name}",
@@ -240,7 +245,7 @@ def _histograms(audit):
     )
 
 
-def _classes(audit):
+def _classes(audit: Audit) -> str:
     """Tabulate copies for each level of each categorical condition."""
     head = [
         f"{kind}, {name}" for kind in ("copies", "nearer") for name in audit.searches
@@ -256,10 +261,10 @@ def _classes(audit):
     return written
 
 
-def _members(members):
+def _members(members: Mapping[str, memorization.Membership]) -> dict[str, str]:
     losses = members["denoiser"]
     head = ["inferred from the", "AUC"]
-    rows = [[_LOSSES[name], member.auc] for name, member in members.items()]
+    rows: list[list] = [[_LOSSES[name], member.auc] for name, member in members.items()]
     guessed = "fewer than 100 held-out images are too few for a true positive rate."
     if all(member.true_positive_rate for member in members.values()):
         rate = f"{100 * losses.false_rate:.2g} %"

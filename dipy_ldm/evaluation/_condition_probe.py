@@ -4,15 +4,15 @@ A ridge regression predicts a condition from the features of real images. Its ac
 on other real images is the best to expect of generated ones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from dipy_ldm._conditions import Condition
-from dipy_ldm._utils.checks import InputError, at_least
+from dipy_ldm import InputError
+from dipy_ldm._utils.checks import at_least
 from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import level_of, sort_levels
 from dipy_ldm.metrics import Interval, binomial, bootstrap
@@ -60,14 +60,14 @@ def measure_agreement(
             "all samples have the same measured value", "check the measurements"
         )
 
-    def pairs(statistic):
+    def pairs(statistic: Callable) -> Interval:
         both = np.stack([a, b], 1)
         return bootstrap(lambda p: statistic(*p.T), both, seed=seed, subjects=[ids])
 
-    def correlation(x, y):
+    def correlation(x: np.ndarray, y: np.ndarray) -> float:
         return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else np.corrcoef(x, y)[0, 1]
 
-    def slope(x, y):
+    def slope(x: np.ndarray, y: np.ndarray) -> float:
         return 0.0 if np.ptp(x) == 0 else stats.linregress(x, y).slope
 
     return {
@@ -91,7 +91,9 @@ def class_accuracy(
     return binomial(round(share * n), n)._replace(value=float(share))
 
 
-def _fit_ridge(rows, targets, subjects=None):
+def _fit_ridge(
+    rows: np.ndarray, targets: np.ndarray, subjects: np.ndarray | None = None
+) -> tuple[float, Callable[[np.ndarray], np.ndarray]]:
     """Fit a ridge regression, with the penalty chosen by cross-validation.
 
     Return the cross-validated share of explained variance, and the prediction function.
@@ -109,7 +111,7 @@ def _fit_ridge(rows, targets, subjects=None):
 
 
 def probe_all(
-    conditions: Mapping[str, Condition],
+    kinds: Mapping[str, str],
     labels: Mapping[str, Mapping[str, Sequence] | None],
     rows: Mapping[str, Mapping[str, np.ndarray]],
     seed: int = 0,
@@ -117,18 +119,24 @@ def probe_all(
 ) -> tuple[dict[str, ProbeResult], list[str]]:
     """Probe all conditions that have enough values."""
     probes, notes = {}, []
-    for name, condition in conditions.items():
-        own = {n: list((v or {}).get(name, [])) for n, v in labels.items()}
-        if not all(own.values()):
+    for name, kind in kinds.items():
+        values = {n: list((v or {}).get(name, [])) for n, v in labels.items()}
+        if not all(values.values()):
             continue
         try:
-            probes[name] = _probe(condition.kind, rows, own, seed, subjects)
+            probes[name] = _probe(kind, rows, values, seed, subjects)
         except InputError as error:
             notes.append(f"No probe of {name}: {error}")
     return probes, notes
 
 
-def _probe(kind, rows, labels, seed=0, subjects=MappingProxyType({})):
+def _probe(
+    kind: str,
+    rows: Mapping[str, Mapping[str, np.ndarray]],
+    labels: Mapping[str, list],
+    seed: int = 0,
+    subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> ProbeResult:
     """Fit a probe to the reference set, and predict a condition of the other sets."""
     if kind == "direction":
         raise InputError("a probe needs numbers or classes, not directions")
@@ -136,16 +144,16 @@ def _probe(kind, rows, labels, seed=0, subjects=MappingProxyType({})):
         raise InputError(
             "no features are independent of the model's own encoder", "add others"
         )
-    places = {
+    indices = {
         name: [i for i, value in enumerate(values) if value is not None]
         for name, values in labels.items()
     }
-    places["reference"] = places["reference"][:_MAX_IMAGES]
-    requested = {name: [labels[name][i] for i in at] for name, at in places.items()}
+    indices["reference"] = indices["reference"][:_MAX_IMAGES]
+    requested = {name: [labels[name][i] for i in at] for name, at in indices.items()}
     if kind == "class":
         requested = {n: list(map(level_of, column)) for n, column in requested.items()}
-    subject_ids = {name: column[places[name]] for name, column in subjects.items()}
-    fitted, at = requested.pop("reference"), places.pop("reference")
+    subject_ids = {name: column[indices[name]] for name, column in subjects.items()}
+    fitted, at = requested.pop("reference"), indices.pop("reference")
     levels = sort_levels(set(fitted)) if kind == "class" else []
     targets = _targets(fitted, levels)
     ridges = {
@@ -155,7 +163,7 @@ def _probe(kind, rows, labels, seed=0, subjects=MappingProxyType({})):
     best = max(ridges, key=lambda name: ridges[name][0])
     predicted, figures, guessing = {}, {}, {}
     for name, column in requested.items():
-        outputs = ridges[best][1](rows[best][name][places[name]])
+        outputs = ridges[best][1](rows[best][name][indices[name]])
         if levels:
             predicted[name] = [levels[i] for i in outputs.argmax(1)]
             accuracy = class_accuracy(column, predicted[name], subject_ids.get(name))
@@ -163,12 +171,12 @@ def _probe(kind, rows, labels, seed=0, subjects=MappingProxyType({})):
             guessing[name] = max(map(column.count, levels)) / len(column)
         else:
             predicted[name] = outputs[:, 0].tolist()
-            pair = column, predicted[name]
-            figures[name] = measure_agreement(*pair, seed, subject_ids.get(name))
+            owners = subject_ids.get(name)
+            figures[name] = measure_agreement(column, predicted[name], seed, owners)
     return ProbeResult(kind, best, len(fitted), requested, predicted, figures, guessing)
 
 
-def _targets(values, levels):
+def _targets(values: list, levels: list) -> np.ndarray:
     """Return regression targets: values, or indicators of levels."""
     if len(values) < MIN_IMAGES:
         raise InputError(

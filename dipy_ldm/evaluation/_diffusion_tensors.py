@@ -3,22 +3,21 @@
 from collections.abc import Mapping
 import logging
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from dipy_ldm import InputError, LatentDiffusion
 from dipy_ldm._conditions import BVAL, without_unknown_levels
-from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import counted, grouped, take_rows
+from dipy_ldm.data import Volumes
 from dipy_ldm.data._bvals_bvecs import B0_LIMIT, DIRECTION
 from dipy_ldm.data._pairing import pair_sources
-from dipy_ldm.data._table_rows import find_subjects
-from dipy_ldm.data.volumes import Volumes
 from dipy_ldm.evaluation import _page as page
 from dipy_ldm.evaluation._anatomy import foreground
 from dipy_ldm.evaluation._fidelity import finite_mean
-from dipy_ldm.latent_diffusion import LatentDiffusion
+from dipy_ldm.metrics import Interval
 from dipy_ldm.plots import montage, planes
 
 logger = logging.getLogger(__name__)
@@ -26,6 +25,8 @@ logger = logging.getLogger(__name__)
 # Parameters of a tensor, and the FA above which its direction is compared.
 _MIN_DIRECTIONS, _MIN_FA = 6, 0.2
 _SETS = "generated", "reconstructed", "real"
+# A b = 0 volume, weighted ones, each ``(*space, 1)``, and columns of these.
+Series = tuple[np.ndarray, np.ndarray, Mapping]
 
 
 class Tensors(NamedTuple):
@@ -80,54 +81,63 @@ def compare_series(
     else:
         columns |= _conditions_of(model, real)
     compared: list[dict[str, dict]] = []
-    shown: list[np.ndarray] = []
+    first_maps: list[np.ndarray] = []
     for number, file in enumerate(files):
         b0, images, gradients = _take(real, rows_of[file], columns)
         mask = foreground(b0)
         if generated:
-            own = _take(
-                generated, generated_rows[partner_of[file]], generated.gradients
-            )
+            rows = generated_rows[partner_of[file]]
+            samples = _take(generated, rows, generated.gradients)
         else:
-            options = {"conditions": gradients, "source": b0[None], "seed": seed}
+            options: dict[str, Any] = {
+                "conditions": gradients,
+                "source": b0[None],
+                "seed": seed,
+            }
             options |= {"first": number, "same_noise": True} | dict(sampling)
-            own = b0, model.predict(len(images), **options), gradients
+            samples = b0, model.predict(len(images), **options), gradients
         tensors = {
-            "generated": _fit(mask, *own),
-            "reconstructed": _fit(mask, b0, model.vqvae_.predict(images), gradients),
-            "real": _fit(mask, b0, images, gradients),
+            "generated": _fit(mask, samples),
+            "reconstructed": _fit(mask, (b0, model.vqvae_.predict(images), gradients)),
+            "real": _fit(mask, (b0, images, gradients)),
         }
         truth = tensors["real"]
-        compared.append({n: one.compare(truth, mask) for n, one in tensors.items()})
-        shown = shown or [tensors[name].fa for name in _SETS]
-    ids = np.unique(find_subjects(files), return_inverse=True)[1]
+        compared.append({n: fit.compare(truth, mask) for n, fit in tensors.items()})
+        first_maps = first_maps or [tensors[name].fa for name in _SETS]
+    subject_of = dict(zip(real.files, real.subjects))
+    ids = np.unique([subject_of[file] for file in files], return_inverse=True)[1]
     figures = {
         title: {n: _mean([of[n][title] for of in compared], ids, seed) for n in _SETS}
         for title in compared[0]["real"]
     }
     counts = {"series": len(files), "subjects": len(np.unique(ids))}
-    pieces = _pieces(figures, counts, np.array(shown)[..., None], real.affine)
+    pieces = _pieces(figures, counts, np.array(first_maps)[..., None], real.affine)
     return counts | figures, pieces
 
 
-def _mean(values, subject_ids, seed):
+def _mean(
+    values: list[float], subject_ids: np.ndarray, seed: int
+) -> Interval | float | None:
     """Return the mean of finite values, without an interval for a single subject."""
     finite = [value for value in values if np.isfinite(value)]
     plain = float(np.mean(finite)) if finite else None
     return finite_mean(values, subject_ids, seed) or plain
 
 
-def _fit(mask, b0, images, gradients):
-    """Fit tensors to a b = 0 volume and weighted volumes, each ``(*space, 1)``."""
-    series = np.moveaxis(np.stack([b0, *images])[..., 0], 0, -1)
+def _fit(mask: np.ndarray, series: Series) -> Tensors:
+    """Fit tensors to a series within a mask."""
+    b0, images, gradients = series
+    volumes = np.moveaxis(np.stack([b0, *images])[..., 0], 0, -1)
     bvecs = [(0.0, 0.0, 0.0), *gradients[DIRECTION]]
-    return fit_tensors(series, [0.0, *gradients[BVAL]], bvecs, mask)
+    return fit_tensors(volumes, [0.0, *gradients[BVAL]], bvecs, mask)
 
 
-def _conditions_of(model, real):
+def _conditions_of(model: LatentDiffusion, real: Volumes) -> dict:
     """Return the other conditions of real series that tables have."""
     values: dict = {}
-    for name in [name for name in model.conditions_ if name not in real.gradients]:
+    for name in [
+        name for name in model.conditions_ if name not in (real.gradients or ())
+    ]:
         try:
             values |= real.conditions(name)
         except InputError as error:
@@ -135,7 +145,7 @@ def _conditions_of(model, real):
     return without_unknown_levels(model.conditions_, values)
 
 
-def _rows_of_series(volumes):
+def _rows_of_series(volumes: Volumes) -> dict:
     """Return the rows of each series, by its file; refuse too few for a tensor."""
     rows_of = grouped((file, row) for row, file in enumerate(volumes.files))
     for file, rows in rows_of.items():
@@ -148,18 +158,21 @@ def _rows_of_series(volumes):
     return rows_of
 
 
-def _take(volumes, rows, columns):
+def _take(volumes: Volumes, rows: list[int], columns: Mapping | None) -> Series:
     """Return b = 0, weighted volumes and rows of columns of a series."""
-    return volumes.sources[rows[0]], volumes.images[rows], take_rows(columns, rows)
+    b0 = np.asarray(volumes.sources)[rows[0]]
+    return b0, volumes.images[rows], take_rows(columns, rows) or {}
 
 
-def _pieces(figures, counts, shown, affine):
+def _pieces(
+    figures: dict, counts: dict, fa: np.ndarray, affine: np.ndarray
+) -> dict[str, str]:
     """Return the HTML of the page by placeholder."""
     rows = [[title, *map(row.get, _SETS)] for title, row in figures.items()]
     n = f"{counts['series']} series of {counted(counts['subjects'], 'subject')}"
     below = "95 % intervals below the means"
     below = below if counts["subjects"] > 1 else "intervals need two subjects"
-    picture = montage(planes(shown, affine), columns=1)
+    picture = montage(planes(fa, affine), columns=1)
     caption = f"FA of the first series: {', '.join(_SETS)}."
     return {
         "tensors": page.table(["mean over series", *_SETS], rows, f"{n}; {below}."),

@@ -5,7 +5,7 @@ real images: generated images, further real ones (the *floor*, the best to expec
 reconstructions of these (the *ceiling* of what the decoder can generate).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.stats import t
 
+from dipy_ldm import VQVAE
 from dipy_ldm.evaluation.features import Features, unscaled
 from dipy_ldm.metrics import (
     Interval,
@@ -28,7 +29,6 @@ from dipy_ldm.metrics import (
 from dipy_ldm.metrics.distributions import gaussian_distance, neighbour_shares
 from dipy_ldm.metrics.images import band_energies
 from dipy_ldm.metrics.intervals import fewest_subjects, subsample, widened
-from dipy_ldm.vqvae import VQVAE
 
 # Neighbour that the balls reach to, as in the paper on density and coverage.
 NEIGHBOURS = 5
@@ -56,12 +56,12 @@ class Sets(NamedTuple):
     reconstructed: np.ndarray
     subjects: Mapping[str, np.ndarray] = MappingProxyType({})
 
-    def first(self, n):
+    def first(self, n: int) -> "Sets":
         """Return the first n images of each set."""
         subjects = {name: ids[:n] for name, ids in self.subjects.items()}
         return Sets._make([*(images[:n] for images in self[:4]), subjects])
 
-    def subjects_of(self, *names):
+    def subjects_of(self, *names: str) -> list[np.ndarray]:
         """Return the subjects ``(n,)`` of the images of each named set."""
         return [self.subjects.get(n, np.arange(len(getattr(self, n)))) for n in names]
 
@@ -84,7 +84,7 @@ def compute_features(sets: Sets, features: Features) -> dict[str, np.ndarray]:
         return rows
     reference = rows["reference"]
     middle, spread = reference.mean(0), np.maximum(reference.std(0), 1e-6)
-    return {name: (own - middle) / spread for name, own in rows.items()}
+    return {name: (row - middle) / spread for name, row in rows.items()}
 
 
 def measure_fidelity(
@@ -93,7 +93,7 @@ def measure_fidelity(
     subjects: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> dict[str, dict[str, Interval | None]]:
     """Return distances to the reference, precision, recall, density and coverage."""
-    sets = {name: own.astype(float) for name, own in rows.items()}
+    sets = {name: row.astype(float) for name, row in rows.items()}
     real, of_real = sets.pop("reference"), subjects.get("reference")
     return {
         name: _distances(real, fake, seed, (of_real, subjects.get(name)))
@@ -101,29 +101,41 @@ def measure_fidelity(
     }
 
 
-def _distances(real, fake, seed=0, subjects=(None, None)):
-    options = {"seed": seed, "subjects": subjects}
-    far = {
-        "kernel": kernel_distance(real, fake, **options),
-        "frechet": _frechet(real, fake, **options),
+def _distances(
+    real: np.ndarray,
+    fake: np.ndarray,
+    seed: int = 0,
+    subjects: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
+) -> dict[str, Interval | None]:
+    """Return all figures of two sets of features ``(n, features)``."""
+    figures = {
+        "kernel": kernel_distance(real, fake, seed=seed, subjects=subjects),
+        "frechet": _frechet(real, fake, seed, subjects),
     }
-    shares = partial(neighbour_shares, k=NEIGHBOURS)
-    near = subsample(shares, real, fake, **options)
+    statistic = partial(neighbour_shares, k=NEIGHBOURS)
+    shares = subsample(statistic, real, fake, seed=seed, subjects=subjects)
     n = fewest_subjects((real, fake), subjects)
     highest = {"precision": 1, "recall": 1, "density": np.inf, "coverage": 1}
-    for (name, high), share in zip(highest.items(), near, strict=True):
+    for (name, high), share in zip(highest.items(), shares, strict=True):
         if high == 1 and n < _MIN_SUBSAMPLED:
             share = widened(share, n)
-        far[name] = share.within(0, high)
-    return far
+        figures[name] = share.within(0, high)
+    return figures
 
 
-def _frechet(real, fake, **options):
+def _frechet(
+    real: np.ndarray,
+    fake: np.ndarray,
+    seed: int,
+    subjects: tuple[np.ndarray | None, np.ndarray | None],
+) -> Interval | None:
+    """Return the Fréchet distance; None for too few images or too many features."""
     size = real.shape[1]
     if size > _MAX_FRECHET_FEATURES or size >= min(len(real), len(fake)):
         return None
-    options["resamples"] = _FRECHET_RESAMPLES
-    return bootstrap(gaussian_distance, real, fake, **options).within(0, np.inf)
+    resample = partial(bootstrap, resamples=_FRECHET_RESAMPLES)
+    distance = resample(gaussian_distance, real, fake, seed=seed, subjects=subjects)
+    return distance.within(0, np.inf)
 
 
 def measure_variety(sets: Sets, seed: int = 0) -> dict[str, Interval]:
@@ -132,8 +144,8 @@ def measure_variety(sets: Sets, seed: int = 0) -> dict[str, Interval]:
     for name, images in sets.compared.items():
         (subject_ids,) = sets.subjects_of(name)
         # Scans of one subject are similar, even in a varied set.
-        _, each = np.unique(subject_ids, return_index=True)
-        similarities[name] = pair_similarity(images[np.sort(each)], seed)
+        _, first = np.unique(subject_ids, return_index=True)
+        similarities[name] = pair_similarity(images[np.sort(first)], seed)
     return similarities
 
 
@@ -161,9 +173,9 @@ def measure_sharpness(sets: Sets, seed: int = 0) -> dict[str, list]:
     if min(sets.reference.shape[1:-1]) < 8:
         return {}
     few = sets.first(_MAX_IMAGES)
-    options = {"seed": seed, "subjects": few.subjects_of("real")}
+    mean = partial(bootstrap, np.mean, seed=seed, subjects=few.subjects_of("real"))
     correlations = octave_correlations(few.reconstructed, few.real)
-    true = [bootstrap(np.mean, x, **options).within(-1, 1) for x in correlations.T]
+    true = [mean(x).within(-1, 1) for x in correlations.T]
     return _ratios(few, octave_energies, seed) | {"true": true}
 
 
@@ -179,7 +191,7 @@ def measure_texture(
     return _ratios(sets.first(_MAX_IMAGES), partial(_textures, empty=empty), seed)
 
 
-def _textures(volumes, empty):
+def _textures(volumes: np.ndarray, empty: np.ndarray | float) -> np.ndarray:
     # One by one: blurred copies of all may exceed the memory.
     energies = [band_energies(v[None], interior(v, empty)[None])[0] for v in volumes]
     return np.array(energies)
@@ -196,18 +208,18 @@ def interior(volume: np.ndarray, empty: np.ndarray | float = 0.0) -> np.ndarray:
     return head if head.any() else np.ones(head.shape, bool)
 
 
-def _ratios(sets, energies_of, seed):
+def _ratios(sets: Sets, energies_of: Callable, seed: int) -> dict[str, list[Interval]]:
     """Return the mean energies of each set relative to those of the reference."""
 
-    def ratio(x, y):
+    def ratio(x: np.ndarray, y: np.ndarray) -> float:
         return x.mean() / y.mean()
 
     reference, ratios = energies_of(sets.reference), {}
     for name, images in sets.compared.items():
         pairs = zip(energies_of(images).T, reference.T, strict=True)
-        options = {"seed": seed, "subjects": sets.subjects_of(name, "reference")}
-        means = [bootstrap(ratio, *pair, **options) for pair in pairs]
-        ratios[name] = [mean.within(0, np.inf) for mean in means]
+        subjects = sets.subjects_of(name, "reference")
+        resample = partial(bootstrap, ratio, seed=seed, subjects=subjects)
+        ratios[name] = [resample(x, y).within(0, np.inf) for x, y in pairs]
     return ratios
 
 
@@ -216,15 +228,15 @@ def measure_reconstruction(
 ) -> dict[str, Interval | int | float | None]:
     """Return the errors of reconstructions, and the use of the codebook."""
     few = sets.first(_MAX_IMAGES)
-    pair, subjects = (few.reconstructed, few.real), few.subjects_of("real")
-    options = {"seed": seed, "subjects": subjects}
-    errors = [np.mean((a - b) ** 2, dtype=float) for a, b in zip(*pair)]
+    images, real, subjects = few.reconstructed, few.real, few.subjects_of("real")
+    mean = partial(bootstrap, np.mean, seed=seed, subjects=subjects)
+    errors = [np.mean((a - b) ** 2, dtype=float) for a, b in zip(images, real)]
     return {
-        "mse": bootstrap(np.mean, errors, **options).within(0, np.inf),
+        "mse": mean(errors).within(0, np.inf),
         # Infinite, and left out, for exact reconstructions.
-        "psnr": finite_mean(psnr(*pair), subjects[0], seed),
-        "ms_ssim": bootstrap(np.mean, multiscale_ssim(*pair), **options).within(0, 1),
-        **_usage(vqvae, few.real),
+        "psnr": finite_mean(psnr(images, real), subjects[0], seed),
+        "ms_ssim": mean(multiscale_ssim(images, real)).within(0, 1),
+        **_usage(vqvae, real),
     }
 
 
@@ -240,7 +252,8 @@ def finite_mean(
     return bootstrap(np.mean, array[finite], seed=seed, subjects=[subject_ids])
 
 
-def _usage(vqvae, images):
+def _usage(vqvae: VQVAE, images: np.ndarray) -> dict[str, int | float]:
+    """Return how many codes images use, and their perplexity."""
     latents = vqvae.encode(unscaled(images, vqvae.intensity_))
     total = len(vqvae.codebook_)
     counts = np.bincount(np.ravel(vqvae.codes(latents)), minlength=total)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dipy_ldm import LatentDiffusion
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import listed
 from dipy_ldm.data._batches import rescale
@@ -28,7 +29,6 @@ from dipy_ldm.evaluation._fidelity import Sets
 from dipy_ldm.evaluation._page import Report, number
 from dipy_ldm.evaluation.features import Features, classify
 from dipy_ldm.evaluation.two_sample import NetworkTest
-from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.metrics import Interval
 from dipy_ldm.plots import montage, pictures
 
@@ -439,15 +439,16 @@ _PROBES = {
 
 def _probe(comparison: Comparison) -> Figures | None:
     """Compare requested conditions with those that linear probes predict."""
-    conditions = dict(comparison.model.conditions_)
+    conditions = comparison.model.conditions_
+    kinds = {name: condition.kind for name, condition in conditions.items()}
     if comparison.digit_accuracy:
-        conditions.pop("label", None)
+        kinds.pop("label", None)
     # Features of the model's own encoder would favour its samples.
-    kinds = (kind.name for kind in comparison.features if kind.independent)
-    rows = {name: comparison.rows[name] for name in kinds}
+    independent = (kind.name for kind in comparison.features if kind.independent)
+    rows = {name: comparison.rows[name] for name in independent}
     seed, subjects = comparison.seed, comparison.sets.subjects
     labels = comparison.labels
-    results, notes = probe.probe_all(conditions, labels, rows, seed, subjects)
+    results, notes = probe.probe_all(kinds, labels, rows, seed, subjects)
     comparison.notes += notes
     comparison.details["probes"] = results
     return {name: result.as_figures() for name, result in results.items()} or None

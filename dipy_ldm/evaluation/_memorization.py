@@ -7,17 +7,17 @@ tested, too. Reconstructions of held-out images provide the null distribution of
 against the same training images, since distances fall with their number.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from keras import ops
 import numpy as np
 from scipy import stats
 
+from dipy_ldm import LatentDiffusion
 from dipy_ldm._utils.values import level_of, sort_levels, take_rows
 from dipy_ldm.diffusion import samplers, schedules
 from dipy_ldm.evaluation.features import Features, downsample
-from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.metrics import Interval, binomial, nearest_distance
 from dipy_ldm.metrics.distributions import nearest_neighbours
 from dipy_ldm.metrics.intervals import bootstrap_share, fewest_subjects
@@ -90,8 +90,8 @@ def neighbours(
     k = min(k, len(train))
     distances, rows = nearest_neighbours(queries, train, k)
     distinct = [_distinct(train[indices], min_distance) for indices in rows]
-    places = np.array([indices[:N_NEIGHBOURS][-1] for indices in distinct])
-    far = np.take_along_axis(distances, places[:, None], 1)[:, 0]
+    tenth = np.array([indices[:N_NEIGHBOURS][-1] for indices in distinct])
+    far = np.take_along_axis(distances, tenth[:, None], 1)[:, 0]
     ratio = distances[:, 0] / np.maximum(far, 1e-12)
     lacking = np.array([len(indices) < N_NEIGHBOURS for indices in distinct])
     if k < len(train) and lacking.any():
@@ -99,7 +99,7 @@ def neighbours(
     return Neighbours(distances[:, 0], ratio, rows[:, 0])
 
 
-def _distinct(rows, min_distance):
+def _distinct(rows: np.ndarray, min_distance: float) -> np.ndarray:
     """Return the indices of neighbours that are no duplicates of the nearest one."""
     far = np.linalg.norm(rows - rows[0], axis=1) >= min_distance
     far[0] = True
@@ -137,17 +137,17 @@ def count_copies(result: Search) -> Finding:
     )
 
 
-def _share(selected):
+def _share(selected: np.ndarray) -> Interval:
     return binomial(int(selected.sum()), len(selected))
 
 
-def _suspicious(result):
+def _suspicious(result: Search) -> tuple[np.ndarray, np.ndarray]:
     """Return masks of generated images that are nearer, and that are copies."""
     nearer = result.generated.ratio < _quantile(result.held_out.ratio)[0]
     return nearer, np.logical_or(*_copies(result))
 
 
-def _copies(result):
+def _copies(result: Search) -> tuple[np.ndarray, np.ndarray]:
     """Return masks of generated images that are copies by ratio, and by distance."""
     return (
         result.generated.ratio < COPY_RATIO * result.held_out.ratio.min(),
@@ -171,25 +171,25 @@ def count_copies_by_level(
     suspicious = {name: _suspicious(search) for name, search in searches.items()}
     by_level = {}
     for level in sort_levels(set(levels.tolist()) - {""}):
-        own = levels == level
-        nearer = {name: _share(near[own]) for name, (near, _) in suspicious.items()}
-        copies = {name: _share(copy[own]) for name, (_, copy) in suspicious.items()}
-        by_level[level] = Level(int(own.sum()), copies, nearer)
+        rows = levels == level
+        nearer = {name: _share(near[rows]) for name, (near, _) in suspicious.items()}
+        copies = {name: _share(copy[rows]) for name, (_, copy) in suspicious.items()}
+        by_level[level] = Level(int(rows.sum()), copies, nearer)
     return by_level
 
 
-def _quantile(values):
+def _quantile(values: np.ndarray) -> tuple[float, int]:
     """Return the 1 % quantile, which is one of the values, and its rank."""
     rank = max(1, int(_QUANTILE * len(values)))
     return float(np.sort(values)[rank - 1]), rank
 
 
-def _p_nearer(count, n, rank, n_held_out):
+def _p_nearer(count: int, n: int, rank: int, n_held_out: int) -> float:
     """Return the probability of as many of n below a rank of held-out values."""
     return float(stats.betabinom(n, rank, n_held_out + 1 - rank).sf(count - 1))
 
 
-def _p_copies(count, n, n_held_out):
+def _p_copies(count: int, n: int, n_held_out: int) -> float:
     """Bound the probability of as many of n below half the held-out minimum."""
     # The probability below the minimum has a beta distribution.
     middles = (np.arange(2000) + 0.5) / 2000
@@ -258,8 +258,8 @@ def denoising_losses(
         clean = latents[start : start + size]
         numbers = range(start, start + len(clean))
         batch_source = None if source is None else source[start : start + size]
-        own = take_rows(conditions, numbers)
-        denoise = model.denoiser(conditions=own, source=batch_source)
+        batch_conditions = take_rows(conditions, numbers)
+        denoise = model.denoiser(conditions=batch_conditions, source=batch_source)
         draw = samplers.noise_source(seed, numbers, clean.shape[1:])
         for time in np.repeat(schedules.times_of_equal_noise(schedule, _TIMES), _DRAWS):
             alpha, sigma = (float(x) for x in schedules.rates(schedule, time))
@@ -277,7 +277,7 @@ def reconstruction_losses(
     return _means((model.vqvae_.predict(images) - images) ** 2)
 
 
-def _means(values):
+def _means(values: np.ndarray) -> np.ndarray:
     return values.reshape(len(values), -1).mean(1, dtype=float)
 
 
@@ -295,14 +295,13 @@ def infer_membership(
     n = fewest_subjects((train, held_out), subjects)
     rank = max(_MIN_RANK, int(_FALSE_POSITIVE_RATE * (n_held_out + 1)))
 
-    def share_detected(members, held_out):
+    def share_detected(members: np.ndarray, held_out: np.ndarray) -> float:
         return np.mean(members < np.partition(held_out, rank - 1)[rank - 1])
 
-    def interval(statistic):
+    def interval(statistic: Callable) -> Interval:
         if n < 2:  # the variance between subjects is unknown
             return Interval(float(statistic(train, held_out)), 0.0, 1.0)
-        sets = train, held_out
-        return bootstrap_share(statistic, *sets, seed=seed, subjects=subjects)
+        return bootstrap_share(statistic, train, held_out, seed=seed, subjects=subjects)
 
     return Membership(
         interval(area_under_curve),

@@ -1,14 +1,15 @@
 """Audit of whether a model generates copies of its training images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from dipy_ldm import VQVAE, InputError, LatentDiffusion
 from dipy_ldm._conditions import UNSPECIFIED, ConditionBatch, ConditionsLike
-from dipy_ldm._utils.checks import InputError, whole
+from dipy_ldm._utils.checks import whole
 from dipy_ldm._utils.subjects import number_subjects, refuse_same_subjects
 from dipy_ldm._utils.values import listed, take_rows
 from dipy_ldm.data._scans import ImagesLike
@@ -29,14 +30,14 @@ from dipy_ldm.evaluation.evaluate import (
 from dipy_ldm.evaluation.features import (
     MAX_AUGMENTED_VALUES,
     MAX_FIT_IMAGES,
+    Features,
+    Projection,
     downsample,
     encoder,
     fit_invariant_projection,
     invariant,
     voxels,
 )
-from dipy_ldm.latent_diffusion import LatentDiffusion
-from dipy_ldm.vqvae import VQVAE
 
 __all__ = ["Audit", "Pair", "Reference", "audit"]
 
@@ -64,15 +65,15 @@ class Reference(NamedTuple):
     conditions: tuple[Any, Any] = (None, None)
     subjects: npt.ArrayLike | None = None
 
-    def with_shared_conditions(self):
+    def with_shared_conditions(self) -> "Reference":
         """Drop conditions with missing values, or with most of them out of range."""
-        both = [own or {} for own in self.conditions]
+        tables = [table or {} for table in self.conditions]
         names: list[str] = []
         for name in self.model.conditions_:
             more = [*names, name]
-            if all(name in own and _are_usable(self.model, more, own) for own in both):
+            if all(name in x and _are_usable(self.model, more, x) for x in tables):
                 names = more
-        train, held_out = ({n: own[n] for n in names} or None for own in both)
+        train, held_out = ({n: x[n] for n in names} or None for x in tables)
         return self._replace(conditions=(train, held_out))
 
 
@@ -148,8 +149,13 @@ def audit(
     """
     check_arguments(model, generated, {"requested": requested}, sampling, seed)
     vqvae, generates = model.vqvae_, generated is None
-    both = (source, source_held_out), (conditions, conditions_held_out)
-    target = _read(model, train, held_out, *both, subjects)
+    target = _read(
+        model,
+        (train, held_out),
+        (source, source_held_out),
+        (conditions, conditions_held_out),
+        subjects,
+    )
     if reference is not None and reference.subjects is None:
         reference = reference._replace(subjects=target.subjects)
     if generated is not None:
@@ -175,16 +181,16 @@ def audit(
     tasks = {n: partial(_search, f, sets, vqvae) for n, f in spaces.items()}
     searches = run_tasks(tasks, verbose)
     losses, errors = memorization.denoising_losses, memorization.reconstruction_losses
-    tasks = {"denoiser": partial(_infer, losses, target, seed)}
+    attacks = {"denoiser": partial(_infer, losses, target, seed)}
     if reference is not None:
-        tasks["reference"] = partial(_infer, losses, reference, seed)
-    tasks["autoencoder"] = partial(_infer, errors, target, seed)
+        attacks["reference"] = partial(_infer, losses, reference, seed)
+    attacks["autoencoder"] = partial(_infer, errors, target, seed)
     return Audit(
         count,
         n_held_out,
         searches,
         {name: memorization.count_copies(search) for name, search in searches.items()},
-        run_tasks(tasks, verbose, "membership, "),
+        run_tasks(attacks, verbose, "membership, "),
         _classes(model, searches, requested, count),
         _suspicious(searches),
         scaled(generated, vqvae),
@@ -192,10 +198,16 @@ def audit(
     )
 
 
-def _read(model, train, held_out, sources, conditions, subjects):
+def _read(
+    model: LatentDiffusion,
+    images: tuple[ImagesLike, ImagesLike],
+    sources: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
+    conditions: tuple[ConditionsLike, ConditionsLike],
+    subjects: npt.ArrayLike | None,
+) -> Reference:
     """Check training and held-out images, with their sources and conditions."""
-    train, subjects = model._read_images(train, subjects)
-    held_out, held_out_subjects = model._read_images(held_out)
+    train, subjects = model._read_images(images[0], subjects)
+    held_out, held_out_subjects = model._read_images(images[1])
     subject_ids = number_subjects(subjects, len(train))
     if len(set(held_out_subjects or ())) < len(held_out_subjects or ()):
         raise InputError(
@@ -251,12 +263,17 @@ def refuse_training_images(
         )
 
 
-def _search(features, sets, vqvae):
-    rows = (apply_in_chunks(features.compute, images, vqvae) for images in sets)
-    return memorization.search(features, *rows)
+def _search(
+    features: Features, sets: tuple[np.ndarray, np.ndarray, np.ndarray], vqvae: VQVAE
+) -> memorization.Search:
+    """Find the nearest training image of each held-out and generated image."""
+    train, held_out, generated = (
+        apply_in_chunks(features.compute, images, vqvae) for images in sets
+    )
+    return memorization.search(features, train, held_out, generated)
 
 
-def _infer(losses, attacked, seed):
+def _infer(losses: Callable, attacked: Reference, seed: int) -> memorization.Membership:
     """Infer membership from the losses of training and held-out images."""
     set_losses, owners = [], []
     attacked = attacked.with_shared_conditions()
@@ -269,13 +286,16 @@ def _infer(losses, attacked, seed):
         if len(np.unique(subject_ids)) < len(subject_ids):  # the first rows are of few
             rows = np.random.default_rng(seed).permutation(rows).tolist()
         rows = sorted(rows[:_MAX_MEMBERSHIP_IMAGES])
-        inputs = None if source is None else source[rows], take_rows(conditions, rows)
-        set_losses.append(losses(model, np.asarray(images[rows]), seed, *inputs))
+        taken = None if source is None else source[rows]
+        values = take_rows(conditions, rows)
+        set_losses.append(losses(model, np.asarray(images[rows]), seed, taken, values))
         owners.append(subject_ids[rows])
     return memorization.infer_membership(set_losses[0], set_losses[1], seed, owners)
 
 
-def _within_range(model, conditions, n):
+def _within_range(
+    model: LatentDiffusion, conditions: dict[str, list] | None, n: int
+) -> list[int]:
     """Return the indices of images without conditions that would be clipped."""
     clipped = {
         row
@@ -286,16 +306,23 @@ def _within_range(model, conditions, n):
     return [row for row in range(n) if row not in clipped]
 
 
-def _are_usable(model, names, table):
+def _are_usable(
+    model: LatentDiffusion, names: Sequence[str], table: dict[str, list]
+) -> bool:
     """Return whether all images have these conditions, and most within their range."""
     values, n = {name: table[name] for name in names}, len(table[names[0]])
-    own = {name: model.conditions_[name] for name in names}
-    batch = ConditionBatch.of(own, values, lenient=True)
+    conditions = {name: model.conditions_[name] for name in names}
+    batch = ConditionBatch.of(conditions, values, lenient=True)
     complete = (batch.numbers != UNSPECIFIED).all()
     return complete and 2 * len(_within_range(model, values, n)) > n
 
 
-def _classes(model, searches, requested, count):
+def _classes(
+    model: LatentDiffusion,
+    searches: dict[str, memorization.Search],
+    requested: dict[str, list] | None,
+    count: int,
+) -> dict[str, dict[str, memorization.Level]]:
     """Count copies by level of each class."""
     return {
         name: memorization.count_copies_by_level(searches, values[:count])
@@ -316,16 +343,17 @@ def apply_in_chunks(function: Callable, images: np.ndarray, vqvae: VQVAE) -> np.
     return np.concatenate([function(scaled(x, vqvae, i)) for i, x in pieces])
 
 
-def _learn(train, vqvae, seed):
+def _learn(train: np.ndarray, vqvae: VQVAE, seed: int) -> Projection:
     """Fit invariant features to a subset of the training images."""
     drawn = np.random.default_rng(seed).permutation(len(train))[:MAX_FIT_IMAGES]
-    chosen = sorted(drawn.tolist())
-    images = (scaled(train[[i]], vqvae, i)[0] for i in chosen)
+    images = (scaled(train[[i]], vqvae, i)[0] for i in sorted(drawn.tolist()))
     reduced = downsample(images, MAX_AUGMENTED_VALUES, symmetric=True)
     return fit_invariant_projection(reduced, seed)
 
 
-def _count(train, held_out, generated, n):
+def _count(
+    train: int, held_out: int, generated: Sized | None, n: int | None
+) -> tuple[int, int]:
     """Return the numbers of generated and of held-out images to compare."""
     available = held_out if generated is None else len(generated)
     if n is None:
@@ -341,7 +369,7 @@ def _count(train, held_out, generated, n):
     return counts
 
 
-def _notes(target, n, n_held_out, generates):
+def _notes(target: Reference, n: int, n_held_out: int, generates: bool) -> list[str]:
     """Return notes on the compared images and the conditions."""
     start = f"{n} generated images and the reconstructions of {n_held_out}"
     end = f"were compared with all {len(target.train)} training images."
@@ -369,7 +397,7 @@ def _notes(target, n, n_held_out, generates):
     return notes
 
 
-def _suspicious(searches):
+def _suspicious(searches: dict[str, memorization.Search]) -> list[Pair]:
     """List the most suspicious pairs, each generated image once.
 
     By the criterion for copies: ratio or distance relative to the held-out minimum.
@@ -387,6 +415,6 @@ def _suspicious(searches):
     pairs = []
     for i in np.argsort(scores.min(0), kind="stable")[:_MAX_PAIRS].tolist():
         near = searches[names[best[i]]].generated
-        figures = float(near.ratio[i]), float(near.distance[i])
-        pairs.append(Pair(i, int(near.nearest[i]), *figures, names[best[i]]))
+        ratio, distance = float(near.ratio[i]), float(near.distance[i])
+        pairs.append(Pair(i, int(near.nearest[i]), ratio, distance, names[best[i]]))
     return pairs

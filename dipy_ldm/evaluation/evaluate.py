@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dipy_ldm import VQVAE, InputError, LatentDiffusion
 from dipy_ldm._conditions import ConditionsLike, check_names, without_unknown_levels
-from dipy_ldm._utils.checks import InputError, check_seed, whole
+from dipy_ldm._utils.checks import check_seed, whole
 from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import listed, take_rows, with_codes
 from dipy_ldm.data import _sources as sources
@@ -20,8 +21,6 @@ from dipy_ldm.evaluation import two_sample
 from dipy_ldm.evaluation._fidelity import MIN_IMAGES, Sets
 from dipy_ldm.evaluation._measures import Comparison, Evaluation, measure_all
 from dipy_ldm.evaluation.features import Features, features_of
-from dipy_ldm.latent_diffusion import LatentDiffusion
-from dipy_ldm.vqvae import VQVAE
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -109,15 +108,15 @@ def evaluate(
     of_generated = {"requested": requested, "subjects_generated": subjects_generated}
     check_arguments(model, generated, of_generated, sampling, seed)
     kinds = _list_features(model, features)
-    images, subjects = _read_images(model, real, subjects, "real image")
-    conditions = read_usable(model, "conditions", conditions, len(images), subjects)
-    subject_ids, origins = number_subjects(subjects, len(images)), None
+    images, owners = _read_images(model, real, subjects, "real image")
+    conditions = read_usable(model, "conditions", conditions, len(images), owners)
+    subject_ids, origins = number_subjects(owners, len(images)), None
     if generated is not None:
-        samples, own = _read_images(
+        samples, named = _read_images(
             model, generated, subjects_generated, "generated image"
         )
-        requested = read_conditions(model, "requested", requested, len(samples), own)
-        origins = _number_samples(own, len(samples), subjects, len(images))
+        requested = read_conditions(model, "requested", requested, len(samples), named)
+        origins = _number_samples(named, len(samples), owners, len(images))
     n_samples = None if origins is None else len(origins)
     rows = _choose_sets(
         subject_ids, choose_sample_count(len(images), n_samples, n), origins
@@ -136,16 +135,18 @@ def evaluate(
     else:
         samples, requested = samples[rows[2]], take_rows(requested, rows[2])
         origins = origins[rows[2]]
-    subjects = _by_set(subject_ids[rows[0]], subject_ids[rows[1]], origins)
-    sets = _sets(model.vqvae_, images, rows, samples, subjects)
-    reference, floor = (take_rows(conditions, own) for own in rows[:2])
+    of_sets = _by_set(subject_ids[rows[0]], subject_ids[rows[1]], origins)
+    sets = _sets(model.vqvae_, images, rows, samples, of_sets)
+    reference, floor = (take_rows(conditions, indices) for indices in rows[:2])
     labels = _by_set(reference, floor, requested)
     return measure_all(
         Comparison(model, sets, labels, kinds, classifier, seed, verbose, notes)
     )
 
 
-def _list_features(model, features):
+def _list_features(
+    model: LatentDiffusion, features: Sequence[Features] | None
+) -> list[Features]:
     """Return features, by default those for the model; refuse equal names."""
     kinds = features_of(model) if features is None else list(features)
     names = [kind.name for kind in kinds]
@@ -157,21 +158,28 @@ def _list_features(model, features):
     return kinds
 
 
-def _number_samples(own, n, subjects, n_real):
+def _number_samples(
+    owners: Sequence | None, n: int, subjects: Sequence | None, n_real: int
+) -> np.ndarray:
     """Return subject numbers of samples, shared with those of the real images."""
-    numbers = number_subjects(own, n, "subjects_generated") + n_real
-    if own is None or subjects is None:
+    numbers = number_subjects(owners, n, "subjects_generated") + n_real
+    if owners is None or subjects is None:
         return numbers
-    return number_subjects([*subjects, *own], n_real + n)[n_real:]
+    return number_subjects([*subjects, *owners], n_real + n)[n_real:]
 
 
-def _by_set(reference, real, generated):
+def _by_set(reference: Any, real: Any, generated: Any) -> dict[str, Any]:
     """Return values by set; reconstructions have those of the real images."""
     sets = {"reference": reference, "real": real, "reconstructed": real}
     return sets | {"generated": generated}
 
 
-def _read_images(model, images, subjects, name):
+def _read_images(
+    model: LatentDiffusion,
+    images: ImagesLike,
+    subjects: npt.ArrayLike | None,
+    name: str,
+) -> tuple[np.ndarray, Any]:
     """Return images of the model's shape, checked to be finite, and their subjects."""
     array, subjects = model._read_images(images, subjects)
     return check_finite(array, range(len(array)), name), subjects
@@ -249,9 +257,10 @@ def generate(
 
     Return samples and their requested conditions.
     """
-    own = None if source is None else source[rows]
+    if source is not None:
+        source = source[rows]
     requested = take_rows(conditions, rows)
-    images = model.predict(len(rows), conditions=requested, source=own, **options)
+    images = model.predict(len(rows), conditions=requested, source=source, **options)
     return images, requested
 
 
@@ -278,7 +287,9 @@ def refuse_few(task: str, kind: str, count: int, minimum: int) -> None:
         )
 
 
-def _describe_counts(subject_ids, rows, of_samples):
+def _describe_counts(
+    subject_ids: np.ndarray, rows: np.ndarray, of_samples: np.ndarray | None
+) -> list[str]:
     """Return notes on the numbers of images that are compared."""
     count, n_subjects = len(rows[0]), len(np.unique(subject_ids))
     start = f"Of {len(subject_ids)} real images, {count} are the reference of all "
@@ -307,7 +318,9 @@ def refuse_unequal(real: int, generated: int, kind: str) -> None:
         )
 
 
-def _choose_sets(subject_ids, count, of_samples=None):
+def _choose_sets(
+    subject_ids: np.ndarray, count: int, of_samples: np.ndarray | None = None
+) -> np.ndarray:
     """Choose reference images, and real images and samples of other subjects.
 
     Return rows ``(3, n)``; samples that are not generated yet are of the real images.
@@ -335,28 +348,39 @@ def _choose_sets(subject_ids, count, of_samples=None):
     )
 
 
-def _halve(order, subject_ids, count, of_samples):
+def _halve(
+    order: np.ndarray,
+    subject_ids: np.ndarray,
+    count: int,
+    of_samples: np.ndarray | None,
+) -> tuple[np.ndarray, int]:
     """Return rows ``(3, n)`` of reference, and of real images and samples of others.
 
     As many as possible, up to count; with the lowest number of subjects of a set.
     """
-    own, places = subject_ids, order
+    sample_ids, candidates = subject_ids, order
     if of_samples is not None:
-        own, places = of_samples, np.arange(len(of_samples))
+        sample_ids, candidates = of_samples, np.arange(len(of_samples))
     for n in range(count, -1, -1):
         reference = subject_ids[order[:n]]
         real = order[~np.isin(subject_ids[order], reference)]
-        samples = places[~np.isin(own[places], reference)]
+        samples = candidates[~np.isin(sample_ids[candidates], reference)]
         if min(len(real), len(samples)) >= n:
             break
-    owners = reference, subject_ids[real[:n]], own[samples[:n]]
+    owners = reference, subject_ids[real[:n]], sample_ids[samples[:n]]
     rows = np.stack([order[:n], real[:n], samples[:n]])
     return rows, min(len(np.unique(x)) for x in owners)
 
 
-def _sets(vqvae, images, rows, samples, subjects):
+def _sets(
+    vqvae: VQVAE,
+    images: np.ndarray,
+    rows: np.ndarray,
+    samples: np.ndarray,
+    subjects: dict[str, np.ndarray],
+) -> Sets:
     """Return sets of equal size, in [0, 1], with reconstructions."""
-    reference, real = (np.asarray(images[own], "float32") for own in rows[:2])
+    reference, real = (np.asarray(images[i], "float32") for i in rows[:2])
     generated = np.asarray(samples, "float32")
     refuse_real([*reference, *real], generated)
     arrays = reference, real, generated, vqvae.predict(real)
@@ -366,7 +390,7 @@ def _sets(vqvae, images, rows, samples, subjects):
 def refuse_real(real: Iterable[np.ndarray], generated: Iterable[np.ndarray]) -> None:
     """Refuse generated images that are identical to real ones."""
 
-    def digest(image):
+    def digest(image: np.ndarray) -> bytes:
         return hashlib.sha256(image.tobytes()).digest()
 
     of_real = set(map(digest, real))

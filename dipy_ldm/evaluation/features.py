@@ -13,9 +13,7 @@ import numpy as np
 from scipy import linalg, ndimage
 from scipy.spatial.transform import Rotation
 
-from dipy_ldm import _backend, _serialization
-from dipy_ldm._utils.checks import InputError
-from dipy_ldm.latent_diffusion import LatentDiffusion
+from dipy_ldm import InputError, LatentDiffusion, _backend, _serialization
 from dipy_ldm.metrics.images import halve
 
 __all__ = ["Features", "features_of", "own"]

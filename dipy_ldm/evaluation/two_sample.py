@@ -19,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, optimize, special
 
-from dipy_ldm import _backend
-from dipy_ldm._utils.checks import InputError
+from dipy_ldm import InputError, _backend
 from dipy_ldm.evaluation._memorization import area_under_curve
 from dipy_ldm.metrics import Interval
 from dipy_ldm.metrics.distributions import as_rows

@@ -564,7 +564,7 @@ def test_probe_all_of_unreadable_conditions(sizes):
 
     def probe_sizes(kind, columns, rows=rows):
         labels = {of: v and {"size": v} for of, v in columns.items()}
-        return probe_all({"size": SimpleNamespace(kind=kind)}, labels, rows)
+        return probe_all({"size": kind}, labels, rows)
 
     all_of = partial(dict.fromkeys, conditions)
     few = {of: [None] * 50 + v[50:] for of, v in conditions.items()}
