@@ -11,16 +11,28 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # for editors and type checkers
     from dipy_ldm._backend import make_strategy
     from dipy_ldm._utils.checks import InputError
+    from dipy_ldm.anomaly_detector import AnomalyDetector
+    from dipy_ldm.data.volumes import load_volumes
     from dipy_ldm.latent_diffusion import LatentDiffusion
     from dipy_ldm.vqvae import VQVAE
 
 __version__ = "0.2.0"
 
-__all__ = ["VQVAE", "InputError", "LatentDiffusion", "__version__", "make_strategy"]
+__all__ = [
+    "VQVAE",
+    "AnomalyDetector",
+    "InputError",
+    "LatentDiffusion",
+    "__version__",
+    "load_volumes",
+    "make_strategy",
+]
 
 _MODULES = {
     "VQVAE": ".vqvae",
     "LatentDiffusion": ".latent_diffusion",
+    "AnomalyDetector": ".anomaly_detector",
+    "load_volumes": ".data.volumes",
     "InputError": "._utils.checks",
     "make_strategy": "._backend",
 }

@@ -10,6 +10,7 @@ import pytest
 
 import dipy_ldm
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm.data import load_volumes
 
 ROOT = Path(__file__).parents[1]
 ESTIMATORS = {"VQVAE": "dipy_ldm.vqvae", "LatentDiffusion": "dipy_ldm.latent_diffusion"}
@@ -53,8 +54,9 @@ def test_onednn_is_on_for_any_processor(before, setting, enabled, warned):
 
 
 def test_the_public_names_and_no_others_are_attributes():
-    further = {"InputError", "__version__", "make_strategy"}
-    assert set(dipy_ldm.__all__) == {*ESTIMATORS, *further}
+    further = {"AnomalyDetector", "InputError", "load_volumes", "make_strategy"}
+    assert set(dipy_ldm.__all__) == {*ESTIMATORS, *further, "__version__"}
+    assert dipy_ldm.load_volumes is load_volumes
     assert set(dipy_ldm.__all__) <= set(dir(dipy_ldm))
     for name, module in ESTIMATORS.items():
         assert getattr(dipy_ldm, name).__module__ == module

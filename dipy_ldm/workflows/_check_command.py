@@ -6,7 +6,6 @@ import json
 import logging
 from pathlib import Path
 import time
-from types import SimpleNamespace
 
 from dipy_ldm import __version__, _presets, _serialization
 from dipy_ldm._conditions import learn
@@ -29,13 +28,14 @@ from dipy_ldm.data._paths import holds_volumes, rows_of_lists
 from dipy_ldm.data._table_rows import shared_names_error
 from dipy_ldm.data.volumes import refuse_beside_series
 from dipy_ldm.workflows import _inputs as inputs, _training as training
-from dipy_ldm.workflows._options import option_writer, sizes_of
+from dipy_ldm.workflows._option_table import TrainOptions
+from dipy_ldm.workflows._options import option_writer
 from dipy_ldm.workflows._outputs import write_page
 
 logger = logging.getLogger(__name__)
 
 
-def check(options: SimpleNamespace, strategy: object, outputs: Sequence[Path]) -> str:
+def check(options: TrainOptions, strategy: object, outputs: Sequence[Path]) -> str:
     """Check a training, write the findings, and return what must be fixed."""
     if options.init:  # before the volumes, which take longer
         _serialization.read_document(_serialization.find(options.init))
@@ -132,7 +132,7 @@ def _check_conditions(covariates):
 
 def _check_training(cohort, options, strategy):
     """Check the options and the memory of a training, and run its trials."""
-    preset = _presets.resolve(cohort, **sizes_of(options))
+    preset = _presets.resolve(cohort, **options.sizes())
     split_options = options.validation, options.seed, preset.batch_size
     findings = [
         dry_run.check_subjects(cohort, options.init, options.dwi),

@@ -12,7 +12,6 @@ import re
 import shlex
 import sys
 import tomllib
-from types import SimpleNamespace
 
 from dipy.workflows import base
 from dipy.workflows.base import IntrospectiveArgumentParser
@@ -21,40 +20,16 @@ from dipy.workflows.workflow import Workflow
 from dipy_ldm import __version__, _serialization
 from dipy_ldm._utils.checks import InputError, choose
 from dipy_ldm._utils.files import claimed, make_folder
-from dipy_ldm.workflows._options import SIZES_VQVAE, VQVAE_DEFAULTS
+from dipy_ldm.workflows._options import CommandOptions, Option
 from dipy_ldm.workflows._outputs import write_text
 
 # Options that are not written, since a repeated run need not have them.
 _NOT_WRITTEN = ("check", "resume")
-# Groups of options in the help; all others are "options".
-_GROUPS = {
-    "input": "suffix filter channels conditions coarsen source_files source_labels "
-    "source_channels mask_files table dwi bvals bvecs real_files generated_files "
-    "train_files held_out measurements reference voxel_size shape skip_bad background",
-    "model": "init n_codes n_codebooks code_dim widths_vqvae widths_ldm",
-    "training": "epochs_vqvae epochs_ldm steps_vqvae steps_ldm steps_detector "
-    "accumulate learning_rate validation checkpoint_steps patch no_augment check "
-    "seconds tensorboard",
-    "machine": "strategy devices precision remat batch_size tile cache_dir cache_limit",
-}
-_OUTPUT_OPTIONS = "dtype bids difference skull_stripped pictures"
-# Options of a file that are ignored if the command line has one of these.
-_OVERRIDDEN_BY = {
-    "epochs_vqvae": ["steps_vqvae", "init"],
-    "epochs_ldm": ["steps_ldm"],
-    "steps_vqvae": ["epochs_vqvae", "init"],
-    "steps_ldm": ["epochs_ldm"],
-    "steps": ["sampler", "strength", "lesions", "generated_files"],
-    "guidance": ["generated_files"],
-    "n_samples": ["conditions", "table", "source_files"],
-    # The autoencoder of --init has its own.
-    **dict.fromkeys(SIZES_VQVAE, ["init"]),
-}
+# Groups of the help besides that of all other options and that of outputs, in order.
+_GROUPS = "input", "model", "training", "machine"
 
 
-def write_config(
-    flow: Workflow, output: Path, options: SimpleNamespace, **used
-) -> Path:
+def write_config(flow: Workflow, output: Path, options: CommandOptions, **used) -> Path:
     """Write the options of a run to a TOML file for ``--config``, and return the file.
 
     ``used`` has the defaults that the run chose. The file of another run is replaced
@@ -170,14 +145,22 @@ class ConfigParser(IntrospectiveArgumentParser):
         base.none_or_dtype = lambda kind: kind
         self.register("action", "store", _StoreOnce)
         subflows = super().add_workflow(workflow)
+        takes = getattr(workflow.run, "options", CommandOptions)
+        self._declared: dict[str, Option] = takes.declared()
+        experts = [name for name, o in self._declared.items() if o.expert]
+        text = str(self.description)
         if example := getattr(workflow, "example", ""):
-            command, text = self.command, str(self.description)
+            command = self.command
             _, start, rest = text.partition("With --check")
             if start and "--check" in sys.argv:
                 command = "dipy_check_ldm"
                 text = "Check inputs, options and machine before a training.\n\n"
                 text += start + rest
-            self.description = f"Example: {command} {example}\n\n{text}"
+            text = f"Example: {command} {example}\n\n{text}"
+        if experts:
+            names = ", --".join(experts)
+            text += f"\n\nFurther options, see the documentation: --{names}."
+        self.description = text
         self.add_argument(
             "--config",
             metavar="string",
@@ -185,21 +168,26 @@ class ConfigParser(IntrospectiveArgumentParser):
             "the command line take precedence.",
         )
         self._group_options()
-        self._choices = getattr(workflow, "choices", {})
         for action in self._actions:
-            if words := self._choices.get(action.dest):
-                action.metavar = f"{{{','.join(words)}}}"
+            declared = self._declared.get(action.dest, Option())
+            if declared.choices:
+                action.metavar = f"{{{','.join(declared.choices)}}}"
+            if declared.expert:
+                action.help = argparse.SUPPRESS
         return subflows
 
     def _group_options(self):
         """Group the options in the help by subject."""
         *_, output = (g for g in self._action_groups if g.title.startswith("output"))
         self._action_groups.remove(output)
-        for title, names in _GROUPS.items():
-            group = self.add_argument_group(title)
-            _move(self._optionals, group, names.split())
-        _move(self._optionals, output, _OUTPUT_OPTIONS.split())
+        groups = {title: self.add_argument_group(title) for title in _GROUPS}
         self._action_groups.append(output)
+        groups["output"] = output
+        for action in list(self._optionals._group_actions):
+            declared = self._declared.get(action.dest, Option())
+            if declared.group:
+                self._optionals._group_actions.remove(action)
+                groups[declared.group]._group_actions.append(action)
 
     def parse_args(self, args=None, namespace=None):
         """Parse the command line, with defaults from the file of ``--config``."""
@@ -214,9 +202,9 @@ class ConfigParser(IntrospectiveArgumentParser):
             self._take_defaults(typed.config, words, typed.init)
             parsed = self.parse_intermixed_args(words, namespace)
         del parsed.config
-        for name, words in self._choices.items():
-            if (word := getattr(parsed, name)) is not None:
-                choose(name, word, dict.fromkeys(words))
+        for name, declared in self._declared.items():
+            if declared.choices and (word := getattr(parsed, name)) is not None:
+                choose(name, word, dict.fromkeys(declared.choices))
         return parsed
 
     def _take_defaults(self, file, words, init):
@@ -230,36 +218,28 @@ class ConfigParser(IntrospectiveArgumentParser):
                     f"{file} has the option {name}, which {self.command} does not have",
                     "correct or remove it",
                 )
-            if name == "seconds" and not _is_typed(typed, ["check"]):
-                continue  # a training has no use for that of a check
-            if not _is_typed(typed, _overriding_options(name, actions, typed, init)):
+            declared = self._declared.get(name, Option())
+            required = [other for other in declared.requires if other in _NOT_WRITTEN]
+            if required and not _is_typed(typed, required):
+                continue  # a training has no use for the seconds of a check
+            if not _is_typed(typed, _overriding_options(name, declared, typed, init)):
                 _take_default(actions[name], value, file)
 
 
-def _overriding_options(name, actions, typed, init):
+def _overriding_options(name, declared, typed, init):
     """Return the options of the command line that override one of a file."""
-    if name == "n_samples" and "table" not in actions:
-        return []  # it counts samples per volume, independent of conditions
     is_trained = _is_typed(typed, ["steps_vqvae", "epochs_vqvae"])
-    if name in VQVAE_DEFAULTS and not is_trained:
+    if declared.of_autoencoder and not is_trained:
         return ["init"]
     if name == "widths_ldm" and init is not None:
         document = _serialization.read_document(_serialization.find(init))
         return ["init"] if "latent_diffusion" in document else []
-    return _OVERRIDDEN_BY.get(name, [])
+    return declared.replaced_by
 
 
 def _is_typed(words, names):
     """Return whether one of these options is typed, perhaps abbreviated."""
     return any(f"--{name}".startswith(word) for name in names for word in words)
-
-
-def _move(options, group, names):
-    """Move options to another group of the help."""
-    moved = [action for action in options._group_actions if action.dest in names]
-    for action in moved:
-        options._group_actions.remove(action)
-        group._group_actions.append(action)
 
 
 def _take_default(action, value, file):

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from itertools import chain, groupby, zip_longest
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from nibabel.affines import voxel_sizes
@@ -31,6 +30,7 @@ from dipy_ldm.workflows._conditions import (
     read_facts,
     read_requested_conditions,
 )
+from dipy_ldm.workflows._option_table import RealImageOptions
 from dipy_ldm.workflows._options import parse_filter
 from dipy_ldm.workflows._sources import is_of_series
 
@@ -139,7 +139,7 @@ def refuse_samples_beside_real(
 
 
 def read_series(
-    document: dict, paths: Sequence[str] | None, options: SimpleNamespace, choice: dict
+    document: dict, paths: Sequence[str] | None, options: RealImageOptions, choice: dict
 ) -> Volumes:
     """Read diffusion series on the grid of a model."""
     if not paths or options.source_files:
@@ -154,13 +154,8 @@ def read_series(
     return conform_volumes(plan, cache_dir=options.cache_dir, verbose=True)
 
 
-def reading_options(options: SimpleNamespace) -> tuple[dict, dict]:
+def reading_options(options: RealImageOptions) -> tuple[dict, dict]:
     """Return options to read all images, and options to select the real ones."""
-    for name in ("steps", "guidance"):
-        if options.generated_files and getattr(options, name) is not None:
-            raise InputError(
-                f"`{name}` has no effect on `generated_files`", "leave one of them out"
-            )
     how = {"channels": options.channels, "cache_dir": options.cache_dir}
     return how, {"suffix": options.suffix, "filter": parse_filter(options.filter)}
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from dipy_ldm.data._sources import Source, learn as learn_source
 from dipy_ldm.data._table_rows import find_image_subjects
 from dipy_ldm.data.images import read_images
 from dipy_ldm.data.volumes import conform_volumes, plan_volumes
+from dipy_ldm.workflows._option_table import TrainOptions
 from dipy_ldm.workflows._options import (
     one_or_more,
     parse_channels,
@@ -90,7 +90,7 @@ def _refuse_volume_options(options):
             raise InputError(f"`{name}` is for volumes", "leave it out for images")
 
 
-def plan_training(options: SimpleNamespace) -> InputPlan:
+def plan_training(options: TrainOptions) -> InputPlan:
     """Plan the inputs of a training from its options."""
     further = ("mask_files", "source_files", "source_labels", "dwi", "skip_bad")
     how = volume_options(options) | source_channels_of(options)
@@ -103,16 +103,14 @@ def plan_training(options: SimpleNamespace) -> InputPlan:
 
 
 def files_and_conditions(
-    options: SimpleNamespace,
+    options: TrainOptions,
 ) -> tuple[list[str], list[str], dict[str, float]]:
     """Return input files, names of conditions, and the steps these are rounded to."""
     steps, names = parse_steps(options.coarsen), parse_names(options.conditions)
-    if steps and not names:
-        raise InputError("`coarsen` is for `conditions`", "give these, too")
     return options.input_files, names, steps
 
 
-def source_channels_of(options: SimpleNamespace) -> dict[str, Any]:
+def source_channels_of(options: TrainOptions) -> dict[str, Any]:
     """Return the channels of source images, as an argument of :func:`plan`."""
     names = parse_channels(options.source_channels)
     if names is True:
@@ -120,7 +118,7 @@ def source_channels_of(options: SimpleNamespace) -> dict[str, Any]:
     return {"source_channels": names or ()}
 
 
-def volume_options(options: SimpleNamespace) -> dict[str, Any]:
+def volume_options(options: TrainOptions) -> dict[str, Any]:
     """Return the arguments of :func:`plan` that select volumes and their grid."""
     return {
         "suffix": options.suffix,

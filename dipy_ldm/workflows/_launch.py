@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 import socket
 import sys
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dipy_ldm import __version__
@@ -14,6 +13,7 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster, find_cluster
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm._utils.startup import gc_disabled, quiet
+from dipy_ldm.workflows._option_table import SamplingOptions
 
 if TYPE_CHECKING:  # they take seconds to import
     from dipy_ldm.latent_diffusion import LatentDiffusion
@@ -113,7 +113,7 @@ def load_on(path: Path, strategy: str, devices: list[str] | None) -> tuple[Any, 
 
 
 def choose_sampling(
-    model: "LatentDiffusion", options: SimpleNamespace, n: int = 1, **sizes
+    model: "LatentDiffusion", options: SamplingOptions, n: int = 1, **sizes
 ) -> dict[str, Any]:
     """Return a model's sampling options; none if there are samples already."""
     if getattr(options, "generated_files", None):
@@ -122,6 +122,12 @@ def choose_sampling(
     if guidance is None:
         guidance = model.default_guidance
     sampler = getattr(options, "sampler", SAMPLER)
-    sampling = {"sampler": sampler, "steps": options.steps, "seed": options.seed}
-    chosen = model.check_sampling(n, guidance=guidance, **sampling, **sizes)
+    chosen = model.check_sampling(
+        n,
+        guidance=guidance,
+        sampler=sampler,
+        steps=options.steps,
+        seed=options.seed,
+        **sizes,
+    )
     return {"sampler": sampler, "steps": chosen.steps, "guidance": guidance}

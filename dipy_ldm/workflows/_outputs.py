@@ -3,10 +3,8 @@
 from collections import Counter
 from collections.abc import (
     Callable,
-    Collection,
     Iterable,
     Iterator,
-    Mapping,
     Sequence,
 )
 from contextlib import contextmanager, suppress
@@ -40,7 +38,6 @@ class LDMFlow(Workflow):
     written = 0  # number of images so far
     outputs: Sequence[Path] = ()  # all files, once written
     cure = ""  # what to do after an interruption
-    choices: Mapping[str, Collection[str]] = {}  # allowed values of options
     example = ""  # arguments of an example, for the help
 
     @classmethod

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dipy.workflows.workflow import Workflow
@@ -65,6 +64,7 @@ from dipy_ldm.workflows._conditions import (
     read_facts,
 )
 from dipy_ldm.workflows._config import write_config
+from dipy_ldm.workflows._option_table import ScanOptions
 from dipy_ldm.workflows._options import parse_channels, parse_filter
 from dipy_ldm.workflows._sources import SourceInputs, check_series
 
@@ -133,7 +133,7 @@ class Job(NamedTuple):
     """
 
     verb: str
-    options: SimpleNamespace
+    options: ScanOptions
     model_path: Path
     grid: Grid
     requested: RequestedConditions
@@ -184,7 +184,7 @@ class Job(NamedTuple):
 
 def prepare(
     flow: Workflow,
-    options: SimpleNamespace,
+    options: ScanOptions,
     verb: str,
     ends: Sequence[str],
 ) -> Job | None:
@@ -193,10 +193,6 @@ def prepare(
     ``ends`` distinguish the outputs for a volume, in order. Returns None if there are
     more workers than volumes.
     """
-    if options.skull_stripped and not options.bids:
-        raise InputError(
-            "`skull_stripped` is for `bids`", "add `bids`, or remove `skull_stripped`"
-        )
     path = _serialization.find(options.model_file)
     document = _serialization.read_document(path, "latent_diffusion")
     conditions = parse_conditions(options.conditions, document)

@@ -5,7 +5,6 @@ import logging
 import math
 from pathlib import Path
 import re
-from types import SimpleNamespace
 from typing import Any
 
 from dipy_ldm import _serialization
@@ -26,6 +25,7 @@ from dipy_ldm.latent_diffusion import LatentDiffusion
 from dipy_ldm.workflows import _launch as launch
 from dipy_ldm.workflows._conditions import read_facts
 from dipy_ldm.workflows._evaluation_images import EvaluationImages
+from dipy_ldm.workflows._option_table import AuditOptions, EvaluateOptions
 from dipy_ldm.workflows._outputs import write_page
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def evaluate_images(
     model: LatentDiffusion,
     real: EvaluationImages,
     generated: EvaluationImages | None,
-    options: SimpleNamespace,
+    options: EvaluateOptions,
     sampling: dict,
 ) -> Evaluation:
     """Evaluate a model, with progress bars."""
@@ -111,13 +111,13 @@ def audit_on_device(
     model: LatentDiffusion,
     images: tuple[EvaluationImages, EvaluationImages, EvaluationImages | None],
     reference_images: Sequence[EvaluationImages] | None,
-    options: SimpleNamespace,
+    options: AuditOptions,
     sampling: dict,
 ) -> Audit:
     """Audit a model on a device, with a reference model if there is one."""
     train, held_out, generated = images
     reference = None
-    if reference_images:
+    if options.reference and reference_images:
         path = _serialization.find(options.reference)
         other, _ = launch.load(path, options.devices, None)
         own_train, own_held_out, _ = reference_images

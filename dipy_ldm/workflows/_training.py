@@ -9,7 +9,6 @@ import io
 import logging
 from pathlib import Path
 import time
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._sources import Source
 from dipy_ldm.data.channels import Channel
 from dipy_ldm.workflows._launch import quiet_start
+from dipy_ldm.workflows._option_table import TrainOptions
 from dipy_ldm.workflows._outputs import write_text
 
 logger = logging.getLogger("dipy_ldm")
@@ -141,7 +141,7 @@ class Recipe(NamedTuple):
         )
 
 
-def prepare(preset: Preset, strategy: object, options: SimpleNamespace) -> Recipe:
+def prepare(preset: Preset, strategy: object, options: TrainOptions) -> Recipe:
     """Return the estimators, perhaps from ``init``, and their training options."""
     from dipy_ldm import VQVAE, LatentDiffusion
 
@@ -155,7 +155,7 @@ def prepare(preset: Preset, strategy: object, options: SimpleNamespace) -> Recip
     of_vqvae, of_model = (training | preset.length(s) for s in ("vqvae", "ldm"))
     # None is the default augmentation, Augmentation() is none.
     augment = Augmentation() if options.no_augment else None
-    of_patches = {"patch": preset.patch, "augment": augment}
+    of_patches: dict = {"patch": preset.patch, "augment": augment}
     of_patches["background"] = options.background
     steps = options.steps_detector
     of_detector = training | {"steps": steps} if steps else None
@@ -180,7 +180,7 @@ def _start_from_init(recipe, options):
                 "the detector of %s is not used; train one with `steps_detector`.",
                 init,
             )
-    if options.epochs_vqvae or options.steps_vqvae:
+    if not options.keeps_autoencoder:
         kept = "blocks", "bottleneck", "commitment"
         recipe.vqvae.set_params(**{name: vqvae._fitted_with[name] for name in kept})
         return recipe._replace(of_vqvae=recipe.of_vqvae | {"init": vqvae})

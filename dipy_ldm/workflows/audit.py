@@ -17,7 +17,8 @@ from dipy_ldm.workflows._evaluation_images import (
     refuse_unnamed,
     take_in_turn,
 )
-from dipy_ldm.workflows._options import gather, share_descriptions
+from dipy_ldm.workflows._option_table import AuditOptions
+from dipy_ldm.workflows._options import takes_options
 from dipy_ldm.workflows._outputs import LDMFlow, json_and_page, write_text
 from dipy_ldm.workflows._sources import SourceInputs, is_of_series
 
@@ -30,28 +31,8 @@ class AuditLDMFlow(LDMFlow):
     example = "ldm.safetensors --train_files scans/ --held_out others/"
     verdict = ""  # a sentence on copies, if there are any
 
-    @share_descriptions
-    def run(
-        self,
-        model_file,
-        train_files=None,
-        held_out=None,
-        suffix=None,
-        filter=None,
-        generated_files=None,
-        source_files=None,
-        reference=None,
-        n_samples=None,
-        steps=None,
-        guidance=None,
-        seed=0,
-        channels=False,
-        cache_dir=None,
-        devices=None,
-        pictures=False,
-        out_dir="",
-        out_audit="audit",
-    ):
+    @takes_options
+    def run(self, options: AuditOptions) -> None:
         """Search the samples of a latent diffusion model for copies of training images.
 
         Generated and held-out images are compared with all training images: in voxels,
@@ -59,67 +40,37 @@ class AuditLDMFlow(LDMFlow):
         motions. Writes all metrics (.json) and a page (.html), which neither show nor
         name a training image. The exit status is 1 if there are more copies than
         expected by chance. Finding none does not prove that there are none.
-
-        Parameters
-        ----------
-        train_files : variable string or Path, optional
-            All images that the model was trained on: NIfTI volumes, folders, wildcards
-            or lists of them; arrays (.npy, .npz) and PNG files for a model of images;
-            or the word mnist for the training digits. Of diffusion series, all volumes
-            are compared.
-        held_out : variable string or Path, optional
-            Images of other subjects, at least 20 and preferably hundreds, or the word
-            mnist for the test digits. One image per subject is compared.
-        generated_files : variable string or Path, optional
-            Generated images, such as those to be published. They must not be generated
-            from source images of training subjects. Volumes are taken in turn from each
-            diffusion series. Default: generate as many as there are held-out images,
-            with the conditions of the training images and the source images of the
-            held-out ones, if the model has any.
-        source_files : variable string or Path, optional
-            Source images of the training and the held-out volumes, for models
-            conditioned on source images, paired by sub- and ses-.
-        reference : string or Path, optional
-            Another model, of images of the same kind and size, trained on none of
-            these. How well it separates training from held-out images is reported for
-            comparison: that much is not memorisation.
-        n_samples : int, optional
-            Maximum number of images of each kind. Default: all, up to 2,000.
-        seed : int, optional
-            Random seed of the noise and of all choices.
-        pictures : bool, optional
-            Also write a private page of the most suspicious pairs (-private.html),
-            which shows and names training images; protect it like the data.
-        out_audit : string, optional
-            Name of the output files, without extension.
         """
-        options = gather(locals())
         start = time.monotonic()
-        ends = ["-private.html"] * pictures
-        outputs = json_and_page(self, model_file, out_dir, ends, out_audit=out_audit)
-        path = _serialization.find(model_file)
+        ends = ["-private.html"] * options.pictures
+        name, folder = options.out_audit, options.out_dir
+        outputs = json_and_page(self, options.model_file, folder, ends, out_audit=name)
+        path = _serialization.find(options.model_file)
         document = _serialization.read_document(path, "latent_diffusion")
-        other, facts_of_other = read_reference(path, document, reference)
-        images = _read(document, options, generated_files, source_files)
+        other, facts_of_other = read_reference(path, document, options.reference)
+        images = _read(document, options, options.generated_files, options.source_files)
         pair = images, (_read(other, options) if other else None)
         with launch.quiet_start():
             from dipy_ldm.workflows import _reports as reports
 
-        model, device = launch.load(path, devices, None)
+        model, device = launch.load(path, options.devices, None)
         sampling = launch.choose_sampling(model, options)
         sets = {f"{kind}Images": group for kind, group in zip(_KINDS, images)}
-        facts = describe_evaluated(path, seed, sampling, **sets) | facts_of_other
+        facts = (
+            describe_evaluated(path, options.seed, sampling, **sets) | facts_of_other
+        )
         result = reports.audit_on_device(device, model, *pair, options, sampling)
         facts["Seconds"] = round(time.monotonic() - start, 1)
         reports.write_audit(outputs[:2], result, facts)
-        if pictures:
-            files = zip(_KINDS, (train_files, held_out, generated_files))
+        if options.pictures:
+            sources = options.train_files, options.held_out, options.generated_files
+            files = zip(_KINDS, sources)
             names = {f"{kind}Files": list(map(str, x)) for kind, x in files if x}
             page = reports.pairs_page(result, model, images, facts | names)
             write_text(outputs[-1], page, mode=0o600)
         self.outputs = outputs
         write_config(self, outputs[0], options, **sampling)
-        self.verdict = _verdict(result, outputs[-1] if pictures else None)
+        self.verdict = _verdict(result, outputs[-1] if options.pictures else None)
 
 
 def _read(document, options, generated_files=None, source_files=None):

@@ -5,23 +5,16 @@ from functools import partial
 from nibabel.affines import voxel_sizes
 import numpy as np
 
-from dipy_ldm._utils.checks import (
-    InputError,
-    at_least,
-    check_counts,
-    check_seed,
-    check_shares,
-)
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm.data._conforming import conform_channels
-from dipy_ldm.data._nifti import DTYPES, space_of
+from dipy_ldm.data._nifti import space_of
 from dipy_ldm.data.channels import channel_slices
 from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.workflows import _launch as launch, _process_scans as process_scans
-from dipy_ldm.workflows._options import gather, share_descriptions
+from dipy_ldm.workflows._option_table import DenoiseOptions
+from dipy_ldm.workflows._options import takes_options
 from dipy_ldm.workflows._outputs import LDMFlow, write_channel
-
-_STRENGTH, _THRESHOLD, _DILATE = 0.1, 0.5, 2.0
 
 
 class DenoiseLDMFlow(LDMFlow):
@@ -29,36 +22,9 @@ class DenoiseLDMFlow(LDMFlow):
 
     example = "brains scan.nii.gz --strength 0.1 --out_dir clean"
     cure = "; add --resume to go on"
-    choices = {"strategy": ("auto", "none"), "dtype": DTYPES}
 
-    @share_descriptions
-    def run(
-        self,
-        model_file,
-        input_files,
-        suffix=None,
-        filter=None,
-        conditions=None,
-        source_files=None,
-        strength=_STRENGTH,
-        steps=None,
-        seed=0,
-        repeats=1,
-        difference=False,
-        lesions=False,
-        threshold=_THRESHOLD,
-        dilate=_DILATE,
-        channels=None,
-        tile=None,
-        strategy="auto",
-        devices=None,
-        resume=False,
-        dtype="float32",
-        bids=False,
-        skull_stripped=False,
-        out_dir="",
-        out_denoised="denoised",
-    ):
+    @takes_options
+    def run(self, options: DenoiseOptions) -> None:
         """Reconstruct or denoise volumes with a latent diffusion model.
 
         Each volume is resampled to the grid of the model and encoded, noise is added to
@@ -67,100 +33,53 @@ class DenoiseLDMFlow(LDMFlow):
         volume, and a JSON file of how it was made. If volumes have equal names, their
         folders are kept. Models trained with --dwi take diffusion series, with .bval
         and .bvec beside each.
-
-        Parameters
-        ----------
-        model_file : string or Path
-            Model of volumes, written by dipy_train_ldm, or the packaged brains
-            (T1-like, without skull, in the position of the MNI template).
-        strength : float, optional
-            Noise level, from 0 to 1. At 0, the result is the reconstruction by the
-            autoencoder; the higher the level, the more is generated.
-        steps : int, optional
-            Network evaluations. Default: 1 at the default strength, up to 20 at
-            strength 1; 10 with --lesions.
-        seed : int, optional
-            Random seed. The noise also depends on the name of each volume.
-        repeats : int, optional
-            Number of times that each volume is denoised, from different noise. The
-            result is the mean; the standard deviation of two or more is also written.
-        difference : bool, optional
-            Also write a difference. Without conditions, it is the scan minus the
-            result: noise and fine detail as well as anomalies; small lesions do not
-            stand out in it. With conditions, it is their effect: the result without
-            them, from the same noise, minus the result. With --lesions, it is the scan
-            minus the result: 0 outside lesions.
-        lesions : bool, optional
-            Inpaint only the lesions that the model's anomaly detector finds, and a
-            margin around them; all other voxels stay identical, to the bit. Also writes
-            the mask of lesions. The model must have been trained with --steps_detector.
-        threshold : float, optional
-            With --lesions: voxels of at least this probability are lesions.
-        dilate : float, optional
-            With --lesions: margin around lesions that is also inpainted, in mm. Edges
-            of lesions are soft, and the model would continue what remains of one.
-        channels : variable string, optional
-            For models of named channels, whose files are combined by sub- and ses-: the
-            channels to write. Default: all. Without names: the fourth axis of the files
-            holds channels.
-        out_denoised : string, optional
-            Text appended to the names of volumes or, for BIDS names, used as desc-.
         """
-        options = gather(locals())
         _check_options(options)
-        ends = ["", *["_std"] * (repeats > 1), *["_difference"] * difference]
-        ends += ["_mask"] * lesions
+        ends = ["", *["_std"] * (options.repeats > 1)]
+        ends += ["_difference"] * options.difference + ["_mask"] * options.lesions
         job = process_scans.prepare(self, options, "denoise", ends)
         if job is None:
             return
-        model, device = launch.load(job.model_path, devices, tile)
-        if lesions:
+        model, device = launch.load(job.model_path, options.devices, options.tile)
+        if options.lesions:
             if model.detector_ is None:
                 raise InputError(
                     f"the model {job.model_path} has no anomaly detector",
                     "train one with --steps_detector of dipy_train_ldm, or leave "
                     "--lesions out",
                 )
-            options.steps = steps or inpainting.STEPS  # as used
-            how = {"Threshold": threshold, "DilatedBy": dilate}  # volumes keep types
+            options.steps = options.steps or inpainting.STEPS  # as used
+            # Volumes keep their types.
+            details: dict = {
+                "Threshold": options.threshold,
+                "DilatedBy": options.dilate,
+            }
         else:
-            usual = model.default_denoising_steps(launch.SAMPLER, strength)
-            options.steps = steps or usual
-            how = {"Strength": strength, "Dtype": dtype}
-        sampling = {"sampler": launch.SAMPLER, "steps": options.steps, "seed": seed}
-        tasks = job.tasks(sampling, **how, Repeats=repeats)
-        process = _inpaint_lesions if lesions else _denoise
-        process_task = partial(process, model, job, sampling | {"tile": tile})
+            usual = model.default_denoising_steps(launch.SAMPLER, options.strength)
+            options.steps = options.steps or usual
+            details = {"Strength": options.strength, "Dtype": options.dtype}
+        sampling = {"sampler": launch.SAMPLER, "steps": options.steps}
+        sampling["seed"] = options.seed
+        tasks = job.tasks(sampling, **details, Repeats=options.repeats)
+        process = _inpaint_lesions if options.lesions else _denoise
+        process_task = partial(process, model, job, sampling | {"tile": options.tile})
         process_scans.process_all(self, job, tasks, process_task, device)
 
 
 def _check_options(options):
-    """Refuse invalid numbers, and options without effect."""
-    check_seed(options.seed)
-    check_counts(steps=options.steps)
-    at_least("repeats", options.repeats, 1)
-    check_shares(strength=options.strength, threshold=options.threshold)
-    at_least("dilate", options.dilate, 0)
-    if options.lesions and options.strength != _STRENGTH:
-        raise InputError(
-            "--strength has no effect with --lesions, which are inpainted entirely",
-            "leave one of them out",
-        )
+    """Refuse options without effect."""
     no_maps = options.repeats == 1 and not options.difference
     if options.lesions and no_maps and options.dtype != "float32":
         raise InputError(
-            "--dtype has no effect with --lesions, which keeps the type of a volume",
+            "`dtype` has no effect with `lesions`, which keeps the type of a volume",
             "leave it out",
         )
     if options.strength == 0 and (options.conditions or options.repeats > 1):
         name = "conditions" if options.conditions else "repeats"
         raise InputError(
-            f"`{name}` has no effect at --strength 0, which only reconstructs",
+            f"`{name}` has no effect at `strength` 0, which only reconstructs",
             "leave it out, or give a higher strength",
         )
-    for name, default in (("threshold", _THRESHOLD), ("dilate", _DILATE)):
-        if not options.lesions and getattr(options, name) != default:
-            raise InputError(f"`{name}` has no effect without --lesions", "add it")
 
 
 def _denoise(model, job, sampling, task):

@@ -9,11 +9,10 @@ import numpy as np
 
 from dipy_ldm import _serialization
 from dipy_ldm._conditions import BVAL, from_saved
-from dipy_ldm._utils.checks import InputError, at_least, check_each, check_seed
+from dipy_ldm._utils.checks import InputError, at_least, check_each
 from dipy_ldm._utils.files import replacing
 from dipy_ldm._utils.progress import shown_once, tqdm
 from dipy_ldm.data._bvals_bvecs import DIRECTION, Gradients
-from dipy_ldm.data._nifti import DTYPES
 from dipy_ldm.data._scans import require_affine
 from dipy_ldm.data._sidecars import provenance
 from dipy_ldm.data.channels import Unnamed, channel_slices
@@ -25,7 +24,8 @@ from dipy_ldm.workflows._conditions import (
     read_requested_table,
 )
 from dipy_ldm.workflows._config import write_config
-from dipy_ldm.workflows._options import SAMPLERS, STRATEGIES, gather, share_descriptions
+from dipy_ldm.workflows._option_table import GenerateOptions
+from dipy_ldm.workflows._options import takes_options
 from dipy_ldm.workflows._outputs import (
     LDMFlow,
     claimed_output,
@@ -65,35 +65,9 @@ class GenerateLDMFlow(LDMFlow):
     """Generate images with a latent diffusion model."""
 
     example = "brains --n_samples 8 --conditions ventricles=40 --out_dir made"
-    choices = {"sampler": SAMPLERS, "strategy": STRATEGIES, "dtype": DTYPES}
 
-    @share_descriptions
-    def run(
-        self,
-        model_file,
-        n_samples=None,
-        conditions=None,
-        source_files=None,
-        bvals=None,
-        bvecs=None,
-        table=None,
-        same_noise=False,
-        sampler="dpm++",
-        steps=None,
-        guidance=None,
-        seed=0,
-        first_sample=0,
-        batch_size=None,
-        tile=None,
-        strategy="auto",
-        devices=None,
-        dtype="float32",
-        bids=False,
-        suffix=None,
-        skull_stripped=False,
-        out_dir="",
-        out_samples="samples",
-    ):
+    @takes_options
+    def run(self, options: GenerateOptions) -> None:
         """Generate images or volumes with a latent diffusion model.
 
         Images are written as one array (.npz) with a description of how it was made,
@@ -101,85 +75,31 @@ class GenerateLDMFlow(LDMFlow):
         the training volumes, with a JSON file of how it was made, and one picture with
         three planes of each. A sample depends only on the seed, its number and, if any,
         the name of its source image.
-
-        Parameters
-        ----------
-        n_samples : int, optional
-            Number of samples, per source image if there are any. Default: the number of
-            values of the conditions or, if each has one value, 64 images, 4 volumes, or
-            1 per source image.
-        conditions : variable string, optional
-            Conditions of the samples, as name=value: age=70 sex=F. A list has a value
-            for each sample: age=50,60,70. Omitted conditions are drawn from the
-            distribution of the training images, and recorded; age=none leaves age
-            unspecified, and --conditions none leaves all unspecified.
-        sampler : string, optional
-            Sampling algorithm.
-        steps : int, optional
-            Network evaluations per sample. Default: 10 for dpm++, 50 for the others.
-        source_files : variable string or Path, optional
-            Source images of the samples, on any grid, for models conditioned on source
-            images: NIfTI files, folders of them, wildcards, or lists. Samples have the
-            grid of the model and are named after their source images.
-        bvals : string or Path, optional
-            File of the b-values of a diffusion series, as FSL and DIPY write them, for
-            models trained with --dwi. The series is generated from the b = 0 in
-            --source_files, in its intensities; volumes with b up to 50 are copies of
-            the b = 0.
-        bvecs : string or Path, optional
-            File of the directions of the series, along the voxel axes of the b = 0 as
-            in FSL.
-        table : string or Path, optional
-            Conditions as a table (.tsv or .csv), with a column for each condition and a
-            row for each sample. Missing values are drawn; other columns are ignored.
-        same_noise : bool, optional
-            Generate all samples (of each source image) from the same noise, so that
-            they differ only by their conditions.
-        first_sample : int, optional
-            Number of the first sample. With --n_samples 1, only this one is generated.
-        batch_size : int, optional
-            Number of images generated at once. Default: as many as memory safely
-            allows. Volumes are generated one by one.
-        strategy : string, optional
-            How the samples are distributed: auto (over all machines that Slurm or
-            TF_CONFIG names, and all their GPUs), multi_worker (several machines),
-            mirrored (all devices of this machine that are named) or none. The samples
-            are the same. Each of several machines generates a part of the samples; the
-            names of its array and picture end in the number of its first sample.
-        devices : variable string, optional
-            Devices of this machine to use, such as GPU:0 or 0. Default: all GPUs or,
-            without GPUs, the processor.
-        bids : bool, optional
-            Write volumes into a BIDS derivatives dataset, with their conditions in
-            participants.tsv and the picture in its folder code. Samples are added to an
-            existing dataset. Samples of source images have the entities (sub-, ses- and
-            others) of these, and no participants.tsv.
-        suffix : string, optional
-            BIDS suffix. Default: that of the training volumes, such as T1w, if they had
-            one.
-        out_samples : string, optional
-            Beginning of the names of the output files.
         """
-        options = gather(locals())
-        (stem,) = output_paths(self, model_file, out_dir, out_samples=out_samples)
+        name, folder = options.out_samples, options.out_dir
+        (stem,) = output_paths(self, options.model_file, folder, out_samples=name)
         # Wrong paths are reported before Keras, which takes seconds to import.
-        path = _serialization.find(model_file)
+        path = _serialization.find(options.model_file)
         document = _serialization.read_document(path, "latent_diffusion")
         is_volume = len(document["shape"]) == 4
         _check_options(options, is_volume)
-        request = _read_request(conditions, table, document)
-        sources = SourceInputs.of(document, source_files)
-        gradients = read_gradients(document, bvals, bvecs, request)
-        options.n_samples = _count_samples(n_samples, request, is_volume, sources)
-        numbers = range(first_sample, first_sample + options.n_samples)
-        requested = RequestedConditions.of(document, request, numbers, seed, same_noise)
-        cluster = launch.find_workers(strategy)
+        request = _read_request(options.conditions, options.table, document)
+        sources = SourceInputs.of(document, options.source_files)
+        gradients = read_gradients(document, options.bvals, options.bvecs, request)
+        options.n_samples = _count_samples(
+            options.n_samples, request, is_volume, sources
+        )
+        numbers = range(options.first_sample, options.first_sample + options.n_samples)
+        requested = RequestedConditions.of(
+            document, request, numbers, options.seed, options.same_noise
+        )
+        cluster = launch.find_workers(options.strategy)
         numbers, sources = _share_of_worker(cluster, numbers, sources)
         if not numbers:
             return  # there are more workers than samples
         samples = (
-            Samples.in_dataset(stem.parent, numbers, suffix, document, sources)
-            if bids
+            Samples.in_dataset(stem.parent, numbers, options.suffix, document, sources)
+            if options.bids
             else Samples.in_folder(stem, numbers, document, cluster, sources)
         )
         refuse_overwriting(self, samples.paths, samples.cure)
@@ -187,11 +107,11 @@ class GenerateLDMFlow(LDMFlow):
         launch.log_to_file(cluster, samples.log)
         facts = _common_facts(path, options, sampling)
         inputs = request, gradients, sources, numbers, requested, samples
-        pictures = self._write(_Job(*inputs, model, sampling, facts), dtype)
-        config = None
-        if launch.is_chief(cluster):
-            used = {name: sampling[name] for name in ("steps", "guidance")}
-            config = write_config(self, samples.log, options, **used)
+        job = _Job(*inputs, model, sampling, facts)
+        pictures = self._write(job, options.dtype)
+        is_chief, log = launch.is_chief(cluster), samples.log
+        used = {name: sampling[name] for name in ("steps", "guidance")}
+        config = write_config(self, log, options, **used) if is_chief else None
         drawn = samples.draw(config, *pictures)
         self.outputs = list(dict.fromkeys([*samples.paths, *drawn]))
 
@@ -246,17 +166,8 @@ class GenerateLDMFlow(LDMFlow):
 
 def _check_options(options, is_volume):
     """Refuse invalid options, and options without effect; log what is assumed."""
-    check_seed(options.seed)
     if options.dtype != "float32" and not is_volume:
         raise InputError("`dtype` is for volumes", "leave it out for images")
-    if not options.bids and (options.suffix or options.skull_stripped):
-        raise InputError(
-            "`suffix` and `skull_stripped` are for `bids`", "add `bids`, or remove them"
-        )
-    if options.bids and options.out_samples != "samples":
-        raise InputError(
-            "`out_samples` has no effect with `bids`", "leave one of them out"
-        )
     if options.bids and not options.skull_stripped:
         logger.info("samples are recorded with a skull; if not, add --skull_stripped.")
 

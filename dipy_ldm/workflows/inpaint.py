@@ -4,20 +4,15 @@ from nibabel.affines import voxel_sizes
 import numpy as np
 
 from dipy_ldm._native_space import check_on_grid, read_masked, warn_of_probabilities
-from dipy_ldm._utils.checks import (
-    InputError,
-    at_least,
-    check_counts,
-    check_each,
-    check_seed,
-)
+from dipy_ldm._utils.checks import InputError, check_each
 from dipy_ldm._utils.progress import warning_once
 from dipy_ldm.data._grid import Grid, coverage
 from dipy_ldm.data._nifti import read_mask, refuse_files
 from dipy_ldm.data._pairing import Task, find_masks, match_masks
 from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.workflows import _launch as launch, _process_scans as process_scans
-from dipy_ldm.workflows._options import gather, share_descriptions
+from dipy_ldm.workflows._option_table import InpaintOptions
+from dipy_ldm.workflows._options import takes_options
 from dipy_ldm.workflows._outputs import LDMFlow
 
 
@@ -26,33 +21,9 @@ class InpaintLDMFlow(LDMFlow):
 
     example = "brains scan.nii.gz --mask_files lesion.nii.gz --out_dir filled"
     cure = "; add --resume to go on"
-    choices = {"strategy": ("auto", "none")}
 
-    @share_descriptions
-    def run(
-        self,
-        model_file,
-        input_files,
-        suffix=None,
-        filter=None,
-        mask_files=None,
-        conditions=None,
-        source_files=None,
-        dilate=0.0,
-        n_samples=1,
-        steps=10,
-        resamplings=5,
-        seed=0,
-        channels=None,
-        tile=None,
-        strategy="auto",
-        devices=None,
-        resume=False,
-        bids=False,
-        skull_stripped=False,
-        out_dir="",
-        out_inpainted="inpainted",
-    ):
+    @takes_options
+    def run(self, options: InpaintOptions) -> None:
         """Inpaint parts of volumes with a latent diffusion model.
 
         The masked part of each volume, such as a lesion, is filled with what the model
@@ -61,55 +32,25 @@ class InpaintLDMFlow(LDMFlow):
         the volume, a JSON file of how it was made, and the mask that was used. Several
         samples are all written, with their mean and standard deviation. If volumes have
         equal names, their folders are kept.
-
-        Parameters
-        ----------
-        model_file : string or Path
-            Model of volumes, written by dipy_train_ldm, or the packaged brains
-            (T1-like, without skull, in the position of the MNI template).
-        mask_files : variable string or Path, optional
-            Masks, given as the volumes are: one for all of them, or one for each,
-            paired by sub- and ses-, by names that contain those of the volumes (scan1,
-            scan1_mask), or by order. Voxels that are not 0 are inpainted. A mask must
-            have the grid of its volume.
-        dilate : float, optional
-            Margin around the mask that is also inpainted, in mm.
-        n_samples : int, optional
-            Number of samples per volume.
-        steps : int, optional
-            Number of noise levels.
-        resamplings : int, optional
-            Number of times that each step is taken, with noise added again in between.
-        seed : int, optional
-            Random seed. The noise also depends on the name of each volume.
-        channels : variable string, optional
-            For models of named channels, whose files are combined by sub- and ses-: the
-            channels to fill and write. Default: all. Without names: the fourth axis of
-            the files holds channels.
-        out_inpainted : string, optional
-            Text appended to the names of volumes or, for BIDS names, used as desc-.
         """
-        options = gather(locals())
-        at_least("dilate", dilate, 0)
-        check_seed(seed)
-        check_counts(n_samples=n_samples, steps=steps, resamplings=resamplings)
-        if not mask_files:
+        if not options.mask_files:
             raise InputError(
                 "there is no mask of the voxels to inpaint",
                 "name one with `mask_files`",
             )
-        ends = [""]
+        ends, n_samples = [""], options.n_samples
         if n_samples > 1:
             ends = [*(f"-{i:04d}" for i in range(n_samples)), "_mean", "_std"]
         job = process_scans.prepare(self, options, "inpaint", [*ends, "_mask"])
         if job is None:
             return
-        masks = find_masks(list(job.noise), mask_files)
+        masks = find_masks(list(job.noise), options.mask_files)
         _check_grids(job.infos, masks)
-        model, device = launch.load(job.model_path, devices, tile)
-        _check_masks(job.infos, masks, dilate, job.grid, model.vqvae.factor)
-        sampling = {"sampler": launch.SAMPLER, "steps": steps}
-        sampling |= {"resamplings": resamplings, "seed": seed}
+        model, device = launch.load(job.model_path, options.devices, options.tile)
+        dilate, factor = options.dilate, model.vqvae.factor
+        _check_masks(job.infos, masks, dilate, job.grid, factor)
+        sampling = {"sampler": launch.SAMPLER, "steps": options.steps}
+        sampling |= {"resamplings": options.resamplings, "seed": options.seed}
         tasks = job.tasks(sampling, masks, Samples=n_samples, DilatedBy=dilate)
         affine_of = {info.file: info.affine for info in job.infos}
 
@@ -119,7 +60,7 @@ class InpaintLDMFlow(LDMFlow):
             mask = read_mask(masks[task.file], warn=False)
             hole = _hole(mask, affine, dilate)
             scans = read_masked(task.channels, task.files, hole, affine)
-            arguments = sampling | {"tile": tile} | job.arguments(task)
+            arguments = sampling | {"tile": options.tile} | job.arguments(task)
             samples = process_scans.fill_in(
                 model, scans, job.grid, n_samples, arguments
             )

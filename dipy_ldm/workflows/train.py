@@ -8,7 +8,7 @@ import os
 from dipy_ldm import _presets, _serialization
 from dipy_ldm._conditions import BVAL
 from dipy_ldm._presets import Preset
-from dipy_ldm._utils.checks import InputError, at_least
+from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import refuse_claimed
 from dipy_ldm.data._bvals_bvecs import DIRECTION
 from dipy_ldm.data._cohort import split
@@ -20,17 +20,8 @@ from dipy_ldm.workflows import (
     _launch as launch,
     _training as training,
 )
-from dipy_ldm.workflows._options import (
-    PRECISIONS,
-    STRATEGIES,
-    check_training,
-    gather,
-    parse_channels,
-    parse_names,
-    share_descriptions,
-    sizes_of,
-    sizes_used,
-)
+from dipy_ldm.workflows._option_table import TrainOptions
+from dipy_ldm.workflows._options import parse_channels, parse_names, takes_options
 from dipy_ldm.workflows._outputs import (
     LDMFlow,
     claimed_output,
@@ -46,7 +37,6 @@ class TrainLDMFlow(LDMFlow):
     """Train a latent diffusion model on images."""
 
     example = "bids/ --suffix T1w --voxel_size 2 --init volumes --out_dir ldm"
-    choices = {"strategy": STRATEGIES, "precision": PRECISIONS}
     verdict = ""  # a sentence of a check on what must be fixed, if anything
     checkpoints: tuple = ()
     is_check = False
@@ -59,56 +49,8 @@ class TrainLDMFlow(LDMFlow):
             return "interrupted; add --resume to go on from the last checkpoint."
         return "interrupted before the first checkpoint; there is nothing to resume."
 
-    @share_descriptions
-    def run(
-        self,
-        input_files,
-        suffix=None,
-        filter=None,
-        epochs_vqvae=None,
-        epochs_ldm=None,
-        steps_vqvae=None,
-        steps_ldm=None,
-        steps_detector=None,
-        batch_size=None,
-        accumulate=1,
-        learning_rate=None,
-        n_codes=None,
-        n_codebooks=None,
-        code_dim=None,
-        widths_vqvae=None,
-        widths_ldm=None,
-        init=None,
-        conditions=None,
-        coarsen=None,
-        precision="auto",
-        remat=False,
-        strategy="auto",
-        devices=None,
-        seed=0,
-        validation=0.05,
-        checkpoint_steps=1000,
-        resume=False,
-        voxel_size=None,
-        shape=None,
-        channels=None,
-        mask_files=None,
-        source_files=None,
-        source_labels=False,
-        source_channels=None,
-        dwi=False,
-        background=1.0,
-        skip_bad=False,
-        patch=None,
-        no_augment=False,
-        cache_dir=None,
-        cache_limit=None,
-        tensorboard=None,
-        check=False,
-        seconds=60.0,
-        out_dir="",
-        out_model="ldm.safetensors",
-    ):
+    @takes_options
+    def run(self, options: TrainOptions) -> None:
         """Train a latent diffusion model on images or volumes.
 
         First an autoencoder learns to encode the images as small latents and to decode
@@ -123,150 +65,8 @@ class TrainLDMFlow(LDMFlow):
         that explains the results (check.html), and the results for programs
         (check.json). The exit status is 1 if something must be fixed. Preprocessed
         volumes are cached for the training.
-
-        Parameters
-        ----------
-        input_files : variable string or Path
-            NIfTI volumes, folders of them, wildcards, or lists of them in text, CSV or
-            TSV files; images as arrays (n, h, w) or (n, h, w, channels) in .npy or .npz
-            files, PNG files, or folders of these; or the word mnist for the packaged
-            digits.
-        init : string or Path, optional
-            Model file to start from, or a packaged one: volumes (an autoencoder for
-            volumes of one channel) or brains (a complete model of T1-like brains). The
-            autoencoder is used as it is or, with --steps_vqvae, fine-tuned; the
-            training of the diffusion model starts from that of the file, if it has one.
-            Grid, voxel size and conditions may differ.
-        epochs_vqvae : int, optional
-            Epochs of the autoencoder. Default: 5 epochs (images) or 4,000 steps
-            (volumes).
-        epochs_ldm : int, optional
-            Epochs of the diffusion model. Default: 10 epochs (images) or 6,000 steps
-            (volumes).
-        steps_vqvae : int, optional
-            Training steps of the autoencoder, instead of epochs.
-        steps_ldm : int, optional
-            Training steps of the diffusion model, instead of epochs.
-        steps_detector : int, optional
-            Training steps of an anomaly detector, which learns from synthetic lesions
-            where an image deviates from the others, for --lesions of dipy_denoise_ldm.
-            10,000 suit volumes. Default: no detector.
-        batch_size : int, optional
-            Batch size. Default: 64 images or 4 volumes.
-        accumulate : int, optional
-            Number of batches whose gradients are averaged for one weight update: the
-            effect of a larger batch in the memory of one.
-        learning_rate : float, optional
-            Peak learning rate, with warm-up and decay to zero. Default: 0.002, and
-            0.004 for the autoencoder of images.
-        n_codes : int, optional
-            Codes in each codebook of the autoencoder. Default: 1024.
-        n_codebooks : int, optional
-            Codebooks of the residual quantizer. Default: 1 (images) or 4 (volumes).
-        code_dim : int, optional
-            Channels of the latents. Default: 3 (images) or 8 (volumes).
-        widths_vqvae : variable int, optional
-            Channels at each level of the autoencoder; each level halves the resolution.
-            Default: 32 64.
-        widths_ldm : variable int, optional
-            Channels at each level of the diffusion model; each but the first halves the
-            resolution. Default: 128 128 (images) or 64 128 256 (volumes).
-        conditions : variable string, optional
-            Names of the conditions of the diffusion model, such as age,sex. They are
-            columns beside the paths in a list, or of scans.tsv, sessions.tsv and
-            participants.tsv in the folders of the files, matched by sub- and ses-. The
-            packaged digits have the condition label.
-        coarsen : variable string, optional
-            Steps to which conditions are rounded, so that subjects are harder to
-            re-identify: age=5 for steps of five years, if that is the unit.
-        precision : string, optional
-            Precision of the computations: auto (the fastest that this machine supports
-            well, or that of the checkpoint), float32, bfloat16 or, on GPUs only,
-            float16.
-        remat : bool, optional
-            Gradient checkpointing: less memory, more time.
-        strategy : string, optional
-            How the training is distributed: auto (over all machines that Slurm or
-            TF_CONFIG names, or all GPUs of this one), multi_worker (several machines),
-            mirrored (a replica on each device of this machine) or none. The result is
-            the same.
-        devices : variable string, optional
-            Devices of this machine to use, such as GPU:0, or their numbers. Default:
-            all.
-        validation : float, optional
-            Share of the images held out for validation, from 0 to below 1. All images
-            of a subject, by sub- in the names or the column participant_id of a list,
-            are on one side.
-        checkpoint_steps : int, optional
-            Number of batches between checkpoints within a validation round. Others are
-            written after rounds, if they take at most a twentieth of the time, at the
-            end, and on SIGTERM or SIGHUP, after which the exit status is 143 or 129.
-        resume : bool, optional
-            Continue an interrupted training with the same inputs and options, or start
-            it if there is no checkpoint.
-        voxel_size : variable float, optional
-            Volumes: voxel size to resample to, in mm, one number or three. Default: the
-            median of the files.
-        shape : variable int, optional
-            Volumes: voxels along each axis, one number or three. Default: large enough
-            for all volumes.
-        channels : variable string, optional
-            Volumes: channels of each image, in files of their own, by BIDS suffixes
-            (T1w T2w dseg) or entities (desc-FA). Files of one subject and session are
-            combined on the grid of the first. dseg and mask are labels; FA, MD, AD and
-            RD are maps; for others, give NAME=labels, NAME=intensity or
-            NAME=LOW:HIGH:UNIT. Without names: the fourth axis of the files holds
-            channels.
-        mask_files : variable string or Path, optional
-            Volumes: masks of the region of interest, paired with the inputs by sub- and
-            ses-, by names that contain those of the inputs (scan1, scan1_mask), or by
-            order.
-        source_files : variable string or Path, optional
-            Volumes: source images that the diffusion model learns to translate, such as
-            another contrast of the same head, given as the inputs are, on any grid.
-            They are paired with the inputs as masks are. With --channels, the fourth
-            axis of source images also holds channels, such as T1 and b = 0.
-        source_labels : bool, optional
-            The source images are segmentations.
-        source_channels : variable string, optional
-            Volumes: channels of the source images, in files of their own, named like
-            those of --channels. They are matched by subject and session, among
-            --source_files or, without these, the inputs.
-        dwi : bool, optional
-            Volumes: the inputs are diffusion series, with .bval and .bvec beside each;
-            of files with several suffixes, those with dwi. The model learns to generate
-            diffusion-weighted volumes, for any b-value and direction, from the b = 0 of
-            a subject.
-        background : float, optional
-            Weight in the autoencoder's loss of voxels outside the masks or, without
-            masks, of voxels that are 0 or the background of a map in all channels; 1
-            weights all voxels equally.
-        skip_bad : bool, optional
-            Volumes: skip files that can't be read.
-        patch : variable int, optional
-            Side of the patches that the autoencoder is trained on, in voxels, one
-            number or one for each axis; at most the whole axis. Default: whole images,
-            or 48 voxels of volumes.
-        no_augment : bool, optional
-            Volumes: no augmentation by motion, intensity and noise for the autoencoder.
-        cache_limit : float, optional
-            Volumes: maximum size of the cache of all trainings, in gigabytes. Beyond
-            it, the least recently used volumes are removed, but none in use. Default:
-            no limit.
-        tensorboard : string or Path, optional
-            Folder for TensorBoard logs: the metrics of history.csv after each round, in
-            a folder for each network. Needs the package tensorboard.
-        check : bool, optional
-            Check inputs, options and machine instead of training.
-        seconds : float, optional
-            With --check: approximate time for each of two trials: some steps of both
-            stages, and overfitting eight images. Compiling the networks takes extra
-            time. 0 skips the trials.
-        out_model : string, optional
-            Name of the model file.
         """
-        options = gather(locals())
-        if check:
+        if options.check:
             self._check(options)
         else:
             self._train(options)
@@ -276,8 +76,6 @@ class TrainLDMFlow(LDMFlow):
         self.is_check = True
         first = options.input_files[0]
         outputs = json_and_page(self, first, options.out_dir, out_check="check")
-        check_training(options)
-        at_least("seconds", options.seconds, 0)
         if options.strategy == "multi_worker":
             raise InputError(
                 "the check is for one machine",
@@ -305,14 +103,14 @@ class TrainLDMFlow(LDMFlow):
         if not self._is_needed(paths, options):
             return
         # The fastest checks come first; volumes are read last.
-        check_training(options)
+        sizes = options.sizes()
         cluster = launch.find_workers(options.strategy)
         strategy = _wait_for_workers(cluster, options, paths[0])
         loggers = training.tensorboard_callbacks(options.tensorboard)
         planned = inputs.plan_training(options)
         if options.steps_detector:
             require_intensity_channels(planned.cohort.channels)
-        preset = _presets.resolve(planned.cohort, **sizes_of(options))
+        preset = _presets.resolve(planned.cohort, **sizes)
         split_options = options.validation, options.seed, preset.batch_size
         inputs.check_split(planned, *split_options)
         strategy = _make_strategy(strategy, options.devices)
@@ -326,9 +124,8 @@ class TrainLDMFlow(LDMFlow):
             self._remove_earlier(paths[0], options, chief)
             report = training.Report(paths[1], paths[2], train, bool(recipe.of_vqvae))
             if chief:
-                config.write_config(
-                    self, paths[0], options, **sizes_used(preset, options)
-                )
+                used = options.sizes_used(preset)
+                config.write_config(self, paths[0], options, **used)
             model = recipe.fit(train, held_out, self.checkpoints, report, loggers)
             if chief:
                 self._write(model, report, paths)
@@ -405,15 +202,6 @@ class TrainLDMFlow(LDMFlow):
             checkpoint.unlink(missing_ok=True)
 
 
-# Options that do not change what is trained.
-_WITHOUT_EFFECT = {
-    *("strategy", "devices", "remat", "cache_dir", "cache_limit", "tensorboard"),
-    *("checkpoint_steps", "resume", "check", "seconds"),
-    "conditions",  # compared by their names
-    *("out_dir", "out_model"),
-}
-
-
 def _has_ended(flow, path, options):
     """Return whether the model exists already; refuse one of another training."""
     if not path.exists():
@@ -469,11 +257,12 @@ def _comparable(options):
 
     Files are compared by name, since a folder can be written in many ways.
     """
+    compared = {n for n, o in TrainOptions.declared().items() if o.changes_result}
+    compared.remove("conditions")  # compared by their names
     return {
         name: _comparable_value(name, value)
         for name, value in options.items()
-        if name not in _WITHOUT_EFFECT
-        and not (value is None and name in Preset._fields)
+        if name in compared and not (value is None and name in Preset._fields)
     }
 
 

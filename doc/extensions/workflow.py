@@ -50,10 +50,15 @@ def describe(flow):
     lines += [*synopsis(command, inputs, flow.example), f".. program:: {command}", ""]
     parser = parser_of(flow)
     for group in parser._action_groups:
-        names = [action.dest for action in group._group_actions]
+        names = [a.dest for a in group._group_actions if a.help != argparse.SUPPRESS]
         parameters = [p for p in doc["Parameters"] if p.name in names]
         lines += heading(TITLES.get(group.title, group.title)) if parameters else []
         for parameter in parameters:
+            lines += option(parameter, given[parameter.name].default)
+    experts = [a.dest for a in parser._actions if a.help == argparse.SUPPRESS]
+    lines += heading("further options") if experts else []
+    for parameter in doc["Parameters"]:
+        if parameter.name in experts:
             lines += option(parameter, given[parameter.name].default)
     return lines + common_options(parser, given)
 

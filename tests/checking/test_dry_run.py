@@ -1,7 +1,6 @@
 """The check before training: subjects, memory, time, and overfitting a few images."""
 
 from contextlib import nullcontext
-import inspect
 import logging
 import re
 from types import SimpleNamespace
@@ -18,7 +17,7 @@ from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data.channels import as_channels
 from dipy_ldm.training import ResolvedOptions, resolve
 from dipy_ldm.workflows import _training as training
-from dipy_ldm.workflows.train import TrainLDMFlow
+from dipy_ldm.workflows._option_table import TrainOptions
 
 TINY = {"widths_vqvae": (8, 8), "widths_ldm": (8,), "n_codes": 16, "code_dim": 2}
 
@@ -26,10 +25,8 @@ TINY = {"widths_vqvae": (8, 8), "widths_ldm": (8,), "n_codes": 16, "code_dim": 2
 @pytest.fixture(scope="module")
 def recipe(blobs):
     preset = _presets.resolve(Cohort(blobs), **TINY, batch_size=4)
-    parameters = inspect.signature(TrainLDMFlow.run).parameters
-    options = {name: parameter.default for name, parameter in parameters.items()}
-    options |= {"learning_rate": 0.01, "precision": "float32"}
-    return training.prepare(preset, None, SimpleNamespace(**options))
+    options = TrainOptions(input_files=[], learning_rate=0.01, precision="float32")
+    return training.prepare(preset, None, options)
 
 
 @pytest.mark.parametrize(

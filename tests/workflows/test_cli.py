@@ -94,7 +94,7 @@ def read_help(capsys, command="train"):
     return capsys.readouterr().out
 
 
-def test_share_descriptions_in_the_order_of_the_signature():
+def test_docstrings_describe_options_in_the_order_of_the_signature():
     text = EvaluateLDMFlow.run.__doc__
     names = re.findall(r"^(\w+) : ", text, re.MULTILINE)
     assert names == [*inspect.signature(EvaluateLDMFlow().run).parameters]

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 import math
 import tomllib
+from types import SimpleNamespace
 
 from processes import answer, execute, load_model
 import pytest
@@ -40,11 +41,12 @@ def test_choices_are_listed_and_others_refused():
     tables = {"strategy": STRATEGIES, "precision": {"auto": None, **PRECISIONS}}
     tables |= {"sampler": SAMPLERS, "dtype": DTYPES}
     for flow in (TrainLDMFlow, GenerateLDMFlow):
-        for name, words in flow.choices.items():
-            assert set(words) == set(tables[name])
+        for name, declared in flow.run.options.declared().items():
+            if declared.choices:
+                assert set(declared.choices) == set(tables[name])
     parser = config.ConfigParser()
     parser.add_workflow(GenerateLDMFlow())
-    assert "--sampler {ddpm,ddim,dpm++}" in parser.format_help()
+    assert "--strategy {auto,none,mirrored,multi_worker}" in parser.format_help()
     with pytest.raises(InputError, match="unknown strategy 'mirrored'; choose one of"):
         parse(DenoiseLDMFlow, "m", "a.nii.gz", "--strategy", "mirrored")
     alone = parse(DenoiseLDMFlow, "m", "a.nii.gz", "--strategy", "none")
@@ -182,7 +184,7 @@ def test_generate_refuses_a_config_of_another_command(tmp_path):
 
 def test_write_config_keeps_the_file_of_another_run(tmp_path):
     flow = DenoiseLDMFlow(force=False)
-    options = config.SimpleNamespace(odd='a "b"\\c\n', limit=math.inf, resume=True)
+    options = SimpleNamespace(odd='a "b"\\c\n', limit=math.inf, resume=True)
     for seed in (1, 2, 1, 3):
         options.seed = seed
         config.write_config(flow, tmp_path / "denoised", options)
@@ -202,7 +204,7 @@ def test_write_config_keeps_the_file_of_another_run(tmp_path):
 
 def test_write_config_of_simultaneous_jobs(tmp_path):
     def write_seed(seed):
-        flow, options = DenoiseLDMFlow(force=False), config.SimpleNamespace(seed=seed)
+        flow, options = DenoiseLDMFlow(force=False), SimpleNamespace(seed=seed)
         return config.write_config(flow, tmp_path / "denoised", options)
 
     with ThreadPoolExecutor(8) as pool:

@@ -364,7 +364,7 @@ def test_held_out_training_volumes_are_named(audit, tmp_path):
         ),
         (
             "evaluate mnist --real mnist --measurements x.tsv",
-            "give these, too, as --generated_files",
+            "has no effect without --generated_files; give the volumes",
         ),
         (
             "evaluate mnist --real mnist --generated x.npy --steps 3",

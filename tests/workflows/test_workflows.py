@@ -1,7 +1,6 @@
 """The console scripts as processes: files in, files out, exit statuses."""
 
 import csv
-import inspect
 import json
 from operator import attrgetter
 import os
@@ -36,6 +35,7 @@ from dipy_ldm._utils.files import claimed
 from dipy_ldm.data._sidecars import fingerprint
 from dipy_ldm.workflows import _training
 from dipy_ldm.workflows._config import write_config
+from dipy_ldm.workflows._option_table import TrainOptions
 from dipy_ldm.workflows.train import TrainLDMFlow, _comparable
 
 
@@ -260,9 +260,7 @@ def test_resuming_an_ended_training(command, ended, tmp_path):
     ],
 )
 def test_resuming_an_ended_training_with_options(command, ended, words, change):
-    parameters = inspect.signature(TrainLDMFlow().run).parameters
-    options = SimpleNamespace(**{n: p.default for n, p in parameters.items()})
-    options.input_files, options.conditions = ["mnist"], ["label"]
+    options = TrainOptions(input_files=["mnist"], conditions=["label"])
     del options.background  # as if by an earlier version without it
     write_config(TrainLDMFlow(), ended, options, steps_ldm=6000, n_codes=1024)
     resumed = (*words.split(), "--conditions", "label", "--resume")
@@ -309,7 +307,10 @@ BAD_TRAINING = {
     ),
     "no augmentation": ("blobs.npy --no_augment", "--no_augment is for volumes"),
     "a cache": ("mnist --cache_dir cache", "--cache_dir is for volumes; leave"),
-    "a time": ("blobs.npy --seconds 9", "--seconds is for --check; add --check, or"),
+    "a time": (
+        "blobs.npy --seconds 9",
+        "--seconds has no effect without --check; add --check, or",
+    ),
     "several machines": (
         "blobs.npy --batch_size 16 --strategy multi_worker",
         NO_MACHINES,
@@ -343,7 +344,7 @@ BAD_GENERATING = {
     "a seed below 0": ("mnist --seed -1", "seed must be"),
     "no dataset": (
         "mnist --suffix T1w",
-        "--suffix and --skull_stripped are for --bids",
+        "has no effect without --bids; add --bids, or leave",
     ),
     "a name of a dataset": ("mnist --bids", "--out_samples has no effect with --bids"),
     "a type of images": ("mnist --dtype int16", "--dtype is for volumes; leave it"),

@@ -285,7 +285,7 @@ BAD_TRAINING = {
     "two sizes": ("volumes --shape 8 9", "shape must be one positive number"),
     "masks of no use": (
         "volumes --mask_files mask.nii",
-        "--mask_files have no effect with --background 1",
+        "--mask_files has no effect without --background; give the weight",
     ),
     "a patch of no use": (
         "volumes --init volumes --patch 8",
@@ -385,7 +385,7 @@ BAD_DENOISING = {
     ),
     "no dataset": (
         "MODEL volumes --skull_stripped",
-        "is for --bids; add --bids, or remove",
+        "has no effect without --bids; add --bids, or leave",
     ),
     "repeats of no effect": (
         "MODEL volumes --strength 0 --repeats 2",
