@@ -23,7 +23,11 @@ from dipy_ldm import InputError, _backend
 from dipy_ldm.evaluation._memorization import area_under_curve
 from dipy_ldm.metrics import Interval
 from dipy_ldm.metrics.distributions import as_rows
-from dipy_ldm.metrics.intervals import bootstrap_share, subjects_of
+from dipy_ldm.metrics.intervals import (
+    bootstrap_share,
+    fewest_subjects,
+    subjects_of,
+)
 from dipy_ldm.nn._building import SeededInitializer, conv, seeded
 from dipy_ldm.prior import _ridge as regression
 
@@ -219,7 +223,13 @@ def _split(subjects, sizes, count, seed):
 
 
 def _auc(log_odds, folds, subjects, seed):
-    """Return the mean AUC of folds, whose classifiers differ in the scale of odds."""
+    """Return the mean AUC of folds, whose classifiers differ in the scale of odds.
+
+    Resampling held-out images takes folds for independent. But each pair of images of
+    two folds counts twice, once with either image in the training: if the sets do not
+    differ, the variance is twice as large. Further, the bootstrap underestimates that
+    of m images in a fold by m / (m - 1).
+    """
 
     def mean(*sides):
         parts = [[s[s[:, 1] == f, 0] for s in sides] for f in np.unique(folds[0])]
@@ -227,7 +237,10 @@ def _auc(log_odds, folds, subjects, seed):
         return np.mean(areas) if areas else np.nan  # no resampled fold has both sets
 
     pairs = [np.stack(pair, 1) for pair in zip(log_odds, folds)]
-    return bootstrap_share(mean, *pairs, seed=seed, subjects=subjects)
+    count = len(np.unique(folds[0]))
+    of_fold = max(2.0, fewest_subjects(log_odds, subjects) / count)
+    stretch = np.sqrt(2 * of_fold / (of_fold - 1))
+    return bootstrap_share(mean, *pairs, seed=seed, subjects=subjects, stretch=stretch)
 
 
 def _held_out_log_odds(rows, labels, folds, penalties):

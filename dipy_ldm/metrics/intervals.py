@@ -24,6 +24,11 @@ class Interval(NamedTuple):
         """Clip the bounds to the possible range."""
         return self._replace(low=max(self.low, low), high=min(self.high, high))
 
+    def stretched(self, factor: float) -> Self:
+        """Scale the distances of the bounds from the value."""
+        low, high = (self.value + factor * (x - self.value) for x in self[1:])
+        return self._replace(low=low, high=high)
+
 
 def bootstrap(
     statistic: Callable[..., float],
@@ -203,9 +208,11 @@ def bootstrap_share(
     *samples: np.ndarray,
     seed: int,
     subjects: Sequence[npt.ArrayLike | None],
+    stretch: float = 1.0,
 ) -> Interval:
     """Return the bootstrap interval of a share, or the exact one at 0 or 1."""
-    share = bootstrap(statistic, *samples, seed=seed, subjects=subjects).within(0, 1)
+    share = bootstrap(statistic, *samples, seed=seed, subjects=subjects)
+    share = share.stretched(stretch).within(0, 1)
     n = fewest_subjects(samples, subjects)
     # All resamples are equal then.
     return widened(share, n) if round(share.value * n) in (0, n) else share

@@ -110,6 +110,34 @@ def test_logistic_test(rng, monkeypatch):
     assert logistic_test(a, a.copy()).value == pytest.approx(0.5, abs=0.05)
 
 
+def draw_odds(rng, n, count):
+    """Draw log odds and folds of equal sets, by differences of means of other folds."""
+    sides = rng.normal(size=(2, n, 20))
+    folds = two_sample._split((None, None), (n, n), count, int(rng.integers(1000)))
+    means = [
+        [side[fold != k].mean(0) for k in range(count)]
+        for side, fold in zip(sides, folds, strict=True)
+    ]
+    slopes = np.subtract(*means)
+    odds = [
+        (side * slopes[fold]).sum(1) for side, fold in zip(sides, folds, strict=True)
+    ]
+    return odds, folds
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_intervals_of_areas_are_as_wide_as_areas_of_equal_sets_differ(
+    rng, monkeypatch, count
+):
+    drawn = [draw_odds(rng, 40, count) for _ in range(200)]
+    intervals = [two_sample._auc(*pair, (None, None), 0) for pair in drawn[:4]]
+    claimed = np.mean([area.high - area.low for area in intervals]) / 3.92
+    value = lambda statistic, *sides, **_: statistic(*sides)  # noqa: E731
+    monkeypatch.setattr(two_sample, "bootstrap_share", value)
+    areas = [two_sample._auc(*pair, (None, None), 0) for pair in drawn]
+    assert claimed == pytest.approx(np.std(areas), rel=0.2)
+
+
 def test_fit_logistic_ends_where_the_loss_is_flat(rng):
     rows, labels = rng.standard_normal((30, 3)), rng.choice([-1.0, 1.0], 30)
     *slopes, level = two_sample._fit_logistic(rows, labels, 2.0)
