@@ -1,20 +1,20 @@
 """Pair volumes with masks and sources, by names and headers alone."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain, combinations_with_replacement
 import logging
 from pathlib import Path
 import re
-from typing import NamedTuple, Self, TypeAlias
+from typing import NamedTuple, Protocol, Self, TypeAlias
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table, grouped, listed
-from dipy_ldm.data._bvals_bvecs import Gradients, describe
+from dipy_ldm.data._bvals_bvecs import Gradients
 from dipy_ldm.data._cohort import draw_order
 from dipy_ldm.data._grid import Grid, same_grid
 from dipy_ldm.data._nifti import (
     VolumeInfo,
-    check_headers,
     read_header,
     read_headers,
     refuse_files,
@@ -32,7 +32,7 @@ from dipy_ldm.data._paths import (
 )
 from dipy_ldm.data._table_rows import find_subjects, warn_of_datasets
 from dipy_ldm.data._tables import Row
-from dipy_ldm.data.channels import Channel, LabelNumbers, Unnamed
+from dipy_ldm.data.channels import Channel, Unnamed
 
 logger = logging.getLogger("dipy_ldm")
 
@@ -68,15 +68,48 @@ class Task(NamedTuple):
     volume: int = 0
 
     @classmethod
-    def of(cls, info: VolumeInfo) -> Self:
+    def of(cls, info: VolumeInfo, kind: type[Unnamed] = Unnamed) -> Self:
         """Return a task for a file whose channels have no names."""
-        return cls(info, ((Unnamed(n=info.channels), info.file),))
+        return cls(info, ((kind(n=info.channels), info.file),))
 
     def per_volume(self) -> list[Self]:
         """Return a task for each diffusion-weighted volume of a series."""
         if self.gradients is None:
             return [self]
         return [self._replace(volume=i) for i in self.gradients.weighted.tolist()]
+
+
+class Headers(NamedTuple):
+    """Tasks of good files, their headers, and a complaint about each bad file."""
+
+    tasks: list[Task]
+    infos: list[VolumeInfo]
+    complaints: dict[Path, InputError]
+
+
+class Review(Protocol):
+    """Return the tasks that are planned, of those that ``read`` reads from ``files``.
+
+    ``kind`` is volumes, masks or sources.
+    """
+
+    def __call__(
+        self, kind: str, files: Sequence[Path], read: Callable[[], Headers]
+    ) -> list[Task]:
+        """Read headers, and decide on bad files."""
+
+
+def refuse_bad(
+    kind: str,
+    files: Sequence[Path],
+    read: Callable[[], Headers],
+    skip_bad: bool | None = False,
+) -> list[Task]:
+    """Refuse bad files, or skip them with a warning: the review of a training."""
+    tasks, infos, complaints = read()
+    refuse_files(complaints, len(tasks), skip_bad)
+    warn_of_space(infos)
+    return tasks if kind == "masks" else fit_channels(tasks)
 
 
 def match_masks(
@@ -97,6 +130,12 @@ def match_masks(
     return pairs, complaints
 
 
+def read_masks(tasks: list[Task], mask_of: Mapping[Path, Path]) -> Headers:
+    """Pair volumes with masks, of which the headers are read."""
+    masked, complaints = match_masks(tasks, mask_of)
+    return Headers(masked, [], complaints)
+
+
 def mask_complaint(info: VolumeInfo, mask: VolumeInfo) -> InputError | None:
     """Return a complaint about a mask on another grid than its volume, if it is."""
     if same_grid(info, mask):
@@ -112,53 +151,78 @@ def with_sources(
     tasks: list[Task],
     source_of: Mapping[Path, Path],
     channels: bool,
-    labels: bool,
-    skip_bad: bool | None,
+    kind: type[Unnamed],
+    review: Review,
 ) -> list[Task]:
     """Pair volumes with source images; those without a good one count as bad."""
-    sources = list(dict.fromkeys(source_of.values()))
-    kind = LabelNumbers if labels else Unnamed
-    parts_of: dict[Path, Parts] = {
-        info.file: ((kind(n=info.channels), info.file),)
-        for info in check_headers(sources, channels, skip_bad)[0]
-    }
-    pairs = [(task, parts_of.get(source_of[task.info.file])) for task in tasks]
-    return _require_pairs([t._replace(source_parts=own) for t, own in pairs if own])
+    files = list(dict.fromkeys(source_of.values()))
+    sources = review("sources", files, partial(read_unnamed, files, channels, kind))
+    return _with_good_sources(tasks, source_of, sources)
 
 
 def with_source_channels(
     tasks: list[Task],
     files: Sequence[Path],
     channels: Sequence[Channel],
-    skip_bad: bool | None,
+    review: Review,
     cure: str = "",
 ) -> list[Task]:
     """Pair volumes with the named channels of their sources; drop those without."""
     # Sources that belong to no volume are not checked.
     subjects = {None, *(entity(task.info.file, "sub") for task in tasks)}
     files = [f for f in files if entity(f, "sub") in subjects] or files
-    planned = {t.info.file: t for t in plan_channels(files, channels, skip_bad, cure)}
+    sources = review("sources", files, partial(read_named, files, channels, cure))
+    first_files = [source.info.file for source in sources]
     volumes = [task.info.file for task in tasks]
-    require_subjects(find_keys([*planned, *volumes], len(planned) > 1))
-    matches = _candidates(volumes, planned)
+    require_subjects(find_keys([*first_files, *volumes], len(first_files) > 1))
+    matches = _candidates(volumes, first_files)
     if lacking := [file for file, own in matches.items() if not own]:
         names = listed(channel.name for channel in channels)
         text = "%d of %d volumes have no source (%s), and are left out: %s."
         logger.warning(text, len(lacking), len(tasks), names, listed(lacking))
-    own_tasks = _require_pairs([t for t in tasks if matches[t.info.file]])
     matches = {file: own for file, own in matches.items() if own}
-    source_of = _require_one_each(matches, planned, "source")
-    sources = [planned[source_of[task.info.file]] for task in own_tasks]
-    return [
-        task._replace(source_parts=source.parts)
-        for task, source in zip(own_tasks, sources)
-    ]
+    source_of = _require_one_each(matches, first_files, "source")
+    return _with_good_sources(tasks, source_of, sources)
 
 
-def _require_pairs(pairs):
-    if not pairs:
+def _with_good_sources(tasks, source_of, sources):
+    """Add their sources to tasks, and drop those without a good one."""
+    parts_of = {source.info.file: source.parts for source in sources}
+    pairs = [(task, parts_of.get(source_of.get(task.info.file))) for task in tasks]
+    paired = [task._replace(source_parts=parts) for task, parts in pairs if parts]
+    if not paired:
         raise InputError("no good volume has a good source", "fix those named above")
-    return pairs
+    return paired
+
+
+def read_unnamed(
+    files: Sequence[Path], channels: bool, kind: type[Unnamed] = Unnamed
+) -> Headers:
+    """Read the headers of files whose channels have no names."""
+    infos, complaints = read_headers(files, channels)
+    return Headers([Task.of(info, kind) for info in infos], infos, complaints)
+
+
+def read_named(
+    files: Sequence[Path],
+    channels: Sequence[Channel],
+    cure: str = "",
+    generated: bool = False,
+) -> Headers:
+    """Group named channels by subject and session, and read their headers."""
+    names = [channel.name for channel in channels]
+    sets, complaints = read_channel_sets(group_channels(files, names, cure, generated))
+    tasks = [
+        Task(infos[0], tuple((c, info.file) for c, info in zip(channels, infos)))
+        for infos in sets
+    ]
+    return Headers(tasks, [*chain(*sets)], complaints)
+
+
+def read_diffusion(files: Sequence[Path]) -> Headers:
+    """Read the headers, b-values and directions of diffusion series."""
+    tasks, complaints = read_series(files)
+    return Headers(tasks, [task.info for task in tasks], complaints)
 
 
 def read_series(files: Sequence[Path]) -> tuple[list[Task], dict[Path, InputError]]:
@@ -176,30 +240,6 @@ def read_series(files: Sequence[Path]) -> tuple[list[Task], dict[Path, InputErro
     return tasks, complaints
 
 
-def plan_series(files: Sequence[Path], skip_bad: bool | None) -> list[Task]:
-    """Check the headers of diffusion series, and read their b-values and directions."""
-    tasks, complaints = read_series(files)
-    refuse_files(complaints, len(tasks), skip_bad)
-    warn_of_space([task.info for task in tasks])
-    logger.info("%s.", describe([task.gradients for task in tasks if task.gradients]))
-    return tasks
-
-
-def plan_channels(
-    files: Sequence[Path],
-    channels: Sequence[Channel],
-    skip_bad: bool | None,
-    cure: str = "",
-    generated: bool = False,
-) -> list[Task]:
-    """Group named channels by subject and session, and check their headers."""
-    names = [channel.name for channel in channels]
-    sets, complaints = read_channel_sets(group_channels(files, names, cure, generated))
-    refuse_files(complaints, len(sets), skip_bad)
-    warn_of_space([*chain(*sets)])
-    return fit_channels(sets, channels)
-
-
 def read_channel_sets(
     sets: Sequence[Sequence[Path]], along_axis: bool | None = None
 ) -> tuple[list[list[VolumeInfo]], dict[Path, InputError]]:
@@ -213,13 +253,16 @@ def read_channel_sets(
     return [[good[file] for file in one] for one in whole], complaints
 
 
-def fit_channels(
-    sets: Sequence[Sequence[VolumeInfo]], channels: Sequence[Channel]
-) -> list[Task]:
-    """Fit channels to all of their files, and return a task for each set."""
-    files = [[info.file for info in one] for one in sets]
+def fit_channels(tasks: Sequence[Task]) -> list[Task]:
+    """Fit named channels of tasks to all of their files."""
+    if not tasks or not tasks[0].parts[0][0].name:
+        return [*tasks]
+    files = [[file for _, file in task.parts] for task in tasks]
+    channels = [channel for channel, _ in tasks[0].parts]
     learnt = [c.learn(files_of) for c, files_of in zip(channels, zip(*files))]
-    return [Task(own[0], tuple(zip(learnt, one))) for own, one in zip(sets, files)]
+    return [
+        task._replace(parts=tuple(zip(learnt, own))) for task, own in zip(tasks, files)
+    ]
 
 
 def group_channels(
