@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import chain, combinations_with_replacement
+from itertools import chain, combinations, combinations_with_replacement
 import logging
 from pathlib import Path
 import re
 from typing import NamedTuple, Protocol, Self, TypeAlias
 
+import numpy as np
+
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table, grouped, listed
 from dipy_ldm.data._bvals_bvecs import Gradients
 from dipy_ldm.data._cohort import draw_order
-from dipy_ldm.data._grid import Grid, same_grid
+from dipy_ldm.data._grid import Grid, bounding_box, same_grid
 from dipy_ldm.data._nifti import (
     VolumeInfo,
     read_header,
@@ -29,6 +31,7 @@ from dipy_ldm.data._paths import (
     refuse_twins,
     stem,
     suffix,
+    template_space,
 )
 from dipy_ldm.data._table_rows import find_subjects, warn_of_datasets
 from dipy_ldm.data._tables import Row
@@ -40,6 +43,8 @@ _MAX_PAIRS_SHOWN = 3
 # Entities of BIDS by which scans of one subject and session differ.
 _SCANS = "task", "acq", "ce", "trc", "rec", "dir", "run", "mod", "echo", "inv", "part"
 
+# NIfTI codes of known spaces: of the scanner, of Talairach, and of MNI152.
+_SPACES = {1, 3, 4}
 # Where partners can't be found.
 _CURE = (
     "give one for each, in the same order, or with names that all contain a sub- or "
@@ -57,7 +62,7 @@ class Task(NamedTuple):
     ``info`` is the header of its first file, and ``mask`` a file on that grid.
     ``parts`` are the channels, each with its file, and ``source_parts`` those of the
     source. ``gradients`` are those of a diffusion series, of which ``volume`` is an
-    index.
+    index. ``further`` are the headers of all other channels and of the source.
     """
 
     info: VolumeInfo
@@ -66,6 +71,7 @@ class Task(NamedTuple):
     source_parts: Parts = ()
     gradients: Gradients | None = None
     volume: int = 0
+    further: tuple[VolumeInfo, ...] = ()
 
     @classmethod
     def of(cls, info: VolumeInfo, kind: type[Unnamed] = Unnamed) -> Self:
@@ -171,7 +177,8 @@ def with_source_channels(
     # Sources that belong to no volume are not checked.
     subjects = {None, *(entity(task.info.file, "sub") for task in tasks)}
     files = [f for f in files if entity(f, "sub") in subjects] or files
-    sources = review("sources", files, partial(read_named, files, channels, cure))
+    read = partial(read_named, files, channels, cure, all_spaces=True)
+    sources = review("sources", files, read)
     first_files = [source.info.file for source in sources]
     volumes = [task.info.file for task in tasks]
     require_subjects(find_keys([*first_files, *volumes], len(first_files) > 1))
@@ -187,9 +194,12 @@ def with_source_channels(
 
 def _with_good_sources(tasks, source_of, sources):
     """Add their sources to tasks, and drop those without a good one."""
-    parts_of = {source.info.file: source.parts for source in sources}
-    pairs = [(task, parts_of.get(source_of.get(task.info.file))) for task in tasks]
-    paired = [task._replace(source_parts=parts) for task, parts in pairs if parts]
+    by_file = {source.info.file: source for source in sources}
+    paired = []
+    for task in tasks:
+        if source := by_file.get(source_of.get(task.info.file)):
+            further = (*task.further, source.info, *source.further)
+            paired.append(task._replace(source_parts=source.parts, further=further))
     if not paired:
         raise InputError("no good volume has a good source", "fix those named above")
     return paired
@@ -208,14 +218,16 @@ def read_named(
     channels: Sequence[Channel],
     cure: str = "",
     generated: bool = False,
+    all_spaces: bool = False,
 ) -> Headers:
     """Group named channels by subject and session, and read their headers."""
     names = [channel.name for channel in channels]
-    sets, complaints = read_channel_sets(group_channels(files, names, cure, generated))
-    tasks = [
-        Task(infos[0], tuple((c, info.file) for c, info in zip(channels, infos)))
-        for infos in sets
-    ]
+    grouped_files = group_channels(files, names, cure, generated, all_spaces)
+    sets, complaints = read_channel_sets(grouped_files)
+    tasks = []
+    for infos in sets:
+        parts = tuple((c, info.file) for c, info in zip(channels, infos))
+        tasks.append(Task(infos[0], parts, further=tuple(infos[1:])))
     return Headers(tasks, [*chain(*sets)], complaints)
 
 
@@ -270,13 +282,40 @@ def group_channels(
     names: Sequence[str],
     cure: str = "",
     generated: bool = False,
+    all_spaces: bool = False,
 ) -> list[list[Path]]:
     """Return the files of each subject and session that has all named channels.
 
-    ``cure`` replaces the hint at `filter`. Generated files are grouped by their
-    sidecars.
+    All channels of a set are in one space. ``cure`` replaces the hint at `filter`.
+    Generated files are grouped by their sidecars. With ``all_spaces``, a subject may
+    have a set in each of several spaces.
     """
-    file_of: dict[tuple, dict[str, Path]] = {}
+    file_of = _group_files(files, names, cure, generated)
+    lacking, sets = [], []
+    for key, by_space in file_of.items():
+        whole = [own for own in by_space.values() if len(own) == len(names)]
+        if len(whole) > 1 and not all_spaces:
+            first, second, *_ = (own[names[0]] for own in whole)
+            raise _twins_error(first, second, names[0], cure)
+        sets += [[own[name] for name in names] for own in whole]
+        if not whole:
+            missing = _find_missing(names, by_space.values())
+            about = "_".join(filter(None, key))
+            lacking.append(f"{about} (no {' and no '.join(missing)})")
+    n = f"{len(file_of) - len(lacking)} of {len(file_of)}"
+    sentence = f"{n} subjects (or their sessions) have all of {listed(names)}"
+    if not sets:
+        raise InputError(f"{sentence}: {listed(lacking)}", "add what is missing")
+    if lacking:
+        logger.warning("%s; left out: %s.", sentence, listed(lacking))
+    else:
+        logger.info("%s.", sentence)
+    return sets
+
+
+def _group_files(files, names, cure, generated):
+    """Return files by scan, space and name of channel."""
+    file_of: dict[tuple, dict[str, dict[str, Path]]] = {}
     facts = {file: generated_sidecar(file) for file in files} if generated else {}
     chosen = {
         name: [file for file, own in facts.items() if own.get("Channel") == name]
@@ -292,30 +331,65 @@ def group_channels(
             key = _sample_key(facts.get(file, {})) or _scan_key(file, name, keys[file])
             if facts.get(file):  # samples of several runs may have the same names
                 key = (_folder_of_channels(file), *key)
-            own = file_of.setdefault(key, {})
+            space = "" if facts.get(file) else template_space(file)
+            own = file_of.setdefault(key, {}).setdefault(space, {})
             if name in own:
-                raise InputError(
-                    f"{own[name]} and {file} are both the {name} of one subject and "
-                    "session",
-                    f"{cure or 'choose with `filter`'}, or rename those of other "
-                    "subjects",
-                )
+                raise _twins_error(own[name], file, name, cure)
             own[name] = file
-    lacking = [
-        f"{'_'.join(filter(None, key))} (no {' and no '.join(missing)})"
-        for key, own in file_of.items()
-        if (missing := [name for name in names if name not in own])
-    ]
-    sets = [[own[n] for n in names] for own in file_of.values() if {*names} <= {*own}]
-    n = f"{len(sets)} of {len(file_of)}"
-    sentence = f"{n} subjects (or their sessions) have all of {listed(names)}"
-    if not sets:
-        raise InputError(f"{sentence}: {listed(lacking)}", "add what is missing")
-    if lacking:
-        logger.warning("%s; left out: %s.", sentence, listed(lacking))
-    else:
-        logger.info("%s.", sentence)
-    return sets
+    return file_of
+
+
+def _twins_error(first, second, name, cure):
+    return InputError(
+        f"{first} and {second} are both the {name} of one subject and session",
+        f"{cure or 'choose with `filter`'}, or rename those of other subjects",
+        files=[first, second],
+    )
+
+
+def _find_missing(names, by_space):
+    """Return the channels that a scan lacks; refuse those of different spaces."""
+    missing = [name for name in names if not any(name in own for own in by_space)]
+    if not missing:
+        first, second, *_ = (next(iter(own.values())) for own in by_space)
+        raise spaces_error(first, second)
+    return missing
+
+
+def spaces_error(file: Path, other: Path) -> InputError:
+    """Return an error about two files of one scan that are in different spaces."""
+    names = [template_space(path) or "that of the scan" for path in (file, other)]
+    reason = f"by their names ({names[0]} and {names[1]})"
+    reason = reason if names[0] != names[1] else "by their headers"
+    return InputError(
+        f"{file} and {other} are in different spaces, {reason}",
+        "give files that are in one space, or choose with `filter`",
+        files=[file, other],
+    )
+
+
+def refuse_spaces(infos: Sequence[VolumeInfo]) -> None:
+    """Refuse files of one scan whose headers place them in different spaces."""
+    for first, other in combinations(infos, 2):
+        if not same_grid(first, other) and (
+            _are_apart(first, other) or _have_other_spaces(first, other)
+        ):
+            raise spaces_error(first.file, other.file)
+
+
+def _are_apart(first, other):
+    """Return whether neither volume contains the centre of the other."""
+    boxes = np.array([bounding_box(i.shape, i.affine) for i in (first, other)])
+    distance = abs(np.diff(boxes.mean(axis=1), axis=0))
+    sides = boxes[:, 1] - boxes[:, 0]
+    return bool((distance > sides / 2).any(axis=1).all())
+
+
+def _have_other_spaces(first, other):
+    """Return whether headers name two spaces, and names of files do not."""
+    codes = {info.space for info in (first, other)}
+    named = template_space(first.file) and template_space(other.file)
+    return not named and len(codes) == 2 and codes <= _SPACES
 
 
 def _sample_key(facts):
@@ -395,6 +469,7 @@ def _log_pairs(pairs, partners, kind, how):
 
 def _by_name_or_order(files, partners, kind):
     named = _partners_by_name(files, partners)
+    named = {file: in_space(file, own) for file, own in named.items()}
     if all(len(own) == 1 for own in named.values()):
         pairs = {file: own[0] for file, own in named.items()}
         return _log_pairs(pairs, partners, kind, "name")
@@ -405,6 +480,8 @@ def _by_name_or_order(files, partners, kind):
             f"{_CURE}",
         )
     pairs = dict(zip(files, partners, strict=True))
+    for file, other in pairs.items():
+        in_space(file, [other])
     _check_order(pairs, named, kind)
     return _log_pairs(pairs, partners, kind, "order")
 
@@ -486,11 +563,24 @@ def _candidates(files, partners):
     for file in files:
         subject, session = _subject_and_session(file)
         matched = by_key.get((subject, session)) or by_key.get((subject, None), [])
+        matched = in_space(file, matched)
         if len(matched) > 1:
             ranks = [_rank(file, other) for other in matched]
             matched = [x for x, rank in zip(matched, ranks) if rank == min(ranks)]
         matches[file] = matched
     return matches
+
+
+def in_space(file: Path, partners: Sequence[Path]) -> list[Path]:
+    """Return the partners in the space of a file; refuse those of other spaces alone.
+
+    Spaces are those of names.
+    """
+    space = template_space(file)
+    near = [other for other in partners if template_space(other) == space]
+    if partners and not near:
+        raise spaces_error(file, partners[0])
+    return near
 
 
 def _rank(file, other):
@@ -608,6 +698,8 @@ def _count_columns(parts):
 
 def make_plan(tasks, grid, listed, *, skip_bad=False, shuffle=False):
     """Plan the preprocessing of volumes whose headers were read."""
+    for task in tasks:
+        refuse_spaces([task.info, *task.further])
     files = [task.info.file for task in tasks]
     subjects = find_subjects(files, listed)
     warn_of_datasets(files, subjects)

@@ -80,7 +80,7 @@ def _check_volume_inputs(options):
         sections["Conditions"] = _check_tables(conditions, files, paths, steps)
     cohort = Cohort(volumes.images, affine=volumes.affine, subjects=subjects)
     cohort = shown = cohort._replace(channels=volumes.channels)
-    if volumes.gradients:
+    if options.dwi and volumes.sources is not None:
         # One image of each series: its b = 0.
         rows = [files.index(file) for file in dict.fromkeys(files)]
         shown = cohort.take_metadata(rows)._replace(images=volumes.sources[rows])
