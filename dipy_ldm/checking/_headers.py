@@ -1,8 +1,7 @@
 """Checks of headers against each other, and of whether every file can be read."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
 import logging
 from pathlib import Path
 
@@ -18,17 +17,9 @@ from dipy_ldm._utils.values import counted, listed
 from dipy_ldm.checking._findings import Finding, amber, green, red
 from dipy_ldm.data import _pairing as pairing
 from dipy_ldm.data._bvals_bvecs import Gradients, describe
-from dipy_ldm.data._grid import bounding_box, choose_grid
-from dipy_ldm.data._nifti import VolumeInfo, read_headers
-from dipy_ldm.data._paths import (
-    choose_files,
-    choose_for_channels,
-    expand,
-    find_volumes,
-    rows_of_lists,
-)
-from dipy_ldm.data.channels import as_channels
-from dipy_ldm.data.volumes import Volumes, conform_volumes
+from dipy_ldm.data._grid import bounding_box
+from dipy_ldm.data._nifti import VolumeInfo
+from dipy_ldm.data.volumes import Volumes, conform_volumes, plan_volumes
 
 # Fewer volumes have no majority.
 _MIN_VOLUMES = 3
@@ -41,6 +32,14 @@ _SIDES_OF_ANIMALS = 2.0, 10_000.0
 _COARSE_RATIO, _THICK_RATIO = 1.75, 3.0
 # Values in other units relative to those in millimetres.
 _UNITS = {1e-3: "metres", 1e-2: "decimetres", 1e-1: "centimetres", 1e3: "micrometres"}
+# What is good about masks and sources, and what to do about bad ones.
+_PARTNERS = {
+    "masks": (
+        "masks, on the grids of their volumes",
+        "Fix these masks, or resample them to their volumes.",
+    ),
+    "sources": ("source images with good headers", "Fix these source images."),
+}
 # Share of series up to which a b-value is rare.
 _RARE_SHARE = 0.25
 
@@ -220,51 +219,93 @@ def _conflicting_qform_axes(file, axes):
     return "" if qform_axes == axes else qform_axes
 
 
+class _NothingLeftError(InputError):
+    """No file is left to plan."""
+
+
+class _Review:
+    """Collects what headers show, and drops files that would distort the grid."""
+
+    def __init__(self, skip_bad: bool) -> None:
+        self.skip_bad = skip_bad
+        self.findings: list[Finding] = []
+        self.complaints: list[InputError] = []
+        self.n_files = 0
+
+    def __call__(
+        self, kind: str, files: Sequence[Path], read: Callable[[], pairing.Headers]
+    ) -> list[pairing.Task]:
+        """Read headers, and report bad files."""
+        headers = _read_and_fit(kind, read)
+        tasks = headers.tasks
+        if kind != "volumes":
+            self.findings.append(self._check_partners(kind, headers))
+        else:
+            errors = headers.complaints.values()
+            self.complaints += InputError(complaints=errors).complaints
+            n_read = len(headers.infos) + len(headers.complaints)
+            self.n_files = n_read if tasks else len(files)
+            findings, tasks = _check_headers(headers) if tasks else ([], [])
+            self.findings += findings
+        if not tasks:
+            raise _NothingLeftError
+        return tasks
+
+    def _check_partners(self, kind, headers):
+        """Report bad masks or sources."""
+        good, cure = _PARTNERS[kind]
+        if not headers.complaints:
+            return green(kind, f"{len(headers.tasks)} {good}.")
+        find = amber if self.skip_bad and headers.tasks else red
+        return find(kind, "\n".join(map(str, headers.complaints.values())), cure)
+
+    def report(self, skip_bad: bool | None, partly: Sequence[Path] = ()):
+        """Return all findings, that on bad files first."""
+        files = check_files(self.complaints, self.n_files, skip_bad, partly)
+        return [files, *self.findings]
+
+
+def _read_and_fit(kind, read):
+    """Read headers, and fit channels; an error of all files is a complaint."""
+    headers = pairing.Headers([], [], {})
+    try:
+        headers = read()
+        if kind != "masks":
+            headers = headers._replace(tasks=pairing.fit_channels(headers.tasks))
+    except InputError as error:
+        complaints = headers.complaints | {Path(): error}
+        return pairing.Headers([], [], complaints)
+    return headers
+
+
 def read_volumes(
     paths: Sequence[str | Path],
     *,
-    suffix: str | Sequence[str] | None = None,
-    filter: Mapping[str, str | Sequence[str]] | None = None,
-    voxel_size: float | Sequence[float] | None = None,
-    shape: int | Sequence[int] | None = None,
-    channels: bool | Sequence[str] = False,
-    mask_files: Sequence[str | Path] | None = None,
-    dwi: bool = False,
     skip_bad: bool = False,
-    **cache,
+    cache_dir: str | Path | None = None,
+    cache_limit: float | None = None,
+    **options,
 ) -> tuple[list[Finding], Volumes | None]:
-    """Read all volumes except those that are unusable or would distort the grid."""
-    files = find_volumes(paths)
-    if isinstance(channels, bool) or not channels:
-        files = owners = choose_files(files, suffix, filter, dwi=dwi)
-        tasks, infos, sentences = _read_tasks(files, bool(channels), dwi)
-    else:
-        files = choose_for_channels(files, suffix, filter)
-        tasks, infos, sentences = _read_named_channels(files, channels)
-        owners = [task.info.file for task in tasks]
-    if not tasks:
-        return [check_files(sentences, len(files), skip_bad=None)], None
-    n_files = len(infos) + len(sentences)
-    # Findings repeat its warnings.
-    with log_filter("dipy_ldm", lambda record: record.levelno < logging.WARNING):
-        findings, tasks = _check_headers(tasks, infos)
-        if mask_files:
-            masked, tasks = _with_masks(owners, tasks, mask_files, skip_bad)
-            findings.append(masked)
-        if not tasks:
-            return [check_files(sentences, n_files, skip_bad=None), *findings], None
-        grid = choose_grid([task.info for task in tasks], voxel_size, shape)
-        plan = pairing.make_plan(
-            tasks, grid, rows_of_lists(paths), skip_bad=True, shuffle=True
+    """Read all volumes except those that are unusable or would distort the grid.
+
+    They are planned as for a training, whose cache is filled.
+    """
+    review = _Review(skip_bad)
+    try:
+        plan = plan_volumes(
+            paths, **options, skip_bad=True, shuffle=True, review=review
         )
-        try:
-            volumes = conform_volumes(plan, verbose=True, **cache)
-        except InputError as error:
-            sentences += error.complaints or [error]
-            return [check_files(sentences, n_files, skip_bad=None), *findings], None
-    sentences += volumes.complaints
-    partly = _partly_used(plan, volumes)
-    return [check_files(sentences, n_files, skip_bad, partly), *findings], volumes
+    except _NothingLeftError:
+        return review.report(skip_bad=None), None
+    try:
+        # Findings repeat its warnings.
+        with log_filter("dipy_ldm", lambda record: record.levelno < logging.WARNING):
+            volumes = conform_volumes(plan, cache_dir, cache_limit, verbose=True)
+    except InputError as error:
+        review.complaints += error.complaints or [error]
+        return review.report(skip_bad=None), None
+    review.complaints += volumes.complaints
+    return review.report(skip_bad, _partly_used(plan, volumes)), volumes
 
 
 def check_series(series: Sequence[Gradients]) -> Finding:
@@ -287,55 +328,19 @@ def check_series(series: Sequence[Gradients]) -> Finding:
     )
 
 
-def _read_tasks(files, channels, dwi):
-    """Read the headers of volumes; return a sentence on each bad one."""
-    if dwi:
-        tasks, complaints = pairing.read_series(files)
-    else:
-        infos, complaints = read_headers(files, channels)
-        tasks = [pairing.Task.of(info) for info in infos]
-    return tasks, [task.info for task in tasks], list(complaints.values())
-
-
-def _read_named_channels(files, names):
-    """Combine named channels as for training; return a sentence on each bad file."""
-    complaints: dict = {}
-    try:
-        channels = as_channels(names, files)
-        named = pairing.group_channels(files, [channel.name for channel in channels])
-        sets, complaints = pairing.read_channel_sets(named)
-        tasks = pairing.fit_channels(sets, channels)
-    except InputError as error:
-        return [], [], [*complaints.values(), *(error.complaints or [error])]
-    return tasks, [*chain(*sets)], list(complaints.values())
-
-
-def _check_headers(tasks, infos):
+def _check_headers(headers):
     """Compare headers of all channels; drop volumes that would distort the grid."""
-    findings = []
+    findings, infos = [], headers.infos
     for check in (check_units, check_places):
         finding, bad = check(infos)
         findings.append(finding)
         infos = [info for i, info in enumerate(infos) if i not in bad]
     findings += [check_sizes(infos), check_axes(infos)]
     good = {info.file for info in infos}
-    tasks = [t for t in tasks if good.issuperset(file for _, file in t.parts)]
+    tasks = [t for t in headers.tasks if good.issuperset(f for _, f in t.parts)]
     if tasks and tasks[0].gradients:
         findings.append(check_series([task.gradients for task in tasks]))
     return findings, tasks
-
-
-def _with_masks(files, tasks, mask_files, skip_bad):
-    """Pair volumes with their masks, and report bad masks."""
-    pairs, complaints = pairing.match_masks(
-        tasks, pairing.pair_masks(files, expand(mask_files, masks=True))
-    )
-    if not complaints:
-        sentence = f"{len(pairs)} masks, on the grids of their volumes."
-        return green("masks", sentence), pairs
-    cure = "Fix these masks, or resample them to their volumes."
-    find = amber if skip_bad and pairs else red
-    return find("masks", "\n".join(map(str, complaints.values())), cure), pairs
 
 
 def _partly_used(plan, volumes):

@@ -61,7 +61,7 @@ DTYPES = {
 
 
 class VolumeInfo(NamedTuple):
-    """Shape, affine and units of a volume, from its header."""
+    """Shape, affine, units and NIfTI code of the space of a volume, by its header."""
 
     file: Path
     shape: tuple
@@ -69,6 +69,7 @@ class VolumeInfo(NamedTuple):
     affine: np.ndarray
     oriented: bool
     unit: str = "mm"
+    space: int = ALIGNED
 
 
 def check_headers(
@@ -194,7 +195,15 @@ def read_header(
     _check_size(file, image)
     oriented = image.header["sform_code"] > 0 or image.header["qform_code"] > 0
     unit = _UNITS.get(int(image.header["xyzt_units"]) & 7, "mm")
-    return VolumeInfo(Path(file), shape, n_channels, image.affine, bool(oriented), unit)
+    return VolumeInfo(
+        Path(file),
+        shape,
+        n_channels,
+        image.affine,
+        bool(oriented),
+        unit,
+        space_code(image.header),
+    )
 
 
 def refuse_non_real(name: str | Path, image: SpatialImage) -> None:

@@ -1,20 +1,22 @@
 """Pair volumes with masks and sources, by names and headers alone."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, combinations_with_replacement
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import chain, combinations, combinations_with_replacement
 import logging
 from pathlib import Path
 import re
-from typing import NamedTuple, Self, TypeAlias
+from typing import NamedTuple, Protocol, Self, TypeAlias
+
+import numpy as np
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import Table, grouped, listed
-from dipy_ldm.data._bvals_bvecs import Gradients, describe
+from dipy_ldm.data._bvals_bvecs import Gradients
 from dipy_ldm.data._cohort import draw_order
-from dipy_ldm.data._grid import Grid, same_grid
+from dipy_ldm.data._grid import Grid, bounding_box, same_grid
 from dipy_ldm.data._nifti import (
     VolumeInfo,
-    check_headers,
     read_header,
     read_headers,
     refuse_files,
@@ -29,10 +31,11 @@ from dipy_ldm.data._paths import (
     refuse_twins,
     stem,
     suffix,
+    template_space,
 )
 from dipy_ldm.data._table_rows import find_subjects, warn_of_datasets
 from dipy_ldm.data._tables import Row
-from dipy_ldm.data.channels import Channel, LabelNumbers, Unnamed
+from dipy_ldm.data.channels import Channel, Unnamed
 
 logger = logging.getLogger("dipy_ldm")
 
@@ -40,6 +43,8 @@ _MAX_PAIRS_SHOWN = 3
 # Entities of BIDS by which scans of one subject and session differ.
 _SCANS = "task", "acq", "ce", "trc", "rec", "dir", "run", "mod", "echo", "inv", "part"
 
+# NIfTI codes of known spaces: of the scanner, of Talairach, and of MNI152.
+_SPACES = {1, 3, 4}
 # Where partners can't be found.
 _CURE = (
     "give one for each, in the same order, or with names that all contain a sub- or "
@@ -57,7 +62,7 @@ class Task(NamedTuple):
     ``info`` is the header of its first file, and ``mask`` a file on that grid.
     ``parts`` are the channels, each with its file, and ``source_parts`` those of the
     source. ``gradients`` are those of a diffusion series, of which ``volume`` is an
-    index.
+    index. ``further`` are the headers of all other channels and of the source.
     """
 
     info: VolumeInfo
@@ -66,17 +71,51 @@ class Task(NamedTuple):
     source_parts: Parts = ()
     gradients: Gradients | None = None
     volume: int = 0
+    further: tuple[VolumeInfo, ...] = ()
 
     @classmethod
-    def of(cls, info: VolumeInfo) -> Self:
+    def of(cls, info: VolumeInfo, kind: type[Unnamed] = Unnamed) -> Self:
         """Return a task for a file whose channels have no names."""
-        return cls(info, ((Unnamed(n=info.channels), info.file),))
+        return cls(info, ((kind(n=info.channels), info.file),))
 
     def per_volume(self) -> list[Self]:
         """Return a task for each diffusion-weighted volume of a series."""
         if self.gradients is None:
             return [self]
         return [self._replace(volume=i) for i in self.gradients.weighted.tolist()]
+
+
+class Headers(NamedTuple):
+    """Tasks of good files, their headers, and a complaint about each bad file."""
+
+    tasks: list[Task]
+    infos: list[VolumeInfo]
+    complaints: dict[Path, InputError]
+
+
+class Review(Protocol):
+    """Return the tasks that are planned, of those that ``read`` reads from ``files``.
+
+    ``kind`` is volumes, masks or sources.
+    """
+
+    def __call__(
+        self, kind: str, files: Sequence[Path], read: Callable[[], Headers]
+    ) -> list[Task]:
+        """Read headers, and decide on bad files."""
+
+
+def refuse_bad(
+    kind: str,
+    files: Sequence[Path],
+    read: Callable[[], Headers],
+    skip_bad: bool | None = False,
+) -> list[Task]:
+    """Refuse bad files, or skip them with a warning: the review of a training."""
+    tasks, infos, complaints = read()
+    refuse_files(complaints, len(tasks), skip_bad)
+    warn_of_space(infos)
+    return tasks if kind == "masks" else fit_channels(tasks)
 
 
 def match_masks(
@@ -97,6 +136,12 @@ def match_masks(
     return pairs, complaints
 
 
+def read_masks(tasks: list[Task], mask_of: Mapping[Path, Path]) -> Headers:
+    """Pair volumes with masks, of which the headers are read."""
+    masked, complaints = match_masks(tasks, mask_of)
+    return Headers(masked, [], complaints)
+
+
 def mask_complaint(info: VolumeInfo, mask: VolumeInfo) -> InputError | None:
     """Return a complaint about a mask on another grid than its volume, if it is."""
     if same_grid(info, mask):
@@ -112,53 +157,84 @@ def with_sources(
     tasks: list[Task],
     source_of: Mapping[Path, Path],
     channels: bool,
-    labels: bool,
-    skip_bad: bool | None,
+    kind: type[Unnamed],
+    review: Review,
 ) -> list[Task]:
     """Pair volumes with source images; those without a good one count as bad."""
-    sources = list(dict.fromkeys(source_of.values()))
-    kind = LabelNumbers if labels else Unnamed
-    parts_of: dict[Path, Parts] = {
-        info.file: ((kind(n=info.channels), info.file),)
-        for info in check_headers(sources, channels, skip_bad)[0]
-    }
-    pairs = [(task, parts_of.get(source_of[task.info.file])) for task in tasks]
-    return _require_pairs([t._replace(source_parts=own) for t, own in pairs if own])
+    files = list(dict.fromkeys(source_of.values()))
+    sources = review("sources", files, partial(read_unnamed, files, channels, kind))
+    return _with_good_sources(tasks, source_of, sources)
 
 
 def with_source_channels(
     tasks: list[Task],
     files: Sequence[Path],
     channels: Sequence[Channel],
-    skip_bad: bool | None,
+    review: Review,
     cure: str = "",
 ) -> list[Task]:
     """Pair volumes with the named channels of their sources; drop those without."""
     # Sources that belong to no volume are not checked.
     subjects = {None, *(entity(task.info.file, "sub") for task in tasks)}
     files = [f for f in files if entity(f, "sub") in subjects] or files
-    planned = {t.info.file: t for t in plan_channels(files, channels, skip_bad, cure)}
+    read = partial(read_named, files, channels, cure, all_spaces=True)
+    sources = review("sources", files, read)
+    first_files = [source.info.file for source in sources]
     volumes = [task.info.file for task in tasks]
-    require_subjects(find_keys([*planned, *volumes], len(planned) > 1))
-    matches = _candidates(volumes, planned)
+    require_subjects(find_keys([*first_files, *volumes], len(first_files) > 1))
+    matches = _candidates(volumes, first_files)
     if lacking := [file for file, own in matches.items() if not own]:
         names = listed(channel.name for channel in channels)
         text = "%d of %d volumes have no source (%s), and are left out: %s."
         logger.warning(text, len(lacking), len(tasks), names, listed(lacking))
-    own_tasks = _require_pairs([t for t in tasks if matches[t.info.file]])
     matches = {file: own for file, own in matches.items() if own}
-    source_of = _require_one_each(matches, planned, "source")
-    sources = [planned[source_of[task.info.file]] for task in own_tasks]
-    return [
-        task._replace(source_parts=source.parts)
-        for task, source in zip(own_tasks, sources)
-    ]
+    source_of = _require_one_each(matches, first_files, "source")
+    return _with_good_sources(tasks, source_of, sources)
 
 
-def _require_pairs(pairs):
-    if not pairs:
+def _with_good_sources(tasks, source_of, sources):
+    """Add their sources to tasks, and drop those without a good one."""
+    by_file = {source.info.file: source for source in sources}
+    paired = []
+    for task in tasks:
+        if source := by_file.get(source_of.get(task.info.file)):
+            further = (*task.further, source.info, *source.further)
+            paired.append(task._replace(source_parts=source.parts, further=further))
+    if not paired:
         raise InputError("no good volume has a good source", "fix those named above")
-    return pairs
+    return paired
+
+
+def read_unnamed(
+    files: Sequence[Path], channels: bool, kind: type[Unnamed] = Unnamed
+) -> Headers:
+    """Read the headers of files whose channels have no names."""
+    infos, complaints = read_headers(files, channels)
+    return Headers([Task.of(info, kind) for info in infos], infos, complaints)
+
+
+def read_named(
+    files: Sequence[Path],
+    channels: Sequence[Channel],
+    cure: str = "",
+    generated: bool = False,
+    all_spaces: bool = False,
+) -> Headers:
+    """Group named channels by subject and session, and read their headers."""
+    names = [channel.name for channel in channels]
+    grouped_files = group_channels(files, names, cure, generated, all_spaces)
+    sets, complaints = read_channel_sets(grouped_files)
+    tasks = []
+    for infos in sets:
+        parts = tuple((c, info.file) for c, info in zip(channels, infos))
+        tasks.append(Task(infos[0], parts, further=tuple(infos[1:])))
+    return Headers(tasks, [*chain(*sets)], complaints)
+
+
+def read_diffusion(files: Sequence[Path]) -> Headers:
+    """Read the headers, b-values and directions of diffusion series."""
+    tasks, complaints = read_series(files)
+    return Headers(tasks, [task.info for task in tasks], complaints)
 
 
 def read_series(files: Sequence[Path]) -> tuple[list[Task], dict[Path, InputError]]:
@@ -176,30 +252,6 @@ def read_series(files: Sequence[Path]) -> tuple[list[Task], dict[Path, InputErro
     return tasks, complaints
 
 
-def plan_series(files: Sequence[Path], skip_bad: bool | None) -> list[Task]:
-    """Check the headers of diffusion series, and read their b-values and directions."""
-    tasks, complaints = read_series(files)
-    refuse_files(complaints, len(tasks), skip_bad)
-    warn_of_space([task.info for task in tasks])
-    logger.info("%s.", describe([task.gradients for task in tasks if task.gradients]))
-    return tasks
-
-
-def plan_channels(
-    files: Sequence[Path],
-    channels: Sequence[Channel],
-    skip_bad: bool | None,
-    cure: str = "",
-    generated: bool = False,
-) -> list[Task]:
-    """Group named channels by subject and session, and check their headers."""
-    names = [channel.name for channel in channels]
-    sets, complaints = read_channel_sets(group_channels(files, names, cure, generated))
-    refuse_files(complaints, len(sets), skip_bad)
-    warn_of_space([*chain(*sets)])
-    return fit_channels(sets, channels)
-
-
 def read_channel_sets(
     sets: Sequence[Sequence[Path]], along_axis: bool | None = None
 ) -> tuple[list[list[VolumeInfo]], dict[Path, InputError]]:
@@ -213,13 +265,16 @@ def read_channel_sets(
     return [[good[file] for file in one] for one in whole], complaints
 
 
-def fit_channels(
-    sets: Sequence[Sequence[VolumeInfo]], channels: Sequence[Channel]
-) -> list[Task]:
-    """Fit channels to all of their files, and return a task for each set."""
-    files = [[info.file for info in one] for one in sets]
+def fit_channels(tasks: Sequence[Task]) -> list[Task]:
+    """Fit named channels of tasks to all of their files."""
+    if not tasks or not tasks[0].parts[0][0].name:
+        return [*tasks]
+    files = [[file for _, file in task.parts] for task in tasks]
+    channels = [channel for channel, _ in tasks[0].parts]
     learnt = [c.learn(files_of) for c, files_of in zip(channels, zip(*files))]
-    return [Task(own[0], tuple(zip(learnt, one))) for own, one in zip(sets, files)]
+    return [
+        task._replace(parts=tuple(zip(learnt, own))) for task, own in zip(tasks, files)
+    ]
 
 
 def group_channels(
@@ -227,13 +282,40 @@ def group_channels(
     names: Sequence[str],
     cure: str = "",
     generated: bool = False,
+    all_spaces: bool = False,
 ) -> list[list[Path]]:
     """Return the files of each subject and session that has all named channels.
 
-    ``cure`` replaces the hint at `filter`. Generated files are grouped by their
-    sidecars.
+    All channels of a set are in one space. ``cure`` replaces the hint at `filter`.
+    Generated files are grouped by their sidecars. With ``all_spaces``, a subject may
+    have a set in each of several spaces.
     """
-    file_of: dict[tuple, dict[str, Path]] = {}
+    file_of = _group_files(files, names, cure, generated)
+    lacking, sets = [], []
+    for key, by_space in file_of.items():
+        whole = [own for own in by_space.values() if len(own) == len(names)]
+        if len(whole) > 1 and not all_spaces:
+            first, second, *_ = (own[names[0]] for own in whole)
+            raise _twins_error(first, second, names[0], cure)
+        sets += [[own[name] for name in names] for own in whole]
+        if not whole:
+            missing = _find_missing(names, by_space.values())
+            about = "_".join(filter(None, key))
+            lacking.append(f"{about} (no {' and no '.join(missing)})")
+    n = f"{len(file_of) - len(lacking)} of {len(file_of)}"
+    sentence = f"{n} subjects (or their sessions) have all of {listed(names)}"
+    if not sets:
+        raise InputError(f"{sentence}: {listed(lacking)}", "add what is missing")
+    if lacking:
+        logger.warning("%s; left out: %s.", sentence, listed(lacking))
+    else:
+        logger.info("%s.", sentence)
+    return sets
+
+
+def _group_files(files, names, cure, generated):
+    """Return files by scan, space and name of channel."""
+    file_of: dict[tuple, dict[str, dict[str, Path]]] = {}
     facts = {file: generated_sidecar(file) for file in files} if generated else {}
     chosen = {
         name: [file for file, own in facts.items() if own.get("Channel") == name]
@@ -249,30 +331,65 @@ def group_channels(
             key = _sample_key(facts.get(file, {})) or _scan_key(file, name, keys[file])
             if facts.get(file):  # samples of several runs may have the same names
                 key = (_folder_of_channels(file), *key)
-            own = file_of.setdefault(key, {})
+            space = "" if facts.get(file) else template_space(file)
+            own = file_of.setdefault(key, {}).setdefault(space, {})
             if name in own:
-                raise InputError(
-                    f"{own[name]} and {file} are both the {name} of one subject and "
-                    "session",
-                    f"{cure or 'choose with `filter`'}, or rename those of other "
-                    "subjects",
-                )
+                raise _twins_error(own[name], file, name, cure)
             own[name] = file
-    lacking = [
-        f"{'_'.join(filter(None, key))} (no {' and no '.join(missing)})"
-        for key, own in file_of.items()
-        if (missing := [name for name in names if name not in own])
-    ]
-    sets = [[own[n] for n in names] for own in file_of.values() if {*names} <= {*own}]
-    n = f"{len(sets)} of {len(file_of)}"
-    sentence = f"{n} subjects (or their sessions) have all of {listed(names)}"
-    if not sets:
-        raise InputError(f"{sentence}: {listed(lacking)}", "add what is missing")
-    if lacking:
-        logger.warning("%s; left out: %s.", sentence, listed(lacking))
-    else:
-        logger.info("%s.", sentence)
-    return sets
+    return file_of
+
+
+def _twins_error(first, second, name, cure):
+    return InputError(
+        f"{first} and {second} are both the {name} of one subject and session",
+        f"{cure or 'choose with `filter`'}, or rename those of other subjects",
+        files=[first, second],
+    )
+
+
+def _find_missing(names, by_space):
+    """Return the channels that a scan lacks; refuse those of different spaces."""
+    missing = [name for name in names if not any(name in own for own in by_space)]
+    if not missing:
+        first, second, *_ = (next(iter(own.values())) for own in by_space)
+        raise spaces_error(first, second)
+    return missing
+
+
+def spaces_error(file: Path, other: Path) -> InputError:
+    """Return an error about two files of one scan that are in different spaces."""
+    names = [template_space(path) or "that of the scan" for path in (file, other)]
+    reason = f"by their names ({names[0]} and {names[1]})"
+    reason = reason if names[0] != names[1] else "by their headers"
+    return InputError(
+        f"{file} and {other} are in different spaces, {reason}",
+        "give files that are in one space, or choose with `filter`",
+        files=[file, other],
+    )
+
+
+def refuse_spaces(infos: Sequence[VolumeInfo]) -> None:
+    """Refuse files of one scan whose headers place them in different spaces."""
+    for first, other in combinations(infos, 2):
+        if not same_grid(first, other) and (
+            _are_apart(first, other) or _have_other_spaces(first, other)
+        ):
+            raise spaces_error(first.file, other.file)
+
+
+def _are_apart(first, other):
+    """Return whether neither volume contains the centre of the other."""
+    boxes = np.array([bounding_box(i.shape, i.affine) for i in (first, other)])
+    distance = abs(np.diff(boxes.mean(axis=1), axis=0))
+    sides = boxes[:, 1] - boxes[:, 0]
+    return bool((distance > sides / 2).any(axis=1).all())
+
+
+def _have_other_spaces(first, other):
+    """Return whether headers name two spaces, and names of files do not."""
+    codes = {info.space for info in (first, other)}
+    named = template_space(first.file) and template_space(other.file)
+    return not named and len(codes) == 2 and codes <= _SPACES
 
 
 def _sample_key(facts):
@@ -352,6 +469,7 @@ def _log_pairs(pairs, partners, kind, how):
 
 def _by_name_or_order(files, partners, kind):
     named = _partners_by_name(files, partners)
+    named = {file: in_space(file, own) for file, own in named.items()}
     if all(len(own) == 1 for own in named.values()):
         pairs = {file: own[0] for file, own in named.items()}
         return _log_pairs(pairs, partners, kind, "name")
@@ -362,6 +480,8 @@ def _by_name_or_order(files, partners, kind):
             f"{_CURE}",
         )
     pairs = dict(zip(files, partners, strict=True))
+    for file, other in pairs.items():
+        in_space(file, [other])
     _check_order(pairs, named, kind)
     return _log_pairs(pairs, partners, kind, "order")
 
@@ -443,11 +563,24 @@ def _candidates(files, partners):
     for file in files:
         subject, session = _subject_and_session(file)
         matched = by_key.get((subject, session)) or by_key.get((subject, None), [])
+        matched = in_space(file, matched)
         if len(matched) > 1:
             ranks = [_rank(file, other) for other in matched]
             matched = [x for x, rank in zip(matched, ranks) if rank == min(ranks)]
         matches[file] = matched
     return matches
+
+
+def in_space(file: Path, partners: Sequence[Path]) -> list[Path]:
+    """Return the partners in the space of a file; refuse those of other spaces alone.
+
+    Spaces are those of names.
+    """
+    space = template_space(file)
+    near = [other for other in partners if template_space(other) == space]
+    if partners and not near:
+        raise spaces_error(file, partners[0])
+    return near
 
 
 def _rank(file, other):
@@ -565,6 +698,8 @@ def _count_columns(parts):
 
 def make_plan(tasks, grid, listed, *, skip_bad=False, shuffle=False):
     """Plan the preprocessing of volumes whose headers were read."""
+    for task in tasks:
+        refuse_spaces([task.info, *task.further])
     files = [task.info.file for task in tasks]
     subjects = find_subjects(files, listed)
     warn_of_datasets(files, subjects)

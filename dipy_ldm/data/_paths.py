@@ -32,6 +32,9 @@ _SKIPPED = ("derivatives", "sourcedata")
 DATA_TYPES = "anat", "dwi", "perf", "pet", "func", "fmap"
 # Entities by which files of one scan differ.
 _VARIANTS = ("space", "res", "desc", "part", "echo", "inv")
+# Values of space- for a subject's scans as they were acquired, as without it.
+_NATIVE = {"", "t1w", "t2w", "flair", "dwi", "b0", "bold", "boldref", "pet", "asl"}
+_NATIVE |= {"native", "orig", "individual", "scanner", "subject", "anat", "func"}
 # Outputs that are left out: their description, and a test of their sidecars.
 _NO_MASKS = {"that are no masks": lambda facts: facts.get("Role") != "mask"}
 _BY_PRODUCTS = {
@@ -271,6 +274,12 @@ def entity(file: str | Path, key: str) -> str | None:
         if match := pattern.search(name):
             return match[1]
     return None
+
+
+def template_space(file: str | Path) -> str:
+    """Return the space in the name of a file; empty if it is that of the subject."""
+    space = _entity_value(file, "space")
+    return "" if space.lower() in _NATIVE else space
 
 
 def stem(file: str | Path) -> str:

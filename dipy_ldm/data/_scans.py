@@ -30,8 +30,10 @@ from dipy_ldm.data._image_checks import refuse_masked
 from dipy_ldm.data._pairing import (
     contradict,
     group_channels,
+    in_space,
     pair_sources,
     read_channel_sets,
+    refuse_spaces,
 )
 from dipy_ldm.data._paths import (
     choose_files,
@@ -268,6 +270,8 @@ def check_channel_files(
     good, bad = read_channel_sets(sets, along_axis)
     nifti.refuse_files(bad, len(good) if skip_bad else 0, skip_bad)
     nifti.warn_of_space([*chain(*good)])
+    for infos in good:
+        refuse_spaces(infos)
     first, width = good[0][0], 1 if channels[0].name else channels[0].width
     if first.channels != width:
         raise InputError(
@@ -290,6 +294,7 @@ def resolve_channel_files(
                     f"{file} and {other} are of different subjects or sessions",
                     "give all channels of one scan",
                 )
+            in_space(file, [other])
     else:
         paths = list(map(os.path.abspath, files))
         if twice := next((path for path in paths if paths.count(path) > 1), None):

@@ -21,6 +21,7 @@ from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.progress import tqdm, warning_once
 from dipy_ldm._utils.values import Table, as_table, grouped
 from dipy_ldm.data import _pairing as plans
+from dipy_ldm.data._bvals_bvecs import describe
 import dipy_ldm.data._cache as cache
 from dipy_ldm.data._conforming import conform_series, conform_task
 from dipy_ldm.data._covariates import (
@@ -30,7 +31,7 @@ from dipy_ldm.data._covariates import (
     summarise,
 )
 from dipy_ldm.data._grid import Grid, choose_grid
-from dipy_ldm.data._nifti import check_headers, refuse_files
+from dipy_ldm.data._nifti import refuse_files
 from dipy_ldm.data._paths import (
     choose_entities,
     choose_files,
@@ -41,7 +42,7 @@ from dipy_ldm.data._paths import (
 )
 from dipy_ldm.data._table_rows import find_subjects, join_rows
 from dipy_ldm.data._tables import Row
-from dipy_ldm.data.channels import Channel, as_channels
+from dipy_ldm.data.channels import Channel, LabelNumbers, Unnamed, as_channels
 
 __all__ = ["Volumes", "load_volumes"]
 
@@ -264,22 +265,25 @@ def plan_volumes(
     source_labels=False,
     source_channels=(),
     dwi=False,
-    skip_bad=False,
+    skip_bad: bool | None = False,
     shuffle=False,
+    review: plans.Review | None = None,
 ) -> plans.Plan:
-    """Read the headers of volumes, and choose their grid, as :func:`load_volumes`."""
+    """Read the headers of volumes, and choose their grid, as :func:`load_volumes`.
+
+    ``review`` decides on bad files, instead of ``skip_bad``.
+    """
     # Paths are read twice, which an iterator can't be.
     paths = list(paths) if isinstance(paths, Iterator) else paths
+    review = review or partial(plans.refuse_bad, skip_bad=skip_bad)
     every = find_volumes(paths, generated)
     if dwi:
         refuse_beside_series(channels, source_files, source_channels)
-    files, tasks = _plan_tasks(
-        every, suffix, filter, channels, dwi, skip_bad, generated
-    )
+    files, tasks = _plan_tasks(every, suffix, filter, channels, dwi, generated, review)
     if mask_files is not None:
         mask_of = plans.pair_masks(files, expand(mask_files, masks=True))
-        tasks, complaints = plans.match_masks(tasks, mask_of)
-        refuse_files(complaints, len(tasks), skip_bad)
+        read = partial(plans.read_masks, tasks, mask_of)
+        tasks = review("masks", list(mask_of.values()), read)
     if source_labels and (source_channels or source_files is None):
         raise InputError(
             "`source_labels` is for `source_files` whose channels have no names",
@@ -290,11 +294,11 @@ def plan_volumes(
         own = own if source_files is None else find_volumes(source_files)
         cure = "" if source_files is None else "name one of them in `source_files`"
         kinds = as_channels(source_channels, own)
-        tasks = plans.with_source_channels(tasks, own, kinds, skip_bad, cure)
+        tasks = plans.with_source_channels(tasks, own, kinds, review, cure)
     elif source_files is not None:
         source_of = plans.pair_sources(files, find_volumes(source_files))
-        how = bool(channels), source_labels, skip_bad
-        tasks = plans.with_sources(tasks, source_of, *how)
+        kind = LabelNumbers if source_labels else Unnamed
+        tasks = plans.with_sources(tasks, source_of, bool(channels), kind, review)
     if grid is None:
         grid = choose_grid([task.info for task in tasks], voxel_size, shape)
     lists = rows_of_lists(paths)
@@ -319,18 +323,26 @@ def refuse_beside_series(
         )
 
 
-def _plan_tasks(files, suffix, filter, channels, dwi, skip_bad, generated):
+def _plan_tasks(files, suffix, filter, channels, dwi, generated, review):
     """Return the chosen files, and tasks for those with good headers."""
-    if isinstance(channels, bool) or not channels:
-        files = choose_files(files, suffix, filter, dwi=dwi)
-        if dwi:
-            return files, plans.plan_series(files, skip_bad)
-        infos, _ = check_headers(files, bool(channels), skip_bad)
-        return files, [plans.Task.of(info) for info in infos]
-    files = choose_for_channels(files, suffix, filter)
-    kinds = as_channels(channels, files)
-    tasks = plans.plan_channels(files, kinds, skip_bad, generated=generated)
-    return [task.info.file for task in tasks], tasks
+    if not isinstance(channels, bool) and channels:
+        files = choose_for_channels(files, suffix, filter)
+        read = partial(_read_named, files, channels, generated)
+        tasks = review("volumes", files, read)
+        return [task.info.file for task in tasks], tasks
+    files = choose_files(files, suffix, filter, dwi=dwi)
+    read = partial(plans.read_unnamed, files, bool(channels))
+    tasks = review(
+        "volumes", files, partial(plans.read_diffusion, files) if dwi else read
+    )
+    if dwi:
+        logger.info("%s.", describe([task.gradients for task in tasks]))
+    return files, tasks
+
+
+def _read_named(files, names, generated):
+    """Read the headers of channels by their names."""
+    return plans.read_named(files, as_channels(names, files), generated=generated)
 
 
 def conform_volumes(

@@ -26,7 +26,6 @@ from dipy_ldm.data._covariates import (
 )
 from dipy_ldm.data._paths import holds_volumes, rows_of_lists
 from dipy_ldm.data._table_rows import shared_names_error
-from dipy_ldm.data.volumes import refuse_beside_series
 from dipy_ldm.workflows import _inputs as inputs, _training as training
 from dipy_ldm.workflows._option_table import TrainOptions
 from dipy_ldm.workflows._options import option_writer
@@ -55,21 +54,21 @@ def check(options: TrainOptions, strategy: object, outputs: Sequence[Path]) -> s
 
 def _uncovered_options(options):
     """Report the options of a training that the check does not cover."""
-    names = "source_files", "source_channels", "steps_detector"
-    why = dict.fromkeys(names, "The check does not cover it.")
+    why = {"steps_detector": "The check does not cover it."}
+    headers_only = "The trials and estimates of time and memory ignore source images."
+    why |= dict.fromkeys(["source_files", "source_channels"], headers_only)
     why["dwi"] = "The estimates of time and memory ignore directions and b = 0."
     return [grey(f"--{n}", text) for n, text in why.items() if getattr(options, n)]
 
 
 def _check_volume_inputs(options):
     paths, conditions, steps = inputs.files_and_conditions(options)
-    how = inputs.volume_options(options)
-    sources = inputs.source_channels_of(options)
-    if options.dwi:
-        refuse_beside_series(how["channels"], options.source_files, **sources)
-    further = "mask_files", "dwi", "skip_bad", "cache_dir", "cache_limit"
-    how |= {name: getattr(options, name) for name in further}
-    findings, volumes = read_volumes(paths, **how)
+    findings, volumes = read_volumes(
+        paths,
+        cache_dir=options.cache_dir,
+        cache_limit=options.cache_limit,
+        **inputs.volume_options(options),
+    )
     sections = {"Files": findings}
     if volumes is None:
         return sections, None
@@ -81,7 +80,7 @@ def _check_volume_inputs(options):
         sections["Conditions"] = _check_tables(conditions, files, paths, steps)
     cohort = Cohort(volumes.images, affine=volumes.affine, subjects=subjects)
     cohort = shown = cohort._replace(channels=volumes.channels)
-    if volumes.sources is not None:
+    if options.dwi and volumes.sources is not None:
         # One image of each series: its b = 0.
         rows = [files.index(file) for file in dict.fromkeys(files)]
         shown = cohort.take_metadata(rows)._replace(images=volumes.sources[rows])

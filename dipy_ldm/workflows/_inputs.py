@@ -92,10 +92,7 @@ def _refuse_volume_options(options):
 
 def plan_training(options: TrainOptions) -> InputPlan:
     """Plan the inputs of a training from its options."""
-    further = ("mask_files", "source_files", "source_labels", "dwi", "skip_bad")
-    how = volume_options(options) | source_channels_of(options)
-    how |= {name: getattr(options, name) for name in further}
-    planned = plan(*files_and_conditions(options), **how)
+    planned = plan(*files_and_conditions(options), **volume_options(options))
     if planned.cohort.affine is None:
         names = "no_augment", "cache_dir", "cache_limit"
         _refuse_volume_options({name: getattr(options, name) for name in names})
@@ -110,22 +107,23 @@ def files_and_conditions(
     return options.input_files, names, steps
 
 
-def source_channels_of(options: TrainOptions) -> dict[str, Any]:
-    """Return the channels of source images, as an argument of :func:`plan`."""
-    names = parse_channels(options.source_channels)
-    if names is True:
-        raise InputError("name the channels of `source_channels`, such as T1w FLAIR")
-    return {"source_channels": names or ()}
-
-
 def volume_options(options: TrainOptions) -> dict[str, Any]:
     """Return the arguments of :func:`plan` that select volumes and their grid."""
+    source_channels = parse_channels(options.source_channels)
+    if source_channels is True:
+        raise InputError("name the channels of `source_channels`, such as T1w FLAIR")
     return {
         "suffix": options.suffix,
         "filter": parse_filter(options.filter),
         "voxel_size": one_or_more(options.voxel_size),
         "shape": one_or_more(options.shape),
         "channels": parse_channels(options.channels),
+        "source_channels": source_channels or (),
+        "mask_files": options.mask_files,
+        "source_files": options.source_files,
+        "source_labels": options.source_labels,
+        "dwi": options.dwi,
+        "skip_bad": options.skip_bad,
     }
 
 

@@ -11,8 +11,10 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm.checking import _headers as headers
 from dipy_ldm.data import _pairing
 from dipy_ldm.data._nifti import read_headers
+from dipy_ldm.data.volumes import load_volumes
 
 N = 8
+FLAIR = {"source_channels": ["FLAIR"]}
 
 
 def write(file, voxel_size=10, side=16, origin=0.0):
@@ -185,6 +187,83 @@ def test_read_volumes_with_two_files_of_a_channel(pairs):
 def test_read_volumes_refuses_a_suffix_beside_named_channels(files):
     with pytest.raises(InputError, match="leave out `suffix`"):
         headers.read_volumes(files, channels=["T1w", "T2w"], suffix="T1w")
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Return a folder with scans, masks and sources of four subjects."""
+    folder = tmp_path / "study"
+    for name in ("raw", "masks", "sources", "labels", "dwi"):
+        (folder / name).mkdir(parents=True)
+    affine = np.diag([20, 20, 20, 1])
+    for i in range(4):
+        for name in ("T1w", "T2w", "acq-x_T1w"):
+            write(folder / "raw" / f"sub-{i}_{name}.nii")
+        write(folder / "masks" / f"sub-{i}_mask.nii")
+        # Another grid than that of the volumes, and in another order.
+        write(folder / "sources" / f"sub-{3 - i}_FLAIR.nii", 20, 8)
+        labels = np.arange(512).reshape(8, 8, 8) % 3
+        save(folder / "labels" / f"sub-{i}_dseg.nii", labels, affine)
+        series = folder / "dwi" / f"sub-{i}_dwi.nii"
+        save(series, np.random.default_rng(i).random((8, 8, 8, 3)), affine)
+        series.with_suffix(".bval").write_text("0 1000 1000")
+        series.with_suffix(".bvec").write_text("0 1 0\n0 0 1\n0 0 0")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("place", "options"),
+    [
+        ("raw", {"suffix": "T1w", "filter": {"acq": ""}, "mask_files": ["masks"]}),
+        ("raw", {"suffix": "T1w", "filter": {"acq": ""}, "source_files": ["sources"]}),
+        ("raw", {"channels": ["T1w", "T2w"], "filter": {"acq": ""}, "shape": 12}),
+        (
+            "raw",
+            {
+                "suffix": "T2w",
+                "source_files": ["sources"],
+                "source_channels": ["FLAIR"],
+            },
+        ),
+        ("raw", {"suffix": "T2w", "source_channels": ["T1w"], "filter": {"acq": ""}}),
+        ("raw", {"suffix": "T2w", "source_files": ["labels"], "source_labels": True}),
+        ("dwi", {"dwi": True, "voxel_size": 25}),
+    ],
+)
+def test_the_check_fills_the_cache_of_the_training(
+    study, tmp_path, monkeypatch, place, options
+):
+    monkeypatch.chdir(study)
+    options["cache_dir"] = tmp_path / "cache"
+    findings, checked = headers.read_volumes([place], **options)
+    assert {finding.state for finding in findings} == {"green"}
+    caches = sorted(options["cache_dir"].glob("*/"))
+    volumes = load_volumes([place], shuffle=True, **options)
+    assert sorted(options["cache_dir"].glob("*/")) == caches
+    assert volumes.files == checked.files
+    np.testing.assert_array_equal(volumes.images, checked.images)
+    assert (volumes.sources is None) == (checked.sources is None)
+
+
+def test_bad_sources_are_on_the_page_and_volumes_are_planned_without(study, tmp_path):
+    options = {"suffix": "T2w", "source_files": [study / "sources"]}
+    options["cache_dir"] = tmp_path / "cache"
+    (study / "sources/sub-2_FLAIR.nii").write_bytes(b"")
+    for skip_bad, state in ((False, "red"), (True, "amber")):
+        findings, volumes = headers.read_volumes(
+            [study / "raw"], skip_bad=skip_bad, **options
+        )
+        states = {finding.title: finding.state for finding in findings}
+        assert states.pop("sources") == state
+        assert set(states.values()) == {"green"}
+        assert "sub-2_FLAIR.nii is empty" in findings[-1].message
+        assert {*volumes.subjects} == {"sub-0", "sub-1", "sub-3"}
+    # Sources of other subjects are refused as by the training.
+    for file in (study / "sources").glob("sub-[12]*"):
+        file.unlink()
+    for read in (headers.read_volumes, load_volumes):
+        with pytest.raises(InputError, match="2 of 4 volumes have no source"):
+            read([study / "raw"], **options)
 
 
 def test_check_files_lists_cures():

@@ -4,10 +4,17 @@ from itertools import chain, product
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm.data._pairing import group_channels, pair_masks, pair_sources
+from dipy_ldm.data._nifti import VolumeInfo
+from dipy_ldm.data._pairing import (
+    group_channels,
+    pair_masks,
+    pair_sources,
+    refuse_spaces,
+)
 from dipy_ldm.data._paths import stem
 
 NAMES_OF_SAMPLES = {
@@ -67,6 +74,67 @@ def test_group_channels_of_samples_by_sidecars(tmp_path):
     files = sorted(chain(*sets))
     names = [*NAMES_OF_SAMPLES]
     assert group_channels(files, names, generated=True) == sets
+
+
+def test_group_channels_takes_those_of_one_space():
+    native = names("sub-1_T1w", "sub-1_space-T1w_dseg")
+    template = names("sub-1_space-MNI_T1w", "sub-1_space-MNI_dseg")
+    kinds = ["T1w", "dseg"]
+    assert group_channels(native, kinds) == [native]
+    assert group_channels([native[0], *template], kinds) == [template]
+    assert group_channels([*native, template[0]], kinds) == [native]
+    both = [*native, *template]
+    assert group_channels(both, kinds, all_spaces=True) == [native, template]
+    with pytest.raises(InputError) as refused:
+        group_channels(both, kinds)
+    assert refused.value.files == (native[0], template[0])
+    assert "`filter`" in refused.value.cure
+    apart = [native[0], template[1]]
+    with pytest.raises(
+        InputError, match="in different spaces, by their names"
+    ) as refused:
+        group_channels(apart, kinds)
+    assert refused.value.files == tuple(apart)
+    # Another template is another space.
+    other = names("sub-1_space-MNI_T1w", "sub-1_space-MNI152_dseg")
+    with pytest.raises(InputError, match=r"names \(MNI and MNI152\)"):
+        group_channels(other, kinds)
+
+
+@pytest.mark.parametrize("pair", [pair_sources, pair_masks])
+def test_pairs_are_in_one_space(pair):
+    for stems in (
+        "sub-1_T1w sub-1_space-MNI_T1w sub-1_mask sub-1_space-MNI_mask",
+        "scan1 scan1_space-MNI scan1_mask scan1_space-MNI_mask",
+    ):
+        native, template, own, other = names(*stems.split())
+        assert pair([native], [other, own]) == {native: own}
+        assert pair([template], [own, other]) == {template: other}
+        for file, partner in ((native, other), (template, own)):
+            with pytest.raises(InputError, match="are in different spaces") as refused:
+                pair([file], [partner])
+            assert refused.value.files == (file, partner)
+    with pytest.raises(InputError, match="are in different spaces"):
+        pair(names("a", "b"), names("c", "space-MNI_d"))
+
+
+def scan(affine, space=1, shape=(10, 10, 10), name="sub-1_T1w"):
+    return VolumeInfo(*names(name), shape, 1, affine, True, space=space)
+
+
+def test_refuse_spaces_by_headers():
+    near, coarse, far = np.diag([2, 2, 2, 1]), np.diag([4, 4, 4, 1]), np.eye(4)
+    far[:3, 3] = 100
+    slab = scan(coarse, shape=(10, 10, 2))
+    for others in ([slab], [scan(coarse, 2), scan(coarse)], [scan(near, 4)]):
+        refuse_spaces([scan(near), *others])
+    with pytest.raises(InputError, match="different spaces, by their headers"):
+        refuse_spaces([scan(near), slab, scan(far, name="sub-1_T2w")])
+    with pytest.raises(InputError, match="different spaces, by their headers"):
+        refuse_spaces([scan(near), scan(coarse, 4)])
+    # Names are more trustworthy than codes, which many programs don't set.
+    name = "sub-1_space-MNI_T1w"
+    refuse_spaces([scan(near, 1, name=name), scan(coarse, 4, name=name)])
 
 
 def test_group_channels_refuses_files_of_one_name():

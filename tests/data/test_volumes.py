@@ -461,3 +461,44 @@ def test_load_volumes_frees_space_before_it_is_needed(
     monkeypatch.setattr(volumes, "_fill", fill)
     with pytest.raises(KeyboardInterrupt):
         load(cohort, shape=6, cache_limit=3 * 6**3 * 4 / 1e9)
+
+
+@pytest.mark.parametrize("far", [0, 500])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"channels": ["T1w", "T2w"]},
+        {"suffix": "T1w", "source_channels": ["T2w"]},
+        {"suffix": "T1w", "source_files": ["T2w"]},
+        {"suffix": "T1w", "source_files": ["T2w"], "source_channels": ["T2w"]},
+    ],
+)
+def test_files_of_other_spaces_are_refused(tmp_path, monkeypatch, options, far):
+    """By names, or by headers where names say nothing."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("T1w", "T2w"):
+        (tmp_path / folder).mkdir()
+    data, affine = np.random.default_rng(0).random((9, 9, 9)), np.diag([2, 3, 4, 1.0])
+    affine[:3, 3] = far
+    space = "" if far else "space-MNI_"
+    for i in range(2):
+        save(f"T1w/sub-{i}_T1w.nii", data)
+        save(f"T2w/sub-{i}_{space}T2w.nii", data, affine)
+    places = ["T1w"] if "source_files" in options else ["T1w", "T2w"]
+    with pytest.raises(InputError, match="are in different spaces, by") as refused:
+        volumes.load_volumes(places, cache_dir="cache", **options)
+    assert [file.name for file in refused.value.files] == [
+        "sub-0_T1w.nii",
+        f"sub-0_{space}T2w.nii",
+    ]
+    if far:
+        return
+    # The source in the space of the volume is taken, wherever else it is, too.
+    for i in range(2):
+        save(f"T2w/sub-{i}_T2w.nii", data[::-1])
+    images, _, _, files, sources = volumes.load_volumes(
+        places, cache_dir="cache", **options
+    )
+    assert [file.name for file in files] == ["sub-0_T1w.nii", "sub-1_T1w.nii"]
+    second = images[..., 1] if sources is None else sources[..., 0]
+    npt.assert_allclose(second, images[:, ::-1, ..., 0], atol=1e-6)

@@ -45,7 +45,6 @@ def test_options_refer_to_options_of_the_same_command(kind):
         (table.TrainOptions, {"steps_detector": 5, "dwi": True}, None),
         (table.TrainOptions, {"init": "volumes", "patch": [8]}, {"patch"}),
         (table.GenerateOptions, {"suffix": "T1w"}, {"suffix", "bids"}),
-        (table.GenerateOptions, {"no_copies": "f", "same_noise": True}, None),
         (table.DenoiseOptions, {"dilate": 1.0}, {"dilate", "lesions"}),
         (table.DenoiseOptions, {"strength": 0.0, "lesions": True}, None),
         (table.InpaintOptions, {"skull_stripped": True}, {"skull_stripped", "bids"}),
