@@ -16,6 +16,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 from virtual_cohort import Lesion, add_lesion, draw_traits, make_subject
 
 from dipy_ldm import LatentDiffusion
+from dipy_ldm._native_space import Scan
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import load_mnist
 from dipy_ldm.data._nifti import read_volume
@@ -398,9 +399,10 @@ def score_detected(model, grid, file, number, diameter, contrast, options):
 
 def detect_lesions(model, grid, file, threshold):
     """Return the mask of detected lesions of a scan, ``(x, y, z)``, and its affine."""
-    files, channels = [file], model.vqvae_._channels()
-    (scan,) = find_lesions(model, channels, files, grid, threshold, None)
-    return scan.hole & tissue_of(scan.data), scan.affine
+    scan = Scan.read(model.vqvae_._channels(), [file], grid)
+    (lesions,) = find_lesions(model, scan, threshold, None)
+    (origin,) = scan.origins
+    return lesions & tissue_of(origin.data), origin.affine
 
 
 def millilitres(mask, affine):

@@ -1,34 +1,30 @@
 """Process scans in their native space: resample them to a model's grid, and back."""
 
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from itertools import chain
 import logging
 from pathlib import Path
-import re
-from typing import Any, NamedTuple, ParamSpec, Self, cast
+from typing import Any, NamedTuple, Self
 
 from nibabel.affines import voxel_sizes
 import numpy as np
-import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.progress import reworded, warning_once
+from dipy_ldm._utils.progress import warning_once
+from dipy_ldm.data._conforming import conform_channels
 from dipy_ldm.data._grid import Grid, conform, coverage, same_grid
-from dipy_ldm.data._nifti import ALIGNED, read_header, read_mask
+from dipy_ldm.data._nifti import ALIGNED, read_header, read_mask, space_of
 from dipy_ldm.data._pairing import find_masks, mask_complaint
 from dipy_ldm.data._preprocessing import Origin
 from dipy_ldm.data._scans import (
-    are_scans,
+    Scans,
     displayed_path,
     files_of,
     is_single_scan,
-    read_scans,
+    read_images,
     resolve_channel_files,
-    shown,
 )
 from dipy_ldm.data._sidecars import synthetic_image
-from dipy_ldm.data._table_rows import join_to_files
 from dipy_ldm.data.channels import Channel, channel_slices, choose_channels
 from dipy_ldm.diffusion import _inpainting as inpainting
 
@@ -39,275 +35,275 @@ _MIN_HOLE_SHARE = 0.05
 # Share of a mask that may lie outside the model's grid without a warning.
 _MAX_SHARE_OUTSIDE = 0.01
 
-P = ParamSpec("P")
 
+class Scan(NamedTuple):
+    """A scan on the grid of a model, and the way back to its own space.
 
-def accepts_scans(method: Callable[P, Any]) -> Callable[P, Any]:
-    """Make a method on arrays accept scans, and return results in their space.
-
-    The method returns an array and the options for the sidecars.
+    ``image`` is ``(*grid.shape, columns)``. Of a masked scan, ``hole`` are the voxels
+    to inpaint, ``(*grid.shape)``, and each origin has those of its file.
     """
 
-    @wraps(method)
-    def apply(self, images, *args, **kwargs):
-        run: Any = method
-        if not are_scans(images):
-            return run(self, images, *args, **kwargs)[0]
-        self._check_fitted()
-        grid, channels = self._grid()
-        on_grid, origins = read_scans(images, grid, channels)
-        files = [[origin.file for origin in own] for own in origins]
-        kwargs, sources = _match_to_scans(self, kwargs, files)
-        with _naming_files(files):
-            results, used = run(self, on_grid, *args, **kwargs)
-        if not origins:
-            return results
-        facts = with_sources(self._facts(len(results), **used), files, sources)
-        restored = [
-            _to_scan_space(result, channels, own, about)
-            for result, own, about in zip(results, origins, facts)
+    channels: Sequence[Channel]
+    origins: Sequence[Origin]
+    image: np.ndarray
+    hole: np.ndarray | None = None
+
+    @classmethod
+    def read(
+        cls, channels: Sequence[Channel], files: Sequence[Path], grid: Grid
+    ) -> Self:
+        """Read all channels of a scan."""
+        image, origins = conform_channels(zip(channels, files), grid)
+        return cls(
+            channels, [o._replace(space=space_of(o.file)) for o in origins], image
+        )
+
+    @classmethod
+    def read_masked(
+        cls,
+        channels: Sequence[Channel],
+        files: Sequence[Path],
+        hole: np.ndarray,
+        affine: np.ndarray,
+        grid: Grid,
+    ) -> Self:
+        """Read all channels of a scan, with a hole on the grid of the first."""
+        parts = []
+        for channel, file in zip(channels, files, strict=True):
+            data, file_affine = channel.load(file)
+            holes = hole_of_file(file, data.shape[:3], file_affine, hole, affine)
+            parts.append((file, data, file_affine, space_of(file), holes))
+        return cls._masked(channels, parts, grid)
+
+    def masked(self, holes: Sequence[np.ndarray]) -> Self:
+        """Return the scan with a hole in each of its files, ``(x, y, z)``."""
+        pairs = zip(self.origins, holes, strict=True)
+        parts = [(o.file, o.measured, o.affine, o.space, hole) for o, hole in pairs]
+        return self._masked(self.channels, parts, self.origins[0].grid)
+
+    @classmethod
+    def _masked(cls, channels, parts, grid):
+        """Conform volumes whose holes are filled.
+
+        They are filled first, so that they change neither the intensity range nor, by
+        the blur of larger voxels, their surroundings.
+        """
+        images, origins, holes = [], [], []
+        for channel, (file, data, affine, space, hole) in zip(channels, parts):
+            if channel.continuous:
+                filled = inpainting.fill(data[None], hole[None])[0]
+            else:
+                filled = inpainting.fill_nearest(data, hole, voxel_sizes(affine))
+            image, origin = channel.conform(file, filled, affine, grid)
+            images.append(image)
+            origins.append(origin._replace(space=space, hole=hole, unfilled=data))
+            holes.append(on_grid(hole, affine, grid))
+        return cls(channels, origins, np.concatenate(images, -1), np.any(holes, 0))
+
+    def bring_back(self, image: np.ndarray) -> list[np.ndarray]:
+        """Return ``(*grid.shape, columns)`` as channels in the space of their files."""
+        return [
+            channel.bring_back(image[..., columns], origin)
+            for (channel, columns), origin in zip(
+                channel_slices(self.channels), self.origins
+            )
         ]
-        return restored[0] if is_single_scan(images) else restored
 
-    return cast(Callable[P, Any], apply)
+    def inpainted(self, image: np.ndarray | None = None) -> list[np.ndarray]:
+        """Return the channels with an image in their holes, or else filled ones."""
+        filled = [origin.data for origin in self.origins]
+        volumes = filled if image is None else self.bring_back(image)
+        return list(map(_blend, self.channels, self.origins, volumes))
 
+    def to_images(
+        self, image: np.ndarray, sidecar: dict, channels: Sequence[Channel]
+    ) -> Any:
+        """Return the channels of an image, or a probability map, in their space.
 
-def _naming_files(files):
-    """Return a context in which warnings begin with a file instead of its number."""
-
-    def reword(message):
-        match = re.match(r"(the image|image (\d+))\b", message)
-        if match is None or not files:
-            return message
-        return f"{files[int(match[2] or 0)][0]}{message[match.end() :]}"
-
-    return reworded("dipy_ldm.latent_diffusion", reword)
-
-
-def _match_to_scans(model, kwargs, files):
-    """Match conditions and sources to scans by name; return arguments and files."""
-    firsts, sources = [own[0] for own in files], []
-    if "conditions" in kwargs:
-        rows = join_to_files(kwargs["conditions"], firsts)
-        kwargs = kwargs | {"conditions": rows}
-    if files and "source" in kwargs and getattr(model, "source_", None) is not None:
-        source, sources = model._read_source(kwargs["source"], firsts)
-        kwargs = kwargs | {"source": source}
-    return kwargs, sources
-
-
-def with_sources(facts: list[dict], *files: list[list[Path]]) -> list[dict]:
-    """Add source files to the facts of each image; a single list is for all."""
-    n = len(facts)
-    lists = [each if len(each) == n else each * n for each in files if each]
-    if not lists:
-        return facts
-    return [
-        own | {"Sources": [str(file) for file in chain(*parts)]}
-        for own, *parts in zip(facts, *lists, strict=True)
-    ]
+        Samples ``(n_samples, *grid.shape, columns)`` are returned as a list.
+        """
+        if image.ndim == 5:
+            numbered = (sidecar | {"Sample": i} for i in range(len(image)))
+            pairs = zip(image, numbered)
+            return [self.to_images(x, entries, channels) for x, entries in pairs]
+        first = self.origins[0]
+        if image.ndim == 3:
+            volume = first.restore(image[..., None], 0.0)
+            sidecar = sidecar | {"Role": "probability map"}
+            return synthetic_image(volume, first.affine, sidecar, space=first.space)
+        if self.hole is None:
+            volumes = self.bring_back(image)
+        else:
+            volumes = self.inpainted(image)
+            sidecar = sidecar | {"Sample": sidecar.get("Sample", 0)}
+        images = {
+            channel.name: _as_image(
+                channel, volume, sidecar, origin.affine, origin.space
+            )
+            for channel, volume, origin in zip(self.channels, volumes, self.origins)
+            if channel in channels
+        }
+        return images.get("", images)
 
 
-def _to_scan_space(result, channels, origins, facts):
-    """Resample an image, or a probability map without channels, to a scan's space."""
-    if result.ndim == 3:
-        volume, first = origins[0].restore(result[..., None], 0.0), origins[0]
-        facts = facts | {"Role": "probability map"}
-        return synthetic_image(volume, first.affine, facts, space=first.space)
-    volumes = bring_back(result, channels, origins)
-    places = [(origin.affine, origin.space) for origin in origins]
-    return as_images(channels, volumes, places, facts)
+def _blend(channel, origin, volume):
+    """Blend an inpainted volume ``(x, y, z, channels)`` into the hole of its file."""
+    if not channel.continuous:
+        return origin.with_hole(volume[origin.hole]).astype(volume.dtype)
+    return inpainting.blend(origin.measured[None], volume[None], origin.hole[None])[0]
 
 
-def bring_back(
-    image: np.ndarray, channels: Sequence[Channel], origins: Sequence[Origin]
-) -> list[np.ndarray]:
-    """Resample channels of ``(*grid.shape, columns)`` to the space of their files."""
-    return [
-        channel.bring_back(image[..., columns], origin)
-        for (channel, columns), origin in zip(channel_slices(channels), origins)
-    ]
+class ImageBatch(NamedTuple):
+    """Images ``(n, *space, columns)`` of a call, and their scans, if they have any.
 
-
-def as_images(
-    channels: Sequence[Channel],
-    volumes: Sequence[np.ndarray],
-    places: Sequence[tuple[np.ndarray, int]],
-    facts: dict,
-) -> Any:
-    """Return volumes as images, in a dictionary if their channels are named.
-
-    Each has its place: affine, and code of its space.
+    ``files`` are those of each scan and its mask; ``single`` is whether a scan was
+    given alone.
     """
-    images = {}
-    for channel, volume, (affine, space) in zip(channels, volumes, places):
-        own, dtype = facts | channel.sidecar_entries(), channel.dtype or "float32"
-        images[channel.name] = synthetic_image(volume, affine, own, dtype, space)
-    return images.get("", images)
+
+    images: np.ndarray
+    masks: Any = None
+    scans: Sequence[Scan] = ()
+    files: Sequence[Sequence[Path]] = ()
+    single: bool = False
+
+    @property
+    def first_files(self) -> list[Path]:
+        """The first file of each scan."""
+        return [files[0] for files in self.files]
+
+    @property
+    def names(self) -> list:
+        """Names of the images in warnings."""
+        numbers = range(len(self.images))
+        unnamed = [f"image {i}" for i in numbers] if len(numbers) > 1 else ["the image"]
+        return self.first_files or unnamed
+
+    def to_images(
+        self,
+        results: np.ndarray,
+        sidecars: Sequence[dict],
+        source_files: Sequence[Sequence[Path]] = (),
+        channels: Sequence[str] | None = None,
+    ) -> Any:
+        """Return results, or samples of each image, in the space of their scans."""
+        sidecars = with_sources(sidecars, self.files, source_files)
+        images = [
+            scan.to_images(result, sidecar, choose_channels(channels, scan.channels))
+            for scan, result, sidecar in zip(self.scans, results, sidecars)
+        ]
+        return images[0] if self.single else images
+
+
+def read_batch(
+    scans: Scans, grid: Grid | None, channels: Sequence[Channel]
+) -> ImageBatch:
+    """Read scans on a grid; without one, two-dimensional images."""
+    if grid is None:
+        return ImageBatch(read_images(scans))
+    with files_of(scans) as (files, folder):
+        read = [
+            Scan.read(channels, scan_files, grid)
+            for scan_files in resolve_channel_files(files, channels)
+        ]
+        names = [
+            [displayed_path(o.file, folder) for o in scan.origins] for scan in read
+        ]
+    images = np.stack([scan.image for scan in read])
+    return ImageBatch(images, None, read, names, is_single_scan(scans))
+
+
+def with_sources(
+    sidecars: Sequence[dict], *files: Sequence[Sequence[Path]]
+) -> Sequence[dict]:
+    """Add source files to the sidecar of each image; a single list is for all."""
+    n = len(sidecars)
+    lists = [
+        list(group) if len(group) == n else [*group] * n for group in files if group
+    ]
+    if not lists:
+        return sidecars
+    return [
+        sidecar | {"Sources": [str(file) for file in chain(*parts)]}
+        for sidecar, *parts in zip(sidecars, *lists, strict=True)
+    ]
+
+
+def _as_image(channel, volume, sidecar, affine, space):
+    """Return the values of a channel as an image with its provenance."""
+    entries, dtype = sidecar | channel.sidecar_entries(), channel.dtype or "float32"
+    return synthetic_image(volume, affine, entries, dtype, space)
 
 
 def as_sample(
-    image: np.ndarray, channels: Sequence[Channel], affine: np.ndarray, facts: dict
+    image: np.ndarray, channels: Sequence[Channel], affine: np.ndarray, sidecar: dict
 ) -> Any:
     """Return ``(*grid.shape, columns)`` as a nibabel image, or one per channel."""
-    volumes = [
-        c.to_values(image[..., columns]) for c, columns in channel_slices(channels)
-    ]
-    return as_images(channels, volumes, [(affine, ALIGNED)] * len(volumes), facts)
+    images = {
+        channel.name: _as_image(
+            channel, channel.to_values(image[..., columns]), sidecar, affine, ALIGNED
+        )
+        for channel, columns in channel_slices(channels)
+    }
+    return images.get("", images)
 
 
-def accepts_masked_scans(method: Callable[P, Any]) -> Callable[P, Any]:
-    """Make a method that inpaints arrays accept scans and their masks.
-
-    The method returns an array and the options for the sidecars.
-    """
-
-    @wraps(method)
-    def apply(self, images, masks, **kwargs):
-        inpaint: Any = method
-        if not are_scans(images):
-            return inpaint(self, images, masks, **kwargs)[0]
-        self._check_fitted()
-        grid, channels = self._grid()
-        chosen = choose_channels(kwargs.get("channels"), channels)
-        masked, files = _read_masked(images, masks, grid, channels)
-        kwargs, sources = _match_to_scans(self, kwargs, files)
-        arrays, holes, origins = zip(*(conformed(parts, grid) for parts in masked))
-        with _naming_files(files):
-            results, used = inpaint(self, np.stack(arrays), np.stack(holes), **kwargs)
-        several = kwargs.get("n_samples") is not None
-        samples = results if several else results[:, None]
-        facts = with_sources(self._facts(len(results), **used), files, sources)
-        inpainted: list = [
-            [
-                _inpainted(parts, sample, ways, own | {"Sample": number}, chosen)
-                for number, sample in enumerate(own_samples)
-            ]
-            for parts, own_samples, ways, own in zip(masked, samples, origins, facts)
-        ]
-        inpainted = inpainted if several else [one for (one,) in inpainted]
-        return inpainted[0] if is_single_scan(images) else inpainted
-
-    return cast(Callable[P, Any], apply)
-
-
-def _inpainted(parts, sample, origins, facts, chosen):
-    channels = [scan.channel for scan in parts]
-    volumes = bring_back(sample, channels, origins)
-    pairs = [(s, volume) for s, volume in zip(parts, volumes) if s.channel in chosen]
-    filled = [scan.blended(volume) for scan, volume in pairs]
-    places = [(scan.affine, scan.space) for scan, _ in pairs]
-    return as_images([scan.channel for scan, _ in pairs], filled, places, facts)
-
-
-def _read_masked(scans, masks, grid, channels):
-    """Read volumes, and masks on the grid of the first channel; return their files."""
+def read_masked_batch(
+    scans: Scans, masks: Scans, grid: Grid | None, channels: Sequence[Channel]
+) -> ImageBatch:
+    """Read scans on a grid, and masks on the grid of the first channel of each."""
     if grid is None:
         raise InputError("masks of 2D images must be arrays, and so must the images")
     with (
         files_of(scans) as (files, folder),
-        files_of(masks) as (mask_files, other),
+        files_of(masks) as (mask_files, mask_folder),
         warning_once("dipy_ldm"),
     ):
         sets = resolve_channel_files(files, channels)
-        mask_of = find_masks([own[0] for own in sets], mask_files)
-        masked, names = [], []
-        for own in sets:
-            info, mask = read_header(own[0], channels[0].width > 1), mask_of[own[0]]
+        mask_of = find_masks([scan_files[0] for scan_files in sets], mask_files)
+        read, names = [], []
+        for scan_files in sets:
+            mask = mask_of[scan_files[0]]
+            info = read_header(scan_files[0], channels[0].width > 1)
             if complaint := mask_complaint(info, read_header(mask, channels=None)):
                 raise complaint
             shares = read_mask(mask)[..., 0]
             warn_of_probabilities(mask, shares)
             hole = shares > 0
             check_on_grid(mask, hole, info.affine, grid)
-            parts = read_masked(channels, own, hole, info.affine)
-            masked.append([shown(part, folder) for part in parts])
-            own_names = [part.file for part in masked[-1]]
-            names.append([*own_names, displayed_path(mask, other)])
-        return masked, names
+            read.append(Scan.read_masked(channels, scan_files, hole, info.affine, grid))
+            scan_names = [displayed_path(file, folder) for file in scan_files]
+            names.append([*scan_names, displayed_path(mask, mask_folder)])
+    images, holes = (
+        np.stack(arrays) for arrays in zip(*((s.image, s.hole) for s in read))
+    )
+    return ImageBatch(images, holes, read, names, is_single_scan(scans))
 
 
-def read_masked(
-    channels: Sequence[Channel],
-    files: Sequence[Path],
-    hole: np.ndarray,
+def hole_of_file(
+    file: Path,
+    shape: Sequence[int],
     affine: np.ndarray,
-) -> list["MaskedScan"]:
-    """Read all channels of a scan, with a hole on the grid of the first."""
-    return [
-        MaskedScan.of(channel, file, *channel.load(file), hole, affine)
-        for channel, file in zip(channels, files, strict=True)
-    ]
+    hole: np.ndarray,
+    hole_affine: np.ndarray,
+) -> np.ndarray:
+    """Resample a hole to the grid of a file; refuse one that covers all of it."""
+    grid = Grid(tuple(shape), affine)
+    if not same_grid(grid, Grid(hole.shape, hole_affine)):
+        # Larger voxels are in the hole if it touches them, smaller ones by half.
+        volumes = [abs(np.linalg.det(a[:3, :3])) for a in (affine, hole_affine)]
+        min_share = _MIN_HOLE_SHARE if volumes[0] > volumes[1] else 0.5
+        hole = on_grid(hole, hole_affine, grid, min_share)
+    refuse_full_hole(file, hole)
+    return hole
 
 
-def conformed(
-    scans: Sequence["MaskedScan"], grid: Grid
-) -> tuple[np.ndarray, np.ndarray, list[Origin]]:
-    """Resample all channels of a scan and their hole to a grid; return origins, too."""
-    images, origins = zip(*(scan.conformed(grid) for scan in scans))
-    holes = [on_grid(scan.hole, scan.affine, grid) for scan in scans]
-    return np.concatenate(images, -1), np.any(holes, 0), list(origins)
-
-
-class MaskedScan(NamedTuple):
-    """A volume, and the mask to inpaint.
-
-    ``data`` are ``(x, y, z, channels)``, with ``affine`` from indices to millimetres
-    and the code of its ``space``; ``hole``, bool ``(x, y, z)``, is to be inpainted.
-    """
-
-    channel: Channel
-    file: Path
-    data: np.ndarray
-    affine: np.ndarray
-    hole: np.ndarray
-    space: int = ALIGNED
-
-    @classmethod
-    def of(cls, channel, file, data, affine, hole, hole_affine) -> Self:
-        """Resample a hole to the grid of a volume."""
-        grid = Grid(data.shape[:3], affine)
-        if not same_grid(grid, Grid(hole.shape, hole_affine)):
-            # Larger voxels are in the hole if it touches them, smaller ones by half.
-            volumes = [abs(np.linalg.det(a[:3, :3])) for a in (affine, hole_affine)]
-            min_share = _MIN_HOLE_SHARE if volumes[0] > volumes[1] else 0.5
-            hole = on_grid(hole, hole_affine, grid, min_share)
-        if hole.all():
-            raise InputError(
-                f"the mask covers all of {file}",
-                "use a smaller mask, or a volume that extends beyond it",
-            )
-        return cls(channel, file, data, affine, hole)
-
-    def conformed(self, grid: Grid) -> tuple[np.ndarray, Origin]:
-        """Return the volume on a grid, and its origin.
-
-        The hole is filled first, so that it changes neither the intensity range nor, by
-        the blur of larger voxels, its surroundings.
-        """
-        if self.channel.continuous:
-            filled = inpainting.fill(self.data[None], self.hole[None])[0]
-        else:
-            sizes = voxel_sizes(self.affine)
-            filled = inpainting.fill_nearest(self.data, self.hole, sizes)
-        return self.channel.conform(self.file, filled, self.affine, grid)
-
-    def filled(self, values: npt.ArrayLike) -> np.ndarray:
-        """Return the volume with new values ``(voxels, channels)`` in its hole."""
-        volume = self.data.copy()
-        volume[self.hole] = values
-        return volume
-
-    def hole_only(self, values: npt.ArrayLike) -> np.ndarray:
-        """Return values ``(voxels, channels)`` in the hole, and 0 elsewhere."""
-        return self._replace(data=np.zeros_like(self.data)).filled(values)
-
-    def blended(self, restored: np.ndarray) -> np.ndarray:
-        """Blend an inpainted ``(x, y, z, channels)`` into the hole."""
-        if not self.channel.continuous:
-            return self.filled(restored[self.hole]).astype(restored.dtype)
-        images = self.data[None], restored[None], self.hole[None]
-        return inpainting.blend(*images)[0]
+def refuse_full_hole(file: Path, hole: np.ndarray) -> None:
+    """Refuse a hole that covers all of a file."""
+    if hole.all():
+        raise InputError(
+            f"the mask covers all of {file}",
+            "use a smaller mask, or a volume that extends beyond it",
+        )
 
 
 def warn_of_probabilities(file: Path, mask: np.ndarray) -> None:

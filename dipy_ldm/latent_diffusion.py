@@ -24,9 +24,10 @@ from dipy_ldm._conditions import (
     to_saved,
 )
 from dipy_ldm._native_space import (
-    accepts_masked_scans,
-    accepts_scans,
+    ImageBatch,
     as_sample,
+    read_batch,
+    read_masked_batch,
     with_sources,
 )
 from dipy_ldm._utils import checks, tiling as tiles
@@ -539,7 +540,6 @@ class LatentDiffusion(Estimator):
             for number, (image, own) in enumerate(zip(images, facts), first)
         ]
 
-    @accepts_scans
     @show_options(SamplingOptions)
     def denoise(
         self,
@@ -588,8 +588,9 @@ class LatentDiffusion(Estimator):
         ----------
         .. footbibliography::
         """
-        images, _ = self._read_images(images)
-        inputs = self._inputs(conditions, source, len(images))
+        batch = self._read_batch(images)
+        n = len(batch.images)
+        conditions, inputs, source_files = self._match(batch, conditions, source)
         checks.check_shares(strength=strength)
         if options.get("steps") is None:
             sampler = options.get("sampler", "dpm++")
@@ -597,7 +598,7 @@ class LatentDiffusion(Estimator):
         chosen = self.check_sampling(**options)
         path = chosen.path(self._schedule, strength)
         alpha, sigma = path[0][1]
-        encoded = self._encode(images, chosen)
+        encoded = self._encode(batch.images, batch.names, chosen)
 
         def denoise(numbers):
             if strength == 0:
@@ -610,13 +611,12 @@ class LatentDiffusion(Estimator):
             latents = samplers.sample(denoise, x, path, chosen.step_function, noise)
             return self._decode(latents, chosen.tile)
 
-        return self._in_batches(denoise, len(images), chosen), chosen._asdict() | {
-            "conditions": conditions,
-            "noise": range(chosen.first, chosen.first + len(images)),
-            "strength": strength,
-        }
+        denoised = self._in_batches(denoise, n, chosen)
+        if not batch.scans:
+            return denoised
+        sidecars = self._sidecars(n, conditions, chosen, strength=strength)
+        return batch.to_images(denoised, sidecars, source_files)
 
-    @accepts_masked_scans
     @show_options(SamplingOptions)
     def inpaint(
         self,
@@ -672,47 +672,50 @@ class LatentDiffusion(Estimator):
             If the model is not fitted, an argument is invalid, or a mask is empty or
             covers the whole image.
         """
-        images, _ = self._read_images(images)
-        inputs = self._inputs(conditions, source, len(images))
+        batch = self._read_batch(images, masks)
+        arrays, n = batch.images, len(batch.images)
+        conditions, inputs, source_files = self._match(batch, conditions, source)
         checks.check_counts(n_samples=n_samples, resamplings=resamplings)
         samples = n_samples or 1
         options.setdefault("steps", inpainting.STEPS)
         chosen = self.check_sampling(**options)
-        inside = inpainting.check_masks(np.asarray(masks), images.shape[:-1])
+        inside = inpainting.check_masks(batch.masks, arrays.shape[:-1])
         is_filled = chosen_columns(channels, self.vqvae_._channels())
         shares = inpainting.hole_shares(inside, self.vqvae_.factor)[..., None]
         inpainting.refuse_covering_masks(shares)
         path = chosen.path(self._schedule)
         release = inpainting.release_times(shares, self._schedule, path[-2][0])
         alpha, sigma = path[0][1]
-        clean = self._scaled(self._encode(inpainting.fill(images, inside), chosen))
+        filled = inpainting.fill(arrays, inside)
+        clean = self._scaled(self._encode(filled, batch.names, chosen))
 
         def inpaint(numbers):
             i = numbers // samples
             noise = chosen.noise(numbers, self.latent_shape_)
-            denoise = self._denoiser.make_denoiser(inputs.take(i), 1.0)
-            denoise = pinned(denoise, clean[i], release[i])
+            denoise = pinned(
+                self._denoiser.make_denoiser(inputs.take(i), 1.0), clean[i], release[i]
+            )
             x = alpha * clean[i] + sigma * noise()
             latents = samplers.sample(
                 denoise, x, path, chosen.step_function, noise, resamplings
             )
             blended = inpainting.blend(
-                images[i], self._decode(latents, chosen.tile), inside[i]
+                arrays[i], self._decode(latents, chosen.tile), inside[i]
             )
-            images_of = images[i].astype("float32", copy=False)
-            hole = inside[i][..., None] & is_filled
-            return np.where(hole, harden(blended, self.channels_), images_of)
+            return np.where(
+                inside[i][..., None] & is_filled,
+                harden(blended, self.channels_),
+                arrays[i].astype("float32", copy=False),
+            )
 
-        n = len(images) * samples
-        inpainted = self._in_batches(inpaint, n, chosen)
+        inpainted = self._in_batches(inpaint, n * samples, chosen)
         if n_samples is not None:
-            inpainted = inpainted.reshape(-1, n_samples, *inpainted.shape[1:])
-        return inpainted, chosen._asdict() | {
-            "conditions": conditions,
-            "noise": range(chosen.first, chosen.first + n, samples),
-            "samples": samples,
-            "resamplings": resamplings,
-        }
+            inpainted = inpainted.reshape(n, n_samples, *inpainted.shape[1:])
+        if not batch.scans:
+            return inpainted
+        details = {"samples": samples, "resamplings": resamplings}
+        sidecars = self._sidecars(n, conditions, chosen, **details)
+        return batch.to_images(inpainted, sidecars, source_files, channels)
 
     @show_options(FitOptions)
     def fit_detector(
@@ -738,7 +741,6 @@ class LatentDiffusion(Estimator):
         )
         return self
 
-    @accepts_scans
     def detect(
         self,
         images: ImagesLike,
@@ -759,8 +761,11 @@ class LatentDiffusion(Estimator):
                 "train one with fit_detector(images), or --steps_detector of "
                 "dipy_train_ldm",
             )
-        images = self.vqvae_._read_cohort(images).images
-        return self.detector_.predict(images, batch_size=batch_size, tile=tile), {}
+        batch = self._read_batch(images)
+        likely = self.detector_.predict(batch.images, batch_size=batch_size, tile=tile)
+        if not batch.scans:
+            return likely
+        return batch.to_images(likely, self._facts(len(likely)))
 
     def denoiser(
         self,
@@ -1045,9 +1050,27 @@ class LatentDiffusion(Estimator):
         array = image_checks.require_shape(cohort.images, self.vqvae_.shape_)
         return array, cohort.subjects if subjects is None else subjects
 
-    def _grid(self):
+    def _read_batch(self, images: ImagesLike, masks: Any = None) -> ImageBatch:
+        """Read scans, or images of the autoencoder's shape, with their masks."""
+        if not are_scans(images):
+            return ImageBatch(self._read_images(images)[0], masks)
+        self._check_fitted()
         refuse_series(self.conditions_)
-        return self.vqvae_._grid()
+        grid, channels = self.vqvae_._grid()
+        if masks is not None:
+            return read_masked_batch(images, masks, grid, channels)
+        batch = read_batch(images, grid, channels)
+        image_checks.require_shape(batch.images, self.vqvae_.shape_)
+        return batch
+
+    def _match(self, batch, conditions, source):
+        """Match conditions and sources to scans by name.
+
+        Returns conditions, the inputs of networks, and files of sources.
+        """
+        conditions = join_to_files(conditions, batch.first_files)
+        source, files = self._read_source(source, batch.first_files)
+        return conditions, self._inputs(conditions, source, len(batch.images)), files
 
     def _read_source(self, source, scans=()):
         """Return source images as an array, matched to scans by name, and their files.
@@ -1071,6 +1094,12 @@ class LatentDiffusion(Estimator):
         rows = [{"Conditions": dict(zip(table, row))} for row in zip(*columns)]
         places = [{}] * n if noise is None else [{"Noise": number} for number in noise]
         return [facts | row | place for row, place in zip(rows or [{}] * n, places)]
+
+    def _sidecars(self, n, conditions, sampling, **details):
+        """Return the provenance of `n` denoised or inpainted images."""
+        samples = details.get("samples", 1)
+        noise = range(sampling.first, sampling.first + n * samples, samples)
+        return self._facts(n, conditions, noise, **sampling._asdict(), **details)
 
     def _count(self, conditions, source):
         """Return how many images conditions and arrays of sources request."""
@@ -1109,12 +1138,12 @@ class LatentDiffusion(Estimator):
         batch_size = self._batch_size(chosen.batch_size)
         return _backend.in_batches(make, np.arange(n), batch_size, title)
 
-    def _encode(self, images, chosen):
-        """Encode images to unscaled latents."""
+    def _encode(self, images, names, chosen):
+        """Encode images to unscaled latents; warnings have their names."""
         image_checks.warn_of_small_values(images, self.vqvae_.intensity_)
         batch_size = self._coding_batch_size(chosen.batch_size)
         latents = self.vqvae_.encode(images, batch_size=batch_size, tile=chosen.tile)
-        self._denoiser.warn_of_outliers(self._scaled(latents))
+        self._denoiser.warn_of_outliers(self._scaled(latents), names)
         return latents
 
     def _decode(self, latents, tile):

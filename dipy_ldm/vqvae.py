@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dipy_ldm import _backend, _presets, _serialization
 from dipy_ldm._base import Entry, Estimator, keeps_earlier_fit, show_options
-from dipy_ldm._native_space import accepts_scans
+from dipy_ldm._native_space import ImageBatch, read_batch
 from dipy_ldm._utils.checks import (
     InputError,
     check_affine,
@@ -31,7 +31,6 @@ from dipy_ldm.data._scans import (
     grid_for_files,
     grid_of,
     read_cohort,
-    read_scans,
     refuse_other_range,
 )
 from dipy_ldm.data.channels import (
@@ -388,10 +387,7 @@ class VQVAE(Estimator):
         """
         self._check_fitted()
         check_counts(batch_size=batch_size, tile=tile)
-        if are_scans(images):
-            images = read_scans(images, *self._grid())[0]
-        images = self._read_cohort(images, any_size=True).images
-        array = checks.as_array(images, self.shape_)
+        array = checks.as_array(self._read_batch(images).images, self.shape_)
         checks.check_channels("images", array, self.shape_[-1])
         return self._codec.encode(array, batch_size, tile)
 
@@ -434,7 +430,6 @@ class VQVAE(Estimator):
         images = self._codec.decode(latents, space, batch_size, tile, self._gains())
         return harden(images, self.channels_)
 
-    @accepts_scans
     def predict(
         self,
         images: ImagesLike,
@@ -462,11 +457,13 @@ class VQVAE(Estimator):
         InputError
             If the images or an option are invalid.
         """
-        images = self._read_cohort(images, any_size=True).images
-        latents = self.encode(images, batch_size=batch_size, tile=tile)
-        space = images.shape[1:-1]
-        images = self.decode(latents, space=space, batch_size=batch_size, tile=tile)
-        return images, {}
+        batch = self._read_batch(images)
+        latents = self.encode(batch.images, batch_size=batch_size, tile=tile)
+        space = batch.images.shape[1:-1]
+        decoded = self.decode(latents, space=space, batch_size=batch_size, tile=tile)
+        if not batch.scans:
+            return decoded
+        return batch.to_images(decoded, self._facts(len(decoded)))
 
     def codes(self, latents: np.ndarray) -> np.ndarray:
         """Return the codes nearest to each latent vector.
@@ -566,6 +563,13 @@ class VQVAE(Estimator):
         if len(self.shape_) == 4 and cohort.affine is not None:
             refuse_other_range(self.intensity_)
         return cohort
+
+    def _read_batch(self, images: ImagesLike) -> ImageBatch:
+        """Read scans, or images of any size."""
+        self._check_fitted()
+        if are_scans(images):
+            return read_batch(images, *self._grid())
+        return ImageBatch(self._read_cohort(images, any_size=True).images)
 
     def _grid(self):
         """Return the grid, None for images, and the channels."""

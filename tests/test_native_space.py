@@ -3,6 +3,7 @@
 from itertools import product
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -10,14 +11,20 @@ import numpy.testing as npt
 import pytest
 from scans import blocky_volumes, grid_affine, make_scan, save
 
-from dipy_ldm import VQVAE, InputError, LatentDiffusion, _native_space
-from dipy_ldm._native_space import MaskedScan, check_on_grid, warn_of_probabilities
+from dipy_ldm import VQVAE, InputError, LatentDiffusion
+from dipy_ldm._native_space import (
+    Scan,
+    check_on_grid,
+    hole_of_file,
+    warn_of_probabilities,
+)
 from dipy_ldm._serialization import find
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._scans import read_cohort, require_affine
 from dipy_ldm.data._sources import Source
-from dipy_ldm.data.channels import Labels, Unnamed, as_channels
+from dipy_ldm.data._table_rows import join_to_files
+from dipy_ldm.data.channels import Labels, as_channels
 from dipy_ldm.data.volumes import Volumes
 from dipy_ldm.workflows._process_scans import _grid_and_channels
 
@@ -260,31 +267,35 @@ def test_masks_of_another_grid_are_refused(model, scan):
         model.inpaint(scan, nib.Nifti1Image(np.ones((5, 5, 5), "uint8"), np.eye(4)))
 
 
-def test_masked_scan_of_larger_voxels():
+def test_hole_of_a_file_of_larger_voxels():
     hole, affine = np.zeros((8, 8, 8), bool), np.eye(4)
     hole[2, 2, 2:4] = True
     coarse = np.diag([2.0, 2, 2, 1])
     coarse[:3, 3] = 0.5
-    data = np.zeros((4, 4, 4, 1), "float32")
-    scan = MaskedScan.of(Unnamed(), Path("FA.nii"), data, coarse, hole, affine)
-    assert scan.hole[1, 1, 1]
-    assert not scan.hole[:, :, 3].any()
+    own = hole_of_file(Path("FA.nii"), (4, 4, 4), coarse, hole, affine)
+    assert own[1, 1, 1]
+    assert not own[:, :, 3].any()
     hole[:] = True
     with pytest.raises(InputError, match="the mask covers all of FA.nii; use"):
-        MaskedScan.of(Unnamed(), Path("FA.nii"), data, coarse, hole, affine)
+        hole_of_file(Path("FA.nii"), (4, 4, 4), coarse, hole, affine)
 
 
-def test_masked_scan_of_labels_that_leave_the_grid():
+def test_masked_scan_of_labels_that_leave_the_grid(tmp_path):
     data = np.full((16, 8, 8, 1), 3, "float32")
     data[:, :4] = 7
     hole = np.zeros(data.shape[:3], bool)
     hole[4:12, 2:6, 2:6] = True
     labels, grid = Labels("dseg", labels=(3, 7)), Grid((8, 8, 8), np.eye(4))
-    scan = MaskedScan(labels, Path("dseg.nii"), data, np.eye(4), hole)
-    columns, origin = scan.conformed(grid)
-    npt.assert_array_equal(scan.blended(labels.bring_back(columns, origin)), data)
-    columns, _ = scan._replace(hole=hole & False).conformed(grid)
-    npt.assert_array_equal(labels.to_values(columns), data[:8, ..., 0])
+    save(tmp_path / "dseg.nii", data[..., 0], np.eye(4))
+    files = [tmp_path / "dseg.nii"]
+    scan = Scan.read_masked([labels], files, hole, np.eye(4), grid)
+    npt.assert_array_equal(scan.inpainted(scan.image), [data])
+    npt.assert_array_equal(scan.hole, hole[:8])
+    same = scan.masked([hole])
+    npt.assert_array_equal(same.image, scan.image)
+    npt.assert_array_equal(same.inpainted(same.image), [data])
+    image = scan.masked([hole & False]).image
+    npt.assert_array_equal(labels.to_values(image), data[:8, ..., 0])
 
 
 def test_check_on_grid(caplog):
@@ -313,27 +324,28 @@ def test_warn_of_probabilities(caplog):
     assert "mask.nii above 0 are inpainted" in caplog.text
 
 
-def test_sources_are_read_only_for_methods_that_take_them(model, monkeypatch):
-    monkeypatch.setattr(model, "source_", Source(1, [0.0, 1.0], [], ""))
-    match, files = _native_space._match_to_scans, [[Path("a.nii")]]
-    options = {"tile": 8}  # of detect
-    assert match(model, options, files)[0] == options
-    wrong = {"source": "b.nii"}  # which methods of an autoencoder refuse
-    assert match(model.vqvae_, wrong, files)[0] == wrong
+def test_warnings_name_the_file_in_the_arguments_of_their_record(
+    model, scan, caplog, monkeypatch
+):
+    gaussian = SimpleNamespace(relative_distances=lambda x: np.full(len(x), 9.0))
+    gaussian.max_distance = 4
+    prior = SimpleNamespace(conditional_mean=None, gaussian=gaussian)
+    monkeypatch.setattr(model._denoiser, "prior", prior)
+    model.denoise(scan, strength=0)
+    model.denoise(nib.load(scan), strength=0)
+    names = [record.args[0] for record in caplog.records]
+    assert names == [scan, Path("image-0/scan.nii")]
 
 
 def test_conditions_are_joined_to_scans():
-    files = [[Path(f"sub-{i}_ses-a_T1w.nii.gz")] for i in (1, 2)]
-    match = _native_space._match_to_scans
-    join = lambda options, files: match(None, options, files)[0]  # noqa: E731
+    files = [Path(f"sub-{i}_ses-a_T1w.nii.gz") for i in (1, 2)]
     table = {"participant_id": ["2", "1"], "age": [20, 10]}
-    assert join({"conditions": table}, files)["conditions"] == {"age": [10, 20]}
+    assert join_to_files(table, files) == {"age": [10, 20]}
     with pytest.raises(InputError, match="1 of 1 images have no row"):
-        join({"conditions": table}, [[Path("sub-3_T1w.nii.gz")]])
+        join_to_files(table, [Path("sub-3_T1w.nii.gz")])
     for conditions in (None, "none", {"age": 70}, {"age": [1, 2]}):
-        arguments = {"conditions": conditions, "seed": 1}
-        assert join(arguments, files) == arguments
-        assert join(arguments, []) == arguments
+        assert join_to_files(conditions, files) == conditions
+        assert join_to_files(conditions, []) == conditions
 
 
 def test_scans_and_images_are_for_models_of_volumes(scan):

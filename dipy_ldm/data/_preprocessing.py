@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from nibabel.affines import voxel_sizes
 import numpy as np
+import numpy.typing as npt
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import _nifti as nifti
@@ -80,7 +81,11 @@ def unscale_intensities(data: np.ndarray, intensities: IntensityRange) -> np.nda
 
 
 class Origin(NamedTuple):
-    """The file of a conformed volume, with its voxels, affine, scaling and space."""
+    """The file of a conformed volume, with its voxels, affine, scaling and space.
+
+    With a ``hole`` to inpaint, ``(x, y, z)``, ``data`` are filled there, and
+    ``unfilled`` as in the file.
+    """
 
     file: Path
     data: np.ndarray
@@ -88,6 +93,25 @@ class Origin(NamedTuple):
     grid: Grid
     intensities: IntensityRange
     space: int = nifti.ALIGNED
+    hole: np.ndarray | None = None
+    unfilled: np.ndarray | None = None
+
+    @property
+    def measured(self) -> np.ndarray:
+        """Voxels as in the file."""
+        return self.data if self.unfilled is None else self.unfilled
+
+    def with_hole(self, values: npt.ArrayLike) -> np.ndarray:
+        """Return the volume with new values ``(voxels, channels)`` in its hole."""
+        volume = self.measured.copy()
+        volume[self.hole] = values
+        return volume
+
+    def hole_only(self, values: npt.ArrayLike) -> np.ndarray:
+        """Return values ``(voxels, channels)`` in the hole, and 0 elsewhere."""
+        volume = np.zeros_like(self.measured)
+        volume[self.hole] = values
+        return volume
 
     def restore(self, image: np.ndarray, outside: np.ndarray | float) -> np.ndarray:
         """Resample ``(*grid.shape, channels)`` to the file's own grid."""

@@ -44,11 +44,10 @@ from dipy_ldm.data._paths import (
     stem,
     suffix,
 )
-from dipy_ldm.data._preprocessing import Origin
 from dipy_ldm.data._sources import Source
 from dipy_ldm.data._table_rows import find_image_subjects
 from dipy_ldm.data.channels import Channel, LabelNumbers, Unnamed
-from dipy_ldm.data.images import load_images, read_images
+from dipy_ldm.data.images import load_images, read_images as read_image_files
 from dipy_ldm.data.volumes import Volumes, conform_volumes, plan_volumes
 
 logger = logging.getLogger("dipy_ldm")
@@ -177,7 +176,7 @@ def read_cohort(
                 "give files with BIDS names, and `channels`",
             )
         if not holds_volumes(files):
-            arrays, file_of = read_images(files)
+            arrays, file_of = read_image_files(files)
             return Cohort(arrays, subjects=find_image_subjects(file_of))
         plan = plan_volumes(files, grid=grid, channels=channels)
         in_memory = folder is not None
@@ -210,30 +209,15 @@ def _as_array(images):
         ) from error
 
 
-def read_scans(
-    scans, grid: Grid | None, channels: Sequence[Channel]
-) -> tuple[np.ndarray, list[list[Origin]]]:
-    """Read scans as ``(n, *space, columns)``; return the origins of volumes, too."""
-    with files_of(scans) as (files, folder):
-        if grid is None:
-            if holds_volumes(files):
-                raise InputError(
-                    "this model is of two-dimensional images, but these are volumes",
-                    "give images, or a model of volumes",
-                )
-            return load_images(files), []
-        images, origins = [], []
-        for own in resolve_channel_files(files, channels):
-            image, ways = conform_channels(zip(channels, own), grid)
-            images.append(image)
-            origins.append([shown(way, folder) for way in ways])
-        return np.stack(images), origins
-
-
-def shown(scan: Any, folder: Path | None) -> Any:
-    """Return a scan with the space of its file, and without its temporary folder."""
-    space = nifti.space_of(scan.file)
-    return scan._replace(file=displayed_path(scan.file, folder), space=space)
+def read_images(scans: Scans) -> np.ndarray:
+    """Read two-dimensional images from files; refuse volumes."""
+    with files_of(scans) as (files, _):
+        if holds_volumes(files):
+            raise InputError(
+                "this model is of two-dimensional images, but these are volumes",
+                "give images, or a model of volumes",
+            )
+        return load_images(files)
 
 
 def find_channel_files(
@@ -334,7 +318,7 @@ def read_sources(
     Those ``of_series`` are b = 0 volumes.
     """
     if grid is None:
-        return read_scans(source, None, channels)[0], []
+        return read_images(source), []
     with files_of(source) as (files, folder):
         records = source_records(info, channels, of_series)
         sets = resolve_channel_files(files, records)

@@ -1,6 +1,6 @@
 """Networks of a diffusion model, and the denoisers made from them for samplers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 import logging
 from typing import NamedTuple
@@ -181,10 +181,10 @@ class ConditionalDenoiser:
         mean = self._conditional_mean(conditioning)
         return self.prior.gaussian.mean + (0 if mean is None else mean)
 
-    def warn_of_outliers(self, latents: np.ndarray) -> None:
+    def warn_of_outliers(self, latents: np.ndarray, names: Sequence[object]) -> None:
         """Warn of latents far from those of aligned training images.
 
-        Shapes: latents ``(n, *space, channels)``.
+        Shapes: latents ``(n, *space, channels)``; ``names`` are those of the images.
         """
         mean, gaussian = self.prior.conditional_mean, self.prior.gaussian
         if gaussian is None:
@@ -194,12 +194,12 @@ class ConditionalDenoiser:
             loadings = np.concatenate([gaussian.loadings, mean.loadings()])
             gaussian = gaussian._replace(loadings=loadings)
         distances = gaussian.relative_distances(latents)
-        for number in np.flatnonzero(distances > gaussian.max_distance):
+        for number in np.flatnonzero(distances > gaussian.max_distance).tolist():
             logger.warning(
                 "%s is unlike the training images (%.1f times as far from their mean "
                 "as they are), and the result may be meaningless: match their "
                 "position, size, contrast and skull stripping.",
-                f"image {number}" if len(latents) > 1 else "the image",
+                names[number],
                 distances[number] ** 0.5,
             )
 

@@ -7,26 +7,25 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from dipy.workflows.workflow import Workflow
 import numpy as np
 
 from dipy_ldm import _serialization
 from dipy_ldm._conditions import from_saved
-from dipy_ldm._native_space import MaskedScan, bring_back, conformed
+from dipy_ldm._native_space import Scan, refuse_full_hole
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm._utils.progress import shown_once, tqdm
 from dipy_ldm.data._bvals_bvecs import makes_series, refuse_series
-from dipy_ldm.data._conforming import MeasuredSeries, conform_channels
+from dipy_ldm.data._conforming import MeasuredSeries
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data._nifti import (
     VolumeInfo,
     is_whole,
     refuse_files,
-    space_of,
     warn_of_space,
     write_edited,
 )
@@ -491,77 +490,65 @@ _MAX_LESION_SHARE = 0.5
 
 
 def find_lesions(
-    model: "LatentDiffusion",
-    channels: Sequence[Channel],
-    files: Sequence[Path],
-    grid: Grid,
-    threshold: float,
-    tile: int | None,
-) -> list[MaskedScan]:
-    """Read a volume, and return its channels with the detected lesions as holes."""
-    image, origins = conform_channels(zip(channels, files), grid)
-    likely = model.detect(image[None], tile=tile)[0, ..., None]
-    lesions = [o.restore(likely, 0.0)[..., 0] >= threshold for o in origins]
-    if lesions[0].sum() > _MAX_LESION_SHARE * (origins[0].data != 0).any(-1).sum():
+    model: "LatentDiffusion", scan: Scan, threshold: float, tile: int | None
+) -> list[np.ndarray]:
+    """Return the detected lesions of each channel, ``(x, y, z)`` of its file."""
+    likely = model.detect(scan.image[None], tile=tile)[0, ..., None]
+    lesions = [o.restore(likely, 0.0)[..., 0] >= threshold for o in scan.origins]
+    first = scan.origins[0]
+    if lesions[0].sum() > _MAX_LESION_SHARE * (first.data != 0).any(-1).sum():
         raise InputError(
-            f"most of {files[0]} is detected as lesion",
+            f"most of {first.file} is detected as lesion",
             "give a higher `threshold`, or volumes like the training data",
         )
-    return [
-        MaskedScan.of(channel, o.file, o.data, o.affine, hole, o.affine)
-        for channel, o, hole in zip(channels, origins, lesions)
-    ]
+    for origin, hole in zip(scan.origins, lesions):
+        refuse_full_hole(origin.file, hole)
+    return lesions
 
 
-def fill_in(
-    model: "LatentDiffusion",
-    scans: Sequence[MaskedScan],
-    grid: Grid,
-    n_samples: int,
-    options: dict,
+def inpaint_samples(
+    model: "LatentDiffusion", scan: Scan, n_samples: int, options: dict
 ) -> list[np.ndarray]:
     """Return inpainted values of each channel, ``(n_samples, voxels, channels)``."""
-    image, unknown, origins = conformed(scans, grid)
-    channels = [scan.channel for scan in scans]
+    image, hole = scan.image[None], cast(np.ndarray, scan.hole)[None]
     samples = []
-    for number in range(n_samples):
-        restored = [origin.data for origin in origins]
-        if unknown.any():
-            sample_options = options | {"first": options["first"] + number}
-            inpainted = model.inpaint(image[None], unknown[None], **sample_options)[0]
-            restored = bring_back(inpainted, channels, origins)
-        pairs = zip(scans, restored, strict=True)
-        samples.append([scan.blended(volume)[scan.hole] for scan, volume in pairs])
-    return [np.stack(of_one) for of_one in zip(*samples)]
+    for first in range(options["first"], options["first"] + n_samples):
+        inpainted = None
+        if hole.any():
+            inpainted = model.inpaint(image, hole, **options | {"first": first})[0]
+        pairs = zip(scan.inpainted(inpainted), scan.origins)
+        samples.append([volume[origin.hole] for volume, origin in pairs])
+    return [np.stack(values) for values in zip(*samples)]
 
 
 def write_inpainted(
-    path: Path, scan: MaskedScan, values: np.ndarray, facts: dict
+    path: Path, channel: Channel, origin: Origin, values: np.ndarray, facts: dict
 ) -> None:
     """Write a volume with inpainted values in its hole, and its sidecar."""
-    channel = scan.channel
     make_folder(path.parent)
     if channel.dtype:
         # The data type of its file may not represent all labels.
-        volume = scan.filled(values).astype(channel.dtype)
-        where = scan.affine, channel.dtype, facts, space_of(scan.file)
+        volume = origin.with_hole(values).astype(channel.dtype)
+        where = origin.affine, channel.dtype, facts, origin.space
         outputs.write_channel(path, channel, volume, *where)
         return
     facts = facts | channel.sidecar_entries()
+    hole = cast(np.ndarray, origin.hole)
     with sidecar_first(path, facts) as ready:
-        write_edited(path, scan.file, scan.hole, values, describe(facts), ready)
+        write_edited(path, origin.file, hole, values, describe(facts), ready)
 
 
 def write_maps(
     paths: Sequence[Path],
     channel: Channel,
-    scan: MaskedScan | Origin,
+    origin: Origin,
     maps: Sequence[tuple[np.ndarray, str, dict]],
     facts: dict,
 ) -> None:
     """Write maps of a channel: each volume, its type, and entries of its sidecar."""
     facts = facts | channel.name_entry()
-    space = space_of(scan.file)
     for path, (volume, dtype, own) in zip(paths, maps, strict=True):
         about = facts | own
-        write_with_sidecar(path, volume, scan.affine, dtype, about, space=space)
+        write_with_sidecar(
+            path, volume, origin.affine, dtype, about, space=origin.space
+        )

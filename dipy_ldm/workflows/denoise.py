@@ -5,10 +5,9 @@ from functools import partial
 from nibabel.affines import voxel_sizes
 import numpy as np
 
+from dipy_ldm._native_space import Scan
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import make_folder
-from dipy_ldm.data._conforming import conform_channels
-from dipy_ldm.data._nifti import space_of
 from dipy_ldm.data.channels import channel_slices
 from dipy_ldm.diffusion import _inpainting as inpainting
 from dipy_ldm.workflows import _launch as launch, _process_scans as process_scans
@@ -84,15 +83,15 @@ def _check_options(options):
 
 def _denoise(model, job, sampling, task):
     """Denoise a volume and, to compare, denoise it without conditions."""
-    options, parts = job.options, zip(task.channels, task.files)
-    image, origins = conform_channels(parts, job.grid)
+    options = job.options
+    scan = Scan.read(task.channels, task.files, job.grid)
     arguments = sampling | job.arguments(task) | {"strength": options.strength}
     first = arguments["first"]
     denoise = partial(_denoise_columns, model, task.channels[0])
 
     def denoise_repeatedly(**changes):
         return [
-            denoise(image, **arguments | {"first": first + i} | changes)
+            denoise(scan.image, **arguments | {"first": first + i} | changes)
             for i in range(options.repeats)
         ]
 
@@ -103,7 +102,7 @@ def _denoise(model, job, sampling, task):
     return [
         _write(part, origin, columns, task, repeated, unconditional, options)
         for part, origin, (_, columns) in zip(
-            task.parts, origins, channel_slices(task.channels)
+            task.parts, scan.origins, channel_slices(task.channels)
         )
         if part.outputs
     ]
@@ -127,44 +126,44 @@ def _denoise_columns(model, channel, image, conditions, **options):
 def _inpaint_lesions(model, job, sampling, task):
     """Inpaint the lesions of a volume, and a margin around them."""
     options = job.options
-    detected = process_scans.find_lesions(
-        model, task.channels, task.files, job.grid, options.threshold, options.tile
-    )
-    scans = [_dilated(scan, options.dilate) for scan in detected]
+    scan = Scan.read(task.channels, task.files, job.grid)
+    detected = process_scans.find_lesions(model, scan, options.threshold, options.tile)
+    holes = [
+        inpainting.dilated(lesions, options.dilate, voxel_sizes(origin.affine))
+        if lesions.any()
+        else lesions
+        for lesions, origin in zip(detected, scan.origins)
+    ]
+    scan = scan.masked(holes)
     arguments = sampling | job.arguments(task)
-    samples = process_scans.fill_in(model, scans, job.grid, options.repeats, arguments)
+    samples = process_scans.inpaint_samples(model, scan, options.repeats, arguments)
     return [
-        _write_inpainted(part, scan, lesions.hole, values, task, options)
-        for part, scan, lesions, values in zip(task.parts, scans, detected, samples)
+        _write_inpainted(part, origin, lesions, values, task, options)
+        for part, origin, lesions, values in zip(
+            task.parts, scan.origins, detected, samples
+        )
         if part.outputs
     ]
 
 
-def _dilated(scan, dilate):
-    if not scan.hole.any():
-        return scan
-    hole = inpainting.dilated(scan.hole, dilate, voxel_sizes(scan.affine))
-    return scan._replace(hole=hole)
-
-
-def _write_inpainted(part, scan, lesions, samples, task, options):
+def _write_inpainted(part, origin, lesions, samples, task, options):
     """Write a volume without lesions, and its maps; return before, after and affine."""
-    millilitres = np.count_nonzero(lesions) * abs(np.linalg.det(scan.affine)) / 1000
+    millilitres = np.count_nonzero(lesions) * abs(np.linalg.det(origin.affine)) / 1000
     facts = task.facts | {"LesionMillilitres": round(float(millilitres), 6)}
     mean = samples.mean(0)
-    process_scans.write_inpainted(part.outputs[0], scan, mean, facts)
+    process_scans.write_inpainted(part.outputs[0], part.channel, origin, mean, facts)
     maps = []
     if len(samples) > 1:
         own = {"Deviation": part.channel.deviation}
-        deviation = scan.hole_only(samples.std(0, ddof=1, dtype=float))
+        deviation = origin.hole_only(samples.std(0, ddof=1, dtype=float))
         maps.append((deviation, options.dtype, own))
     if options.difference:
         own = {"Difference": "scan minus result"}
-        difference = scan.hole_only(scan.data[scan.hole] - mean)
+        difference = origin.hole_only(origin.measured[origin.hole] - mean)
         maps.append((difference, options.dtype, own))
     maps.append((lesions, "uint8", {"Role": "mask"}))
-    process_scans.write_maps(part.outputs[1:], part.channel, scan, maps, facts)
-    return scan.data, scan.filled(mean), scan.affine
+    process_scans.write_maps(part.outputs[1:], part.channel, origin, maps, facts)
+    return origin.measured, origin.with_hole(mean), origin.affine
 
 
 def _write(part, origin, columns, task, repeated, unconditional, options):
@@ -176,9 +175,9 @@ def _write(part, origin, columns, task, repeated, unconditional, options):
     channel, path = part.channel, part.outputs[0]
     repeated = [image[..., columns] for image in repeated]
     mean = channel.bring_back(np.mean(repeated, 0), origin)
-    dtype, space = options.dtype, space_of(origin.file)
+    dtype = options.dtype
     make_folder(path.parent)
-    write_channel(path, channel, mean, origin.affine, dtype, task.facts, space)
+    write_channel(path, channel, mean, origin.affine, dtype, task.facts, origin.space)
     maps = []
     if len(repeated) > 1:
         own = {"Deviation": channel.deviation}

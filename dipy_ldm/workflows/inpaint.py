@@ -3,7 +3,7 @@
 from nibabel.affines import voxel_sizes
 import numpy as np
 
-from dipy_ldm._native_space import check_on_grid, read_masked, warn_of_probabilities
+from dipy_ldm._native_space import Scan, check_on_grid, warn_of_probabilities
 from dipy_ldm._utils.checks import InputError, check_each
 from dipy_ldm._utils.progress import warning_once
 from dipy_ldm.data._grid import Grid, coverage
@@ -59,14 +59,12 @@ class InpaintLDMFlow(LDMFlow):
             # _check_masks has already warned.
             mask = read_mask(masks[task.file], warn=False)
             hole = _hole(mask, affine, dilate)
-            scans = read_masked(task.channels, task.files, hole, affine)
+            scan = Scan.read_masked(task.channels, task.files, hole, affine, job.grid)
             arguments = sampling | {"tile": options.tile} | job.arguments(task)
-            samples = process_scans.fill_in(
-                model, scans, job.grid, n_samples, arguments
-            )
+            samples = process_scans.inpaint_samples(model, scan, n_samples, arguments)
             return [
-                _write(part, scan, values, task.facts)
-                for part, scan, values in zip(task.parts, scans, samples, strict=True)
+                _write(part, origin, values, task.facts)
+                for part, origin, values in zip(task.parts, scan.origins, samples)
                 if part.outputs
             ]
 
@@ -110,16 +108,17 @@ def _hole(mask, affine, dilate):
     return inpainting.dilated(mask[..., 0] > 0, dilate, voxel_sizes(affine))
 
 
-def _write(part, scan, samples, facts):
+def _write(part, origin, samples, facts):
     """Write samples, summaries and mask; return before, after and affine."""
+    write, channel = process_scans.write_inpainted, part.channel
     for number, (path, values) in enumerate(zip(part.outputs, samples)):
-        process_scans.write_inpainted(path, scan, values, facts | {"Sample": number})
-    maps = [(scan.hole, "uint8", {"Role": "mask"})]
+        write(path, channel, origin, values, facts | {"Sample": number})
+    maps = [(origin.hole, "uint8", {"Role": "mask"})]
     if len(samples) > 1:
-        mean, deviation = part.channel.summarise(samples)
-        process_scans.write_inpainted(part.outputs[-3], scan, mean, facts)
-        own = {"Deviation": part.channel.deviation}
-        maps.insert(0, (scan.hole_only(deviation), "float32", own))
+        mean, deviation = channel.summarise(samples)
+        write(part.outputs[-3], channel, origin, mean, facts)
+        own = {"Deviation": channel.deviation}
+        maps.insert(0, (origin.hole_only(deviation), "float32", own))
     further = part.outputs[-len(maps) :]
-    process_scans.write_maps(further, part.channel, scan, maps, facts)
-    return scan.data, scan.filled(samples[0]), scan.affine
+    process_scans.write_maps(further, channel, origin, maps, facts)
+    return origin.measured, origin.with_hole(samples[0]), origin.affine

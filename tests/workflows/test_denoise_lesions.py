@@ -11,6 +11,7 @@ import pytest
 from scans import blocky_volumes, grid_affine, make_scan, raw_voxels, save
 
 from dipy_ldm import LatentDiffusion
+from dipy_ldm._native_space import Scan
 from dipy_ldm.anomaly_detector import AnomalyDetector
 from dipy_ldm.data._grid import Grid
 from dipy_ldm.data.channels import Channel
@@ -89,11 +90,12 @@ def test_find_lesions_that_fill_half_of_thick_slices(tmp_path, rng):
     model = SimpleNamespace(detect=lambda images, tile: likely)
     channels = [Channel("T1w"), Channel("FLAIR")]
     grid = Grid((20, 20, 20), affines[0])
-    lesions = find_lesions(model, channels, files, grid, 0.5, None)
-    assert [scan.hole.sum() for scan in lesions] == [45, 9]
+    scan = Scan.read(channels, files, grid)
+    lesions = find_lesions(model, scan, 0.5, None)
+    assert [hole.sum() for hole in lesions] == [45, 9]
     likely[0, :, :, 6:] = 0
-    lesions = find_lesions(model, channels, files, grid, 0.5, None)
-    assert [scan.hole.sum() for scan in lesions] == [18, 0]
+    lesions = find_lesions(model, scan, 0.5, None)
+    assert [hole.sum() for hole in lesions] == [18, 0]
 
 
 @pytest.mark.parametrize(
