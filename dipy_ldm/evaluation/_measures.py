@@ -16,7 +16,6 @@ import numpy.typing as npt
 from dipy_ldm import LatentDiffusion
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.values import listed
-from dipy_ldm.data._batches import rescale
 from dipy_ldm.data.channels import Channel, empty_columns, scan_column
 from dipy_ldm.evaluation import (
     _anatomy as anatomy,
@@ -82,9 +81,8 @@ class Comparison:
     @property
     def empty(self) -> np.ndarray:
         """Values of channels ``(channels,)`` outside of heads."""
-        channels, n = self.model.channels_, self.sets.real.shape[-1]
-        values = empty_columns(channels, n)
-        return rescale(values, self.model.vqvae_.intensity_) if channels else values
+        # The columns of named channels have the range of images, from 0 to 1.
+        return empty_columns(self.model.channels_, self.sets.real.shape[-1])
 
     @cached_property
     def rows(self) -> dict[str, dict[str, np.ndarray]]:
