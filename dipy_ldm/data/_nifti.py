@@ -72,16 +72,6 @@ class VolumeInfo(NamedTuple):
     space: int = ALIGNED
 
 
-def check_headers(
-    files: Sequence[Path], channels: bool = False, skip_bad: bool | None = False
-) -> tuple[list[VolumeInfo], dict[Path, InputError]]:
-    """Read the headers of all files, and report all bad ones at once."""
-    infos, complaints = read_headers(files, channels)
-    refuse_files(complaints, len(infos), skip_bad)
-    warn_of_space(infos)
-    return infos, complaints
-
-
 def warn_of_space(infos: Sequence[VolumeInfo]) -> None:
     """Warn of volumes without orientation, or in another unit than mm."""
     fault = "neither sform nor qform, so that left and right are assumed"

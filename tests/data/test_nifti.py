@@ -13,7 +13,8 @@ from scans import small_files
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data import _nifti as nifti
-from dipy_ldm.data._nifti import check_headers, read_mask, read_volume, write_volume
+from dipy_ldm.data._nifti import read_mask, read_volume, write_volume
+from dipy_ldm.data._pairing import read_unnamed, refuse_bad
 
 DATA = np.random.default_rng(0).integers(0, 200, (6, 5, 4)).astype("float32")
 TWO = np.stack([DATA, 2 * DATA], -1)
@@ -23,6 +24,13 @@ AFFINE = np.array([[0, -2, 0, 9], [1.5, 0, 0, -7], [0, 0, 3, 5], [0, 0, 0, 1.0]]
 def save(path, data=DATA, affine=AFFINE, kind=nib.Nifti1Image, **kwargs):
     nib.save(kind(data, affine, **kwargs), path)
     return path
+
+
+def check_headers(files, channels=False, skip_bad=False):
+    """Return the headers of good files, and complaints, as they are planned."""
+    headers = read_unnamed(files, channels)
+    tasks = refuse_bad("volumes", files, lambda: headers, skip_bad)
+    return [task.info for task in tasks], headers.complaints
 
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])

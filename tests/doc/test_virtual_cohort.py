@@ -14,7 +14,7 @@ import scripts
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm.data._covariates import read_covariates
 from dipy_ldm.data._grid import Grid, conform
-from dipy_ldm.data._nifti import check_headers
+from dipy_ldm.data._nifti import read_headers
 from dipy_ldm.metrics import octave_energies
 
 SCRIPT = scripts.EXAMPLES / "virtual_cohort.py"
@@ -65,7 +65,7 @@ def test_a_volume_depends_on_seed_and_number_alone(cohort, images, tmp_path):
     for file, image in zip(files, images[:2], strict=True):
         npt.assert_array_equal(nib.load(file).get_fdata(), image.get_fdata())
         npt.assert_array_equal(nib.load(file).affine, image.affine)
-    infos, complaints = check_headers(files)
+    infos, complaints = read_headers(files)
     assert not complaints
     assert all(info.oriented for info in infos)
 
