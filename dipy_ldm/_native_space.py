@@ -62,7 +62,7 @@ def accepts_scans(method: Callable[P, Any]) -> Callable[P, Any]:
             results, used = run(self, on_grid, *args, **kwargs)
         if not origins:
             return results
-        facts = with_sources(self._facts(len(results), **used), files, sources)
+        facts = with_sources(self._provenance(len(results), **used), files, sources)
         restored = [
             _to_scan_space(result, channels, own, about)
             for result, own, about in zip(results, origins, facts)
@@ -177,7 +177,7 @@ def accepts_masked_scans(method: Callable[P, Any]) -> Callable[P, Any]:
             results, used = inpaint(self, np.stack(arrays), np.stack(holes), **kwargs)
         several = kwargs.get("n_samples") is not None
         samples = results if several else results[:, None]
-        facts = with_sources(self._facts(len(results), **used), files, sources)
+        facts = with_sources(self._provenance(len(results), **used), files, sources)
         inpainted: list = [
             [
                 _inpainted(parts, sample, ways, own | {"Sample": number}, chosen)

@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dipy_ldm._conditions import ConditionsLike, check_names, without_unknown_levels
+from dipy_ldm._conditions import (
+    ConditionsLike,
+    requested_columns,
+    without_unknown_levels,
+)
 from dipy_ldm._utils.checks import InputError, check_seed, whole
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.subjects import number_subjects
@@ -182,7 +186,8 @@ def _by_set(reference, real, generated):
 def _read_images(model, images, subjects, name):
     """Return images of the model's shape, checked to be finite, and their subjects."""
     array, subjects = model._read_images(images, subjects)
-    return check_finite(array, range(len(array)), name), subjects
+    check_finite(array, range(len(array)), name)
+    return array, subjects
 
 
 def check_arguments(
@@ -222,7 +227,9 @@ def read_conditions(
 ) -> dict[str, list] | None:
     """Return conditions as lists, checked to have a value for each of n images."""
     joined = join_rows(conditions, subjects)
-    table = check_names(model.conditions_, conditions if joined is None else joined)
+    table = requested_columns(
+        model.conditions_, conditions if joined is None else joined
+    )
     columns = {name: with_codes(name, values) for name, values in table.items()}
     for name, values in columns.items():
         if len(values) != n:
