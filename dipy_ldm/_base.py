@@ -13,7 +13,7 @@ import numpy as np
 
 from dipy_ldm import _presets, _serialization
 from dipy_ldm._utils.checks import InputError, choose, plain
-from dipy_ldm.data._sidecars import model_facts
+from dipy_ldm.data._sidecars import model_metadata
 from dipy_ldm.nn import _building as building
 
 Method = TypeVar("Method", bound=Callable)
@@ -27,14 +27,14 @@ def show_options(options: type) -> Callable[[Method], Method]:
     Notebooks use the signature; type checkers get the options from the annotation.
     """
 
-    def show(method):
+    def show(method: Callable):
         signature, keyword = inspect.signature(method), inspect.Parameter.KEYWORD_ONLY
-        *shown, _ = signature.parameters.values()
-        shown += [
+        *parameters, _ = signature.parameters.values()
+        parameters += [
             inspect.Parameter(name, keyword, default=..., annotation=kind)
             for name, kind in options.__annotations__.items()
         ]
-        names = {parameter.name: None for parameter in shown[1:]}  # without self
+        names = {parameter.name: None for parameter in parameters[1:]}  # without self
 
         @wraps(method)
         def checked(self, *args, **options):
@@ -42,7 +42,7 @@ def show_options(options: type) -> Callable[[Method], Method]:
                 choose("option", name, names)
             return method(self, *args, **options)
 
-        cast(Any, checked).__signature__ = signature.replace(parameters=shown)
+        cast(Any, checked).__signature__ = signature.replace(parameters=parameters)
         return checked
 
     return show
@@ -127,16 +127,16 @@ class Estimator:
         Those of None are taken from `init`, or else are the defaults for the data.
         """
         defaults = _presets.of_rank(rank)
-        chosen = {}
+        parameters = {}
         for name, value in self.get_params(deep=False).items():
             if value is None and name in self._presets:
                 value = getattr(defaults, self._presets[name])
                 value = init._fitted_with[name] if init else value
             if not isinstance(value, Estimator):
-                chosen[name] = plain(value)
-        if not isinstance(chosen["widths"], list):
-            chosen["widths"] = [chosen["widths"]]
-        return chosen
+                parameters[name] = plain(value)
+        if not isinstance(parameters["widths"], list):
+            parameters["widths"] = [parameters["widths"]]
+        return parameters
 
     def get_params(self, deep: bool = True) -> dict:
         """Return the parameters."""
@@ -200,12 +200,12 @@ class Estimator:
         return cls.from_saved(*cls._read_file(_serialization.find(path)))
 
     @classmethod
-    def _read_file(cls, path):
+    def _read_file(cls, path: str | Path):
         """Read tensors and document from a model file."""
         return _serialization.load(path, cls._kind, cls._expected_shapes)
 
     @classmethod
-    def _read_init(cls, init):
+    def _read_init(cls, init: Self | str | Path | None):
         """Return the fitted estimator to fine-tune, or None."""
         if isinstance(init, cls):
             init._check_fitted()
@@ -238,7 +238,7 @@ class Estimator:
         """Build the fitted estimator from saved tensors and document."""
         return cls(**document[cls._kind])._restore(tensors, document)
 
-    def _restore(self, tensors, document):
+    def _restore(self, tensors: dict[str, np.ndarray], document: dict):
         """Restore the fitted state without changing the parameters."""
         self._restore_attributes(document)
         self._build()
@@ -246,7 +246,7 @@ class Estimator:
             _serialization.set_weights(network, name, tensors)
         return self
 
-    def _restore_attributes(self, document):
+    def _restore_attributes(self, document: dict):
         """Restore everything but the weights from a document."""
         self._fitted_with = document[self._kind]
         for entry in self._entries:
@@ -262,10 +262,10 @@ class Estimator:
                 "first."
             )
 
-    def _facts(self, n, **options):
+    def _provenance(self, n: int, **options):
         """Return the provenance of each of `n` images, as in sidecars."""
         fingerprint = _serialization.checksum(self.to_tensors())
-        return [model_facts(type(self).__name__, fingerprint)] * n
+        return [model_metadata(type(self).__name__, fingerprint)] * n
 
     def _snapshot(self):
         """Copy the estimator but not its networks, which a new fit replaces."""
@@ -311,7 +311,7 @@ class Estimator:
         rounds = {name: values for name, values in history.items() if values}
         lengths = (("epoch", ".4g"), ("step", ","))
         length = [
-            f"{rounds.pop(n)[-1]:{how}} {n}s" for n, how in lengths if n in rounds
+            f"{rounds.pop(n)[-1]:{form}} {n}s" for n, form in lengths if n in rounds
         ]
         # Weights are those of the round with the lowest validation loss.
         losses = rounds.get("val_loss", [])
@@ -328,7 +328,7 @@ class Estimator:
         fitted = self._is_fitted() and (self.to_tensors(), self.to_document())
         return {"parameters": self.get_params(deep=False), "fitted": fitted}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict):
         """Restore the state that :meth:`__getstate__` returned."""
         type(self).__init__(self, **state["parameters"])
         if state["fitted"]:

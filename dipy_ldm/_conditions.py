@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import logging
 import math
 import re
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from dipy_ldm._utils.checks import InputError, is_label
 from dipy_ldm._utils.directions import direction_index
 from dipy_ldm._utils.values import (
     IDENTIFIERS,
+    ConditionsLike,
+    Value,
     are_codes,
     as_table,
     columns_of,
@@ -34,11 +36,6 @@ from dipy_ldm._utils.values import (
 )
 
 logger = logging.getLogger("dipy_ldm")
-
-# Values by the names of conditions, as a dictionary or pandas table; or only values.
-ConditionsLike: TypeAlias = Any
-# A level, a number, a vector of three, or None.
-Value: TypeAlias = Any
 
 UNSPECIFIED = -1.0
 # More levels that are numbers written as text are a mistake.
@@ -107,7 +104,7 @@ class Condition(NamedTuple):
         if self.is_unspecified(value):
             return UNSPECIFIED, None
         if self.kind == "direction":
-            return direction_index(_check_direction(name, value)), None
+            return direction_index(_validated_direction(name, value)), None
         if self.kind == "class":
             levels, level = list(self.levels), level_of(value)
             if level in levels:
@@ -172,9 +169,9 @@ def requested(
     None and ``"none"`` specify nothing.
     """
     table = {}
-    for name, values in check_names(conditions, request).items():
-        is_one = conditions[name].kind == "direction" and is_vector(values)
-        table[name] = values_of(name, [values] if is_one else values)
+    for name, values in requested_columns(conditions, request).items():
+        is_single = conditions[name].kind == "direction" and is_vector(values)
+        table[name] = values_of(name, [values] if is_single else values)
     if n is None:
         n = max(map(len, table.values()), default=1)
     for name, values in table.items():
@@ -239,7 +236,7 @@ def learn(
     return learnt
 
 
-def _check_descriptions(table, units, meanings):
+def _check_descriptions(table: dict[str, list], units: dict, meanings: dict):
     """Refuse units and meanings of unknown conditions, or that are not text."""
     if unknown := [name for name in (*units, *meanings) if name not in table]:
         raise InputError(
@@ -258,7 +255,7 @@ def _check_descriptions(table, units, meanings):
             )
 
 
-def _refuse_unsafe_text(name, condition):
+def _refuse_unsafe_text(name: str, condition: Condition):
     """Refuse names that terminals or tables would interpret."""
     for text in (name, *condition.levels, condition.units or ""):
         if not is_label(text):
@@ -275,10 +272,10 @@ def to_saved(conditions: dict[str, Condition]) -> dict[str, dict]:
 
 def from_saved(saved: dict[str, dict]) -> dict[str, Condition]:
     """Read conditions from a document."""
-    return {name: Condition(**facts) for name, facts in saved.items()}
+    return {name: Condition(**entry) for name, entry in saved.items()}
 
 
-def check_names(
+def requested_columns(
     conditions: Mapping[str, Condition], request: ConditionsLike
 ) -> dict[str, Any]:
     """Return the requested conditions, after checking their names."""
@@ -301,13 +298,13 @@ def check_names(
     return table
 
 
-def _summarise(name, values, subjects):
+def _summarise(name: str, values: list, subjects: Sequence):
     """Return the kind of a condition, and a summary of its values."""
-    present = check_values(name, values)
+    present = present_values(name, values)
     missing = 1 - len(present) / len(values)
     if any(isinstance(value, tuple) for value in present):
         for value in present:
-            _check_direction(name, value)
+            _validated_direction(name, value)
         return "direction", {}, [], missing
     if name == BVAL:
         bvals = [read_number(name, value) for value in present]
@@ -316,15 +313,15 @@ def _summarise(name, values, subjects):
     if len(set(present)) < 2:
         raise InputError(f"{name} is {present[0]!r} for all images", "leave it out")
     if not is_class(name, present):
-        whose = [own for own, v in zip(subjects, values) if v is not None]
-        return "continuous", {}, _quantiles(present, whose), missing
+        subjects_of = [s for s, v in zip(subjects, values) if v is not None]
+        return "continuous", {}, _quantiles(present, subjects_of), missing
     counts = Counter(map(level_of, present))
     _refuse_numbers_as_text(name, counts)
     levels = {level: counts[level] for level in sort_levels(counts)}
     return "class", levels, [], missing
 
 
-def check_values(name: str, values: Iterable) -> list:
+def present_values(name: str, values: Iterable) -> list:
     """Return values that are not missing; refuse none, or numbers mixed with text."""
     present = [value for value in values if value is not None]
     if not present:
@@ -343,7 +340,7 @@ def is_class(name: str, present: list) -> bool:
     return name != BVAL and (isinstance(present[0], str | bool) or are_codes(present))
 
 
-def _check_direction(name, value):
+def _validated_direction(name: str, value: Value):
     """Return a direction, or refuse another value."""
     if isinstance(value, tuple):
         return value
@@ -352,7 +349,7 @@ def _check_direction(name, value):
     )
 
 
-def _quantiles(numbers, subjects):
+def _quantiles(numbers: list, subjects: list):
     """Return quantiles as means of neighbours, so that only the ends are single values.
 
     They are computed from one value of each subject: each is the mean of the two or
@@ -362,11 +359,11 @@ def _quantiles(numbers, subjects):
     values_by_subject = grouped(zip(subjects, numbers))
     # Steps of the golden ratio choose scans evenly, however few subjects there are: the
     # first scans of all subjects may have the lowest values.
-    chosen = [
-        sorted(own)[int(len(own) * ((0.5 + 0.618034 * i) % 1))]
-        for i, own in enumerate(values_by_subject.values())
+    values = [
+        sorted(scans)[int(len(scans) * ((0.5 + 0.618034 * i) % 1))]
+        for i, scans in enumerate(values_by_subject.values())
     ]
-    ordered = np.sort(np.array(chosen, float))
+    ordered = np.sort(np.array(values, float))
     shares = min(MAX_BINS, 2 * max(1, len(ordered) // (2 * MIN_GROUP_SIZE)))
     inner = np.arange(1, shares) / shares * (len(ordered) - 1)
     neighbours = (
@@ -377,7 +374,7 @@ def _quantiles(numbers, subjects):
     return np.sort([min(numbers), *means, max(numbers)]).tolist()
 
 
-def _refuse_identifiers(name, condition, n):
+def _refuse_identifiers(name: str, condition: Condition, n: int):
     """Refuse identifiers of subjects, which the model would store."""
     levels = condition.levels
     many = len(levels) > _FEW_LEVELS and len(levels) > n / 2
@@ -394,7 +391,7 @@ def _refuse_identifiers(name, condition, n):
         )
 
 
-def _refuse_numbers_as_text(name, counts):
+def _refuse_numbers_as_text(name: str, counts: Counter):
     """Refuse numbers that were probably read from a file as text."""
     if len(counts) <= _MAX_NUMBERS_AS_TEXT:
         return

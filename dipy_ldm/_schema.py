@@ -30,15 +30,15 @@ _MAX_VOXELS, _MAX_LEVELS = 2**31, 32
 _MAX_TEXT = 160
 
 
-def _is_condition(facts):
+def _is_condition(entry: dict):
     """Return whether a class has levels, or a number increasing quantiles."""
-    levels, quantiles = facts["levels"], facts["quantiles"]
-    if facts["kind"] == "direction":
+    levels, quantiles = entry["levels"], entry["quantiles"]
+    if entry["kind"] == "direction":
         return not levels and not quantiles
-    if facts["kind"] == "class":
+    if entry["kind"] == "class":
         return bool(levels) and not quantiles
     is_increasing = quantiles == sorted(quantiles) and quantiles[:1] != quantiles[-1:]
-    return facts["kind"] == "continuous" and not levels and is_increasing
+    return entry["kind"] == "continuous" and not levels and is_increasing
 
 
 # Types of entries, with their limits.
@@ -179,7 +179,7 @@ def check(document: dict) -> None:
         _check_agreement(document)
 
 
-def _check_entries(where, entries, kind):
+def _check_entries(where: str, entries: dict, kind: Any):
     """Refuse missing entries and entries of another type."""
     for name, expected in get_type_hints(kind, include_extras=True).items():
         if name not in entries:
@@ -193,7 +193,7 @@ def _check_entries(where, entries, kind):
             raise InputError(f"{where}{name} can't be {short(entries[name])}")
 
 
-def _check_agreement(document):
+def _check_agreement(document: dict):
     """Refuse entries of a diffusion model that contradict each other."""
     n_channels = document["latent_shape"][-1]
     for name in ("latent_mean", "latent_scale"):
@@ -216,7 +216,7 @@ def fits(value: Any, kind: Any) -> bool:
         limits = arguments[1:]
         return fits(value, arguments[0]) and all(limit(value) for limit in limits)
     if origin in (Union, UnionType):
-        return any(fits(value, one) for one in arguments)
+        return any(fits(value, option) for option in arguments)
     if origin in (list, dict):
         if type(value) is not origin:
             return False
@@ -257,10 +257,10 @@ def check_shapes(saved: Shapes, expected: Shapes) -> None:
             )
 
 
-def _check_population(population, conditions):
+def _check_population(population: dict, conditions: dict):
     """Refuse cells that do not match the conditions of the document."""
     bins, cells, counts = (population[name] for name in ("bins", "cells", "counts"))
-    sizes = [len(facts["levels"]) or bins for facts in conditions.values()]
+    sizes = [len(entry["levels"]) or bins for entry in conditions.values()]
     fitting = len(cells) == len(counts) > 0 and all(
         len(cell) == len(sizes)
         and all(last < size for (_, last), size in zip(cell, sizes))
@@ -272,7 +272,7 @@ def _check_population(population, conditions):
         )
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """Return the text of a value, shortened if it is long or deep."""
     text = reprlib.repr(value).replace("\n", " ")
     return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."

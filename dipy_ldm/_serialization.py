@@ -69,7 +69,7 @@ def save(
             file.writelines(_in_order(to_bytes(ordered, metadata)))
 
 
-def _in_order(content):
+def _in_order(content: bytes):
     """Yield content with sorted metadata: safetensors writes it in random order."""
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
@@ -95,14 +95,14 @@ def find(name: str | Path) -> Path:
     packaged = PRETRAINED / f"{name}.safetensors"
     if not packaged.is_file() or Path(name).is_file():
         return Path(name)
-    if (own := Path(name) / "ldm.safetensors").is_file():
-        _warn_of_own_model(name, own)
+    if (trained := Path(name) / "ldm.safetensors").is_file():
+        _warn_of_trained_model(name, trained)
     return packaged
 
 
 @cache
-def _warn_of_own_model(name, own):
-    logger.warning("%s is the packaged model; your model is %s.", name, own)
+def _warn_of_trained_model(name: str, trained: Path):
+    logger.warning("%s is the packaged model; your model is %s.", name, trained)
 
 
 def load(
@@ -186,7 +186,7 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
     return document
 
 
-def _variables(network, prefix):
+def _variables(network: "keras.Model", prefix: str):
     """Return the trainable variables of a network, by their names in a file."""
     variables = enumerate(network.trainable_variables)
     return {f"{prefix}.{i:03d}": variable for i, variable in variables}
@@ -236,7 +236,7 @@ def matching_weights(
 
 
 @contextmanager
-def _naming(path, kind):
+def _naming(path: str | Path, kind: str | None):
     """Add file and cure to errors raised in this context."""
     try:
         yield
@@ -247,12 +247,12 @@ def _naming(path, kind):
         ) from error
 
 
-def _cure(kind, cure="copy or train it again"):
+def _cure(kind: str | None, cure: str = "copy or train it again"):
     """Return the advice for an unusable file."""
     return "remove it" if kind == "checkpoint" else cure
 
 
-def _parse(text):
+def _parse(text: str):
     """Parse a document, and check that it has a version and a kind."""
     try:
         document = json.loads(text)
@@ -275,13 +275,13 @@ def checksum(tensors: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _not_finite(tensors):
+def _not_finite(tensors: dict[str, np.ndarray]):
     """Return the name of the first tensor with NaN or infinite values, or None."""
     bad = (name for name, tensor in tensors.items() if not np.isfinite(tensor).all())
     return next(bad, None)
 
 
-def _missing(path, kind):
+def _missing(path: str | Path, kind: str | None):
     """Return the error of a path without a file."""
     cure = ""
     if kind in (None, "vqvae", "latent_diffusion"):
@@ -290,7 +290,7 @@ def _missing(path, kind):
     return InputError(f"there is no model file {path}", f"check the path{cure}")
 
 
-def _unreadable(path, kind):
+def _unreadable(path: str | Path, kind: str | None):
     """Return the error of a truncated file or one of another format."""
     with open(path, "rb") as file:
         start = file.read(9)
@@ -302,5 +302,5 @@ def _unreadable(path, kind):
     return InputError(f"{path} is not a model file", cure)
 
 
-def _content(kind):
+def _content(kind: str):
     return _CONTENTS.get(kind) or f"a {_schema.short(kind)}"

@@ -18,7 +18,7 @@ from dipy_ldm._utils.checks import check_counts
 from dipy_ldm.anomaly._lesions import Atlas
 from dipy_ldm.anomaly._network import Parameters
 from dipy_ldm.anomaly._training import LESION_WEIGHT, DetectorStage, check
-from dipy_ldm.data import _image_checks as checks
+from dipy_ldm.data import _image_checks as image_checks
 from dipy_ldm.data._batches import patch_size, read_patches, rescale
 from dipy_ldm.nn import _analysis as analysis, _building as building
 from dipy_ldm.training import FitOptions, resolve, train
@@ -122,13 +122,15 @@ class AnomalyDetector(Estimator):
         InputError
             If the images or an option are invalid, or nothing was learnt.
         """
-        images = checks.as_array(images)
+        images = image_checks.as_array(images)
         parameters, resolved = self._plan_fit(images.shape, patch, options)
-        survey = checks.check_trainable(images)
+        survey = image_checks.trainable_survey(images)
         bounds = survey.low, survey.high
         if validation_data is not None:
-            validation_data = checks.check_validation(validation_data, images.shape)
-            checks.check_ranges(validation_data, bounds, "validation image")
+            validation_data = image_checks.validated_held_out(
+                validation_data, images.shape
+            )
+            image_checks.check_ranges(validation_data, bounds, "validation image")
         self.precision_ = log_precision(resolved.precision)
         self.shape_ = images.shape[1:]
         self.intensity_, self.fingerprint_ = bounds, survey.fingerprint
@@ -200,7 +202,7 @@ class AnomalyDetector(Estimator):
         self._check_fitted()
         check_counts(batch_size=batch_size, tile=tile)
         whose = "that the detector was fitted to"
-        images = checks.require_shape(images, self.shape_, whose)
+        images = image_checks.validated_images(images, self.shape_, whose)
         space, factor = images.shape[1:-1], Parameters(**self._fitted_with).factor
         tiling = analysis.tiling(
             self.network_, tile, factor, input_factor=factor, output_factor=factor
@@ -215,7 +217,8 @@ class AnomalyDetector(Estimator):
             return odds[(slice(None), *(slice(by, by + n) for n in space))]
 
         def detect(numbers):
-            piece = checks.check_range(images[numbers], self.intensity_, numbers)
+            piece = images[numbers]
+            image_checks.check_range(piece, self.intensity_, numbers)
             mean = sum(shifted(piece, by) for by in _SHIFTS) / len(_SHIFTS)
             return 1 / (1 + np.exp(-mean))
 

@@ -297,7 +297,7 @@ class LatentDiffusion(Estimator):
         loaded, examples = self._read_examples(
             images, conditions, source, subjects, verbose, source_channels
         )
-        loaded = image_checks.require_shape(loaded, self.vqvae.shape_)
+        loaded = image_checks.validated_images(loaded, self.vqvae.shape_)
         start, rank = self._read_init(init), loaded.ndim - 2
         held_out, validation = self._read_examples(
             validation_data,
@@ -305,7 +305,7 @@ class LatentDiffusion(Estimator):
             verbose,
         )
         if held_out is not None:
-            held_out = image_checks.check_validation(held_out, loaded.shape)
+            held_out = image_checks.validated_held_out(held_out, loaded.shape)
         conditioning = Conditioning.learn(
             examples, validation, self.vqvae.factor, units, meanings
         )
@@ -316,7 +316,7 @@ class LatentDiffusion(Estimator):
             loaded.shape, conditioning.source, start, examples.source_channels
         )
         training.check(architecture, len(loaded), resolved)
-        self.fingerprint_ = image_checks.check_trainable(loaded).fingerprint
+        self.fingerprint_ = image_checks.trainable_survey(loaded).fingerprint
         self.step_seconds_ = {}
         self.conditions_, self.source_ = conditioning.conditions, conditioning.source
         self.source_channels_ = tuple(examples.source_channels)
@@ -357,7 +357,7 @@ class LatentDiffusion(Estimator):
                 "which includes them",
             )
         if images is None:
-            return None, Examples(None, conditions, source, subjects)
+            return None, Examples((), conditions, source, subjects)
         cohort = self.vqvae._read_cohort(images, verbose)
         if source is None:
             source = cohort.sources
@@ -533,7 +533,7 @@ class LatentDiffusion(Estimator):
         if affine is None:
             return images
         recorded = {"guidance": guidance, "same_noise": same_noise, **chosen._asdict()}
-        facts = with_sources(self._facts(n, conditions, **recorded), files)
+        facts = with_sources(self._provenance(n, conditions, **recorded), files)
         channels = self.vqvae_._channels()
         return [
             as_sample(image, channels, affine, own | {"Sample": number})
@@ -679,7 +679,7 @@ class LatentDiffusion(Estimator):
         samples = n_samples or 1
         options.setdefault("steps", inpainting.STEPS)
         chosen = self.check_sampling(**options)
-        inside = inpainting.check_masks(batch.masks, arrays.shape[:-1])
+        inside = inpainting.validated_holes(batch.masks, arrays.shape[:-1])
         is_filled = chosen_columns(channels, self.vqvae_._channels())
         shares = inpainting.hole_shares(inside, self.vqvae_.factor)[..., None]
         inpainting.refuse_covering_masks(shares)
@@ -765,7 +765,7 @@ class LatentDiffusion(Estimator):
         likely = self.detector_.predict(batch.images, batch_size=batch_size, tile=tile)
         if not batch.scans:
             return likely
-        return batch.to_images(likely, self._facts(len(likely)))
+        return batch.to_images(likely, self._provenance(len(likely)))
 
     def denoiser(
         self,
@@ -1047,7 +1047,7 @@ class LatentDiffusion(Estimator):
         """Return images as an array of the autoencoder's shape, and their subjects."""
         self._check_fitted()
         cohort = self.vqvae_._read_cohort(images)
-        array = image_checks.require_shape(cohort.images, self.vqvae_.shape_)
+        array = image_checks.validated_images(cohort.images, self.vqvae_.shape_)
         return array, cohort.subjects if subjects is None else subjects
 
     def _read_batch(self, images: ImagesLike, masks: Any = None) -> ImageBatch:
@@ -1060,7 +1060,7 @@ class LatentDiffusion(Estimator):
         if masks is not None:
             return read_masked_batch(images, masks, grid, channels)
         batch = read_batch(images, grid, channels)
-        image_checks.require_shape(batch.images, self.vqvae_.shape_)
+        image_checks.validated_images(batch.images, self.vqvae_.shape_)
         return batch
 
     def _match(self, batch, conditions, source):
@@ -1083,9 +1083,9 @@ class LatentDiffusion(Estimator):
         how = self.source_, grid, self.source_channels_, scans
         return read_sources(source, *how, of_series=makes_series(self.conditions_))
 
-    def _facts(self, n, conditions=None, noise=None, **options):
+    def _provenance(self, n, conditions=None, noise=None, **options):
         """Return the provenance of each of `n` images, as in sidecars of commands."""
-        [facts] = super()._facts(1)
+        [facts] = super()._provenance(1)
         for name, value in options.items():
             if value is not None and name not in _UNRECORDED:
                 facts[name.title().replace("_", "")] = checks.plain(value)
@@ -1099,7 +1099,7 @@ class LatentDiffusion(Estimator):
         """Return the provenance of `n` denoised or inpainted images."""
         samples = details.get("samples", 1)
         noise = range(sampling.first, sampling.first + n * samples, samples)
-        return self._facts(n, conditions, noise, **sampling._asdict(), **details)
+        return self._provenance(n, conditions, noise, **sampling._asdict(), **details)
 
     def _count(self, conditions, source):
         """Return how many images conditions and arrays of sources request."""

@@ -22,7 +22,7 @@ from dipy_ldm._utils.checks import (
 from dipy_ldm._utils.values import counted
 from dipy_ldm.autoencoder._codec import Codec, Parameters, expected_shapes
 from dipy_ldm.autoencoder._training import AutoencoderStage, check
-from dipy_ldm.data import _image_checks as checks
+from dipy_ldm.data import _image_checks as image_checks
 from dipy_ldm.data._batches import Augmentation, patch_size
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._scans import (
@@ -251,14 +251,14 @@ class VQVAE(Estimator):
         if validation_data is not None:
             own = images.shape[1:], affine, cohort.channels
             held_out = _read_on_grid(validation_data, *own).images
-            held_out = checks.check_validation(held_out, images.shape)
+            held_out = image_checks.validated_held_out(held_out, images.shape)
         masks = _masks_of(cohort, background) if masks is None else masks
-        masks = checks.check_masks(masks, background, images.shape[:-1])
+        masks = image_checks.validated_masks(masks, background, images.shape[:-1])
         chosen, patch, resolved, initial = self._plan_fit(
             images.shape, init, patch, options, augment
         )
         survey = self._record_images(cohort)
-        checks.warn_of_channels(images.shape)
+        image_checks.warn_of_channels(images.shape)
         self.precision_ = log_precision(resolved.precision)
         self.sharpening_ = 0.0
         self._fitted_with = chosen
@@ -349,7 +349,7 @@ class VQVAE(Estimator):
 
     def _record_images(self, cohort):
         """Set the attributes that describe images, and return their survey."""
-        survey = checks.check_trainable(cohort.images)
+        survey = image_checks.trainable_survey(cohort.images)
         self.shape_, self.channels_ = cohort.shape[1:], cohort.channels
         self.affine_, self.suffix_ = cohort.affine, cohort.suffix
         self.intensity_ = survey.low, survey.high
@@ -387,8 +387,8 @@ class VQVAE(Estimator):
         """
         self._check_fitted()
         check_counts(batch_size=batch_size, tile=tile)
-        array = checks.as_array(self._read_batch(images).images, self.shape_)
-        checks.check_channels("images", array, self.shape_[-1])
+        array = image_checks.as_array(self._read_batch(images).images, self.shape_)
+        image_checks.check_channels("images", array, self.shape_[-1])
         return self._codec.encode(array, batch_size, tile)
 
     def decode(
@@ -426,7 +426,9 @@ class VQVAE(Estimator):
         space = self.shape_[:-1] if space is None else space
         space = tuple(np.atleast_1d(space).tolist())
         check_space(space, len(self.shape_) - 1)
-        latents = checks.check_latents(latents, self.latent_shape((*space, 1)), space)
+        latents = image_checks.validated_latents(
+            latents, self.latent_shape((*space, 1)), space
+        )
         images = self._codec.decode(latents, space, batch_size, tile, self._gains())
         return harden(images, self.channels_)
 
@@ -463,7 +465,7 @@ class VQVAE(Estimator):
         decoded = self.decode(latents, space=space, batch_size=batch_size, tile=tile)
         if not batch.scans:
             return decoded
-        return batch.to_images(decoded, self._facts(len(decoded)))
+        return batch.to_images(decoded, self._provenance(len(decoded)))
 
     def codes(self, latents: np.ndarray) -> np.ndarray:
         """Return the codes nearest to each latent vector.
@@ -480,7 +482,7 @@ class VQVAE(Estimator):
             n_codebooks)``; the sum of these codes is decoded.
         """
         self._check_fitted()
-        checks.check_channels("latents", latents, self._parameters().code_dim)
+        image_checks.check_channels("latents", latents, self._parameters().code_dim)
         return self._codec.nearest(latents)
 
     def needed_memory(
@@ -615,7 +617,7 @@ def _read_training_images(images, affine, suffix, channels, verbose=False) -> Co
     """Load training images; files provide the metadata that is not passed."""
     cohort = read_cohort(images, channels=channels, verbose=verbose)
     return cohort._replace(
-        images=checks.as_array(cohort.images),
+        images=image_checks.as_array(cohort.images),
         affine=cohort.affine if affine is None else check_affine(affine),
         suffix=suffix or cohort.suffix,
         channels=tuple(cohort.channels or as_channels(channels)),

@@ -139,7 +139,7 @@ def test_tables_of_pandas():
 
 def test_learnt_conditions_are_logged(caplog):
     ages = pd.Series([70, 61, 55, 80], name="age")
-    how = Examples(None), 4, None, None
+    how = Examples(()), 4, None, None
     with caplog.at_level("INFO", "dipy_ldm"):
         frame = pd.DataFrame({"age": ages, "sex": list("FMFF")})
         Conditioning.learn(Examples((4, 8, 8, 1), frame), *how)
@@ -332,7 +332,7 @@ def test_units_are_added_to_those_of_a_table():
     values = {"age": [61.5, 70, 55, 80], "size": [1.5, 2.5, 3.5, 4.5]}
     table = Table(values, {"age": "years", "sex": "no more a column"})
     examples = Examples((4, 8, 8, 1), table)
-    learnt = Conditioning.learn(examples, Examples(None), 4, {"size": "ml"}, None)
+    learnt = Conditioning.learn(examples, Examples(()), 4, {"size": "ml"}, None)
     units = [condition.units for condition in learnt.conditions.values()]
     assert units == ["years", "ml"]
 

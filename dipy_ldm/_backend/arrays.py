@@ -65,16 +65,18 @@ def in_batches(
     n = len(array)
     if n < workers:
         return _in_batches(function, array, batch_size, title)
-    own = slice(n * worker // workers, n * (worker + 1) // workers)
-    part = _in_batches(function, array[own], batch_size, title)
+    share = slice(n * worker // workers, n * (worker + 1) // workers)
+    part = _in_batches(function, array[share], batch_size, title)
     if workers == 1:
         return part
     whole = np.zeros((n, *part.shape[1:]), part.dtype)
-    whole[own] = part
+    whole[share] = part
     return all_reduce(whole)
 
 
-def _in_batches(function, array, batch_size, title):
+def _in_batches(
+    function: Callable, array: np.ndarray, batch_size: int, title: str | None
+):
     """Apply a function in batches on the devices of this machine."""
     strategy = current_strategy.get()
     devices = (None,) if strategy is None else strategy.extended.worker_devices
@@ -86,7 +88,7 @@ def _in_batches(function, array, batch_size, title):
     pool = ThreadPoolExecutor(len(devices))
     with tqdm(total=len(array), desc=title, disable=title is None) as bar:
 
-        def work(start):
+        def work(start: int):
             piece = array[start : start + batch_size]
             device = free_devices.get()
             try:

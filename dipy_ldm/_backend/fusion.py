@@ -10,6 +10,8 @@ from functools import cache
 import keras
 from keras import ops
 
+from dipy_ldm._utils.types import Tensor
+
 _ON_TENSORFLOW = keras.config.backend() == "tensorflow"
 if _ON_TENSORFLOW:
     import tensorflow as tf
@@ -18,7 +20,7 @@ if _ON_TENSORFLOW:
 # shapes; use custom gradients; give all variables one name.
 FUSED_LOOPS = True
 CACHED_TRACES = True
-OWN_GRADIENTS = True
+CUSTOM_GRADIENTS = True
 CANONICAL_NAMES = True
 
 
@@ -33,11 +35,11 @@ def _on_cpu():
 
 
 @cache
-def _traced(function, loop):
+def _traced(function: Callable, loop: bool):
     return tf.function(function, autograph=False, jit_compile=loop)
 
 
-def _call(function, tensors, traced, loop):
+def _call(function: Callable, tensors: tuple, traced: bool, loop: bool):
     """Call a function, traced once for all tensors of the same shapes if `traced`."""
     if not (traced and _on_cpu()):
         return function(*tensors)
@@ -63,7 +65,7 @@ def cached_trace(function: Callable) -> Callable:
     return lambda *tensors: _call(function, tensors, CACHED_TRACES, loop=False)
 
 
-def sum_of_squares(x):
+def sum_of_squares(x: Tensor):
     """Return the sum of squares of a tensor, without storing the squares."""
     return 2 * tf.nn.l2_loss(x) if _ON_TENSORFLOW else ops.sum(ops.square(x))
 
@@ -74,7 +76,7 @@ def with_gradient(function: Callable, gradient: Callable, kept: int = 0) -> Call
     The last ``kept`` of its results are only passed to the gradient.
     """
 
-    def split(results):
+    def split(results: tuple):
         return (results[:-kept], results[-kept:]) if kept else (results, ())
 
     # In a separate graph: TensorFlow never frees graphs with custom gradients. That of
@@ -86,7 +88,7 @@ def with_gradient(function: Callable, gradient: Callable, kept: int = 0) -> Call
         return results, lambda *upstream: gradient((*tensors, *kept_results), *upstream)
 
     def apply(*tensors):
-        if OWN_GRADIENTS and _on_cpu():
+        if CUSTOM_GRADIENTS and _on_cpu():
             return differentiable(*tensors)
         return split(function(*tensors))[0]
 
@@ -104,7 +106,7 @@ def canonical_variable_names() -> Iterator[None]:
         yield
         return
 
-    def create(creator, **options):
+    def create(creator: Callable, **options):
         with tf.name_scope("weights/"):
             return creator(**options)
 

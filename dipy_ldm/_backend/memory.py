@@ -24,7 +24,7 @@ def host_memory(root: str | Path = "/") -> float:
     return min(1024 * available, _free_in_address_space(root), *_free_in_groups(root))
 
 
-def _free_in_address_space(root):
+def _free_in_address_space(root: Path):
     """Return the available bytes of the address space."""
     for line in _lines(root / "proc/self/limits"):
         if line.startswith("Max address space"):
@@ -35,7 +35,7 @@ def _free_in_address_space(root):
     return math.inf
 
 
-def _free_in_groups(root):
+def _free_in_groups(root: Path):
     """Yield the available bytes of each control group of this process."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
@@ -43,12 +43,12 @@ def _free_in_groups(root):
             for group in _group_and_parents(root / "sys/fs/cgroup", path):
                 yield _free_in(group, "memory.max", "memory.current", _RECLAIMABLE)
         elif "memory" in controllers.split(","):
-            names = "memory.limit_in_bytes", "memory.usage_in_bytes"
+            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
             for group in _group_and_parents(root / "sys/fs/cgroup/memory", path):
-                yield _free_in(group, *names, _RECLAIMABLE_V1)
+                yield _free_in(group, limit, used, _RECLAIMABLE_V1)
 
 
-def _group_and_parents(mount, path):
+def _group_and_parents(mount: Path, path: str):
     """List a group and its parents.
 
     In a container the path may be that of the host, which does not exist there: the
@@ -58,30 +58,30 @@ def _group_and_parents(mount, path):
     return [mount.joinpath(*parts[:n]) for n in range(len(parts), -1, -1)]
 
 
-def _free_in(group, limit, used, reclaimable):
+def _free_in(group: Path, limit: str, used: str, reclaimable: set[str]):
     """Return the available bytes of one control group."""
-    limit, used = (_number(group / name) for name in (limit, used))
-    if limit >= _NO_LIMIT or used == math.inf:
+    most, in_use = _number(group / limit), _number(group / used)
+    if most >= _NO_LIMIT or in_use == math.inf:
         return math.inf
     statistics = _table(group / "memory.stat")
     reclaimable_bytes = sum(int(statistics.get(name, 0)) for name in reclaimable)
-    return float(max(limit - max(used - reclaimable_bytes, 0), 0))
+    return float(max(most - max(in_use - reclaimable_bytes, 0), 0))
 
 
-def _lines(file):
+def _lines(file: Path):
     try:
         return file.read_text().splitlines()
     except OSError:
         return []
 
 
-def _table(file):
+def _table(file: Path):
     """Read a file with a name and a number per line."""
     pairs = (line.split()[:2] for line in _lines(file))
     return dict(pair for pair in pairs if len(pair) == 2)
 
 
-def _number(file):
+def _number(file: Path):
     """Read a file with one number; return infinity if there is none."""
     text = "".join(_lines(file)).strip()
     return int(text) if text.isdigit() else math.inf
@@ -98,7 +98,7 @@ def gpu_memory(numbers: Iterable[int]) -> float:
     return min((_total_memory(cuda, number) for number in numbers), default=math.inf)
 
 
-def _total_memory(cuda, number):
+def _total_memory(cuda: ctypes.CDLL, number: int):
     """Return a GPU's total bytes from the driver, without initialising the GPU."""
     device, size = ctypes.c_int(), ctypes.c_size_t()
     if cuda.cuDeviceGet(ctypes.byref(device), number) or cuda.cuDeviceTotalMem_v2(

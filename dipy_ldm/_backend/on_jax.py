@@ -19,7 +19,7 @@ def compiled(function: Callable, inputs: list[Any], networks: list[Any]) -> Call
     variables = [v for network in networks for v in network.variables]
 
     @jax.jit
-    def traced(values, *arrays):
+    def traced(values: list, *arrays):
         # Weights are arguments: others would be compiled in as constants.
         with keras.StatelessScope(state_mapping=zip(variables, values)):
             return function(*arrays)
@@ -51,7 +51,7 @@ def conditionally(
 ) -> None:
     """Apply one of two updates to variables, within a training step."""
 
-    def values_after(function):
+    def values_after(function: Callable):
         def values():
             # A branch of JAX may not assign to outer variables.
             mapping = [(v, v.value) for v in variables]

@@ -9,7 +9,7 @@ import keras
 
 from dipy_ldm._backend import memory
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.types import Batches
+from dipy_ldm._utils.types import Batches, Tensor
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -56,7 +56,7 @@ class StoppableModel(keras.Model):
         finally:
             self._infers_shapes = False
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor = None):
         """Apply the network; while metrics are built, return zeros of its shape."""
         if not self._infers_shapes:
             return super().call(inputs, training=training, mask=mask)
@@ -70,7 +70,7 @@ class StoppableModel(keras.Model):
         (result,) = keras.tree.flatten(self.compute_output_spec(specs))
         return keras.ops.zeros(result.shape, result.dtype)
 
-    def make_train_function(self, force=False) -> None:
+    def make_train_function(self, force: bool = False) -> None:
         """Build the training step, which may stop the training."""
         if self.train_function is not None and not force:
             return
@@ -106,20 +106,20 @@ def count_replicas(strategy: "tf.distribute.Strategy | None") -> int:
 def share_of(batch_size: int, strategy: "tf.distribute.Strategy | None") -> int:
     """Return the batch size of each replica."""
     n = count_replicas(strategy)
-    each, remainder = divmod(batch_size, n)
+    share, remainder = divmod(batch_size, n)
     if remainder:
-        valid_sizes = f"{each * n} or {(each + 1) * n}" if each else f"at least {n}"
+        valid_sizes = f"{share * n} or {(share + 1) * n}" if share else f"at least {n}"
         raise InputError(
             f"a batch of {batch_size} can't be shared evenly by {n} replicas",
             f"use a `batch_size` of {valid_sizes}",
         )
-    return each
+    return share
 
 
 def batch_specs(batches: Batches, replicas: int) -> Any:
     """Return shapes and types of a replica's batch."""
-    each = batches.size // replicas
+    size = batches.size // replicas
     return keras.tree.map_structure(
-        lambda array: keras.KerasTensor((each, *array.shape[1:]), str(array.dtype)),
+        lambda array: keras.KerasTensor((size, *array.shape[1:]), str(array.dtype)),
         batches.draw(0, range(0)),
     )

@@ -46,7 +46,7 @@ def make_strategy(
             "leave out devices, and hide those that should not be used "
             "(CUDA_VISIBLE_DEVICES)",
         )
-    if name == "auto" and not alone and cluster.is_one_of_several():
+    if name == "auto" and not alone and cluster.has_several_tasks():
         raise InputError(
             f"several tasks were started, but with {keras.config.backend()} each "
             "would train a model of its own",
@@ -75,12 +75,12 @@ def broadcast_from_chief(array: np.ndarray) -> np.ndarray:
     return np.asarray(array)
 
 
-def gather_from_workers(facts: object) -> list:
-    """Return the facts of the only worker."""
-    return [facts]
+def gather_from_workers(value: object) -> list:
+    """Return the value of the only worker."""
+    return [value]
 
 
-def require_agreement(facts: dict) -> None:
+def require_agreement(settings: dict) -> None:
     """Do nothing: there are no other workers."""
 
 

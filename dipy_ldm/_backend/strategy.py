@@ -62,7 +62,7 @@ def make_strategy(
     workers = cluster.find_cluster()
     if devices is None:
         _refuse_idle_gpus(alone)
-        _hide_gpus_of_others()
+        _hide_gpus_of_other_workers()
     else:
         devices = _match_devices(devices)
         gpus = _devices("GPU")
@@ -70,19 +70,19 @@ def make_strategy(
     _enable_memory_growth()
     if name == "multi_worker" or (name == "auto" and workers and not alone):
         return _multi_worker(workers)
-    chosen = _start_tensorflow(devices)
-    if name == "none" and len(chosen) > 1 and devices is not None:
+    names = _start_tensorflow(devices)
+    if name == "none" and len(names) > 1 and devices is not None:
         raise InputError(
-            f"the strategy none is for one device, not {len(chosen)}",
+            f"the strategy none is for one device, not {len(names)}",
             "leave out strategy or all devices but one",
         )
-    if len(chosen) >= min_devices:
-        return _mirrored(tuple(chosen))
-    return None if devices is None else tf.distribute.OneDeviceStrategy(chosen[0])
+    if len(names) >= min_devices:
+        return _mirrored(tuple(names))
+    return None if devices is None else tf.distribute.OneDeviceStrategy(names[0])
 
 
 @cache
-def _multi_worker(workers):
+def _multi_worker(workers: cluster.Cluster | None):
     """Return the only strategy for all machines, created once."""
     if workers is None:
         raise InputError(
@@ -91,14 +91,14 @@ def _multi_worker(workers):
             "start the command with srun, set TF_CONFIG, or leave out strategy",
         )
     gpus = len(tf.config.get_visible_devices("GPU"))
-    facts = {
+    settings = {
         "dipy_ldm": __version__,
         "TensorFlow": tf.__version__,
         "Keras": keras.__version__,
         "Python": platform.python_version(),
         "the number of GPUs": gpus,
     }
-    cluster.wait_for_workers(workers, facts)
+    cluster.wait_for_workers(workers, settings)
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(workers.addresses)}),
         task_type="worker",
@@ -133,7 +133,7 @@ def warn_without_onednn() -> None:
         )
 
 
-def _refuse_idle_gpus(alone):
+def _refuse_idle_gpus(alone: bool):
     """Refuse to train on the CPU if TensorFlow can't use a GPU; with `alone`, warn."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1", "NoDevFiles")
     if hidden or tf.config.list_physical_devices("GPU") or not _has_gpu():
@@ -156,7 +156,7 @@ def _has_gpu():
     return False
 
 
-def _hide_gpus_of_others():
+def _hide_gpus_of_other_workers():
     """Hide the GPUs of other workers of this machine.
 
     It must not list logical devices: that would start TensorFlow, and then it is too
@@ -169,7 +169,7 @@ def _hide_gpus_of_others():
         _set_visible_gpus(gpus[first::step])
 
 
-def _devices(kind):
+def _devices(kind: str):
     """Return physical devices by the names of their logical devices."""
     devices = [
         device
@@ -185,7 +185,7 @@ def _visible_gpus():
     return {name: gpu for name, gpu in _devices("GPU").items() if gpu in visible}
 
 
-def _match_devices(names):
+def _match_devices(names: Sequence[str]):
     """Return the normalised names of requested devices; refuse missing ones."""
     available = [*_devices("GPU"), *_devices("CPU")]
     kind = available[0].partition(":")[0]  # GPUs come first
@@ -199,7 +199,7 @@ def _match_devices(names):
     return list(dict.fromkeys(requested))
 
 
-def _set_visible_gpus(gpus):
+def _set_visible_gpus(gpus: list):
     """Hide all GPUs but these, so that TensorFlow does not initialise the others."""
     # If TensorFlow has started, its devices can't change.
     with suppress(RuntimeError):
@@ -215,7 +215,7 @@ def _enable_memory_growth():
 
 
 @cache
-def _mirrored(devices):
+def _mirrored(devices: tuple[str, ...]):
     """Return the only strategy for these devices, created once.
 
     TensorFlow's default reductions confuse two mirrored strategies in one process;
@@ -226,7 +226,7 @@ def _mirrored(devices):
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
 
 
-def _start_tensorflow(devices):
+def _start_tensorflow(devices: Sequence[str] | None):
     """Start TensorFlow and return its names of the chosen devices."""
     visible = list(_visible_gpus())
     if hidden := [d for d in devices or () if "GPU" in d and d not in visible]:
@@ -270,7 +270,7 @@ def free_memory(strategy: tf.distribute.Strategy | None = None) -> float:
     return memory.gpu_memory(int(gpu.name.rpartition(":")[2]) for gpu in gpus)
 
 
-def _gpus_of(strategy):
+def _gpus_of(strategy: tf.distribute.Strategy | None):
     """Return the GPUs of this machine that a strategy uses."""
     visible = list(_visible_gpus().values())
     if strategy is None:

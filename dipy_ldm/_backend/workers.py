@@ -14,7 +14,7 @@ from dipy_ldm._backend import memory
 from dipy_ldm._backend.sharing import PARALLEL_DRAWS, StoppableModel, batch_specs
 from dipy_ldm._utils import cluster
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.types import Batches
+from dipy_ldm._utils.types import Batches, Tensor
 
 # Values that workers exchange at once: more take more memory, fewer more time.
 MAX_REDUCED_VALUES = 2**24
@@ -91,18 +91,18 @@ def broadcast_from_chief(array: np.ndarray) -> np.ndarray:
     return all_reduce(array if is_chief() else np.zeros_like(array))
 
 
-def require_agreement(facts: dict) -> None:
+def require_agreement(settings: dict) -> None:
     """Refuse to train unless all machines have the same settings."""
-    chief_facts, *worker_facts = gather_from_workers(facts)
-    for worker, own_facts in enumerate(worker_facts, 1):
-        if refusal := cluster.difference_message(chief_facts, own_facts, worker):
+    chief, *workers = gather_from_workers(settings)
+    for worker, of_worker in enumerate(workers, 1):
+        if refusal := cluster.difference_message(chief, of_worker, worker):
             raise InputError(refusal)
 
 
-def gather_from_workers(facts: object) -> list:
-    """Return the facts of all machines, on each of them."""
+def gather_from_workers(value: object) -> list:
+    """Return the values of all machines, on each of them."""
     worker, workers = worker_and_count()
-    text = np.frombuffer(json.dumps(facts).encode(), "uint8")
+    text = np.frombuffer(json.dumps(value).encode(), "uint8")
     lengths = np.zeros(workers, "int32")
     lengths[worker] = len(text)
     lengths = all_reduce(lengths)
@@ -124,7 +124,9 @@ def all_reduce(array: np.ndarray) -> np.ndarray:
     for start in range(0, len(array), rows):
         piece = array[start : start + rows]
 
-        def contribution(context, piece=piece):
+        def contribution(
+            context: tf.distribute.ReplicaContext, piece: np.ndarray = piece
+        ):
             # The first replica of each machine contributes; the others add zeros.
             first = _is_first(context, strategy)
             return tf.constant(piece if first else np.zeros_like(piece))
@@ -135,7 +137,7 @@ def all_reduce(array: np.ndarray) -> np.ndarray:
     return result
 
 
-def _is_first(context, strategy):
+def _is_first(context: tf.distribute.ReplicaContext, strategy: tf.distribute.Strategy):
     """Return whether a replica is the first of its machine."""
     # The replica's number is static when a graph is traced.
     number = tf.get_static_value(context.replica_id_in_sync_group)
@@ -159,25 +161,25 @@ def distribute_batches(
     return strategy.distribute_datasets_from_function(make_part)
 
 
-def _dataset(batches, first_step, context):
+def _dataset(batches: Batches, first_step: int, context: tf.distribute.InputContext):
     """Return a dataset of a worker's share of each batch, one part per replica."""
     worker, replicas = context.input_pipeline_id, context.num_replicas_in_sync
-    own_replicas = replicas // context.num_input_pipelines
-    each = batches.size // replicas
+    replicas_of_worker = replicas // context.num_input_pipelines
+    size = batches.size // replicas
     specs = batch_specs(batches, replicas)
     flat_specs = tf.nest.flatten(specs)
 
-    def draw(number):
+    def draw(number: int):
         if not number:
             # The step has just been traced and optimised, which leaves freed memory.
             memory.release_memory()
-        step, replica = divmod(int(number), own_replicas)
-        first = (worker * own_replicas + replica) * each
-        piece = batches.draw(first_step + step, range(first, first + each))
+        step, replica = divmod(int(number), replicas_of_worker)
+        first = (worker * replicas_of_worker + replica) * size
+        piece = batches.draw(first_step + step, range(first, first + size))
         return tf.nest.flatten(piece)
 
     @tf.autograph.experimental.do_not_convert
-    def draw_tensors(number):
+    def draw_tensors(number: Tensor):
         types = [spec.dtype for spec in flat_specs]
         arrays = tf.numpy_function(draw, [number], types, stateful=False)
         shaped = [tf.ensure_shape(a, spec.shape) for a, spec in zip(arrays, flat_specs)]
@@ -218,7 +220,9 @@ class ReplicatedModel(StoppableModel):
         with strategy.scope():
             super().prepare(batches, strategy.num_replicas_in_sync)
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+    def _maybe_symbolic_build(
+        self, iterator: Iterator | None = None, data_batch: tuple | None = None
+    ):
         """Do nothing: ``prepare`` has built the model.
 
         Under a strategy, Keras would take a batch from the data that is then missing
@@ -226,7 +230,7 @@ class ReplicatedModel(StoppableModel):
         ("Attempt to convert a value (PerReplica) to a Tensor").
         """
 
-    def make_train_function(self, force=False) -> None:
+    def make_train_function(self, force: bool = False) -> None:
         """Build the training step, which may stop the training on all machines.
 
         With several machines, Keras averages scalar metrics along an axis that they
@@ -240,17 +244,17 @@ class ReplicatedModel(StoppableModel):
             return
         names: list[str] = []
 
-        def replica(data, stop):
+        def replica(data: tuple, stop: Tensor):
             figures = self.train_step(data)
             names[:] = figures
             return tf.stack([stop, *figures.values()])
 
         @tf.function(autograph=False)
-        def run_all(iterator, stop):
+        def run_all(iterator: Iterator, stop: Tensor):
             figures = strategy.run(replica, (next(iterator), stop))
             return strategy.reduce(tf.distribute.ReduceOp.MEAN, figures, axis=None)
 
-        def train_step_on_all(iterator):
+        def train_step_on_all(iterator: Iterator):
             stop, *figures = run_all(iterator, tf.constant(float(self.stop_requested)))
             self.stopping = bool(stop > 0)
             return dict(zip(names, figures))

@@ -11,7 +11,7 @@ import re
 import selectors
 import socket
 import time
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from dipy_ldm._utils.checks import InputError
 
@@ -46,14 +46,14 @@ def find_cluster() -> Cluster | None:
     return cluster if len(cluster.addresses) > 1 else None
 
 
-def is_one_of_several() -> bool:
+def has_several_tasks() -> bool:
     """Return whether this process is one of several that were started together."""
     if "TF_CONFIG" in os.environ:
         return find_cluster() is not None
     return _number("SLURM_STEP_NUM_TASKS", 1) > 1
 
 
-def _number(name, default):
+def _number(name: str, default: int):
     """Read a whole number from the environment; empty means the default."""
     text = os.environ.get(name) or str(default)
     try:
@@ -65,7 +65,7 @@ def _number(name, default):
         ) from error
 
 
-def _from_tf_config(text):
+def _from_tf_config(text: str):
     """Read the cluster from ``TF_CONFIG``."""
     try:
         config = json.loads(text)
@@ -90,7 +90,7 @@ def _from_tf_config(text):
     return Cluster(tuple(addresses.values()), index)
 
 
-def _is_address(text):
+def _is_address(text: str):
     host, _, port = text.rpartition(":")
     return bool(host) and port.isdigit() and 0 < int(port) < 2**16
 
@@ -132,8 +132,8 @@ def _from_slurm():
             f"of this task among all, not {cluster.index}",
             "start the command with srun",
         )
-    own_node = os.environ.get("SLURMD_NODENAME")
-    if own_node and cluster.addresses[cluster.index].rpartition(":")[0] != own_node:
+    node_name = os.environ.get("SLURMD_NODENAME")
+    if node_name and cluster.addresses[cluster.index].rpartition(":")[0] != node_name:
         raise InputError(
             "Slurm's tasks must fill one node after the other",
             "start the command with srun --distribution=block",
@@ -151,19 +151,21 @@ def gpu_share_of_node() -> tuple[int, int]:
     return _number("SLURM_LOCALID", 0), max(map(int, counts), default=1)
 
 
-def wait_for_workers(cluster: Cluster, facts: dict, timeout: float = TIMEOUT) -> None:
+def wait_for_workers(
+    cluster: Cluster, settings: dict, timeout: float = TIMEOUT
+) -> None:
     """Wait for all workers; refuse to start if their settings differ."""
     deadline = time.monotonic() + timeout
     with _listen(cluster.addresses[cluster.index]) as server:
         if cluster.index > 0:
-            refusal = _register(cluster, facts, deadline, timeout)
+            refusal = _register(cluster, settings, deadline, timeout)
         else:
-            refusal = _answer_workers(cluster, facts, server, deadline, timeout)
+            refusal = _answer_workers(cluster, settings, server, deadline, timeout)
     if refusal:
         raise InputError(refusal)
 
 
-def _listen(address):
+def _listen(address: str):
     """Open a server on the port that TensorFlow will use later."""
     port = int(address.rpartition(":")[2])
     try:
@@ -175,10 +177,10 @@ def _listen(address):
         ) from error
 
 
-def _register(cluster, facts, deadline, timeout):
+def _register(cluster: Cluster, settings: dict, deadline: float, timeout: float):
     """Register this worker with the chief; return the chief's refusal, if any."""
     host, _, port = cluster.addresses[0].rpartition(":")
-    hello = {"job": _job(), "worker": cluster.index, "facts": facts}
+    hello = {"job": _job(), "worker": cluster.index, "facts": settings}
     message = json.dumps(hello) + "\n"
     reason = "could not be reached"
     while (remaining := deadline - time.monotonic()) > 0:
@@ -200,14 +202,20 @@ def _register(cluster, facts, deadline, timeout):
 
 
 def _job():
-    """Return Slurm's job and step, which identify own workers; None with TF_CONFIG."""
+    """Return Slurm's job and step, which identify its workers; None with TF_CONFIG."""
     if "TF_CONFIG" in os.environ:
         return None
     return [os.environ.get(f"SLURM_{name}_ID") for name in ("JOB", "STEP")]
 
 
-def _answer_workers(cluster, facts, server, deadline, timeout):
-    """As the chief, wait for all workers, compare their facts and answer."""
+def _answer_workers(
+    cluster: Cluster,
+    settings: dict,
+    server: socket.socket,
+    deadline: float,
+    timeout: float,
+):
+    """As the chief, wait for all workers, compare their settings and answer."""
     expected = set(range(1, len(cluster.addresses)))
     hellos: dict = {}
     refusal = None
@@ -233,7 +241,7 @@ def _answer_workers(cluster, facts, server, deadline, timeout):
                     _read_hello(key, selector, hellos, expected)
         for hello in sorted(hellos.values(), key=lambda hello: hello["worker"]):
             refusal = refusal or difference_message(
-                facts, hello["facts"], hello["worker"]
+                settings, hello["facts"], hello["worker"]
             )
         answer = json.dumps({"job": _job(), "refusal": refusal}) + "\n"
         for link in hellos:
@@ -243,7 +251,7 @@ def _answer_workers(cluster, facts, server, deadline, timeout):
     return refusal
 
 
-def _accept(server, selector, stack):
+def _accept(server: socket.socket, selector: selectors.BaseSelector, stack: ExitStack):
     """Accept a connection without blocking."""
     with suppress(OSError):
         link = stack.enter_context(server.accept()[0])
@@ -251,9 +259,14 @@ def _accept(server, selector, stack):
         selector.register(link, selectors.EVENT_READ, bytearray())
 
 
-def _read_hello(key, selector, hellos, expected):
+def _read_hello(
+    key: selectors.SelectorKey,
+    selector: selectors.BaseSelector,
+    hellos: dict,
+    expected: set[int],
+):
     """Read from a connection: a worker's message, its end, or something unknown."""
-    link, text = key.fileobj, key.data
+    link, text = cast(socket.socket, key.fileobj), key.data
     try:
         part = link.recv(2**16)
     except BlockingIOError:
@@ -273,7 +286,7 @@ def _read_hello(key, selector, hellos, expected):
     link.close()
 
 
-def _parse_hello(text, expected):
+def _parse_hello(text: bytes, expected: set[int]):
     """Return a worker's message; None if it is not from this job."""
     with suppress(ValueError, LookupError, TypeError, RecursionError):
         hello = json.loads(text)
@@ -284,12 +297,12 @@ def _parse_hello(text, expected):
     return None
 
 
-def difference_message(chief: dict, facts: dict, worker: int) -> str | None:
+def difference_message(chief: dict, settings: dict, worker: int) -> str | None:
     """Return the message for a worker that differs from the chief, or None."""
     differences = [
-        f"{name} is {facts.get(name)} there and {chief.get(name)} for the chief"
-        for name in sorted(chief | facts)
-        if chief.get(name) != facts.get(name)
+        f"{name} is {settings.get(name)} there and {chief.get(name)} for the chief"
+        for name in sorted(chief | settings)
+        if chief.get(name) != settings.get(name)
     ]
     if not differences:
         return None

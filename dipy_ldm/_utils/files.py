@@ -9,6 +9,7 @@ from pathlib import Path
 import secrets
 import socket
 import stat
+from typing import TextIO
 
 try:
     import fcntl
@@ -64,13 +65,13 @@ def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[
         ) from error
 
 
-def _permissions(path):
+def _permissions(path: Path):
     """Return the permissions of a file; None if it does not exist."""
     with suppress(FileNotFoundError):
         return stat.S_IMODE(path.stat().st_mode)
 
 
-def _open_partial(place, mode):
+def _open_partial(place: Path, mode: int):
     """Create and lock a partial file of this writer, beside the file."""
     name = place.name
     if len(os.fsencode(name)) > _MAX_NAME_BYTES:
@@ -95,7 +96,7 @@ def _open_partial(place, mode):
         return partial, stream
 
 
-def _remove_leftover(partial):
+def _remove_leftover(partial: Path):
     """Remove the partial file of a killed process."""
     with suppress(OSError), open(partial, "rb+") as stream:
         locked = lock(stream.fileno(), exclusively=True, wait=False)
@@ -103,7 +104,7 @@ def _remove_leftover(partial):
             partial.unlink()
 
 
-def _is_mandatory(path):
+def _is_mandatory(path: Path):
     """Return whether the lock of a file is mandatory, as on SMB."""
     try:
         with open(path, "rb+", buffering=0) as stream:
@@ -123,7 +124,7 @@ def is_open(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _keep_previous(place, previous):
+def _keep_previous(place: Path, previous: Path):
     """Keep a file that will be replaced under a second name."""
     previous.unlink(missing_ok=True)
     with suppress(OSError):
@@ -136,7 +137,7 @@ def fsync(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _flush_folder(folder):
+def _flush_folder(folder: Path):
     """Flush a folder's entries to the disk, if the system supports it."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -171,13 +172,13 @@ def refuse_claimed(path: str | Path) -> None:
         _acquire_lock(stream, place, path, exclusively=False, wait=False)
 
 
-def _lock_path(path):
+def _lock_path(path: str | Path):
     """Return the path of the lock file."""
     path = Path(os.path.realpath(path))
     return path.with_name(f".{path.name}.lock")
 
 
-def _open_lock(place, path, wait):
+def _open_lock(place: Path, path: str | Path, wait: bool):
     """Open and lock a lock file, which another process may be removing."""
     while True:
         stream = open(place, "a+", errors="replace", opener=_open_no_link)
@@ -191,15 +192,17 @@ def _open_lock(place, path, wait):
         stream.close()
 
 
-def _open_no_link(path, flags):
+def _open_no_link(path: str, flags: int):
     """Open a file but refuse links, which others may have placed to redirect writes."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def _acquire_lock(stream, place, path, **how):
+def _acquire_lock(
+    stream: TextIO, place: Path, path: str | Path, exclusively: bool, wait: bool
+) -> bool:
     """Lock a lock file; raise with the holder's name if another process holds it."""
     try:
-        return lock(stream.fileno(), **how)
+        return lock(stream.fileno(), exclusively, wait)
     except BlockingIOError as error:
         stream.seek(0)
         holder = "".join(filter(str.isprintable, stream.read(_MAX_NAME_BYTES)))
@@ -213,9 +216,9 @@ def lock(descriptor: int, exclusively: bool = False, wait: bool = True) -> bool:
     """Lock an open file until it is closed; return False where locks don't exist."""
     if fcntl is None:
         return False
-    how = fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH
+    mode = fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH
     try:
-        fcntl.flock(descriptor, how if wait else how | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, mode if wait else mode | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:

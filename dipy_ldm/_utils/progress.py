@@ -55,7 +55,7 @@ class _AboveBars(logging.StreamHandler):
         standard_tqdm.write(self.format(record), file=self.stream)
 
 
-def _is_console(handler):
+def _is_console(handler: logging.Handler):
     stream = getattr(handler, "stream", None)
     return stream is not None and stream in (sys.stdout, sys.stderr)
 
@@ -75,20 +75,20 @@ def log_filter(name: str, accept: Callable[[logging.LogRecord], bool]) -> Iterat
 def reworded(name: str, reword: Callable[[str], str]) -> AbstractContextManager:
     """Return a context that rewords a logger's messages, and drops empty ones."""
 
-    def accept(record):
+    def accept(record: logging.LogRecord):
         record.msg, record.args = reword(record.getMessage()), ()
         return bool(record.msg)
 
     return log_filter(name, accept)
 
 
-def shown_once(name: str, start: str = "") -> AbstractContextManager:
+def without_repeats(name: str, start: str = "") -> AbstractContextManager:
     """Return a context that shows each message of a logger once, after a start."""
-    shown = set()
+    earlier = set()
 
-    def reword(message):
-        text = "" if message in shown else f"{start}{message}"
-        shown.add(message)
+    def reword(message: str):
+        text = "" if message in earlier else f"{start}{message}"
+        earlier.add(message)
         return text
 
     return reworded(name, reword)
@@ -99,7 +99,7 @@ def warning_once(name: str) -> Iterator[None]:
     """Within this context, merge a logger's equal warnings about several files."""
     warnings_of: dict[str, list[logging.LogRecord]] = {}
 
-    def collect(record):
+    def collect(record: logging.LogRecord):
         if is_warning := record.levelno == logging.WARNING:
             warnings_of.setdefault(record.msg, []).append(record)
         return not is_warning

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 import signal
 import threading
+from types import FrameType
 
 # Windows has no SIGHUP.
 _SIGNALS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
@@ -49,7 +50,7 @@ def _handled(numbers: Iterable[int], handler: Callable) -> Iterator[None]:
             signal.signal(number, earlier)
 
 
-def _can_handle(number):
+def _can_handle(number: int):
     """Return whether a signal's handler may be replaced.
 
     None is the handler of a program that embeds Python, such as MATLAB, and could not
@@ -73,7 +74,7 @@ def interrupts_noted(note: Callable) -> Iterator[None]:
         yield
         return
 
-    def handle(number, frame):
+    def handle(number: int, frame: FrameType | None):
         note()
         before(number, frame)
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError
-from dipy_ldm._utils.values import is_many, level_of, listed, values_of
+from dipy_ldm._utils.values import Values, is_many, level_of, listed, values_of
 
 
-def number_subjects(subjects: Any, n: int, name: str = "subjects") -> np.ndarray:
+def number_subjects(subjects: Values, n: int, name: str = "subjects") -> np.ndarray:
     """Return the index of each image's subject, ``(n,)``; without subjects, its own."""
     if subjects is None:
         return np.arange(n)
@@ -21,7 +21,7 @@ def number_subjects(subjects: Any, n: int, name: str = "subjects") -> np.ndarray
             "use None if it is unknown",
         )
     numbers: dict[Any, int] = {}
-    keys = ((i,) if own is None else own for i, own in enumerate(names))
+    keys = ((i,) if name is None else name for i, name in enumerate(names))
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
@@ -29,14 +29,15 @@ def number_disjoint(
     train: tuple[int, Any], held_out: tuple[int, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return subject indices of training and held-out images; refuse shared ones."""
-    sets = ("subjects", *train), ("validation_subjects", *held_out)
-    first, second = (number_subjects(own, n, name) for name, n, own in sets)
+    (n, subjects), (n_held_out, held_out_subjects) = train, held_out
+    first = number_subjects(subjects, n)
+    second = number_subjects(held_out_subjects, n_held_out, "validation_subjects")
     # Compared as text, since categories become text.
-    names = [
-        {level_of(value) for value in values_of(name, own) if value is not None}
-        for name, _, own in sets
-    ]
-    if shared := names[0] & names[1]:
+    names, held_out_names = (
+        {level_of(value) for value in values_of("subjects", s) if value is not None}
+        for s in (subjects, held_out_subjects)
+    )
+    if shared := names & held_out_names:
         raise InputError(
             f"{listed(shared)} are in both `subjects` and `validation_subjects`",
             "leave them out of one",
@@ -44,14 +45,14 @@ def number_disjoint(
     return first, second
 
 
-def refuse_same_subjects(train: Any, held_out: Any) -> None:
+def refuse_same_subjects(train: Values | None, held_out: Values | None) -> None:
     """Refuse an audit with the same subject in training and held-out images.
 
     Other scans of training subjects are close to training images, so copies would be no
     closer than held-out images.
     """
-    first, second = (set() if own is None else set(own) for own in (train, held_out))
-    if shared := first & second - {None}:
+    in_both = set() if train is None or held_out is None else {*train} & {*held_out}
+    if shared := in_both - {None}:
         raise InputError(
             "training and held-out images share subjects "
             f"({listed(sorted(map(str, shared)))}), which hides copies",

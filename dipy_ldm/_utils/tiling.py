@@ -1,6 +1,6 @@
 """Batch sizes and tiles for large images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 import math
 from typing import Any
@@ -64,6 +64,6 @@ def in_tiles(
     return result
 
 
-def _upscaled(places, factor):
+def _upscaled(slices: Sequence[slice], factor: int):
     """Return the index of slices at a resolution that is `factor` times as fine."""
-    return (slice(None), *(slice(p.start * factor, p.stop * factor) for p in places))
+    return (slice(None), *(slice(p.start * factor, p.stop * factor) for p in slices))

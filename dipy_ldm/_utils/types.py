@@ -5,6 +5,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 # A numpy array or a tensor of the back-end, for which Keras has no common type.
 Tensor: TypeAlias = Any
+# A strategy of TensorFlow; None for one device, and with other back-ends of Keras.
+Strategy: TypeAlias = Any
+# Metrics by name, as Keras passes them to callbacks.
+Logs: TypeAlias = Any
+# Sizes of axes; None for any size.
+Space: TypeAlias = tuple[int | None, ...]
 
 
 class Batches(NamedTuple):

@@ -5,13 +5,20 @@ import logging
 import math
 from numbers import Integral, Real
 import reprlib
-from typing import Any
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 
 from dipy_ldm._utils.checks import InputError, plain
 
 logger = logging.getLogger(__name__)
+
+# Values by the names of conditions, as a dictionary or pandas table; or only values.
+ConditionsLike: TypeAlias = Any
+# Values of one condition: a sequence, array or column of a table; or a single value.
+Values: TypeAlias = Any
+# A level, a number, a vector of three, or None.
+Value: TypeAlias = Any
 
 # Name of a single condition that is given without a name.
 ALONE = "label"
@@ -41,7 +48,7 @@ class Table(dict):
         self.units, self.meanings = units, meanings
 
 
-def as_table(conditions: Any) -> dict[str, list]:
+def as_table(conditions: ConditionsLike) -> dict[str, list]:
     """Convert the user's conditions to a table."""
     if columns := columns_of(conditions):
         return {name: with_codes(name, values) for name, values in columns.items()}
@@ -63,7 +70,7 @@ def as_table(conditions: Any) -> dict[str, list]:
     return {ALONE: values}
 
 
-def columns_of(conditions: Any) -> dict[str, Any] | None:
+def columns_of(conditions: ConditionsLike) -> dict[str, Any] | None:
     """Return columns by name; None if there are no names."""
     # A pandas Series. Arrays of h5py have a name, too, which is a path.
     name = getattr(conditions, "name", None)
@@ -80,7 +87,7 @@ def columns_of(conditions: Any) -> dict[str, Any] | None:
     return columns
 
 
-def _refuse_unordered(name, values):
+def _refuse_unordered(name: str, values: object):
     """Refuse mappings, whose keys would be taken for values, and sets."""
     if isinstance(values, Mapping | set | frozenset):
         raise InputError(
@@ -89,19 +96,19 @@ def _refuse_unordered(name, values):
         )
 
 
-def is_unconditional(conditions: Any) -> bool:
+def is_unconditional(conditions: ConditionsLike) -> bool:
     """Return whether conditions are the word "none": unconditional."""
     return isinstance(conditions, str) and conditions.strip().casefold() == NONE
 
 
-def is_many(values: Any) -> bool:
+def is_many(values: Values) -> bool:
     """Return whether values are a sequence, rather than one value for all images."""
     if hasattr(values, "dtype"):
         return np.ndim(values) > 0
     return hasattr(values, "__len__") and not isinstance(values, str)
 
 
-def values_of(name: str, values: Any) -> list:
+def values_of(name: str, values: Values) -> list:
     """Convert values to Python types, categories to text and missing ones to None."""
     _refuse_unordered(name, values)
     if getattr(getattr(values, "dtype", None), "kind", None) in ("m", "M"):
@@ -113,7 +120,7 @@ def values_of(name: str, values: Any) -> list:
     return [_plain(name, value) for value in values]
 
 
-def _plain(name, value):
+def _plain(name: str, value: object):
     """Return a value as a Python type, or None if it is missing."""
     if _is_missing(value):
         return None
@@ -123,19 +130,21 @@ def _plain(name, value):
         return plain(value)
     if is_vector(value):
         return tuple(map(float, value))
-    shown = reprlib.repr(value)
-    raise InputError(f"{name} must have text or finite numbers, not {shown}")
+    raise InputError(
+        f"{name} must have text or finite numbers, not {reprlib.repr(value)}"
+    )
 
 
 def take_rows(
     columns: Mapping[str, Sequence] | None, numbers: Iterable[int]
 ) -> dict[str, list] | None:
     """Return columns at the given rows; None if there are no columns."""
-    numbers = list(numbers)
-    return {n: [own[i] for i in numbers] for n, own in (columns or {}).items()} or None
+    rows = list(numbers)
+    taken = {n: [values[i] for i in rows] for n, values in (columns or {}).items()}
+    return taken or None
 
 
-def is_whole(value: Any) -> bool:
+def is_whole(value: object) -> bool:
     """Return whether a value is an integer, but not a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
@@ -149,14 +158,14 @@ def are_codes(numbers: list) -> bool:
     return first in (0, 1) and last <= _MAX_CODE and without_gaps
 
 
-def level_of(value: Any) -> str:
+def level_of(value: object) -> str:
     """Return a level of a class as text: 7 and 7.0 are the same."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
 
 
-def read_number(name: str, value: Any) -> float:
+def read_number(name: str, value: Value) -> float:
     """Return a finite number, which may be given as text."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)
@@ -192,7 +201,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def with_codes(name: str, values: Any) -> list:
+def with_codes(name: str, values: Values) -> list:
     """Return Python values; restore whole numbers that NaN turned into floats."""
     table = values_of(name, values)
     present = [value for value in table if value is not None]
@@ -209,7 +218,7 @@ def with_codes(name: str, values: Any) -> list:
     return [value if value is None else int(value) for value in table]
 
 
-def is_vector(value: Any) -> bool:
+def is_vector(value: object) -> TypeGuard[Sequence[float]]:
     """Return whether a value is a direction: three finite numbers, not all 0."""
     return (
         isinstance(value, list | tuple | np.ndarray)
@@ -219,7 +228,7 @@ def is_vector(value: Any) -> bool:
     )
 
 
-def _is_missing(value):
+def _is_missing(value: object):
     if isinstance(value, str):
         return value.strip().casefold() in MISSING
     if isinstance(value, Real):

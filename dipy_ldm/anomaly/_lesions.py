@@ -9,6 +9,7 @@ References
 .. footbibliography::
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple, Self
 
@@ -66,18 +67,19 @@ class Atlas(NamedTuple):
         *size, features)``.
         """
         size = windows.shape[1:-1]
-        none = np.zeros(len(windows), int)
-        mean, spread = (read_patches(own[None], none, corners, size) for own in self)
+        first = np.zeros(len(windows), int)
+        mean, spread = (read_patches(part[None], first, corners, size) for part in self)
         z_scores = (windows - mean) / (spread + np.float32(_MIN_SPREAD))
-        places = np.empty((*windows.shape[:-1], len(size)), "float32")
+        coordinates = np.empty((*windows.shape[:-1], len(size)), "float32")
         for axis, (length, whole) in enumerate(zip(size, self.mean.shape)):
             step = 2 / max(whole - 1, 1)
-            coordinates = (corners[:, axis, None] + np.arange(length)) * step - 1
+            along = (corners[:, axis, None] + np.arange(length)) * step - 1
             sides = [1] * len(size)
             sides[axis] = length
-            places[..., axis] = coordinates.reshape(-1, *sides)
+            coordinates[..., axis] = along.reshape(-1, *sides)
         # Scaled to similar ranges.
-        return np.concatenate([windows, z_scores / 2, mean, 5 * spread, places], -1)
+        features = windows, z_scores / 2, mean, 5 * spread, coordinates
+        return np.concatenate(features, -1)
 
 
 def n_features(rank: int, channels: int) -> int:
@@ -100,8 +102,8 @@ def lesion_batches(
     larger = tuple(length + 2 * _MARGIN for length in size)
     shift = _MAX_SHIFT if deformed else 0.0
 
-    def draw(step, places):
-        epoch, _, index = examples_of(len(images), batch_size, seed, step, places)
+    def draw(step: int, positions: Sequence[int]) -> tuple:
+        epoch, _, index = examples_of(len(images), batch_size, seed, step, positions)
         streams = [stream_of(seed, epoch, i) for i in index]
         drawn = np.array([stream.random(len(size)) for stream in streams])
         corners = np.floor(drawn.reshape(-1, len(size)) * (slack + 1)).astype(int)
@@ -129,14 +131,14 @@ def deform(
     for axis, spline in enumerate(splines, 1):
         shifts = np.moveaxis(np.tensordot(shifts, spline, (axis, 0)), -1, axis)
     margins = [(padded - length) / 2 for padded, length in zip(window.shape, size)]
-    places = np.indices(size) + shifts + np.reshape(margins, (-1, *[1] * rank))
+    points = np.indices(size) + shifts + np.reshape(margins, (-1, *[1] * rank))
     channels = np.moveaxis(window, -1, 0)
-    deformed = [map_coordinates(x, places, order=1, mode="nearest") for x in channels]
+    deformed = [map_coordinates(x, points, order=1, mode="nearest") for x in channels]
     return np.stack(deformed, -1)
 
 
 @cache
-def _bspline_basis(length):
+def _bspline_basis(length: int):
     """Return cubic B-splines along an axis: the weight of each point for each voxel."""
     points = np.arange(-1, -(-length // _CONTROL_SPACING) + 2)
     far = np.abs(np.arange(length) / _CONTROL_SPACING - points[:, None])
@@ -164,7 +166,7 @@ def add_lesions(
         mask[box] = np.maximum(mask[box], share)
 
 
-def _ellipsoid(centre, shape, stream):
+def _ellipsoid(centre: np.ndarray, shape: tuple[int, ...], stream: np.random.Generator):
     """Draw an ellipsoid; return its bounding box and the share of each voxel in it."""
     rank = len(shape)
     centre = centre + stream.uniform(-0.5, 0.5, rank)

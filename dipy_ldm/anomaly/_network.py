@@ -6,6 +6,7 @@ from typing import NamedTuple
 import keras
 from keras import layers
 
+from dipy_ldm._utils.types import Space, Tensor
 from dipy_ldm.anomaly._lesions import n_features
 from dipy_ldm.data._batches import patch_size
 from dipy_ldm.nn._building import (
@@ -42,9 +43,7 @@ class Parameters(NamedTuple):
         """Return the size of the windows that a detector is trained on."""
         return patch_size(space, self.factor, _PATCH if patch is None else patch)
 
-    def build(
-        self, space: tuple[int | None, ...], channels: int, remat: bool = False
-    ) -> keras.Model:
+    def build(self, space: Space, channels: int, remat: bool = False) -> keras.Model:
         """Build the network in the current precision, with weights from the seed.
 
         A U-Net :footcite:p:`Ronneberger2015` of the autoencoder's blocks, which
@@ -55,7 +54,7 @@ class Parameters(NamedTuple):
         Shapes: result ``(batch, *space, 1)``.
         """
 
-        def stack_blocks(x, width):
+        def stack_blocks(x: Tensor, width: int):
             for _ in range(self.blocks):
                 x = residual(x, width, norm_position, remat)
             return x

@@ -12,7 +12,7 @@ import numpy as np
 from dipy_ldm import _backend
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import check_patch, check_seed, check_sizes, whole
-from dipy_ldm._utils.types import Batches
+from dipy_ldm._utils.types import Batches, Tensor
 from dipy_ldm.anomaly._lesions import Atlas, lesion_batches
 from dipy_ldm.anomaly._network import Parameters
 from dipy_ldm.metrics import dice
@@ -79,7 +79,9 @@ class DetectorStage(Stage):
         if data.held_out is not None:
             self.validation = self._windows(data.held_out[:_MIN_WINDOWS])
 
-    def _batches(self, images, batch_size, held_out=False) -> Batches:
+    def _batches(
+        self, images: np.ndarray, batch_size: int, held_out: bool = False
+    ) -> Batches:
         survey = self.data.survey
         return lesion_batches(
             images,
@@ -91,7 +93,7 @@ class DetectorStage(Stage):
             deformed=not held_out,
         )
 
-    def _windows(self, images):
+    def _windows(self, images: np.ndarray):
         """Draw fixed windows of held-out images with lesions."""
         # Kept in memory for the validation of each round.
         batches = self._batches(images, len(images), held_out=True)
@@ -132,13 +134,13 @@ class DetectorStage(Stage):
         )
 
 
-def _lesion_share(batches):
+def _lesion_share(batches: Batches):
     """Return the share of voxels in lesions."""
     steps = range(-(-_MIN_WINDOWS // batches.size))
     return max(1e-6, float(np.mean([batches.of(step)[1].mean() for step in steps])))
 
 
-def lesion_loss(y_true, y_pred):
+def lesion_loss(y_true: Tensor, y_pred: Tensor):
     """Return the weighted binary cross entropy of each image; `y_pred` are logits.
 
     Shapes: y_true ``(batch, *space, 1)``, result ``(batch,)``.

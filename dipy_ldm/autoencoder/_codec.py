@@ -12,6 +12,7 @@ import numpy as np
 from dipy_ldm import _backend, _schema, _serialization
 from dipy_ldm._utils import tiling as tiles
 from dipy_ldm._utils.checks import at_least, check_seed, check_sizes, choose, whole
+from dipy_ldm._utils.types import Space
 from dipy_ldm.autoencoder import losses
 from dipy_ldm.autoencoder._network import encoder_and_decoder
 from dipy_ldm.autoencoder._sharpening import RADIUS, sharpened
@@ -20,9 +21,6 @@ from dipy_ldm.data._batches import patch_size, read_padded, rescale
 from dipy_ldm.data._image_checks import check_range
 from dipy_ldm.nn import _analysis as analysis, _building as building
 from dipy_ldm.training._memory import DISTANCE_COPIES
-
-# A trained codec works for images of any size: None.
-Space = tuple[int | None, ...]
 
 
 class Parameters(NamedTuple):
@@ -143,8 +141,9 @@ class Codec:
         tiling = self._encoder_tiling(tile)
         size = patch_size(images.shape[1:-1], self.parameters.factor)
 
-        def encode(numbers):
-            piece = check_range(images[numbers], self.intensity, numbers)
+        def encode(numbers: np.ndarray):
+            piece = images[numbers]
+            check_range(piece, self.intensity, numbers)
             windows = rescale(read_padded(piece, size), self.intensity)
             return tiles.in_tiles(self._encode, windows, **tiling)
 
@@ -168,10 +167,10 @@ class Codec:
         crop = (slice(None), *map(slice, space))
         low, high = self.intensity
 
-        def sharp(piece):
+        def sharp(piece: np.ndarray):
             return sharpened(self._decode(piece), sharpening)
 
-        def decode(piece):
+        def decode(piece: np.ndarray):
             images = np.clip(tiles.in_tiles(sharp, piece, **tiling)[crop], 0, 1)
             return images * np.float32(high - low) + np.float32(low)
 
@@ -206,7 +205,7 @@ class Codec:
         # Two float32 copies: in the range of the images and in [0, 1].
         image_bytes = 8 * self.shape[-1] * math.prod(space)
 
-        def needed(per_voxel, tiling):
+        def needed(per_voxel: float, tiling: dict[str, int]):
             tile = per_voxel * _max_tile_voxels(space, tiling, factor)
             return _backend.INFERENCE_OVERHEAD + batch_size * (tile + image_bytes)
 
@@ -224,17 +223,17 @@ class Codec:
         counts = *(analysis.memory_needs(part).live for part in parts), latents
         return [count / math.prod(size) for count in counts]
 
-    def _encoder_tiling(self, tile):
+    def _encoder_tiling(self, tile: int | None):
         factor = self.parameters.factor
         return analysis.tiling(self.encoder, tile, factor, input_factor=factor)
 
-    def _decoder_tiling(self, tile, sharpening):
+    def _decoder_tiling(self, tile: int | None, sharpening: float | np.ndarray):
         factor, margin = self.parameters.factor, RADIUS if np.any(sharpening) else 0
         sizes = {"output_margin": margin, "output_factor": factor}
         return analysis.tiling(self.decoder, tile, factor, **sizes)
 
 
-def _max_tile_voxels(space, tiling, factor):
+def _max_tile_voxels(space: tuple[int, ...], tiling: dict[str, int], factor: int):
     """Return the number of voxels of the largest tile, with its overlaps."""
     tile, margin = tiling["tile"] * factor, tiling["margin"] * factor
     largest = 1

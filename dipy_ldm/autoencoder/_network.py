@@ -7,6 +7,7 @@ import math
 import keras
 import numpy as np
 
+from dipy_ldm._utils.types import Space, Tensor
 from dipy_ldm.nn._building import (
     conv,
     norm_position,
@@ -28,16 +29,16 @@ def cosines(space: tuple[int, ...], count: int) -> np.ndarray:
     """
     waves = np.zeros((*space, count))
     # Twice the number of periods along each axis.
-    numbers = sorted(
-        product(*map(range, space)), key=lambda each: (sum(n * n for n in each), each)
+    frequencies = sorted(
+        product(*map(range, space)), key=lambda ns: (sum(n * n for n in ns), ns)
     )
-    for i, each in enumerate(numbers[:count]):
-        sides = [_wave(size, n) for size, n in zip(space, each)]
+    for i, frequency in enumerate(frequencies[:count]):
+        sides = map(_wave, space, frequency)
         waves[..., i] = math.prod(np.ix_(*sides))
     return waves
 
 
-def _wave(size, number):
+def _wave(size: int, number: int):
     wave = np.cos(np.pi * number * (np.arange(size) + 0.5) / size)
     return wave / np.linalg.norm(wave)
 
@@ -54,7 +55,7 @@ class Cosines(keras.initializers.Initializer):
         self.block = tuple(block)
         self.inverse = inverse
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: tuple[int, ...], dtype: str | None = None):
         """Return the kernel."""
         waves = cosines(self.block, shape[-2] if self.inverse else shape[-1])
         if self.inverse:
@@ -63,7 +64,7 @@ class Cosines(keras.initializers.Initializer):
 
 
 def encoder_and_decoder(
-    space: tuple[int | None, ...],
+    space: Space,
     channels: int,
     *,
     widths: Sequence[int],
@@ -73,13 +74,20 @@ def encoder_and_decoder(
     remat: bool = False,
 ) -> tuple[keras.Model, keras.Model]:
     """Build both networks for images of a size, with initial weights from a seed."""
-    options = channels, widths, blocks, code_dim, remat
     with seeded(seed):
-        encoder = _encoder(space, *options)
-        return encoder, _decoder(encoder.output.shape[1:-1], *options)
+        encoder = _encoder(space, channels, widths, blocks, code_dim, remat)
+        coarse = encoder.output.shape[1:-1]
+        return encoder, _decoder(coarse, channels, widths, blocks, code_dim, remat)
 
 
-def _encoder(space, channels, widths, blocks, code_dim, remat):
+def _encoder(
+    space: Space,
+    channels: int,
+    widths: Sequence[int],
+    blocks: int,
+    code_dim: int,
+    remat: bool,
+):
     """Build the network that maps images to latents.
 
     A convolution of stride 2 and residual blocks at each width: the latents are
@@ -108,7 +116,14 @@ def _encoder(space, channels, widths, blocks, code_dim, remat):
     return _sum("encoder", images, latents, waves)
 
 
-def _decoder(space, channels, widths, blocks, code_dim, remat):
+def _decoder(
+    space: Space,
+    channels: int,
+    widths: Sequence[int],
+    blocks: int,
+    code_dim: int,
+    remat: bool,
+):
     """Build the network that maps (quantised) latents to images.
 
     It mirrors the encoder, but does not normalise before the last convolution, since
@@ -132,13 +147,22 @@ def _decoder(space, channels, widths, blocks, code_dim, remat):
     return _sum("decoder", latents, DepthToSpace(2)(x), DepthToSpace(factor)(waves))
 
 
-def _linear(x, channels, initializer, **kwargs):
+def _linear(
+    x: Tensor, channels: int, initializer: Cosines, size: int, strides: int = 1
+) -> Tensor:
     """Apply a linear transform to each position or block."""
-    options = {"use_bias": False, "dtype": "float32"} | kwargs
-    return conv(x, channels, kernel_initializer=initializer, **options)
+    return conv(
+        x,
+        channels,
+        size,
+        strides,
+        dtype="float32",
+        use_bias=False,
+        kernel_initializer=initializer,
+    )
 
 
-def _sum(name, inputs, *results):
+def _sum(name: str, inputs: Tensor, *results):
     """Build a network that sums several outputs of the same input."""
     networks = [keras.Model(inputs, result) for result in results]
     return keras.Model(inputs, Sum(networks)(inputs), name=name)

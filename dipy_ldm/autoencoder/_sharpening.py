@@ -51,11 +51,11 @@ def detail(images: Tensor) -> Tensor:
     return images
 
 
-def _blurred(images, axis):
+def _blurred(images: Tensor, axis: int):
     """Blur along an axis, over three voxels."""
     size = images.shape[axis]
 
-    def part(start, stop):
+    def part(start: int, stop: int):
         index = [slice(None)] * len(images.shape)
         index[axis] = slice(start, stop)
         return images[tuple(index)]
@@ -80,23 +80,24 @@ def measure_detail(images: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
 
     Shapes: images, reconstructed ``(n, *space, channels)``, result ``(n, 6)``.
     """
-    own = detail(reconstructed)
-    details = detail(images), own, detail(own)
-    true, own, twice = map(ops.convert_to_numpy, details)
+    decoded = detail(reconstructed)
+    details = detail(images), decoded, detail(decoded)
+    true, decoded, twice = map(ops.convert_to_numpy, details)
     err = reconstructed - images
-    pairs = (true, true), (own, own), (own, twice), (twice, twice)
+    pairs = [(true, true), (decoded, decoded), (decoded, twice), (twice, twice)]
+    pairs += [(decoded, err), (err, err)]
     axes = tuple(range(1, images.ndim))
-    sums = [np.sum(a * b, axes, "float64") for a, b in (*pairs, (own, err), (err, err))]
-    return np.stack(sums, -1)
+    return np.stack([np.sum(a * b, axes, "float64") for a, b in pairs], -1)
 
 
 def sharpening_gain(figures: np.ndarray) -> float:
     """Return the gain for the detail of reconstructions."""
-    true, own, cross, twice, product, error = figures
-    if not (true > own > 0 and twice > 0):
+    true, decoded, cross, twice, product, error = figures
+    if not (true > decoded > 0 and twice > 0):
         return 0.0
-    # Solve own + 2 g cross + g^2 twice = true for the detail, and
-    # 2 g product + g^2 own = _MAX_ERROR_RISE error for the squared error.
-    detail_gain = (math.sqrt(cross**2 + twice * (true - own)) - cross) / twice
-    max_gain = (math.sqrt(product**2 + own * _MAX_ERROR_RISE * error) - product) / own
+    # Solve decoded + 2 g cross + g^2 twice = true for the detail, and
+    # 2 g product + g^2 decoded = _MAX_ERROR_RISE error for the squared error.
+    detail_gain = (math.sqrt(cross**2 + twice * (true - decoded)) - cross) / twice
+    rise = _MAX_ERROR_RISE * error
+    max_gain = (math.sqrt(product**2 + decoded * rise) - product) / decoded
     return float(min(detail_gain, max_gain, MAX_GAIN))

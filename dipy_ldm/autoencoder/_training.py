@@ -1,6 +1,6 @@
 """Training stage of the autoencoder, and initialisation and revival of codes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 import math
 from typing import Any
@@ -110,7 +110,7 @@ class AutoencoderStage(Stage):
             self.validation = self.validation_subset(data.held_out)
         self.settings = codec.parameters._asdict() | data.settings()
         self.settings |= self._loss_settings()
-        columns, n = channel_slices(data.channels), codec.shape[-1]
+        n = codec.shape[-1]
         self.batches = batches(
             data.images,
             options.batch_size,
@@ -120,7 +120,12 @@ class AutoencoderStage(Stage):
             masks=data.masks,
             background=data.background,
             augment=data.augment,
-            fixed=[i for c, own in columns for i in range(n)[own] if not c.brightens],
+            fixed=[
+                column
+                for channel, columns in channel_slices(data.channels)
+                for column in range(n)[columns]
+                if not channel.brightens
+            ],
             empty=empty_columns(data.channels, n) if data.channels else None,
         )
 
@@ -151,8 +156,8 @@ class AutoencoderStage(Stage):
         )
         images = encoder.inputs[0]
         reconstructed = decoder(quantizer(encoder(images)))
-        columns = channel_slices(self.data.channels)
-        parts = [(own, c.loss) for c, own in columns if c.loss]
+        slices = channel_slices(self.data.channels)
+        parts = [(columns, c.loss) for c, columns in slices if c.loss]
         loss = losses.reconstruction_loss(
             parameters.loss, channels, self.baseline, parts
         )
@@ -228,14 +233,14 @@ class AutoencoderStage(Stage):
         if self.codec.rank < 3 or not columns.any():
             return 0.0
 
-        def measured(*pair):
-            return measure_detail(*(images[..., columns] for images in pair))
+        def measured(images: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
+            return measure_detail(images[..., columns], reconstructed[..., columns])
 
         images = self.validation_subset(self.data.images)
         figures = _measure_reconstructions(measured, self.codec, images)
         return sharpening_gain(figures.sum(axis=0))
 
-    def _draw(self, rng):
+    def _draw(self, rng: np.random.Generator):
         return partial(draw_vectors, self.codec, self.data.images, self.data.size, rng)
 
 
@@ -252,17 +257,17 @@ def draw_vectors(
     """
     per_patch = math.prod(codec.parameters.latent_shape(size)[:-1])
     n_patches = max(-(-count // per_patch), _MIN_PATCHES)
-    chosen = np.sort(rng.choice(len(images), min(n_patches, len(images)), False))
+    image_indices = np.sort(rng.choice(len(images), min(n_patches, len(images)), False))
     slack = np.maximum(np.subtract(images.shape[1:-1], size), 0)
-    corners = rng.integers(0, slack + 1, (len(chosen), len(size)))
+    corners = rng.integers(0, slack + 1, (len(image_indices), len(size)))
 
-    def encode(places):
-        return codec.encode(read_patches(images, chosen[places], corners[places], size))
+    def encode(i: np.ndarray) -> np.ndarray:
+        return codec.encode(read_patches(images, image_indices[i], corners[i], size))
 
     # On one device: other batches change the last bit, and k-means may amplify that.
     with _backend.distributed(None):
         latents = _backend.in_batches(
-            encode, np.arange(len(chosen)), tiles.safe_batch(size)
+            encode, np.arange(len(image_indices)), tiles.safe_batch(size)
         )
     vectors = latents.reshape(-1, latents.shape[-1])
     order = rng.choice(len(vectors), min(count, len(vectors)), False)
@@ -280,7 +285,7 @@ def score(codec: Codec, images: np.ndarray) -> dict[str, float]:
     """
     axes = tuple(range(1, images.ndim))
 
-    def scores(piece, reconstructed):
+    def scores(piece: np.ndarray, reconstructed: np.ndarray):
         detail = np.zeros(len(piece))
         # A constant image has no detail.
         varied = np.ptp(piece, axes) > 0
@@ -295,10 +300,10 @@ def score(codec: Codec, images: np.ndarray) -> dict[str, float]:
     return {"mse": float(mse / ((high - low) ** 2 or 1)), "detail": float(detail)}
 
 
-def _measure_reconstructions(measure, codec, images):
+def _measure_reconstructions(measure: Callable, codec: Codec, images: np.ndarray):
     """Compare images with their reconstructions, in batches."""
 
-    def measured(numbers):
+    def measured(numbers: np.ndarray):
         piece = np.asarray(images[numbers], "float32")
         reconstructed = codec.decode(codec.encode(piece), piece.shape[1:-1])
         return measure(piece, reconstructed)

@@ -7,12 +7,15 @@ Adding Fourier amplitudes to the squared error was no better
 (doc/decisions/autoencoder.md).
 """
 
+from collections.abc import Sequence
+
 from keras import ops
 
 from dipy_ldm._utils.checks import choose
+from dipy_ldm._utils.types import Tensor
 
 
-def squared(images, reconstructed, weights):
+def squared(images: Tensor, reconstructed: Tensor, weights: Tensor):
     """Return the mean squared difference."""
     return _mean(weights * (images - reconstructed) ** 2)
 
@@ -21,7 +24,7 @@ def squared(images, reconstructed, weights):
 LOSSES = {"squared": squared}
 
 
-def dice(shares, reconstructed, weights):
+def dice(shares: Tensor, reconstructed: Tensor, weights: Tensor):
     """Return one minus the Dice overlap, averaged over labels.
 
     The loss of :footcite:p:`Milletari2016`: squared differences over the sum of
@@ -42,7 +45,9 @@ def dice(shares, reconstructed, weights):
 CHANNEL_LOSSES = {"dice": dice}
 
 
-def reconstruction_loss(name, channels, variance, parts=()):
+def reconstruction_loss(
+    name: str, channels: int, variance: float, parts: Sequence[tuple[slice, str]] = ()
+):
     """Return a Keras loss for images of `channels` channels, divided by `variance`.
 
     Voxel weights follow the channels in ``y_true``. Dividing by the variance of the
@@ -51,10 +56,10 @@ def reconstruction_loss(name, channels, variance, parts=()):
     and a key of ``CHANNEL_LOSSES``.
     """
     term, scale = choose("loss", name, LOSSES), 1 / max(variance, 1e-12)
-    own = {i for columns, _ in parts for i in range(channels)[columns]}
-    rest = [i for i in range(channels) if i not in own]
+    with_loss = {i for columns, _ in parts for i in range(channels)[columns]}
+    rest = [i for i in range(channels) if i not in with_loss]
 
-    def loss(y_true, y_pred):
+    def loss(y_true: Tensor, y_pred: Tensor):
         images, weights = _split(y_true, channels)
         added = [
             CHANNEL_LOSSES[part](images[..., columns], y_pred[..., columns], weights)
@@ -62,24 +67,24 @@ def reconstruction_loss(name, channels, variance, parts=()):
         ]
         if not rest:
             return sum(added)
-        if own:
+        if with_loss:
             images, y_pred = (ops.take(x, rest, axis=-1) for x in (images, y_pred))
         return sum(added, scale * term(images, y_pred, weights))
 
     return loss
 
 
-def mean_squared_error(channels):
+def mean_squared_error(channels: int):
     """Return the unweighted mean squared error as a Keras metric."""
 
-    def mse(y_true, y_pred):
+    def mse(y_true: Tensor, y_pred: Tensor):
         images, _ = _split(y_true, channels)
         return _mean((images - y_pred) ** 2)
 
     return mse
 
 
-def _split(y_true, channels):
+def _split(y_true: Tensor, channels: int):
     """Split images from the weights that follow them; weights default to 1."""
     images, weights = y_true[..., :channels], y_true[..., channels:]
     if y_true.shape[-1] == channels:
@@ -87,5 +92,5 @@ def _split(y_true, channels):
     return images, weights
 
 
-def _mean(x):
+def _mean(x: Tensor):
     return ops.mean(x, axis=tuple(range(1, len(x.shape))))

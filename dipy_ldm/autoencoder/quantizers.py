@@ -11,9 +11,13 @@ returns new codes before the first step and between rounds:
 whichever codes are dead: rounding may differ between one device and two.
 """
 
+from collections.abc import Callable
+
 import keras
 from keras import ops
 import numpy as np
+
+from dipy_ldm._utils.types import Tensor
 
 # A code is dead if used less than this share of the average.
 _DEAD_USAGE = 0.01
@@ -56,14 +60,16 @@ class Codebook(keras.layers.Layer):
     .. footbibliography::
     """
 
-    def __init__(self, n_codes, commitment=0.25, n_codebooks=1, **kwargs):
+    def __init__(
+        self, n_codes: int, commitment: float = 0.25, n_codebooks: int = 1, **kwargs
+    ):
         # Codes are close to each other: bfloat16 would pick wrong ones.
         super().__init__(dtype="float32", **kwargs)
         self.n_codes = n_codes
         self.commitment = commitment
         self.n_codebooks = n_codebooks
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple):
         """Create the codes, ``(n_codebooks * n_codes, channels)``, and the counts."""
         self.codebook = self.add_weight(
             shape=(self.n_codebooks * self.n_codes, input_shape[-1]),
@@ -83,7 +89,7 @@ class Codebook(keras.layers.Layer):
             name="counts",
         )
 
-    def nearest(self, vectors):
+    def nearest(self, vectors: Tensor):
         """Return the index of the nearest code of each codebook.
 
         Parameters
@@ -106,7 +112,7 @@ class Codebook(keras.layers.Layer):
             rows.append(row + first)
         return ops.stack(rows, axis=-1)
 
-    def quantise(self, vectors):
+    def quantise(self, vectors: Tensor):
         """Replace each vector by the sum of its codes; it has no gradient.
 
         Parameters
@@ -122,7 +128,7 @@ class Codebook(keras.layers.Layer):
         codes = ops.take(self.codebook, self.nearest(vectors), axis=0)
         return ops.sum(codes, axis=-2)
 
-    def initial(self, draw, rng):
+    def initial(self, draw: Callable, rng: np.random.Generator):
         """Return initial codes by k-means, for later codebooks of the residuals.
 
         Parameters
@@ -169,7 +175,7 @@ class Codebook(keras.layers.Layer):
         }
         return figures, np.flatnonzero(share < _DEAD_USAGE / self.n_codes)
 
-    def revived(self, dead, draw, rng):
+    def revived(self, dead: np.ndarray, draw: Callable, rng: np.random.Generator):
         """Replace dead codes by random encoded vectors, or their residuals.
 
         Parameters
@@ -193,12 +199,11 @@ class Codebook(keras.layers.Layer):
             codes[dead[~later]] = vectors[~later]
             dead, vectors = dead[later], vectors[later]
             book = before[first : first + self.n_codes]
-            vectors = (
-                vectors - book[_nearest(vectors, book)] if len(vectors) else vectors
-            )
+            if len(vectors):
+                vectors = vectors - book[_nearest(vectors, book)]
         return codes
 
-    def call(self, vectors, training=False):
+    def call(self, vectors: Tensor, training: bool = False):
         """Quantise; in training also add the losses and count the codes."""
         rows = self.nearest(vectors)
         codes = ops.take(self.codebook, rows, axis=0)
@@ -220,7 +225,7 @@ class Codebook(keras.layers.Layer):
             self.counts.assign_add(used)
         return vectors + ops.stop_gradient(quantised - vectors)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple):
         """Return the shape unchanged."""
         return input_shape
 
@@ -229,7 +234,7 @@ class Codebook(keras.layers.Layer):
 BOTTLENECKS = {"codebook": Codebook}
 
 
-def _kmeans_step(codes, vectors):
+def _kmeans_step(codes: np.ndarray, vectors: np.ndarray):
     """Return the mean of the vectors nearest to each code; codes without any stay."""
     nearest = _nearest(vectors, codes)
     counts = np.bincount(nearest, minlength=len(codes))[:, None]
@@ -237,7 +242,7 @@ def _kmeans_step(codes, vectors):
     return np.where(counts > 0, np.stack(sums, 1) / np.maximum(counts, 1), codes)
 
 
-def _nearest(vectors, codes):
+def _nearest(vectors: np.ndarray, codes: np.ndarray):
     """Return the index of the nearest code of each vector.
 
     With few channels a tree is a hundred times faster than all distances (seconds for
@@ -253,5 +258,5 @@ def _nearest(vectors, codes):
     return np.concatenate([(squares - 2 * v @ codes.T).argmin(1) for v in parts])
 
 
-def _mean_square(difference):
+def _mean_square(difference: Tensor):
     return ops.mean(difference**2)

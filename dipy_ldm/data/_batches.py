@@ -43,9 +43,9 @@ def read_patches(
             for first, length, end in zip(corner, size, images.shape[1:-1])
         ]
         inside = images[i][tuple(slice(n[0], n[-1] + 1) for n in nearest)]
-        for axis, places in enumerate(nearest):
-            if inside.shape[axis] < len(places):
-                inside = inside.take(places - places[0], axis)
+        for axis, voxels in enumerate(nearest):
+            if inside.shape[axis] < len(voxels):
+                inside = inside.take(voxels - voxels[0], axis)
         window[...] = inside
     return windows
 
@@ -124,17 +124,17 @@ def batches(
         np.asarray(bounds[0] if empty is None else empty, "float32"), bounds
     )
     # Not the mean of each patch: one of background alone would count as any other.
-    covers = [_coverage(*n, augment.shift) for n in zip(space, size, slack)]
+    lengths = zip(space, size, slack)
+    covers = [_coverage(n, m, rest, augment.shift) for n, m, rest in lengths]
     total = np.float32(_mean_weight(images, masks, bounds, background, covers, empty))
 
-    def draw(step, places):
-        epoch, _, index = examples_of(len(images), batch_size, seed, step, places)
+    def draw(step: int, positions: Sequence[int]) -> tuple:
+        epoch, _, index = examples_of(len(images), batch_size, seed, step, positions)
         streams = [stream_of(seed, epoch, i) for i in index]
         drawn = [stream.random(3 + len(space)) for stream in streams]
         numbers = np.array(drawn).reshape(-1, 3 + len(space))
         corners = np.floor(numbers[:, 3:] * (slack + 1)).astype(int) - augment.shift
-        windows = read_patches(images, index, corners, size)
-        batch = rescale(windows, bounds)
+        batch = rescale(read_patches(images, index, corners, size), bounds)
         brightened = _brighten(batch, numbers, augment.intensity)
         brightened[..., fixed] = batch[..., fixed]
         batch = _mirror(brightened, numbers, augment)
@@ -155,19 +155,26 @@ def batches(
     return Batches(batch_size, draw)
 
 
-def _coverage(length, size, slack, shift):
+def _coverage(length: int, size: int, slack: int, shift: int):
     """Return the share of patch voxels that fall on each voxel along an axis."""
     starts = np.arange(slack + 1) - shift
     covered = np.clip(starts[:, None] + np.arange(size), 0, length - 1)
     return np.bincount(covered.ravel(), minlength=length) / covered.size
 
 
-def _is_inside(images, empty):
+def _is_inside(images: np.ndarray, empty: np.ndarray | float):
     """Return where any channel is not empty, ``(..., 1)``."""
     return (np.abs(images - empty) > _EMPTY_MARGIN).any(-1, keepdims=True)
 
 
-def _mean_weight(images, masks, bounds, background, covers, empty):
+def _mean_weight(
+    images: np.ndarray,
+    masks: np.ndarray | None,
+    bounds: tuple[float, ...],
+    background: float,
+    covers: list[np.ndarray],
+    empty: np.ndarray | float,
+):
     """Return the mean weight of the voxels of all patches, before normalisation."""
     if background == 1:
         return 1.0
@@ -191,14 +198,14 @@ def _mean_weight(images, masks, bounds, background, covers, empty):
     return weight
 
 
-def _noise(streams, shape, max_std):
+def _noise(streams: list, shape: tuple[int, ...], max_std: float):
     """Draw noise, with a random standard deviation for each image."""
     stds = [max_std * stream.random(dtype="float32") for stream in streams]
     noise = normal_numbers(streams, shape)
     return np.reshape(stds, (-1, *(1,) * len(shape))).astype("float32") * noise
 
 
-def normal_numbers(streams, shape):
+def normal_numbers(streams: list, shape: Sequence[int]):
     """Draw standard normal numbers ``(streams, *shape)`` from each stream."""
     numbers = np.empty((len(streams), *shape), "float32")
     for stream, row in zip(streams, numbers):
@@ -206,7 +213,7 @@ def normal_numbers(streams, shape):
     return numbers
 
 
-def _brighten(batch, numbers, max_change):
+def _brighten(batch: np.ndarray, numbers: np.ndarray, max_change: float):
     """Change brightness and contrast of each image, within [0, 1]."""
     if max_change == 0:
         return batch
@@ -215,7 +222,7 @@ def _brighten(batch, numbers, max_change):
     return np.clip(gain * np.clip(batch, 0, 1) ** exponent, 0, 1)
 
 
-def _mirror(batch, numbers, augment):
+def _mirror(batch: np.ndarray, numbers: np.ndarray, augment: Augmentation):
     """Mirror half of the images left to right."""
     if not augment.flip:
         return batch
@@ -227,22 +234,22 @@ def _mirror(batch, numbers, augment):
 
 
 def examples_of(
-    n: int, batch_size: int, seed: int, step: int, places: Sequence[int]
+    n: int, batch_size: int, seed: int, step: int, positions: Sequence[int]
 ) -> tuple[int, np.ndarray, np.ndarray]:
     """Return the epoch of a step, and positions and indices of its examples."""
     epoch, step = divmod(step, n // batch_size)
-    position = step * batch_size + np.asarray(places, int)
+    position = step * batch_size + np.asarray(positions, int)
     return epoch, position, _order(n, seed, epoch)[position]
 
 
 @lru_cache(maxsize=4)
-def _order(n, seed, epoch):
+def _order(n: int, seed: int, epoch: int):
     """Return the shuffled indices of all examples for an epoch."""
     # Not ``stream_of(seed, epoch)``, from which the epoch's first time is drawn.
     return np.random.default_rng([seed, epoch, 0, 1]).permutation(n)
 
 
-def stream_of(seed, epoch, example=-1):
+def stream_of(seed: int, epoch: int, example: int = -1):
     """Return the random generator of an example in an epoch, or of the epoch."""
     # NumPy ignores zeros at the end of a seed, so that examples count from 1.
     return np.random.default_rng([seed, epoch, example + 1])

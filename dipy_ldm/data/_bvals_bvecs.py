@@ -156,7 +156,7 @@ def find_tables(file: str | Path) -> dict[str, Path]:
     return {end: path for end, path in pairs if path.is_file()}  # .bval, then .bvals
 
 
-def _to_world(affine):
+def _to_world(affine: np.ndarray):
     """Return the rotation from FSL's axes to world axes."""
     linear = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     # The nearest orthogonal matrix: voxel axes may not be perpendicular.
@@ -169,9 +169,9 @@ def _to_world(affine):
 
 def describe(series: Sequence[Gradients]) -> str:
     """Summarise several series in a sentence."""
-    total: Counter[float] = sum((one.shells for one in series), Counter())
+    total: Counter[float] = sum((gradients.shells for gradients in series), Counter())
     shells = sorted(total)
-    n = sum(len(one.b0s) for one in series)
+    n = sum(len(gradients.b0s) for gradients in series)
     return (
         f"{len(series)} series: {total.total()} diffusion-weighted volumes with b of "
         f"about {listed(f'{b:g}' for b in shells)} s/mm^2, and {n} of b = 0"

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dipy_ldm._conditions import MIN_GROUP_SIZE, Condition, check_values, is_class
+from dipy_ldm._conditions import MIN_GROUP_SIZE, Condition, is_class, present_values
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import as_table, counted, grouped, level_of, listed
 from dipy_ldm.data._table_rows import MatchedRows, find_rows, find_subjects
@@ -154,7 +154,7 @@ def _convert(name, rows, entry, complaints):
     """Convert texts to numbers or classes, and collect complaints."""
     texts = [None if row is None else row.cells[name] for row in rows]
     texts = [None if is_missing(text) else text for text in texts]
-    n_present = len(check_values(name, texts))
+    n_present = len(present_values(name, texts))
     numbers = [None if text is None else as_number(text) for text in texts]
     not_numbers = [t for t, n in zip(texts, numbers) if t is not None and n is None]
     # A single text among numbers marks missing values, however frequent it is.

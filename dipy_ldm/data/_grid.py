@@ -57,7 +57,7 @@ def choose_grid(
     return Grid(tuple(map(int, full)), affine)
 
 
-def _as_triple(name, value, kind):
+def _as_triple(name: str, value: float | Sequence[float], kind: type):
     """Return one or three positive numbers as three."""
     values = list(value) if isinstance(value, Iterable) else [value]
     # Written so that NaN is refused too; for voxels, 64.0 is valid and 64.5 is not.
@@ -70,7 +70,7 @@ def _as_triple(name, value, kind):
     return [kind(v) for v in values] * (3 // len(values))
 
 
-def _voxel_sizes(affine):
+def _voxel_sizes(affine: np.ndarray):
     """Return the voxel sizes of a volume along the axes of RAS."""
     order = io_orientation(affine)[:, 0]
     return np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(order)]
@@ -85,7 +85,7 @@ def bounding_box(
     return world.min(axis=0), world.max(axis=0)
 
 
-def _refuse_scattered(infos, boxes):
+def _refuse_scattered(infos: Sequence[Any], boxes: np.ndarray):
     """Refuse volumes whose common box is over twice as long as the largest box."""
     extent = boxes[:, 1].max(axis=0) - boxes[:, 0].min(axis=0)
     if (extent <= 2 * (boxes[:, 1] - boxes[:, 0]).max(axis=0)).all():
@@ -99,11 +99,11 @@ def _refuse_scattered(infos, boxes):
     )
 
 
-def same_grid(one: Any, other: Any) -> bool:
+def same_grid(grid: Any, other: Any) -> bool:
     """Return whether the voxels of two grids or headers coincide."""
-    if tuple(one.shape) != tuple(other.shape):
+    if tuple(grid.shape) != tuple(other.shape):
         return False
-    difference = np.linalg.solve(one.affine, other.affine) - np.eye(4)
+    difference = np.linalg.solve(grid.affine, other.affine) - np.eye(4)
     return _max_displacement(difference, other.shape) < 0.1
 
 
@@ -135,18 +135,19 @@ def coverage(covering: Grid, grid: Grid) -> np.ndarray:
 
 
 def restore(
-    data: np.ndarray, grid: Grid, own: Grid, outside: np.ndarray | float
+    data: np.ndarray, grid: Grid, original: Grid, outside: np.ndarray | float
 ) -> np.ndarray:
     """Resample a volume on the grid to a file's own grid.
 
-    Shapes: data ``(*grid.shape, channels)``, outside and result ``(*own.shape,
-    channels)``.
+    Shapes: data ``(*grid.shape, channels)``, outside and result
+    ``(*original.shape, channels)``.
     """
-    inside, weight = conform(data, grid.affine, own), coverage(grid, own)
+    inside = conform(data, grid.affine, original)
+    weight = coverage(grid, original)
     return (inside + (1 - weight) * outside).astype("float32", copy=False)
 
 
-def _index_map(affine, grid):
+def _index_map(affine: np.ndarray, grid: Grid):
     """Return the affine from the grid's indices to those of the data."""
     index_map = np.linalg.solve(affine, grid.affine)
     # Without displacements by rounding, so that voxels can be copied.
@@ -157,13 +158,15 @@ def _index_map(affine, grid):
     return index_map
 
 
-def _max_displacement(difference, shape):
+def _max_displacement(difference: np.ndarray, shape: Sequence[int]):
     """Return an upper bound of the displacement of indices, in voxels."""
     reach = np.array([*shape, 1.0])
     return (np.abs(difference) @ reach).max()
 
 
-def _interpolate(channel, affine, shape, nearest):
+def _interpolate(
+    channel: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], nearest: bool
+):
     # Slow to import.
     from dipy.align.imaffine import AffineMap
     from scipy.ndimage import gaussian_filter

@@ -5,7 +5,7 @@ from contextlib import suppress
 import hashlib
 import json
 import logging
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,7 @@ def as_array(images: npt.ArrayLike, shape: tuple[int, ...] | None = None) -> np.
     return images
 
 
-def refuse_masked(images: Any, name: str = "images") -> None:
+def refuse_masked(images: object, name: str = "images") -> None:
     """Refuse an array, or a list of arrays, with masked values."""
     if any(map(np.ma.is_masked, images if isinstance(images, list) else [images])):
         raise InputError(
@@ -55,7 +55,7 @@ def refuse_masked(images: Any, name: str = "images") -> None:
         )
 
 
-def _cure(got, shape):
+def _cure(got: tuple[int, ...], shape: tuple[int, ...] | None):
     """Return how to add a missing axis of channels or images."""
     if shape is None or len(got) == len(shape) and got[-1] != shape[-1]:
         return "; add the channels with images[..., None]"
@@ -71,7 +71,8 @@ def warn_of_channels(shape: tuple[int, ...]) -> None:
             "images of shape %s are treated as %d two-dimensional images of %d x %d "
             "pixels with %d channels; if they are volumes, give images[..., None]."
         )
-        logger.warning(text, shape, n, *space, channels)
+        height, width = space
+        logger.warning(text, shape, n, height, width, channels)
 
 
 class Survey(NamedTuple):
@@ -114,7 +115,7 @@ def identify(images: np.ndarray | None) -> str | None:
     return f"{images.shape} ({survey(images).fingerprint[:16]})"
 
 
-def _compute_survey(images, name, verbose):
+def _compute_survey(images: np.ndarray, name: str, verbose: bool):
     digest = hashlib.sha256(str(images.shape).encode())
     total, square = np.zeros(images.shape[1:]), 0.0
     low, high, bad = np.inf, -np.inf, []
@@ -149,7 +150,7 @@ def _compute_survey(images, name, verbose):
     return Survey(digest.hexdigest(), *map(float, (low, high, variance, spread)))
 
 
-def check_trainable(images: np.ndarray, name: str = "image") -> Survey:
+def trainable_survey(images: np.ndarray, name: str = "image") -> Survey:
     """Return statistics of images, or refuse those that can't be learnt."""
     summary = survey(images, name)
     if summary.low == summary.high:
@@ -166,25 +167,24 @@ def check_trainable(images: np.ndarray, name: str = "image") -> Survey:
 
 
 def check_finite(
-    images: np.ndarray, numbers: Sequence[int] | range, name: str = "image"
-) -> np.ndarray:
-    """Return images ``(n, *space, channels)``, or refuse NaN and infinite values."""
+    images: np.ndarray, numbers: Sequence[int] | np.ndarray, name: str = "image"
+) -> None:
+    """Refuse images ``(n, *space, channels)`` with NaN or infinite values."""
     good = np.isfinite(images).all(tuple(range(1, images.ndim)))
     if not good.all():
         raise InputError(
             f"{name} {numbers[good.argmin()]} has NaN or infinite values",
             "remove or replace them",
         )
-    return images
 
 
 def check_range(
     images: np.ndarray,
     bounds: Sequence[float],
-    numbers: Sequence[int] | range,
+    numbers: Sequence[int] | np.ndarray,
     name: str = "image",
-) -> np.ndarray:
-    """Return ``(n, *space, channels)``, or refuse another scale than in training."""
+) -> None:
+    """Refuse images ``(n, *space, channels)`` on another scale than in training."""
     check_finite(images, numbers, name)
     low, high = bounds
     margin = _MARGIN * (high - low or 1)
@@ -199,7 +199,6 @@ def check_range(
             f"scale {name}s like those of the training, or clip them with "
             f"np.clip(images, {low:g}, {high:g})",
         )
-    return images
 
 
 def check_ranges(images: np.ndarray, bounds: Sequence[float], name: str) -> None:
@@ -218,7 +217,7 @@ def warn_of_small_values(images: np.ndarray, bounds: Sequence[float]) -> None:
         logger.warning(text, lowest, highest, low, high)
 
 
-def require_shape(
+def validated_images(
     images: npt.ArrayLike,
     shape: Sequence[int],
     whose: str = "that the autoencoder was fitted to",
@@ -242,7 +241,7 @@ def check_channels(name: str, array: npt.ArrayLike, channels: int) -> None:
         )
 
 
-def check_latents(
+def validated_latents(
     latents: npt.ArrayLike, shape: tuple[int, ...], space: tuple[int, ...]
 ) -> np.ndarray:
     """Return latents ``(n, *shape)``, or refuse those that can't be decoded."""
@@ -258,14 +257,14 @@ def check_latents(
     return latents
 
 
-def check_validation(images: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+def validated_held_out(images: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     """Return held-out images ``(n, *space, channels)``, or refuse them."""
-    images = require_shape(images, shape[1:], "of the images", "validation_data")
+    images = validated_images(images, shape[1:], "of the images", "validation_data")
     survey(images, "validation image")
     return images
 
 
-def check_masks(
+def validated_masks(
     masks: npt.ArrayLike | None, background: float, shape: tuple[int, ...]
 ) -> np.ndarray | None:
     """Return masks ``(n, *space)`` as ``(n, *space, 1)``, or refuse them."""

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -27,10 +26,10 @@ def fingerprint(path: str | Path) -> str:
 
 def provenance(model_path: str | Path, **options) -> dict:
     """Describe the model and the options that generated an image."""
-    return model_facts(Path(model_path).name, fingerprint(model_path)) | options
+    return model_metadata(Path(model_path).name, fingerprint(model_path)) | options
 
 
-def model_facts(model: str, fingerprint: str) -> dict:
+def model_metadata(model: str, fingerprint: str) -> dict:
     """Describe the model that generated an image."""
     return {
         "Synthetic": True,
@@ -50,27 +49,29 @@ def write_with_sidecar(
     volume: np.ndarray,
     affine: np.ndarray,
     dtype: str,
-    facts: dict,
+    metadata: dict,
     intent: tuple[str, str] = ("none", ""),
     space: int = ALIGNED,
 ) -> None:
     """Write a volume ``(x, y, z, channels)`` and its sidecar."""
-    origin = {n: facts[n] for n in ("Conditions", "Sources") if facts.get(n)}
-    texts = describe(facts), json.dumps(origin) if origin else ""
-    with sidecar_first(path, facts) as ready:
-        write_volume(path, volume, affine, dtype, *texts, ready, intent, space)
+    origin = {n: metadata[n] for n in ("Conditions", "Sources") if metadata.get(n)}
+    description, extension = describe(metadata), json.dumps(origin) if origin else ""
+    with sidecar_first(path, metadata) as ready:
+        write_volume(
+            path, volume, affine, dtype, description, extension, ready, intent, space
+        )
 
 
-def describe(facts: dict) -> str:
+def describe(metadata: dict) -> str:
     """Summarise the provenance of an image, for its header."""
-    model = facts["ModelFingerprint"][:8]
+    model = metadata["ModelFingerprint"][:8]
     parts = [f"synthetic: dipy_ldm {__version__}", f"model {model}"]
-    parts += [f"{n.lower()} {facts[n]}" for n in ("Seed", "Sample") if n in facts]
-    return ", ".join(parts + ([facts["Channel"]] if "Channel" in facts else []))
+    parts += [f"{n.lower()} {metadata[n]}" for n in ("Seed", "Sample") if n in metadata]
+    return ", ".join(parts + ([metadata["Channel"]] if "Channel" in metadata else []))
 
 
 @contextmanager
-def sidecar_first(path: Path, facts: dict) -> Iterator[Callable]:
+def sidecar_first(path: Path, metadata: dict) -> Iterator[Callable]:
     """Yield a function that writes the sidecar before its volume gets its name.
 
     It removes the volume that is replaced, so that a volume never has another's
@@ -80,7 +81,7 @@ def sidecar_first(path: Path, facts: dict) -> Iterator[Callable]:
     def put():
         try:
             with replacing(sidecar(path)) as partial:
-                partial.write_text(json.dumps(facts, indent=2) + "\n")
+                partial.write_text(json.dumps(metadata, indent=2) + "\n")
                 fsync(partial)
                 Path(os.path.realpath(path)).unlink(missing_ok=True)
         except OSError as error:
@@ -111,7 +112,7 @@ class SyntheticImage(nib.Nifti1Image):
             raise InputError(
                 f"{min(kwargs)} has no effect on a synthetic image", "leave it out"
             )
-        kind: Any = self.get_data_dtype() if dtype is None else dtype
+        kind: npt.DTypeLike = self.get_data_dtype() if dtype is None else dtype
         kind = kind if isinstance(kind, str) else np.dtype(kind).name
         data = np.asanyarray(self.dataobj)
         data = data[..., None] if data.ndim == 3 else data
@@ -123,12 +124,12 @@ class SyntheticImage(nib.Nifti1Image):
 def synthetic_image(
     volume: np.ndarray,
     affine: np.ndarray,
-    facts: dict,
+    metadata: dict,
     dtype: str = "float32",
     space: int = ALIGNED,
 ) -> SyntheticImage:
     """Return ``(x, y, z, channels)`` as an image with its provenance."""
-    image = make_image(volume, affine, np.dtype(dtype), describe(facts), space)
+    image = make_image(volume, affine, np.dtype(dtype), describe(metadata), space)
     synthetic = SyntheticImage(image.dataobj, image.affine, image.header)
-    synthetic.facts = facts
+    synthetic.facts = metadata
     return synthetic

@@ -18,9 +18,9 @@ from dipy_ldm._utils.values import listed
 from dipy_ldm.data._batches import patch_size, read_patches
 from dipy_ldm.data._image_checks import (
     check_ranges,
-    check_trainable,
     refuse_masked,
     survey,
+    trainable_survey,
 )
 
 logger = logging.getLogger("dipy_ldm")
@@ -82,7 +82,7 @@ def learn(
     kind = f"{len(labels)} labels" if labels else "intensities"
     if not named:
         logger.info("the source images are treated as %s.", kind)
-    summary = check_trainable(images, "source image")
+    summary = trainable_survey(images, "source image")
     bounds = [0.0, 1.0] if named else [summary.low, summary.high]
     return Source(images.shape[-1], bounds, labels, summary.fingerprint)
 

@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.values import MISSING, NONE
@@ -50,7 +50,7 @@ def as_code(text: str, levels: Container[str]) -> str:
     return code if text not in levels and code in levels else text
 
 
-def as_text(value: Any) -> str:
+def as_text(value: object) -> str:
     """Return a value as the text of a BIDS table."""
     if value is None:
         return "n/a"
@@ -142,7 +142,7 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
     return cells
 
 
-def _split_cells(path, numbered, separator):
+def _split_cells(path: Path, numbered: list[tuple[int, str]], separator: str):
     """Split numbered lines into cells, and refuse unbalanced quotes."""
     lines = (line for _, line in numbered)
     reader = csv.reader(lines, delimiter=separator, strict=True)
@@ -167,7 +167,7 @@ def _split_cells(path, numbered, separator):
     return cells
 
 
-def _separator(path, lines):
+def _separator(path: Path, lines: list[str]) -> str | None:
     """Return the separator of columns; None if each line is a path."""
     kind = path.suffix.lower()
     if kind == ".csv":
@@ -193,14 +193,14 @@ def read_descriptions(path: Path) -> dict[str, Description]:
     return descriptions
 
 
-def _json_paths(path):
+def _json_paths(path: Path):
     """List the JSON files that may describe a table, the nearest first."""
     kind = path.stem.rpartition("_")[-1]
     above = list(path.absolute().parents)[:3] if kind in _INHERITING else []
     return [path.with_suffix(".json"), *(folder / f"{kind}.json" for folder in above)]
 
 
-def _read_json(file):
+def _read_json(file: Path):
     try:
         document = json.loads(file.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
@@ -210,17 +210,19 @@ def _read_json(file):
     return document if isinstance(document, dict) else {}
 
 
-def _parse_description(entry):
+def _parse_description(entry: dict):
     unit, levels = entry.get("Units"), entry.get("Levels")
     levels = levels if isinstance(levels, dict) else {}
     # Templates have empty units.
     has_unit = isinstance(unit, str) and unit.strip().lower() not in _NO_UNITS
     # Codes for missing values do not turn numbers into classes.
-    texts = {x: _meaning_text(own) for x, own in levels.items() if not is_missing(x)}
+    texts = {
+        x: _meaning_text(meaning) for x, meaning in levels.items() if not is_missing(x)
+    }
     return Description(unit if has_unit else None, texts)
 
 
-def _meaning_text(meaning):
+def _meaning_text(meaning: object):
     """Return the meaning of a level as text; newer versions of BIDS nest it."""
     text = meaning.get("Description") if isinstance(meaning, dict) else meaning
     return str(text or "")

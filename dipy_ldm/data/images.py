@@ -47,12 +47,12 @@ def read_images(paths: Sequence[str | Path]) -> tuple[np.ndarray, list[Path]]:
     if not arrays:
         raise InputError("there are no images", "give files or folders of them")
     _refuse_mixed(arrays)
-    (first, one), *rest = arrays.items()
+    (first, expected), *rest = arrays.items()
     for file, images in rest:
-        if images.shape[1:] != one.shape[1:]:
+        if images.shape[1:] != expected.shape[1:]:
             raise InputError(
                 f"{file} has images of shape {images.shape[1:]}, but {first} of "
-                f"{one.shape[1:]}",
+                f"{expected.shape[1:]}",
                 "give images of one shape",
             )
     files = [file for file, images in arrays.items() for _ in images]
@@ -68,7 +68,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return [file for path in match_paths(paths) for file in _files(path)]
 
 
-def _refuse_mixed(arrays):
+def _refuse_mixed(arrays: dict[Path, np.ndarray]):
     """Refuse PNG files of different bit depths, whose intensities differ in scale."""
     first: dict[np.dtype, Path] = {}
     for file, images in arrays.items():
@@ -82,19 +82,19 @@ def _refuse_mixed(arrays):
         )
 
 
-def _refuse_infinite(images, files):
+def _refuse_infinite(images: np.ndarray, files: list[Path]):
     bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3))).tolist()
     if bad:
         file = files[bad[0]]
-        own = [i - files.index(file) for i in bad if files[i] == file]
+        numbers = [i - files.index(file) for i in bad if files[i] == file]
         raise InputError(
-            f"{file} has NaN or infinite values in {len(own)} of {files.count(file)} "
-            f"images (number {own[0]} first)",
+            f"{file} has NaN or infinite values in {len(numbers)} of "
+            f"{files.count(file)} images (number {numbers[0]} first)",
             "replace them",
         )
 
 
-def _files(path):
+def _files(path: Path):
     """List the image files in a folder, or the file itself."""
     if not path.is_dir():
         if path.suffix.lower() not in _READERS:
@@ -114,13 +114,13 @@ def _files(path):
     return files
 
 
-def _is_picture(file):
+def _is_picture(file: Path):
     """Return whether a PNG file is a command's picture of a training or samples."""
     is_curves = file.name == "training.png" and file.with_name("history.csv").exists()
     return is_curves or file.suffix == ".png" and file.with_suffix(".npz").exists()
 
 
-def _read(file):
+def _read(file: Path):
     """Read images ``(n, h, w, channels)``, and refuse invalid ones."""
     try:
         images = _READERS[file.suffix.lower()](file)
@@ -144,7 +144,7 @@ def _read(file):
     return images
 
 
-def _read_npz(file):
+def _read_npz(file: Path):
     # Opened here, as NumPy would leave a damaged file open.
     with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         names = [name for name in arrays.files if name == "images"] or arrays.files
@@ -156,7 +156,7 @@ def _read_npz(file):
         return arrays[names[0]]
 
 
-def _read_png(file):
+def _read_png(file: Path):
     with Image.open(file) as image:
         mode = _WITHOUT_ALPHA.get(image.mode, image.mode)
         if image.has_transparency_data:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm._conditions import check_values
+from dipy_ldm._conditions import present_values
 from dipy_ldm._utils.checks import InputError, at_least
 from dipy_ldm._utils.progress import tqdm, warning_once
 from dipy_ldm._utils.values import Table, as_table, grouped
@@ -137,7 +137,7 @@ class Volumes(_Fields):
         else:
             values = self._joined(names, table)
             for name, column in values.items():
-                check_values(name, column)
+                present_values(name, column)
             round_to_steps(values, coarsen or {})
             covariates = Covariates(values, {}, {}, self.subjects)
         logger.info("%s", summarise(covariates))

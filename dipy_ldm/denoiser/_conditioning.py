@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import math
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -87,13 +87,21 @@ class Latents(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Shape of the images of a fit or validation, and their metadata."""
+    """Shape of the images of a fit or validation, and their metadata.
 
-    shape: tuple[int, ...] | None
+    Without validation images, the shape is empty.
+    """
+
+    shape: tuple[int, ...]
     conditions: ConditionsLike = None
     source: npt.ArrayLike | None = None
     subjects: npt.ArrayLike | None = None
     source_channels: Sequence[Channel] = ()
+
+    @property
+    def n(self) -> int:
+        """Number of images."""
+        return self.shape[0] if self.shape else 0
 
 
 class Conditioning(NamedTuple):
@@ -116,23 +124,29 @@ class Conditioning(NamedTuple):
         meanings: dict[str, dict[str, str]] | None,
     ) -> Self:
         """Learn from training images; encode their and the held-out conditioning."""
-        sets = examples, held_out
-        pairs = ((e.shape[0] if e.shape else 0, e.subjects) for e in sets)
-        subjects = number_disjoint(*pairs)
-        tables = align_tables(*((each.conditions, each.subjects) for each in sets))
-        examples, held_out = (
-            each._replace(conditions=table) for each, table in zip(sets, tables)
+        subjects, held_out_subjects = number_disjoint(
+            (examples.n, examples.subjects), (held_out.n, held_out.subjects)
         )
-        conditions = _learn_conditions(examples, units, meanings, subjects[0])
-        shape: Any = examples.shape
-        channels = examples.source_channels
+        table, held_out_table = align_tables(
+            (examples.conditions, examples.subjects),
+            (held_out.conditions, held_out.subjects),
+        )
+        examples = examples._replace(conditions=table)
+        held_out = held_out._replace(conditions=held_out_table)
+        conditions = _learn_conditions(examples, units, meanings, subjects)
+        shape, channels = examples.shape, examples.source_channels
         check_same_sources(channels, held_out.source_channels, "the validation")
         source = sources.learn(examples.source, shape, bool(channels), conditions)
         check_columns(channels, source.channels if source else 0)
-        learnt = conditions, source
-        _refuse_unused(held_out, *learnt)
-        encoded = None if held_out.shape is None else _encode(held_out, *learnt, factor)
-        return cls(*learnt, _encode(examples, *learnt, factor), encoded, *subjects)
+        _refuse_unused(held_out, conditions, source)
+        return cls(
+            conditions,
+            source,
+            _encode(examples, conditions, source, factor),
+            _encode(held_out, conditions, source, factor) if held_out.shape else None,
+            subjects,
+            held_out_subjects,
+        )
 
     def settings(self) -> dict:
         """Return the settings on which the result of a training depends."""
@@ -148,7 +162,9 @@ class Conditioning(NamedTuple):
         return settings | {"subjects": fingerprint(self.subjects)}
 
 
-def _learn_conditions(examples, units, meanings, subjects):
+def _learn_conditions(
+    examples: Examples, units: dict | None, meanings: dict | None, subjects: np.ndarray
+):
     """Learn conditions; log a summary unless reading a table has logged one."""
     table = examples.conditions
     if isinstance(table, Table):
@@ -157,19 +173,24 @@ def _learn_conditions(examples, units, meanings, subjects):
     elif table is not None:
         # Only once, since it warns of codes.
         table = as_table(table)
-    learnt = learn(table, examples.shape[0], units, meanings, subjects.tolist())
+    learnt = learn(table, examples.n, units, meanings, subjects.tolist())
     if learnt and units is None:
         logger.info("%s", summarise(as_covariates(table, learnt, subjects)))
     return learnt
 
 
-def _merged(table, own, added):
+def _merged(table: Table, entries: dict | None, added: dict | None):
     """Merge entries of a table for its columns with added ones."""
-    own = {name: entry for name, entry in (own or {}).items() if name in table}
-    return own | (added or {})
+    shared = {name: entry for name, entry in (entries or {}).items() if name in table}
+    return shared | (added or {})
 
 
-def _encode(examples, conditions, source, factor):
+def _encode(
+    examples: Examples,
+    conditions: dict[str, Condition],
+    source: Source | None,
+    factor: int,
+):
     """Encode conditions and sources of a training."""
     n, *space, _ = examples.shape
     if conditions and examples.conditions is None:
@@ -187,11 +208,13 @@ def _encode(examples, conditions, source, factor):
     return ConditioningInputs.of(encoded.numbers, source, images, factor)
 
 
-def _refuse_unused(held_out, conditions, source):
+def _refuse_unused(
+    held_out: Examples, conditions: dict[str, Condition], source: Source | None
+):
     """Refuse validation conditions or sources that have no effect."""
     for name, learnt in (("conditions", conditions), (SOURCE, source)):
         passed = getattr(held_out, name) is not None
-        if passed and (held_out.shape is None or not learnt):
+        if passed and not (held_out.shape and learnt):
             missing = "validation_data" if learnt else name
             raise InputError(
                 f"validation_{name} would have no effect without {missing}",

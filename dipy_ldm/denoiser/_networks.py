@@ -11,6 +11,7 @@ import numpy as np
 from dipy_ldm import _backend, _schema, _serialization
 from dipy_ldm._conditions import UNSPECIFIED, Condition, from_saved
 from dipy_ldm._utils.checks import check_seed, check_sizes, choose, whole
+from dipy_ldm._utils.types import Tensor
 from dipy_ldm.data._sources import ConditioningInputs, Source
 from dipy_ldm.denoiser import _unet as unet_network
 from dipy_ldm.diffusion import _denoisers as denoisers, schedules
@@ -80,15 +81,15 @@ class Architecture(NamedTuple):
 
     def unet(self, guide: bool = False, remat: bool = False) -> keras.Model:
         """Build the denoiser or its guide, in the current precision."""
-        chosen = self.parameters
-        estimate = (self.directions, chosen.schedule, chosen.target)
+        parameters = self.parameters
+        estimate = (self.directions, parameters.schedule, parameters.target)
         narrower = _GUIDE_WIDTH if guide else 1
-        with building.seeded(chosen.seed):
+        with building.seeded(parameters.seed):
             return unet_network.unet(
                 self.latent_shape,
-                widths=[max(1, width // narrower) for width in chosen.widths],
-                blocks=chosen.blocks,
-                attention=chosen.attention,
+                widths=[max(1, width // narrower) for width in parameters.widths],
+                blocks=parameters.blocks,
+                attention=parameters.attention,
                 conditions=[condition.size for condition in self.conditions.values()],
                 source=self.source,
                 factor=self.factor,
@@ -203,22 +204,29 @@ class ConditionalDenoiser:
                 distances[number] ** 0.5,
             )
 
-    def _conditional_mean(self, conditioning):
+    def _conditional_mean(self, conditioning: ConditioningInputs):
         mean = self.prior.conditional_mean
         return None if mean is None else mean.predict(conditioning.table)
 
-    def _denoiser(self, predict, inputs, mean):
+    def _denoiser(
+        self, predict: Callable, inputs: Sequence[np.ndarray], mean: np.ndarray | None
+    ):
         """Return a denoiser of a network with the same inputs at every time."""
         predict = partial(_predict_with, predict, inputs)
-        chosen = self.architecture.parameters
-        return denoisers.from_network(predict, chosen.schedule, chosen.target, mean)
+        parameters = self.architecture.parameters
+        return denoisers.from_network(
+            predict, parameters.schedule, parameters.target, mean
+        )
 
 
-def _predict_with(predict, inputs, x, times, *mean):
+def _predict_with(
+    predict: Callable, inputs: Sequence[np.ndarray], x: Tensor, times: np.ndarray, *mean
+):
     """Predict, with inputs for each latent or the same for all."""
-    inputs = (np.broadcast_to(array, (len(x), *array.shape[1:])) for array in inputs)
-    return predict(x, times, *mean, *inputs)
+    n = len(x)
+    repeated = (np.broadcast_to(array, (n, *array.shape[1:])) for array in inputs)
+    return predict(x, times, *mean, *repeated)
 
 
-def _compiled(unet):
+def _compiled(unet: keras.Model):
     return _backend.compiled(lambda *inputs: unet([*inputs]), unet.inputs, [unet])

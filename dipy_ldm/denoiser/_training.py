@@ -65,8 +65,8 @@ def noisy_batches(
     mix = choose("schedule", schedule, schedules.SCHEDULES)
     n, *shape = latents.clean.shape
 
-    def draw(step, places):
-        epoch, order, index = examples_of(n, batch_size, seed, step, places)
+    def draw(step: int, positions: Sequence[int]) -> tuple:
+        epoch, order, index = examples_of(n, batch_size, seed, step, positions)
         streams = [stream_of(seed, epoch, i) for i in index]
         clean, noise = latents.clean[index], normal_numbers(streams, shape)
         start = stream_of(seed, epoch).random()
@@ -84,7 +84,7 @@ def noisy_batches(
     return Batches(batch_size, draw)
 
 
-def _drop_conditions(conditions, streams, share):
+def _drop_conditions(conditions: np.ndarray, streams: list, share: float):
     """Drop all conditions of some examples, and some of several conditions."""
     n = conditions.shape[1]
     numbers = np.array([s.random(n + 1) for s in streams]).reshape(-1, n + 1)
@@ -228,8 +228,8 @@ class DenoiserStage(Stage):
 
     def begin(self, model: keras.Model) -> None:
         """Set the initial weights: those of the seed, or transferred ones."""
-        variables = model.trainable_variables, self.averaged.trainable_variables
-        for weight, initial in zip(*variables):
+        initial_weights = self.averaged.trainable_variables
+        for weight, initial in zip(model.trainable_variables, initial_weights):
             # A copy, since JAX would share the buffer, which a step may get only once.
             weight.assign(ops.copy(initial))
 
@@ -314,35 +314,39 @@ class Validation:
             self._losses, self.table, self.subjects, self.names, warn=last
         )
 
-    def _losses(self, table):
+    def _losses(self, table: np.ndarray):
         return self._squared_errors(table).mean(axis=tuple(range(1, self.noisy.ndim)))
 
-    def _squared_errors(self, table):
+    def _squared_errors(self, table: np.ndarray):
         """Return squared errors given conditions, ``(n, *space, channels)``."""
         numbers = np.arange(len(self.noisy))
         predict = partial(self._predict, table)
         predicted = _backend.in_batches(predict, numbers, self.batch_size)
         return (predicted - self.target) ** 2
 
-    def _predict(self, table, numbers):
+    def _predict(self, table: np.ndarray, numbers: np.ndarray):
         """Predict the target of numbered latents."""
         noisy, times, table = self.noisy[numbers], self.times[numbers], table[numbers]
-        inputs = ConditioningInputs(table, self.sources).arrays()
         conditional_mean = self.denoiser.prior.conditional_mean
         if conditional_mean is None:
-            return self.denoiser.predict(noisy, times, *inputs)
+            return self.denoiser.predict(noisy, times, *self._arrays(table))
         mean = conditional_mean.predict(table)
         parameters, ones = self.denoiser.architecture.parameters, (1,) * (mean.ndim - 1)
         alpha, sigma = (
             rate.astype("float32").reshape(-1, *ones)
             for rate in schedules.rates(parameters.schedule, times)
         )
-        inputs = alpha * mean, *inputs
-        predicted = self.denoiser.predict(noisy - alpha * mean, times, *inputs)
+        predicted = self.denoiser.predict(
+            noisy - alpha * mean, times, alpha * mean, *self._arrays(table)
+        )
         # PyTorch cannot add GPU tensors to numpy arrays.
         predicted = ops.convert_to_numpy(predicted)
         mean_target = schedules.to_target(parameters.target, mean, 0.0, alpha, sigma)
         return predicted + mean_target
+
+    def _arrays(self, table: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the conditioning inputs of the network."""
+        return ConditioningInputs(table, self.sources).arrays()
 
 
 def linear_loss(denoiser: ConditionalDenoiser, latents: Latents) -> float:
@@ -393,7 +397,7 @@ def ablation_gains(
     return figures
 
 
-def _shuffled(encoded, column):
+def _shuffled(encoded: np.ndarray, column: int):
     """Replace each value by the one half of all ranks away."""
     encoded = encoded.copy()
     (specified,) = np.nonzero(encoded[:, column] != UNSPECIFIED)
@@ -402,7 +406,9 @@ def _shuffled(encoded, column):
     return encoded
 
 
-def _mean_over_subjects(differences, subjects, specified):
+def _mean_over_subjects(
+    differences: np.ndarray, subjects: np.ndarray, specified: np.ndarray
+):
     """Return the mean over subjects of differences, and its standard error."""
     means = [
         differences[specified & (subjects == number)].mean()

@@ -23,35 +23,35 @@ _CONDITIONS = "conditions"
 
 def transfer_weights(denoiser: ConditionalDenoiser, init: ConditionalDenoiser) -> None:
     """Copy the weights of another denoiser's networks, as far as they fit."""
-    pair = denoiser.architecture, init.architecture
-    _log_conditions(*(a.conditions for a in pair))
+    after, before = denoiser.architecture, init.architecture
+    _log_conditions(after.conditions, before.conditions)
     for name, network in denoiser.networks.items():
         if name in init.networks:
-            _transfer_network(network, init.networks[name], *pair)
+            _transfer_network(network, init.networks[name], after, before)
 
 
 def check_compatible(architecture: Architecture, init: Architecture) -> None:
     """Refuse to fine-tune a denoiser with other inputs or outputs."""
     for name in ("schedule", "target", "widths", "blocks", "attention"):
-        own, other = (getattr(a.parameters, name) for a in (architecture, init))
+        value, trained = (getattr(a.parameters, name) for a in (architecture, init))
         if name == "attention":  # None and all False are the same
-            own, other = (each if any(each or ()) else None for each in (own, other))
-        if own != other:
+            value, trained = (v if any(v or ()) else None for v in (value, trained))
+        if value != trained:
             raise InputError(
-                f"`init` was trained with {name} = {other!r}, not {own!r}",
+                f"`init` was trained with {name} = {trained!r}, not {value!r}",
                 "use the same",
             )
-    own, other = architecture.latent_shape, init.latent_shape
-    if (len(own), own[-1]) != (len(other), other[-1]):
+    shape, init_shape = architecture.latent_shape, init.latent_shape
+    if (len(shape), shape[-1]) != (len(init_shape), init_shape[-1]):
         raise InputError(
-            f"`init` is for latents of the shape {other}, and these have the shape "
-            f"{own}",
+            f"`init` is for latents of the shape {init_shape}, and these have the "
+            f"shape {shape}",
             "choose a model with the same dimensions and channels",
         )
-    own, other = (a.source for a in (architecture, init))
-    kinds = [s and (s.channels, bool(s.labels)) for s in (own, other)]
+    new, old = architecture.source, init.source
+    kinds = [s and (s.channels, bool(s.labels)) for s in (new, old)]
     # Before files are read, it is only known whether there are labels.
-    unlike = own and other and len(own.labels) > 1 and own.labels != other.labels
+    unlike = new and old and len(new.labels) > 1 and new.labels != old.labels
     if kinds[0] != kinds[1] or unlike:
         raise InputError(
             "`init` was trained with other sources, or one of the two has none",
@@ -59,7 +59,12 @@ def check_compatible(architecture: Architecture, init: Architecture) -> None:
         )
 
 
-def _transfer_network(network, init, architecture, init_architecture):
+def _transfer_network(
+    network: keras.Model,
+    init: keras.Model,
+    architecture: Architecture,
+    init_architecture: Architecture,
+):
     weights, tensors = _weights_by_role(network), _weights_by_role(init)
     tensors = {name: np.asarray(weight) for name, weight in tensors.items()}
     name = _input_kernel(network, architecture, weights)
@@ -94,7 +99,7 @@ def _feature_indices(conditions: dict[str, Condition]) -> dict[tuple, int]:
     return {name: number for number, name in enumerate(names)}
 
 
-def _describe_missing(features, old_features):
+def _describe_missing(features: dict, old_features: dict):
     """Return the names of conditions, or levels, that are not among old features."""
     missing = [key for key in features if key not in old_features]
     whole = {name for name, _, level in missing if level is None}
@@ -102,7 +107,7 @@ def _describe_missing(features, old_features):
     return listed(dict.fromkeys(texts))
 
 
-def _log_conditions(conditions, of_init):
+def _log_conditions(conditions: dict[str, Condition], of_init: dict[str, Condition]):
     """Log which conditions and levels are new, and which are dropped."""
     new_features, old_features = _feature_indices(conditions), _feature_indices(of_init)
     if new := _describe_missing(new_features, old_features):
@@ -123,9 +128,9 @@ def _weights_by_role(network: keras.Model) -> dict:
         for layer in network.layers
         if isinstance(layer, layers.Dense) and not layer.use_bias
     ]
-    places = map(str, count())
+    positions = map(str, count())
     return {
-        _CONDITIONS if weight.path in of_conditions else next(places): weight
+        _CONDITIONS if weight.path in of_conditions else next(positions): weight
         for weight in network.trainable_variables
     }
 
@@ -141,7 +146,7 @@ def _input_channels(architecture: Architecture, width: int) -> dict[str, int]:
     }
 
 
-def _input_kernel(network, architecture, weights):
+def _input_kernel(network: keras.Model, architecture: Architecture, weights: dict):
     """Return the name of the kernel of the concatenated inputs."""
     paths = unnormalised(network)
     return next(
@@ -153,7 +158,9 @@ def _input_kernel(network, architecture, weights):
     )
 
 
-def _rearrange_inputs(kernel, before, after):
+def _rearrange_inputs(
+    kernel: np.ndarray, before: dict[str, int], after: dict[str, int]
+):
     """Adapt the input channels of a kernel to other inputs.
 
     Channels of new inputs start at zero, without effect.

@@ -8,6 +8,7 @@ import keras
 from keras import layers, ops
 
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.types import Tensor
 from dipy_ldm.data._sources import Source
 from dipy_ldm.diffusion import schedules
 from dipy_ldm.nn._building import (
@@ -44,7 +45,7 @@ class LinearEstimate(keras.layers.Layer):
         self.schedule = schedule
         self.target = target
 
-    def build(self, noisy_shape, times_shape):
+    def build(self, noisy_shape: tuple, times_shape: tuple):
         """Create the weights of the Gaussian."""
         shape = tuple(noisy_shape[1:])
         options = {"initializer": "zeros", "trainable": False}
@@ -58,7 +59,7 @@ class LinearEstimate(keras.layers.Layer):
         for weight, value in zip(self.weights, gaussian, strict=True):
             weight.assign(value)
 
-    def call(self, noisy, times):
+    def call(self, noisy: Tensor, times: Tensor):
         """Return inputs and Wiener estimate for noisy latents and times.
 
         Of the shape of the latents: noisy and estimated clean latents, both of mean 0
@@ -92,14 +93,14 @@ class LinearEstimate(keras.layers.Layer):
         prediction = schedules.to_target(self.target, clean, noise, alpha, sigma)
         # An error of the clean latents implies the opposite error of the noise.
         error = sigma * ops.sqrt(rest / (alpha**2 * rest + sigma**2))
-        mixed = error, -error * alpha / sigma
-        error = schedules.to_target(self.target, *mixed, alpha, sigma)
+        of_noise = -error * alpha / sigma
+        error = schedules.to_target(self.target, error, of_noise, alpha, sigma)
         spread = ops.sqrt(ops.mean(ops.square(error), 1))
         ones = (1,) * len(self.mean.shape)
         results = [ops.reshape(x, ops.shape(noisy)) for x in (*scaled, prediction)]
         return [*results, ops.reshape(spread, (-1, *ones))]
 
-    def compute_output_shape(self, noisy_shape, times_shape):
+    def compute_output_shape(self, noisy_shape: tuple, times_shape: tuple):
         """Return the shape of the latents, three times, and that of the error."""
         ones = (1,) * len(noisy_shape[1:])
         return [*[noisy_shape] * 3, (noisy_shape[0], *ones)]
@@ -174,10 +175,10 @@ def unnormalised(network: keras.Model) -> list[str]:
     return [x.kernel.path for x in network.layers if isinstance(x, kinds)]
 
 
-def _stem(image, n_labels, factor, width, remat):
+def _stem(image: Tensor, n_labels: int, factor: int, width: int, remat: bool):
     """Downsample a source image to the grid of the latents."""
 
-    def build(x):
+    def build(x: Tensor):
         x = SourceFeatures(n_labels)(x)
         # One convolution over all voxels of a latent keeps their positions.
         draw = SeededInitializer("LecunNormal")
@@ -186,7 +187,14 @@ def _stem(image, n_labels, factor, width, remat):
     return residual(as_submodel(build, [image], remat), width, norm_groups, remat)
 
 
-def _down_and_up(x, time, widths, blocks, attention, remat):
+def _down_and_up(
+    x: Tensor,
+    time: Tensor,
+    widths: Sequence[int],
+    blocks: int,
+    attention: Sequence[bool],
+    remat: bool,
+):
     """Apply the levels of a U-Net with skip connections."""
     skips = [x]
     for level, width in enumerate(widths):
@@ -207,12 +215,12 @@ def _down_and_up(x, time, widths, blocks, attention, remat):
     return x
 
 
-def _block(x, width, time, attention, remat):
+def _block(x: Tensor, width: int, time: Tensor, attention: bool, remat: bool):
     x = residual(x, width, norm_groups, remat, time)
     return as_submodel(_attend, [x], remat) if attention else x
 
 
-def _attend(x):
+def _attend(x: Tensor):
     """Add self-attention over all positions."""
     space, width = x.shape[1:-1], x.shape[-1]
     gain, offset = group_scale(x)
@@ -227,11 +235,11 @@ def _attend(x):
     return layers.Add()([x, layers.Reshape((*space, width))(tokens)])
 
 
-def _embed(times, encoded, sizes):
+def _embed(times: Tensor, encoded: list, sizes: Sequence[int]):
     """Embed times and conditions as features that modulate every block."""
     width = 128
 
-    def dense(x):
+    def dense(x: Tensor):
         draw = SeededInitializer()
         return layers.Dense(width, activation=swish, kernel_initializer=draw)(x)
 

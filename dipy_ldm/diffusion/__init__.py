@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 __all__ = ["Sampling", "SamplingOptions"]
 
 
-def __getattr__(name):
+def __getattr__(name: str):
     # Imported on access: samplers import Keras, which would slow the help of commands.
     if name in __all__:
         from dipy_ldm.diffusion import _options

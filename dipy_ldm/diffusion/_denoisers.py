@@ -14,6 +14,7 @@ from keras import ops
 import numpy as np
 import numpy.typing as npt
 
+from dipy_ldm._utils.types import Tensor
 from dipy_ldm.diffusion.schedules import rates, to_clean
 
 
@@ -25,12 +26,12 @@ def from_network(
     Shapes: expected is broadcast against ``(batch, *space, channels)``.
     """
 
-    def denoise(x, t):
+    def denoise(x: Tensor, t: float):
         x = ops.convert_to_tensor(x)
         times = np.full(len(x), t, "float32")
         alpha, sigma = map(float, rates(schedule, t))
 
-        def estimate(x, *mean):
+        def estimate(x: Tensor, *mean):
             prediction = ops.cast(predict(x, times, *mean), x.dtype)
             return to_clean(target, prediction, x, alpha, sigma)
 
@@ -56,7 +57,7 @@ def guided(
     """
     first, last = interval
 
-    def denoise(x, t):
+    def denoise(x: Tensor, t: float):
         clean = strong(x, t)
         if weight == 1 or not first <= t <= last:
             return clean
@@ -66,9 +67,9 @@ def guided(
     return denoise
 
 
-def interpolated(one: Callable, other: Callable, share: float) -> Callable:
+def interpolated(first: Callable, second: Callable, share: float) -> Callable:
     """Return the weighted mean of two denoisers."""
-    return lambda x, t: (1 - share) * one(x, t) + share * other(x, t)
+    return lambda x, t: (1 - share) * first(x, t) + share * second(x, t)
 
 
 def pinned(denoise: Callable, latents: np.ndarray, release: np.ndarray) -> Callable:

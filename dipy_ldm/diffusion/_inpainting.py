@@ -12,6 +12,8 @@ References
 .. footbibliography::
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -42,7 +44,7 @@ def release_times(shares: np.ndarray, schedule: str, last: float) -> np.ndarray:
     return np.where(shares > 0, times, 0)
 
 
-def check_masks(masks: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+def validated_holes(masks: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     """Convert masks to boolean holes ``(n, *space)``, or refuse them."""
     masks = np.asarray(masks)
     if masks.shape in (shape[1:] + (1,), shape + (1,)):
@@ -103,7 +105,7 @@ def fill(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
     return filled
 
 
-def _box_around(hole, margins):
+def _box_around(hole: np.ndarray, margins: Sequence[int] | np.ndarray):
     """Return slices of the bounding box of a hole, with margins in voxels."""
     indices = np.nonzero(hole)
     return tuple(
@@ -112,7 +114,7 @@ def _box_around(hole, margins):
     )
 
 
-def _solve_laplace(image, hole):
+def _solve_laplace(image: np.ndarray, hole: np.ndarray):
     """Solve the Laplace equation in a hole; return ``(voxels, channels)``."""
     from scipy.sparse import coo_array, diags_array
     from scipy.sparse.linalg import cg
@@ -124,8 +126,8 @@ def _solve_laplace(image, hole):
     n = np.count_nonzero(hole)
     links = number[voxels[inside]], number[neighbours[inside]]
     between = coo_array((np.ones(len(links[0])), links), (n, n)).tocsr()
-    own = np.bincount(number[voxels], minlength=n) + _REGULARISATION
-    matrix = diags_array(own) - between
+    counts = np.bincount(number[voxels], minlength=n) + _REGULARISATION
+    matrix = diags_array(counts) - between
     result = np.empty((n, values.shape[1]))
     for channel, column in zip(values.T, result.T):
         rim = channel[neighbours[~inside]]
@@ -136,7 +138,7 @@ def _solve_laplace(image, hole):
     return result
 
 
-def _neighbours(hole):
+def _neighbours(hole: np.ndarray):
     """Return voxels of a hole and all their neighbours, as flat indices."""
     index = np.arange(hole.size).reshape(hole.shape)
     pairs = [

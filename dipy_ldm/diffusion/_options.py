@@ -72,11 +72,13 @@ class Sampling(NamedTuple):
 
 def resolve(options: SamplingOptions) -> Sampling:
     """Resolve sampling options, and refuse invalid ones."""
-    chosen = Sampling(**options)
-    sampler = samplers.make_sampler(chosen.sampler, chosen.eta)
-    if chosen.steps is None:
-        chosen = chosen._replace(steps=sampler.default_steps)
-    check_counts(steps=chosen.steps, batch_size=chosen.batch_size, tile=chosen.tile)
-    whole("first", chosen.first, 0)
-    whole("seed", chosen.seed, 0)
-    return chosen
+    sampling = Sampling(**options)
+    sampler = samplers.make_sampler(sampling.sampler, sampling.eta)
+    if sampling.steps is None:
+        sampling = sampling._replace(steps=sampler.default_steps)
+    check_counts(
+        steps=sampling.steps, batch_size=sampling.batch_size, tile=sampling.tile
+    )
+    whole("first", sampling.first, 0)
+    whole("seed", sampling.seed, 0)
+    return sampling

@@ -202,14 +202,14 @@ def half_log_snr(
         return np.log(alpha) - np.log(sigma)
 
 
-def _noise_table(schedule):
+def _noise_table(schedule: str):
     """Tabulate times, noise rates, and logarithms of noise over signal."""
     return _tabulate(choose("schedule", schedule, SCHEDULES))
 
 
 # Cached by function, since the function of a name may be replaced.
 @lru_cache(maxsize=8)
-def _tabulate(mix):
+def _tabulate(mix: Callable):
     fine = np.linspace(0, 1, 10_001)
     alpha, sigma = mix(fine)
     return fine, sigma, -half_log_snr(alpha, sigma)

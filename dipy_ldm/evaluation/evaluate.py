@@ -8,7 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dipy_ldm import VQVAE, InputError, LatentDiffusion
-from dipy_ldm._conditions import ConditionsLike, check_names, without_unknown_levels
+from dipy_ldm._conditions import (
+    ConditionsLike,
+    requested_columns,
+    without_unknown_levels,
+)
 from dipy_ldm._utils.checks import check_seed, whole
 from dipy_ldm._utils.subjects import number_subjects
 from dipy_ldm._utils.values import listed, take_rows, with_codes
@@ -182,7 +186,8 @@ def _read_images(
 ) -> tuple[np.ndarray, Any]:
     """Return images of the model's shape, checked to be finite, and their subjects."""
     array, subjects = model._read_images(images, subjects)
-    return check_finite(array, range(len(array)), name), subjects
+    check_finite(array, range(len(array)), name)
+    return array, subjects
 
 
 def check_arguments(
@@ -221,7 +226,7 @@ def read_conditions(
     subjects: Any = None,
 ) -> dict[str, list] | None:
     """Return conditions as lists, checked to have a value for each of n images."""
-    table = check_names(model.conditions_, join_rows(conditions, subjects))
+    table = requested_columns(model.conditions_, join_rows(conditions, subjects))
     columns = {name: with_codes(name, values) for name, values in table.items()}
     for name, values in columns.items():
         if len(values) != n:

@@ -8,6 +8,7 @@ import keras
 from keras import layers
 
 from dipy_ldm._utils import tiling as tiles
+from dipy_ldm._utils.types import Tensor
 from dipy_ldm.nn._layers import CONVOLUTIONS, DepthToSpace, Recomputed, Sum
 from dipy_ldm.nn._normalization import PositionActivated
 
@@ -59,14 +60,14 @@ def tiling(
     return {"tile": max(1, voxels // factor), "margin": margin} | factors
 
 
-def _network_range(network, first, last):
+def _network_range(network: keras.Model, first: int, last: int):
     """Return the input range on which an output range of a network depends."""
     for layer in reversed(list(_flattened_layers(network))):
         first, last = _layer_range(layer, first, last)
     return first, last
 
 
-def _flattened_layers(network):
+def _flattened_layers(network: keras.Model):
     """Yield the layers of a network and of its nested networks."""
     for layer in network.layers:
         inside = layer.block if isinstance(layer, Recomputed) else layer
@@ -76,7 +77,7 @@ def _flattened_layers(network):
             yield layer
 
 
-def _layer_range(layer, first, last):
+def _layer_range(layer: keras.Layer, first: int, last: int):
     """Return the input range on which an output range of a layer depends."""
     if isinstance(layer, Sum):
         ranges = [_network_range(network, first, last) for network in layer.networks]
@@ -123,7 +124,7 @@ def sequential_needs(needs: Iterable[MemoryNeeds]) -> MemoryNeeds:
     return MemoryNeeds(sum(kept), max(recomputed), max(live))
 
 
-def _layer_needs(layer):
+def _layer_needs(layer: keras.Layer):
     input_bytes = sum(map(_bytes, keras.tree.flatten(layer.input)))
     if isinstance(layer, keras.Model):
         inside = memory_needs(layer)
@@ -145,10 +146,10 @@ def _layer_needs(layer):
     return MemoryNeeds(output_bytes, 0, live)
 
 
-def _bytes_per_value(tensor):
+def _bytes_per_value(tensor: Tensor):
     name = keras.backend.standardize_dtype(tensor.dtype)
     return 2 if name.endswith("16") else 4
 
 
-def _bytes(tensor):
+def _bytes(tensor: Tensor):
     return math.prod(tensor.shape[1:]) * _bytes_per_value(tensor)

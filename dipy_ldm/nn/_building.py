@@ -18,6 +18,7 @@ import numpy as np
 
 from dipy_ldm._backend.fusion import canonical_variable_names
 from dipy_ldm._utils.checks import InputError, choose
+from dipy_ldm._utils.types import Tensor
 from dipy_ldm.nn._layers import CONVOLUTIONS, Cut, Recomputed
 from dipy_ldm.nn._normalization import Activated, GroupScale, PositionActivated, swish
 
@@ -73,7 +74,7 @@ class SeededInitializer(keras.initializers.Initializer):
         # Kept, since Keras may call this several times per weight on several devices.
         self._seed: list | None = None
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: tuple[int, ...], dtype: str | None = None):
         """Draw a weight."""
         if self._seed is None:
             # As Keras does, so that keras.utils.set_random_seed makes it reproducible.
@@ -88,12 +89,12 @@ class SeededInitializer(keras.initializers.Initializer):
         return {"name": self.name, **self.options}
 
 
-def _glorot_uniform(rng, shape):
+def _glorot_uniform(rng: np.random.Generator, shape: tuple[int, ...]):
     limit = math.sqrt(6 / sum(_fans(shape)))
     return rng.uniform(-limit, limit, shape)
 
 
-def _lecun_normal(rng, shape):
+def _lecun_normal(rng: np.random.Generator, shape: tuple[int, ...]):
     weight = rng.standard_normal(shape)
     while (outside := np.abs(weight) > 2).any():
         weight[outside] = rng.standard_normal(outside.sum())
@@ -101,7 +102,7 @@ def _lecun_normal(rng, shape):
     return weight / (0.87962566103423978 * math.sqrt(_fans(shape)[0]))
 
 
-def _fans(shape):
+def _fans(shape: tuple[int, ...]):
     """Return fan-in and fan-out of a kernel."""
     field = math.prod(shape[:-2])
     return shape[-2] * field, shape[-1] * field
@@ -145,7 +146,14 @@ def build_without_weights(name: str, build: Callable) -> Any:
         return pool.submit(sketch).result()
 
 
-def conv(x, width, size=3, strides=1, upsampled=False, **kwargs):
+def conv(
+    x: Tensor,
+    width: int,
+    size: int = 3,
+    strides: int = 1,
+    upsampled: bool = False,
+    **kwargs,
+):
     """Convolve a tensor, upsampled by 2 before if asked to."""
     space = x.shape[1:-1]
     kwargs = {"kernel_initializer": SeededInitializer(), "padding": "same"} | kwargs
@@ -167,7 +175,7 @@ def small_random_bias():
     return SeededInitializer("RandomUniform", minval=-0.1, maxval=0.1)
 
 
-def norm_groups(x, time=None):
+def norm_groups(x: Tensor, time: Tensor = None):
     """Apply group normalisation, modulate by the time embedding, and activate."""
     gain, offset = group_scale(x)
     if time is not None:
@@ -175,7 +183,7 @@ def norm_groups(x, time=None):
     return Activated()([x, gain, offset])
 
 
-def group_scale(x):
+def group_scale(x: Tensor):
     """Return the scale and shift of each channel by group normalisation."""
     # At most 8 groups of at least two channels: a single channel would lose its mean.
     channels = x.shape[-1]
@@ -184,21 +192,21 @@ def group_scale(x):
     return GroupScale(groups)(x)
 
 
-def norm_position(x):
+def norm_position(x: Tensor):
     """Normalise each position over its channels, and activate."""
     return PositionActivated()(x)
 
 
-def to_output(x, channels, norm, **kwargs):
+def to_output(x: Tensor, channels: int, norm: Callable | None, **kwargs):
     """Normalise (if there is a `norm`), activate and project in float32."""
     x = layers.Activation(swish)(x) if norm is None else norm(x)
     return conv(x, channels, dtype="float32", **kwargs)
 
 
-def residual(x, width, norm, remat, *time):
+def residual(x: Tensor, width: int, norm: Callable, remat: bool, *time):
     """Apply a residual block of two convolutions, modulated by the time, if any."""
 
-    def build(x, *time):
+    def build(x: Tensor, *time):
         shortcut = x if x.shape[-1] == width else conv(x, width, size=1)
         x = norm(conv(norm(x), width), *time)
         x = conv(x, width, kernel_initializer="zeros")
@@ -207,15 +215,15 @@ def residual(x, width, norm, remat, *time):
     return as_submodel(build, [x, *time], remat)
 
 
-def as_submodel(build, inputs, remat):
+def as_submodel(build: Callable, inputs: list, remat: bool):
     """Apply a block as a submodel, with gradient checkpointing if `remat`."""
     # A submodel in both cases, so that the order of the weights is the same.
-    placeholders = [keras.Input(x.shape[1:], dtype=x.dtype) for x in inputs]
-    block = keras.Model(placeholders, build(*placeholders))
+    arguments = [keras.Input(x.shape[1:], dtype=x.dtype) for x in inputs]
+    block = keras.Model(arguments, build(*arguments))
     return (Recomputed(block) if remat else block)(inputs)
 
 
-def _modulate(gain, offset, time):
+def _modulate(gain: Tensor, offset: Tensor, time: Tensor):
     shape = gain.shape[1:]
 
     def project():
@@ -230,7 +238,7 @@ def _modulate(gain, offset, time):
     return add(gain, scaled[0]), add(offset, scaled[1], project())
 
 
-def upsample_to(x, reference, width):
+def upsample_to(x: Tensor, reference: Tensor, width: int):
     """Upsample by 2, crop to the size of another tensor, and convolve."""
     space = reference.shape[1:-1]
     if space == tuple(2 * n for n in x.shape[1:-1]):

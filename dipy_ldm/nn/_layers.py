@@ -10,6 +10,7 @@ import numpy as np
 
 from dipy_ldm._conditions import CONTINUOUS, DIRECTION
 from dipy_ldm._utils.directions import N_HARMONICS, harmonics
+from dipy_ldm._utils.types import Tensor
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
@@ -21,11 +22,11 @@ class TimeEmbedding(keras.layers.Layer):
         super().__init__(**kwargs | {"dtype": "float32"})
         self.width = width
 
-    def call(self, t):
+    def call(self, t: Tensor):
         """Map times ``(batch,)`` to features ``(batch, width)``."""
         return _waves(t, self.width // 2, 1000.0)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple):
         """Return ``(batch, width)``."""
         return (input_shape[0], self.width)
 
@@ -48,14 +49,14 @@ class ConditionFeatures(keras.layers.Layer):
         super().__init__(**kwargs | {"dtype": "float32"})
         self.sizes = list(sizes)
 
-    def call(self, numbers):
+    def call(self, numbers: Tensor):
         """Map numbers ``(batch, conditions)``, -1 for missing, to features."""
         features = [
             self._features(numbers[:, i], size) for i, size in enumerate(self.sizes)
         ]
         return ops.concatenate(features, axis=-1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple):
         """Return ``(batch, features)``."""
         return (input_shape[0], sum(map(self.count, self.sizes)))
 
@@ -65,7 +66,7 @@ class ConditionFeatures(keras.layers.Layer):
         widths = {CONTINUOUS: 2 * cls.WAVES, DIRECTION: N_HARMONICS}
         return 1 + widths.get(size, size)
 
-    def _features(self, number, size):
+    def _features(self, number: Tensor, size: int):
         if size > 0:
             return ops.one_hot(ops.cast(number + 1, "int32"), size + 1)
         specified = ops.cast(number >= 0, "float32")[:, None]
@@ -88,19 +89,19 @@ class SourceFeatures(keras.layers.Layer):
         super().__init__(**kwargs | {"dtype": "float32"})
         self.labels = labels
 
-    def call(self, images):
+    def call(self, images: Tensor):
         """Map ``(batch, *space, channels)``, -1 for missing, to features."""
         if self.labels:
             return ops.one_hot(ops.cast(images[..., 0], "int32"), self.labels)
         specified = ops.cast(images[..., :1] >= 0, "float32")
         return ops.concatenate([specified * images, specified], axis=-1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple):
         """Return ``(batch, *space, features)``."""
         return (*input_shape[:-1], self.labels or input_shape[-1] + 1)
 
 
-def _waves(t, count, fastest):
+def _waves(t: Tensor, count: int, fastest: float):
     """Return sines and cosines at `count` frequencies from 1 to `fastest`."""
     frequencies = ops.exp(
         ops.arange(count, dtype="float32") * (math.log(fastest) / (count - 1))
@@ -124,7 +125,7 @@ class _Convolution(keras.layers.Layer):
         super().__init__(*args, **kwargs)
         self.upsampled = upsampled
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor):
         """Convolve, with bias gradients summed in float32.
 
         On CPUs, TensorFlow's ``bias_add`` (which Keras uses) and JAX sum them in the
@@ -136,7 +137,7 @@ class _Convolution(keras.layers.Layer):
             x = self._add_bias(x)
         return self.activation(x)
 
-    def convolution_op(self, inputs, kernel):
+    def convolution_op(self, inputs: Tensor, kernel: Tensor):
         """Convolve without biases, upsampled before if asked to."""
         if not self.upsampled:
             return super().convolution_op(inputs, kernel)
@@ -161,7 +162,7 @@ class _Convolution(keras.layers.Layer):
         is_small = any(side is not None and side < 4 for side in input_shape[1:-1])
         return not is_small and keras.config.backend() != "jax"
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple):
         """Return the output shape, twice as large if upsampled."""
         if self.upsampled:
             batch, *space, channels = input_shape
@@ -173,7 +174,7 @@ class _Convolution(keras.layers.Layer):
         """Return the arguments of the constructor."""
         return super().get_config() | {"upsampled": self.upsampled}
 
-    def _add_bias(self, x):
+    def _add_bias(self, x: Tensor):
         bias = ops.reshape(self.bias, (*(1,) * (self.rank + 1), self.filters))
         if self.compute_dtype == "float32":
             return ops.add(x, bias)
@@ -185,7 +186,7 @@ class _Convolution(keras.layers.Layer):
         total = ops.cast(x, "float32") + ops.cast(bias, "float32")
         return ops.cast(total, self.compute_dtype)
 
-    def _strided_kernel(self, kernel):
+    def _strided_kernel(self, kernel: Tensor):
         """Return the kernel of the transposed convolution of stride 2."""
         axes = range(self.rank)
         # Kernels of transposed convolutions have output channels before input channels.
@@ -224,7 +225,7 @@ class Recomputed(keras.layers.Layer):
         super().__init__(**kwargs)
         self.block = block
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False):
         """Apply the network to a list of tensors."""
 
         # Keras does not pass `training` on when it recomputes.
@@ -233,7 +234,7 @@ class Recomputed(keras.layers.Layer):
 
         return keras.remat(apply)(*inputs)
 
-    def compute_output_spec(self, inputs, training=False):
+    def compute_output_spec(self, inputs: Tensor, training: bool = False):
         """Return the output spec of the network."""
         return self.block.compute_output_spec(inputs)
 
@@ -252,7 +253,7 @@ class DepthToSpace(keras.layers.Layer):
         super().__init__(**kwargs | {"dtype": "float32"})
         self.times = times
 
-    def call(self, x):
+    def call(self, x: Tensor):
         """Map ``(batch, *space, channels)`` to ``(batch, *space * times, fewer)``."""
         batch, *space, _ = ops.shape(x)
         rank, channels = len(space), self._channels(x.shape)
@@ -262,13 +263,13 @@ class DepthToSpace(keras.layers.Layer):
         x = ops.transpose(x, (0, *pairs, 2 * rank + 1))
         return ops.reshape(x, (batch, *(self.times * side for side in space), channels))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple):
         """Return the larger shape."""
         batch, *space, _ = input_shape
         upsampled = (None if side is None else self.times * side for side in space)
         return (batch, *upsampled, self._channels(input_shape))
 
-    def _channels(self, shape):
+    def _channels(self, shape: tuple):
         return shape[-1] // self.times ** (len(shape) - 2)
 
 
@@ -283,12 +284,12 @@ class Cut(keras.layers.Layer):
         super().__init__(**kwargs)
         self.space = tuple(space)
 
-    def call(self, x):
+    def call(self, x: Tensor):
         """Map ``(batch, *larger, channels)`` to ``(batch, *space, channels)``."""
         batch, *_, channels = ops.shape(x)
         return ops.slice(x, (0,) * len(x.shape), (batch, *self.space, channels))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple):
         """Return the smaller shape."""
         return (input_shape[0], *self.space, input_shape[-1])
 
@@ -300,11 +301,11 @@ class Sum(keras.layers.Layer):
         super().__init__(**kwargs | {"dtype": "float32"})
         self.networks = networks
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor):
         """Apply the networks to a tensor."""
         first, *rest = (network(inputs) for network in self.networks)
         return sum(rest, start=first)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple):
         """Return the output shape of the first network."""
         return self.networks[0].compute_output_shape(input_shape)

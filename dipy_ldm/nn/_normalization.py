@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from dipy_ldm._backend.fusion import cached_trace, fused, with_gradient
+from dipy_ldm._utils.types import Tensor
 
 # Added to mean squares.
 EPSILON = 1e-5
@@ -28,19 +29,17 @@ class GroupScale(keras.layers.Layer):
         super().__init__(**kwargs | {"dtype": "float32", "autocast": False})
         self.groups = groups
 
-    def build(self, shape):
+    def build(self, shape: tuple):
         """Create the learnt scale and shift."""
         self.gamma = self.add_weight((shape[-1],), name="gamma", initializer="ones")
         self.beta = self.add_weight((shape[-1],), name="beta", initializer="zeros")
 
-    def call(self, x):
+    def call(self, x: Tensor):
         """Map ``(batch, *space, channels)`` to two ``(batch, 1, ..., channels)``."""
-        parameters = (
-            ops.reshape(w, (self.groups, -1)) for w in (self.gamma, self.beta)
-        )
-        return _scales_of_groups(x, *parameters)
+        gamma = ops.reshape(self.gamma, (self.groups, -1))
+        return _scales_of_groups(x, gamma, ops.reshape(self.beta, (self.groups, -1)))
 
-    def compute_output_spec(self, x):
+    def compute_output_spec(self, x: Tensor):
         """Return the specs of two tensors of one number per channel."""
         shape = (x.shape[0], *(1 for _ in x.shape[1:-1]), x.shape[-1])
         return keras.KerasTensor(shape), keras.KerasTensor(shape)
@@ -53,11 +52,11 @@ class Activated(keras.layers.Layer):
     def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs | {"autocast": False})
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: list, training: bool = False):
         """Map ``(batch, *space, channels)``, scale and shift to the first's shape."""
         return (_fast_activated if training else _activated)(*inputs)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple):
         """Return the shape of the first input."""
         return input_shape[0]
 
@@ -73,16 +72,16 @@ class PositionActivated(keras.layers.Layer):
     def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs | {"autocast": False})
 
-    def build(self, shape):
+    def build(self, shape: tuple):
         """Create the learnt scale."""
         self.scale = self.add_weight((shape[-1],), name="scale", initializer="ones")
 
-    def call(self, x, training=False):
+    def call(self, x: Tensor, training: bool = False):
         """Map ``(batch, *space, channels)`` to the same shape."""
         scale = ops.reshape(self.scale, (*(1 for _ in x.shape[1:]), -1))
         return (_fast_position if training else _position)(x, scale)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple):
         """Return the shape unchanged."""
         return input_shape
 
@@ -91,31 +90,31 @@ def _as_float32(*tensors):
     return [ops.cast(tensor, "float32") for tensor in tensors]
 
 
-def _sum_float32(x, axes):
+def _sum_float32(x: Tensor, axes: tuple[int, ...]):
     # A sum of bfloat16 is accumulated in float32.
     return ops.cast(ops.sum(x, axes, keepdims=True), "float32")
 
 
-def _spatial_axes(x):
+def _spatial_axes(x: Tensor):
     return tuple(range(1, len(x.shape) - 1))
 
 
-def _swish(y):
+def _swish(y: Tensor):
     return y * ops.sigmoid(y)
 
 
-def _swish_derivative(y):
+def _swish_derivative(y: Tensor):
     sigmoid = ops.sigmoid(y)
     return sigmoid * (1 + y * (1 - sigmoid))
 
 
 @cached_trace
-def _scales(x, gamma, beta):
+def _scales(x: Tensor, gamma: Tensor, beta: Tensor):
     """Return scale and shift per channel, mean and inverse deviation per group."""
     (x32,) = _as_float32(x)
     shape = ops.shape(x)[0], *(1 for _ in _spatial_axes(x)), x.shape[-1]
 
-    def group_means(values):
+    def group_means(values: Tensor):
         channel_means = ops.reshape(
             ops.mean(values, _spatial_axes(x)), (-1, *gamma.shape)
         )
@@ -131,7 +130,9 @@ def _scales(x, gamma, beta):
 
 
 @cached_trace
-def _group_gradients(grad_gain, grad_offset, gamma, mean, rate):
+def _group_gradients(
+    grad_gain: Tensor, grad_offset: Tensor, gamma: Tensor, mean: Tensor, rate: Tensor
+):
     """Return gradients of mean and variance, the mean, and gradients of weights."""
     shape, groups = ops.shape(grad_gain), (-1, *gamma.shape)
     grad_gain, grad_offset = (
@@ -151,13 +152,13 @@ def _group_gradients(grad_gain, grad_offset, gamma, mean, rate):
     return *moments, ops.sum(grad_gain * rate, 0), ops.sum(grad_offset, 0)
 
 
-def _repeat_for_channels(values, groups, shape):
+def _repeat_for_channels(values: Tensor, groups: tuple, shape: tuple):
     """Repeat the values of each group for its channels."""
     return ops.reshape(values * ops.ones(groups, "float32"), shape)
 
 
 @fused
-def _input_gradient(x, grad_mean, grad_variance, mean):
+def _input_gradient(x: Tensor, grad_mean: Tensor, grad_variance: Tensor, mean: Tensor):
     (x32,) = _as_float32(x)
     count = math.prod(ops.shape(x)[axis] for axis in _spatial_axes(x))
     # A dynamic size is an integer tensor, which can't divide floats.
@@ -166,41 +167,44 @@ def _input_gradient(x, grad_mean, grad_variance, mean):
     return ops.cast(grad, x.dtype)
 
 
-def _scales_gradient(tensors, *upstream):
-    x, gamma, _, *kept = tensors
-    *moments, grad_gamma, grad_beta = _group_gradients(*upstream, gamma, *kept)
-    return _input_gradient(x, *moments), grad_gamma, grad_beta
+def _scales_gradient(tensors: tuple, *upstream):
+    x, gamma, _, mean, rate = tensors
+    grad_mean, grad_variance, mean, grad_gamma, grad_beta = _group_gradients(
+        *upstream, gamma, mean, rate
+    )
+    grad_x = _input_gradient(x, grad_mean, grad_variance, mean)
+    return grad_x, grad_gamma, grad_beta
 
 
-def _activated(x, gain, offset):
+def _activated(x: Tensor, gain: Tensor, offset: Tensor):
     (x32,) = _as_float32(x)
     return ops.cast(_swish(x32 * gain + offset), x.dtype)
 
 
 @fused
-def _elementwise_gradients(upstream, x, gain, offset):
+def _elementwise_gradients(upstream: Tensor, x: Tensor, gain: Tensor, offset: Tensor):
     x32, upstream = _as_float32(x, upstream)
     grad = upstream * _swish_derivative(x32 * gain + offset)
     return [ops.cast(part, x.dtype) for part in (grad * gain, grad * x32, grad)]
 
 
-def _activated_gradient(tensors, upstream):
+def _activated_gradient(tensors: tuple, upstream: Tensor):
     grad_x, grad_gain, grad_offset = _elementwise_gradients(upstream, *tensors)
     axes = _spatial_axes(grad_x)
     return grad_x, _sum_float32(grad_gain, axes), _sum_float32(grad_offset, axes)
 
 
-def _position(x, scale):
+def _position(x: Tensor, scale: Tensor):
     (x32,) = _as_float32(x)
     return ops.cast(_swish(x32 * _inverse_rms(x32) * scale), x.dtype)
 
 
-def _inverse_rms(x32):
+def _inverse_rms(x32: Tensor):
     return ops.rsqrt(ops.mean(ops.square(x32), -1, keepdims=True) + EPSILON)
 
 
 @fused
-def _rms_norm_swish_gradients(upstream, x, scale):
+def _rms_norm_swish_gradients(upstream: Tensor, x: Tensor, scale: Tensor):
     x32, upstream = _as_float32(x, upstream)
     rate = _inverse_rms(x32)
     normal = x32 * rate
@@ -210,13 +214,13 @@ def _rms_norm_swish_gradients(upstream, x, scale):
     return [ops.cast(part, x.dtype) for part in (grad_x, grad * normal)]
 
 
-def _position_gradient(tensors, upstream):
+def _position_gradient(tensors: tuple, upstream: Tensor):
     grad_x, grad_scale = _rms_norm_swish_gradients(upstream, *tensors)
     return grad_x, _sum_float32(grad_scale, (0, *_spatial_axes(grad_x)))
 
 
 @keras.saving.register_keras_serializable("dipy_ldm")
-def swish(x):
+def swish(x: Tensor):
     """Apply swish :footcite:p:`Ramachandran2017`.
 
     Unlike Keras' own, its gradient in TensorFlow does not keep every graph in memory.
@@ -225,7 +229,7 @@ def swish(x):
 
 
 @fused
-def _swish_gradient(x, upstream):
+def _swish_gradient(x: Tensor, upstream: Tensor):
     x32, upstream = _as_float32(x, upstream)
     return ops.cast(upstream * _swish_derivative(x32), x.dtype)
 

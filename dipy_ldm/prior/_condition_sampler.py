@@ -5,6 +5,7 @@ condition and, for their joint distribution, cells of levels and ranges of numbe
 of which has fewer than five subjects.
 """
 
+from collections.abc import Sequence
 import math
 from typing import Any, NamedTuple, Self
 
@@ -72,7 +73,7 @@ class Population(NamedTuple):
         ]
         if sum(map(len, cells)) < _MIN_KEPT * len(codes):
             return None
-        boxes = [np.stack([own.min(0), own.max(0)], 1).tolist() for own in cells]
+        boxes = [np.stack([cell.min(0), cell.max(0)], 1).tolist() for cell in cells]
         return cls(bins, boxes, list(map(len, cells)))
 
     def choose(
@@ -92,15 +93,18 @@ class Population(NamedTuple):
         return cells[np.searchsorted(sums, chance * sums[-1], side="right")]
 
 
-def _split_cells(codes, rows, subjects, min_size):
+def _split_cells(
+    codes: np.ndarray, rows: np.ndarray, subjects: np.ndarray, min_size: int
+):
     """Yield the rows of cells with at least `min_size` subjects each."""
     if len(np.unique(subjects[rows])) < MIN_GROUP_SIZE:
         return
-    own = codes[rows]
-    for column in np.argsort(-np.ptp(own, 0), kind="stable"):
-        below = own[:, column] <= np.median(own[:, column])
+    cell = codes[rows]
+    for column in np.argsort(-np.ptp(cell, 0), kind="stable"):
+        middle = np.median(cell[:, column])
+        below = cell[:, column] <= middle
         if below.all():
-            below = own[:, column] < np.median(own[:, column])
+            below = cell[:, column] < middle
         halves = rows[below], rows[~below]
         if all(len(np.unique(subjects[half])) >= min_size for half in halves):
             for half in halves:
@@ -131,13 +135,13 @@ def draw_conditions(
     pairs = zip(rows, _quasi_random(seed, samples, count))
     drawn = [_draw_row(row, conditions, population, chances) for row, chances in pairs]
     filled = [
-        [own if value is None else value for value, own in zip(row, drawn_row)]
+        [default if value is None else value for value, default in zip(row, drawn_row)]
         for row, drawn_row in zip(rows, drawn * n if same else drawn)
     ]
-    return {name: list(values) for name, values in zip(table, zip(*filled))}
+    return dict(zip(table, map(list, zip(*filled))))
 
 
-def _quasi_random(seed, numbers, count):
+def _quasi_random(seed: int, numbers: Sequence[int], count: int):
     """Return quasi-random numbers from 0 to 1, ``(n, count)``.
 
     Consecutive samples are spread more evenly than at random: multiples of powers of
@@ -150,20 +154,25 @@ def _quasi_random(seed, numbers, count):
     return (start + np.outer(numbers, ratio ** -np.arange(1, count + 1))) % 1
 
 
-def _draw_row(row, conditions, population, chances):
+def _draw_row(
+    row: Sequence,
+    conditions: dict[str, Condition],
+    population: Population | None,
+    chances: Sequence[float],
+):
     """Draw a value of each missing condition, given the others."""
     numbers = [c.encode(name, v)[0] for v, (name, c) in zip(row, conditions.items())]
-    cell, bins = [(-1, -1)] * len(numbers), 1
+    cell, bins = np.full((len(numbers), 2), -1), 1
     if population is not None:
         bins, (chance, *chances) = population.bins, chances
         codes = _codes(np.array([numbers]), conditions, bins)[0]
         is_class = np.array([bool(c.levels) for c in conditions.values()])
         cell = population.choose(codes, is_class, chance)
     parts = zip(conditions.values(), cell, chances)
-    return [_value_at(condition, *box, bins, u) for condition, box, u in parts]
+    return [_value_at(condition, i, j, bins, u) for condition, (i, j), u in parts]
 
 
-def _value_at(condition, first, last, bins, chance):
+def _value_at(condition: Condition, first: int, last: int, bins: int, chance: float):
     """Return the level or number at a quantile, and None for a direction."""
     if condition.size == DIRECTION:
         return None
@@ -183,7 +192,7 @@ def _value_at(condition, first, last, bins, chance):
     return min(max(low, float(f"{number:.{digits}g}")), high)
 
 
-def _codes(numbers, conditions, bins):
+def _codes(numbers: np.ndarray, conditions: dict[str, Condition], bins: int):
     """Return numbers of levels and bins, ``(n, conditions)``; -1 where missing."""
     shares = np.minimum(np.floor(numbers * bins), bins - 1)
     sizes = np.array([condition.size for condition in conditions.values()])

@@ -76,8 +76,8 @@ class Gaussian(NamedTuple):
         n, *shape = latents.shape
         rows = latents.reshape(n, -1)
         if n == 1:
-            mean, none, rest = np.zeros(shape), np.zeros((0, *shape)), np.ones(shape)
-            return cls(*(part.astype("float32") for part in (mean, none, rest)))
+            mean, rest = np.zeros(shape, "float32"), np.ones(shape, "float32")
+            return cls(mean, np.zeros((0, *shape), "float32"), rest)
         mean = rows.mean(0)
         rows = rows - mean
         products = (rows @ rows.T).astype("float64")
@@ -113,7 +113,7 @@ class Gaussian(NamedTuple):
     @property
     def max_distance(self) -> float:
         """Relative distance up to which latents resemble the examples."""
-        along = [np.square(each).sum() for each in self.loadings]
+        along = [np.square(loading).sum() for loading in self.loadings]
         squares = float(np.square(along).sum() + np.square(self.rest).sum())
         total = self.deviation**2 * self.rest.size
         # Effective number of independent numbers (Satterthwaite).
@@ -128,7 +128,7 @@ class Gaussian(NamedTuple):
         Shapes: vectors ``(n, *space, channels)``, result ``(n, numbers)``.
         """
 
-        def share(power):
+        def share(power: np.ndarray):
             return power * sigma**2 / (alpha**2 * power + sigma**2)
 
         vectors = vectors.reshape(len(vectors), -1)
@@ -164,7 +164,7 @@ def choose_examples(shape: tuple[int, ...]) -> np.ndarray:
     return np.linspace(0, n - 1, count).round().astype(int)
 
 
-def _held_out_variances(products, count, subjects):
+def _held_out_variances(products: np.ndarray, count: int, subjects: np.ndarray):
     """Return variances of examples along the directions of other subjects.
 
     Shapes: products ``(n, n)``, inner products of the examples; result ``(count,)``.
@@ -186,7 +186,7 @@ def _held_out_variances(products, count, subjects):
     return np.minimum.accumulate(variances)
 
 
-def _leading_eigenpairs(products, count):
+def _leading_eigenpairs(products: np.ndarray, count: int):
     """Return the largest eigenvalues of a symmetric matrix and their eigenvectors."""
     values, vectors = np.linalg.eigh(products)
     return np.maximum(values[::-1][:count], 1e-12), vectors[:, ::-1][:, :count]

@@ -1,5 +1,7 @@
 """The latent prior: statistics of latents, fitted before a network is trained."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -45,18 +47,19 @@ class LatentPrior(NamedTuple):
             mean = ConditionalMean.learn(latents, shared, conditions, subjects)
         if not volumes:
             return cls(mean)
-        chosen = choose_examples(latents.shape)
-        residual = latents[chosen]
+        examples = choose_examples(latents.shape)
+        residual = latents[examples]
         if mean is not None:
-            residual = residual - mean.predict(shared[chosen])
+            residual = residual - mean.predict(shared[examples])
         if not is_aligned(residual):
             return cls(mean)
-        gaussian, probe = Gaussian.learn(residual, subjects[chosen]), None
+        gaussian, probe = Gaussian.learn(residual, subjects[examples]), None
         # Free it first: together they would take gigabytes for large volumes.
         del residual
         if any(map(n_readings, conditions.values())):
-            examples = latents[chosen], shared[chosen], conditions, subjects[chosen]
-            probe = LinearProbe.learn(*examples)
+            probe = LinearProbe.learn(
+                latents[examples], shared[examples], conditions, subjects[examples]
+            )
         return cls(mean, gaussian, probe)
 
     def to_tensors(self) -> dict[str, np.ndarray]:
@@ -75,18 +78,17 @@ class LatentPrior(NamedTuple):
     ) -> Self:
         """Build the prior from the tensors of a model file."""
 
-        def take(kind, names, *conditions_of):
+        def take(kind: Callable, names: Sequence[str]) -> Any:
             if names[0] not in tensors:
                 return None
             # Sums of squares would overflow the 16 bits that a file may have.
-            parts = (tensors[name].astype("float32", copy=False) for name in names)
-            return kind(*conditions_of, *parts)
+            return kind(*(tensors[n].astype("float32", copy=False) for n in names))
 
         conditional_mean, gaussian, probe = _NAMES
         return cls(
-            take(ConditionalMean, conditional_mean, conditions),
+            take(partial(ConditionalMean, conditions), conditional_mean),
             take(Gaussian, gaussian),
-            take(LinearProbe, probe, conditions),
+            take(partial(LinearProbe, conditions), probe),
         )
 
     @staticmethod
@@ -104,8 +106,12 @@ class LatentPrior(NamedTuple):
             [latent_shape, (directions, *latent_shape), latent_shape],
             [(readings, *latent_shape), (readings,), (readings,)],
         )
-        pairs = (pair for pair in zip(_NAMES, parts) if pair[0][0] in saved)
-        return {name: shape for pair_of in pairs for name, shape in zip(*pair_of)}
+        return {
+            name: shape
+            for names, shapes in zip(_NAMES, parts)
+            if names[0] in saved
+            for name, shape in zip(names, shapes)
+        }
 
     @staticmethod
     def network_options(saved: dict[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -115,7 +121,9 @@ class LatentPrior(NamedTuple):
         return {"with_mean": conditional_mean in saved, "directions": directions}
 
 
-def _without_rare_levels(numbers, conditions, subjects):
+def _without_rare_levels(
+    numbers: np.ndarray, conditions: dict[str, Condition], subjects: np.ndarray
+):
     """Set levels with few subjects to unspecified, however many images they have."""
     numbers = numbers.copy()
     for column, condition in enumerate(conditions.values()):

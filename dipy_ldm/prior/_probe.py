@@ -106,8 +106,11 @@ class LinearProbe(NamedTuple):
         rows = rows - mean
         values, specified = _probe_targets(numbers, conditions)
         uniform = _products(rows, np.ones(rows.shape[1], "float32"))
-        examples = rows, uniform, latents.shape[1:-1], subjects
-        fits = [_fit_reading(*examples, *pair) for pair in zip(values.T, specified.T)]
+        space = latents.shape[1:-1]
+        fits = [
+            _fit_reading(rows, uniform, space, subjects, readings, readable)
+            for readings, readable in zip(values.T, specified.T)
+        ]
         weights, offsets, errors = (np.array(p, "float32") for p in zip(*fits))
         return cls(
             conditions,
@@ -133,7 +136,7 @@ class LinearProbe(NamedTuple):
             return denoise
         targets = np.where(specified, targets, 0)
 
-        def guided(x, t):
+        def guided(x: Tensor, t: float):
             clean = denoise(x, t)
             alpha, sigma = map(float, rates(schedule, t))
             columns = gaussian.posterior_covariance_product(self.weights, alpha, sigma)
@@ -149,7 +152,7 @@ class LinearProbe(NamedTuple):
         kinds = self.conditions.values()
         return np.repeat([c.size <= 0 for c in kinds], [*map(n_readings, kinds)])
 
-    def _gains(self, columns, specified):
+    def _gains(self, columns: np.ndarray, specified: np.ndarray):
         """Return gains of the Kalman filter, ``(batch, readings, readings)``."""
         weights = self.weights.reshape(len(self.weights), -1)
         covariance = (weights @ columns.T).astype("float64")
@@ -169,7 +172,7 @@ def n_readings(condition: Condition) -> int:
     return max(condition.size, 1)
 
 
-def _probe_targets(numbers, conditions):
+def _probe_targets(numbers: np.ndarray, conditions: dict[str, Condition]):
     """Return true readings and whether they are specified, ``(n, readings)``."""
     values, specified = [], []
     for column, condition in zip(numbers.T, conditions.values()):
@@ -187,7 +190,14 @@ def _probe_targets(numbers, conditions):
     return np.concatenate(values, 1), np.concatenate(specified, 1)
 
 
-def _fit_reading(rows, uniform, space, subjects, values, specified):
+def _fit_reading(
+    rows: np.ndarray,
+    uniform: np.ndarray,
+    space: tuple[int, ...],
+    subjects: np.ndarray,
+    values: np.ndarray,
+    specified: np.ndarray,
+):
     """Fit one reading; return its weights, offset and error.
 
     Shapes: rows ``(n, numbers)``, uniform ``(n, n)``, their products.
@@ -198,8 +208,9 @@ def _fit_reading(rows, uniform, space, subjects, values, specified):
     if n_subjects < MIN_SUBJECTS or np.ptp(targets) == 0:
         return no_reading
     dual, _, predicted = _fit(uniform, targets, examples, subjects)
-    pair = predicted, targets
-    if np.ptp(predicted) == 0 or np.corrcoef(*pair)[0, 1] < MIN_CORRELATION:
+    if np.ptp(predicted) == 0:
+        return no_reading
+    if np.corrcoef(predicted, targets)[0, 1] < MIN_CORRELATION:
         return no_reading
     relevance = _relevance(dual.astype("float32") @ rows, space)
     products = _products(rows, relevance)
@@ -212,20 +223,26 @@ def _fit_reading(rows, uniform, space, subjects, values, specified):
     return weights, (offset - intercept) / slope, error
 
 
-def _fit(products, targets, examples, subjects):
+def _fit(
+    products: np.ndarray,
+    targets: np.ndarray,
+    examples: np.ndarray,
+    subjects: np.ndarray,
+):
     """Fit kernel ridge regression with the ridge that predicts left-out subjects best.
 
     Dual weights are those of all examples, 0 for unspecified ones.
     """
-    own = products[np.ix_(examples, examples)]
-    penalties = np.multiply(_RIDGES, own.trace() / len(examples))
+    block = products[np.ix_(examples, examples)]
+    penalties = np.multiply(_RIDGES, block.trace() / len(examples))
     dual = np.zeros(len(products))
-    fit = fit_kernel_ridge(own, targets, penalties, subjects[examples])
-    dual[examples], offset, held_out = fit
+    dual[examples], offset, held_out = fit_kernel_ridge(
+        block, targets, penalties, subjects[examples]
+    )
     return dual, offset, held_out
 
 
-def _products(rows, relevance):
+def _products(rows: np.ndarray, relevance: np.ndarray):
     """Return inner products of examples, weighted by relevance, ``(n, n)``."""
     products = np.zeros((len(rows), len(rows)))
     for start in range(0, rows.shape[1], MAX_MULTIPLIED):
@@ -235,7 +252,7 @@ def _products(rows, relevance):
     return products
 
 
-def _relevance(weights, space):
+def _relevance(weights: np.ndarray, space: tuple[int, ...]):
     """Return the prior variance of each weight, by the energy of weights around it."""
     energy = np.square(weights).reshape(*space, -1).sum(-1)
     relevance = gaussian_filter(energy, _REACH) / energy.mean() + _MIN_RELEVANCE

@@ -19,7 +19,7 @@ References
 .. footbibliography::
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 import math
 from typing import NamedTuple, Self
@@ -76,8 +76,8 @@ def residual_blocks(
     Shapes: basis ``(n, k)``, rows ``(subjects, images)``, result ``(subjects, images,
     images)``.
     """
-    own = basis[rows]
-    hat = 1 / len(basis) + (shrunk * own) @ np.swapaxes(own, 1, 2)
+    parts = basis[rows]
+    hat = 1 / len(basis) + (shrunk * parts) @ np.swapaxes(parts, 1, 2)
     return (1 + 1e-9) * np.eye(rows.shape[1]) - hat
 
 
@@ -102,8 +102,8 @@ def fit_ridge(
         residuals = centred - basis @ (shrunk[:, None] * coefficients)
         errors = np.empty_like(residuals)
         for rows in rows_of_subjects:
-            own = residual_blocks(basis, shrunk, rows)
-            errors[rows] = np.linalg.solve(own, residuals[rows])
+            block = residual_blocks(basis, shrunk, rows)
+            errors[rows] = np.linalg.solve(block, residuals[rows])
         error = float(np.mean(errors**2))
         fits.append(Ridge(error, shrunk, coefficients, targets - errors))
     return min(fits, key=lambda fit: fit.error)
@@ -169,7 +169,7 @@ class ConditionalMean(NamedTuple):
         """
         rows = latents.reshape(len(latents), -1)
         # Levels with too few subjects are absent.
-        present = (_features(numbers, conditions) > 0).any(0)
+        present = np.any(_features(numbers, conditions) > 0, axis=0)
         features = _features(numbers, _without_absent(conditions, present))
         vectors, spreads, right = decompose(features)
         coefficients = vectors.T.astype("float32") @ rows
@@ -185,7 +185,7 @@ class ConditionalMean(NamedTuple):
 
     def predict(self, numbers: np.ndarray) -> np.ndarray:
         """Return the means ``(n, *space, channels)`` given ``(n, conditions)``."""
-        present = self.weights.reshape(len(self.weights), -1).any(1)
+        present = np.any(self.weights.reshape(len(self.weights), -1), axis=1)
         features = _features(numbers, _without_absent(self.conditions, present))
         return np.tensordot(features.astype("float32"), self.weights, 1)
 
@@ -200,10 +200,10 @@ class ConditionalMean(NamedTuple):
             if condition.size == DIRECTION:
                 continue
             counts = list(condition.levels.values()) or [1] * _RANKS
-            places = np.arange(len(counts)) if condition.levels else _MIDDLES
+            values = np.arange(len(counts)) if condition.levels else _MIDDLES
             shape = len(counts), len(self.conditions)
             numbers = np.full(shape, UNSPECIFIED, "float32")
-            numbers[:, column] = places
+            numbers[:, column] = values
             shares = np.array(counts, "float32") / max(sum(counts), 1)
             moved = self.predict(numbers)
             rows.append(np.sqrt(shares).reshape(-1, *[1] * (moved.ndim - 1)) * moved)
@@ -215,7 +215,12 @@ def n_features(condition: Condition) -> int:
     return _FEATURES.get(condition.size, condition.size)
 
 
-def _held_out_error(rows, vectors, coefficients, subjects):
+def _held_out_error(
+    rows: np.ndarray,
+    vectors: np.ndarray,
+    coefficients: np.ndarray,
+    subjects: Sequence[np.ndarray],
+):
     """Return a function from shrinkage factors to held-out sums of squared errors.
 
     Errors are those of fits to all other subjects.
@@ -227,7 +232,7 @@ def _held_out_error(rows, vectors, coefficients, subjects):
     products = (coefficients @ coefficients.T).astype("float64")
     squares_of = [_subject_products(rows, mean, rows_of) for rows_of in subjects]
 
-    def error(shrunk):
+    def error(shrunk: np.ndarray):
         total = 0.0
         for rows_of, squares in zip(subjects, squares_of):
             fitted = shrunk * vectors[rows_of]
@@ -242,31 +247,31 @@ def _held_out_error(rows, vectors, coefficients, subjects):
     return error
 
 
-def _subject_products(rows, mean, subjects):
+def _subject_products(rows: np.ndarray, mean: np.ndarray, subjects: np.ndarray):
     """Return inner products of centred rows per subject, ``(subjects, rows, rows)``."""
     # One by one, since copies of all may exceed the memory.
     centred = (rows[numbers] - mean for numbers in subjects)
-    return np.array([each @ each.T for each in centred], "float64")
+    return np.array([block @ block.T for block in centred], "float64")
 
 
-def _without_absent(conditions, present):
+def _without_absent(conditions: dict[str, Condition], present: np.ndarray):
     """Set the counts of levels whose features ``(features,)`` are not present to 0."""
     flags, result = iter(present), {}
     for name, condition in conditions.items():
-        own = list(islice(flags, n_features(condition)))
-        pairs = zip(condition.levels.items(), own)
+        is_present = list(islice(flags, n_features(condition)))
+        pairs = zip(condition.levels.items(), is_present)
         levels = {level: n * bool(flag) for (level, n), flag in pairs}
         result[name] = condition._replace(levels=levels)
     return result
 
 
-def _features(numbers, conditions):
+def _features(numbers: np.ndarray, conditions: dict[str, Condition]):
     """Return features of mean 0 of encoded conditions; all 0 where unspecified."""
-    pairs = zip(numbers.T, conditions.values())
-    return np.concatenate([_condition_features(*pair) for pair in pairs], 1)
+    features = map(_condition_features, numbers.T, conditions.values())
+    return np.concatenate([*features], 1)
 
 
-def _condition_features(column, condition):
+def _condition_features(column: np.ndarray, condition: Condition):
     if condition.size > 0:
         counts = np.array(list(condition.levels.values()))
         # Rare levels have no effect: their mean would resemble one of their examples.

@@ -15,6 +15,7 @@ from dipy_ldm import _backend, _serialization
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import make_folder
 from dipy_ldm._utils.signals import Terminated
+from dipy_ldm._utils.types import Logs
 from dipy_ldm.training._options import Length, require_same_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class BestWeights(keras.callbacks.Callback):
         self.tensors: dict[str, np.ndarray] = {}
         self.loss = np.inf
 
-    def on_epoch_end(self, epoch, logs=None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Keep the weights if the loss is the lowest so far."""
         loss = logs.get(_LOSS, np.inf)
         if self.network is not None and loss < self.loss:
@@ -146,7 +147,7 @@ class TrainingRecord(keras.callbacks.Callback):
             tensors[name] for name in sorted(tensors) if name.startswith("metric.")
         ]
 
-    def _require_same_settings(self, settings):
+    def _require_same_settings(self, settings: dict):
         # A diverged training may resume with a lower learning rate.
         changed = [
             f"{name} was {settings.get(name)} and is {self.settings.get(name)}"
@@ -160,11 +161,11 @@ class TrainingRecord(keras.callbacks.Callback):
                 "resume with the same data and options, or remove it",
             )
 
-    def on_train_begin(self, logs=None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Start the timer."""
         self._start = time.monotonic()
 
-    def on_epoch_begin(self, epoch, logs=None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Restore the metrics of a partial round."""
         self._first, self._end = epoch * self.length.round, self.length.end(epoch)
         if self.done > self._first:
@@ -174,7 +175,7 @@ class TrainingRecord(keras.callbacks.Callback):
             for variable, value in zip(variables, self._figures):
                 variable.assign(value)
 
-    def on_train_batch_end(self, batch, logs=None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Write a checkpoint every `every` steps, and before stopping on a signal."""
         self.done += 1
         if self.done == self._end:
@@ -186,7 +187,7 @@ class TrainingRecord(keras.callbacks.Callback):
         elif (self.done - self._first) % self.every == 0:
             self._write()
 
-    def on_epoch_end(self, number, logs=None) -> None:
+    def on_epoch_end(self, number: int, logs: Logs = None) -> None:
         """Record the metrics of the round and write the checkpoint."""
         done = self.done
         if done == self._end:

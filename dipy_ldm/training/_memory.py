@@ -8,6 +8,7 @@ from typing import Any
 
 from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError
+from dipy_ldm._utils.types import Strategy
 from dipy_ldm.nn._analysis import memory_needs, sequential_needs
 from dipy_ldm.training._optimizer import MAX_GROUP_SIZE
 from dipy_ldm.training._options import ResolvedOptions
@@ -33,11 +34,11 @@ def estimate_training(
 ) -> float:
     """Estimate the bytes that a training takes."""
     weights = 4 * sum(part.count_params() for part in parts)
-    each = [memory_needs(part) for part in parts]
-    total = sequential_needs(each)
+    needs = [memory_needs(part) for part in parts]
+    total = sequential_needs(needs)
     step = max(
         total.kept + max(total.recomputed, _GRADIENT_COPIES * total.live),
-        each[0].kept + DISTANCE_COPIES * distances,
+        needs[0].kept + DISTANCE_COPIES * distances,
     )
     # Activations are freed before the weights are updated.
     group = min(weights, 4 * MAX_GROUP_SIZE)
@@ -61,7 +62,7 @@ def estimate_sampling(unets: list[Any], batch_size: int, codec_bytes: float) -> 
     return len(unets) * _COMPILED_BYTES + weights + working
 
 
-def check(work: str, needed: float, cure: str, strategy: Any = None) -> None:
+def check(work: str, needed: float, cure: str, strategy: Strategy = None) -> None:
     """Refuse work that would not fit into memory."""
     free = _backend.free_memory(strategy)
     if needed > free:

@@ -1,5 +1,6 @@
 """The optimizer of all stages: Adam and Muon on concatenated weights."""
 
+from collections.abc import Callable
 from functools import partial
 import inspect
 import math
@@ -11,6 +12,7 @@ import numpy as np
 
 from dipy_ldm import _backend
 from dipy_ldm._backend.fusion import cached_trace, fused, sum_of_squares
+from dipy_ldm._utils.types import Tensor
 
 # Weights updated as one vector: an update takes several times their memory. With 0 each
 # weight is updated alone, as by Keras' optimizers.
@@ -39,12 +41,12 @@ _DAMPING = 0.03
 class _Group(NamedTuple):
     """Weights that are updated as one vector, and their optimizer state.
 
-    ``places`` are their indices among all weights; groups without ``velocity`` are
+    ``indices`` are theirs among all weights; groups without ``velocity`` are
     kernels that are updated by Muon.
     """
 
     weights: list
-    places: list
+    indices: list[int]
     momentum: Any
     velocity: Any = None
     sum: Any = None
@@ -69,17 +71,17 @@ class FlatAdam(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate=0.001,
+        learning_rate: float = 0.001,
         *,
-        global_clipnorm=None,
-        base_fan_in=None,
-        unnormalised=None,
-        orthogonal=False,
-        averages=None,
-        ema_momentum=0.99,
-        gradient_accumulation_steps=None,
-        initial_scale=None,
-        growth_steps=2000,
+        global_clipnorm: float | None = None,
+        base_fan_in: int | None = None,
+        unnormalised: list[str] | None = None,
+        orthogonal: bool = False,
+        averages: list | None = None,
+        ema_momentum: float = 0.99,
+        gradient_accumulation_steps: int | None = None,
+        initial_scale: float | None = None,
+        growth_steps: int = 2000,
     ):
         super().__init__(
             learning_rate,
@@ -101,7 +103,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             self._scale = self.add_variable((), start, name="scale")
             self._finite_steps = self.add_variable((), dtype="int32", name="good")
 
-    def build(self, variables):
+    def build(self, variables: list):
         """Create the optimizer state."""
         if self.built:
             return
@@ -113,31 +115,31 @@ class FlatAdam(keras.optimizers.Optimizer):
             vars(self)["_groups"] = list(self._create_groups(variables))
         self.built = True
 
-    def _create_groups(self, variables):
+    def _create_groups(self, variables: list):
         """Group weights with the same update rule and rate, and create their state."""
         # Kernels that are updated by Muon come first.
-        places_by_factor: dict[float | None, list] = {None: []}
-        for place, weight in enumerate(variables):
+        indices_by_factor: dict[float | None, list] = {None: []}
+        for index, weight in enumerate(variables):
             orthogonal = self.orthogonal and _is_kernel(weight)
             share = None if orthogonal else self._rate_factor(weight)
-            places_by_factor.setdefault(share, []).append(place)
-        for share, places in places_by_factor.items():
+            indices_by_factor.setdefault(share, []).append(index)
+        for share, indices in indices_by_factor.items():
             names = ["momentum"] if share is None else ["momentum", "velocity"]
             if self.gradient_accumulation_steps:
                 names.append("sum")
-            for group in _size_limited_groups(variables, places):
-                weights = [variables[place] for place in group]
+            for group in _size_limited_groups(variables, indices):
+                weights = [variables[index] for index in group]
                 shape = (sum(math.prod(weight.shape) for weight in weights),)
                 state = {name: self.add_variable(shape, name=name) for name in names}
                 yield _Group(weights, group, **state)
 
-    def scale_loss(self, loss):
+    def scale_loss(self, loss: Tensor):
         """Return the scaled loss, of which Keras takes the gradients."""
         if not self.initial_scale:
             return loss
         return loss * ops.cast(self._scale, loss.dtype)
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(self, grads: list, trainable_variables: list | None = None):
         """Update the weights by their gradients."""
         if not self.built:
             self.build(list(trainable_variables))
@@ -145,7 +147,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         # Weights that don't affect the loss have no gradient.
         grads = [ops.zeros(w.shape) if g is None else g for g, w in zip(grads, weights)]
         gradients = _backend.sum_of_replicas(
-            [_concatenated([grads[i] for i in group.places]) for group in self._groups]
+            [_concatenated([grads[i] for i in group.indices]) for group in self._groups]
         )
         if not self.initial_scale:
             self._apply_batch(gradients)
@@ -162,7 +164,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         # Skipped steps don't count. Outside of the branch, since replicas synchronise.
         self._iterations.assign_add(ops.cast(is_finite, self._iterations.dtype))
 
-    def _apply_batch(self, gradients):
+    def _apply_batch(self, gradients: list):
         """Apply the gradients of a batch, and update the averages."""
         if self.gradient_accumulation_steps:
             self._accumulate(gradients)
@@ -171,7 +173,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         if self.averages and _backend.is_first_replica():
             self._update_ema()
 
-    def _accumulate(self, gradients):
+    def _accumulate(self, gradients: list):
         """Add gradients, and make a step once there are enough batches."""
         sums = [group.sum + vector for group, vector in zip(self._groups, gradients)]
         batches = self.gradient_accumulation_steps
@@ -187,12 +189,12 @@ class FlatAdam(keras.optimizers.Optimizer):
 
         self._conditionally(ops.equal((self._iterations + 1) % batches, 0), step, keep)
 
-    def _conditionally(self, condition, change, otherwise):
+    def _conditionally(self, condition: Tensor, change: Callable, otherwise: Callable):
         """Apply one of two updates, depending on a condition."""
         variables = [*self._trainable_variables, *self.variables]
         _backend.conditionally(condition, change, otherwise, variables)
 
-    def _step(self, gradients):
+    def _step(self, gradients: list):
         """Update all weights, with clipped gradients."""
         rate = ops.cast(self.learning_rate, "float32")
         clip = 1.0
@@ -207,23 +209,40 @@ class FlatAdam(keras.optimizers.Optimizer):
             for group, vector in zip(self._groups, gradients)
         )
 
-    def _update_group(self, group, gradient, rate, clip, unbiased):
+    def _update_group(
+        self,
+        group: _Group,
+        gradient: Tensor,
+        rate: Tensor,
+        clip: Tensor,
+        unbiased: Tensor,
+    ):
         """Update the weights of a group, and return the changes."""
         shares = [self._rate_factor(weight) for weight in group.weights]
         rates = {share: rate * share for share in set(shares)}
         shapes = [weight.shape for weight in group.weights]
-        first_moment = group.momentum, gradient, clip, 1 - _BETA_1
         # Updated in place: TensorFlow would allocate new memory for assigned values in
         # each step, up to twice as much as needed.
         if group.velocity is None:
-            momentum_change, lookahead = _nesterov(*first_moment)
+            momentum_change, lookahead = _nesterov(
+                group.momentum, gradient, clip, 1 - _BETA_1
+            )
             matrices = [_matrix_shape(weight) for weight in group.weights]
             updates = _orthogonalised(matrices, lookahead, [rates[s] for s in shares])
             changes = [ops.reshape(x, shape) for x, shape in zip(updates, shapes)]
         else:
             (rate,) = rates.values()
-            second_moment = group.velocity, 1 - _BETA_2, unbiased, _EPSILON, rate
-            momentum_change, squares, change = _adam(*first_moment, *second_moment)
+            momentum_change, squares, change = _adam(
+                group.momentum,
+                gradient,
+                clip,
+                1 - _BETA_1,
+                group.velocity,
+                1 - _BETA_2,
+                unbiased,
+                _EPSILON,
+                rate,
+            )
             _backend.add_to(group.velocity, squares)
             changes = _split(change, shapes)
         _backend.add_to(group.momentum, momentum_change)
@@ -241,7 +260,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         due = ops.logical_or(due, ops.equal(self.iterations, 0))
         self._conditionally(due, lambda: self._update_ema_now(interval), lambda: None)
 
-    def _update_ema_now(self, batches):
+    def _update_ema_now(self, batches: int):
         """Update the moving averages by the weight of `batches` steps."""
         # The average starts at the weights of the first step.
         share = 1 - self.ema_momentum**batches
@@ -250,9 +269,9 @@ class FlatAdam(keras.optimizers.Optimizer):
             partial(self._update_group_ema, group, share) for group in self._groups
         )
 
-    def _update_group_ema(self, group, share):
+    def _update_group_ema(self, group: _Group, share: Tensor):
         """Update a group's moving averages, and return the changes."""
-        averages = [self.averages[place] for place in group.places]
+        averages = [self.averages[index] for index in group.indices]
         changes = [
             _change_towards(average, weight, share)
             for average, weight in zip(averages, group.weights)
@@ -261,7 +280,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             _backend.add_to(average, change)
         return changes
 
-    def _rate_factor(self, weight):
+    def _rate_factor(self, weight: keras.Variable):
         """Return the factor of the learning rate for a weight, by its fan-in."""
         if not self.base_fan_in:
             return 1.0
@@ -271,7 +290,7 @@ class FlatAdam(keras.optimizers.Optimizer):
             return share
         return math.sqrt(share)
 
-    def _rescale(self, is_finite):
+    def _rescale(self, is_finite: Tensor):
         """Halve the loss scale after an overflow; double it after `growth_steps`."""
         count = ops.where(is_finite, self._finite_steps + 1, 0)
         grows = count == self.growth_steps
@@ -289,7 +308,7 @@ class FlatAdam(keras.optimizers.Optimizer):
         }
 
 
-def _concatenated(tensors):
+def _concatenated(tensors: list):
     """Flatten and concatenate tensors."""
     # Most have one axis already; needless operations take time to trace.
     return ops.concatenate(
@@ -297,7 +316,7 @@ def _concatenated(tensors):
     )
 
 
-def _split(vector, shapes):
+def _split(vector: Tensor, shapes: list):
     """Split a vector into tensors of these shapes."""
     ends = np.cumsum([math.prod(shape) for shape in shapes])
     parts = ops.split(vector, ends.tolist())  # the part after the last end is empty
@@ -307,13 +326,13 @@ def _split(vector, shapes):
     ]
 
 
-def _is_kernel(weight):
+def _is_kernel(weight: keras.Variable):
     """Return whether a weight is the kernel of a convolution or of attention."""
     # Kernels have at least three axes; biases and embedding tables have fewer.
     return len(weight.shape) > 2
 
 
-def _matrix_shape(weight):
+def _matrix_shape(weight: keras.Variable):
     """Return the number of inputs and outputs of a kernel."""
     # Attention projects to (heads, size), and back from it.
     projects = weight.path.split("/")[-2:-1] in (["query"], ["key"], ["value"])
@@ -321,25 +340,25 @@ def _matrix_shape(weight):
     return inputs, math.prod(weight.shape) // inputs
 
 
-def _size_limited_groups(weights, places):
+def _size_limited_groups(weights: list, indices: list[int]):
     """Divide the indices of weights into groups of limited total size."""
     groups, size = [], MAX_GROUP_SIZE
-    for place in places:
-        size += math.prod(weights[place].shape)
+    for index in indices:
+        size += math.prod(weights[index].shape)
         if size > MAX_GROUP_SIZE:
             groups.append([])
-            size = math.prod(weights[place].shape)
-        groups[-1].append(place)
+            size = math.prod(weights[index].shape)
+        groups[-1].append(index)
     return groups
 
 
-def _change_towards(value, target, share):
+def _change_towards(value: Tensor, target: Tensor, share: Tensor):
     """Return the change that moves a value a share of the way to a target."""
     return (target - value) * share
 
 
 @fused
-def _nesterov(momentum, gradient, clip, share):
+def _nesterov(momentum: Tensor, gradient: Tensor, clip: Tensor, share: Tensor):
     """Return the change of the momentum, and the Nesterov momentum."""
     gradient = gradient * clip
     change = _change_towards(momentum, gradient, share)
@@ -349,7 +368,15 @@ def _nesterov(momentum, gradient, clip, share):
 
 @fused
 def _adam(
-    momentum, gradient, clip, share, squares, of_squares, unbiased, epsilon, rate
+    momentum: Tensor,
+    gradient: Tensor,
+    clip: Tensor,
+    share: Tensor,
+    squares: Tensor,
+    of_squares: float,
+    unbiased: Tensor,
+    epsilon: float,
+    rate: Tensor,
 ):
     """Return the changes of the two moments, and of the weights."""
     gradient = gradient * clip
@@ -359,7 +386,7 @@ def _adam(
     return change, squared, direction * -rate / (ops.sqrt(squares + squared) + epsilon)
 
 
-def _orthogonalised(shapes, vector, rates):
+def _orthogonalised(shapes: list, vector: Tensor, rates: list):
     """Return updates of kernels: the orthogonal matrices nearest to those in a vector.
 
     Shapes are (inputs, outputs). A matrix M with more rows than columns maps to
@@ -379,7 +406,7 @@ def _orthogonalised(shapes, vector, rates):
 
 
 @cached_trace
-def _gram_matrix(matrix):
+def _gram_matrix(matrix: Tensor):
     """Return the smaller Gram matrix of a matrix."""
     rows, columns = matrix.shape
     transposed = ops.transpose(matrix)
@@ -387,7 +414,7 @@ def _gram_matrix(matrix):
 
 
 @cached_trace
-def _orthogonal(matrix, root, rate):
+def _orthogonal(matrix: Tensor, root: Tensor, rate: Tensor):
     """Return an orthogonal matrix whose entries have a root mean square of `rate`."""
     rows, columns = matrix.shape
     # Scale the root, which is smaller than the matrix.
@@ -396,17 +423,17 @@ def _orthogonal(matrix, root, rate):
 
 
 @cached_trace
-def _inverse_roots(squares):
+def _inverse_roots(squares: Tensor):
     """Return approximate inverse square roots of positive semidefinite matrices."""
     size = squares.shape[-1]
-    one = ops.convert_to_tensor(np.eye(size, dtype="float32"))
+    identity = ops.convert_to_tensor(np.eye(size, dtype="float32"))
     # Normalised by the Frobenius norm, singular values are at most 1.
-    powers = ops.sum(squares * one, (-2, -1), keepdims=True)
+    powers = ops.sum(squares * identity, (-2, -1), keepdims=True)
     scales = ops.rsqrt(powers + 1e-30)
-    squares = squares * scales**2 + one * (_DAMPING / size)
+    squares = squares * scales**2 + identity * (_DAMPING / size)
     roots = scales
     for number, (a, b, c) in enumerate(_NEWTON_SCHULZ):
-        factor = a * one + b * squares + c * (squares @ squares)
+        factor = a * identity + b * squares + c * (squares @ squares)
         roots = roots @ factor if number else roots * factor
         if number < len(_NEWTON_SCHULZ) - 1:
             squares = factor @ squares @ factor

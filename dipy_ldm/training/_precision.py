@@ -3,13 +3,14 @@
 from functools import cache
 import logging
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from keras import ops
 import numpy as np
 
 from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError, choose
+from dipy_ldm._utils.types import Strategy, Tensor
 from dipy_ldm.nn._building import PRECISIONS
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Precision(NamedTuple):
 
 
 def choose_precision(
-    name: str, rank: int, strategy: Any = None, saved: str | None = None
+    name: str, rank: int, strategy: Strategy = None, saved: str | None = None
 ) -> Precision:
     """Choose the precision of a training; a resumed one keeps its precision."""
     choose("precision", name, {"auto": None, **PRECISIONS})
@@ -65,19 +66,19 @@ def log_precision(precision: Precision) -> Precision:
     return precision
 
 
-def _machine_precisions(rank, strategy):
+def _machine_precisions(rank: int, strategy: Strategy):
     """Return the precisions that all workers support, and the fastest."""
     gpus = _backend.gpu_capabilities(strategy)
-    own, fastest = _gpu_precisions(gpus) if gpus else _cpu_precisions(rank)
+    names, fastest = _gpu_precisions(gpus) if gpus else _cpu_precisions(rank)
     with _backend.distributed(strategy):
-        machines = _backend.gather_from_workers([own, fastest.name])
-    supported = [p for p in PRECISIONS if all(p in each for each, _ in machines)]
+        machines = _backend.gather_from_workers([names, fastest.name])
+    supported = [p for p in PRECISIONS if all(p in names for names, _ in machines)]
     if any(name != fastest.name for _, name in machines):
         fastest = Precision("float32", "the fastest of these machines together")
     return supported, fastest
 
 
-def _gpu_precisions(capabilities):
+def _gpu_precisions(capabilities: list[tuple[int, ...]]):
     """Return the precisions that the least capable GPU supports, and the fastest."""
     least = min(capabilities)
     supported = [p for p in PRECISIONS if least >= _MIN_CAPABILITY.get(p, least)]
@@ -87,7 +88,7 @@ def _gpu_precisions(capabilities):
 
 
 @cache
-def _cpu_precisions(rank):
+def _cpu_precisions(rank: int):
     """Return the precisions that this CPU supports, and the faster, by timing both."""
     full, half = (_convolution_timer(p, rank) for p in ("float32", "bfloat16"))
     # Compile before timing.
@@ -106,21 +107,21 @@ def _cpu_precisions(rank):
     return ["float32", "bfloat16"], Precision(fastest, reason)
 
 
-def _convolution_timer(precision, rank):
+def _convolution_timer(precision: str, rank: int):
     """Return a function that times a convolution, forward and backward, in seconds."""
     # A few milliseconds in float32; up to 30 times as long if bfloat16 is emulated.
     shape = {2: (8, 28, 28, 32), 3: (1, 12, 12, 12, 32)}[rank]
-    kernel = (*(3,) * rank, 32, 32)
-    inputs = [ops.cast(ops.ones(s), precision) for s in (shape, kernel)]
+    kernel_shape = (*(3,) * rank, 32, 32)
+    x, kernel = (ops.cast(ops.ones(s), precision) for s in (shape, kernel_shape))
 
     @_backend.gradients
-    def differentiate(x, kernel):
+    def differentiate(x: Tensor, kernel: Tensor):
         y = ops.conv(x, kernel, padding="same")
         return ops.conv(ops.silu(y), kernel, padding="same")
 
     def seconds():
         start = time.perf_counter()
-        for gradient in differentiate(*inputs):
+        for gradient in differentiate(x, kernel):
             ops.convert_to_numpy(gradient)
         return time.perf_counter() - start
 

@@ -1,5 +1,6 @@
 """Stages of training, and the function that trains them."""
 
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 import logging
@@ -14,7 +15,7 @@ from dipy_ldm import _backend
 from dipy_ldm._utils.checks import InputError, plain
 from dipy_ldm._utils.progress import tqdm
 from dipy_ldm._utils.signals import interrupts_noted, stop_deferred
-from dipy_ldm._utils.types import Batches
+from dipy_ldm._utils.types import Batches, Logs, Tensor
 from dipy_ldm.data._batches import Augmentation
 from dipy_ldm.data._image_checks import Survey, identify
 from dipy_ldm.nn import _building as building
@@ -80,7 +81,12 @@ class Stage:
         raise NotImplementedError
 
     def compiled(
-        self, inputs: Any, outputs: Any, loss: Any, metrics: Any = None, **options
+        self,
+        inputs: Tensor,
+        outputs: Tensor,
+        loss: str | Callable,
+        metrics: list[Callable] | None = None,
+        **options,
     ) -> Any:
         """Return a model that is compiled for training with a loss."""
         model = _backend.ReplicatedModel(inputs, outputs)
@@ -141,20 +147,22 @@ def train(estimator: Any, stage: Stage) -> None:
     _check_result(stage, record)
 
 
-def _fit(estimator, model, data, stage, record):
+def _fit(
+    estimator: object, model: Any, data: Iterator, stage: Stage, record: TrainingRecord
+):
     """Run ``keras.Model.fit`` with the callbacks of the stage and of the user."""
     options = stage.options
 
-    def request_stop(number):
+    def request_stop(number: int):
         model.stop_requested, record.signal = True, number
 
     def interrupt():
         model.interrupted = True
 
-    def end_round(number, logs):
+    def end_round(number: int, logs: Logs):
         logs |= stage.end_round(model, number, number + 1 == stage.length.rounds)
 
-    def stop_together(number, logs):
+    def stop_together(number: int, logs: Logs):
         # Keras callbacks run on the chief alone; other workers must stop with it.
         stops = _backend.gather_from_workers(bool(model.stop_training))
         model.stop_training = any(stops)
@@ -191,11 +199,11 @@ def _fit(estimator, model, data, stage, record):
         progress.on_train_end()
 
 
-def _is_of_keras(callback):
+def _is_of_keras(callback: object):
     return isinstance(callback, keras.callbacks.Callback)
 
 
-def _check_result(stage, record):
+def _check_result(stage: Stage, record: TrainingRecord):
     """Raise if a training learnt nothing, or only warn if it was short."""
     last = {name: values[-1] for name, values in record.history.items()}
     if sentence := stage.failure(last | record.best.figures()):
@@ -209,30 +217,36 @@ def _check_result(stage, record):
 class _StepTimer(keras.callbacks.Callback):
     """Log the share of time spent in steps, and record ``step_seconds_``."""
 
-    def __init__(self, estimator, title):
+    def __init__(self, estimator: Any, title: str):
         super().__init__()
         self.title = title
         self.seconds: list[float] = []
         before = getattr(estimator, "step_seconds_", {})
         estimator.step_seconds_ = before | {title: self.seconds}
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None):
         self.began = time.monotonic()
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None):
         self.step_began = time.monotonic()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None):
         self.seconds.append(time.monotonic() - self.step_began)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None):
         # A completed training that is resumed takes 0 s on a coarse clock.
         total = time.monotonic() - self.began
         share = 100 * sum(self.seconds) / total if total else 0.0
         logger.debug("%s: %.0f s, %.0f %% of it in steps", self.title, total, share)
 
 
-def _log_round(estimator, stage, record, number, figures):
+def _log_round(
+    estimator: Any,
+    stage: Stage,
+    record: TrainingRecord,
+    number: int,
+    figures: dict[str, float],
+):
     """Log a round, and call the user's callbacks."""
     if not stage.guide:
         estimator.history_ = record.history
@@ -258,7 +272,7 @@ class DivergenceCheck(keras.callbacks.Callback):
         self.record = record
         self.last_learnt = record.done
 
-    def on_train_batch_end(self, batch, logs=None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Stop if the loss is not finite."""
         if not math.isfinite(logs["loss"]):
             raise InputError(
@@ -267,7 +281,7 @@ class DivergenceCheck(keras.callbacks.Callback):
                 "start again in float32",
             )
 
-    def on_epoch_end(self, epoch, logs=None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Stop if nothing was learnt for many steps."""
         stage, done = self.stage, self.record.done
         value = logs[stage.figure]
@@ -293,7 +307,7 @@ class Progress(keras.callbacks.Callback):
         self.options: dict = {"initial": done, "disable": disable}
         self.bar: Any = None
 
-    def on_epoch_begin(self, epoch, logs=None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Open the bar."""
         if self.bar is None:
             self.bar = tqdm(
@@ -303,7 +317,7 @@ class Progress(keras.callbacks.Callback):
                 **self.options,
             )
 
-    def on_train_batch_end(self, batch, logs=None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Advance the progress bar by a step."""
         # The initial description is shown while the first step is compiled.
         epoch = self.bar.n // self.length.epoch + 1
@@ -312,7 +326,7 @@ class Progress(keras.callbacks.Callback):
         self.bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
         self.bar.update()
 
-    def on_train_end(self, logs=None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         """Close the bar."""
         if self.bar is not None:
             self.bar.close()

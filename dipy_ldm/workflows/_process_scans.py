@@ -18,7 +18,7 @@ from dipy_ldm._native_space import Scan, refuse_full_hole
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.cluster import Cluster
 from dipy_ldm._utils.files import make_folder
-from dipy_ldm._utils.progress import shown_once, tqdm
+from dipy_ldm._utils.progress import tqdm, without_repeats
 from dipy_ldm.data._bvals_bvecs import makes_series, refuse_series
 from dipy_ldm.data._conforming import MeasuredSeries
 from dipy_ldm.data._grid import Grid
@@ -364,7 +364,7 @@ def process_all(
             try:
                 with (
                     outputs.claimed_output(task.outputs[0]),
-                    shown_once("dipy_ldm.latent_diffusion", f"{task.file}: "),
+                    without_repeats("dipy_ldm.latent_diffusion", f"{task.file}: "),
                 ):
                     if _is_written(flow, task, resume):
                         continue

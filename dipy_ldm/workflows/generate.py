@@ -11,7 +11,7 @@ from dipy_ldm import _serialization
 from dipy_ldm._conditions import BVAL, from_saved
 from dipy_ldm._utils.checks import InputError, at_least, check_each
 from dipy_ldm._utils.files import replacing
-from dipy_ldm._utils.progress import shown_once, tqdm
+from dipy_ldm._utils.progress import tqdm, without_repeats
 from dipy_ldm.data._bvals_bvecs import DIRECTION, Gradients
 from dipy_ldm.data._scans import require_affine
 from dipy_ldm.data._sidecars import provenance
@@ -119,7 +119,7 @@ class GenerateLDMFlow(LDMFlow):
         """Generate and write all samples; return pictures, captions and columns."""
         read = _source_reader(job)
         paths = job.samples.paths
-        once = shown_once("dipy_ldm.latent_diffusion")
+        once = without_repeats("dipy_ldm.latent_diffusion")
         with job.samples.being_written(), claimed_output(paths[0]), once:
             # Again: another run may have just ended.
             refuse_overwriting(self, paths, job.samples.cure)

@@ -13,7 +13,7 @@ from dipy_ldm.nn import _layers as layers
 HACKS = [
     (fusion, "FUSED_LOOPS"),
     (fusion, "CACHED_TRACES"),
-    (fusion, "OWN_GRADIENTS"),
+    (fusion, "CUSTOM_GRADIENTS"),
     (fusion, "CANONICAL_NAMES"),
     (layers, "TRANSPOSED_UPSAMPLING"),
     (memory, "RELEASES_MEMORY"),

@@ -224,11 +224,11 @@ def test_dilated_is_in_millimetres():
 )
 def test_check_masks_refuses(masks, sentence):
     with pytest.raises(InputError, match=sentence):
-        inpainting.check_masks(masks, (3, 5, 4))
+        inpainting.validated_holes(masks, (3, 5, 4))
 
 
 def test_check_masks_takes_one_for_all_and_a_channel():
     one = np.eye(5, 4) - 0.5
     expected = np.broadcast_to(one > 0, (3, 5, 4))
     for masks in (one, one[..., None], np.stack([one] * 3), expected[..., None]):
-        npt.assert_array_equal(inpainting.check_masks(masks, (3, 5, 4)), expected)
+        npt.assert_array_equal(inpainting.validated_holes(masks, (3, 5, 4)), expected)

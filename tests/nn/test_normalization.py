@@ -103,7 +103,7 @@ def test_gradients_keep_digits_where_the_mean_is_large():
     npt.assert_allclose(gradient, exact, atol=0.01 * np.abs(exact).max())
 
 
-HACKS = "FUSED_LOOPS", "CACHED_TRACES", "OWN_GRADIENTS"
+HACKS = "FUSED_LOOPS", "CACHED_TRACES", "CUSTOM_GRADIENTS"
 
 
 @pytest.mark.tensorflow

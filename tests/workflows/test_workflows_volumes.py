@@ -23,7 +23,7 @@ from scans import list_cached, places, save, small_files
 from dipy_ldm import _backend, _serialization, latent_diffusion
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import claimed
-from dipy_ldm._utils.progress import shown_once
+from dipy_ldm._utils.progress import without_repeats
 from dipy_ldm.data import load_volumes
 from dipy_ldm.data._cohort import Cohort
 from dipy_ldm.data._grid import Grid
@@ -438,7 +438,7 @@ def test_bad_input_to_denoising(path, command, volumes, case, tmp_path):
 @pytest.mark.parametrize("module", [latent_diffusion, _networks])
 def test_warnings_name_the_volume_and_are_shown_once(module, caplog):
     logger = module.logger
-    with shown_once("dipy_ldm.latent_diffusion", "a.nii.gz: "):
+    with without_repeats("dipy_ldm.latent_diffusion", "a.nii.gz: "):
         for number in (1, 1, 2):
             logger.warning("the image is unlike %d others", number)
     logger.warning("it is over")
