@@ -155,6 +155,7 @@ class _LatentDiffusion(_VQVAE):
     latent_diffusion_fingerprint: str
     latent_diffusion_precision: _Precision | None
     lesion_detector: NotRequired[_Detector]
+    settings: NotRequired[dict[str, Any]]
 
 
 class _Checkpoint(TypedDict):

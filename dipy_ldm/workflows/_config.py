@@ -1,7 +1,6 @@
 """Repeat runs: write the options of a command to a TOML file, and read them."""
 
 import argparse
-from contextlib import suppress
 from importlib.metadata import version
 from itertools import chain, count
 import json
@@ -88,29 +87,6 @@ def _unused_path(path, text_of):
         for file in chain([path], numbered)
         if not file.exists() or file.read_text("utf-8", "replace") == text_of(file)
     )
-
-
-def read_runs(flow: Workflow, output: Path) -> dict[Path, dict]:
-    """Return the options of all runs whose TOML files are beside an output."""
-    command = f"dipy_{flow.get_short_name()}"
-    stem = re.sub(r"\.(safetensors|json)$", "", output.name)
-    names = re.compile(rf"{re.escape(stem)}(-\d+)?\.toml")
-    runs = {}
-    for file in sorted(output.parent.glob("*.toml")):
-        with suppress(InputError):
-            if names.fullmatch(file.name):
-                runs[file] = plain_options(_read(file, command))
-    return runs
-
-
-def remove_runs(flow: Workflow, output: Path, out_model: str) -> None:
-    """Remove the TOML files of earlier trainings of a model."""
-    tables = {f"dipy_{flow.get_short_name()}", "versions"}
-    for file, run in read_runs(flow, output).items():
-        # Users may have written files of their own; ldm-2 may be another model.
-        is_ours = tomllib.loads(file.read_text("utf-8")).keys() == tables
-        if is_ours and run.get("out_model") == out_model:
-            file.unlink()
 
 
 def plain_options(options: dict) -> dict:

@@ -1,19 +1,19 @@
 """The workflow behind ``dipy_train_ldm`` and ``dipy_check_ldm``."""
 
 from contextlib import ExitStack, contextmanager
-import inspect
+from dataclasses import replace
+import hashlib
+import json
 import logging
 import os
 
 from dipy_ldm import _presets, _serialization
-from dipy_ldm._conditions import BVAL
 from dipy_ldm._presets import Preset
 from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import refuse_claimed
-from dipy_ldm.data._bvals_bvecs import DIRECTION
 from dipy_ldm.data._cohort import split
 from dipy_ldm.data._image_checks import survey
-from dipy_ldm.data.channels import as_channels, require_intensity_channels
+from dipy_ldm.data.channels import require_intensity_channels
 from dipy_ldm.workflows import (
     _config as config,
     _inputs as inputs,
@@ -21,7 +21,7 @@ from dipy_ldm.workflows import (
     _training as training,
 )
 from dipy_ldm.workflows._option_table import TrainOptions
-from dipy_ldm.workflows._options import parse_channels, parse_names, takes_options
+from dipy_ldm.workflows._options import parse_names, takes_options
 from dipy_ldm.workflows._outputs import (
     LDMFlow,
     claimed_output,
@@ -123,16 +123,18 @@ class TrainLDMFlow(LDMFlow):
             inputs.check_conditions(train)
             self._remove_earlier(paths[0], options, chief)
             report = training.Report(paths[1], paths[2], train, bool(recipe.of_vqvae))
+            used = options.sizes_used(preset)
             if chief:
-                used = options.sizes_used(preset)
                 config.write_config(self, paths[0], options, **used)
             model = recipe.fit(train, held_out, self.checkpoints, report, loggers)
             if chief:
-                self._write(model, report, paths)
+                self._write(model, report, paths, replace(options, **used))
 
-    def _write(self, model, report, paths):
+    def _write(self, model, report, paths, options):
         """Write a model and its figures, and remove the checkpoints."""
-        model.save(paths[0])
+        document = model.to_document() | {"settings": _settings(options)}
+        kind, tensors = "latent_diffusion", model.to_tensors()
+        _serialization.save(paths[0], kind, tensors, document)
         report.finish(model)
         self._remove_checkpoints()
         self.outputs = paths
@@ -148,7 +150,7 @@ class TrainLDMFlow(LDMFlow):
                 "move it away to resume, or give --force and no --resume to start "
                 "afresh",
             )
-        if options.resume and _has_ended(self, paths[0], options):
+        if options.resume and _has_ended(paths[0], options):
             self._remove_checkpoints()  # if it was stopped before it could
             return False
         self._check_outputs(paths, options.resume)
@@ -193,7 +195,6 @@ class TrainLDMFlow(LDMFlow):
             logger.info("there is no checkpoint to resume from; training starts anew.")
         if chief:
             self._remove_checkpoints()
-            config.remove_runs(self, path, options.out_model)
 
     def _remove_checkpoints(self):
         for checkpoint in self.checkpoints:
@@ -202,75 +203,56 @@ class TrainLDMFlow(LDMFlow):
             checkpoint.unlink(missing_ok=True)
 
 
-def _has_ended(flow, path, options):
+def _has_ended(path, options):
     """Return whether the model exists already; refuse one of another training."""
     if not path.exists():
         return False
-    document = _serialization.read_document(path, "latent_diffusion")
-    was = {
-        "seed": document["latent_diffusion"]["seed"],
-        "conditions": sorted(document["conditions"]),
-        "steps_detector": bool(document.get("lesion_detector")),
-    }
-    gradients = [BVAL, DIRECTION] if options.dwi else []
-    now = {
-        "seed": options.seed,
-        "conditions": sorted([*parse_names(options.conditions), *gradients]),
-        "steps_detector": bool(options.steps_detector),
-    }
-    for key in ("channels", "source_channels"):
-        was[key] = sorted(channel["name"] for channel in document.get(key) or [])
-        now[key] = sorted(c.name for c in _channels_of(getattr(options, key)))
-    changed = _describe_change(was, now)
-    # Of several runs, any may have written the model.
-    chosen = _comparable(config.plain_options(vars(options)))
-    # An earlier version may lack options.
-    parameters = inspect.signature(flow.run).parameters
-    defaults = {name: parameter.default for name, parameter in parameters.items()}
-    runs = config.read_runs(flow, path).values()
-    changes = [_describe_change(_comparable(defaults | run), chosen) for run in runs]
-    if changed or changes and all(changes):
+    saved = _serialization.read_document(path, "latent_diffusion").get("settings")
+    changed = "with unknown options"
+    if saved is not None:
+        # A later version may have more options.
+        defaults = _settings(TrainOptions(input_files=[]))
+        changed = _describe_change(defaults | saved, _settings(options))
+    if changed:
         raise InputError(
-            f"{path} is of another training ({changed or changes[-1]})",
+            f"{path} is of another training ({changed})",
             "name another --out_dir, or give --force and no --resume to replace it",
         )
     logger.info("%s exists: that training has ended; nothing to resume.", path)
     return True
 
 
-def _channels_of(words):
-    """Return the channels that an option names."""
-    names = parse_channels(words)
-    return [] if isinstance(names, bool) else as_channels(names)
-
-
 def _describe_change(was, now):
-    """Describe which option has changed; empty if none has."""
+    """Describe which option has changed, except sizes that are left to defaults."""
     for name, value in now.items():
-        if was.get(name) != value:
+        is_default = value is None and name in Preset._fields
+        if not is_default and was.get(name) != value:
+            if _is_path(name):
+                return f"{name} is not what it was"
             return f"{name} was {was.get(name)} and is {value}"
     return ""
 
 
-def _comparable(options):
-    """Return the options that change what is trained, except sizes left to defaults.
+def _settings(options):
+    """Return the options that change what is trained, for the model file.
 
-    Files are compared by name, since a folder can be written in many ways.
+    Instead of names of files, which may identify people, it has their hash; folders are
+    left out, since they can be written in many ways.
     """
-    compared = {n for n, o in TrainOptions.declared().items() if o.changes_result}
-    compared.remove("conditions")  # compared by their names
-    return {
-        name: _comparable_value(name, value)
-        for name, value in options.items()
-        if name in compared and not (value is None and name in Preset._fields)
-    }
+    values = config.plain_options(vars(options))
+    for name in ("conditions", "channels", "source_channels"):
+        names = getattr(options, name)
+        values[name] = sorted(parse_names(names)) or names
+    for name in filter(_is_path, values):
+        if values[name] is not None:
+            text = json.dumps(_base_names(values[name]))
+            values[name] = hashlib.sha256(os.fsencode(text)).hexdigest()
+    return {n: values[n] for n, o in options.declared().items() if o.changes_result}
 
 
-def _comparable_value(name, value):
-    if name.endswith("_files"):
-        return _base_names(value)
-    named = _channels_of(value) if name in ("channels", "source_channels") else ()
-    return sorted(map(repr, named)) or value
+def _is_path(name):
+    """Return whether the values of an option are paths."""
+    return name.endswith("_files") or name == "init"
 
 
 def _base_names(paths):

@@ -368,14 +368,14 @@ def test_held_out_training_volumes_are_named(audit, tmp_path):
         ),
         (
             "evaluate mnist --real mnist --generated x.npy --steps 3",
-            "--steps has no effect on --generated_files; leave",
+            "--steps has no effect with --generated_files; leave",
         ),
         ("evaluate V/ldm.safetensors --real V/samples", "real images as --real_files"),
         (
             "audit V/ldm.safetensors --train V/train --held_out V/samples",
             "give real images as --held_out",
         ),
-        (f"{AUDIT} --guidance 2", "--guidance has no effect on --gen"),
+        (f"{AUDIT} --guidance 2", "--guidance has no effect with --gen"),
         ("evaluate mnist --real mnist --suffix T1w", "--suffix is for volumes"),
         (f"{AUDIT} --suffix T1w", "no file has the suffix T1w; there are none"),
         ("audit mnist --train mnist", "compare with: --held_out"),

@@ -1,13 +1,14 @@
 """The console scripts as processes: files in, files out, exit statuses."""
 
 import csv
+from dataclasses import replace
 import json
 from operator import attrgetter
 import os
+import re
 import shutil
 import signal
 import sys
-from types import SimpleNamespace
 
 from PIL import Image
 import keras
@@ -34,9 +35,8 @@ from dipy_ldm._utils.checks import InputError
 from dipy_ldm._utils.files import claimed
 from dipy_ldm.data._sidecars import fingerprint
 from dipy_ldm.workflows import _training
-from dipy_ldm.workflows._config import write_config
 from dipy_ldm.workflows._option_table import TrainOptions
-from dipy_ldm.workflows.train import TrainLDMFlow, _comparable
+from dipy_ldm.workflows.train import TrainLDMFlow, _settings
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,16 @@ def ended(tmp_path):
     return path
 
 
+def save_with_settings(path, settings):
+    """Write a model file as a training with these options does."""
+    tensors, document = _serialization.load(path, "latent_diffusion")
+    document["settings"] = settings
+    _serialization.save(path, "latent_diffusion", tensors, document)
+
+
 def test_resuming_an_ended_training(command, ended, tmp_path):
+    options = TrainOptions(input_files=["mnist"], conditions=["label"])
+    save_with_settings(ended, _settings(options))
     before = ended.read_bytes()
     # It was stopped before its last picture.
     checkpoint = tmp_path / "ldm.safetensors.diffusion-checkpoint"
@@ -249,52 +258,38 @@ def test_resuming_an_ended_training(command, ended, tmp_path):
         # Sizes that were chosen may be named, and devices may be others.
         ("mnist --devices 1 --n_codes 1024", None),
         ("/data/mnist/", None),
-        ("a b", "input_files was mnist and is ['a', 'b']"),
+        ("a b", "input_files is not what it was"),
         ("mnist --seed 5", "seed was 0 and is 5"),
         ("mnist --steps_ldm 20000", "steps_ldm was 6000 and is 20000"),
-        ("mnist --steps_detector 5", "steps_detector was False and is True"),
+        ("mnist --steps_detector 5", "steps_detector was None and is 5"),
         ("mnist --voxel_size 2", "voxel_size was None and is 2.0"),
-        ("mnist --channels T1w T2w", "channels was [] and is ['T1w', 'T2w']"),
-        ("mnist --source_channels T1w", "source_channels was [] and is ['T1w']"),
-        ("mnist --dwi", "was ['label'] and is ['bval', 'direction', 'label']"),
+        ("mnist --channels T1w T2w", "channels was None and is ['T1w', 'T2w']"),
+        ("mnist --source_channels T1w", "source_channels was None and is ['T1w']"),
+        ("mnist --dwi", "dwi was False and is True"),
     ],
 )
 def test_resuming_an_ended_training_with_options(command, ended, words, change):
     options = TrainOptions(input_files=["mnist"], conditions=["label"])
-    del options.background  # as if by an earlier version without it
-    write_config(TrainLDMFlow(), ended, options, steps_ldm=6000, n_codes=1024)
+    settings = _settings(replace(options, steps_ldm=6000, n_codes=1024))
+    del settings["background"]  # as if by an earlier version without it
+    save_with_settings(ended, settings)
     resumed = (*words.split(), "--conditions", "label", "--resume")
     output = command("train", *resumed, status=2 if change else 0)
     assert (f"{change}); name" if change else "nothing to resume") in output
 
 
 @pytest.mark.parametrize("name", ["channels", "source_channels"])
-def test_comparable_channels_have_the_same_meaning(name):
-    spelled = (_comparable({name: words}) for words in (["T1w,T2w"], ["T2w", "T1w"]))
-    assert next(spelled) == next(spelled)
-    ranges = (_comparable({name: words}) for words in (["CBF=0:200"], ["CBF=0:100"]))
-    assert next(ranges) != next(ranges)
+def test_settings_of_channels_have_the_same_meaning(name):
+    def settings(*words):
+        return _settings(TrainOptions(input_files=["a"], **{name: [*words]}))
+
+    assert settings("T1w,T2w") == settings("T2w", "T1w")
+    assert settings("CBF=0:200") != settings("CBF=0:100")
 
 
-def test_train_from_the_start_removes_earlier_configs(tmp_path):
-    path, flow = tmp_path / "ldm.safetensors", TrainLDMFlow()
-    (tmp_path / "ldm-3.toml").write_text("[dipy_train_ldm]\nseed = 1\n")  # a user's
-    options = SimpleNamespace(resume=True, seed=0, out_model="ldm-2.safetensors")
-    write_config(flow, tmp_path / "ldm-2.safetensors", options)
-    options.out_model = path.name
-    files = [write_config(flow, path, options)]
-    options.seed = 5
-    files.append(write_config(flow, path, options))
-    assert [file.name for file in files] == ["ldm.toml", "ldm-4.toml"]
-    flow.checkpoints = [tmp_path / "ldm.safetensors.diffusion-checkpoint"]
-    for exists in (True, False):
-        if exists:
-            flow.checkpoints[0].touch()
-        flow._remove_earlier(path, options, chief=True)
-        flow.checkpoints[0].unlink(missing_ok=True)
-        assert all(file.exists() == exists for file in files)
-    names = sorted(file.name for file in tmp_path.iterdir())
-    assert names == ["ldm-2.toml", "ldm-3.toml"]
+def test_settings_in_a_model_name_no_files():
+    options = TrainOptions(input_files=["/data/sub-07_T1w.nii"], init="of/ann.st")
+    assert not {"sub-07", "ann"} & set(re.findall(r"[\w-]+", str(_settings(options))))
 
 
 BAD_TRAINING = {
