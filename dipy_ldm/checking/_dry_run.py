@@ -1,6 +1,6 @@
 """Checks of subjects, devices and memory, and of time and overfitting by real steps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 import math
 import os
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dipy_ldm import VQVAE, InputError, _backend, plots
+from dipy_ldm import VQVAE, InputError, LatentDiffusion, _backend, plots
 from dipy_ldm._utils.progress import log_filter
 from dipy_ldm._utils.values import counted
 from dipy_ldm.autoencoder import _training as autoencoder
@@ -121,8 +121,9 @@ def check_memory(
     if first := trainings.get("autoencoder"):
         init = recipe.of_vqvae.get("init")
         parameters = recipe.vqvae._parameters(len(shape) - 2, init)
-        options = parameters, shape, recipe.of_patches["patch"], first
-        needed["autoencoder"] = autoencoder.needed_memory(*options)
+        patch = recipe.of_patches["patch"]
+        memory = autoencoder.needed_memory(parameters, shape, patch, first)
+        needed["autoencoder"] = memory
     second = trainings["diffusion"]
     architecture = recipe.model._architecture(shape, init=recipe.of_model.get("init"))
     needed["diffusion"] = diffusion.needed_memory(architecture, second)
@@ -164,12 +165,12 @@ _MAX_SIDE = 32
 class Paces(NamedTuple):
     """Durations of parts of a training, in seconds.
 
-    ``start`` is of both stages up to their second step, ``each`` of a step by stage,
+    ``start`` is of both stages up to their second step, ``steps`` of a step by stage,
     and ``encoding`` of encoding an image.
     """
 
     start: float
-    each: dict[str, float]
+    steps: dict[str, float]
     encoding: float
 
 
@@ -197,7 +198,7 @@ class _StopTrainingError(Exception):
 def _stop_after(steps: int, seconds: float) -> Callable:
     """Return a callback that stops after some steps, or seconds after the first."""
 
-    def stop(estimator):
+    def stop(estimator: VQVAE | LatentDiffusion) -> None:
         # The last stage is the current one.
         taken = list(estimator.step_seconds_.values())[-1]
         late = sum(taken[1:]) > seconds and len(taken) >= _MIN_STEPS
@@ -207,7 +208,13 @@ def _stop_after(steps: int, seconds: float) -> Callable:
     return stop
 
 
-def _fit_briefly(estimator, images, steps, seconds, options):
+def _fit_briefly(
+    estimator: VQVAE | LatentDiffusion,
+    images: np.ndarray,
+    steps: int,
+    seconds: float,
+    options: dict,
+) -> None:
     """Train up to a number of steps or seconds, even if nothing is learnt."""
     options = options | {"steps": steps, "epochs": None}
     options["callbacks"] = [_stop_after(steps, seconds)]
@@ -240,11 +247,11 @@ def time_training_steps(recipe: Any, batch: Cohort, seconds: float) -> Paces:
     begin = time.monotonic()
     recipe.vqvae.encode(images)
     encoding = (time.monotonic() - begin) / len(images)
-    each = {
+    medians = {
         title: float(np.median(durations[1:] or durations))
         for title, durations in taken.items()
     }
-    return Paces(start, each, encoding)
+    return Paces(start, medians, encoding)
 
 
 def overfit(recipe: Any, few: Cohort, seconds: float) -> Overfit:
@@ -273,7 +280,9 @@ def overfit(recipe: Any, few: Cohort, seconds: float) -> Overfit:
     )
 
 
-def _overfitted(recipe, images, seconds, channels):
+def _overfitted(
+    recipe: Any, images: np.ndarray, seconds: float, channels: Sequence
+) -> VQVAE:
     """Train a new autoencoder with the same parameters on few images."""
     vqvae = VQVAE(**recipe.vqvae.get_params())
     options = recipe.of_vqvae | {"accumulate": 1, "strategy": None}
@@ -283,7 +292,7 @@ def _overfitted(recipe, images, seconds, channels):
     return vqvae
 
 
-def _reduced(images, affine):
+def _reduced(images: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
     """Downsample volumes to at most 32 voxels along each side."""
     times = max(images.shape[1:-1]) / _MAX_SIDE
     if affine is None or times <= 1:
@@ -307,11 +316,11 @@ def check_time(
 ) -> Finding:
     """Estimate how long the training will take."""
     steps = {stage: options.length(n).total for stage, options in trainings.items()}
-    if "guide" in paces.each:
+    if "guide" in paces.steps:
         accumulate = trainings["diffusion"].accumulate
         steps["guide"] = guide_batches(steps["diffusion"], accumulate)
     rows: list[tuple] = [
-        (stage, n, paces.each[stage], n * paces.each[stage])
+        (stage, n, paces.steps[stage], n * paces.steps[stage])
         for stage, n in steps.items()
     ]
     encoding = n_all * paces.encoding + paces.start
@@ -351,8 +360,8 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
             f"The training diverged within {result.steps} steps (NaN or infinite).",
             "Use a lower --learning_rate, or --precision float32.",
         )
-    pair = result.images, result.reconstructed
-    similarity = float(np.corrcoef(pair[0].ravel(), pair[1].ravel())[0, 1])
+    images, reconstructed = result.images, result.reconstructed
+    similarity = float(np.corrcoef(images.ravel(), reconstructed.ravel())[0, 1])
     share = result.mse / result.baseline_mse if result.baseline_mse else math.inf
     when = f"After {result.steps} steps on them" if result.steps else "Without training"
     message = (
@@ -361,9 +370,10 @@ def check_overfit(result: Overfit, affine: np.ndarray | None) -> Finding:
         f"{result.baseline_mse:.2g}) and a correlation of {similarity:.3f}, with "
         f"{result.codes_used:,} of {result.n_codes:,} codes used"
     )
-    n_shown = n if affine is None else 3
-    shown = plots.montage_pairs(*(to_pictures(x[:n_shown], affine) for x in pair))
-    pictures = html.picture(shown, f"{n} images, with reconstructions below")
+    count = n if affine is None else 3
+    above, below = (to_pictures(x[:count], affine) for x in (images, reconstructed))
+    pairs = plots.montage_pairs(above, below)
+    pictures = html.picture(pairs, f"{n} images, with reconstructions below")
     if share < _MAX_LEARNT_ERROR:
         return green(title, f"{message}: the images are learnt.", pictures=pictures)
     if result.steps == 0:

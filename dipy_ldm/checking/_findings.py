@@ -103,12 +103,12 @@ def write_page(
     )
 
 
-def _bad(findings):
+def _bad(findings: Sequence[Finding]) -> list[Finding]:
     """Return red findings, then amber ones."""
     return [f for state in ("red", "amber") for f in findings if f.state == state]
 
 
-def _part(finding):
+def _part(finding: Finding) -> str:
     """Return the part of the page on a finding."""
     head, *rows = finding.table or [()]
     return html.part(
@@ -145,10 +145,10 @@ def to_pictures(images: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
 def gallery(images: np.ndarray, affine: np.ndarray | None, typical: int) -> Callable:
     """Return a function that shows images by index, and a typical one, as HTML."""
 
-    def show(numbers, caption):
-        chosen = np.stack([images[i] for i in [*numbers, typical]])
+    def show(numbers: Sequence[int], caption: str) -> str:
+        selected = np.stack([images[i] for i in [*numbers, typical]])
         columns = 5 if affine is None else 1
-        picture = plots.montage(to_pictures(chosen, affine), columns=columns)
+        picture = plots.montage(to_pictures(selected, affine), columns=columns)
         return html.picture(picture, caption)
 
     return show

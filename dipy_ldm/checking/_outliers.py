@@ -84,7 +84,8 @@ def centred_cubes(
     return np.stack([_cube(content, affine, width, side) for content in contents])
 
 
-def _cube(image, affine, width, side):
+def _cube(image: np.ndarray, affine: np.ndarray, width: float, side: int) -> np.ndarray:
+    """Resample a volume to a cube that is centred on its content."""
     # A volume without the label is centred on its grid.
     weights = np.abs(image[..., 0]) if image.any() else np.ones(image.shape[:3])
     centre = affine[:3, :3] @ center_of_mass(weights) + affine[:3, 3]
@@ -190,19 +191,19 @@ def find_near_duplicates(small: np.ndarray) -> list[tuple[int, int, float]]:
     pairs = []
     for start in range(0, len(rows), _BLOCK_SIZE):
         block = slice(start, start + _BLOCK_SIZE)
-        own = away[block] @ away.T
-        similar = (own > _MIN_RESIDUAL_CORRELATION) & familiar
+        residual = away[block] @ away.T
+        similar = (residual > _MIN_RESIDUAL_CORRELATION) & familiar
         similar &= rows[block] @ rows.T > _MIN_CORRELATION
         for i, j in np.argwhere(similar):
             if i + start < j:
-                pairs.append((int(i + start), int(j), float(own[i, j])))
+                pairs.append((int(i + start), int(j), float(residual[i, j])))
     return sorted(pairs, key=lambda pair: -pair[2])
 
 
 # Robust standard deviations. Of 200 virtual brains the largest score is 3.
 _OUTLIER_SCORE = 7.0
 # Images that are shown, if none is an outlier.
-_MIN_SHOWN = 3
+_MIN_PICTURES = 3
 # Level of a bright background, between the darkest and the brightest voxel.
 _BRIGHT_BACKGROUND = 0.1
 # Share of the grid that must contain the content of any image.
@@ -254,23 +255,24 @@ def measure_brightness(
     return np.array(figures), brightest
 
 
-def _brightness(image, empty):
+def _brightness(image: np.ndarray, empty: float) -> list:
     """Return the figures of `_OF_VOLUMES` or `_OF_IMAGES` for an image in [0, 1]."""
     deviation = float(np.median(_edge(image - np.float32(empty))))
     background, level = empty + deviation, abs(deviation)
     if image.ndim == 2:
         return [image.mean(), image.std(), level]
-    shown = image[np.abs(image - background) > 0.02]
-    shown = shown if shown.size else image.ravel()
+    content = image[np.abs(image - background) > 0.02]
+    content = content if content.size else image.ravel()
     rough = np.abs(image - gaussian_filter(image, 1.0)).mean()
-    return [*np.quantile(shown, _QUANTILES), np.mean(shown > 0.999), rough, level]
+    shares = *np.quantile(content, _QUANTILES), np.mean(content > 0.999)
+    return [*shares, rough, level]
 
 
-def _edge(image):
+def _edge(image: np.ndarray) -> np.ndarray:
     """Return the values at the edge of an image, or of a volume without its padding."""
-    places = np.nonzero(image)
-    if image.ndim == 3 and places[0].size:
-        image = image[tuple(slice(p.min(), p.max() + 1) for p in places)]
+    indices = np.nonzero(image)
+    if image.ndim == 3 and indices[0].size:
+        image = image[tuple(slice(i.min(), i.max() + 1) for i in indices)]
     ends = [np.take(image, end, a) for a in range(image.ndim) for end in (0, -1)]
     return np.concatenate([end.ravel() for end in ends])
 
@@ -284,11 +286,11 @@ def measure_shape(small: np.ndarray) -> np.ndarray:
     return np.array([[*_extent(mask), similarity] for mask, similarity in pairs])
 
 
-def _extent(mask):
-    places = np.argwhere(mask)
-    if len(places) < 2:
+def _extent(mask: np.ndarray) -> list[float]:
+    voxels = np.argwhere(mask)
+    if len(voxels) < 2:
         return [0.0] * 4
-    return [math.log(len(places)), *places.std(axis=0)]
+    return [math.log(len(voxels)), *voxels.std(axis=0)]
 
 
 def check_outliers(
@@ -305,12 +307,12 @@ def check_outliers(
     far = np.abs(scores).max(axis=1)
     order = np.argsort(-far)
     bad = [int(i) for i in order if far[i] > _OUTLIER_SCORE]
-    shown = [int(i) for i in order[: max(_MIN_SHOWN, min(len(bad), 8))]]
+    rows = [int(i) for i in order[: max(_MIN_PICTURES, min(len(bad), 8))]]
     table: list[tuple] = [("image", "most unusual in", "standard deviations (robust)")]
-    for i in shown:
-        place = np.abs(scores[i]).argmax()
-        table.append((names[i], list(least)[place], float(scores[i, place])))
-    pictures = show(shown[:4], "The most unusual; the last is typical")
+    for i in rows:
+        figure = np.abs(scores[i]).argmax()
+        table.append((names[i], list(least)[figure], float(scores[i, figure])))
+    pictures = show(rows[:4], "The most unusual; the last is typical")
     if not bad:
         message = f"No robust score is beyond {_OUTLIER_SCORE:g} standard deviations."
         return green(title, message, table=table, pictures=pictures)
@@ -340,8 +342,8 @@ def check_grid(brightest: np.ndarray, affine: np.ndarray | None) -> Finding:
     message = f"{' x '.join(map(str, space))} {unit}"
     if affine is not None:
         sizes = [f"{mm:.3g}" for mm in np.diag(affine)[:3]]
-        shown = sizes if len({*sizes}) > 1 else sizes[:1]
-        message += f" of {' x '.join(shown)} mm, axes RAS"
+        sizes = sizes if len({*sizes}) > 1 else sizes[:1]
+        message += f" of {' x '.join(sizes)} mm, axes RAS"
     used = _used_sides(brightest)
     share = math.prod(used) / math.prod(space)
     sides = " x ".join(map(str, used))
@@ -355,14 +357,14 @@ def check_grid(brightest: np.ndarray, affine: np.ndarray | None) -> Finding:
     return amber("grid", message, cure)
 
 
-def _used_sides(brightest):
+def _used_sides(brightest: np.ndarray) -> tuple[int, ...]:
     """Return the sides of the box about the centre that contains all foreground."""
     darkest = max(0.0, float(brightest.min()))
-    places = np.argwhere(brightest > darkest + _BRIGHT_BACKGROUND)
-    if not len(places):
+    voxels = np.argwhere(brightest > darkest + _BRIGHT_BACKGROUND)
+    if not len(voxels):
         return brightest.shape
     last = np.array(brightest.shape) - 1
-    gains = np.minimum(places.min(axis=0), last - places.max(axis=0))
+    gains = np.minimum(voxels.min(axis=0), last - voxels.max(axis=0))
     return tuple(map(int, last + 1 - 2 * gains))
 
 

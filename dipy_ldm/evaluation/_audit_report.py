@@ -147,7 +147,7 @@ def write_pairs(
             "as the data; publish the other page only.",
             "bad",
         ),
-        page.facts(about),
+        page.definitions(about),
         page.text(
             "Each generated image is followed by its nearest training image. If both "
             "show the same patient, the sample is a copy, whatever the figures are."

@@ -16,7 +16,7 @@ from pathlib import Path
 import re
 from string import Template
 from tempfile import mkdtemp
-from typing import Any
+from typing import TYPE_CHECKING, Any
 import webbrowser
 
 from PIL import Image
@@ -26,6 +26,10 @@ import numpy.typing as npt
 from dipy_ldm import __version__
 from dipy_ldm._utils.files import replacing
 from dipy_ldm.metrics import Interval
+
+if TYPE_CHECKING:  # matplotlib takes half a second to import
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Placeholder colours of matplotlib (also in page.mplstyle), and the CSS variables that
 # replace them.
@@ -99,13 +103,13 @@ def report(
     """Assemble a report: conclusions, facts, notes, and a template with its pieces."""
     boxes = (note(sentence, kind) for sentence, kind in conclusions)
     body = _fill((_FOLDER / template).read_text("utf-8"), pieces)
-    return page(title, *boxes, facts(about), text(*notes), body)
+    return page(title, *boxes, definitions(about), text(*notes), body)
 
 
-def _fill(template, pieces):
+def _fill(template: str, pieces: Mapping[str, str]) -> str:
     """Substitute pieces, and remove sections whose pieces are all empty."""
 
-    def fill(section):
+    def fill(section: re.Match) -> str:
         names = re.findall(r"\$(\w+)", section[0])
         is_empty = names and not any(pieces[name] for name in names)
         return "" if is_empty else Template(section[0]).substitute(pieces)
@@ -133,7 +137,7 @@ def note(sentence: str, kind: str = "plain") -> str:
     return f'<div class="note {kind}">{escape(mark + sentence)}</div>\n'
 
 
-def facts(entries: Mapping[str, Any]) -> str:
+def definitions(entries: Mapping[str, Any]) -> str:
     """Return a list of names and values."""
     rows = (
         f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>"
@@ -153,7 +157,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence], caption: str = "") -> s
     )
 
 
-def _cell(value):
+def _cell(value: Any) -> str:
     if isinstance(value, Interval):
         bounds = f"{number(value.low)} to {number(value.high)}"
         return f"<td>{number(value.value)}<small>{bounds}</small></td>"
@@ -204,7 +208,7 @@ def histograms(series: Mapping[str, npt.ArrayLike], label: str, bins: int = 30) 
         return ""
     edges = np.histogram_bin_edges(np.concatenate(list(values.values())), bins)
 
-    def draw(axes):
+    def draw(axes: "Axes") -> None:
         for (name, numbers), style in zip(values.items(), _STYLES):
             shares = np.histogram(numbers, edges)[0] / len(numbers)
             axes.stairs(shares, edges, label=name, **style)
@@ -217,9 +221,9 @@ def histograms(series: Mapping[str, npt.ArrayLike], label: str, bins: int = 30) 
 def scatter(x: npt.ArrayLike, y: npt.ArrayLike, label: str, y_label: str) -> str:
     """Plot y by x, ``(n,)``, and the line where both are equal."""
 
-    def draw(axes):
+    def draw(axes: "Axes") -> None:
         axes.scatter(x, y, s=14, color=_FIRST, alpha=0.6, linewidth=0)
-        ends = axes.dataLim.min.min(), axes.dataLim.max.max()
+        ends = np.min(axes.dataLim.min), np.max(axes.dataLim.max)
         axes.plot(ends, ends, color=_FIRST)
 
     return _plot(draw, label, y_label)
@@ -229,15 +233,15 @@ def intervals(rows: Mapping[str, Mapping[str, Interval]]) -> str:
     """Plot the intervals of all sets, each figure on its own scale."""
     sets = list(dict.fromkeys(name for row in rows.values() for name in row))
 
-    def draw(figure):
+    def draw(figure: "Figure") -> None:
         frames = figure.subplots(len(rows), squeeze=False)[:, 0]
         for axes, (title, row) in zip(frames, rows.items()):
-            for place, (name, style) in enumerate(zip(sets, _STYLES)):
+            for line, (name, style) in enumerate(zip(sets, _STYLES)):
                 if name in row:
                     value, *ends = row[name]
                     look = {"color": style["color"], "label": name}
-                    axes.plot(ends, [-place, -place], color=style["color"], alpha=0.6)
-                    axes.plot(value, -place, "o", markersize=7, **look)
+                    axes.plot(ends, [-line, -line], color=style["color"], alpha=0.6)
+                    axes.plot(value, -line, "o", markersize=7, **look)
             axes.axvline(0, color=_SECOND, linewidth=1)
             axes.set_yticks(range(0, -len(sets), -1), [])
             axes.set_ylim(0.5 - len(sets), 0.5)
@@ -247,7 +251,7 @@ def intervals(rows: Mapping[str, Mapping[str, Interval]]) -> str:
     return _svg(draw, 24 + len(rows) * (38 + 11 * len(sets)), ", ".join(rows))
 
 
-def _plot(draw, label, y_label):
+def _plot(draw: Callable, label: str, y_label: str) -> str:
     """Plot into one frame with labels, and a legend if there are several series."""
 
     def draw_all(figure):
@@ -262,7 +266,7 @@ def _plot(draw, label, y_label):
     return _svg(draw_all, _HEIGHT, f"{y_label} by {label}")
 
 
-def _legend(figure, axes):
+def _legend(figure: "Figure", axes: "Axes") -> None:
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside upper left", ncols=3, borderpad=0, columnspacing=1

@@ -5,6 +5,8 @@ Distances are computed in blocks, so that those between 10,000 and 60,000 sample
 never in memory at once.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -73,7 +75,7 @@ def gaussian_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(distance) if distance > rounding else 0.0
 
 
-def _root(covariance):
+def _root(covariance: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
@@ -169,11 +171,11 @@ def neighbour_shares(
     # real ball, and of generated balls around each real sample.
     of_fake = np.zeros(len(fakes), int)
     of_real, covered = np.zeros((2, len(reals)), int)
-    for rows, squared in _squared_distances(fakes, reals):
+    for block, squared in _squared_distances(fakes, reals):
         inside = squared <= real_radii
-        of_fake[rows] = inside.sum(1)
+        of_fake[block] = inside.sum(1)
         of_real += inside.sum(0)
-        covered += (squared <= fake_radii[rows, None]).sum(0)
+        covered += (squared <= fake_radii[block, None]).sum(0)
     shares = of_fake > 0, covered > 0, of_fake / k, of_real > 0
     precision, recall, density, coverage = (float(np.mean(x)) for x in shares)
     return precision, recall, density, coverage
@@ -218,7 +220,7 @@ def nearest_neighbours(
     at_least("the number of references", len(reference_rows), at_least("k", k, 1))
     if k > 10:  # differences would take gigabytes
         block_size = max(1, 10 * block_size // k)
-    distances, places = [], []
+    distances, indices = [], []
     for rows, squared in _squared_distances(query_rows, reference_rows, block_size):
         nearest = np.argpartition(squared, k - 1, axis=1)[:, :k]
         # Differences avoid the cancellation of the expanded square: 0 for copies.
@@ -226,8 +228,8 @@ def nearest_neighbours(
         exact = np.linalg.norm(block - reference_rows[nearest], axis=-1)
         order = np.argsort(exact, axis=1, kind="stable")
         distances.append(np.take_along_axis(exact, order, 1))
-        places.append(np.take_along_axis(nearest, order, 1))
-    return np.concatenate(distances), np.concatenate(places)
+        indices.append(np.take_along_axis(nearest, order, 1))
+    return np.concatenate(distances), np.concatenate(indices)
 
 
 def energy_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
@@ -268,7 +270,7 @@ def energy_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     return max(distance, 0.0)
 
 
-def as_rows(a, b, minimum):
+def as_rows(a: npt.ArrayLike, b: npt.ArrayLike, minimum: int) -> Iterator[np.ndarray]:
     """Flatten two sets to one sample per row, of a common floating type."""
     a, b = np.asarray(a), np.asarray(b)
     if min(a.ndim, b.ndim) < 2 or a.shape[1:] != b.shape[1:]:
@@ -284,7 +286,9 @@ def as_rows(a, b, minimum):
     return (x.reshape(len(x), -1).astype(dtype, copy=False) for x in (a, b))
 
 
-def _squared_distances(queries, references, block_size=256):
+def _squared_distances(
+    queries: np.ndarray, references: np.ndarray, block_size: int = 256
+) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield blocks of rows of queries, and squared distances to all references."""
     whole("block_size", block_size, 1)
     # Centred, to reduce cancellation.
@@ -298,14 +302,14 @@ def _squared_distances(queries, references, block_size=256):
         yield rows, np.maximum(squared, 0)
 
 
-def _radii(samples, k):
+def _radii(samples: np.ndarray, k: int) -> np.ndarray:
     """Return the squared distance of each sample to its k-th nearest neighbour."""
     # Index 0 is the sample itself.
     squared = _squared_distances(samples, samples)
     return np.concatenate([np.partition(d, k, axis=1)[:, k] for _, d in squared])
 
 
-def _mean_distance(a, b):
+def _mean_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Return the mean distance over all pairs of rows of two sets."""
     sums = [np.sqrt(squared).sum() for _, squared in _squared_distances(a, b)]
     return float(sum(sums) / (len(a) * len(b)))
@@ -379,7 +383,9 @@ def kernel_distance(
     return bootstrap_interval(float(distances[0]), distances[1:], confidence)
 
 
-def _draws(subjects, resamples, rng):
+def _draws(
+    subjects: np.ndarray, resamples: int, rng: np.random.Generator
+) -> np.ndarray:
     """Return how often each sample is drawn, ``(1 + resamples, n)``."""
     n = int(at_least("the number of subjects", 1 + subjects.max(), 2))
     drawn = rng.multinomial(n, np.full(n, 1 / n), resamples)

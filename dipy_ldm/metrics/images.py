@@ -218,14 +218,14 @@ def _details(a, b, masks):
     return masked(a, b, masks)
 
 
-def _energy(truth):
+def _energy(truth: np.ndarray) -> float:
     energy = np.mean(truth**2)
     if energy == 0:
         raise InputError("the truth has no detail (it is constant)", "use other images")
     return energy
 
 
-def _similarity(a, b):
+def _similarity(a: np.ndarray, b: np.ndarray) -> float:
     """Return the multi-scale structural similarity of two images."""
     window = min(_WINDOW, *a.shape[:-1])
     a, b, factors = a.astype(float), b.astype(float), []
@@ -241,13 +241,13 @@ def _similarity(a, b):
     return np.prod(np.maximum(factors, 0) ** (weights / weights.sum()))
 
 
-def _compare(a, b, radius):
+def _compare(a: np.ndarray, b: np.ndarray, radius: int) -> tuple[float, float]:
     """Return the similarity of structure, and of structure with luminance."""
     rank = a.ndim - 1
     # Only windows that lie inside the image count.
     inside = (slice(radius, -radius or None),) * rank
 
-    def average(x):
+    def average(x: np.ndarray) -> np.ndarray:
         deviations, radii = [_WINDOW_DEVIATION] * rank + [0], [radius] * rank + [0]
         return gaussian_filter(x, deviations, radius=radii)[inside]
 
@@ -345,16 +345,16 @@ def band_energies(
     return np.array([[np.mean((x - y) ** 2) for x, y in pairs] for pairs in bands]).T
 
 
-def _correlation(a, b):
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     norm = np.sqrt(np.sum(np.abs(a) ** 2) * np.sum(np.abs(b) ** 2))
     return float(np.sum(a.conj() * b).real / norm) if norm else 0.0
 
 
-def _spectrum(image):
+def _spectrum(image: np.ndarray) -> np.ndarray:
     return np.fft.fftn(image, axes=tuple(range(image.ndim - 1)))
 
 
-def _octaves(space):
+def _octaves(space: tuple[int, ...]) -> tuple[np.ndarray, int]:
     """Return the octave of each frequency, and the number of octaves."""
     shortest = min(space)
     if shortest < 8:

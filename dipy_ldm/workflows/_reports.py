@@ -7,6 +7,8 @@ from pathlib import Path
 import re
 from typing import Any
 
+import numpy as np
+
 from dipy_ldm import _serialization
 from dipy_ldm._backend import distributed
 from dipy_ldm._utils.checks import InputError
@@ -31,16 +33,16 @@ from dipy_ldm.workflows._outputs import write_page
 logger = logging.getLogger(__name__)
 
 
-def label_facts(facts: dict) -> dict[str, Any]:
-    """Return the facts that a page shows, with their names split into words."""
+def label_metadata(metadata: dict) -> dict[str, Any]:
+    """Return the metadata that a page shows, with their names split into words."""
     return {
         re.sub("(?<!^)(?=[A-Z])", " ", name).capitalize(): _shorten(value)
-        for name, value in facts.items()
+        for name, value in metadata.items()
         if name not in ("Synthetic", "GeneratedBy")
     }
 
 
-def _shorten(value):
+def _shorten(value: Any) -> Any:
     if isinstance(value, list):
         return " ".join(value[:3]) + (" …" if len(value) > 3 else "")
     return value
@@ -77,33 +79,42 @@ def evaluate_images(
 def write_evaluation(
     outputs: Sequence[Path],
     evaluation: Evaluation,
-    facts: dict,
+    metadata: dict,
     followed: dict[str, tuple],
 ) -> None:
     """Write the metrics and the page of an evaluation."""
-    parts = [measures.agreement_part(name, *one) for name, one in followed.items()]
+    parts = [
+        measures.agreement_part(name, requested, measured, agreement)
+        for name, (requested, measured, agreement) in followed.items()
+    ]
     agreements = {name: agreement for name, (*_, agreement) in followed.items()}
     figures = evaluation.figures | ({"followed": agreements} if agreements else {})
-    page = measures.write_page(evaluation, label_facts(facts), parts)
-    _write(outputs, evaluation, facts, figures, page)
+    page = measures.write_page(evaluation, label_metadata(metadata), parts)
+    _write(outputs, evaluation, metadata, figures, page)
 
 
-def _write(outputs, result, facts, figures, page):
+def _write(
+    outputs: Sequence[Path],
+    result: Evaluation | Audit,
+    metadata: dict,
+    figures: dict,
+    page: str,
+) -> None:
     """Log the conclusions of a result; write these, its figures and its page."""
     conclusions = [sentence for sentence, _ in result.conclusions()]
     for sentence in conclusions:
         logger.info("%s", sentence)
     record = {"Notes": result.notes, "Conclusions": conclusions}
-    write_page(outputs, facts | record | {"Figures": as_json(figures)}, page)
+    write_page(outputs, metadata | record | {"Figures": as_json(figures)}, page)
 
 
 def write_series(
-    outputs: Sequence[Path], figures: dict, pieces: dict[str, str], facts: dict
+    outputs: Sequence[Path], figures: dict, pieces: dict[str, str], metadata: dict
 ) -> None:
     """Write the metrics and the page of an evaluation of diffusion series."""
     title = "Evaluation of diffusion series"
-    page = report(title, (), label_facts(facts), (), "series.html", **pieces)
-    write_page(outputs, facts | {"Figures": as_json(figures)}, page)
+    page = report(title, (), label_metadata(metadata), (), "series.html", **pieces)
+    write_page(outputs, metadata | {"Figures": as_json(figures)}, page)
 
 
 def audit_on_device(
@@ -120,9 +131,9 @@ def audit_on_device(
     if options.reference and reference_images:
         path = _serialization.find(options.reference)
         other, _ = launch.load(path, options.devices, None)
-        own_train, own_held_out, _ = reference_images
-        sets = own_train.images, own_held_out.images
-        conditions = own_train.conditions, own_held_out.conditions
+        reference_train, reference_held_out, _ = reference_images
+        sets = reference_train.images, reference_held_out.images
+        conditions = reference_train.conditions, reference_held_out.conditions
         reference = Reference(other, *sets, conditions=conditions)
     sets, names = (train.images, held_out.images), (train.names, held_out.names)
     with distributed(device):
@@ -151,7 +162,7 @@ def audit_on_device(
     return result
 
 
-def write_audit(outputs: Sequence[Path], result: Audit, facts: dict) -> None:
+def write_audit(outputs: Sequence[Path], result: Audit, metadata: dict) -> None:
     """Write the metrics and the page of an audit, without names of training images."""
     members = {
         name: {"auc": m.auc, "found": m.true_positive_rate, "false_rate": m.false_rate}
@@ -170,28 +181,31 @@ def write_audit(outputs: Sequence[Path], result: Audit, facts: dict) -> None:
             for pair in result.pairs
         ],
     }
-    page = audit_page.write_page(result, label_facts(facts))
-    _write(outputs, result, facts, figures, page)
+    page = audit_page.write_page(result, label_metadata(metadata))
+    _write(outputs, result, metadata, figures, page)
 
 
 def pairs_page(
     result: Audit,
     model: LatentDiffusion,
     images: tuple[EvaluationImages, EvaluationImages, EvaluationImages | None],
-    facts: dict,
+    metadata: dict,
 ) -> str:
     """Return the page of the most suspicious pairs, which shows training images."""
     train, _, generated = images
     names = {pair.train: train.names[pair.train] for pair in result.pairs}
     vqvae = model.vqvae_
 
-    def image(number):
+    def image(number: int) -> np.ndarray:
         return scaled(train.images[[number]], vqvae)[0]
 
     affine = vqvae.affine_ if result.generated.ndim == 5 else None
     samples = generated.names if generated else ()
-    named = label_facts(facts), samples, model.channels_
-    return audit_page.write_pairs(result, image, names, affine, *named)
+    about = label_metadata(metadata)
+    channels = model.channels_
+    return audit_page.write_pairs(
+        result, image, names, affine, about, samples, channels
+    )
 
 
 def read_measurements(
@@ -213,10 +227,10 @@ def read_measurements(
         )
     if classes := [n for n in document["conditions"] if n in columns - set(numeric)]:
         logger.warning("measurements of classes are not compared: %s.", listed(classes))
-    facts = [read_facts(file).get("Conditions", {}) for file in rows]
+    sidecars = [read_facts(file).get("Conditions", {}) for file in rows]
     measurements = {}
     for name in names:
-        requested = [_number(conditions.get(name)) for conditions in facts]
+        requested = [_number(conditions.get(name)) for conditions in sidecars]
         if not any(map(math.isfinite, requested)):
             raise InputError(
                 f"the JSON files beside the volumes of {table} have no requested "
@@ -229,6 +243,6 @@ def read_measurements(
     return measurements
 
 
-def _number(value):
+def _number(value: object) -> float:
     number = as_number(str(value)) if value is not None else None
     return math.nan if number is None else number

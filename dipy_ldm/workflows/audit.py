@@ -1,5 +1,6 @@
 """The workflow behind ``dipy_audit_ldm``."""
 
+from pathlib import Path
 import time
 
 from dipy_ldm import _serialization
@@ -47,7 +48,7 @@ class AuditLDMFlow(LDMFlow):
         outputs = json_and_page(self, options.model_file, folder, ends, out_audit=name)
         path = _serialization.find(options.model_file)
         document = _serialization.read_document(path, "latent_diffusion")
-        other, facts_of_other = read_reference(path, document, options.reference)
+        other, metadata_of_other = read_reference(path, document, options.reference)
         images = _read(document, options, options.generated_files, options.source_files)
         pair = images, (_read(other, options) if other else None)
         with launch.quiet_start():
@@ -56,21 +57,21 @@ class AuditLDMFlow(LDMFlow):
         model, device = launch.load(path, options.devices, None)
         sampling = launch.choose_sampling(model, options)
         sets = {f"{kind}Images": group for kind, group in zip(_KINDS, images)}
-        facts = (
-            describe_evaluated(path, options.seed, sampling, **sets) | facts_of_other
-        )
+        metadata = describe_evaluated(path, options.seed, sampling, **sets)
+        metadata |= metadata_of_other
         result = reports.audit_on_device(device, model, *pair, options, sampling)
-        facts["Seconds"] = round(time.monotonic() - start, 1)
-        reports.write_audit(outputs[:2], result, facts)
+        metadata["Seconds"] = round(time.monotonic() - start, 1)
+        reports.write_audit(outputs[:2], result, metadata)
         if options.pictures:
             sources = options.train_files, options.held_out, options.generated_files
             files = zip(_KINDS, sources)
             names = {f"{kind}Files": list(map(str, x)) for kind, x in files if x}
-            page = reports.pairs_page(result, model, images, facts | names)
+            page = reports.pairs_page(result, model, images, metadata | names)
             write_text(outputs[-1], page, mode=0o600)
         self.outputs = outputs
         write_config(self, outputs[0], options, **sampling)
-        self.verdict = _verdict(result, outputs[-1] if options.pictures else None)
+        private_page = outputs[-1] if options.pictures else None
+        self.verdict = _verdict(result.spaces_with_copies, private_page)
 
 
 def _read(document, options, generated_files=None, source_files=None):
@@ -80,8 +81,8 @@ def _read(document, options, generated_files=None, source_files=None):
         SourceInputs.of(document, source_files)  # refuses unneeded ones
     named = [] if of_series else source_files
     refuse_unnamed(named, options.train_files, options.held_out)
-    how, choice = reading_options(options)
-    real = choice | how | {"source_files": source_files}
+    reading, choice = reading_options(options)
+    real = choice | reading | {"source_files": source_files}
     train = read_for(
         document, options.train_files, "train_files", split="train", **real
     )
@@ -90,7 +91,7 @@ def _read(document, options, generated_files=None, source_files=None):
     refuse_same_subjects(train.subjects, held_out.subjects)
     held_out = one_of_each_subject(held_out)
     generated = generated_files and read_for(
-        document, generated_files, "generated_files", generated=True, **how
+        document, generated_files, "generated_files", generated=True, **reading
     )
     if generated and of_series:
         generated = take_in_turn(generated, options.n_samples)
@@ -99,11 +100,11 @@ def _read(document, options, generated_files=None, source_files=None):
     return train, held_out, generated
 
 
-def _verdict(result, pairs):
+def _verdict(spaces: list[str], pairs: Path | None) -> str:
     """Return what to do if there are copies; empty if there are none."""
-    if not result.spaces_with_copies:
+    if not spaces:
         return ""
-    where = ", ".join(result.spaces_with_copies)
+    where = ", ".join(spaces)
     return (
         f"there are more copies of training images than expected by chance (in "
         f"{where}); inspect {pairs or 'the pairs (--pictures)'}, and publish neither "

@@ -57,28 +57,28 @@ class EvaluateLDMFlow(LDMFlow):
                 result = reports.evaluate_images(
                     model, real, generated, options, sampling
                 )
-        facts = describe_evaluated(
+        metadata = describe_evaluated(
             path, seed, sampling, RealImages=real, GeneratedImages=generated
         )
-        facts["Seconds"] = round(time.monotonic() - start, 1)
+        metadata["Seconds"] = round(time.monotonic() - start, 1)
         if of_series:
-            reports.write_series(outputs, *series, facts)
+            reports.write_series(outputs, *series, metadata)
         else:
-            reports.write_evaluation(outputs, result, facts, agreements)
+            reports.write_evaluation(outputs, result, metadata, agreements)
         self.outputs = outputs
         write_config(self, outputs[0], options, **sampling)
 
 
 def _read_images(document, options):
     """Read real images, and generated ones if there are any."""
-    how, choice = reading_options(options)
+    reading, choice = reading_options(options)
     if not options.generated_files:
         choice["source_files"] = options.source_files
         SourceInputs.of(document, options.source_files)  # refuses unneeded ones
-    real = read_for(document, options.real_files, "real_files", **choice, **how)
+    real = read_for(document, options.real_files, "real_files", **choice, **reading)
     refuse_samples(real.files, "real_files")
     generated = options.generated_files and read_for(
-        document, options.generated_files, "generated_files", generated=True, **how
+        document, options.generated_files, "generated_files", generated=True, **reading
     )
     return real, generated
 

@@ -108,8 +108,8 @@ def test_time_training_steps(recipe, blobs, caplog):
     recipe = recipe._replace(of_patches=of_patches)
     with caplog.at_level(logging.WARNING):
         paces = dry_run.time_training_steps(recipe, Cohort(blobs[:4]), 5)
-    assert set(paces.each) == {"autoencoder", "guide", "diffusion"}
-    assert all(0 < seconds < 60 for seconds in paces.each.values())
+    assert set(paces.steps) == {"autoencoder", "guide", "diffusion"}
+    assert all(0 < seconds < 60 for seconds in paces.steps.values())
     assert paces.start > 0 < paces.encoding
     # That nothing was learnt in so few steps is no news.
     assert not [r for r in caplog.records if r.name.startswith("dipy_ldm")]
@@ -147,7 +147,7 @@ def test_an_autoencoder_that_is_taken_as_it_is_is_not_trained(
     model = LatentDiffusion(vqvae, widths=(8,))
     recipe = recipe._replace(vqvae=vqvae._snapshot(), model=model, of_vqvae={})
     paces = dry_run.time_training_steps(recipe, Cohort(blobs[:4]), 5)
-    assert set(paces.each) == {"diffusion"}
+    assert set(paces.steps) == {"diffusion"}
     result = dry_run.overfit(recipe, Cohort(blobs[:8]), 60)
     assert result.steps == 0
     message = dry_run.check_overfit(result, None).message
@@ -194,7 +194,9 @@ def test_check_time_is_that_of_all_steps():
         "autoencoder": ResolvedOptions(1, **first),
         "diffusion": ResolvedOptions(1, **second),
     }
-    paces = Paces(start=60.0, each={"autoencoder": 0.1, "diffusion": 0.5}, encoding=0.2)
+    paces = Paces(
+        start=60.0, steps={"autoencoder": 0.1, "diffusion": 0.5}, encoding=0.2
+    )
     finding = dry_run.check_time(paces, trainings, n=100, n_all=110)
     assert finding.state == "green"
     # 200 + 3000 + 60 + 22 seconds.

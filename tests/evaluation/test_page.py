@@ -41,7 +41,7 @@ def test_a_page_is_whole_and_needs_no_network():
     html = page.page(
         "Title",
         page.note("Good", "good"),
-        page.facts({"model": "a.safetensors"}),
+        page.definitions({"model": "a.safetensors"}),
         page.section("Part", page.part("Smaller", page.text("One.", "Two."))),
         page.table(["a", "b"], [["x", 1.0]], "Caption"),
         page.row([page.picture(np.zeros((4, 6, 1)), "Black.", 2)]),
@@ -59,7 +59,7 @@ def test_names_are_escaped():
         names,
         page.note(names),
         page.text(names),
-        page.facts({names: names}),
+        page.definitions({names: names}),
         page.table([names], [[names]], names),
         page.picture(np.zeros((2, 2, 3)), names),
         page.histograms({names: [1, 2]}, names),
