@@ -1,6 +1,6 @@
 """Process scans in their native space: resample them to a model's grid, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 import logging
 from pathlib import Path
@@ -71,8 +71,9 @@ class Scan(NamedTuple):
         parts = []
         for channel, file in zip(channels, files, strict=True):
             data, file_affine = channel.load(file)
-            holes = hole_of_file(file, data.shape[:3], file_affine, hole, affine)
-            parts.append((file, data, file_affine, space_of(file), holes))
+            file_grid = Grid(data.shape[:3], file_affine)
+            file_hole = hole_of_file(file, file_grid, hole, Grid(hole.shape, affine))
+            parts.append((file, data, file_affine, space_of(file), file_hole))
         return cls._masked(channels, parts, grid)
 
     def masked(self, holes: Sequence[np.ndarray]) -> Self:
@@ -181,12 +182,18 @@ class ImageBatch(NamedTuple):
     def to_images(
         self,
         results: np.ndarray,
-        sidecars: Sequence[dict],
+        describe: Callable[[int], Sequence[dict]],
         source_files: Sequence[Sequence[Path]] = (),
         channels: Sequence[str] | None = None,
     ) -> Any:
-        """Return results, or samples of each image, in the space of their scans."""
-        sidecars = with_sources(sidecars, self.files, source_files)
+        """Return results, or samples of each, in the space of their scans.
+
+        ``describe`` returns the provenance of so many; arrays of images without scans
+        are returned as they are.
+        """
+        if not self.scans:
+            return results
+        sidecars = with_sources(describe(len(results)), self.files, source_files)
         images = [
             scan.to_images(result, sidecar, choose_channels(channels, scan.channels))
             for scan, result, sidecar in zip(self.scans, results, sidecars)
@@ -271,28 +278,21 @@ def read_masked_batch(
             hole = shares > 0
             check_on_grid(mask, hole, info.affine, grid)
             read.append(Scan.read_masked(channels, scan_files, hole, info.affine, grid))
-            scan_names = [displayed_path(file, folder) for file in scan_files]
-            names.append([*scan_names, displayed_path(mask, mask_folder)])
+            names.append([displayed_path(file, folder) for file in scan_files])
+            names[-1].append(displayed_path(mask, mask_folder))
     images, holes = (
         np.stack(arrays) for arrays in zip(*((s.image, s.hole) for s in read))
     )
     return ImageBatch(images, holes, read, names, is_single_scan(scans))
 
 
-def hole_of_file(
-    file: Path,
-    shape: Sequence[int],
-    affine: np.ndarray,
-    hole: np.ndarray,
-    hole_affine: np.ndarray,
-) -> np.ndarray:
+def hole_of_file(file: Path, grid: Grid, hole: np.ndarray, mask: Grid) -> np.ndarray:
     """Resample a hole to the grid of a file; refuse one that covers all of it."""
-    grid = Grid(tuple(shape), affine)
-    if not same_grid(grid, Grid(hole.shape, hole_affine)):
+    if not same_grid(grid, mask):
         # Larger voxels are in the hole if it touches them, smaller ones by half.
-        volumes = [abs(np.linalg.det(a[:3, :3])) for a in (affine, hole_affine)]
+        volumes = [abs(np.linalg.det(a[:3, :3])) for a in (grid.affine, mask.affine)]
         min_share = _MIN_HOLE_SHARE if volumes[0] > volumes[1] else 0.5
-        hole = on_grid(hole, hole_affine, grid, min_share)
+        hole = on_grid(hole, mask.affine, grid, min_share)
     refuse_full_hole(file, hole)
     return hole
 

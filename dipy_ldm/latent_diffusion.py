@@ -612,10 +612,8 @@ class LatentDiffusion(Estimator):
             return self._decode(latents, chosen.tile)
 
         denoised = self._in_batches(denoise, n, chosen)
-        if not batch.scans:
-            return denoised
-        sidecars = self._sidecars(n, conditions, chosen, strength=strength)
-        return batch.to_images(denoised, sidecars, source_files)
+        describe = self._description(conditions, chosen, strength=strength)
+        return batch.to_images(denoised, describe, source_files)
 
     @show_options(SamplingOptions)
     def inpaint(
@@ -711,11 +709,9 @@ class LatentDiffusion(Estimator):
         inpainted = self._in_batches(inpaint, n * samples, chosen)
         if n_samples is not None:
             inpainted = inpainted.reshape(n, n_samples, *inpainted.shape[1:])
-        if not batch.scans:
-            return inpainted
         details = {"samples": samples, "resamplings": resamplings}
-        sidecars = self._sidecars(n, conditions, chosen, **details)
-        return batch.to_images(inpainted, sidecars, source_files, channels)
+        describe = self._description(conditions, chosen, **details)
+        return batch.to_images(inpainted, describe, source_files, channels)
 
     @show_options(FitOptions)
     def fit_detector(
@@ -763,9 +759,7 @@ class LatentDiffusion(Estimator):
             )
         batch = self._read_batch(images)
         likely = self.detector_.predict(batch.images, batch_size=batch_size, tile=tile)
-        if not batch.scans:
-            return likely
-        return batch.to_images(likely, self._provenance(len(likely)))
+        return batch.to_images(likely, self._provenance)
 
     def denoiser(
         self,
@@ -1056,10 +1050,9 @@ class LatentDiffusion(Estimator):
             return ImageBatch(self._read_images(images)[0], masks)
         self._check_fitted()
         refuse_series(self.conditions_)
-        grid, channels = self.vqvae_._grid()
         if masks is not None:
-            return read_masked_batch(images, masks, grid, channels)
-        batch = read_batch(images, grid, channels)
+            return read_masked_batch(images, masks, *self.vqvae_._grid())
+        batch = read_batch(images, *self.vqvae_._grid())
         image_checks.validated_images(batch.images, self.vqvae_.shape_)
         return batch
 
@@ -1095,11 +1088,17 @@ class LatentDiffusion(Estimator):
         places = [{}] * n if noise is None else [{"Noise": number} for number in noise]
         return [facts | row | place for row, place in zip(rows or [{}] * n, places)]
 
-    def _sidecars(self, n, conditions, sampling, **details):
-        """Return the provenance of `n` denoised or inpainted images."""
-        samples = details.get("samples", 1)
-        noise = range(sampling.first, sampling.first + n * samples, samples)
-        return self._provenance(n, conditions, noise, **sampling._asdict(), **details)
+    def _description(self, conditions, sampling, **details):
+        """Return a function that describes the provenance of `n` images."""
+
+        def describe(n):
+            step = details.get("samples", 1)
+            noise = range(sampling.first, sampling.first + n * step, step)
+            return self._provenance(
+                n, conditions, noise, **sampling._asdict(), **details
+            )
+
+        return describe
 
     def _count(self, conditions, source):
         """Return how many images conditions and arrays of sources request."""

@@ -463,9 +463,7 @@ class VQVAE(Estimator):
         latents = self.encode(batch.images, batch_size=batch_size, tile=tile)
         space = batch.images.shape[1:-1]
         decoded = self.decode(latents, space=space, batch_size=batch_size, tile=tile)
-        if not batch.scans:
-            return decoded
-        return batch.to_images(decoded, self._provenance(len(decoded)))
+        return batch.to_images(decoded, self._provenance)
 
     def codes(self, latents: np.ndarray) -> np.ndarray:
         """Return the codes nearest to each latent vector.

@@ -272,12 +272,13 @@ def test_hole_of_a_file_of_larger_voxels():
     hole[2, 2, 2:4] = True
     coarse = np.diag([2.0, 2, 2, 1])
     coarse[:3, 3] = 0.5
-    own = hole_of_file(Path("FA.nii"), (4, 4, 4), coarse, hole, affine)
-    assert own[1, 1, 1]
-    assert not own[:, :, 3].any()
+    file, grid, mask = Path("FA.nii"), Grid((4, 4, 4), coarse), Grid((8, 8, 8), affine)
+    resampled = hole_of_file(file, grid, hole, mask)
+    assert resampled[1, 1, 1]
+    assert not resampled[:, :, 3].any()
     hole[:] = True
     with pytest.raises(InputError, match="the mask covers all of FA.nii; use"):
-        hole_of_file(Path("FA.nii"), (4, 4, 4), coarse, hole, affine)
+        hole_of_file(file, grid, hole, mask)
 
 
 def test_masked_scan_of_labels_that_leave_the_grid(tmp_path):

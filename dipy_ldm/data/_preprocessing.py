@@ -109,9 +109,7 @@ class Origin(NamedTuple):
 
     def hole_only(self, values: npt.ArrayLike) -> np.ndarray:
         """Return values ``(voxels, channels)`` in the hole, and 0 elsewhere."""
-        volume = np.zeros_like(self.measured)
-        volume[self.hole] = values
-        return volume
+        return self._replace(unfilled=np.zeros_like(self.measured)).with_hole(values)
 
     def restore(self, image: np.ndarray, outside: np.ndarray | float) -> np.ndarray:
         """Resample ``(*grid.shape, channels)`` to the file's own grid."""
