@@ -78,8 +78,8 @@ def of_rank(rank: int) -> Preset:
 
 def resolve(data: Any, **options) -> Preset:
     """Resolve the defaults for a cohort."""
-    chosen = {name: value for name, value in options.items() if value is not None}
+    settings = {name: value for name, value in options.items() if value is not None}
     for stage in ("vqvae", "ldm"):
-        if f"epochs_{stage}" in chosen:
-            chosen[f"steps_{stage}"] = None
-    return (IMAGES if data.affine is None else VOLUMES)._replace(**chosen)
+        if f"epochs_{stage}" in settings:
+            settings[f"steps_{stage}"] = None
+    return (IMAGES if data.affine is None else VOLUMES)._replace(**settings)

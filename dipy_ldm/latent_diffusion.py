@@ -507,37 +507,43 @@ class LatentDiffusion(Estimator):
         conditions = join_to_files(conditions, [own[0] for own in files])
         n = self._count(conditions, source) if n is None else n
         requested_guidance = 1.0 if guidance is None else guidance
-        chosen = self.check_sampling(n, guidance=requested_guidance, **options)
-        first = chosen.first
+        sampling = self.check_sampling(n, guidance=requested_guidance, **options)
+        first = sampling.first
         # Finer details of images would be lost in quantisation anyway.
-        path = chosen.path(self._schedule, fine=not self._of_images())
+        path = sampling.path(self._schedule, fine=not self._of_images())
         conditions = self.draw_conditions(
-            n, conditions, seed=chosen.seed, first=first, same_noise=same_noise
+            n, conditions, seed=sampling.seed, first=first, same_noise=same_noise
         )
         inputs, guidance = self._guided_inputs(guidance, conditions, source, n)
 
         def generate(numbers):
             own = np.zeros_like(numbers) if same_noise else numbers
-            noise = chosen.noise(own, self.latent_shape_)
+            noise = sampling.noise(own, self.latent_shape_)
             batch = inputs.take(numbers)
             # Little signal is left at the start, but the common mean matters.
             start = noise()
             start += np.float32(path[0][1][0]) * self._denoiser.mean(batch)
             denoise = self._denoiser.make_denoiser(batch, guidance)
-            latents = samplers.sample(denoise, start, path, chosen.step_function, noise)
-            return self._decode(latents, chosen.tile)
+            latents = samplers.sample(
+                denoise, start, path, sampling.step_function, noise
+            )
+            return self._decode(latents, sampling.tile)
 
         title = "generate" if verbose else None
         with _backend.distributed(_backend.make_strategy(strategy, alone=True)):
-            images = self._in_batches(generate, n, chosen, title)
+            images = self._in_batches(generate, n, sampling, title)
         if affine is None:
             return images
-        recorded = {"guidance": guidance, "same_noise": same_noise, **chosen._asdict()}
-        facts = with_sources(self._provenance(n, conditions, **recorded), files)
+        recorded = {
+            "guidance": guidance,
+            "same_noise": same_noise,
+            **sampling._asdict(),
+        }
+        metadata = with_sources(self._provenance(n, conditions, **recorded), files)
         channels = self.vqvae_._channels()
         return [
             as_sample(image, channels, affine, own | {"Sample": number})
-            for number, (image, own) in enumerate(zip(images, facts), first)
+            for number, (image, own) in enumerate(zip(images, metadata), first)
         ]
 
     @show_options(SamplingOptions)
@@ -595,24 +601,24 @@ class LatentDiffusion(Estimator):
         if options.get("steps") is None:
             sampler = options.get("sampler", "dpm++")
             options["steps"] = self.default_denoising_steps(sampler, strength)
-        chosen = self.check_sampling(**options)
-        path = chosen.path(self._schedule, strength)
+        sampling = self.check_sampling(**options)
+        path = sampling.path(self._schedule, strength)
         alpha, sigma = path[0][1]
-        encoded = self._encode(batch.images, batch.names, chosen)
+        encoded = self._encode(batch.images, batch.names, sampling)
 
         def denoise(numbers):
             if strength == 0:
                 # Unscaled: scaling and rescaling would round, and so choose other codes
                 # among equally near ones.
-                return self.vqvae_.decode(encoded[numbers], tile=chosen.tile)
-            noise = chosen.noise(numbers, self.latent_shape_)
+                return self.vqvae_.decode(encoded[numbers], tile=sampling.tile)
+            noise = sampling.noise(numbers, self.latent_shape_)
             x = alpha * self._scaled(encoded[numbers]) + sigma * noise()
             denoise = self._denoiser.make_denoiser(inputs.take(numbers), 1.0)
-            latents = samplers.sample(denoise, x, path, chosen.step_function, noise)
-            return self._decode(latents, chosen.tile)
+            latents = samplers.sample(denoise, x, path, sampling.step_function, noise)
+            return self._decode(latents, sampling.tile)
 
-        denoised = self._in_batches(denoise, n, chosen)
-        describe = self._description(conditions, chosen, strength=strength)
+        denoised = self._in_batches(denoise, n, sampling)
+        describe = self._description(conditions, sampling, strength=strength)
         return batch.to_images(denoised, describe, source_files)
 
     @show_options(SamplingOptions)
@@ -676,29 +682,29 @@ class LatentDiffusion(Estimator):
         checks.check_counts(n_samples=n_samples, resamplings=resamplings)
         samples = n_samples or 1
         options.setdefault("steps", inpainting.STEPS)
-        chosen = self.check_sampling(**options)
+        sampling = self.check_sampling(**options)
         inside = inpainting.validated_holes(batch.masks, arrays.shape[:-1])
         is_filled = chosen_columns(channels, self.vqvae_._channels())
         shares = inpainting.hole_shares(inside, self.vqvae_.factor)[..., None]
         inpainting.refuse_covering_masks(shares)
-        path = chosen.path(self._schedule)
+        path = sampling.path(self._schedule)
         release = inpainting.release_times(shares, self._schedule, path[-2][0])
         alpha, sigma = path[0][1]
         filled = inpainting.fill(arrays, inside)
-        clean = self._scaled(self._encode(filled, batch.names, chosen))
+        clean = self._scaled(self._encode(filled, batch.names, sampling))
 
         def inpaint(numbers):
             i = numbers // samples
-            noise = chosen.noise(numbers, self.latent_shape_)
+            noise = sampling.noise(numbers, self.latent_shape_)
             denoise = pinned(
                 self._denoiser.make_denoiser(inputs.take(i), 1.0), clean[i], release[i]
             )
             x = alpha * clean[i] + sigma * noise()
             latents = samplers.sample(
-                denoise, x, path, chosen.step_function, noise, resamplings
+                denoise, x, path, sampling.step_function, noise, resamplings
             )
             blended = inpainting.blend(
-                arrays[i], self._decode(latents, chosen.tile), inside[i]
+                arrays[i], self._decode(latents, sampling.tile), inside[i]
             )
             return np.where(
                 inside[i][..., None] & is_filled,
@@ -706,11 +712,11 @@ class LatentDiffusion(Estimator):
                 arrays[i].astype("float32", copy=False),
             )
 
-        inpainted = self._in_batches(inpaint, n * samples, chosen)
+        inpainted = self._in_batches(inpaint, n * samples, sampling)
         if n_samples is not None:
             inpainted = inpainted.reshape(n, n_samples, *inpainted.shape[1:])
         details = {"samples": samples, "resamplings": resamplings}
-        describe = self._description(conditions, chosen, **details)
+        describe = self._description(conditions, sampling, **details)
         return batch.to_images(inpainted, describe, source_files, channels)
 
     @show_options(FitOptions)
@@ -850,7 +856,9 @@ class LatentDiffusion(Estimator):
         """Best measured scale: 2 for images, 1 for volumes, 3 for diffusion series."""
         self._check_fitted(AttributeError)
         # Without guidance, effects of directions are half as large as they should be.
-        if any(each.kind == "direction" for each in self.conditions_.values()):
+        if any(
+            condition.kind == "direction" for condition in self.conditions_.values()
+        ):
             return 3.0
         return 2.0 if self._of_images() and self.guide_ else 1.0
 
@@ -963,16 +971,16 @@ class LatentDiffusion(Estimator):
         return type(self)(vqvae, **copy.deepcopy(params))
 
     def _resolved(self, rank, init=None):
-        chosen = super()._resolved(rank, init)
-        levels, guide = chosen["attention"], chosen["guide"]
+        resolved = super()._resolved(rank, init)
+        levels, guide = resolved["attention"], resolved["guide"]
         # As types that model files allow.
         if levels is not None:
             if not isinstance(levels, list):
-                levels = [levels] * len(chosen["widths"])
-            chosen["attention"] = [bool(level) for level in levels]
+                levels = [levels] * len(resolved["widths"])
+            resolved["attention"] = [bool(level) for level in levels]
         if guide is not None:
-            chosen["guide"] = bool(guide)
-        return chosen
+            resolved["guide"] = bool(guide)
+        return resolved
 
     def _architecture(self, shape, source=None, init=None, source_channels=()):
         """Return the architecture of a fit's networks, without the prior."""
@@ -993,7 +1001,9 @@ class LatentDiffusion(Estimator):
 
     def _summary(self):
         inner = self.vqvae_._summary()
-        conditions = (f"{name}: {one}" for name, one in self.conditions_.items())
+        conditions = (
+            f"{name}: {condition}" for name, condition in self.conditions_.items()
+        )
         names = ", ".join(channel.name for channel in self.source_channels_)
         return {
             "images": inner["images"],
@@ -1078,15 +1088,22 @@ class LatentDiffusion(Estimator):
 
     def _provenance(self, n, conditions=None, noise=None, **options):
         """Return the provenance of each of `n` images, as in sidecars of commands."""
-        [facts] = super()._provenance(1)
+        [metadata] = super()._provenance(1)
         for name, value in options.items():
             if value is not None and name not in _UNRECORDED:
-                facts[name.title().replace("_", "")] = checks.plain(value)
+                metadata[name.title().replace("_", "")] = checks.plain(value)
         table = requested(self.conditions_, conditions, n)
-        columns = (["n/a" if v is None else v for v in own] for own in table.values())
+        columns = (
+            ["n/a" if v is None else v for v in values] for values in table.values()
+        )
         rows = [{"Conditions": dict(zip(table, row))} for row in zip(*columns)]
-        places = [{}] * n if noise is None else [{"Noise": number} for number in noise]
-        return [facts | row | place for row, place in zip(rows or [{}] * n, places)]
+        noise_entries = (
+            [{}] * n if noise is None else [{"Noise": number} for number in noise]
+        )
+        return [
+            metadata | row | place
+            for row, place in zip(rows or [{}] * n, noise_entries)
+        ]
 
     def _description(self, conditions, sampling, **details):
         """Return a function that describes the provenance of `n` images."""
@@ -1132,16 +1149,16 @@ class LatentDiffusion(Estimator):
             )
         return inputs, guidance
 
-    def _in_batches(self, make, n, chosen, title=None):
+    def _in_batches(self, make, n, sampling, title=None):
         """Make `n` images by their numbers, in batches that fit into memory."""
-        batch_size = self._batch_size(chosen.batch_size)
+        batch_size = self._batch_size(sampling.batch_size)
         return _backend.in_batches(make, np.arange(n), batch_size, title)
 
-    def _encode(self, images, names, chosen):
+    def _encode(self, images, names, sampling):
         """Encode images to unscaled latents; warnings have their names."""
         image_checks.warn_of_small_values(images, self.vqvae_.intensity_)
-        batch_size = self._coding_batch_size(chosen.batch_size)
-        latents = self.vqvae_.encode(images, batch_size=batch_size, tile=chosen.tile)
+        batch_size = self._coding_batch_size(sampling.batch_size)
+        latents = self.vqvae_.encode(images, batch_size=batch_size, tile=sampling.tile)
         self._denoiser.warn_of_outliers(self._scaled(latents), names)
         return latents
 

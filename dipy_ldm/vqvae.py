@@ -254,14 +254,14 @@ class VQVAE(Estimator):
             held_out = image_checks.validated_held_out(held_out, images.shape)
         masks = _masks_of(cohort, background) if masks is None else masks
         masks = image_checks.validated_masks(masks, background, images.shape[:-1])
-        chosen, patch, resolved, initial = self._plan_fit(
+        resolved_options, patch, resolved, initial = self._plan_fit(
             images.shape, init, patch, options, augment
         )
         survey = self._record_images(cohort)
         image_checks.warn_of_channels(images.shape)
         self.precision_ = log_precision(resolved.precision)
         self.sharpening_ = 0.0
-        self._fitted_with = chosen
+        self._fitted_with = resolved_options
         size = patch_size(images.shape[1:-1], self.factor, patch)
         if augment is None:
             augment = _presets.of_rank(images.ndim - 2).augment
@@ -299,10 +299,15 @@ class VQVAE(Estimator):
         patch = _presets.of_rank(rank).patch if patch is None else patch
         resolved = resolve("vqvae", rank, options)
         start = self._read_init(init)
-        chosen = self._resolved(rank, start)
-        parameters = Parameters(**chosen)
+        resolved_options = self._resolved(rank, start)
+        parameters = Parameters(**resolved_options)
         check(parameters, shape, patch, resolved)
-        return chosen, patch, resolved, _initial_weights(start, parameters, shape[1:])
+        return (
+            resolved_options,
+            patch,
+            resolved,
+            _initial_weights(start, parameters, shape[1:]),
+        )
 
     def adapt(
         self,
@@ -528,8 +533,8 @@ class VQVAE(Estimator):
 
     def _parameters(self, rank=2, init=None):
         """Return the parameters of the fitted model, or else of the next fit."""
-        chosen = self._fitted_with or self._resolved(rank, init)
-        return Parameters(**chosen)
+        parameters = self._fitted_with or self._resolved(rank, init)
+        return Parameters(**parameters)
 
     def _restore(self, tensors, document):
         super()._restore(tensors, document)
@@ -647,13 +652,13 @@ def refuse_other_images(
     """Refuse images ``(*space, channels)`` that an autoencoder was not fitted for."""
     # Labels first, since each is a column: they also change the number of columns.
     check_same(channels, vqvae.channels_)
-    own = vqvae.shape_
-    if (len(own), own[-1]) != (len(shape), shape[-1]):
+    *space, n_channels = vqvae.shape_
+    if (len(space) + 1, n_channels) != (len(shape), shape[-1]):
         cure = "fine-tune it (`steps_vqvae`, or VQVAE.fit(init=...)), or "
-        cure = cure if len(own) == len(shape) else ""
+        cure = cure if len(space) + 1 == len(shape) else ""
         raise InputError(
-            f"the autoencoder is for images of {len(own) - 1} dimensions with "
-            f"{counted(own[-1], 'channel')}, and these have {len(shape) - 1} with "
+            f"the autoencoder is for images of {len(space)} dimensions with "
+            f"{counted(n_channels, 'channel')}, and these have {len(shape) - 1} with "
             f"{shape[-1]}",
             f"{cure}choose another",
         )

@@ -188,9 +188,9 @@ def check_axes(infos: Sequence[VolumeInfo]) -> Finding:
     sentences = [f"Axes of the files: {', '.join(f'{a} ({n})' for a, n in counts)}."]
     unsure = [info.file.name for info in infos if not info.oriented]
     double = [
-        f"{info.file.name} ({own}, {other})"
-        for info, own in zip(tqdm(infos, "headers"), axes)
-        if (other := _conflicting_qform_axes(info.file, own))
+        f"{info.file.name} ({axes_of_file}, {other})"
+        for info, axes_of_file in zip(tqdm(infos, "headers"), axes)
+        if (other := _conflicting_qform_axes(info.file, axes_of_file))
     ]
     odd = {
         "with neither sform nor qform (left and right are assumed)": unsure,

@@ -397,8 +397,8 @@ def check_channels(cohort: Cohort, names: Sequence[str]) -> list[Finding]:
         if not rows[0]:
             continue
         measured = {title: np.array([row[title] for row in rows]) for title in rows[0]}
-        others = [f"the {channel.name} that belongs to {name}" for name in names]
-        odd = channel.find_odd(measured, others if columns.start else names)
+        partners = [f"the {channel.name} that belongs to {name}" for name in names]
+        odd = channel.find_odd(measured, partners if columns.start else names)
         findings.append(
             amber(channel.name, f"{listed(odd, 5)}.", channel.cure)
             if odd

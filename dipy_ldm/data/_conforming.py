@@ -144,13 +144,13 @@ class MeasuredSeries(Unnamed):
     def bring_back(self, images: np.ndarray, origin: Origin) -> np.ndarray:
         """Return the file's series with its weighted volumes replaced."""
         weighted, series = self.gradients.weighted, origin.data.copy()
-        own = origin._replace(data=series[..., weighted])
-        series[..., weighted] = super().bring_back(images[..., 1:], own)
+        weighted_origin = origin._replace(data=series[..., weighted])
+        series[..., weighted] = super().bring_back(images[..., 1:], weighted_origin)
         return series
 
     def spread(self, repeated: np.ndarray, origin: Origin) -> np.ndarray:
         """Return standard deviations of weighted volumes, and 0 for those of b = 0."""
         deviations = np.zeros_like(origin.data)
-        own = super().spread(repeated, origin)[..., 1:]
-        deviations[..., self.gradients.weighted] = own
+        weighted_deviations = super().spread(repeated, origin)[..., 1:]
+        deviations[..., self.gradients.weighted] = weighted_deviations
         return deviations

@@ -145,8 +145,10 @@ def _merge_descriptions(name, rows, described):
             units.setdefault(_UNITS.get(unit.strip().lower(), unit.strip()), table)
         levels = entry.levels | levels
     if len(units) > 1:
-        each = " and ".join(f"{unit} in {table}" for unit, table in units.items())
-        raise InputError(f"{name} is in {each}", "convert it to one unit")
+        described_units = " and ".join(
+            f"{unit} in {table}" for unit, table in units.items()
+        )
+        raise InputError(f"{name} is in {described_units}", "convert it to one unit")
     return Description(next(iter(units), None), levels)
 
 
@@ -285,7 +287,11 @@ def _warnings(covariates):
     lines = []
     for name, values in covariates.values.items():
         owners = grouped(zip(values, covariates.subjects))
-        few = [value for value, own in owners.items() if len(set(own)) < MIN_GROUP_SIZE]
+        few = [
+            value
+            for value, subjects_of_value in owners.items()
+            if len(set(subjects_of_value)) < MIN_GROUP_SIZE
+        ]
         if rare := sorted(value for value in few if isinstance(value, str)):
             lines.append(
                 f"{name} has classes of fewer than {MIN_GROUP_SIZE} subjects, who "
@@ -304,7 +310,7 @@ def count_identifiable(covariates: Covariates) -> int:
     """Count the subjects whose combination of values is unique."""
     combinations = zip(*covariates.values.values())
     owners = map(set, grouped(zip(combinations, covariates.subjects)).values())
-    return len({next(iter(own)) for own in owners if len(own) == 1})
+    return len({next(iter(sharing)) for sharing in owners if len(sharing) == 1})
 
 
 def _name_or_count(items: Sequence, noun: str) -> str:

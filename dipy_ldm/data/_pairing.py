@@ -183,11 +183,11 @@ def with_source_channels(
     volumes = [task.info.file for task in tasks]
     require_subjects(find_keys([*first_files, *volumes], len(first_files) > 1))
     matches = _candidates(volumes, first_files)
-    if lacking := [file for file, own in matches.items() if not own]:
+    if lacking := [file for file, candidates in matches.items() if not candidates]:
         names = listed(channel.name for channel in channels)
         text = "%d of %d volumes have no source (%s), and are left out: %s."
         logger.warning(text, len(lacking), len(tasks), names, listed(lacking))
-    matches = {file: own for file, own in matches.items() if own}
+    matches = {file: candidates for file, candidates in matches.items() if candidates}
     source_of = _require_one_each(matches, first_files, "source")
     return _with_good_sources(tasks, source_of, sources)
 
@@ -261,8 +261,10 @@ def read_channel_sets(
     """
     infos, complaints = read_headers([*chain(*sets)], along_axis)
     good = {info.file: info for info in infos}
-    whole = [one for one in sets if all(file in good for file in one)]
-    return [[good[file] for file in one] for one in whole], complaints
+    whole = [
+        channel_set for channel_set in sets if all(file in good for file in channel_set)
+    ]
+    return [[good[file] for file in channel_set] for channel_set in whole], complaints
 
 
 def fit_channels(tasks: Sequence[Task]) -> list[Task]:
@@ -273,7 +275,8 @@ def fit_channels(tasks: Sequence[Task]) -> list[Task]:
     channels = [channel for channel, _ in tasks[0].parts]
     learnt = [c.learn(files_of) for c, files_of in zip(channels, zip(*files))]
     return [
-        task._replace(parts=tuple(zip(learnt, own))) for task, own in zip(tasks, files)
+        task._replace(parts=tuple(zip(learnt, set_files)))
+        for task, set_files in zip(tasks, files)
     ]
 
 
@@ -316,22 +319,24 @@ def group_channels(
 def _group_files(files, names, cure, generated):
     """Return files by scan, space and name of channel."""
     file_of: dict[tuple, dict[str, dict[str, Path]]] = {}
-    facts = {file: generated_sidecar(file) for file in files} if generated else {}
-    chosen = {
-        name: [file for file, own in facts.items() if own.get("Channel") == name]
+    sidecars = {file: generated_sidecar(file) for file in files} if generated else {}
+    files_by_name = {
+        name: [file for file, own in sidecars.items() if own.get("Channel") == name]
         or choose_named(files, name)
         for name in names
     }
-    for own_files in chosen.values():
-        refuse_twins(own_files)
-    several = any(len(own_files) > 1 for own_files in chosen.values())
-    keys = find_keys(chain.from_iterable(chosen.values()), several)
-    for name, own_files in chosen.items():
-        for file in own_files:
-            key = _sample_key(facts.get(file, {})) or _scan_key(file, name, keys[file])
-            if facts.get(file):  # samples of several runs may have the same names
+    for channel_files in files_by_name.values():
+        refuse_twins(channel_files)
+    several = any(len(channel_files) > 1 for channel_files in files_by_name.values())
+    keys = find_keys(chain.from_iterable(files_by_name.values()), several)
+    for name, channel_files in files_by_name.items():
+        for file in channel_files:
+            key = _sample_key(sidecars.get(file, {})) or _scan_key(
+                file, name, keys[file]
+            )
+            if sidecars.get(file):  # samples of several runs may have the same names
                 key = (_folder_of_channels(file), *key)
-            space = "" if facts.get(file) else template_space(file)
+            space = "" if sidecars.get(file) else template_space(file)
             own = file_of.setdefault(key, {}).setdefault(space, {})
             if name in own:
                 raise _twins_error(own[name], file, name, cure)
@@ -459,9 +464,13 @@ def contradict(file: Path, other: Path) -> bool:
     return any(a and b and a != b for a, b in keys)
 
 
-def _log_pairs(pairs, partners, kind, how):
-    shown = "; ".join(f"{a} with {b}" for a, b in [*pairs.items()][:_MAX_PAIRS_SHOWN])
-    logger.info("%d pairs of volume and %s, by %s: %s", len(pairs), kind, how, shown)
+def _log_pairs(pairs, partners, kind, rule):
+    examples = "; ".join(
+        f"{a} with {b}" for a, b in [*pairs.items()][:_MAX_PAIRS_SHOWN]
+    )
+    logger.info(
+        "%d pairs of volume and %s, by %s: %s", len(pairs), kind, rule, examples
+    )
     if unused := len(set(partners) - set(pairs.values())):
         logger.info("%d %ss belong to no volume, and are left out.", unused, kind)
     return pairs
@@ -469,9 +478,9 @@ def _log_pairs(pairs, partners, kind, how):
 
 def _by_name_or_order(files, partners, kind):
     named = _partners_by_name(files, partners)
-    named = {file: in_space(file, own) for file, own in named.items()}
-    if all(len(own) == 1 for own in named.values()):
-        pairs = {file: own[0] for file, own in named.items()}
+    named = {file: in_space(file, candidates) for file, candidates in named.items()}
+    if all(len(candidates) == 1 for candidates in named.values()):
+        pairs = {file: candidates[0] for file, candidates in named.items()}
         return _log_pairs(pairs, partners, kind, "name")
     if len(files) != len(partners):
         raise InputError(
@@ -499,9 +508,9 @@ def _partners_by_name(files, partners):
         name, words = stem(other), re.finditer(r"[^\W_]+", stem(other))
         pairs = combinations_with_replacement(words, 2)
         parts = {name[first.start() : last.end()] for first, last in pairs}
-        *_, second, own = "", "", *sorted(parts & file_of.keys(), key=len)
-        if len(own) > len(second) and not contradict(file_of[own], other):
-            partners_of[file_of[own]].append(other)
+        *_, second, longest = "", "", *sorted(parts & file_of.keys(), key=len)
+        if len(longest) > len(second) and not contradict(file_of[longest], other):
+            partners_of[file_of[longest]].append(other)
     return partners_of
 
 
@@ -516,11 +525,17 @@ def _check_order(pairs, named, kind):
                 "their names",
                 f"{_CURE}",
             )
-    own, theirs = _name_columns(pairs), _name_columns(pairs.values())
+    file_columns, partner_columns = _name_columns(pairs), _name_columns(pairs.values())
     # If names agree in a column that identifies each file, the others do not matter.
-    if any(len(set(column)) == len(column) for column in own & theirs):
+    if any(
+        len(set(column)) == len(column) for column in file_columns & partner_columns
+    ):
         return
-    if any(sorted(a) == sorted(b) for a in own - theirs for b in theirs - own):
+    if any(
+        sorted(a) == sorted(b)
+        for a in file_columns - partner_columns
+        for b in partner_columns - file_columns
+    ):
         raise InputError(
             f"the {kind}s are not in the order of their volumes, by the numbers or "
             "BIDS entities in their names",
@@ -704,6 +719,10 @@ def make_plan(tasks, grid, listed, *, skip_bad=False, shuffle=False):
     subjects = find_subjects(files, listed)
     warn_of_datasets(files, subjects)
     order = draw_order(subjects, seed=0) if shuffle else range(len(tasks))
-    pairs = [(own, subjects[i]) for i in order for own in tasks[i].per_volume()]
+    pairs = [
+        (volume_task, subjects[i])
+        for i in order
+        for volume_task in tasks[i].per_volume()
+    ]
     tasks, subjects = map(list, zip(*pairs))
     return Plan(tasks, subjects, grid, skip_bad, listed)

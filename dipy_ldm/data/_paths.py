@@ -104,7 +104,9 @@ def _exclusion_reasons(path, generated, masks):
     facts_of = {file: generated_sidecar(file) for file in reasons if not reasons[file]}
     excluded = _NO_MASKS if masks else _BY_PRODUCTS if generated else _OUTPUTS
     for about, is_of in excluded.items():
-        files = [file for file, facts in facts_of.items() if facts and is_of(facts)]
+        files = [
+            file for file, sidecar in facts_of.items() if sidecar and is_of(sidecar)
+        ]
         if len(files) < len(facts_of):  # else the path has nothing else
             reasons |= dict.fromkeys(files, about)
     return reasons
@@ -314,11 +316,11 @@ def choose_files(
     ``cure`` replaces the hints at `suffix` and `filter`. With ``dwi``, files of several
     kinds are those with the suffix dwi.
     """
-    chosen = choose_entities(files, values)
+    selected = choose_entities(files, values)
     if suffixes:
-        chosen = _choose_values(chosen, "suffix", suffixes, suffix)
-    refuse_twins(chosen)
-    kinds = Counter(filter(None, map(suffix, chosen)))
+        selected = _choose_values(selected, "suffix", suffixes, suffix)
+    refuse_twins(selected)
+    kinds = Counter(filter(None, map(suffix, selected)))
     if len(kinds) > 1 and not suffixes:
         if dwi and "dwi" in kinds:
             return choose_files(files, "dwi", values, cure)
@@ -328,11 +330,11 @@ def choose_files(
         )
     if len(files) > 1:
         of = f" ({_list_counts(kinds)})" if kinds else ""
-        logger.info("taken: %d files%s", len(chosen), of)
-    _warn_of_variants(chosen, values or {}, cure)
-    if excluded := Counter(map(suffix, files)) - Counter(map(suffix, chosen)):
+        logger.info("taken: %d files%s", len(selected), of)
+    _warn_of_variants(selected, values or {}, cure)
+    if excluded := Counter(map(suffix, files)) - Counter(map(suffix, selected)):
         logger.info("left out by their names: %s", _list_counts(excluded))
-    return chosen
+    return selected
 
 
 def _warn_of_variants(files, values, cure):
@@ -347,10 +349,12 @@ def _warn_of_variants(files, values, cure):
 
 def choose_entities(files: Sequence[Path], values: Filter) -> list[Path]:
     """Choose files by the entities of their names."""
-    chosen = list(files)
+    selected = list(files)
     for key, allowed in (values or {}).items():
-        chosen = _choose_values(chosen, key, allowed, partial(_entity_value, key=key))
-    return chosen
+        selected = _choose_values(
+            selected, key, allowed, partial(_entity_value, key=key)
+        )
+    return selected
 
 
 def choose_for_channels(
@@ -367,10 +371,12 @@ def choose_named(files: Sequence[Path], name: str) -> list[Path]:
     key, dash, value = name.partition("-")
     if dash:
         return choose_entities(files, {key: value})
-    own = [file for file in files if suffix(file) == name]
+    named_files = [file for file in files if suffix(file) == name]
     # Names may not be BIDS names: fa.nii.gz of DIPY, samples-0000_T1w.nii.gz of models.
-    own = own or [file for file in files if stem(file).rpartition("_")[2] == name]
-    return own or _choose_values(files, "suffix", name, suffix)
+    named_files = named_files or [
+        file for file in files if stem(file).rpartition("_")[2] == name
+    ]
+    return named_files or _choose_values(files, "suffix", name, suffix)
 
 
 def _choose_values(files, key, allowed, value_of):

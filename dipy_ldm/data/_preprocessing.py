@@ -113,8 +113,8 @@ class Origin(NamedTuple):
 
     def restore(self, image: np.ndarray, outside: np.ndarray | float) -> np.ndarray:
         """Resample ``(*grid.shape, channels)`` to the file's own grid."""
-        own = Grid(self.data.shape[:3], self.affine)
-        return restore(image, self.grid, own, outside)
+        file_grid = Grid(self.data.shape[:3], self.affine)
+        return restore(image, self.grid, file_grid, outside)
 
 
 def conform_voxels(

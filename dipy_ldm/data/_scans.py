@@ -158,8 +158,8 @@ def read_cohort(
 ) -> Cohort:
     """Load training images with their metadata; arrays stay as they are."""
     if isinstance(images, Volumes):
-        own = Grid(images.images.shape[1:4], images.affine)
-        if grid is not None and not same_grid(own, grid):
+        volume_grid = Grid(images.images.shape[1:4], images.affine)
+        if grid is not None and not same_grid(volume_grid, grid):
             raise InputError(
                 "the volumes lie on another grid than the training volumes",
                 "load them with load_volumes(..., grid=Grid(shape, affine)) of these",
@@ -170,7 +170,7 @@ def read_cohort(
     if not are_scans(images):
         return Cohort(_as_array(images))
     with files_of(images) as (files, folder), _explaining_load_options():
-        if any(isinstance(one, Mapping) for one in files):
+        if any(isinstance(scan, Mapping) for scan in files):
             raise InputError(
                 "dictionaries of channels are not for training",
                 "give files with BIDS names, and `channels`",
@@ -262,17 +262,19 @@ def check_channel_files(
             f"{start} {width} channels, and {first.file} has {first.channels}",
             "give files like its training data",
         )
-    return [own[0] for own in good], bad
+    return [set_infos[0] for set_infos in good], bad
 
 
 def resolve_channel_files(
     files: Sequence, channels: Sequence[Channel]
 ) -> list[list[Path]]:
     """Return the files of each scan, in the order of its channels."""
-    if any(isinstance(one, Mapping) for one in files):
+    if any(isinstance(scan, Mapping) for scan in files):
         names = [channel.name for channel in channels]
-        sets = [[_file_of_channel(one, name) for name in names] for one in files]
-        for file, other in chain(*(combinations(own, 2) for own in sets)):
+        sets = [[_file_of_channel(scan, name) for name in names] for scan in files]
+        for file, other in chain(
+            *(combinations(channel_files, 2) for channel_files in sets)
+        ):
             if contradict(file, other):
                 raise InputError(
                     f"{file} and {other} are of different subjects or sessions",
@@ -294,10 +296,11 @@ def _file_of_channel(files, name):
         raise InputError(
             "the channels of this model have no names", "give files, not dictionaries"
         )
-    own = files if isinstance(files, Mapping) else {}
-    if name not in own:
+    names = files if isinstance(files, Mapping) else {}
+    if name not in names:
         raise InputError(
-            f"the channel {name} is missing (given: {listed(own) or files or 'none'})",
+            f"the channel {name} is missing (given: "
+            f"{listed(names) or files or 'none'})",
             "give each scan as a dictionary with all channels, by their names",
         )
     return Path(os.path.expanduser(files[name]))
@@ -323,11 +326,19 @@ def read_sources(
         records = source_records(info, channels, of_series)
         sets = resolve_channel_files(files, records)
         if scans and (len(sets) > 1 or len(scans) == 1):
-            source_of = pair_sources(scans, [own[0] for own in sets])
-            set_of = {own[0]: own for own in sets}
+            source_of = pair_sources(
+                scans, [channel_files[0] for channel_files in sets]
+            )
+            set_of = {channel_files[0]: channel_files for channel_files in sets}
             sets = [set_of[source_of[scan]] for scan in scans]
-        images = [conform_channels(zip(records, own), grid)[0] for own in sets]
-        names = [[displayed_path(file, folder) for file in own] for own in sets]
+        images = [
+            conform_channels(zip(records, channel_files), grid)[0]
+            for channel_files in sets
+        ]
+        names = [
+            [displayed_path(file, folder) for file in channel_files]
+            for channel_files in sets
+        ]
         return np.stack(images), names
 
 

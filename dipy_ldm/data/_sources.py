@@ -91,8 +91,12 @@ def as_source(
     source: npt.ArrayLike, space: tuple[int, ...], name: str = "source"
 ) -> np.ndarray:
     """Return sources as an array ``(n, *space, channels)``, or refuse them."""
-    own = getattr(source, "sources", None)  # of Volumes that were loaded with them
-    source = getattr(source, "images", source) if own is None else own
+    loaded_sources = getattr(
+        source, "sources", None
+    )  # of Volumes that were loaded with them
+    source = (
+        getattr(source, "images", source) if loaded_sources is None else loaded_sources
+    )
     refuse_masked(source, name)
     images = np.asarray(source)
     images = images[..., None] if images.ndim == len(space) + 1 else images
@@ -197,9 +201,11 @@ class Sources(NamedTuple):
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Read sources ``(n, *size, channels)`` by index; negative is unspecified."""
-        places = [max(0, int(number)) for number in rows]
-        corners = np.zeros((len(places), len(self.size)), int)
-        scaled = self.info.scaled(read_patches(self.images, places, corners, self.size))
+        indices = [max(0, int(number)) for number in rows]
+        corners = np.zeros((len(indices), len(self.size)), int)
+        scaled = self.info.scaled(
+            read_patches(self.images, indices, corners, self.size)
+        )
         scaled[np.asarray(rows) < 0] = UNSPECIFIED
         return scaled
 

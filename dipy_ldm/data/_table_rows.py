@@ -59,7 +59,7 @@ def find_rows(files: Sequence[Path], listed: ListedRows = None) -> MatchedRows:
     Tables of scans, sessions and participants may be in the folder of a file and in
     those above it, up to the first with a ``participants.tsv``.
     """
-    own, complaints, rows = listed or {}, [], []
+    listed_rows, complaints, rows = listed or {}, [], []
     participants: list[Row] = []
 
     @cache
@@ -72,7 +72,10 @@ def find_rows(files: Sequence[Path], listed: ListedRows = None) -> MatchedRows:
         return grouped((_row_key(row, column), row) for row in rows)
 
     for file in files:
-        candidates = [own.get(os.path.abspath(file), []), *_rows_about(file, rows_of)]
+        candidates = [
+            listed_rows.get(os.path.abspath(file), []),
+            *_rows_about(file, rows_of),
+        ]
         rows.append([matches[0] for matches in candidates if matches])
         complaints += [_describe_duplicates(file, x) for x in candidates if len(x) > 1]
     cure = "keep one row for each or, of sessions, name them in a column session_id"
@@ -142,8 +145,8 @@ def shared_names_error(
         above = Path(*folder.parts[: folder.parts.index("derivatives")])
         return root_of(above) or above
 
-    places = [Path(os.path.abspath(file)).parent for file in files]
-    folders = grouped(zip(subjects, places))
+    file_folders = [Path(os.path.abspath(file)).parent for file in files]
+    folders = grouped(zip(subjects, file_folders))
     # Most subjects have one folder, for which no disk is asked.
     several = {name: set(own) for name, own in folders.items() if len(set(own)) > 1}
     roots = {name: {*map(study_of, own)} - {None} for name, own in several.items()}
@@ -182,9 +185,9 @@ def _choose_session(rows, session):
     """Choose the rows of a session among those of a participant."""
     if not rows or "session_id" not in rows[0].cells:
         return rows
-    own = [row for row in rows if _row_key(row, "session_id") == session]
-    if own or len(rows) > 1:
-        return own
+    session_rows = [row for row in rows if _row_key(row, "session_id") == session]
+    if session_rows or len(rows) > 1:
+        return session_rows
     # A single row is about all sessions, unless it names another.
     of_all = session is None or is_missing(rows[0].cells["session_id"])
     return rows if of_all else []
@@ -238,7 +241,7 @@ def join_rows(
     if keys is None:
         return table
     _refuse_uneven(named or {}, len(keys[0]))
-    columns = {n: own for n, own in columns.items() if n.lower() not in KEYS}
+    columns = {n: column for n, column in columns.items() if n.lower() not in KEYS}
     columns = {ALONE: table} if named is None else _choose_columns(columns, names)
     numbers = _match_rows(keys[0], keys[1])
     lists = {name: _as_list(name, values) for name, values in columns.items()}
@@ -367,22 +370,27 @@ def _pandas_row_names(table):
 
 def _match_rows(rows, images):
     """Return the row number of each image."""
-    places = grouped((key, number) for number, key in enumerate(rows))
-    matches = [next((places[k] for k in keys if k in places), []) for keys in images]
-    if missing := ["/".join(keys[0]) for keys, own in zip(images, matches) if not own]:
-        examples = listed("/".join(map(str, key)) for key in [*places][:3])
+    rows_by_key = grouped((key, number) for number, key in enumerate(rows))
+    matches = [
+        next((rows_by_key[k] for k in keys if k in rows_by_key), []) for keys in images
+    ]
+    if missing := [
+        "/".join(keys[0]) for keys, matched in zip(images, matches) if not matched
+    ]:
+        examples = listed("/".join(map(str, key)) for key in [*rows_by_key][:3])
         raise InputError(
             f"{len(missing)} of {len(images)} images have no row in the conditions "
             f"({missing[0]} first; rows are about {examples} ...)",
             "add rows, or leave these images out",
         )
-    for own in matches:
-        if len(own) > 1:
+    for matched in matches:
+        if len(matched) > 1:
             raise InputError(
-                f"{'/'.join(rows[own[0]])} has {len(own)} rows in the conditions",
+                f"{'/'.join(rows[matched[0]])} has {len(matched)} rows in the "
+                "conditions",
                 "leave one for each image",
             )
-    numbers = [own[0] for own in matches]
+    numbers = [matched[0] for matched in matches]
     unused = len(rows) - len(set(numbers))
     logger.info(
         "%d images have rows; %d rows of the tables have no image.", len(images), unused

@@ -435,8 +435,8 @@ class Labels(Channel):
         # Outside the grid, labels stay as they were.
         outside = ((origin.data == label).astype("float32") for label in self.labels)
         shares = (
-            (i + 1, origin.restore(images[..., [i]], own)[..., 0])
-            for i, own in enumerate(outside)
+            (i + 1, origin.restore(images[..., [i]], outside_share)[..., 0])
+            for i, outside_share in enumerate(outside)
         )
         return self._labels_of(_largest_share(shares, origin.data.shape[:3]))[..., None]
 
@@ -497,9 +497,12 @@ class Labels(Channel):
         self, image: np.ndarray, reconstruction: np.ndarray
     ) -> dict[str, float]:
         """Measure the Dice coefficient of each label."""
-        one, other = self._indices(image), self._indices(reconstruction)
-        both = self._count(one[one == other])
-        total = self._count(one) + self._count(other)
+        labels, reconstructed_labels = (
+            self._indices(image),
+            self._indices(reconstruction),
+        )
+        both = self._count(labels[labels == reconstructed_labels])
+        total = self._count(labels) + self._count(reconstructed_labels)
         dice = np.where(total, 2 * both / np.maximum(total, 1), np.nan)
         return {f"{name}, Dice": n for name, n in zip(self._titles(), dice.tolist())}
 
@@ -639,7 +642,7 @@ def _read_label_tables(files, labels):
 def _find_label_table(file, in_folder):
     """Return the path of the table of labels of a file; None without one."""
     end = f"{suffix(file) or 'dseg'}.tsv"
-    own = file.with_name(f"{stem(file)}.tsv")
+    beside = file.with_name(f"{stem(file)}.tsv")
     entities = set(stem(file).split("_"))
     above = [
         path
@@ -647,7 +650,7 @@ def _find_label_table(file, in_folder):
         for path in [*in_folder(folder, end), folder / end]
         if entities.issuperset(path.name.split("_")[:-1])
     ]
-    return next(filter(Path.is_file, [own, *above]), None)
+    return next(filter(Path.is_file, [beside, *above]), None)
 
 
 KINDS: dict[str, type[Channel]] = {kind.kind: kind for kind in (Channel, Map, Labels)}
@@ -706,8 +709,8 @@ def _parse(text, files):
         return kind(name, **options)
     low, colon, rest = choice.partition(":")
     if not colon:
-        chosen = choose("kind of channel", choice, KINDS)
-        return chosen(name, **(options if chosen is kind else {}))
+        requested_kind = choose("kind of channel", choice, KINDS)
+        return requested_kind(name, **(options if requested_kind is kind else {}))
     high, _, unit = rest.partition(":")
     try:
         low, high = float(low), float(high)
@@ -740,8 +743,8 @@ def chosen_columns(
     names: Sequence[str] | None, channels: Sequence[Channel]
 ) -> np.ndarray:
     """Return a mask of the columns of chosen channels, ``(columns,)``."""
-    chosen = choose_channels(names, channels)
-    return _by_column(channels, lambda c: c in chosen)
+    selected = choose_channels(names, channels)
+    return _by_column(channels, lambda c: c in selected)
 
 
 def continuous_columns(channels: Sequence[Channel], n_columns: int) -> np.ndarray:
@@ -771,8 +774,8 @@ def channel_slices(channels: Sequence[Channel]) -> Iterator[tuple[Channel, slice
 def scan_column(channels: Sequence[Channel]) -> int | None:
     """Return the column of the first scan, or else map; None if all are labels."""
     columns = [
-        (not channel.brightens, own.start)
-        for channel, own in channel_slices(channels)
+        (not channel.brightens, columns_of_channel.start)
+        for channel, columns_of_channel in channel_slices(channels)
         if channel.continuous
     ]
     return min(columns)[1] if columns else None if channels else 0
@@ -791,13 +794,13 @@ def check_columns(channels: Sequence[Channel], n_columns: int) -> None:
 
 def check_same(channels: Sequence[Channel], expected: Sequence[Channel]) -> None:
     """Refuse images of other channels than an autoencoder's; unnamed ones are scans."""
-    own, other = _describe(channels), _describe(expected)
+    text, expected_text = _describe(channels), _describe(expected)
     both_named = channels and expected
     scans = not both_named and all(c.brightens for c in (*channels, *expected))
-    if own != other and not scans:
+    if text != expected_text and not scans:
         raise InputError(
-            f"the images have other channels, labels or ranges ({own}) than the "
-            f"autoencoder ({other})",
+            f"the images have other channels, labels or ranges ({text}) than the "
+            f"autoencoder ({expected_text})",
             "give its channels, fine-tune it, or use another",
         )
 
@@ -806,11 +809,11 @@ def check_same_sources(
     channels: Sequence[Channel], expected: Sequence[Channel], whose: str
 ) -> None:
     """Refuse sources of other named channels, or in another order."""
-    own, other = _describe(channels), _describe(expected)
-    if channels and expected and own != other:
+    text, expected_text = _describe(channels), _describe(expected)
+    if channels and expected and text != expected_text:
         raise InputError(
-            f"the sources have other channels, labels or ranges ({own}) than those of "
-            f"{whose} ({other})",
+            f"the sources have other channels, labels or ranges ({text}) than those "
+            f"of {whose} ({expected_text})",
             "give the same, in the same order",
         )
 
@@ -818,7 +821,9 @@ def check_same_sources(
 def _describe(channels):
     """Describe channels by names, kinds, labels, ranges and units."""
     entries = (channel.sidecar_entries().values() for channel in channels)
-    return "; ".join(", ".join(map(str, own)) for own in entries) or "without names"
+    return (
+        "; ".join(", ".join(map(str, values)) for values in entries) or "without names"
+    )
 
 
 def require_intensity_channels(channels: Sequence[Channel]) -> None:
@@ -876,7 +881,7 @@ def to_saved(channels: Sequence[Channel]) -> list | None:
 def from_saved(saved: list[dict] | None) -> tuple[Channel, ...]:
     """Build records from the data of :func:`to_saved`."""
     try:
-        records = [{**facts} for facts in saved or ()]
+        records = [{**entries} for entries in saved or ()]
         kinds = [choose("kind of channel", own.pop("kind"), KINDS) for own in records]
         return tuple(kind(**own) for kind, own in zip(kinds, records))
     except (TypeError, KeyError, AttributeError) as error:

@@ -246,8 +246,10 @@ def load_volumes(
         If the cache can't be written.
     """
     options = dict(locals())
-    how = {name: options.pop(name) for name in ("cache_dir", "cache_limit", "verbose")}
-    return conform_volumes(plan_volumes(**options), **how)
+    cache_options = {
+        name: options.pop(name) for name in ("cache_dir", "cache_limit", "verbose")
+    }
+    return conform_volumes(plan_volumes(**options), **cache_options)
 
 
 def plan_volumes(
@@ -290,11 +292,11 @@ def plan_volumes(
             "give these, or leave out `source_labels`",
         )
     if source_channels:
-        own = choose_entities(every, filter)
-        own = own if source_files is None else find_volumes(source_files)
+        candidates = choose_entities(every, filter)
+        candidates = candidates if source_files is None else find_volumes(source_files)
         cure = "" if source_files is None else "name one of them in `source_files`"
-        kinds = as_channels(source_channels, own)
-        tasks = plans.with_source_channels(tasks, own, kinds, review, cure)
+        kinds = as_channels(source_channels, candidates)
+        tasks = plans.with_source_channels(tasks, candidates, kinds, review, cure)
     elif source_files is not None:
         source_of = plans.pair_sources(files, find_volumes(source_files))
         kind = LabelNumbers if source_labels else Unnamed
@@ -376,9 +378,11 @@ def conform_volumes(
     if removed:
         logger.info("removed %d folders of the cache of volumes.", len(removed))
     sizes = cache.list_folders(root)
-    own, total = sizes.get(folder, 0) / 1e9, sum(sizes.values()) / 1e9
+    folder_size, total = sizes.get(folder, 0) / 1e9, sum(sizes.values()) / 1e9
     text = "the volumes are cached in %s (%.2f GB); the whole cache has %.2f GB in %d "
-    logger.info(text + "folders (see cache_limit).", folder, own, total, len(sizes))
+    logger.info(
+        text + "folders (see cache_limit).", folder, folder_size, total, len(sizes)
+    )
     return volumes
 
 

@@ -202,8 +202,8 @@ def to_uint8(images: npt.ArrayLike) -> np.ndarray:
             f"a classifier needs images in [0, 1], not from {low:g} to {high:g}",
             "scale both sets in the same way",
         )
-    shown = (images - _BLACK) / (1 - _BLACK)
-    return np.rint(_LEVELS * np.clip(shown, 0, 1)).astype("uint8")
+    visible = (images - _BLACK) / (1 - _BLACK)
+    return np.rint(_LEVELS * np.clip(visible, 0, 1)).astype("uint8")
 
 
 def grey_levels(images: np.ndarray) -> np.ndarray:
@@ -336,8 +336,8 @@ def _train(cutter, sides, seed):
 
     network = _build(cutter.shape, seed[0])
     planes = keras.Input((None, *cutter.shape))
-    each = network(ops.reshape(planes, (-1, *cutter.shape)))
-    of_images = ops.reshape(each, (-1, len(cutter.axes) * _TRAINING_PLANES))
+    predictions = network(ops.reshape(planes, (-1, *cutter.shape)))
+    of_images = ops.reshape(predictions, (-1, len(cutter.axes) * _TRAINING_PLANES))
     model = keras.Model(planes, ops.mean(of_images, 1, keepdims=True))
     model.compile(
         keras.optimizers.Adam(_LEARNING_RATE),

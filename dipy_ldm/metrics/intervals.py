@@ -134,7 +134,7 @@ def fewest_subjects(
 ) -> int:
     """Return the lowest number of subjects of a set."""
     ids = map(subjects_of, subjects, map(len, samples))
-    return min(len(np.unique(own)) for own in ids)
+    return min(len(np.unique(set_ids)) for set_ids in ids)
 
 
 def _by_subject(samples, subjects):

@@ -153,8 +153,8 @@ class ResolvedOptions(NamedTuple):
     def settings(self) -> dict:
         """Return all options that affect the result, for the checkpoint."""
         names = ("epochs", "steps", "batch_size", "accumulate", "learning_rate")
-        chosen = {name: getattr(self, name) for name in names}
-        return chosen | {"precision": self.precision.name}
+        entries = {name: getattr(self, name) for name in names}
+        return entries | {"precision": self.precision.name}
 
     def optimizer(self, batches: int, **options) -> FlatAdam:
         """Return the optimizer for a training of `batches` batches."""
@@ -176,19 +176,19 @@ def resolve(
 
     With ``checkpoints`` of earlier stages, an existing one also sets the precision.
     """
-    chosen = _presets.of_rank(rank).fit_options(stage, plain(options))
-    strategy = _backend.make_strategy(chosen.get("strategy", "auto"))
-    name, saved = chosen.get("precision", "auto"), None
+    resolved = _presets.of_rank(rank).fit_options(stage, plain(options))
+    strategy = _backend.make_strategy(resolved.get("strategy", "auto"))
+    name, saved = resolved.get("precision", "auto"), None
     if name == "auto":
         with _backend.distributed(strategy):
-            saved = _checkpoint_precision(chosen.get("checkpoint"), *checkpoints)
+            saved = _checkpoint_precision(resolved.get("checkpoint"), *checkpoints)
     precision = choose_precision(name, rank, strategy, saved)
-    chosen |= {"strategy": strategy, "precision": precision}
-    if "checkpoint" in chosen:
-        chosen["checkpoint"] = os.path.expanduser(chosen["checkpoint"])
-    if not isinstance(chosen.get("callbacks", ()), Iterable):
-        chosen["callbacks"] = [chosen["callbacks"]]
-    return ResolvedOptions(**chosen)
+    resolved |= {"strategy": strategy, "precision": precision}
+    if "checkpoint" in resolved:
+        resolved["checkpoint"] = os.path.expanduser(resolved["checkpoint"])
+    if not isinstance(resolved.get("callbacks", ()), Iterable):
+        resolved["callbacks"] = [resolved["callbacks"]]
+    return ResolvedOptions(**resolved)
 
 
 def _checkpoint_precision(*checkpoints):
@@ -205,7 +205,7 @@ def _checkpoint_precision(*checkpoints):
 def require_same_checkpoint(name: str, value: Any) -> None:
     """Refuse to train unless all workers read the same value from a checkpoint."""
     values = _backend.gather_from_workers(value)
-    if any(one != value for one in values):
+    if any(other_value != value for other_value in values):
         raise InputError(
             f"the checkpoint differs between workers ({name}: {values})",
             "write it to a folder that all machines share",

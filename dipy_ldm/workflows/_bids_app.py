@@ -63,11 +63,11 @@ def command_line(options: argparse.Namespace, further: list[str]) -> list[str]:
     words = [f"dipy_{options.task}_ldm", options.model_file, options.bids_dir]
     suffix = options.suffix or _find_suffix(options.model_file, further)
     words += ["--suffix", suffix] if suffix else []
-    chosen = options.filter
+    filters = options.filter
     if options.participant_label:
         labels = (label.removeprefix("sub-") for label in options.participant_label)
-        chosen = [f"sub={','.join(labels)}", *chosen]
-    words += ["--filter", *chosen] if chosen else []
+        filters = [f"sub={','.join(labels)}", *filters]
+    words += ["--filter", *filters] if filters else []
     words += ["--bids"] if options.task != "check" else []
     # The check takes no model file.
     return [*filter(None, words), "--out_dir", options.output_dir, *further]

@@ -79,14 +79,14 @@ def _check_volume_inputs(options):
     if conditions:
         sections["Conditions"] = _check_tables(conditions, files, paths, steps)
     cohort = Cohort(volumes.images, affine=volumes.affine, subjects=subjects)
-    cohort = shown = cohort._replace(channels=volumes.channels)
+    cohort = previewed = cohort._replace(channels=volumes.channels)
     if options.dwi and volumes.sources is not None:
         # One image of each series: its b = 0.
         rows = [files.index(file) for file in dict.fromkeys(files)]
-        shown = cohort.take_metadata(rows)._replace(images=volumes.sources[rows])
+        previewed = cohort.take_metadata(rows)._replace(images=volumes.sources[rows])
     names = _short_names(list(dict.fromkeys(files)))
-    sections["Images"] = check_images(shown, names)
-    if channels := check_channels(shown, names):
+    sections["Images"] = check_images(previewed, names)
+    if channels := check_channels(previewed, names):
         sections["Channels"] = channels
     return sections, cohort
 
@@ -146,11 +146,11 @@ def _check_training(cohort, options, strategy):
         if options.source_files or options.source_channels or options.dwi:
             # Trials have neither sources nor directions, which that model has.
             recipe.of_model.pop("init", None)
-        chosen = recipe.resolved(len(shape) - 2)
+        resolved = recipe.resolved(len(shape) - 2)
         check_patch(preset.patch, len(shape) - 2)
         recipe.check_images(shape, cohort.channels)
-        memory = dry_run.check_memory(recipe, chosen, shape)
-        findings += [dry_run.check_device(chosen["diffusion"]), memory]
+        memory = dry_run.check_memory(recipe, resolved, shape)
+        findings += [dry_run.check_device(resolved["diffusion"]), memory]
         if memory.state == "red":
             return _untried(findings, "the memory would not suffice")
         recipe.check(train, shape)
@@ -158,7 +158,7 @@ def _check_training(cohort, options, strategy):
         return _untried([*findings, refused("options", error)], "invalid options")
     if not options.seconds:
         return _untried(findings, "--seconds is 0")
-    trials = _try_training(recipe, chosen, train, len(cohort.images), options.seconds)
+    trials = _try_training(recipe, resolved, train, len(cohort.images), options.seconds)
     return {"Training": findings, "Trials": trials}
 
 
@@ -167,14 +167,14 @@ def _untried(findings, why):
     return {"Training": findings, "Trials": trials}
 
 
-def _try_training(recipe, chosen, train, n_all, seconds):
+def _try_training(recipe, resolved, train, n_all, seconds):
     """Time some training steps, and overfit a few images."""
-    batch = train._replace(images=train.images[: chosen["diffusion"].batch_size])
+    batch = train._replace(images=train.images[: resolved["diffusion"].batch_size])
     few = train._replace(images=train.images[: dry_run.N_OVERFIT_IMAGES])
     paces = dry_run.time_training_steps(recipe, batch, seconds / 2)
     trial = dry_run.overfit(recipe, few, seconds)
     return [
-        dry_run.check_time(paces, chosen, len(train.images), n_all),
+        dry_run.check_time(paces, resolved, len(train.images), n_all),
         dry_run.check_overfit(trial, train.affine),
     ]
 

@@ -109,8 +109,8 @@ class RequestedConditions(NamedTuple):
         """Return the conditions of some samples as entries of their sidecar."""
         conditions: dict[str, Any] = {}
         for name, values in self._take(self.table, numbers).items():
-            shown = ["n/a" if value is None else value for value in values]
-            conditions[name] = shown[0] if len(shown) == 1 else shown
+            texts = ["n/a" if value is None else value for value in values]
+            conditions[name] = texts[0] if len(texts) == 1 else texts
         drawn = self._take(self.drawn or {}, numbers)
         range_warnings = chain(*self.range_warnings[self._rows(numbers)])
         entries = {
@@ -244,7 +244,7 @@ def as_levels(conditions: Mapping[str, Condition], table: Any) -> Any:
 def _as_level(name, value, condition):
     """Spell a class, or each of a list, as the model does."""
     if isinstance(value, list):
-        return [_as_level(name, one, condition) for one in value]
+        return [_as_level(name, entry, condition) for entry in value]
     if not isinstance(value, str) or value in condition.levels:
         return value
     levels = {tables.as_level(name, level): level for level in condition.levels}
@@ -253,13 +253,13 @@ def _as_level(name, value, condition):
 
 
 def read_requested_conditions(
-    names: Sequence[str], places: Sequence[tuple[Path, int]]
+    names: Sequence[str], positions: Sequence[tuple[Path, int]]
 ) -> dict[str, list] | None:
     """Return the conditions with which images were generated, if their files do."""
-    by_file = {file: read_facts(file).get("Conditions", {}) for file, _ in places}
+    by_file = {file: read_facts(file).get("Conditions", {}) for file, _ in positions}
     columns = {}
     for name in names:
-        pairs = [(by_file[file].get(name), number) for file, number in places]
+        pairs = [(by_file[file].get(name), number) for file, number in positions]
         values = [v[i] if isinstance(v, list) else v for v, i in pairs]
         columns[name] = values_of(name, values)
     has_values = any(v is not None for values in columns.values() for v in values)

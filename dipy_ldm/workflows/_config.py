@@ -50,9 +50,9 @@ def write_config(flow: Workflow, output: Path, options: CommandOptions, **used) 
 
     make_folder(path.parent)
     with claimed(path, wait=True):  # other jobs of an array choose names, too
-        chosen = path if flow._force_overwrite else _unused_path(path, text_of)
-        write_text(chosen, text_of(chosen))
-    return chosen
+        unused = path if flow._force_overwrite else _unused_path(path, text_of)
+        write_text(unused, text_of(unused))
+    return unused
 
 
 def _table(title, values):
@@ -186,8 +186,8 @@ class ConfigParser(IntrospectiveArgumentParser):
     def _take_defaults(self, file, words, init):
         """Use the options of a file as defaults."""
         typed = [word.partition("=")[0] for word in words if word.startswith("--")]
-        others = "help", "version", "config"
-        actions = {a.dest: a for a in self._actions if a.dest not in others}
+        not_taken = "help", "version", "config"
+        actions = {a.dest: a for a in self._actions if a.dest not in not_taken}
         for name, value in _read(file, self.command).items():
             if name not in actions:
                 raise InputError(

@@ -121,9 +121,9 @@ def refuse_samples(files: Iterable[Path] | None, option: str) -> None:
 
 def _is_sample(file):
     """Return whether a file holds samples, including those of source images."""
-    facts = read_facts(file)
-    of_source = "Sample" in facts and "Resamplings" not in facts
-    return facts.get("Synthetic") and (of_source or not facts.get("Sources"))
+    sidecar = read_facts(file)
+    of_source = "Sample" in sidecar and "Resamplings" not in sidecar
+    return sidecar.get("Synthetic") and (of_source or not sidecar.get("Sources"))
 
 
 def refuse_samples_beside_real(
@@ -162,9 +162,9 @@ def reading_options(options: RealImageOptions) -> tuple[dict, dict]:
 
 def describe_evaluated(path: Path, seed: int, sampling: dict, **images: Any) -> dict:
     """Describe what was evaluated, without file names, which may identify people."""
-    facts = {name: len(group.images) for name, group in images.items() if group}
-    facts |= {name.capitalize(): value for name, value in sampling.items()}
-    return provenance(path, Seed=seed, **facts)
+    metadata = {name: len(group.images) for name, group in images.items() if group}
+    metadata |= {name.capitalize(): value for name, value in sampling.items()}
+    return provenance(path, Seed=seed, **metadata)
 
 
 def _read_digits(document, split):
@@ -182,11 +182,13 @@ def _read_images(document, paths, option, generated):
     _check_shape(document, images, f"`{option}`")
     check_range(images, document["intensity"], range(len(images)), f"`{option}` image")
     order = np.random.default_rng(0).permutation(len(images))
-    places = [(file, i) for file, group in groupby(files) for i, _ in enumerate(group)]
-    places = [places[i] for i in order]
-    names = [f"{file.name}, image {number}" for file, number in places]
-    conditions, notes = _read_conditions(document, places, {}, generated)
-    files = [file for file, _ in places]
+    positions = [
+        (file, i) for file, group in groupby(files) for i, _ in enumerate(group)
+    ]
+    positions = [positions[i] for i in order]
+    names = [f"{file.name}, image {number}" for file, number in positions]
+    conditions, notes = _read_conditions(document, positions, {}, generated)
+    files = [file for file, _ in positions]
     details = files, conditions, notes, find_subjects(files)
     return EvaluationImages(images[order], names, *details)
 
@@ -231,8 +233,10 @@ def _read_volumes(document, paths, option, choice, cache_dir):
     volumes = conform_volumes(plan, cache_dir=cache_dir, verbose=True)
     files = [Path(file) for file in volumes.files]
     rows = plan.listed, choice["generated"]
-    places = [(file, 0) for file in files]
-    conditions, further = _read_conditions(document, places, *rows, volumes.gradients)
+    positions = [(file, 0) for file in files]
+    conditions, further = _read_conditions(
+        document, positions, *rows, volumes.gradients
+    )
     names = [file.name for file in files]
     if volumes.gradients:
         pairs = zip(names, plan.tasks)
@@ -241,15 +245,15 @@ def _read_volumes(document, paths, option, choice, cache_dir):
     return EvaluationImages(volumes.images, names, files, *details)
 
 
-def _read_conditions(document, places, rows, generated, gradients=None):
+def _read_conditions(document, positions, rows, generated, gradients=None):
     """Read the model's conditions from the images' files or from tables."""
     columns = dict(gradients or {})
     names = [name for name in document["conditions"] if name not in columns]
     if not names:
         return columns or None, []
-    if generated and (requested := read_requested_conditions(names, places)):
+    if generated and (requested := read_requested_conditions(names, positions)):
         return columns | requested, []
-    files = [file for file, _ in places]
+    files = [file for file, _ in positions]
     try:
         values = read_covariates(names, files, rows).values
         values = as_levels(conditions_from(document["conditions"]), values)

@@ -122,7 +122,7 @@ def choose_sampling(
     if guidance is None:
         guidance = model.default_guidance
     sampler = getattr(options, "sampler", SAMPLER)
-    chosen = model.check_sampling(
+    sampling = model.check_sampling(
         n,
         guidance=guidance,
         sampler=sampler,
@@ -130,4 +130,4 @@ def choose_sampling(
         seed=options.seed,
         **sizes,
     )
-    return {"sampler": sampler, "steps": chosen.steps, "guidance": guidance}
+    return {"sampler": sampler, "steps": sampling.steps, "guidance": guidance}

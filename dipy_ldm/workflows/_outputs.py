@@ -278,9 +278,9 @@ def _stems(files):
     stems = [Path(stem_of(file)) for file in files]
     if len(set(stems)) == len(stems):
         return stems
-    places = [Path(os.path.abspath(file)).parent for file in files]
-    common = os.path.commonpath(places)
-    return [place.relative_to(common) / s for place, s in zip(places, stems)]
+    file_folders = [Path(os.path.abspath(file)).parent for file in files]
+    common = os.path.commonpath(file_folders)
+    return [place.relative_to(common) / s for place, s in zip(file_folders, stems)]
 
 
 def further_output(name: Path, end: str) -> Path:

@@ -149,9 +149,9 @@ class Job(NamedTuple):
         self, sampling: dict, masks: Mapping[Path, Path] | None = None, **details
     ) -> list[Task]:
         """Return a task for each volume, with the entries of its sidecars."""
-        facts = provenance(self.model_path, **details)
-        facts |= self.requested.facts(self.requested.numbers)
-        facts |= {name.capitalize(): value for name, value in sampling.items()}
+        metadata = provenance(self.model_path, **details)
+        metadata |= self.requested.facts(self.requested.numbers)
+        metadata |= {name.capitalize(): value for name, value in sampling.items()}
         tasks, n_assumed = [], 0
         for file, parts in self.parts.items():
             inputs = [*chain(*([p.file, *p.channel.tables] for p in parts))]
@@ -159,13 +159,13 @@ class Job(NamedTuple):
             inputs += self.sources.parts[self.source_of[file]] if self.sources else []
             entries = {"Noise": self.noise[file], "Sources": list(map(str, inputs))}
             if tables := parts[0].channel.conditions:
-                entries["Conditions"] = facts["Conditions"] | tables
+                entries["Conditions"] = metadata["Conditions"] | tables
             if self.options.bids:  # which requires it
                 stripped = read_facts(file).get("SkullStripped")
                 stripped = self.options.skull_stripped or stripped
                 entries["SkullStripped"] = bool(stripped)
                 n_assumed += stripped is None
-            tasks.append(Task(parts, facts | entries))
+            tasks.append(Task(parts, metadata | entries))
         if n_assumed:
             text = "%d volumes are assumed to have a skull, as no JSON file states it; "
             text += "if they have none, add --skull_stripped."
@@ -198,7 +198,7 @@ def prepare(
     of_series = _check_series(document, options, conditions)
     grid, channels = _grid_and_channels(document, options.model_file, verb)
     names = parse_channels(options.channels)
-    chosen = choose_channels(names, channels)
+    selected = choose_channels(names, channels)
     sets = find_channel_files(
         options.input_files,
         channels,
@@ -208,8 +208,8 @@ def prepare(
     )
     name = f"out_{_past(verb)}"
     # Each output is named after its own volume, not after the first.
-    how = {"mix_names": False, name: getattr(options, name)}
-    (end,) = outputs.output_paths(flow, sets[0][0], options.out_dir, **how)
+    naming = {"mix_names": False, name: getattr(options, name)}
+    (end,) = outputs.output_paths(flow, sets[0][0], options.out_dir, **naming)
     output_files = _name_outputs(options, sets, end, verb, ends)
     # Results of an earlier run may lie among the volumes.
     results = {os.path.abspath(path) for path in chain(*output_files.values())}
@@ -220,7 +220,7 @@ def prepare(
     end = end.parent / "code" / end.name if options.bids else end
     parts = {
         group[0]: [
-            Part(channel, file, output_files[file] if channel in chosen else [])
+            Part(channel, file, output_files[file] if channel in selected else [])
             for channel, file in zip(channels, group, strict=True)
         ]
         for group in sets
@@ -376,8 +376,8 @@ def process_all(
                 continue
             flow.written += 1
             flow.outputs = [*flow.outputs, *task.outputs]
-            shown = [part.file.name for part in task.parts if part.outputs]
-            pairs = zip(shown, pictures[: _N_SHOWN - len(rows)])
+            names = [part.file.name for part in task.parts if part.outputs]
+            pairs = zip(names, pictures[: _N_SHOWN - len(rows)])
             rows += [plots.Comparison.of(name, *images) for name, images in pairs]
     if job.bad:
         good = flow.written + len(tasks) - len(remaining)
@@ -456,21 +456,22 @@ def _find_difference(sidecars, task):
     """Return an output of another run and how that differed; empty if there is none."""
     if not sidecars:
         return None, ""
-    facts = json.loads(json.dumps(_with_fingerprints(task).facts))  # as files have them
-    hashes = facts.pop(_FINGERPRINTS)
+    # As files have them.
+    entries = json.loads(json.dumps(_with_fingerprints(task).facts))
+    hashes = entries.pop(_FINGERPRINTS)
     # Inputs may have moved: they are compared by their content.
-    names = facts.keys() - {"GeneratedBy", "Model", "Sources"}
+    names = entries.keys() - {"GeneratedBy", "Model", "Sources"}
     for output, earlier in sidecars.items():
         before = earlier.get(_FINGERPRINTS) or [None] * len(hashes)
-        for file, old, new in zip(facts["Sources"], before, hashes):
+        for file, old, new in zip(entries["Sources"], before, hashes):
             if old != new:
                 return output, f"{file} has changed"
         # Segmentations have a type of their own.
-        own = {"Dtype"} if "Labels" in earlier else set()
+        ignored = {"Dtype"} if "Labels" in earlier else set()
         # After files: the conditions of series are long tables, and not readable.
-        for name in sorted(names - own):
-            if earlier.get(name) != facts[name]:
-                return output, f"{name} was {earlier.get(name)} and is {facts[name]}"
+        for name in sorted(names - ignored):
+            if earlier.get(name) != entries[name]:
+                return output, f"{name} was {earlier.get(name)} and is {entries[name]}"
     return None, ""
 
 
@@ -522,20 +523,20 @@ def inpaint_samples(
 
 
 def write_inpainted(
-    path: Path, channel: Channel, origin: Origin, values: np.ndarray, facts: dict
+    path: Path, channel: Channel, origin: Origin, values: np.ndarray, entries: dict
 ) -> None:
     """Write a volume with inpainted values in its hole, and its sidecar."""
     make_folder(path.parent)
     if channel.dtype:
         # The data type of its file may not represent all labels.
         volume = origin.with_hole(values).astype(channel.dtype)
-        where = origin.affine, channel.dtype, facts, origin.space
+        where = origin.affine, channel.dtype, entries, origin.space
         outputs.write_channel(path, channel, volume, *where)
         return
-    facts = facts | channel.sidecar_entries()
+    entries = entries | channel.sidecar_entries()
     hole = cast(np.ndarray, origin.hole)
-    with sidecar_first(path, facts) as ready:
-        write_edited(path, origin.file, hole, values, describe(facts), ready)
+    with sidecar_first(path, entries) as ready:
+        write_edited(path, origin.file, hole, values, describe(entries), ready)
 
 
 def write_maps(
@@ -547,8 +548,8 @@ def write_maps(
 ) -> None:
     """Write maps of a channel: each volume, its type, and entries of its sidecar."""
     facts = facts | channel.name_entry()
-    for path, (volume, dtype, own) in zip(paths, maps, strict=True):
-        about = facts | own
+    for path, (volume, dtype, map_entries) in zip(paths, maps, strict=True):
+        about = facts | map_entries
         write_with_sidecar(
             path, volume, origin.affine, dtype, about, space=origin.space
         )

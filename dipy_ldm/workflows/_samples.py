@@ -105,8 +105,8 @@ class Samples(NamedTuple):
         volumes = [pair for files in self.names for pair in zip(files, self._channels)]
         files = list_files(volumes, self.picture)
         if is_of_series(self.document):
-            places = [sidecar(file) for file, _ in volumes]
-            files += [path.with_suffix(end) for path in places for end in EXTENSIONS]
+            sidecars = [sidecar(file) for file, _ in volumes]
+            files += [path.with_suffix(end) for path in sidecars for end in EXTENSIONS]
         return files
 
     @property
@@ -206,17 +206,17 @@ def _sample_path(folder, entities, end, suffix, channel):
 
 def check_suffix(suffix: str | None, model_suffix: str | None) -> str:
     """Return the suffix of the files, by default that of the model."""
-    chosen = suffix or model_suffix
-    if chosen is None:
+    suffix_used = suffix or model_suffix
+    if suffix_used is None:
         raise InputError(
             "the training volumes had no BIDS suffix", "give a `suffix`, such as T1w"
         )
-    if not (chosen.isascii() and chosen.isalnum()):
+    if not (suffix_used.isascii() and suffix_used.isalnum()):
         raise InputError(
-            f"must be of letters and digits, such as T1w, not {chosen!r}",
+            f"must be of letters and digits, such as T1w, not {suffix_used!r}",
             option="suffix",
         )
-    return chosen
+    return suffix_used
 
 
 def describe_columns(conditions: Mapping[str, Condition]) -> dict[str, dict]:
@@ -226,8 +226,8 @@ def describe_columns(conditions: Mapping[str, Condition]) -> dict[str, dict]:
         text = f"Requested or drawn {name} of the sample."
         meanings = condition.meanings or {}
         levels = {level: meanings.get(level) or level for level in condition.levels}
-        facts = {"Description": text, "Units": condition.units, "Levels": levels}
-        columns[name] = {key: value for key, value in facts.items() if value}
+        entries = {"Description": text, "Units": condition.units, "Levels": levels}
+        columns[name] = {key: value for key, value in entries.items() if value}
     return columns
 
 

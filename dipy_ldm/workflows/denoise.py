@@ -149,20 +149,20 @@ def _inpaint_lesions(model, job, sampling, task):
 def _write_inpainted(part, origin, lesions, samples, task, options):
     """Write a volume without lesions, and its maps; return before, after and affine."""
     millilitres = np.count_nonzero(lesions) * abs(np.linalg.det(origin.affine)) / 1000
-    facts = task.facts | {"LesionMillilitres": round(float(millilitres), 6)}
+    entries = task.facts | {"LesionMillilitres": round(float(millilitres), 6)}
     mean = samples.mean(0)
-    process_scans.write_inpainted(part.outputs[0], part.channel, origin, mean, facts)
+    process_scans.write_inpainted(part.outputs[0], part.channel, origin, mean, entries)
     maps = []
     if len(samples) > 1:
-        own = {"Deviation": part.channel.deviation}
+        map_entries = {"Deviation": part.channel.deviation}
         deviation = origin.hole_only(samples.std(0, ddof=1, dtype=float))
-        maps.append((deviation, options.dtype, own))
+        maps.append((deviation, options.dtype, map_entries))
     if options.difference:
-        own = {"Difference": "scan minus result"}
+        map_entries = {"Difference": "scan minus result"}
         difference = origin.hole_only(origin.measured[origin.hole] - mean)
-        maps.append((difference, options.dtype, own))
+        maps.append((difference, options.dtype, map_entries))
     maps.append((lesions, "uint8", {"Role": "mask"}))
-    process_scans.write_maps(part.outputs[1:], part.channel, origin, maps, facts)
+    process_scans.write_maps(part.outputs[1:], part.channel, origin, maps, entries)
     return origin.measured, origin.with_hole(mean), origin.affine
 
 
@@ -180,16 +180,16 @@ def _write(part, origin, columns, task, repeated, unconditional, options):
     write_channel(path, channel, mean, origin.affine, dtype, task.facts, origin.space)
     maps = []
     if len(repeated) > 1:
-        own = {"Deviation": channel.deviation}
-        maps.append((channel.spread(repeated, origin), dtype, own))
+        map_entries = {"Deviation": channel.deviation}
+        maps.append((channel.spread(repeated, origin), dtype, map_entries))
     if options.difference:
         name, minuend = "scan", origin.data
         if unconditional is not None:
             name = "result without conditions"
             minuend = np.mean(unconditional, 0)[..., columns]
             minuend = channel.bring_back(minuend, origin)
-        own = {"Difference": channel.compared.format(name, "result")}
-        maps.append((channel.difference(minuend, mean), dtype, own))
+        map_entries = {"Difference": channel.compared.format(name, "result")}
+        maps.append((channel.difference(minuend, mean), dtype, map_entries))
     process_scans.write_maps(part.outputs[1:], channel, origin, maps, task.facts)
-    shown = slice(channel.shown, None)
-    return origin.data[..., shown], mean[..., shown], origin.affine
+    displayed = slice(channel.shown, None)
+    return origin.data[..., displayed], mean[..., displayed], origin.affine

@@ -105,9 +105,9 @@ class GenerateLDMFlow(LDMFlow):
         refuse_overwriting(self, samples.paths, samples.cure)
         model, sampling = _load(path, options, cluster, is_volume)
         launch.log_to_file(cluster, samples.log)
-        facts = _common_facts(path, options, sampling)
+        metadata = _common_facts(path, options, sampling)
         inputs = request, gradients, sources, numbers, requested, samples
-        job = _Job(*inputs, model, sampling, facts)
+        job = _Job(*inputs, model, sampling, metadata)
         pictures = self._write(job, options.dtype)
         is_chief, log = launch.is_chief(cluster), samples.log
         used = {name: sampling[name] for name in ("steps", "guidance")}
@@ -134,14 +134,14 @@ class GenerateLDMFlow(LDMFlow):
 
         pictures: list[np.ndarray] = []
         channels = job.model.channels_
-        for files, volume, affine, facts, shown in volumes:
+        for files, volume, affine, entries, preview in volumes:
             named = channels or [Unnamed(n=volume.shape[-1])]  # series have several
             for file, (channel, columns) in zip(files, channel_slices(named)):
                 values = channel.to_values(volume[..., columns])
-                write_channel(file, channel, values, affine, dtype, facts)
+                write_channel(file, channel, values, affine, dtype, entries)
             self.written += 1
             if len(pictures) < 20:
-                pictures += [*plots.planes(shown, affine, channels)]
+                pictures += [*plots.planes(preview, affine, channels)]
         captions = job.requested.captions(job.numbers)
         if job.gradients:
             bvals = job.gradients.bvals[job.gradients.weighted[:3]]
@@ -155,8 +155,8 @@ class GenerateLDMFlow(LDMFlow):
         arrays = {"images": images, "sample": [*job.numbers]}
         arrays |= {"seed": job.sampling["seed"]}
         arrays |= job.requested.arrays(job.numbers)
-        facts = job.facts | job.requested.facts(job.numbers)
-        arrays |= {"synthetic": True, "description": json.dumps(facts)}
+        metadata = job.facts | job.requested.facts(job.numbers)
+        arrays |= {"synthetic": True, "description": json.dumps(metadata)}
         path = job.samples.names[0][0]
         with replacing(path) as partial_path, open(partial_path, "wb") as file:
             np.savez_compressed(file, **arrays)
@@ -197,14 +197,14 @@ def _generate_volumes(job, read):
         batches, "generate", disable=not job.sampling["verbose"]
     ):
         sampling = job.sampling | {"batch_size": 1, "verbose": False}
-        facts = dict(job.facts)
+        entries = dict(job.facts)
         if job.sources:
             sampling["source"] = read(file)
-            facts |= {"Noise": noise[file], "Sources": job.sources.paths(file)}
+            entries |= {"Noise": noise[file], "Sources": job.sources.paths(file)}
         volumes = _generate(job._replace(sampling=sampling), batch, noise[file])
         for number, files, volume in zip(batch, names, volumes):
             entry = {"Sample": number} | job.requested.facts(range(number, number + 1))
-            yield files, volume, affine, facts | entry, volume[None]
+            yield files, volume, affine, entries | entry, volume[None]
 
 
 def _generate_series(job, read):
@@ -231,10 +231,10 @@ def _generate_series(job, read):
         )
         entry = {"Sample": number, "Noise": noise[file], "SameNoise": True}
         entry["Sources"] = job.sources.paths(file)
-        facts = job.facts | requested.facts(rows) | entry
+        entries = job.facts | requested.facts(rows) | entry
         write_tables(files[0], series.gradients.texts())
-        shown = np.array([series.source, *images[:3]])
-        yield files, series.fill(images), series.affine, facts, shown
+        preview = np.array([series.source, *images[:3]])
+        yield files, series.fill(images), series.affine, entries, preview
 
 
 def _batches(job, batch_size):
@@ -278,8 +278,12 @@ def _common_facts(path, options, sampling):
     """Return the entries that all sidecars share."""
     # All that a sample depends on besides the model and its number.
     names = "sampler", "steps", "guidance", "seed", "same_noise"
-    facts = provenance(path, **{n.title().replace("_", ""): sampling[n] for n in names})
-    return facts | ({"SkullStripped": options.skull_stripped} if options.bids else {})
+    metadata = provenance(
+        path, **{n.title().replace("_", ""): sampling[n] for n in names}
+    )
+    return metadata | (
+        {"SkullStripped": options.skull_stripped} if options.bids else {}
+    )
 
 
 def _read_request(words, table, document):

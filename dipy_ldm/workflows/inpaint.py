@@ -108,17 +108,17 @@ def _hole(mask, affine, dilate):
     return inpainting.dilated(mask[..., 0] > 0, dilate, voxel_sizes(affine))
 
 
-def _write(part, origin, samples, facts):
+def _write(part, origin, samples, entries):
     """Write samples, summaries and mask; return before, after and affine."""
     write, channel = process_scans.write_inpainted, part.channel
     for number, (path, values) in enumerate(zip(part.outputs, samples)):
-        write(path, channel, origin, values, facts | {"Sample": number})
+        write(path, channel, origin, values, entries | {"Sample": number})
     maps = [(origin.hole, "uint8", {"Role": "mask"})]
     if len(samples) > 1:
         mean, deviation = channel.summarise(samples)
-        write(part.outputs[-3], channel, origin, mean, facts)
-        own = {"Deviation": channel.deviation}
-        maps.insert(0, (origin.hole_only(deviation), "float32", own))
+        write(part.outputs[-3], channel, origin, mean, entries)
+        map_entries = {"Deviation": channel.deviation}
+        maps.insert(0, (origin.hole_only(deviation), "float32", map_entries))
     further = part.outputs[-len(maps) :]
-    process_scans.write_maps(further, channel, origin, maps, facts)
+    process_scans.write_maps(further, channel, origin, maps, entries)
     return origin.measured, origin.with_hole(samples[0]), origin.affine
