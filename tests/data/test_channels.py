@@ -199,7 +199,7 @@ def test_segmentations_and_maps_may_be_empty_but_not_elsewhere(
     elsewhere = AFFINE.copy()
     elsewhere[0, 3] = 500
     put(bids, "sub-03", end, anatomy if end == "dseg" else anatomy / 1000, elsewhere)
-    with pytest.raises(InputError, match=f"sub-03_{end}.* has nothing on the grid"):
+    with pytest.raises(InputError, match=f"sub-03_{end}.* are in different spaces"):
         load(bids, channels=names, shape=SHAPE)
 
 
