@@ -79,8 +79,19 @@ class CommandOptions:
 
     @classmethod
     def declared(cls) -> dict[str, Option]:
-        """Return the declarations of all options by name, required ones first."""
-        ordered = sorted(fields(cls), key=lambda entry: entry.default is not MISSING)
+        """Return the declarations of all options by name, in the order of the help.
+
+        Required ones come first, those of all commands after its own, and outputs last,
+        of which DIPY wants the folder first.
+        """
+        bases = [base for base in cls.__mro__ if issubclass(base, CommandOptions)]
+        shared = {entry.name for entry in fields(bases[-2:][0])}
+
+        def place(entry):
+            is_output, is_shared = "out_" in entry.name, entry.name in shared
+            return entry.default is not MISSING, is_output, is_shared != is_output
+
+        ordered = sorted(fields(cls), key=place)
         return {f.name: f.metadata.get("option", Option()) for f in ordered}
 
     @property
