@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dipy_ldm import VQVAE, _serialization
-from dipy_ldm.data._batches import Augmentation, read_patches
+from dipy_ldm.data._batches import Augmentation, read_padded, read_patches
 from dipy_ldm.data._paths import find_volumes
 from dipy_ldm.data.channels import Unnamed
 from dipy_ldm.data.volumes import plan_volumes
@@ -41,6 +41,9 @@ RESAMPLED, LARGER, LARGEST = 0.5, 2.0, 4.0
 SHOWN, DARK, SELDOM = 0.1, 0.05, 0.1
 # Voxels above this share of the range are inside the head.
 INSIDE = 0.05
+# Voxels along a side of what a latent represents; pieces that components are fitted to.
+FACTOR = 4
+LINEAR_PIECES = 100
 
 
 def add_cut_options(parser):
@@ -164,6 +167,9 @@ def add_measure_options(parser):
     parser.add_argument("--n", type=int, help="maximum number of volumes of each")
     parser.add_argument("--gain", type=float, help="sharpening; default: the model's")
     parser.add_argument(
+        "--continuous", action="store_true", help="decode latents as they were encoded"
+    )
+    parser.add_argument(
         "--montage",
         metavar="FILE",
         type=png_path,
@@ -176,6 +182,8 @@ def measure(options):
     vqvae = VQVAE._read_init(options.model)
     if options.gain is not None:
         vqvae.sharpening_ = options.gain
+    if options.continuous:
+        vqvae.quantizer_.quantise = lambda latents: latents
     for number, name in enumerate(options.volumes):
         files = find_volumes([name])[: options.n]
         scores, shown = measure_all(vqvae, files, options.voxel_size)
@@ -183,6 +191,53 @@ def measure(options):
             path = options.montage.replace(".png", f"-{number}.png")
             save_montage(path, shown, columns=1, scale=3)
         yield {"volumes": name, "n": len(files), **scores}
+
+
+def add_linear_options(parser):
+    """Add the options of :func:`measure_linear`."""
+    parser.add_argument("pieces", help=".npy file, written by cut, to fit to")
+    parser.add_argument("volumes", nargs="+", help="NIfTI files, folders, wildcards")
+    parser.add_argument("--voxel_size", type=float, help="in mm; default: the volumes'")
+    parser.add_argument("--code_dim", nargs="+", type=int, default=[8, 12, 16, 24])
+
+
+def measure_linear(options):
+    """Measure principal components of blocks: what a linear autoencoder reaches."""
+    pieces = np.load(options.pieces, mmap_mode="r")
+    voxels = blocks(np.array(pieces[:: 1 + len(pieces) // LINEAR_PIECES], "float32"))
+    components = np.linalg.eigh(voxels.T @ voxels)[1][:, ::-1]
+    for file in find_volumes(options.volumes):
+        grid = plan_volumes([file], voxel_size=options.voxel_size).grid
+        volume = Unnamed().read(file, grid)[0][None]
+        for count in options.code_dim:
+            basis = components[:, :count] @ components[:, :count].T
+            scores = score(volume, transformed(volume, basis))
+            rounded = {
+                name: np.round(each, 3).tolist() for name, each in scores.items()
+            }
+            yield {"volumes": str(file), "code_dim": count, **rounded}
+
+
+def blocks(volumes):
+    """Return the voxels of each latent, ``(latents, FACTOR**3)``."""
+    n, *space, _ = volumes.shape
+    sides = [part for size in space for part in (size // FACTOR, FACTOR)]
+    parts = volumes.reshape(n, *sides).transpose(0, 1, 3, 5, 2, 4, 6)
+    return parts.reshape(-1, FACTOR**3)
+
+
+def transformed(volume, basis):
+    """Multiply the blocks of a volume by a matrix, within [0, 1].
+
+    Shapes: volume, result ``(1, x, y, z, 1)``.
+    """
+    size = [length + -length % FACTOR for length in volume.shape[1:4]]
+    images = read_padded(volume, tuple(size))
+    results = blocks(images) @ basis.astype("float32")
+    counts = [length // FACTOR for length in size]
+    parts = results.reshape(1, *counts, *(FACTOR,) * 3).transpose(0, 1, 4, 2, 5, 3, 6)
+    crop = (slice(None), *map(slice, volume.shape[1:4]))
+    return parts.reshape(images.shape)[crop].clip(0, 1)
 
 
 def measure_all(vqvae, files, voxel_size):
@@ -223,8 +278,14 @@ MEASURES = {
     "cut": (add_cut_options, cut),
     "train": (add_train_options, train),
     "measure": (add_measure_options, measure),
+    "linear": (add_linear_options, measure_linear),
 }
 
 
+def main(arguments=None):
+    """Run the measure of a command line."""
+    print_scores(make_parser(__doc__, MEASURES), arguments)
+
+
 if __name__ == "__main__":
-    print_scores(make_parser(__doc__, MEASURES))
+    main()
