@@ -65,7 +65,9 @@ def check_files(
         bad.append(f"{counted(len(partly), 'volume')} of {files}")
     message = f"{' and '.join(bad)} cannot be used"
     cure = "Fix these files as listed in the table"
-    rows = [(f"{c.problem}.", capitalized(f"{c.cure}.")) for c in complaints]
+    # Of a series, several volumes may be bad.
+    problems = InputError(complaints=complaints).complaints
+    rows = [(f"{e.problem}.", capitalized(f"{e.cure}.")) for e in problems]
     table = [("what is wrong", "what to do"), *rows]
     if skip_bad:
         message += ": left out because of --skip_bad."

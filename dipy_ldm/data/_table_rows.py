@@ -280,7 +280,7 @@ def _as_list(name, values):
 def _keys_of_paths(columns, files):
     """Remove the column of paths; return the keys of rows and of images."""
     for name, values in columns.items() if files is not None else ():
-        texts = [str(value) for value in values]
+        texts = [str(value) for value in values] if is_many(values) else [""]
         if all(text.lower().endswith((".nii", ".nii.gz")) for text in texts):
             del columns[name]
             rows = [Path(text).parts for text in texts]

@@ -431,8 +431,7 @@ def _open(folder, plan):
     volumes = Volumes(affine=plan.grid.affine, files=files, **arrays)
     volumes.listed, volumes.channels = plan.listed, plan.channels
     volumes.source_channels = plan.source_channels
-    volumes.kept = kept
-    volumes.complaints = InputError(complaints=complaints.values()).complaints
+    volumes.kept, volumes.complaints = kept, list(complaints.values())
     volumes.gradients = plan.gradients(kept)
     return volumes
 

@@ -186,7 +186,7 @@ def test_no_good_file_is_reported_on_the_page(tmp_path, check):
         (("--strategy", "multi_worker"), "the check is for one machine"),
         (("--dwi", "--channels", "T1w"), "leave out --channels"),
         (("--dwi", "--source_files", "b0"), "leave out --source_files"),
-        (("--dwi", "--steps_detector", 9), "leave out --steps_detector"),
+        (("--dwi", "--steps_detector", 9), "--steps_detector has no effect with --dwi"),
     ],
 )
 def test_wrong_input_gets_a_sentence(cohort, command, tmp_path, option, words):
