@@ -358,7 +358,8 @@ def test_check_a_folder_of_series(trained, command, tmp_path):
     findings = {f["title"]: f for f in page["Findings"]["Files"]}
     message = "1 of 5 files and 2 volumes of 1 other file cannot be used."
     assert findings["files"]["what"] == message
-    bad, _ = findings["files"]["table"]
+    bad, *volumes = findings["files"]["table"]
+    assert len(volumes) == 2
     assert "sub-0_dwi.nii.gz has no .bvec beside it" in "".join(bad.values())
     series = findings["series"]
     assert series["state"] == "amber"
