@@ -175,7 +175,7 @@ def read_document(path: str | Path, kind: str | None = None) -> dict:
         raise InputError(
             f"{path} has format {_schema.short(version)}, and this version of "
             f"dipy_ldm reads {FORMAT_VERSION}",
-            f"{cure}",
+            cure,
         )
     if kind is not None and document["kind"] != kind:
         content, expected = map(_content, (document["kind"], kind))

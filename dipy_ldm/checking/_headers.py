@@ -67,7 +67,7 @@ def check_files(
     cure = "Fix these files as listed in the table"
     # Of a series, several volumes may be bad.
     problems = InputError(complaints=complaints).complaints
-    rows = [(f"{e.problem}.", capitalized(f"{e.cure}.")) for e in problems]
+    rows = [(f"{e.problem}.", capitalized(e.cure and f"{e.cure}.")) for e in problems]
     table = [("what is wrong", "what to do"), *rows]
     if skip_bad:
         message += ": left out because of --skip_bad."

@@ -177,9 +177,7 @@ def read_header(
     if n_channels > 1 and not channels:
         option = "add `channels` to use them as channels, or "
         cure = f"{'' if channels is None else option}give one of them"
-        raise InputError(
-            f"{file} has {n_channels} volumes, shape {image.shape}", f"{cure}"
-        )
+        raise InputError(f"{file} has {n_channels} volumes, shape {image.shape}", cure)
     refuse_non_real(file, image)
     _check_affine(file, image.affine)
     _check_size(file, image)

@@ -123,7 +123,7 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
         text = path.read_text("utf-8-sig")
     except FileNotFoundError as error:
         cure = "fetch it (datalad get)" if path.is_symlink() else "check the path"
-        raise InputError(f"there is no file {path}", f"{cure}") from error
+        raise InputError(f"there is no file {path}", cure) from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} can't be read as text", "save it as UTF-8") from error
     # Plain lists may have comments; in tables, cells may begin with a number sign.

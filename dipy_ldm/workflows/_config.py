@@ -249,15 +249,13 @@ def _read(file, command):
     try:
         document = tomllib.loads(Path(file).read_text("utf-8"))
     except OSError as error:
-        raise InputError(
-            f"{file} can't be read ({error.strerror})", f"{cure}"
-        ) from error
+        raise InputError(f"{file} can't be read ({error.strerror})", cure) from error
     except ValueError as error:
-        raise InputError(f"{file} is not valid TOML ({error})", f"{cure}") from error
+        raise InputError(f"{file} is not valid TOML ({error})", cure) from error
     if not isinstance(document.get(command), dict):
         commands = [name for name in document if name.startswith("dipy_")]
         content = (
             f"options of {', '.join(commands)}, but none" if commands else "no options"
         )
-        raise InputError(f"{file} has {content} of {command}", f"{cure}")
+        raise InputError(f"{file} has {content} of {command}", cure)
     return document[command]

@@ -133,7 +133,7 @@ def refuse_overwriting(
     existing = [str(path) for path in paths if path.exists()]
     if existing and not flow._force_overwrite:
         verb = "exists" if len(existing) == 1 else "exist"
-        raise InputError(f"{', '.join(existing)} {verb} already", f"{cure}")
+        raise InputError(f"{', '.join(existing)} {verb} already", cure)
 
 
 @contextmanager
